@@ -1,0 +1,68 @@
+//! Readers of checkpoint files: bytes in, hyperparameters and weights out.
+//!
+//! A file is untrusted. Readers do their arithmetic in a type that can't overflow, compare sizes before they make a
+//! tensor, allocate no more than the file's own length justifies, and never panic. A new format is a file here and a
+//! line in [`READERS`].
+
+mod llama2c;
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::error::{ErrorKind, Result};
+use crate::storage::Storage;
+use crate::weights::Weights;
+
+/// What a file holds.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// The format's name, for people.
+    pub(crate) format: &'static str,
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
+    pub(crate) arithmetic: Arithmetic,
+}
+
+/// How angles are computed where engines differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    /// In f64.
+    Exact,
+    /// In f32, as llama2.c does: an int8 file stands for what runq makes of it, bit for bit.
+    Llama2c,
+}
+
+struct Reader {
+    /// Whether the file looks like this format. The first reader that says so reads it.
+    recognises: fn(&Storage) -> bool,
+    read: fn(&Arc<Storage>) -> Result<Checkpoint>,
+}
+
+/// The formats. The last has no magic and recognises a file by its size alone.
+const READERS: &[Reader] = &[
+    Reader { recognises: llama2c::has_magic, read: llama2c::read_versioned },
+    Reader { recognises: llama2c::looks_like_v0, read: llama2c::read_v0 },
+];
+
+/// Reads a checkpoint of any known format.
+pub(crate) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
+    let reader = READERS.iter().find(|reader| (reader.recognises)(storage));
+    let reader = reader.ok_or_else(|| ErrorKind::UnknownFormat { hint: hint(storage.bytes()).into() });
+    reader
+        .map_err(crate::error::Error::from)
+        .and_then(|r| (r.read)(storage))
+        .map_err(|e| e.at(storage.path()))
+}
+
+/// What a file that no reader takes might be.
+fn hint(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [] => "it is empty",
+        [b'G', b'G', b'U', b'F', ..] => "it is a GGUF file, which this version can't read",
+        [b'P', b'K', 3, 4, ..] => {
+            "it is a zip archive, perhaps a PyTorch checkpoint, which has to be converted"
+        }
+        [_, _, _, _, _, _, _, 0, b'{', ..] => "it is a safetensors file, which has to be converted",
+        _ => "it has no known magic number, and its first seven integers are no llama2.c header",
+    }
+}

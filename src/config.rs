@@ -1,0 +1,94 @@
+//! The hyperparameters of a Llama, and the arithmetic that everything else relies on, checked once.
+
+use crate::error::{ErrorKind, Result};
+
+/// The hyperparameters, under Meta's names.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Width of the residual stream.
+    #[doc(alias = "hidden_size")]
+    pub dim: usize,
+    /// Width inside the feed-forward network.
+    #[doc(alias = "intermediate_size")]
+    pub hidden_dim: usize,
+    /// Number of transformer blocks.
+    pub n_layers: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; fewer than `n_heads` in grouped-query attention (arXiv 2305.13245).
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Number of logits.
+    pub vocab_size: usize,
+    /// Positions that the model was made for.
+    #[doc(alias = "max_position_embeddings")]
+    pub max_seq_len: usize,
+    /// Added to the mean square in RMSNorm.
+    #[doc(alias = "rms_norm_eps")]
+    pub norm_eps: f32,
+    /// Base of the rotary frequencies (arXiv 2104.09864).
+    pub rope_theta: f64,
+}
+
+impl Config {
+    /// Width of all keys, or all values, of a position: `n_kv_heads * head_dim`.
+    #[must_use]
+    pub fn kv_dim(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Width of all queries of a position: `n_heads * head_dim`.
+    #[must_use]
+    pub fn q_dim(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Checks what the forward pass takes for granted: nothing is zero, heads divide evenly and pair up for RoPE, and
+    /// no product of two widths overflows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] names the first hyperparameter that breaks a rule.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let counts = [
+            ("dim", self.dim),
+            ("hidden_dim", self.hidden_dim),
+            ("n_layers", self.n_layers),
+            ("n_heads", self.n_heads),
+            ("n_kv_heads", self.n_kv_heads),
+            ("head_dim", self.head_dim),
+            ("vocab_size", self.vocab_size),
+            ("max_seq_len", self.max_seq_len),
+        ];
+        for (field, value) in counts {
+            if value == 0 || value > i32::MAX as usize {
+                return Err(invalid(field, value, "must be between 1 and 2^31 - 1"));
+            }
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return Err(invalid(
+                "n_kv_heads",
+                self.n_kv_heads,
+                &format!("must divide n_heads, {}", self.n_heads),
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(invalid("head_dim", self.head_dim, "must be even: RoPE turns pairs"));
+        }
+        if self.n_heads.checked_mul(self.head_dim).is_none_or(|q| q > i32::MAX as usize) {
+            return Err(invalid("n_heads", self.n_heads, "n_heads * head_dim must be below 2^31"));
+        }
+        if !(self.norm_eps >= 0.0 && self.norm_eps.is_finite()) {
+            return Err(invalid("norm_eps", self.norm_eps, "must be a number that is not negative"));
+        }
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return Err(invalid("rope_theta", self.rope_theta, "must be a positive number"));
+        }
+        Ok(())
+    }
+}
+
+fn invalid(field: &'static str, value: impl std::fmt::Display + Copy, reason: &str) -> crate::error::Error {
+    ErrorKind::Config { field, value: value.to_string(), reason: reason.into() }.into()
+}

@@ -1,0 +1,258 @@
+//! The one error type: what went wrong, and in which file.
+//!
+//! Every failure that input can cause is an [`ErrorKind`] with the values that disagree, so that a program can match
+//! on it and a person can read it. Panics are left for programmers' errors, and each is documented where it can happen.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The index of a piece in the vocabulary.
+pub type TokenId = u32;
+
+/// A `Result` whose error is babyllama's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, and the file it went wrong in, when there is one.
+#[derive(Debug)]
+pub struct Error {
+    path: Option<PathBuf>,
+    kind: ErrorKind,
+}
+
+/// The kinds of failure. New ones may be added in a minor version.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused to open, read or map a file.
+    Io(io::Error),
+    /// No reader recognises the file. `hint` says what it resembles most.
+    UnknownFormat {
+        /// What the file's beginning looks like, for a person.
+        hint: String,
+    },
+    /// The format is known but this version of it is not.
+    UnsupportedVersion {
+        /// The format's name.
+        format: &'static str,
+        /// The version that the file states.
+        found: u32,
+    },
+    /// The header describes a file of another size.
+    FileSize {
+        /// Bytes that the header asks for.
+        expected: u64,
+        /// Bytes in the file.
+        found: u64,
+    },
+    /// The file ends inside something.
+    Truncated {
+        /// What was being read.
+        what: &'static str,
+        /// Where it starts, in bytes.
+        offset: u64,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that are left.
+        available: u64,
+    },
+    /// A hyperparameter that no Llama can have.
+    Config {
+        /// The hyperparameter's name.
+        field: &'static str,
+        /// The value in the file or in the options.
+        value: String,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// A tensor has another shape than the hyperparameters ask for.
+    TensorShape {
+        /// The tensor's name.
+        name: String,
+        /// (rows, columns) that the hyperparameters ask for.
+        expected: Vec<usize>,
+        /// (rows, columns) in the file.
+        found: Vec<usize>,
+    },
+    /// The tokenizer's file is malformed.
+    Tokenizer {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tokenizer has more pieces than the model has logits, so it belongs to another model.
+    VocabMismatch {
+        /// Pieces in the tokenizer.
+        tokenizer: usize,
+        /// The model's `vocab_size`.
+        model: usize,
+    },
+    /// Text was given, but the model came without a tokenizer.
+    NoTokenizer,
+    /// A token id at or above `vocab_size`.
+    TokenOutOfRange {
+        /// The token.
+        token: TokenId,
+        /// The number of tokens that the model knows.
+        vocab_size: usize,
+    },
+    /// More tokens than the context can hold. Nothing was fed.
+    ContextFull {
+        /// Positions that the session can hold.
+        capacity: usize,
+        /// Positions that the request would have used.
+        requested: usize,
+    },
+    /// No token at all: a forward pass needs at least one.
+    EmptyInput,
+    /// A logit is not a number, so no token can be chosen: the weights are damaged.
+    NanLogit {
+        /// The first token with such a logit.
+        token: TokenId,
+    },
+    /// The sampler forbids every token.
+    NoCandidate,
+    /// An option that cannot be honoured.
+    InvalidOption {
+        /// The option's name.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        reason: String,
+    },
+    /// The memory for something could not be had.
+    OutOfMemory {
+        /// What it was for.
+        what: &'static str,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// The threads could not be started.
+    ThreadPool(String),
+}
+
+impl Error {
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// The file it went wrong in, when it was a file.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The same error, said of a file. A path that is already known stays: the innermost one is the exact one.
+    #[must_use]
+    pub(crate) fn at(mut self, path: Option<&Path>) -> Self {
+        if self.path.is_none() {
+            self.path = path.map(Path::to_path_buf);
+        }
+        self
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self { path: None, kind }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        ErrorKind::Io(error).into()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            ErrorKind::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        self.kind.fmt(f)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::UnknownFormat { hint } => write!(f, "not a checkpoint that babyllama knows: {hint}"),
+            Self::UnsupportedVersion { format, found } => {
+                write!(f, "{format} version {found} is not supported")
+            }
+            Self::FileSize { expected, found } => {
+                write!(f, "the header asks for {expected} bytes, the file has {found}")
+            }
+            Self::Truncated { what, offset, needed, available } => {
+                write!(f, "{what} at byte {offset} needs {needed} bytes, {available} are left")
+            }
+            Self::Config { field, value, reason } => write!(f, "{field} is {value}: {reason}"),
+            Self::TensorShape { name, expected, found } => {
+                write!(f, "tensor {name}: expected shape {}, found {}", Shape(expected), Shape(found))
+            }
+            Self::Tokenizer { reason } => write!(f, "tokenizer: {reason}"),
+            Self::VocabMismatch { tokenizer, model } => {
+                write!(f, "the tokenizer has {tokenizer} pieces, the model knows only {model} tokens")
+            }
+            Self::NoTokenizer => {
+                write!(f, "text needs a tokenizer, and none was found beside the model or given")
+            }
+            Self::TokenOutOfRange { token, vocab_size } => {
+                write!(f, "token {token} is not below the vocabulary's size, {vocab_size}")
+            }
+            Self::ContextFull { capacity, requested } => {
+                write!(f, "the context holds {capacity} tokens, and this would make {requested}")
+            }
+            Self::EmptyInput => write!(f, "no token to run"),
+            Self::NanLogit { token } => write!(f, "the logit of token {token} is not a number"),
+            Self::NoCandidate => write!(f, "every token is forbidden by the sampler's options"),
+            Self::InvalidOption { name, value, reason } => write!(f, "option {name} = {value}: {reason}"),
+            Self::OutOfMemory { what, bytes } => write!(f, "{what} needs {bytes} bytes of memory"),
+            Self::ThreadPool(reason) => write!(f, "the thread pool could not be started: {reason}"),
+        }
+    }
+}
+
+/// Prints a shape the way the documentation writes it: `(4096, 1024)`.
+struct Shape<'a>(&'a [usize]);
+
+impl fmt::Display for Shape<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (i, n) in self.0.iter().enumerate() {
+            write!(f, "{}{n}", if i == 0 { "" } else { ", " })?;
+        }
+        f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_file_and_both_values() {
+        let kind = ErrorKind::TensorShape {
+            name: "layers.3.attention.wk".into(),
+            expected: vec![4096, 4096],
+            found: vec![4096, 1024],
+        };
+        let error = Error::from(kind).at(Some(Path::new("models/x.bin"))).at(Some(Path::new("other")));
+        assert_eq!(
+            error.to_string(),
+            "models/x.bin: tensor layers.3.attention.wk: expected shape (4096, 4096), found (4096, 1024)"
+        );
+    }
+}

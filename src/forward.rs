@@ -1,0 +1,149 @@
+//! The forward pass of a Llama (arXiv 2302.13971, 2307.09288): tokens in, logits out. Start reading here.
+//!
+//! Prefill and decode are the same function: a prompt is many tokens at once, a step of generation is one. All tokens
+//! pass through a layer together, so that a weight is read once for all of them.
+//!
+//! | name | what | size of stories15M, of Llama 2 7B |
+//! | --- | --- | --- |
+//! | `n_tokens` | tokens in this pass | 1 |
+//! | `dim` | width of the residual stream | 288, 4096 |
+//! | `hidden_dim` | width inside the feed-forward network | 768, 11008 |
+//! | `q_dim` | all queries of a token: `n_heads * head_dim` | 288, 4096 |
+//! | `kv_dim` | all keys, or values: `n_kv_heads * head_dim` | 288, 4096 |
+
+use crate::attention::Heads;
+use crate::config::Config;
+use crate::error::TokenId;
+use crate::kv_cache::KvCache;
+use crate::matmul::Compute;
+use crate::ops::{RopeFrequencies, rmsnorm, rope};
+use crate::quant::activation::ActivationBuffer;
+use crate::weights::{LayerWeights, Weights};
+
+/// The buffers of a forward pass. They grow to the longest batch that was fed and are then reused.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    x: Vec<f32>,      // (n_tokens, dim): the residual stream
+    xb: Vec<f32>,     // (n_tokens, dim): normed, the input of what follows
+    q: Vec<f32>,      // (n_tokens, q_dim)
+    k: Vec<f32>,      // (n_tokens, kv_dim)
+    v: Vec<f32>,      // (n_tokens, kv_dim)
+    heads: Vec<f32>,  // (n_tokens, q_dim): what attention found
+    gate: Vec<f32>,   // (n_tokens, hidden_dim)
+    up: Vec<f32>,     // (n_tokens, hidden_dim)
+    angles: Vec<f32>, // (n_tokens, head_dim / 2, 2): cosines and sines
+    scores: Vec<f32>, // (n_heads, positions)
+    quantized: ActivationBuffer,
+}
+
+impl Scratch {
+    fn resize(&mut self, n_tokens: usize, config: &Config) {
+        let widths = [
+            (&mut self.x, config.dim),
+            (&mut self.xb, config.dim),
+            (&mut self.q, config.q_dim()),
+            (&mut self.k, config.kv_dim()),
+            (&mut self.v, config.kv_dim()),
+            (&mut self.heads, config.q_dim()),
+            (&mut self.gate, config.hidden_dim),
+            (&mut self.up, config.hidden_dim),
+            (&mut self.angles, config.head_dim),
+        ];
+        for (buffer, width) in widths {
+            buffer.resize(n_tokens * width, 0.0);
+        }
+    }
+
+    /// Bytes of f32 that a token takes.
+    pub(crate) fn bytes_per_token(config: &Config) -> usize {
+        let floats =
+            2 * (config.dim + config.q_dim() + config.kv_dim() + config.hidden_dim) + config.head_dim;
+        floats * size_of::<f32>()
+    }
+}
+
+/// A Llama: its hyperparameters, its weights, and how fast each pair of a head turns.
+#[derive(Debug)]
+pub(crate) struct Llama {
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
+    pub(crate) rope_frequencies: RopeFrequencies,
+}
+
+/// Feeds `tokens`, which stand at `position..`, and writes the logits of the last of them, or of all: `logits` is
+/// (1 or `n_tokens`, `vocab_size`).
+pub(crate) fn forward(
+    llama: &Llama,
+    compute: &Compute<'_>,
+    scratch: &mut Scratch,
+    cache: &mut KvCache,
+    tokens: &[TokenId],
+    position: usize,
+    logits: &mut [f32],
+) {
+    let Llama { config, weights, rope_frequencies } = llama;
+    scratch.resize(tokens.len(), config);
+
+    // Each token starts as its embedding, and each position has its angles.
+    let embeddings = weights.tok_embeddings.matrix();
+    for (x, &token) in scratch.x.chunks_exact_mut(config.dim).zip(tokens) {
+        embeddings.rows.dequantize(token as usize, x);
+    }
+    for (i, table) in scratch.angles.chunks_exact_mut(config.head_dim).enumerate() {
+        rope_frequencies.angles(position + i, table);
+    }
+
+    // Each block adds to the residual stream twice.
+    for (l, layer) in weights.layers.iter().enumerate() {
+        attention_block(config, l, layer, compute, scratch, cache, position);
+        feed_forward_block(config, layer, compute, scratch);
+    }
+
+    // The logits: a last norm, and a product with the classifier.
+    let n_logits = logits.len() / config.vocab_size;
+    let first = (tokens.len() - n_logits) * config.dim;
+    let Scratch { x, xb, quantized, .. } = scratch;
+    norm(config, compute, &mut xb[first..], &x[first..], &weights.norm);
+    compute.matmul([logits], [weights.classifier()], &xb[first..], quantized);
+}
+
+/// `x += Wo attention(Wq norm(x), Wk norm(x), Wv norm(x))`
+fn attention_block(
+    config: &Config,
+    l: usize,
+    layer: &LayerWeights,
+    compute: &Compute<'_>,
+    scratch: &mut Scratch,
+    cache: &mut KvCache,
+    position: usize,
+) {
+    let Scratch { x, xb, q, k, v, heads, angles, scores, quantized, .. } = scratch;
+    norm(config, compute, xb, x, &layer.attention_norm);
+    compute.matmul([&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
+
+    // Positions enter here: queries and keys are turned, and a dot product then depends on their distance alone.
+    for (token, angles) in angles.chunks_exact(config.head_dim).enumerate() {
+        rope(&mut q[token * config.q_dim()..][..config.q_dim()], angles);
+        rope(&mut k[token * config.kv_dim()..][..config.kv_dim()], angles);
+    }
+    cache.write(l, position, k, v);
+
+    let shape = Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim };
+    compute.attention(heads, q, cache.layer(l), shape, position, scores);
+    compute.matmul_add(x, &layer.wo, heads, quantized);
+}
+
+/// `x += W2 (silu(W1 norm(x)) * W3 norm(x))`
+fn feed_forward_block(config: &Config, layer: &LayerWeights, compute: &Compute<'_>, scratch: &mut Scratch) {
+    let Scratch { x, xb, gate, up, quantized, .. } = scratch;
+    norm(config, compute, xb, x, &layer.ffn_norm);
+    compute.matmul_swiglu(gate, up, [&layer.w1, &layer.w3], xb, quantized);
+    compute.matmul_add(x, &layer.w2, gate, quantized);
+}
+
+/// RMSNorm of each token.
+fn norm(config: &Config, compute: &Compute<'_>, out: &mut [f32], x: &[f32], weight: &[f32]) {
+    for (out, x) in out.chunks_exact_mut(config.dim).zip(x.chunks_exact(config.dim)) {
+        rmsnorm(compute.isa, out, x, weight, config.norm_eps);
+    }
+}

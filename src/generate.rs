@@ -1,0 +1,318 @@
+//! Generation: a session's tokens, sampled one after another, as an iterator of pieces of text.
+
+use std::fmt;
+use std::ops::Deref;
+
+use crate::error::{ErrorKind, Result, TokenId};
+use crate::sampler::Sampler;
+use crate::session::Session;
+use crate::tokenizer::Decoder;
+
+/// What a generation begins with.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Prompt<'a> {
+    /// Text, to be encoded with the model's tokenizer.
+    Text(&'a str),
+    /// Tokens, to be fed as they are.
+    Tokens(&'a [TokenId]),
+}
+
+impl<'a> From<&'a str> for Prompt<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a String> for Prompt<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a [TokenId]> for Prompt<'a> {
+    fn from(tokens: &'a [TokenId]) -> Self {
+        Self::Tokens(tokens)
+    }
+}
+
+impl<'a> From<&'a Vec<TokenId>> for Prompt<'a> {
+    fn from(tokens: &'a Vec<TokenId>) -> Self {
+        Self::Tokens(tokens)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [TokenId; N]> for Prompt<'a> {
+    fn from(tokens: &'a [TokenId; N]) -> Self {
+        Self::Tokens(tokens)
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// The model said that the text ends here, with this token. It isn't shown, and wasn't fed.
+    EndOfText(TokenId),
+    /// As many tokens as [`Generate::max_tokens`] allows.
+    MaxTokens,
+    /// The stop string with this index came up. The text ends before it.
+    StopString(usize),
+    /// The session's context is full.
+    ContextFull,
+}
+
+/// Generates text: each item is the text that one more token makes.
+///
+/// Texts joined are the answer; one may be empty while a character is incomplete or a stop string may be beginning.
+/// The prompt is fed by the first `next`. A sampled token is fed by the `next` after it, so when the iterator ends or is
+/// dropped, the session has read the prompt and all tokens but the last, and can go on from there. After an error the
+/// iterator ends.
+#[derive(Debug)]
+pub struct Generate<'a> {
+    session: &'a mut Session,
+    sampler: &'a mut Sampler,
+    decoder: Decoder,
+    /// What is to be fed before the next token can be sampled.
+    unfed: Vec<TokenId>,
+    max_tokens: usize,
+    stops: Vec<String>,
+    /// Decoded text that may be the beginning of a stop string.
+    held: String,
+    n_generated: usize,
+    finished: Option<FinishReason>,
+    failed: bool,
+}
+
+impl<'a> Generate<'a> {
+    pub(crate) fn new(
+        session: &'a mut Session,
+        prompt: Prompt<'_>,
+        sampler: &'a mut Sampler,
+    ) -> Result<Self> {
+        let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
+        let unfed = match prompt {
+            Prompt::Tokens(tokens) => tokens.to_vec(),
+            Prompt::Text(text) if session.position() == 0 => tokenizer.encode_prompt(text),
+            Prompt::Text(text) => tokenizer.encode(text),
+        };
+        if unfed.is_empty() && session.logits().is_none() {
+            return Err(ErrorKind::EmptyInput.into());
+        }
+        session.check(&unfed)?;
+        unfed.iter().for_each(|&token| sampler.accept(token));
+        let decoder = match unfed.last().or(session.tokens().last()) {
+            Some(&previous) => tokenizer.decoder_after(previous),
+            None => tokenizer.decoder(),
+        };
+        Ok(Self {
+            session,
+            sampler,
+            decoder,
+            unfed,
+            max_tokens: usize::MAX,
+            stops: Vec::new(),
+            held: String::new(),
+            n_generated: 0,
+            finished: None,
+            failed: false,
+        })
+    }
+
+    /// Ends after this many tokens.
+    #[must_use]
+    pub fn max_tokens(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = max_tokens;
+        self
+    }
+
+    /// Ends before this text would come up. May be given several times; an empty one is ignored.
+    #[must_use]
+    pub fn stop(mut self, text: impl Into<String>) -> Self {
+        self.stops.push(text.into());
+        self
+    }
+
+    /// Why it ended; `None` while it goes on, and after an error.
+    #[must_use]
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finished
+    }
+
+    /// How many tokens were generated, not counting one that ended the text.
+    #[must_use]
+    pub fn n_generated(&self) -> usize {
+        self.n_generated
+    }
+
+    /// Feeds what is unfed, samples a token and returns the text that has become certain.
+    fn step(&mut self) -> Result<Option<Piece>> {
+        if self.n_generated >= self.max_tokens {
+            return Ok(self.finish(FinishReason::MaxTokens));
+        }
+        if self.session.position() + self.unfed.len() > self.session.capacity() {
+            return Ok(self.finish(FinishReason::ContextFull));
+        }
+        if !self.unfed.is_empty() {
+            self.session.forward(&self.unfed)?;
+            self.unfed.clear();
+        }
+        // A padded model has more logits than the tokenizer has pieces: those can't be chosen.
+        let tokenizer = self.session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
+        let logits = self.session.logits().ok_or(ErrorKind::EmptyInput)?;
+        let token = self.sampler.sample(&logits[..tokenizer.vocab_size()])?;
+        if tokenizer.is_end(token) {
+            return Ok(self.finish(FinishReason::EndOfText(token)));
+        }
+        self.sampler.accept(token);
+        self.unfed.push(token);
+        self.n_generated += 1;
+        self.held.push_str(self.decoder.push(tokenizer, token));
+        if let Some((at, stop)) = find_stop(&self.held, &self.stops) {
+            self.finished = Some(FinishReason::StopString(stop));
+            return Ok(Some(Piece { token: Some(token), text: Text::new(&self.held[..at]) }));
+        }
+        let certain = self.held.len() - possible_stop(&self.held, &self.stops);
+        let text = Text::new(&self.held[..certain]);
+        self.held.drain(..certain);
+        Ok(Some(Piece { token: Some(token), text }))
+    }
+
+    /// Ends, with the text that was still held back if there is any.
+    fn finish(&mut self, reason: FinishReason) -> Option<Piece> {
+        self.finished = Some(reason);
+        self.held.push_str(self.decoder.finish());
+        if self.held.is_empty() {
+            return None;
+        }
+        if let Some((at, stop)) = find_stop(&self.held, &self.stops) {
+            self.finished = Some(FinishReason::StopString(stop));
+            self.held.truncate(at);
+        }
+        Some(Piece { token: None, text: Text::new(&self.held) })
+    }
+}
+
+impl Iterator for Generate<'_> {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finished.is_some() || self.failed {
+            return None;
+        }
+        let step = self.step();
+        self.failed = step.is_err();
+        step.transpose()
+    }
+}
+
+impl std::iter::FusedIterator for Generate<'_> {}
+
+/// Where the first stop string begins, and which it is.
+fn find_stop(text: &str, stops: &[String]) -> Option<(usize, usize)> {
+    let found = stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty());
+    found.filter_map(|(i, stop)| text.find(stop.as_str()).map(|at| (at, i))).min()
+}
+
+/// The length of the longest end of `text` that some stop string begins with.
+fn possible_stop(text: &str, stops: &[String]) -> usize {
+    let longest = stops.iter().map(String::len).max().unwrap_or(0);
+    let earliest = text.len().saturating_sub(longest);
+    let ends = (earliest..text.len()).filter(|&at| text.is_char_boundary(at));
+    let mut ends = ends.filter(|&at| stops.iter().any(|stop| stop.starts_with(&text[at..])));
+    ends.next().map_or(0, |at| text.len() - at)
+}
+
+/// One item of a generation: a token and the text that became certain with it.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    token: Option<TokenId>,
+    text: Text,
+}
+
+impl Piece {
+    /// The token; `None` for text that was held back until the end.
+    #[must_use]
+    pub fn token(&self) -> Option<TokenId> {
+        self.token
+    }
+
+    /// The text, which may be empty.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.text.as_str()
+    }
+}
+
+impl Deref for Piece {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.text()
+    }
+}
+
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// A short string without an allocation: hardly any piece is longer than this.
+#[derive(Clone)]
+enum Text {
+    Short { len: u8, bytes: [u8; Text::SHORT] },
+    Long(Box<str>),
+}
+
+impl Text {
+    const SHORT: usize = 38;
+
+    fn new(text: &str) -> Self {
+        if text.len() > Self::SHORT {
+            return Self::Long(text.into());
+        }
+        let mut bytes = [0; Self::SHORT];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Self::Short { len: text.len() as u8, bytes }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            // It was made from a str, so it is one.
+            Self::Short { len, bytes } => str::from_utf8(&bytes[..usize::from(*len)]).unwrap_or_default(),
+            Self::Long(text) => text,
+        }
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_may_begin_a_stop_string_is_held() {
+        let stops = ["###".to_string(), "</s>".to_string()];
+        assert_eq!(possible_stop("a story ##", &stops), 2);
+        assert_eq!(possible_stop("a story <", &stops), 1);
+        assert_eq!(possible_stop("a story", &stops), 0);
+        assert_eq!(possible_stop("é#", &stops), 1);
+        assert_eq!(find_stop("x</s>###", &stops), Some((1, 1)));
+        assert_eq!(find_stop("x</s", &stops), None);
+        assert_eq!(find_stop("x", &[String::new()]), None);
+    }
+
+    #[test]
+    fn short_and_long_texts_are_kept() {
+        for n in [0, 1, 37, 38, 39, 200] {
+            let text = "é".repeat(n);
+            assert_eq!(Text::new(&text).as_str(), text);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Runs Llama models on the CPU from one memory-mapped file: like llama2.c, but a crate.
+//!
+//! ```
+//! use babyllama::{Model, Sampler, SamplerOptions};
+//!
+//! # fn main() -> Result<(), babyllama::Error> {
+//! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/");
+//! # let path = format!("{dir}babyllama.bin");
+//! let model = Model::open(path)?; // mapped: milliseconds, whatever the size
+//! let mut session = model.session();
+//! let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
+//! let mut story = String::new();
+//! for piece in session.generate("Once upon a time", &mut sampler)?.max_tokens(20) {
+//!     story += &piece?;
+//! }
+//! assert!(story.starts_with(", there was a little girl named Lily."));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Model`] is a file: hyperparameters, weights and tokenizer, shared by everything that uses it. A [`Session`] is one
+//! text: it holds what the model remembers. [`Session::forward`] turns tokens into logits, [`Sampler`] a row of logits
+//! into a token, [`Tokenizer`] tokens into text and back, and [`Session::generate`] does all of it in a loop.
+//!
+//! # Reading the source
+//! Read `forward.rs` first: it is the whole network in a hundred lines. Then `attention.rs` and `ops.rs` for what it
+//! calls, `quant/` for how weights are stored, `simd/` for what makes it fast, `parallel.rs` for how threads share it.
+//!
+//! Names are Meta's: `wq wk wv wo` make attention, `w1` (gate), `w2` (down) and `w3` (up) the feed-forward network.
+//! Shapes stand beside buffers, outermost first:
+//!
+//! | shape | what |
+//! | --- | --- |
+//! | (`n_tokens`, `dim`) | the residual stream: a row for each token |
+//! | (`n_tokens`, `n_heads * head_dim`) | queries |
+//! | (`n_tokens`, `n_kv_heads * head_dim`) | keys, values; `kv_dim` wide |
+//! | (`n_tokens`, `hidden_dim`) | inside the feed-forward network |
+//! | (`out`, `in`) | a matrix of weights, row by row: `y = W x` |
+//! | (`vocab_size`) | logits |
+//!
+//! # Unsafe code
+//! It is denied but for three places: `storage.rs` (mapping a file, viewing bytes as numbers), `simd/` (intrinsics) and
+//! `parallel.rs` (threads writing disjoint parts of one buffer). Each says at its top why it is sound.
+//!
+//! # Features
+//! - `rayon` (default): threads. Without it everything runs on the calling thread.
+//! - `cli`: the `babyllama` binary, and the crates that only it needs.
+
+mod attention;
+pub mod chat;
+mod checkpoint;
+mod config;
+mod error;
+mod forward;
+mod generate;
+mod kv_cache;
+mod matmul;
+mod model;
+mod ops;
+mod parallel;
+mod quant;
+mod sampler;
+mod session;
+mod simd;
+mod storage;
+mod tensor;
+mod tokenizer;
+mod weights;
+
+pub use config::Config;
+pub use error::{Error, ErrorKind, Result, TokenId};
+pub use generate::{FinishReason, Generate, Piece, Prompt};
+pub use model::{Model, ModelBytes, ModelOptions};
+pub use quant::Dtype;
+pub use sampler::{Rng, Sampler, SamplerOptions};
+pub use session::{Session, SessionOptions};
+pub use simd::Isa;
+pub use tokenizer::{Decoder, PieceKind, Tokenizer};
+pub use weights::TensorInfo;

@@ -1,0 +1,110 @@
+//! Matrix products, and what is fused with them so that a layer takes few parallel regions.
+//!
+//! All of them compute `Y = X W^T` for activations `X` (`n_tokens`, in) and weights `W` (out, in), and share out the
+//! columns of `Y`, that is the rows of `W`: each weight is read by one thread.
+
+use std::ops::Range;
+
+use crate::ops;
+use crate::parallel::{Band, Columns, Team};
+use crate::quant::Store;
+use crate::quant::activation::{ActivationBuffer, Input};
+use crate::simd::{Isa, kernel};
+use crate::tensor::{Matrix, Tensor};
+
+/// What a forward pass computes with.
+pub(crate) struct Compute<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) team: &'a Team<'a>,
+}
+
+impl Compute<'_> {
+    /// `outs[i] = x W_i^T` for matrices that share their input. `outs[i]` is (`n_tokens`, rows of `W_i`).
+    pub(crate) fn matmul<const N: usize>(
+        &self,
+        outs: [&mut [f32]; N],
+        weights: [&Tensor; N],
+        x: &[f32],
+        buffer: &mut ActivationBuffer,
+    ) {
+        let weights = weights.map(Tensor::matrix);
+        let x = self.input(&weights, x, buffer);
+        let mut i = 0;
+        let mut outs = outs.map(|out| {
+            i += 1;
+            [Columns::new(out, weights[i - 1].n_rows, ROW_UNIT)]
+        });
+        self.team.bands(&mut outs, bytes(&weights), |i, units, [mut band]| {
+            products(self.isa, weights[i], rows(units, weights[i]), x, &mut band, Store::Set);
+        });
+    }
+
+    /// `out += x W^T`: the product joins the residual stream. `out` is (`n_tokens`, rows of `W`).
+    pub(crate) fn matmul_add(
+        &self,
+        out: &mut [f32],
+        weights: &Tensor,
+        x: &[f32],
+        buffer: &mut ActivationBuffer,
+    ) {
+        let weights = [weights.matrix()];
+        let x = self.input(&weights, x, buffer);
+        let mut outs = [[Columns::new(out, weights[0].n_rows, ROW_UNIT)]];
+        self.team.bands(&mut outs, bytes(&weights), |_, units, [mut band]| {
+            products(self.isa, weights[0], rows(units, weights[0]), x, &mut band, Store::Add);
+        });
+    }
+
+    /// `gate = silu(x W1^T) * (x W3^T)`: the first half of the feed-forward network. `gate` and `up`, which is room for
+    /// the second factor, are (`n_tokens`, `hidden_dim`).
+    pub(crate) fn matmul_swiglu(
+        &self,
+        gate: &mut [f32],
+        up: &mut [f32],
+        [w1, w3]: [&Tensor; 2],
+        x: &[f32],
+        buffer: &mut ActivationBuffer,
+    ) {
+        let weights = [w1.matrix(), w3.matrix()];
+        let x = self.input(&weights, x, buffer);
+        let columns = |out, w: &Matrix<'_>| Columns::new(out, w.n_rows, ROW_UNIT);
+        let mut outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
+        self.team.bands(&mut outs, bytes(&weights), |_, units, [mut gate, mut up]| {
+            let rows = rows(units, weights[0]);
+            products(self.isa, weights[0], rows.clone(), x, &mut gate, Store::Set);
+            products(self.isa, weights[1], rows, x, &mut up, Store::Set);
+            for token in 0..gate.n_rows() {
+                ops::swiglu(self.isa, gate.row(token), up.row(token));
+            }
+        });
+    }
+
+    /// The activations in the form that the weights want.
+    fn input<'b>(&self, weights: &[Matrix<'_>], x: &'b [f32], buffer: &'b mut ActivationBuffer) -> Input<'b> {
+        let n = weights[0].n_columns;
+        match weights.iter().find_map(|w| w.rows.activation_group()) {
+            Some(group) => buffer.quantize(self.isa, x, n, group),
+            None => Input::f32(x, n),
+        }
+    }
+}
+
+/// Rows are shared out in multiples of the kernels' tile.
+const ROW_UNIT: usize = 8;
+
+/// The rows that some units are.
+fn rows(units: Range<usize>, matrix: Matrix<'_>) -> Range<usize> {
+    units.start * ROW_UNIT..(units.end * ROW_UNIT).min(matrix.n_rows)
+}
+
+/// What a product reads.
+fn bytes(weights: &[Matrix<'_>]) -> usize {
+    weights.iter().map(|w| w.len_bytes).sum()
+}
+
+kernel! {
+    /// Some rows of `x W^T`, into the columns of the output that belong to them.
+    fn products(s; weights: Matrix<'_>, rows: Range<usize>, x: Input<'_>, out: &mut Band<'_>, store: Store) {
+        weights.rows.dot_all(s, rows, x, out, store);
+    }
+}

@@ -1,0 +1,327 @@
+//! A model: one checkpoint, ready to run, shared by all its sessions.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::checkpoint::{self, Arithmetic, Checkpoint};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::forward::Llama;
+use crate::ops::RopeFrequencies;
+#[cfg(feature = "rayon")]
+use crate::parallel::ThreadPool;
+use crate::parallel::Threads;
+use crate::session::{Session, SessionOptions};
+use crate::simd::Isa;
+use crate::storage::Storage;
+use crate::tokenizer::Tokenizer;
+use crate::weights::TensorInfo;
+
+/// A Llama and its tokenizer. Immutable, and cheap to clone: clones share everything.
+///
+/// ```no_run
+/// use babyllama::{Model, Sampler, SamplerOptions};
+///
+/// let model = Model::open("models/babyllama.bin")?;
+/// let mut session = model.session();
+/// for piece in session.generate("Once upon a time", &mut Sampler::new(SamplerOptions::default()))? {
+///     print!("{}", piece?);
+/// }
+/// # Ok::<(), babyllama::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    llama: Llama,
+    tokenizer: Option<Tokenizer>,
+    isa: Isa,
+    threads: Threads,
+    format: &'static str,
+    file_bytes: u64,
+}
+
+/// The bytes of a checkpoint in memory. Bytes that are aligned for f32 are used where they are; others are copied once.
+#[derive(Debug)]
+pub struct ModelBytes(Storage);
+
+impl From<&'static [u8]> for ModelBytes {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self(Storage::from_static(bytes))
+    }
+}
+
+impl<const N: usize> From<&'static [u8; N]> for ModelBytes {
+    fn from(bytes: &'static [u8; N]) -> Self {
+        Self(Storage::from_static(bytes))
+    }
+}
+
+impl From<Vec<u8>> for ModelBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Storage::from_vec(bytes))
+    }
+}
+
+impl From<Arc<[u8]>> for ModelBytes {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self(Storage::from_shared(bytes))
+    }
+}
+
+/// How a model is opened. Everything has a default.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    threads: Option<usize>,
+    #[cfg(feature = "rayon")]
+    pool: Option<Arc<ThreadPool>>,
+    isa: Option<Isa>,
+    tokenizer: Option<TokenizerSource>,
+    norm_eps: Option<f32>,
+    rope_theta: Option<f64>,
+    max_seq_len: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum TokenizerSource {
+    Given(Tokenizer),
+    File(PathBuf),
+    None,
+}
+
+impl ModelOptions {
+    /// All defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of threads, the calling one included. The default is as many as the machine runs at once. The others
+    /// are a pool of the model's own.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Uses the caller's pool instead of one of the model's own; [`ModelOptions::threads`] is then ignored. The
+    /// process-global pool is never used.
+    #[cfg(feature = "rayon")]
+    #[must_use]
+    pub fn pool(mut self, pool: Arc<ThreadPool>) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// The instruction set to compute with. The default is the fastest that the processor has.
+    #[must_use]
+    pub fn isa(mut self, isa: Isa) -> Self {
+        self.isa = Some(isa);
+        self
+    }
+
+    /// A tokenizer, instead of the one beside the model.
+    #[must_use]
+    pub fn tokenizer(mut self, tokenizer: Tokenizer) -> Self {
+        self.tokenizer = Some(TokenizerSource::Given(tokenizer));
+        self
+    }
+
+    /// The file of a tokenizer, instead of the one beside the model.
+    #[must_use]
+    pub fn tokenizer_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tokenizer = Some(TokenizerSource::File(path.into()));
+        self
+    }
+
+    /// No tokenizer, even if one lies beside the model: the model then takes tokens alone.
+    #[must_use]
+    pub fn no_tokenizer(mut self) -> Self {
+        self.tokenizer = Some(TokenizerSource::None);
+        self
+    }
+
+    /// Overrides what is added to the mean square in RMSNorm. llama2.c files don't hold it; 1e-5 is the default, and
+    /// LLaMA 1 wants 1e-6.
+    #[must_use]
+    pub fn norm_eps(mut self, norm_eps: f32) -> Self {
+        self.norm_eps = Some(norm_eps);
+        self
+    }
+
+    /// Overrides the base of the rotary frequencies. llama2.c files don't hold it; 10,000 is the default, and Code
+    /// Llama wants 1,000,000.
+    #[must_use]
+    pub fn rope_theta(mut self, rope_theta: f64) -> Self {
+        self.rope_theta = Some(rope_theta);
+        self
+    }
+
+    /// Overrides the number of positions that the model was made for.
+    #[must_use]
+    pub fn max_seq_len(mut self, max_seq_len: usize) -> Self {
+        self.max_seq_len = Some(max_seq_len);
+        self
+    }
+
+    fn build_threads(&self) -> Result<Threads> {
+        #[cfg(feature = "rayon")]
+        if let Some(pool) = &self.pool {
+            return Ok(Threads::from_pool(Arc::clone(pool)));
+        }
+        let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = self.threads.unwrap_or_else(available);
+        if !(1..=1024).contains(&threads) {
+            let reason = "must be between 1 and 1024".into();
+            return Err(
+                ErrorKind::InvalidOption { name: "threads", value: threads.to_string(), reason }.into()
+            );
+        }
+        Threads::new(threads)
+    }
+
+    /// The tokenizer that was asked for, or else the one beside the model.
+    fn find_tokenizer(&self, model: Option<&Path>) -> Result<Option<Tokenizer>> {
+        match (&self.tokenizer, model) {
+            (Some(TokenizerSource::Given(tokenizer)), _) => Ok(Some(tokenizer.clone())),
+            (Some(TokenizerSource::File(path)), _) => Tokenizer::open(path).map(Some),
+            (Some(TokenizerSource::None), _) | (None, None) => Ok(None),
+            (None, Some(model)) => {
+                let beside = [model.with_extension("tokenizer.bin"), model.with_file_name("tokenizer.bin")];
+                beside.iter().find(|path| path.is_file()).map(Tokenizer::open).transpose()
+            }
+        }
+    }
+}
+
+impl Model {
+    /// Opens a checkpoint: llama2.c's v0, v1 or v2. The file is mapped, so this takes milliseconds whatever its size,
+    /// and must not be changed while the model lives.
+    ///
+    /// The tokenizer is looked for beside it: for `NAME.bin`, `NAME.tokenizer.bin` and then `tokenizer.bin`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the file or its tokenizer; each error names the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, &ModelOptions::default())
+    }
+
+    /// Opens a checkpoint with options.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; and [`ErrorKind::InvalidOption`] or [`ErrorKind::ThreadPool`] for options.
+    pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
+        Self::load(Storage::open(path.as_ref())?, options)
+    }
+
+    /// Opens a checkpoint that is already in memory: `&'static [u8]`, `Vec<u8>` or `Arc<[u8]>`.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_bytes(bytes: impl Into<ModelBytes>) -> Result<Self> {
+        Self::from_bytes_with(bytes, &ModelOptions::default())
+    }
+
+    /// Opens a checkpoint that is already in memory, with options.
+    ///
+    /// # Errors
+    /// As [`Model::open_with`].
+    pub fn from_bytes_with(bytes: impl Into<ModelBytes>, options: &ModelOptions) -> Result<Self> {
+        Self::load(bytes.into().0, options)
+    }
+
+    fn load(storage: Storage, options: &ModelOptions) -> Result<Self> {
+        let storage = Arc::new(storage);
+        let Checkpoint { format, mut config, weights, arithmetic } = checkpoint::read(&storage)?;
+        config.norm_eps = options.norm_eps.unwrap_or(config.norm_eps);
+        config.rope_theta = options.rope_theta.unwrap_or(config.rope_theta);
+        config.max_seq_len = options.max_seq_len.unwrap_or(config.max_seq_len);
+        config.validate()?;
+        let tokenizer = options.find_tokenizer(storage.path())?;
+        if let Some(tokenizer) = &tokenizer
+            && tokenizer.vocab_size() > config.vocab_size
+        {
+            let kind =
+                ErrorKind::VocabMismatch { tokenizer: tokenizer.vocab_size(), model: config.vocab_size };
+            return Err(Error::from(kind).at(storage.path()));
+        }
+        let rope_frequencies = match arithmetic {
+            Arithmetic::Exact => RopeFrequencies::exact(config.head_dim, config.rope_theta),
+            Arithmetic::Llama2c => RopeFrequencies::llama2c(config.head_dim, config.rope_theta as f32),
+        };
+        let inner = Inner {
+            llama: Llama { config, weights, rope_frequencies },
+            tokenizer,
+            isa: options.isa.unwrap_or_else(Isa::best),
+            threads: options.build_threads()?,
+            format,
+            file_bytes: storage.len(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The hyperparameters.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.llama.config
+    }
+
+    /// The tokenizer, if the model came with one.
+    #[must_use]
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.inner.tokenizer.as_ref()
+    }
+
+    /// The name of the file's format.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        self.inner.format
+    }
+
+    /// The file's size in bytes.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.inner.file_bytes
+    }
+
+    /// The instruction set that it computes with.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.inner.isa
+    }
+
+    /// The number of threads that it computes with.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.inner.threads.count()
+    }
+
+    /// What tensors it has, in the order of the forward pass.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<TensorInfo> {
+        self.inner.llama.weights.infos()
+    }
+
+    /// A new session with an empty context as long as the model was made for.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(self.clone(), SessionOptions::default())
+    }
+
+    /// A new session with options.
+    #[must_use]
+    pub fn session_with(&self, options: SessionOptions) -> Session {
+        Session::new(self.clone(), options)
+    }
+
+    pub(crate) fn llama(&self) -> &Llama {
+        &self.inner.llama
+    }
+
+    pub(crate) fn thread_team(&self) -> &Threads {
+        &self.inner.threads
+    }
+}

@@ -1,0 +1,566 @@
+//! Threads: how the rows of a matrix are shared out, and the only file that names rayon.
+//!
+//! A forward pass is a few hundred regions of some microseconds each, so entering a pool for each of them would cost
+//! more than it gains. Instead the calling thread opens a [`Team`] once for a forward pass; helpers from the pool join
+//! it and claim chunks of whatever region is under way from one atomic word. Measured on two threads, a region costs
+//! 0.3-2 us this way, against 6-15 us for a rayon `install`.
+//!
+//! What holds:
+//! - The caller works too, and never waits for a helper that hasn't claimed a chunk. So a pool that is busy, or whose
+//!   every thread waits for the caller, costs speed and never liveness.
+//! - A chunk computes the same numbers whoever runs it, so results are the same bits for any number of threads.
+//! - The process-global pool is never built or used.
+//! - After the first, entering allocates nothing: a helper lingers for [`LINGER`] before it gives its thread back.
+
+#![allow(
+    unsafe_code,
+    reason = "chunks write disjoint columns of one buffer, which slices alone can't express"
+)]
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{ErrorKind, Result};
+
+#[cfg(feature = "rayon")]
+pub(crate) use rayon::ThreadPool;
+
+/// How long a helper without work keeps its thread of the pool, so that the next token finds it ready.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// How long a helper spins between two forward passes before it sleeps: waking it costs about 50 us.
+const SPIN_BETWEEN_PASSES: Duration = Duration::from_micros(200);
+
+/// A region that reads fewer bytes than this is done by the caller alone: sharing it would take longer.
+const MIN_REGION_BYTES: usize = 48 << 10;
+
+/// A chunk reads at least about this many bytes.
+const MIN_CHUNK_BYTES: usize = 24 << 10;
+
+/// At most this many chunks a thread: enough to even out a thread that was interrupted.
+const CHUNKS_PER_THREAD: usize = 16;
+
+/// The threads of a model: the calling one, and helpers from a pool.
+#[derive(Clone)]
+pub(crate) struct Threads {
+    count: usize,
+    crew: Arc<Crew>,
+    #[cfg(feature = "rayon")]
+    pool: Option<Arc<ThreadPool>>,
+}
+
+impl std::fmt::Debug for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Threads({})", self.count)
+    }
+}
+
+impl Threads {
+    /// As many threads as `count`, of which one is the caller's; the others are a pool of our own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ThreadPool`] if the system can't start them.
+    #[cfg(feature = "rayon")]
+    pub(crate) fn new(count: usize) -> Result<Self> {
+        let helpers = count.saturating_sub(1);
+        let pool = match helpers {
+            0 => None,
+            _ => {
+                let builder = rayon::ThreadPoolBuilder::new().num_threads(helpers);
+                let pool = builder.thread_name(|i| format!("babyllama-{}", i + 1)).build();
+                Some(Arc::new(pool.map_err(|e| ErrorKind::ThreadPool(e.to_string()))?))
+            }
+        };
+        Ok(Self { count: helpers + 1, crew: Arc::default(), pool })
+    }
+
+    /// Without rayon there is only the caller.
+    #[cfg(not(feature = "rayon"))]
+    pub(crate) fn new(_count: usize) -> Result<Self> {
+        Ok(Self { count: 1, crew: Arc::default() })
+    }
+
+    /// The caller and a pool of the caller's: as many threads as the pool has.
+    #[cfg(feature = "rayon")]
+    pub(crate) fn from_pool(pool: Arc<ThreadPool>) -> Self {
+        let count = pool.current_num_threads().max(1);
+        Self { count, crew: Arc::default(), pool: Some(pool) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Runs `work` with a team. `alone` keeps everything on the calling thread. So does another forward pass of the
+    /// same model that is under way: two at once would only wait for each other's helpers.
+    pub(crate) fn enter<R>(&self, alone: bool, work: impl FnOnce(&Team<'_>) -> R) -> R {
+        if alone || self.count == 1 || !self.crew.open(self) {
+            return work(&Team { crew: None, threads: 1 });
+        }
+        let open = Opened(&self.crew);
+        work(&Team { crew: Some(open.0), threads: self.count })
+    }
+
+    #[cfg(feature = "rayon")]
+    fn spawn_helper(&self) {
+        if let Some(pool) = &self.pool {
+            let crew = Arc::clone(&self.crew);
+            pool.spawn(move || crew.help());
+        }
+    }
+
+    #[cfg(not(feature = "rayon"))]
+    fn spawn_helper(&self) {}
+}
+
+/// Closes the crew when the forward pass ends, also by a panic.
+struct Opened<'a>(&'a Crew);
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.0.open.store(false, Ordering::Release);
+        self.0.entered.store(false, Ordering::Release);
+    }
+}
+
+/// What the caller of a forward pass shares out its regions with.
+pub(crate) struct Team<'a> {
+    crew: Option<&'a Crew>,
+    threads: usize,
+}
+
+impl Team<'_> {
+    /// The number of chunks for a region of `units` indivisible pieces that reads `bytes` of memory.
+    fn chunks(&self, units: usize, bytes: usize) -> usize {
+        if self.crew.is_none() || bytes < MIN_REGION_BYTES {
+            return 1;
+        }
+        (self.threads * CHUNKS_PER_THREAD).min(bytes / MIN_CHUNK_BYTES).clamp(1, units.max(1))
+    }
+
+    /// Calls `work(i)` once for every `i` below `n`, in any order, on any threads.
+    fn for_each<F: Fn(usize) + Sync>(&self, n: usize, work: &F) {
+        match self.crew {
+            Some(crew) if n > 1 => crew.run_region(n, work),
+            _ => (0..n).for_each(work),
+        }
+    }
+
+    /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of units, which belong
+    /// together; `work(group, units, bands)` fills these units of each of them. `bytes` is what the region reads.
+    pub(crate) fn bands<const N: usize>(
+        &self,
+        groups: &mut [[Columns<'_>; N]],
+        bytes: usize,
+        work: impl Fn(usize, Range<usize>, [Band<'_>; N]) + Sync,
+    ) {
+        let groups: &[[Columns<'_>; N]] = groups;
+        let units: usize = groups.iter().map(|group| group[0].n_units()).sum();
+        let per_chunk = units.div_ceil(self.chunks(units, bytes)).max(1);
+        let n_chunks = |group: &[Columns<'_>; N]| group[0].n_units().div_ceil(per_chunk);
+        self.for_each(groups.iter().map(n_chunks).sum(), &|chunk| {
+            let (mut g, mut chunk) = (0, chunk);
+            while chunk >= n_chunks(&groups[g]) {
+                chunk -= n_chunks(&groups[g]);
+                g += 1;
+            }
+            let units = chunk * per_chunk..((chunk + 1) * per_chunk).min(groups[g][0].n_units());
+            // SAFETY: `for_each` gives each chunk to one call, and different chunks are different columns or different
+            // matrices, which `groups` borrows exclusively for as long as the region lasts.
+            let bands = std::array::from_fn(|i| unsafe { groups[g][i].band(units.clone()) });
+            work(g, units, bands);
+        });
+    }
+}
+
+/// A matrix (`n_rows`, `width`) that lies row by row, whose columns are to be shared out `unit` at a time.
+pub(crate) struct Columns<'a> {
+    start: *mut f32,
+    n_rows: usize,
+    width: usize,
+    unit: usize,
+    _borrowed: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is an exclusive borrow of f32, which may move to and be shared with other threads; `band` says what it
+// takes to write through it.
+unsafe impl Send for Columns<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    /// # Panics
+    /// If the matrix isn't a whole number of rows.
+    pub(crate) fn new(matrix: &'a mut [f32], width: usize, unit: usize) -> Self {
+        assert!(width > 0 && unit > 0 && matrix.len().is_multiple_of(width), "whole rows");
+        let (start, n_rows) = (matrix.as_mut_ptr(), matrix.len() / width);
+        Self { start, n_rows, width, unit, _borrowed: PhantomData }
+    }
+
+    /// The last unit may be narrower.
+    fn n_units(&self) -> usize {
+        self.width.div_ceil(self.unit)
+    }
+
+    /// # Safety
+    /// While the band lives, nothing else may touch these columns.
+    unsafe fn band(&self, units: Range<usize>) -> Band<'_> {
+        assert!(units.start <= units.end && units.end <= self.n_units());
+        let columns = units.start * self.unit..(units.end * self.unit).min(self.width);
+        // SAFETY: the assertion keeps the start inside the matrix or one past its end.
+        let start = unsafe { self.start.add(columns.start) };
+        Band { start, n_rows: self.n_rows, stride: self.width, width: columns.len(), _borrowed: PhantomData }
+    }
+}
+
+/// Some columns of a matrix, exclusively.
+pub(crate) struct Band<'a> {
+    start: *mut f32,
+    n_rows: usize,
+    stride: usize,
+    width: usize,
+    _borrowed: PhantomData<&'a mut f32>,
+}
+
+impl Band<'_> {
+    /// The number of rows, which is that of the matrix.
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// The band's part of one row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.n_rows);
+        // SAFETY: row < n_rows and the band's columns lie inside the matrix, both checked; whoever made the band
+        // promised that nobody else touches them; the borrow of `self` keeps rows from being taken twice.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.width) }
+    }
+}
+
+/// A region's work with its type and its borrow's lifetime taken off; [`Crew::run_region`] says why that is sound.
+#[derive(Clone, Copy)]
+struct Job {
+    work: *const (),
+    call: unsafe fn(*const (), usize),
+}
+
+impl Job {
+    fn new<F: Fn(usize) + Sync>(work: &F) -> Self {
+        /// # Safety
+        /// `work` points to a live `F`.
+        unsafe fn call<F: Fn(usize)>(work: *const (), index: usize) {
+            // SAFETY: the caller's promise.
+            let work = unsafe { &*work.cast::<F>() };
+            work(index);
+        }
+        Self { work: std::ptr::from_ref(work).cast(), call: call::<F> }
+    }
+
+    /// # Safety
+    /// What the job was made from is still alive.
+    unsafe fn run(self, index: usize) {
+        // SAFETY: the caller's promise, and `new` paired the function with the pointer's type.
+        unsafe { (self.call)(self.work, index) };
+    }
+}
+
+/// What the caller and its helpers share.
+///
+/// `unclaimed` packs the chunks of the region under way that nobody has claimed yet, `from..to`, in one word. The
+/// caller claims from the front and helpers from the back, so that on two threads each meets much the same rows in
+/// every pass and finds some of them in its own cache.
+struct Crew {
+    /// A forward pass holds the crew.
+    entered: AtomicBool,
+    /// The forward pass is still under way.
+    open: AtomicBool,
+    unclaimed: AtomicU64,
+    /// Chunks of this region that helpers have finished.
+    finished: AtomicUsize,
+    /// Written by the caller only while no chunk is unclaimed or unfinished; read only by whoever has claimed one.
+    job: UnsafeCell<Option<Job>>,
+    helpers: Mutex<Helpers>,
+    wake: Condvar,
+    /// What a chunk panicked with in a helper.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+#[derive(Default)]
+struct Helpers {
+    /// Helpers that were sent for and have not left.
+    present: usize,
+    asleep: usize,
+}
+
+// SAFETY: `job` is the only field that isn't Sync by itself. It is written before `unclaimed` is stored with Release
+// and read after a chunk was claimed with Acquire, and it isn't written again before all chunks are finished, which
+// the writer sees with Acquire.
+unsafe impl Sync for Crew {}
+// SAFETY: the pointer in `job` is to a `dyn Fn + Sync`.
+unsafe impl Send for Crew {}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Self {
+            entered: AtomicBool::new(false),
+            open: AtomicBool::new(false),
+            unclaimed: AtomicU64::new(pack(0, 0)),
+            finished: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            helpers: Mutex::default(),
+            wake: Condvar::new(),
+            panic: Mutex::default(),
+        }
+    }
+}
+
+fn pack(from: u32, to: u32) -> u64 {
+    u64::from(from) << 32 | u64::from(to)
+}
+
+fn unpack(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Crew {
+    /// Takes the crew for one forward pass and calls its helpers; false if another pass has it.
+    fn open(&self, threads: &Threads) -> bool {
+        if self.entered.swap(true, Ordering::Acquire) {
+            return false;
+        }
+        let mut helpers = lock(&self.helpers);
+        self.open.store(true, Ordering::Release);
+        let missing = (threads.count - 1).saturating_sub(helpers.present);
+        helpers.present += missing;
+        let asleep = helpers.asleep > 0;
+        drop(helpers);
+        if asleep {
+            self.wake.notify_all();
+        }
+        (0..missing).for_each(|_| threads.spawn_helper());
+        true
+    }
+
+    /// Calls `work(i)` once for every `i` below `n`, on the caller's thread and those of helpers that show up.
+    ///
+    /// The job is used by whoever has claimed a chunk of this region, and `Region::drop` lets nobody past before every
+    /// claimed chunk is finished, also when one panics: so the borrow of `work` outlives each use.
+    fn run_region<F: Fn(usize) + Sync>(&self, n: usize, work: &F) {
+        let n = u32::try_from(n).expect("a region has at most some hundred chunks");
+        // SAFETY: every chunk of the region before is finished (its `Region` was dropped), so nobody reads `job` now.
+        unsafe { *self.job.get() = Some(Job::new(work)) };
+        self.finished.store(0, Ordering::Relaxed);
+        self.unclaimed.store(pack(0, n), Ordering::Release);
+
+        let mut region = Region { crew: self, by_helpers: n };
+        while let Some(chunk) = self.claim(|from, to| (from, pack(from + 1, to))) {
+            region.by_helpers -= 1;
+            work(chunk as usize);
+        }
+        drop(region);
+        if let Some(payload) = lock(&self.panic).take() {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Claims a chunk: `choose` maps the unclaimed `from..to` to one of them and what is left.
+    #[inline]
+    fn claim(&self, choose: impl Fn(u32, u32) -> (u32, u64)) -> Option<u32> {
+        let mut word = self.unclaimed.load(Ordering::Relaxed);
+        loop {
+            let (from, to) = unpack(word);
+            if from >= to {
+                return None;
+            }
+            let (chunk, rest) = choose(from, to);
+            match self.unclaimed.compare_exchange_weak(word, rest, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(chunk),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// A helper's whole stay: claims chunks while a pass is open, sleeps between passes, leaves when it isn't called.
+    fn help(&self) {
+        let mut idle_since = None;
+        loop {
+            if let Some(chunk) = self.claim(|from, to| (to - 1, pack(from, to - 1))) {
+                idle_since = None;
+                // SAFETY: a claimed chunk keeps the region alive until it is counted as finished below.
+                let job = unsafe { *self.job.get() };
+                // SAFETY: as above, and so what the job was made from is alive.
+                let run = |job: Job| unsafe { job.run(chunk as usize) };
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job.into_iter().for_each(run))) {
+                    *lock(&self.panic) = Some(payload);
+                }
+                self.finished.fetch_add(1, Ordering::Release);
+                continue;
+            }
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            if spin(64, || unpack_is_some(self.unclaimed.load(Ordering::Relaxed))) {
+                continue;
+            }
+            if since.elapsed() < SPIN_BETWEEN_PASSES {
+                continue;
+            }
+            if self.open.load(Ordering::Acquire) {
+                std::thread::yield_now(); // the caller is busy with something of its own: let others run
+            } else if !self.sleep() {
+                return;
+            } else {
+                idle_since = None;
+            }
+        }
+    }
+
+    /// Sleeps until a pass opens; false if none did within [`LINGER`], and the helper has signed off.
+    fn sleep(&self) -> bool {
+        let mut helpers = lock(&self.helpers);
+        helpers.asleep += 1;
+        let closed = |_: &mut Helpers| !self.open.load(Ordering::Acquire);
+        let waited = self.wake.wait_timeout_while(helpers, LINGER, closed);
+        let (mut helpers, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        helpers.asleep -= 1;
+        if timeout.timed_out() {
+            helpers.present -= 1;
+        }
+        !timeout.timed_out()
+    }
+}
+
+/// Whether any chunk is unclaimed.
+fn unpack_is_some(word: u64) -> bool {
+    let (from, to) = unpack(word);
+    from < to
+}
+
+/// Spins until `done`, at most `times`; whether it was done.
+#[inline]
+fn spin(times: u32, done: impl Fn() -> bool) -> bool {
+    for _ in 0..times {
+        if done() {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    false
+}
+
+/// Ends a region: whatever happened, no chunk is running when this is dropped.
+struct Region<'a> {
+    crew: &'a Crew,
+    /// Chunks that the caller hasn't claimed.
+    by_helpers: u32,
+}
+
+impl Drop for Region<'_> {
+    fn drop(&mut self) {
+        // Chunks are left only if the caller's own chunk panicked: take them, so that no helper will.
+        let (from, to) = unpack(self.crew.unclaimed.swap(pack(0, 0), Ordering::AcqRel));
+        let claimed = (self.by_helpers - (to - from)) as usize;
+        let finished = || self.crew.finished.load(Ordering::Acquire) == claimed;
+        while !spin(4096, finished) {
+            std::thread::yield_now(); // a helper lost its processor in the middle of a chunk
+        }
+    }
+}
+
+#[cfg(all(test, feature = "rayon"))]
+mod tests {
+    use super::*;
+
+    /// Every element of every matrix gets its own value exactly once.
+    fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
+        let mut data = widths.map(|w| vec![0.0f32; rows * w]);
+        for pass in 1..=3 {
+            threads.enter(false, |team| {
+                for _ in 0..50 {
+                    let [a, b, c] = &mut data;
+                    let [wa, wb, wc] = widths;
+                    let columns = [Columns::new(a, wa, 4), Columns::new(b, wb, 4), Columns::new(c, wc, 4)];
+                    team.bands(&mut columns.map(|c| [c]), 1 << 20, |group, units, [mut band]| {
+                        for row in 0..band.n_rows() {
+                            for (x, column) in band.row(row).iter_mut().zip(units.start * 4..) {
+                                *x += (group * 1000 + row * 300 + column) as f32;
+                            }
+                        }
+                    });
+                }
+            });
+            for (group, (data, width)) in data.iter().zip(widths).enumerate() {
+                for (i, &x) in data.iter().enumerate() {
+                    let want = (group * 1000 + i / width * 300 + i % width) as f32 * 50.0 * pass as f32;
+                    assert_eq!(x, want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_column_is_filled_once_by_any_number_of_threads() {
+        for count in [1, 2, 3, 8] {
+            fill(&Threads::new(count).unwrap(), 3, [64, 10, 257]);
+        }
+    }
+
+    #[test]
+    fn a_pool_that_is_busy_or_is_the_callers_own_never_blocks() {
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+        let threads = Threads::from_pool(Arc::clone(&pool));
+        pool.install(|| fill(&threads, 2, [40, 41, 42]));
+        pool.broadcast(|_| fill(&threads, 2, [40, 41, 42]));
+    }
+
+    #[test]
+    fn two_passes_at_once_both_finish() {
+        let threads = Threads::new(2).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| fill(&threads, 2, [100, 30, 5]));
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_in_a_chunk_reaches_the_caller_and_the_team_survives() {
+        let threads = Threads::new(2).unwrap();
+        for bad in [0, 40, 79] {
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                threads.enter(false, |team| {
+                    team.for_each(80, &|i| {
+                        std::thread::sleep(Duration::from_micros(20));
+                        assert!(i != bad, "chunk {bad}");
+                    });
+                });
+            }));
+            assert!(outcome.is_err());
+            fill(&threads, 2, [40, 41, 42]);
+        }
+    }
+
+    #[test]
+    fn helpers_leave_when_they_are_not_called() {
+        let threads = Threads::new(2).unwrap();
+        fill(&threads, 1, [64, 64, 64]);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while lock(&threads.crew.helpers).present > 0 {
+            assert!(Instant::now() < deadline, "the helper still holds its thread");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        fill(&threads, 1, [64, 64, 64]);
+    }
+}

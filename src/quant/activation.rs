@@ -1,0 +1,178 @@
+//! Activations: the input of a matrix product, as f32 and, where the weights are quantised, as int8.
+//!
+//! Each token's row is cut into groups. A group is stored as `q = round(x / d)` with `d = max|x| / 127`, so every `q`
+//! is within -127..=127; a group of zeros has `d = 0` and `q = 0`. This is the symmetric quantisation of llama2.c's
+//! runq, bit for bit, rounding included (ties away from zero).
+
+use crate::simd::{Isa, Simd, kernel};
+
+/// Room for quantised activations, reused from product to product.
+#[derive(Debug, Default)]
+pub(crate) struct ActivationBuffer {
+    qs: Vec<i8>,      // (n_tokens, n)
+    scales: Vec<f32>, // (n_tokens, n / group)
+    sums: Vec<i32>,   // (n_tokens, n / group): the sum of each group's q
+}
+
+/// The input of a matrix product: (`n_tokens`, `n`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input<'a> {
+    x: &'a [f32],
+    n: usize,
+    quantized: Option<Quantized<'a>>,
+}
+
+/// Activations as int8, a scale for each `group`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quantized<'a> {
+    qs: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [i32],
+    n: usize,
+    group: usize,
+}
+
+/// One token's activations as int8.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QuantizedRow<'a> {
+    pub(crate) qs: &'a [i8],      // (n)
+    pub(crate) scales: &'a [f32], // (n / group)
+    pub(crate) sums: &'a [i32],   // (n / group)
+}
+
+impl<'a> Input<'a> {
+    /// Activations that are only multiplied with f32 weights.
+    pub(crate) fn f32(x: &'a [f32], n: usize) -> Self {
+        Self { x, n, quantized: None }
+    }
+
+    pub(crate) fn n_tokens(self) -> usize {
+        self.x.len() / self.n
+    }
+
+    /// A token's activations: (`n`).
+    #[inline(always)]
+    pub(crate) fn row(self, token: usize) -> &'a [f32] {
+        &self.x[token * self.n..][..self.n]
+    }
+
+    /// A token's activations as int8.
+    ///
+    /// # Panics
+    /// If they weren't quantised.
+    #[inline(always)]
+    pub(crate) fn quantized_row(self, token: usize) -> QuantizedRow<'a> {
+        let q = self.quantized.expect("quantised weights ask for quantised activations");
+        let n_groups = q.n / q.group;
+        QuantizedRow {
+            qs: &q.qs[token * q.n..][..q.n],
+            scales: &q.scales[token * n_groups..][..n_groups],
+            sums: &q.sums[token * n_groups..][..n_groups],
+        }
+    }
+}
+
+impl ActivationBuffer {
+    /// Quantises `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`.
+    pub(crate) fn quantize<'a>(&'a mut self, isa: Isa, x: &'a [f32], n: usize, group: usize) -> Input<'a> {
+        assert!(n.is_multiple_of(group) && x.len().is_multiple_of(n), "whole groups and whole rows");
+        self.qs.resize(x.len(), 0);
+        self.scales.resize(x.len() / group, 0.0);
+        self.sums.resize(x.len() / group, 0);
+        quantize_groups(isa, x, group, &mut self.qs, &mut self.scales, &mut self.sums);
+        let quantized = Quantized { qs: &self.qs, scales: &self.scales, sums: &self.sums, n, group };
+        Input { x, n, quantized: Some(quantized) }
+    }
+}
+
+kernel! {
+    fn quantize_groups(
+        s; x: &[f32], group: usize, qs: &mut [i8], scales: &mut [f32], sums: &mut [i32],
+    ) {
+        let groups = x.chunks_exact(group).zip(qs.chunks_exact_mut(group));
+        for ((x, qs), (scale, sum)) in groups.zip(scales.iter_mut().zip(sums)) {
+            *scale = max_abs(s, x) / 127.0;
+            quantize_group(s, x, *scale, qs);
+            *sum = qs.iter().map(|&q| i32::from(q)).sum();
+        }
+    }
+}
+
+#[inline(always)]
+fn max_abs<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut max = s.splat(0.0);
+    let mut chunks = x.chunks_exact(S::LANES);
+    for chunk in &mut chunks {
+        max = s.max(max, s.abs(s.load(chunk)));
+    }
+    if !chunks.remainder().is_empty() {
+        max = s.max(max, s.abs(s.load_partial(chunks.remainder())));
+    }
+    s.max_lane(max)
+}
+
+#[inline(always)]
+fn quantize_group<S: Simd>(s: S, x: &[f32], scale: f32, qs: &mut [i8]) {
+    if scale == 0.0 {
+        qs.fill(0);
+        return;
+    }
+    let divisor = s.splat(scale);
+    let mut chunks = x.chunks_exact(S::LANES);
+    let mut out = qs.chunks_exact_mut(S::LANES);
+    for (chunk, out) in (&mut chunks).zip(&mut out) {
+        s.store_i8(s.div(s.load(chunk), divisor), out);
+    }
+    let tail = chunks.remainder();
+    if !tail.is_empty() {
+        let mut padded = [0; 16];
+        s.store_i8(s.div(s.load_partial(tail), divisor), &mut padded[..S::LANES]);
+        out.into_remainder().copy_from_slice(&padded[..tail.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn quantising_is_round_of_x_over_scale_on_every_isa(
+            x in prop::collection::vec(-1e3f32..1e3, 1..=200),
+            group in 1usize..=67,
+        ) {
+            let n = x.len() / group * group;
+            prop_assume!(n > 0);
+            for isa in Isa::available() {
+                let mut buffer = ActivationBuffer::default();
+                let input = buffer.quantize(isa, &x[..n], n, group);
+                let row = input.quantized_row(0);
+                for (g, chunk) in x[..n].chunks(group).enumerate() {
+                    let max = chunk.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                    let scale = max / 127.0;
+                    prop_assert_eq!(row.scales[g], scale);
+                    let want: Vec<i8> = chunk.iter()
+                        .map(|v| if scale == 0.0 { 0 } else { (v / scale).round() as i8 }).collect();
+                    prop_assert_eq!(&row.qs[g * group..][..group], &want[..], "{}", isa.name());
+                    prop_assert_eq!(row.sums[g], want.iter().map(|&q| i32::from(q)).sum::<i32>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ties_round_away_from_zero_and_zeros_stay_zero() {
+        // The scale is exactly 1, so the quotients are the values themselves.
+        let x = [127.0, 0.5, -0.5, 1.5, -1.5, 0.499_999_97, -0.499_999_97, 2.5];
+        for isa in Isa::available() {
+            let mut buffer = ActivationBuffer::default();
+            assert_eq!(buffer.quantize(isa, &x, 8, 8).quantized_row(0).qs, [127, 1, -1, 2, -2, 0, 0, 3]);
+            let zeros = buffer.quantize(isa, &[0.0; 8], 8, 4);
+            assert_eq!(
+                (zeros.quantized_row(0).qs, zeros.quantized_row(0).scales),
+                (&[0; 8][..], &[0.0; 2][..])
+            );
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A session: one text being read and written, with its key and value cache.
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::forward::{Scratch, forward};
+use crate::generate::{Generate, Prompt};
+use crate::kv_cache::KvCache;
+use crate::matmul::Compute;
+use crate::model::Model;
+use crate::sampler::Sampler;
+
+/// Tokens that pass through the layers together. More would share the reading of the weights among more products, but
+/// their activations would no longer stay in the cache.
+const MAX_BATCH: usize = 256;
+
+/// A model whose weights take fewer bytes than this runs on the calling thread alone: its whole forward pass takes less
+/// time than waking a helper.
+const MIN_SHARED_MODEL_BYTES: usize = 2 << 20;
+
+/// The cache starts out with room for the whole context if that takes no more than the weights, or than this.
+const MIN_INITIAL_CACHE_BYTES: usize = 4 << 20;
+
+/// How a session is made. Everything has a default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SessionOptions {
+    context_length: Option<usize>,
+}
+
+impl SessionOptions {
+    /// All defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of positions that the session can hold. The default is the model's `max_seq_len`; more is possible,
+    /// though the model has never seen such positions.
+    #[must_use]
+    pub fn context_length(mut self, positions: usize) -> Self {
+        self.context_length = Some(positions);
+        self
+    }
+}
+
+/// One text: the tokens fed so far, and what the model remembers of them.
+///
+/// ```no_run
+/// # let model = babyllama::Model::open("model.bin")?;
+/// let mut session = model.session();
+/// let logits = session.forward(&[1, 403, 407])?; // prefill three tokens
+/// assert_eq!(logits.len(), model.config().vocab_size);
+/// session.forward(&[261])?;                      // decode one more
+/// session.truncate(3);                           // and take it back
+/// assert_eq!(session.position(), 3);
+/// # Ok::<(), babyllama::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    model: Model,
+    scratch: Scratch,
+    cache: KvCache,
+    /// What was fed; its length is the position.
+    tokens: Vec<TokenId>,
+    capacity: usize,
+    logits: Vec<f32>, // (1 or n_tokens, vocab_size)
+    /// Whether the last row of `logits` follows the last of `tokens`.
+    has_logits: bool,
+}
+
+impl Session {
+    pub(crate) fn new(model: Model, options: SessionOptions) -> Self {
+        let Config { n_layers, max_seq_len, .. } = *model.config();
+        let capacity = options.context_length.unwrap_or(max_seq_len);
+        let cache = KvCache::new(n_layers, model.config().kv_dim());
+        let scratch = Scratch::default();
+        Self { model, scratch, cache, tokens: Vec::new(), capacity, logits: Vec::new(), has_logits: false }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// How many tokens have been fed.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// How many tokens can be fed in all.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The tokens fed so far.
+    #[must_use]
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// The logits that follow the last token fed: (`vocab_size`). `None` if nothing was fed since the start or since
+    /// [`Session::truncate`].
+    #[must_use]
+    pub fn logits(&self) -> Option<&[f32]> {
+        let last = self.logits.len().checked_sub(self.model.config().vocab_size)?;
+        self.has_logits.then(|| &self.logits[last..])
+    }
+
+    /// Feeds tokens behind those fed before and returns the logits of the last: (`vocab_size`).
+    ///
+    /// A prompt is fed at once, a generated text token by token; both give the same bits. After the first call, calls
+    /// with no more tokens than the longest before allocate nothing until the cache has to grow, which doubles it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::EmptyInput`], [`ErrorKind::TokenOutOfRange`], [`ErrorKind::ContextFull`],
+    /// [`ErrorKind::OutOfMemory`]; nothing was fed then.
+    pub fn forward(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
+        self.feed(tokens, Logits::Last)?;
+        Ok(&self.logits)
+    }
+
+    /// As [`Session::forward`], but returns the logits of every token: (`n_tokens`, `vocab_size`).
+    ///
+    /// # Errors
+    /// As [`Session::forward`].
+    pub fn forward_all(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
+        self.feed(tokens, Logits::All)?;
+        Ok(&self.logits)
+    }
+
+    /// Forgets all but the first `position` tokens. Does nothing if there are no more than that.
+    pub fn truncate(&mut self, position: usize) {
+        if position < self.tokens.len() {
+            self.tokens.truncate(position);
+            self.has_logits = false;
+        }
+    }
+
+    /// A second session that has read the same tokens and goes its own way. It copies the cache of these tokens.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`].
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self {
+            model: self.model.clone(),
+            scratch: Scratch::default(),
+            cache: self.cache.fork(self.tokens.len())?,
+            tokens: self.tokens.clone(),
+            capacity: self.capacity,
+            logits: self.logits.clone(),
+            has_logits: self.has_logits,
+        })
+    }
+
+    /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
+    ///
+    /// A text is encoded with the tokenizer, and at the start of a session the token that begins a text comes first.
+    /// Tokens (`&[TokenId]`) are fed as they are. An empty prompt behind tokens that were fed goes on from them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text; [`ErrorKind::EmptyInput`] if there
+    /// is nothing to go on from; [`ErrorKind::ContextFull`] and [`ErrorKind::TokenOutOfRange`] for the prompt.
+    #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
+    pub fn generate<'a, 'p>(
+        &'a mut self,
+        prompt: impl Into<Prompt<'p>>,
+        sampler: &'a mut Sampler,
+    ) -> Result<Generate<'a>> {
+        Generate::new(self, prompt.into(), sampler)
+    }
+
+    /// Bytes that a session takes when its whole context is used, beside the model.
+    #[must_use]
+    pub fn memory_bytes(config: &Config, context_length: usize) -> u64 {
+        let cache =
+            KvCache::bytes_per_position(config.n_layers, config.kv_dim()) as u64 * context_length as u64;
+        let batch = context_length.min(MAX_BATCH) as u64;
+        cache + batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4
+    }
+
+    /// Whether these tokens could be fed now.
+    pub(crate) fn check(&self, tokens: &[TokenId]) -> Result<()> {
+        let vocab_size = self.model.config().vocab_size;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(ErrorKind::TokenOutOfRange { token, vocab_size }.into());
+        }
+        let requested = self.position().saturating_add(tokens.len());
+        if requested > self.capacity {
+            return Err(ErrorKind::ContextFull { capacity: self.capacity, requested }.into());
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, tokens: &[TokenId], wanted: Logits) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(ErrorKind::EmptyInput.into());
+        }
+        self.check(tokens)?;
+        self.reserve(tokens.len(), wanted)?;
+        self.has_logits = false;
+
+        let llama = self.model.llama();
+        let vocab_size = llama.config.vocab_size;
+        let alone = llama.weights.bytes_per_token() < MIN_SHARED_MODEL_BYTES;
+        for (i, batch) in tokens.chunks(MAX_BATCH).enumerate() {
+            let logits = match wanted {
+                Logits::Last => &mut self.logits[..],
+                Logits::All => &mut self.logits[i * MAX_BATCH * vocab_size..][..batch.len() * vocab_size],
+            };
+            let position = self.tokens.len();
+            self.model.thread_team().enter(alone, |team| {
+                let compute = Compute { isa: self.model.isa(), team };
+                forward(llama, &compute, &mut self.scratch, &mut self.cache, batch, position, logits);
+            });
+            self.tokens.extend_from_slice(batch);
+        }
+        self.has_logits = true;
+        Ok(())
+    }
+
+    /// Makes room for everything that feeding takes, so that nothing can fail half-way.
+    fn reserve(&mut self, n_tokens: usize, wanted: Logits) -> Result<()> {
+        let llama = self.model.llama();
+        let needed = self.tokens.len() + n_tokens;
+        let per_position = KvCache::bytes_per_position(llama.config.n_layers, llama.config.kv_dim());
+        let at_once = llama.weights.bytes_per_token().max(MIN_INITIAL_CACHE_BYTES) / per_position;
+        self.cache.reserve(needed.max(at_once.min(self.capacity)), self.capacity)?;
+        self.tokens.reserve(self.cache.capacity().saturating_sub(self.tokens.len()));
+
+        let rows = match wanted {
+            Logits::Last => 1,
+            Logits::All => n_tokens,
+        };
+        let len = rows.checked_mul(llama.config.vocab_size);
+        let more = len.map(|len| len.saturating_sub(self.logits.len()));
+        let out_of_memory = || -> Error {
+            let bytes = (rows as u64).saturating_mul(llama.config.vocab_size as u64).saturating_mul(4);
+            ErrorKind::OutOfMemory { what: "the logits", bytes }.into()
+        };
+        let (Some(len), Some(more)) = (len, more) else { return Err(out_of_memory()) };
+        self.logits.try_reserve_exact(more).map_err(|_| out_of_memory())?;
+        self.logits.resize(len, 0.0);
+        Ok(())
+    }
+}
+
+/// Whose logits a pass should write.
+#[derive(Clone, Copy)]
+enum Logits {
+    Last,
+    All,
+}

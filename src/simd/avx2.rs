@@ -1,0 +1,238 @@
+//! AVX2 with FMA and F16C: every x86-64 processor since Haswell (2013) and Zen (2017).
+
+#![allow(unsafe_code, reason = "intrinsics: the token proves that the processor has them")]
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+/// Proof that AVX2, FMA and F16C are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn with_features<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: `self` proves that the features are there.
+        unsafe { with_features(self, kernel) }
+    }
+}
+
+// SAFETY of every block below: `self` proves AVX2, FMA and F16C; each pointer comes from a slice whose length was
+// checked on the line before, and the unaligned forms of load and store are used.
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    type F32 = __m256;
+    type I8x32 = __m256i;
+    type I32x8 = __m256i;
+    type F32x8 = __m256;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m256 {
+        let from = &from[..8];
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_partial(self, from: &[f32]) -> __m256 {
+        assert!(from.len() < 8);
+        // SAFETY: as above; the mask covers as many elements as there are.
+        unsafe { _mm256_maskload_ps(from.as_ptr(), first_lanes(from.len())) }
+    }
+    #[inline(always)]
+    fn store(self, value: __m256, to: &mut [f32]) {
+        let to = &mut to[..8];
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
+    }
+    #[inline(always)]
+    fn store_partial(self, value: __m256, to: &mut [f32]) {
+        assert!(to.len() < 8);
+        // SAFETY: as above; the mask covers as many elements as there are.
+        unsafe { _mm256_maskstore_ps(to.as_mut_ptr(), first_lanes(to.len()), value) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+    }
+    #[inline(always)]
+    fn fold_x8(self, a: __m256) -> __m256 {
+        a
+    }
+    #[inline(always)]
+    fn max_lane(self, a: __m256) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+            _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)))
+        }
+    }
+    #[inline(always)]
+    fn store_i8(self, value: __m256, to: &mut [i8]) {
+        let to = &mut to[..8];
+        // SAFETY: as above; 8 bytes are written.
+        unsafe {
+            let rounded = round_away_x8(value);
+            let words =
+                _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
+            _mm_storel_epi64(to.as_mut_ptr().cast(), _mm_packs_epi16(words, words));
+        }
+    }
+
+    #[inline(always)]
+    fn load_i8x32(self, from: &[i8]) -> __m256i {
+        let from = &from[..32];
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn dot_start(self, _x_sum: i32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    fn dot_i8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // `maddubs` wants unsigned by signed: |w| by x with w's sign. |-128| is 128, which is right as a u8, and a pair
+        // is at most 2 * 128 * 127 = 32,512, which fits an i16. (Taking x's absolute value instead would go wrong.)
+        // SAFETY: as above.
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    fn sum_i32x8_each(self, a: [__m256i; 8]) -> __m256i {
+        // SAFETY: as above.
+        unsafe { sum_i32x8_each(a) }
+    }
+    #[inline(always)]
+    fn to_f32x8(self, a: __m256i) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtepi32_ps(a) }
+    }
+    #[inline(always)]
+    fn set_x8(self, [a, b, c, d, e, f, g, h]: [f32; 8]) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_setr_ps(a, b, c, d, e, f, g, h) }
+    }
+    #[inline(always)]
+    fn lanes_x8(self, a: __m256) -> [f32; 8] {
+        let mut lanes = [0.0; 8];
+        // SAFETY: as above; 8 lanes are written.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
+        lanes
+    }
+    #[inline(always)]
+    fn add_x8(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_x8(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sum_x8_each<const N: usize>(self, a: [__m256; N]) -> [f32; N] {
+        // SAFETY: as above.
+        unsafe { sum_x8_each(a) }
+    }
+}
+
+/// A mask of the first `n` lanes.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn first_lanes(n: usize) -> __m256i {
+    _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+}
+
+/// Rounds to the nearest, ties away from zero.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn round_away_x8(value: __m256) -> __m256i {
+    // The greatest f32 below a half: adding a half itself would carry 0.49999997 up to 1.
+    let sign = _mm256_and_ps(value, _mm256_set1_ps(-0.0));
+    let half = _mm256_or_ps(sign, _mm256_set1_ps(0.5f32.next_down()));
+    _mm256_cvttps_epi32(_mm256_add_ps(value, half))
+}
+
+/// Each vector's lanes added in the order ((0+4)+(1+5))+((2+6)+(3+7)), four vectors at a time where there are four.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn sum_x8_each<const N: usize>(a: [__m256; N]) -> [f32; N] {
+    let mut sums = [0.0; N];
+    let halves = |v: __m256| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let mut i = 0;
+    while i + 4 <= N {
+        let ab = _mm_hadd_ps(halves(a[i]), halves(a[i + 1]));
+        let cd = _mm_hadd_ps(halves(a[i + 2]), halves(a[i + 3]));
+        let four = _mm_hadd_ps(ab, cd);
+        sums[i] = _mm_cvtss_f32(four);
+        sums[i + 1] = _mm_cvtss_f32(_mm_movehdup_ps(four));
+        sums[i + 2] = _mm_cvtss_f32(_mm_movehl_ps(four, four));
+        sums[i + 3] = _mm_cvtss_f32(_mm_shuffle_ps::<0b11>(four, four));
+        i += 4;
+    }
+    while i < N {
+        let h = halves(a[i]);
+        let pairs = _mm_hadd_ps(h, h);
+        sums[i] = _mm_cvtss_f32(_mm_hadd_ps(pairs, pairs));
+        i += 1;
+    }
+    sums
+}
+
+/// Lane `i` is the sum of the lanes of `a[i]`.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn sum_i32x8_each(a: [__m256i; 8]) -> __m256i {
+    // Each hadd adds neighbours within 128-bit halves; after two, a half holds four vectors' sums of that half.
+    let abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(a[2], a[3]));
+    let efgh = _mm256_hadd_epi32(_mm256_hadd_epi32(a[4], a[5]), _mm256_hadd_epi32(a[6], a[7]));
+    let low = _mm256_permute2x128_si256::<0x20>(abcd, efgh);
+    let high = _mm256_permute2x128_si256::<0x31>(abcd, efgh);
+    _mm256_add_epi32(low, high)
+}

@@ -1,0 +1,192 @@
+//! AVX-512 (F, BW, DQ, VL) with VNNI: Ice Lake (2019) and Zen 4 (2022) onwards.
+//!
+//! f32 vectors are 512 bits wide. int8 blocks stay at 256: a block of 32 is what every format scales, and on Zen 4 a
+//! 512-bit operation is two 256-bit halves anyway.
+
+#![allow(unsafe_code, reason = "intrinsics: the token proves that the processor has them")]
+
+use std::arch::x86_64::*;
+
+use super::avx2::{round_away_x8, sum_i32x8_each, sum_x8_each};
+use super::{Kernel, Simd};
+
+/// Proof that AVX-512 F, BW, DQ, VL and VNNI are there, and all of AVX2's company.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    pub(crate) fn detect() -> Option<Self> {
+        let found = super::avx2::Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        found.then_some(Self(()))
+    }
+
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn with_features<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: `self` proves that the features are there.
+        unsafe { with_features(self, kernel) }
+    }
+}
+
+// SAFETY of every block below: `self` proves the features; each pointer comes from a slice whose length was checked on
+// the line before, and the unaligned or masked forms of load and store are used.
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    type F32 = __m512;
+    type I8x32 = __m256i;
+    type I32x8 = __m256i;
+    type F32x8 = __m256;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        let from = &from[..16];
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_partial(self, from: &[f32]) -> __m512 {
+        assert!(from.len() < 16);
+        // SAFETY: as above; the mask has a bit for each element and no more.
+        unsafe { _mm512_maskz_loadu_ps((1 << from.len()) - 1, from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, value: __m512, to: &mut [f32]) {
+        let to = &mut to[..16];
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+    }
+    #[inline(always)]
+    fn store_partial(self, value: __m512, to: &mut [f32]) {
+        assert!(to.len() < 16);
+        // SAFETY: as above; the mask has a bit for each element and no more.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), (1 << to.len()) - 1, value) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_abs_ps(a) }
+    }
+    #[inline(always)]
+    fn fold_x8(self, a: __m512) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)) }
+    }
+    #[inline(always)]
+    fn max_lane(self, a: __m512) -> f32 {
+        // SAFETY: as above.
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    fn store_i8(self, value: __m512, to: &mut [i8]) {
+        let to = &mut to[..16];
+        // SAFETY: as above; 16 bytes are written.
+        unsafe {
+            let low = round_away_x8(_mm512_castps512_ps256(value));
+            let high = round_away_x8(_mm512_extractf32x8_ps::<1>(value));
+            let dwords = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(dwords));
+        }
+    }
+
+    #[inline(always)]
+    fn load_i8x32(self, from: &[i8]) -> __m256i {
+        let from = &from[..32];
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_i8x32_partial(self, from: &[i8]) -> __m256i {
+        assert!(from.len() < 32);
+        // SAFETY: as above; the mask has a bit for each element and no more.
+        unsafe { _mm256_maskz_loadu_epi8((1 << from.len()) - 1, from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn dot_start(self, x_sum: i32) -> __m256i {
+        // -128 * x_sum, an eighth of it in each lane.
+        // SAFETY: as above.
+        unsafe { _mm256_set1_epi32(-16 * x_sum) }
+    }
+    #[inline(always)]
+    fn dot_i8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe {
+            let unsigned = _mm256_xor_si256(w, _mm256_set1_epi8(-128)); // w + 128, as a u8
+            _mm256_dpbusd_epi32(acc, unsigned, x)
+        }
+    }
+    #[inline(always)]
+    fn sum_i32x8_each(self, a: [__m256i; 8]) -> __m256i {
+        // SAFETY: as above.
+        unsafe { sum_i32x8_each(a) }
+    }
+    #[inline(always)]
+    fn to_f32x8(self, a: __m256i) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtepi32_ps(a) }
+    }
+    #[inline(always)]
+    fn set_x8(self, [a, b, c, d, e, f, g, h]: [f32; 8]) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_setr_ps(a, b, c, d, e, f, g, h) }
+    }
+    #[inline(always)]
+    fn lanes_x8(self, a: __m256) -> [f32; 8] {
+        let mut lanes = [0.0; 8];
+        // SAFETY: as above; 8 lanes are written.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
+        lanes
+    }
+    #[inline(always)]
+    fn add_x8(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_x8(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sum_x8_each<const N: usize>(self, a: [__m256; N]) -> [f32; N] {
+        // SAFETY: as above.
+        unsafe { sum_x8_each(a) }
+    }
+}

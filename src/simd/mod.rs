@@ -1,0 +1,189 @@
+//! Vectors: what the kernels need from a processor, each operation written once for each instruction set.
+//!
+//! A kernel is generic over [`Simd`] and marked `#[inline(always)]`; [`Isa::run`] calls it below a
+//! `#[target_feature]` function, so one source compiles to one version for each instruction set. A helper that is not
+//! inlined would silently compile without the features, so everything on a kernel's hot path is `#[inline(always)]`.
+//!
+//! [`Isa`] is a proof: only [`Isa::available`] and [`Isa::best`] make one, after asking the processor, so whoever
+//! holds `Avx512` knows that it is there. The design follows `pulp`'s and `fearless_simd`'s tokens.
+
+pub(crate) mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+/// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
+///
+/// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the unit that every
+/// quantised format is made of. Each operation's comment is its definition; `scalar.rs` is that definition in code.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// f32 in an [`Simd::F32`].
+    const LANES: usize;
+    /// `LANES` f32.
+    type F32: Copy;
+    /// 32 int8.
+    type I8x32: Copy;
+    /// 8 int32.
+    type I32x8: Copy;
+    /// 8 f32.
+    type F32x8: Copy;
+
+    /// `[value; LANES]`
+    fn splat(self, value: f32) -> Self::F32;
+    /// The first `LANES` elements. Panics if there are fewer.
+    fn load(self, from: &[f32]) -> Self::F32;
+    /// All of `from`, which has fewer than `LANES` elements, and then zeros.
+    fn load_partial(self, from: &[f32]) -> Self::F32;
+    /// Writes the first `LANES` elements. Panics if there is room for fewer.
+    fn store(self, value: Self::F32, to: &mut [f32]);
+    /// Writes as many elements as `to` has, which is fewer than `LANES`.
+    fn store_partial(self, value: Self::F32, to: &mut [f32]);
+    /// `a + b`
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once where the machine can.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `a > b ? a : b`, so a NaN in `b` wins.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `|a|`
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// 8 lanes whose sum is the sum of all lanes of `a`.
+    fn fold_x8(self, a: Self::F32) -> Self::F32x8;
+    /// The greatest of all lanes.
+    fn max_lane(self, a: Self::F32) -> f32;
+    /// Writes each lane as int8, rounded to the nearest, ties away from zero, as C's `round`. Lanes are within
+    /// -127..=127 or NaN, which becomes anything.
+    fn store_i8(self, value: Self::F32, to: &mut [i8]);
+
+    /// The first 32 elements. Panics if there are fewer.
+    fn load_i8x32(self, from: &[i8]) -> Self::I8x32;
+    /// All of `from`, which has fewer than 32 elements, and then zeros.
+    #[inline(always)]
+    fn load_i8x32_partial(self, from: &[i8]) -> Self::I8x32 {
+        let mut block = [0; 32];
+        block[..from.len()].copy_from_slice(from);
+        self.load_i8x32(&block)
+    }
+    /// What a chain of [`Simd::dot_i8x32`] starts from, given the sum of all `x` that the chain will see.
+    ///
+    /// The lanes' sum after the chain is the dot product. (VNNI multiplies unsigned by signed: the weights are
+    /// shifted up by 128 there, and the start takes `128 * x_sum` off again.)
+    fn dot_start(self, x_sum: i32) -> Self::I32x8;
+    /// `acc` with `w · x` added, spread over the lanes. `w` is anything, `x` is within -127..=127.
+    fn dot_i8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
+    /// In lane `i`, the sum of the lanes of `a[i]`: eight reductions at once cost little more than two.
+    fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8;
+    /// `a as f32`
+    fn to_f32x8(self, a: Self::I32x8) -> Self::F32x8;
+    /// The lanes given.
+    fn set_x8(self, lanes: [f32; 8]) -> Self::F32x8;
+    /// The lanes.
+    fn lanes_x8(self, a: Self::F32x8) -> [f32; 8];
+    /// `a + b`
+    fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
+    /// `a * b`
+    fn mul_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
+    /// The sum of all lanes of each vector, added in the same order whatever `N` is. (Four reductions at once cost
+    /// little more than one.)
+    fn sum_x8_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N];
+}
+
+/// A computation that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// An instruction set that this processor has been seen to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Scalar(scalar::Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Isa {
+    /// The instruction sets that this processor has, the slowest first. The first is always `scalar`.
+    ///
+    /// ```
+    /// let isas = babyllama::Isa::available();
+    /// assert_eq!(isas[0].name(), "scalar");
+    /// ```
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let found = [
+            Some(Level::Scalar(scalar::Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::detect().map(Level::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::detect().map(Level::Avx512),
+        ];
+        found.into_iter().flatten().map(Self).collect()
+    }
+
+    /// The fastest instruction set that this processor has.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::available().pop().unwrap_or(Self(Level::Scalar(scalar::Scalar)))
+    }
+
+    /// Its name: `scalar`, `avx2` or `avx512`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(_) => "avx512",
+        }
+    }
+
+    /// Runs the version of a kernel that was compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Scalar(s) => kernel.run(s),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(s) => s.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(s) => s.run(kernel),
+        }
+    }
+}
+
+/// Lets a kernel be written like a function: `kernel! { fn name(s; args) -> T { body } }` makes `name(isa, args)`,
+/// whose body is compiled for every instruction set with `s` as its [`Simd`].
+macro_rules! kernel {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($s:ident; $($arg:ident: $type:ty),* $(,)?) $body:block) => {
+        $crate::simd::kernel! { $(#[$meta])* $vis fn $name($s; $($arg: $type),*) -> () $body }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($s:ident; $($arg:ident: $type:ty),* $(,)?) -> $out:ty $body:block) => {
+        $(#[$meta])*
+        #[inline]
+        $vis fn $name(isa: $crate::simd::Isa, $($arg: $type),*) -> $out {
+            #[allow(non_camel_case_types, reason = "each argument's type parameter has the argument's name")]
+            struct Arguments<$($arg),*> { $($arg: $arg),* }
+            impl $crate::simd::Kernel for Arguments<$($type),*> {
+                type Output = $out;
+                #[inline(always)]
+                fn run<S: $crate::simd::Simd>(self, $s: S) -> $out {
+                    let Self { $($arg),* } = self;
+                    $body
+                }
+            }
+            isa.run(Arguments { $($arg),* })
+        }
+    };
+}
+pub(crate) use kernel;

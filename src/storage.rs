@@ -1,0 +1,231 @@
+//! The bytes of a checkpoint: a file mapping, or memory that the caller gave.
+//!
+//! Mapping a file is only sound while nobody changes it under us, which no program can enforce. [`Model::open`] is
+//! nevertheless safe, because this crate keeps to four rules:
+//!
+//! 1. Headers, hyperparameters, vocabulary and strings are copied out while the file is read.
+//! 2. Tensor bytes are viewed only as [`Plain`] types, for which every bit pattern is a value.
+//! 3. No index and no length is taken from mapped bytes after the model is loaded.
+//! 4. No public function returns a slice of mapped bytes.
+//!
+//! So a file that is overwritten while it runs gives wrong numbers, and one that is cut short ends the process with
+//! the operating system's own signal, as for every program that maps files; neither corrupts memory.
+//!
+//! [`Model::open`]: crate::Model::open
+
+#![allow(
+    unsafe_code,
+    reason = "mapping a file and viewing bytes as numbers; the rules above make both sound"
+)]
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Tensors of f32 are viewed in place, so the storage must start at a multiple of this many bytes.
+const ALIGNMENT: usize = 64;
+
+/// A type whose every bit pattern is a value, without padding.
+///
+/// # Safety
+/// Any `size_of::<Self>()` bytes at a suitable alignment must be a valid `Self`.
+pub(crate) unsafe trait Plain: Copy + 'static {}
+// SAFETY: every pattern of 32 bits is an f32.
+unsafe impl Plain for f32 {}
+// SAFETY: every byte is an i8.
+unsafe impl Plain for i8 {}
+// SAFETY: every byte is a u8.
+unsafe impl Plain for u8 {}
+// SAFETY: it wraps four bytes, which have neither padding nor forbidden patterns.
+unsafe impl Plain for UnalignedF32 {}
+
+/// A little-endian f32 at any address: llama2.c's v2 puts scales behind int8 blocks of any length.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(transparent)]
+pub(crate) struct UnalignedF32([u8; 4]);
+
+impl UnalignedF32 {
+    #[inline(always)]
+    pub(crate) fn get(self) -> f32 {
+        f32::from_le_bytes(self.0)
+    }
+}
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "checkpoints are little-endian and viewed in place, so babyllama needs a little-endian target"
+);
+
+/// Where the bytes of a checkpoint lie.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    bytes: Bytes,
+    path: Option<PathBuf>,
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+    Shared(Arc<[u8]>),
+    Owned(Vec<u8>),
+    Aligned(AlignedBytes),
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (name, len) = match self {
+            Self::Mapped(b) => ("Mapped", b.len()),
+            Self::Static(b) => ("Static", b.len()),
+            Self::Shared(b) => ("Shared", b.len()),
+            Self::Owned(b) => ("Owned", b.len()),
+            Self::Aligned(b) => ("Aligned", b.len),
+        };
+        write!(f, "{name}({len} bytes)")
+    }
+}
+
+impl Storage {
+    /// Maps a file. The mapping costs address space, not memory: pages come in when they are read.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let at = |e: std::io::Error| Error::from(e).at(Some(path));
+        let file = File::open(path).map_err(at)?;
+        let metadata = file.metadata().map_err(at)?;
+        if !metadata.is_file() {
+            let e = ErrorKind::UnknownFormat { hint: "it is not a regular file".into() };
+            return Err(Error::from(e).at(Some(path)));
+        }
+        let bytes = if metadata.len() == 0 {
+            Bytes::Static(&[])
+        } else {
+            // SAFETY: the four rules at the top of this module hold for everything that reads the mapping.
+            Bytes::Mapped(unsafe { Mmap::map(&file) }.map_err(at)?)
+        };
+        Ok(Self { bytes, path: Some(path.to_path_buf()) })
+    }
+
+    /// Takes bytes that live as long as the program, such as those of `include_bytes!`.
+    pub(crate) fn from_static(bytes: &'static [u8]) -> Self {
+        Self::aligned_or_copied(Bytes::Static(bytes))
+    }
+
+    pub(crate) fn from_shared(bytes: Arc<[u8]>) -> Self {
+        Self::aligned_or_copied(Bytes::Shared(bytes))
+    }
+
+    pub(crate) fn from_vec(bytes: Vec<u8>) -> Self {
+        Self::aligned_or_copied(Bytes::Owned(bytes))
+    }
+
+    /// Keeps what is aligned for f32 as it is, and copies the rest once to where it is.
+    fn aligned_or_copied(bytes: Bytes) -> Self {
+        let storage = Self { bytes, path: None };
+        if storage.bytes().as_ptr().cast::<f32>().is_aligned() {
+            return storage;
+        }
+        let copy = AlignedBytes::copy_of(storage.bytes());
+        Self { bytes: Bytes::Aligned(copy), path: None }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(b) => b,
+            Bytes::Static(b) => b,
+            Bytes::Shared(b) => b,
+            Bytes::Owned(b) => b,
+            Bytes::Aligned(b) => b.as_slice(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes().len() as u64
+    }
+
+    /// The file, when the bytes came from one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Views a range as numbers.
+    ///
+    /// # Panics
+    /// If the range lies outside, or isn't a whole number of aligned `T`s: readers check that before they make a tensor.
+    pub(crate) fn view<T: Plain>(&self, range: Range<usize>) -> &[T] {
+        cast(&self.bytes()[range]).expect("tensors are checked when they are made")
+    }
+
+    /// Whether a range can be viewed as `T`s.
+    pub(crate) fn can_view<T: Plain>(&self, range: Range<usize>) -> bool {
+        self.bytes().get(range).is_some_and(|bytes| cast::<T>(bytes).is_some())
+    }
+}
+
+/// Views bytes as numbers; `None` if they are misaligned or don't divide evenly.
+fn cast<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
+    let size = size_of::<T>();
+    let start = bytes.as_ptr().cast::<T>();
+    if !start.is_aligned() || !bytes.len().is_multiple_of(size) {
+        return None;
+    }
+    // SAFETY: the pointer is aligned and the bytes are as many as the elements need (both checked above); `T: Plain`
+    // vouches that any bytes are valid; the lifetime is that of the bytes.
+    Some(unsafe { std::slice::from_raw_parts(start, bytes.len() / size) })
+}
+
+/// Owned bytes that start at a multiple of [`ALIGNMENT`].
+struct AlignedBytes {
+    blocks: Vec<Block>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Block([u8; ALIGNMENT]);
+
+impl AlignedBytes {
+    fn copy_of(bytes: &[u8]) -> Self {
+        let blocks = bytes
+            .chunks(ALIGNMENT)
+            .map(|chunk| {
+                let mut block = Block([0; ALIGNMENT]);
+                block.0[..chunk.len()].copy_from_slice(chunk);
+                block
+            })
+            .collect();
+        Self { blocks, len: bytes.len() }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        // SAFETY: a Block is exactly ALIGNMENT bytes without padding, and copy_of made enough blocks for `len` bytes.
+        unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast::<u8>(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misaligned_bytes_are_copied_to_where_they_can_be_viewed() {
+        static BACKING: Block = Block([7; ALIGNMENT]);
+        let odd = Storage::from_static(&BACKING.0[1..9]);
+        assert_eq!(odd.bytes(), &[7; 8]);
+        assert_eq!(odd.view::<f32>(0..8).len(), 2);
+        let even = Storage::from_static(&BACKING.0[4..12]);
+        assert_eq!(even.bytes().as_ptr(), BACKING.0[4..].as_ptr(), "an aligned slice is not copied");
+    }
+
+    #[test]
+    fn a_view_outside_or_uneven_is_refused() {
+        let storage = Storage::from_vec(vec![0; 64]);
+        assert!(storage.can_view::<f32>(0..64));
+        assert!(!storage.can_view::<f32>(0..63));
+        assert!(!storage.can_view::<f32>(1..5));
+        assert!(!storage.can_view::<f32>(0..128));
+        assert!(storage.can_view::<UnalignedF32>(1..5));
+    }
+}

@@ -1,0 +1,113 @@
+//! A tensor: where in the storage its weights lie, and how.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::quant::{Dtype, F32Rows, Int8Rows, Rows};
+use crate::storage::{Storage, UnalignedF32};
+
+/// A matrix of weights (rows, columns), or a vector (1, columns), inside a checkpoint.
+///
+/// Its constructors check that the storage holds it, so a view can't fail later.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor {
+    storage: Arc<Storage>,
+    dtype: Dtype,
+    rows: usize,
+    columns: usize,
+    weights: Range<usize>,
+    /// Only of [`Dtype::Int8`].
+    scales: Range<usize>,
+}
+
+impl Tensor {
+    /// f32 weights at a byte range. `None` if the storage doesn't hold them there, aligned.
+    pub(crate) fn f32(
+        storage: &Arc<Storage>,
+        weights: Range<usize>,
+        rows: usize,
+        columns: usize,
+    ) -> Option<Self> {
+        let fits = storage.can_view::<f32>(weights.clone()) && holds::<f32>(&weights, rows, columns);
+        let storage = Arc::clone(storage);
+        fits.then_some(Self { storage, dtype: Dtype::F32, rows, columns, weights, scales: 0..0 })
+    }
+
+    /// int8 weights and the scales of their groups. `None` if the storage doesn't hold them there, or if the groups
+    /// don't divide the tensor.
+    pub(crate) fn int8(
+        storage: &Arc<Storage>,
+        weights: Range<usize>,
+        scales: Range<usize>,
+        rows: usize,
+        columns: usize,
+        group_size: usize,
+    ) -> Option<Self> {
+        let fits = storage.can_view::<i8>(weights.clone())
+            && holds::<i8>(&weights, rows, columns)
+            && storage.can_view::<UnalignedF32>(scales.clone())
+            && group_size > 0
+            && weights.len().is_multiple_of(group_size)
+            && scales.len() / size_of::<UnalignedF32>() == weights.len() / group_size;
+        let (storage, dtype) = (Arc::clone(storage), Dtype::Int8 { group_size });
+        fits.then_some(Self { storage, dtype, rows, columns, weights, scales })
+    }
+
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes that its weights take, scales included.
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.weights.len() + self.scales.len()
+    }
+
+    /// The weights, ready to be multiplied.
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
+        let rows = match self.dtype {
+            Dtype::F32 => {
+                Rows::F32(F32Rows { weights: self.storage.view(self.weights.clone()), n: self.columns })
+            }
+            Dtype::Int8 { group_size } => Rows::Int8(Int8Rows::new(
+                self.storage.view(self.weights.clone()),
+                self.storage.view(self.scales.clone()),
+                self.columns,
+                group_size,
+            )),
+        };
+        Matrix { rows, n_rows: self.rows, n_columns: self.columns, len_bytes: self.len_bytes() }
+    }
+
+    /// The weights as f32, decoded.
+    pub(crate) fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * self.columns];
+        let matrix = self.matrix();
+        for (row, out) in out.chunks_exact_mut(self.columns).enumerate() {
+            matrix.rows.dequantize(row, out);
+        }
+        out
+    }
+}
+
+/// Whether a byte range is exactly `rows * columns` elements.
+fn holds<T>(bytes: &Range<usize>, rows: usize, columns: usize) -> bool {
+    rows.checked_mul(columns).and_then(|n| n.checked_mul(size_of::<T>())) == Some(bytes.len())
+}
+
+/// A view of a tensor's weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) rows: Rows<'a>,
+    pub(crate) n_rows: usize,
+    pub(crate) n_columns: usize,
+    /// Bytes that its weights take: what it costs to read them all.
+    pub(crate) len_bytes: usize,
+}

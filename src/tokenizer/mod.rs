@@ -1,0 +1,279 @@
+//! Text to tokens and back, with the vocabularies that Llama models come with.
+//!
+//! Invariant: whatever file the tokenizer came from, no text and no token makes it panic; and text from a user never
+//! becomes a control token, because only pieces that stand for text can be found by their text.
+//!
+//! - here: [`Tokenizer`], and the file format of llama2.c
+//! - [`vocab`]: the pieces
+//! - [`sentencepiece`]: text to tokens
+//! - [`decoder`]: tokens to text
+//!
+//! Source: llama2.c's `tokenizer.py`, which writes `tokenizer.bin`, and SentencePiece, whose tokens these are.
+
+mod decoder;
+mod sentencepiece;
+#[cfg(test)]
+mod tests;
+mod vocab;
+
+use std::fmt;
+use std::path::Path;
+
+use byteorder::{ByteOrder, LittleEndian};
+
+pub use decoder::Decoder;
+use vocab::{Vocab, VocabBuilder};
+
+use crate::error::{Error, ErrorKind, Result, TokenId};
+
+/// What a piece of the vocabulary is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PieceKind {
+    /// Text.
+    Normal,
+    /// Stands for text that no piece can spell.
+    Unknown,
+    /// A signal to the model, such as BOS: it has no text, and no text becomes it.
+    Control,
+    /// Text that is always one token.
+    UserDefined,
+    /// One byte, for text that no other piece can spell.
+    Byte,
+    /// Never produced.
+    Unused,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Copy, Debug)]
+enum Algorithm {
+    SentencePiece,
+}
+
+/// Turns text into the tokens that a model was trained on, and tokens into text.
+///
+/// ```
+/// use babyllama::Tokenizer;
+///
+/// // A file in llama2.c's format: the longest piece's length, then each piece's score, length and bytes.
+/// let mut file = 5_i32.to_le_bytes().to_vec();
+/// for (piece, score) in [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), (" ", -3.0), ("o", -4.0), (" o", -1.0)] {
+///     file.extend(f32::to_le_bytes(score));
+///     file.extend((piece.len() as i32).to_le_bytes());
+///     file.extend(piece.as_bytes());
+/// }
+/// let tokenizer = Tokenizer::from_llama2c(&file)?;
+///
+/// assert_eq!(tokenizer.encode("oo o"), [5, 4, 5]);
+/// assert_eq!(tokenizer.encode_prompt("oo o"), [1, 5, 4, 5]);
+/// assert_eq!(tokenizer.decode(&[1, 5, 4, 5]), "oo o");
+/// # Ok::<(), babyllama::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Tokenizer {
+    vocab: Vocab,
+    algorithm: Algorithm,
+    bos: Option<TokenId>,
+    eos: Option<TokenId>,
+    /// Whether a prompt begins with BOS.
+    add_bos: bool,
+}
+
+impl Tokenizer {
+    /// Reads a tokenizer from a file in llama2.c's format.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], and what [`Tokenizer::from_llama2c`] finds wrong; each names the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|e| Error::from(e).at(Some(path)))?;
+        Self::from_llama2c(&bytes).map_err(|e| e.at(Some(path)))
+    }
+
+    /// Reads a `tokenizer.bin` of llama2.c.
+    ///
+    /// Ids 0, 1 and 2 are the unknown piece, BOS and EOS, whatever they read. Ids 3 to 258 are bytes if they read
+    /// `<0x00>` to `<0xFF>`; otherwise they are text like all others, and what no piece spells becomes the unknown one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Truncated`] if the file ends inside an entry. [`ErrorKind::Tokenizer`] if a length is negative, a
+    /// score is not a number, or there are no pieces, more than 2^24 or more than 4 GiB of them.
+    pub fn from_llama2c(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader { bytes, offset: 0 };
+        // The longest piece's length, for C's buffers. It is not needed here, so it need not be right.
+        reader.take(4, "the tokenizer's header")?;
+
+        let mut vocab = VocabBuilder::default();
+        for id in 0_u64.. {
+            if reader.is_at_end() {
+                break;
+            }
+            let entry = reader.take(8, "a piece's score and length")?;
+            let (score, length) = (LittleEndian::read_f32(&entry[..4]), LittleEndian::read_i32(&entry[4..]));
+            let Ok(length) = u32::try_from(length) else {
+                let reason = format!("the length of piece {id} is {length}");
+                return Err(ErrorKind::Tokenizer { reason }.into());
+            };
+            let kind = match id {
+                0 => PieceKind::Unknown,
+                1 | 2 => PieceKind::Control,
+                _ => PieceKind::Normal,
+            };
+            vocab.push(reader.take(length, "a piece's text")?, score, kind)?;
+        }
+        vocab.mark_bytes(3);
+        let vocab = vocab.build()?;
+
+        let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
+        let (bos, eos) = (control(1), control(2));
+        Ok(Self { vocab, algorithm: Algorithm::SentencePiece, bos, eos, add_bos: true })
+    }
+
+    /// The tokens of `text`, without BOS.
+    ///
+    /// They are SentencePiece's: a space is put before a text that isn't empty, U+2581 counts as a space, runs of spaces
+    /// stay as they are, and the names of control tokens are text like any other. Takes O(n log n) time. A text beyond
+    /// 1 GiB is encoded in parts of that size, and no piece spans two parts.
+    #[must_use]
+    pub fn encode(&self, text: &str) -> Vec<TokenId> {
+        let mut tokens = Vec::new();
+        self.encode_into(text, &mut tokens);
+        tokens
+    }
+
+    /// The tokens of `text` as a prompt is fed to the model: BOS first, if the tokenizer adds one.
+    #[must_use]
+    pub fn encode_prompt(&self, text: &str) -> Vec<TokenId> {
+        let mut tokens: Vec<_> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        self.encode_into(text, &mut tokens);
+        tokens
+    }
+
+    /// Appends the tokens of `text`, without BOS, as [`encode`](Self::encode) gives them.
+    pub fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) {
+        match self.algorithm {
+            Algorithm::SentencePiece => sentencepiece::encode(&self.vocab, text, tokens),
+        }
+    }
+
+    /// The text of `ids`, without the dummy space at its start.
+    ///
+    /// Control tokens and ids beyond the vocabulary have no text; bytes that are no UTF-8 become U+FFFD.
+    #[must_use]
+    pub fn decode(&self, ids: &[TokenId]) -> String {
+        let mut decoder = self.decoder();
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(decoder.push(self, id));
+        }
+        text.push_str(decoder.finish());
+        text
+    }
+
+    /// A decoder at the start of a text: it strips the dummy space.
+    #[must_use]
+    pub fn decoder(&self) -> Decoder {
+        Decoder::new(true)
+    }
+
+    /// A decoder for what follows `previous`, the last token of a prompt: it strips the dummy space only after BOS.
+    #[must_use]
+    pub fn decoder_after(&self, previous: TokenId) -> Decoder {
+        Decoder::new(self.bos == Some(previous))
+    }
+
+    /// The number of pieces. A padded model has more logits than that.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab.len()
+    }
+
+    /// The token that begins a text, if there is one.
+    #[must_use]
+    pub fn bos(&self) -> Option<TokenId> {
+        self.bos
+    }
+
+    /// The token that ends a text, if there is one.
+    #[must_use]
+    pub fn eos(&self) -> Option<TokenId> {
+        self.eos
+    }
+
+    /// Whether a model that gives this token has ended its text: EOS, and BOS too, since Llama models end with either.
+    #[must_use]
+    pub fn is_end(&self, id: TokenId) -> bool {
+        [self.bos, self.eos].contains(&Some(id))
+    }
+
+    /// A piece as the vocabulary writes it (`<0x0A>` for the byte 10), or `None` beyond the vocabulary.
+    #[must_use]
+    pub fn piece(&self, id: TokenId) -> Option<&[u8]> {
+        self.vocab.piece(id)
+    }
+
+    /// What a piece is for, or `None` beyond the vocabulary.
+    #[must_use]
+    pub fn kind(&self, id: TokenId) -> Option<PieceKind> {
+        self.vocab.kind(id)
+    }
+
+    /// A piece's score, or `None` beyond the vocabulary. Of two merges, the one with the higher score goes first.
+    #[must_use]
+    pub fn score(&self, id: TokenId) -> Option<f32> {
+        self.vocab.score(id)
+    }
+
+    /// The bytes that a token stands for in text: none for control tokens and beyond the vocabulary.
+    ///
+    /// The unknown piece stands for `" \u{2047} "`, as in SentencePiece. A single token's bytes need not be UTF-8.
+    #[must_use]
+    pub fn bytes(&self, id: TokenId) -> &[u8] {
+        self.vocab.bytes(id)
+    }
+
+    /// The first token whose text is `piece`, with plain spaces. Control and byte pieces are never found by their names.
+    #[must_use]
+    pub fn find(&self, piece: &[u8]) -> Option<TokenId> {
+        self.vocab.find(piece)
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vocab, algorithm, bos, eos, add_bos } = self;
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &vocab.len())
+            .field("algorithm", algorithm)
+            .field("bos", bos)
+            .field("eos", eos)
+            .field("add_bos", add_bos)
+            .finish()
+    }
+}
+
+/// Takes a file apart from its front.
+struct Reader<'a> {
+    /// What is left.
+    bytes: &'a [u8],
+    /// Bytes taken.
+    offset: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn is_at_end(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The next `count` bytes.
+    fn take(&mut self, count: u32, what: &'static str) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.bytes.split_at_checked(count as usize) else {
+            let (needed, available) = (count.into(), self.bytes.len() as u64);
+            return Err(ErrorKind::Truncated { what, offset: self.offset, needed, available }.into());
+        };
+        self.bytes = rest;
+        self.offset += u64::from(count);
+        Ok(taken)
+    }
+}

@@ -1,0 +1,227 @@
+//! The vocabulary: every piece's bytes, score and kind, and a way back from bytes to the id.
+//!
+//! Invariant: `ends` has one entry for each piece, ascends and ends at `text.len()`, so every id below [`Vocab::len`]
+//! names a valid slice; and `index` is a power of two at least twice the number of findable pieces, so a probe always
+//! meets an empty slot. Memory is proportional to the input: nothing here grows with a number that a file merely states.
+//!
+//! Source: SentencePiece's `sentencepiece_model.proto` for the kinds of piece.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::PieceKind;
+use crate::error::{ErrorKind, Result, TokenId};
+
+/// The most pieces that a vocabulary may have. The largest in use have about 2^18.
+const MAX_PIECES: usize = 1 << 24;
+
+/// An index slot that holds no id. No id reaches it: [`MAX_PIECES`] is far smaller.
+const EMPTY: TokenId = TokenId::MAX;
+
+/// Every byte, so that a byte piece can lend a slice of its one byte.
+static BYTES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        bytes[i] = i as u8;
+        i += 1;
+    }
+    bytes
+};
+
+/// What an unknown piece looks like in text: SentencePiece's default `unk_surface`.
+const UNKNOWN_TEXT: &[u8] = " \u{2047} ".as_bytes();
+
+/// Pieces on their way into a [`Vocab`].
+#[derive(Debug, Default)]
+pub(super) struct VocabBuilder {
+    text: Vec<u8>,
+    ends: Vec<u32>,
+    scores: Vec<f32>,
+    kinds: Vec<PieceKind>,
+}
+
+impl VocabBuilder {
+    /// Adds the next piece.
+    pub(super) fn push(&mut self, piece: &[u8], score: f32, kind: PieceKind) -> Result<()> {
+        let id = self.ends.len();
+        let refuse = |reason: String| Err(ErrorKind::Tokenizer { reason }.into());
+        if id == MAX_PIECES {
+            return refuse(format!("more than {MAX_PIECES} pieces"));
+        }
+        if score.is_nan() {
+            return refuse(format!("the score of piece {id} is not a number"));
+        }
+        let Some(end) = self.text.len().checked_add(piece.len()).and_then(|end| u32::try_from(end).ok())
+        else {
+            return refuse("the pieces have more than 4 GiB of text".into());
+        };
+        self.text.extend_from_slice(piece);
+        self.ends.push(end);
+        self.scores.push(score);
+        self.kinds.push(kind);
+        Ok(())
+    }
+
+    /// Makes 256 pieces from `first` on byte pieces, if they read `<0x00>` to `<0xFF>`; else leaves all as they are.
+    pub(super) fn mark_bytes(&mut self, first: usize) {
+        let reads_as_bytes = (0..=u8::MAX).all(|byte| {
+            let id = first + usize::from(byte);
+            id < self.ends.len() && parse_byte(slice(&self.text, &self.ends, id)) == Some(byte)
+        });
+        if reads_as_bytes {
+            self.kinds[first..first + 256].fill(PieceKind::Byte);
+        }
+    }
+
+    /// The finished vocabulary, which has at least one piece.
+    pub(super) fn build(self) -> Result<Vocab> {
+        if self.ends.is_empty() {
+            return Err(ErrorKind::Tokenizer { reason: "no pieces".into() }.into());
+        }
+        let Self { text, ends, scores, kinds } = self;
+        let mut vocab = Vocab {
+            text,
+            ends,
+            scores,
+            kinds,
+            byte_ids: None,
+            unknown: None,
+            longest: 0,
+            index: Vec::new(),
+            hasher: RandomState::new(),
+        };
+        vocab.unknown = vocab.ids().find(|&id| vocab.kind(id) == Some(PieceKind::Unknown));
+        vocab.byte_ids = vocab.collect_bytes();
+        vocab.build_index();
+        Ok(vocab)
+    }
+}
+
+/// The pieces of a tokenizer. An id is a piece's position.
+#[derive(Clone)]
+pub(super) struct Vocab {
+    /// All pieces, one after the other.
+    text: Vec<u8>,
+    /// Where each piece ends in `text`; it starts where the one before ends.
+    ends: Vec<u32>, // (n_pieces)
+    scores: Vec<f32>,      // (n_pieces)
+    kinds: Vec<PieceKind>, // (n_pieces)
+    /// The id of each byte's piece, if all 256 have one.
+    byte_ids: Option<Box<[TokenId; 256]>>,
+    unknown: Option<TokenId>,
+    /// Bytes in the longest findable piece.
+    longest: usize,
+    /// Open addressing with linear probing: ids of findable pieces, or [`EMPTY`].
+    index: Vec<TokenId>,
+    /// Randomly keyed, so that no file can be made whose pieces all collide.
+    hasher: RandomState,
+}
+
+impl Vocab {
+    /// The number of pieces.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// A piece as the file writes it.
+    pub(super) fn piece(&self, id: TokenId) -> Option<&[u8]> {
+        ((id as usize) < self.len()).then(|| slice(&self.text, &self.ends, id as usize))
+    }
+
+    /// A piece's kind.
+    pub(super) fn kind(&self, id: TokenId) -> Option<PieceKind> {
+        self.kinds.get(id as usize).copied()
+    }
+
+    /// A piece's score: of two merges the one whose result has the higher score goes first.
+    pub(super) fn score(&self, id: TokenId) -> Option<f32> {
+        self.scores.get(id as usize).copied()
+    }
+
+    /// The bytes that a token stands for in text.
+    pub(super) fn bytes(&self, id: TokenId) -> &[u8] {
+        let Some((kind, piece)) = self.kind(id).zip(self.piece(id)) else { return &[] };
+        match kind {
+            PieceKind::Normal | PieceKind::UserDefined => piece,
+            PieceKind::Unknown => UNKNOWN_TEXT,
+            PieceKind::Control | PieceKind::Unused => &[],
+            PieceKind::Byte => match parse_byte(piece) {
+                Some(byte) => &BYTES[usize::from(byte)..][..1],
+                None => piece,
+            },
+        }
+    }
+
+    /// The id of each byte's piece, if all 256 have one.
+    pub(super) fn byte_ids(&self) -> Option<&[TokenId; 256]> {
+        self.byte_ids.as_deref()
+    }
+
+    /// The first unknown piece, which stands for text that no other piece can.
+    pub(super) fn unknown(&self) -> Option<TokenId> {
+        self.unknown
+    }
+
+    /// The first piece that reads `piece` and that text may become.
+    pub(super) fn find(&self, piece: &[u8]) -> Option<TokenId> {
+        if piece.is_empty() || piece.len() > self.longest {
+            return None;
+        }
+        self.index.get(self.slot(piece)).copied().filter(|&id| id != EMPTY)
+    }
+
+    /// The slot that holds `piece`, or the empty one where it belongs. The index must not be empty.
+    fn slot(&self, piece: &[u8]) -> usize {
+        let mask = self.index.len() - 1;
+        let mut slot = self.hasher.hash_one(piece) as usize & mask;
+        while self.index[slot] != EMPTY && self.piece(self.index[slot]) != Some(piece) {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    fn build_index(&mut self) {
+        let findable = |vocab: &Self, id| {
+            let kind = vocab.kind(id);
+            matches!(kind, Some(PieceKind::Normal | PieceKind::UserDefined)) && vocab.piece(id) != Some(&[])
+        };
+        let count = self.ids().filter(|&id| findable(self, id)).count();
+        self.index = vec![EMPTY; (2 * count).next_power_of_two()];
+        for id in self.ids().filter(|&id| findable(self, id)).collect::<Vec<_>>() {
+            let piece = slice(&self.text, &self.ends, id as usize);
+            let slot = self.slot(piece);
+            self.longest = self.longest.max(piece.len());
+            if self.index[slot] == EMPTY {
+                self.index[slot] = id;
+            }
+        }
+    }
+
+    fn collect_bytes(&self) -> Option<Box<[TokenId; 256]>> {
+        let mut ids = Box::new([EMPTY; 256]);
+        for id in self.ids().filter(|&id| self.kind(id) == Some(PieceKind::Byte)) {
+            if let Some(byte) = self.piece(id).and_then(parse_byte) {
+                let first = &mut ids[usize::from(byte)];
+                *first = (*first).min(id);
+            }
+        }
+        (!ids.contains(&EMPTY)).then_some(ids)
+    }
+
+    fn ids(&self) -> std::ops::Range<TokenId> {
+        0..self.len() as TokenId
+    }
+}
+
+/// Piece `id` of those that end at `ends`.
+fn slice<'a>(text: &'a [u8], ends: &[u32], id: usize) -> &'a [u8] {
+    let start = if id == 0 { 0 } else { ends[id - 1] };
+    &text[start as usize..ends[id] as usize]
+}
+
+/// The byte that a byte piece names: `<0x0A>` is 10.
+fn parse_byte(piece: &[u8]) -> Option<u8> {
+    let [b'<', b'0', b'x', high, low, b'>'] = piece else { return None };
+    let digit = |c: u8| char::from(c).to_digit(16).filter(|_| !c.is_ascii_lowercase());
+    u8::try_from(16 * digit(*high)? + digit(*low)?).ok()
+}

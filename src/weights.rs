@@ -1,0 +1,92 @@
+//! The weights of a Llama, as typed fields: after loading there are no names to look up.
+
+use crate::quant::Dtype;
+use crate::tensor::Tensor;
+
+/// All weights. Matrices are (out, in), as in `y = W x`.
+#[derive(Clone, Debug)]
+pub(crate) struct Weights {
+    pub(crate) tok_embeddings: Tensor, // (vocab_size, dim)
+    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) norm: Vec<f32>, // (dim)
+    /// `None` if it is tied to the token embeddings.
+    pub(crate) output: Option<Tensor>, // (vocab_size, dim)
+}
+
+/// The weights of one transformer block. Norms are small and read often, so they are copied out of the file as f32.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerWeights {
+    pub(crate) attention_norm: Vec<f32>, // (dim)
+    pub(crate) wq: Tensor,               // (n_heads * head_dim, dim)
+    pub(crate) wk: Tensor,               // (kv_dim, dim)
+    pub(crate) wv: Tensor,               // (kv_dim, dim)
+    pub(crate) wo: Tensor,               // (dim, n_heads * head_dim)
+    pub(crate) ffn_norm: Vec<f32>,       // (dim)
+    pub(crate) w1: Tensor,               // (hidden_dim, dim): the gate
+    pub(crate) w2: Tensor,               // (dim, hidden_dim): down
+    pub(crate) w3: Tensor,               // (hidden_dim, dim): up
+}
+
+impl Weights {
+    /// What the logits are computed with: the classifier, or the embeddings it is tied to.
+    pub(crate) fn classifier(&self) -> &Tensor {
+        self.output.as_ref().unwrap_or(&self.tok_embeddings)
+    }
+
+    /// Bytes of weights that one token's forward pass reads.
+    pub(crate) fn bytes_per_token(&self) -> usize {
+        let layers: usize = self.layers.iter().map(LayerWeights::len_bytes).sum();
+        layers + self.classifier().len_bytes()
+    }
+}
+
+impl Weights {
+    /// What tensors there are, in the order of the forward pass.
+    pub(crate) fn infos(&self) -> Vec<TensorInfo> {
+        let mut infos = vec![matrix_info("tok_embeddings".into(), &self.tok_embeddings)];
+        for (l, layer) in self.layers.iter().enumerate() {
+            let LayerWeights { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 } = layer;
+            infos.push(norm_info(format!("layers.{l}.attention_norm"), attention_norm));
+            for (name, tensor) in [("wq", wq), ("wk", wk), ("wv", wv), ("wo", wo)] {
+                infos.push(matrix_info(format!("layers.{l}.attention.{name}"), tensor));
+            }
+            infos.push(norm_info(format!("layers.{l}.ffn_norm"), ffn_norm));
+            for (name, tensor) in [("w1", w1), ("w2", w2), ("w3", w3)] {
+                infos.push(matrix_info(format!("layers.{l}.feed_forward.{name}"), tensor));
+            }
+        }
+        infos.push(norm_info("norm".into(), &self.norm));
+        infos.extend(self.output.iter().map(|output| matrix_info("output".into(), output)));
+        infos
+    }
+}
+
+fn matrix_info(name: String, tensor: &Tensor) -> TensorInfo {
+    let shape = vec![tensor.rows(), tensor.columns()];
+    TensorInfo { name, shape, dtype: tensor.dtype(), bytes: tensor.len_bytes() }
+}
+
+fn norm_info(name: String, norm: &[f32]) -> TensorInfo {
+    TensorInfo { name, shape: vec![norm.len()], dtype: Dtype::F32, bytes: size_of_val(norm) }
+}
+
+/// What is known of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorInfo {
+    /// Its name, in Meta's terms: `layers.0.attention.wq`.
+    pub name: String,
+    /// (out, in) of a matrix, (width) of a vector.
+    pub shape: Vec<usize>,
+    /// How its weights are stored.
+    pub dtype: Dtype,
+    /// The bytes that they take in the file.
+    pub bytes: usize,
+}
+
+impl LayerWeights {
+    fn len_bytes(&self) -> usize {
+        let Self { attention_norm: _, wq, wk, wv, wo, ffn_norm: _, w1, w2, w3 } = self;
+        [wq, wk, wv, wo, w1, w2, w3].map(Tensor::len_bytes).iter().sum()
+    }
+}
