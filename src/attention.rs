@@ -67,13 +67,16 @@ kernel! {
 
         let head_dim = out.len();
         let mut column = 0;
-        while column + 4 * S::LANES <= head_dim {
-            weighted_sum::<S, 4>(s, &mut out[column..], weights, kv, start + column);
-            column += 4 * S::LANES;
-        }
         while column + S::LANES <= head_dim {
-            weighted_sum::<S, 1>(s, &mut out[column..], weights, kv, start + column);
-            column += S::LANES;
+            let (out, start) = (&mut out[column..], start + column);
+            let vectors = (out.len() / S::LANES).min(4);
+            match vectors {
+                4 => weighted_sum::<S, 4>(s, out, weights, kv, start),
+                3 => weighted_sum::<S, 3>(s, out, weights, kv, start),
+                2 => weighted_sum::<S, 2>(s, out, weights, kv, start),
+                _ => weighted_sum::<S, 1>(s, out, weights, kv, start),
+            }
+            column += vectors * S::LANES;
         }
         if column < head_dim {
             let mut sum = s.splat(0.0);

@@ -10,7 +10,7 @@
 //! and where a row is a whole number of groups it is simply `group_size`.
 
 use super::Format;
-use super::activation::Input;
+use super::activation::{Input, QuantizedRow};
 use crate::simd::Simd;
 use crate::storage::UnalignedF32;
 
@@ -39,20 +39,98 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// Steps whose dot products share a vector.
+const LANES: usize = 8;
+
 impl Int8Rows<'_> {
-    /// The scale of a row's `g`-th step.
+    /// The scales of some of a row's steps, from `g` on.
     #[inline(always)]
-    fn scale(&self, row: usize, g: usize) -> f32 {
-        let index = row * (self.n / self.step) + g;
-        // A division is slow, and hardly any file needs it.
-        let group = if self.step == self.group_size { index } else { index / (self.group_size / self.step) };
-        self.scales[group].get()
+    fn scales<const N: usize>(&self, row: usize, g: usize) -> [f32; N] {
+        let first = row * (self.n / self.step) + g;
+        if self.step == self.group_size {
+            let scales = &self.scales[first..first + N];
+            return std::array::from_fn(|i| scales[i].get());
+        }
+        // Several steps share a scale: nearly always 2, as in stories42M, whose rows are 21.5 groups.
+        let steps_per_group = self.group_size / self.step;
+        if steps_per_group == 2 {
+            let scales = &self.scales[first / 2..(first + N).div_ceil(2)];
+            let odd = first % 2;
+            return std::array::from_fn(|i| scales[(i + odd) / 2].get());
+        }
+        std::array::from_fn(|i| self.scales[(first + i) / steps_per_group].get())
+    }
+
+    /// One row with one token, as runq does it, to the bit: whole dot products of int8, then
+    /// `sum += (dot as f32 * w_scale) * x_scale`, step after step. `BLOCKS` is `step / 32`, or 0 for any step.
+    #[inline(always)]
+    fn dot_one<S: Simd, const BLOCKS: usize>(self, s: S, row: usize, x: QuantizedRow<'_>) -> f32 {
+        let n_steps = self.n / self.step;
+        let mut sum = 0.0;
+        let mut g = 0;
+        while g + LANES <= n_steps {
+            let products = self.products::<S, BLOCKS, LANES>(s, row, g, x);
+            for product in products {
+                sum += product;
+            }
+            g += LANES;
+        }
+        while g < n_steps {
+            sum += self.products::<S, BLOCKS, 1>(s, row, g, x)[0];
+            g += 1;
+        }
+        sum
+    }
+
+    /// The scaled dot products of `N` steps, from `g` on.
+    #[inline(always)]
+    fn products<S: Simd, const BLOCKS: usize, const N: usize>(
+        self,
+        s: S,
+        row: usize,
+        g: usize,
+        x: QuantizedRow<'_>,
+    ) -> [f32; N] {
+        let step = if BLOCKS > 0 { 32 * BLOCKS } else { self.step };
+        let w = &self.qs[row * self.n + g * step..][..N * step];
+        let qs = &x.qs[g * step..][..N * step];
+        let mut dots = [s.zero_i32x8(); LANES];
+        for i in 0..N {
+            dots[i] = dot_step::<S, BLOCKS>(s, &w[i * step..(i + 1) * step], &qs[i * step..(i + 1) * step]);
+        }
+        let mut x_sums = [0; LANES];
+        x_sums[..N].copy_from_slice(&x.sums[g..g + N]);
+        let mut w_scales = [0.0; LANES];
+        w_scales[..N].copy_from_slice(&self.scales::<N>(row, g));
+        let mut x_scales = [0.0; LANES];
+        x_scales[..N].copy_from_slice(&x.scales[g..g + N]);
+        let dots = s.to_f32x8(s.dot_unbias(s.sum_i32x8_each(dots), s.load_i32x8(&x_sums)));
+        let products = s.lanes_x8(s.mul_x8(s.mul_x8(dots, s.set_x8(w_scales)), s.set_x8(x_scales)));
+        std::array::from_fn(|i| products[i])
     }
 }
 
+/// The dot product of one step, spread over lanes.
+#[inline(always)]
+fn dot_step<S: Simd, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S::I32x8 {
+    let mut acc = s.zero_i32x8();
+    for b in 0..BLOCKS {
+        acc = s.dot_i8x32(acc, s.load_i8x32(&w[32 * b..]), s.load_i8x32(&x[32 * b..]));
+    }
+    if BLOCKS == 0 {
+        let (mut ws, mut xs) = (w.chunks_exact(32), x.chunks_exact(32));
+        for (w, x) in (&mut ws).zip(&mut xs) {
+            acc = s.dot_i8x32(acc, s.load_i8x32(w), s.load_i8x32(x));
+        }
+        let (w, x) = (ws.remainder(), xs.remainder());
+        if !w.is_empty() {
+            acc = s.dot_i8x32(acc, s.load_i8x32_partial(w), s.load_i8x32_partial(x));
+        }
+    }
+    acc
+}
+
 impl Format for Int8Rows<'_> {
-    /// As runq does it, to the bit: whole dot products of int8, then `sum += (dot as f32 * w_scale) * x_scale`, group
-    /// after group. Up to 8 products keep their sums in the lanes of one vector.
     #[inline(always)]
     fn dot<S: Simd, const R: usize, const T: usize>(
         self,
@@ -61,54 +139,18 @@ impl Format for Int8Rows<'_> {
         x: Input<'_>,
         token: usize,
     ) -> [[f32; T]; R] {
-        const { assert!(R * T <= 8, "a product for each lane") };
-        let Self { n, step, .. } = self;
-        let w: [&[i8]; R] = std::array::from_fn(|r| &self.qs[(row + r) * n..][..n]);
-        let x: [_; T] = std::array::from_fn(|t| x.quantized_row(token + t));
-        let mut sums = s.set_x8([0.0; 8]);
-        for g in 0..n / step {
-            let mut acc = [s.dot_start(0); 8]; // of row r with token t: r * T + t
-            let mut w_scales = [0.0; 8];
-            let mut x_scales = [0.0; 8];
+        let mut products = [[0.0; T]; R];
+        for r in 0..R {
             for t in 0..T {
-                let (start, x_scale) = (s.dot_start(x[t].sums[g]), x[t].scales[g]);
-                for r in 0..R {
-                    acc[r * T + t] = start;
-                    x_scales[r * T + t] = x_scale;
-                }
+                let x = x.quantized_row(token + t);
+                products[r][t] = match self.step {
+                    32 => self.dot_one::<S, 1>(s, row + r, x),
+                    64 => self.dot_one::<S, 2>(s, row + r, x),
+                    _ => self.dot_one::<S, 0>(s, row + r, x),
+                };
             }
-            let (mut i, end) = (g * step, (g + 1) * step);
-            while i + 32 <= end {
-                for r in 0..R {
-                    let ws = s.load_i8x32(&w[r][i..]);
-                    for t in 0..T {
-                        let xs = s.load_i8x32(&x[t].qs[i..]);
-                        acc[r * T + t] = s.dot_i8x32(acc[r * T + t], ws, xs);
-                    }
-                }
-                i += 32;
-            }
-            if i < end {
-                for r in 0..R {
-                    let ws = s.load_i8x32_partial(&w[r][i..end]);
-                    for t in 0..T {
-                        let xs = s.load_i8x32_partial(&x[t].qs[i..end]);
-                        acc[r * T + t] = s.dot_i8x32(acc[r * T + t], ws, xs);
-                    }
-                }
-            }
-            for r in 0..R {
-                let scale = self.scale(row + r, g);
-                for t in 0..T {
-                    w_scales[r * T + t] = scale;
-                }
-            }
-            let dots = s.to_f32x8(s.sum_i32x8_each(acc));
-            let products = s.mul_x8(s.mul_x8(dots, s.set_x8(w_scales)), s.set_x8(x_scales));
-            sums = s.add_x8(sums, products);
         }
-        let lanes = s.lanes_x8(sums);
-        std::array::from_fn(|r| std::array::from_fn(|t| lanes[r * T + t]))
+        products
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {

@@ -134,7 +134,7 @@ fn dot_all<S: Simd, F: Format>(
             token += 4;
         }
         while token < n_tokens {
-            let row = tiles::<S, F, 8, 1>(s, format, rows.start, block..end, x, token, out, store);
+            let row = tiles::<S, F, 4, 1>(s, format, rows.start, block..end, x, token, out, store);
             tiles::<S, F, 1, 1>(s, format, rows.start, row..end, x, token, out, store);
             token += 1;
         }

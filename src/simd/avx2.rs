@@ -39,6 +39,11 @@ impl Simd for Avx2 {
     type F32x8 = __m256;
 
     #[inline(always)]
+    fn prefetch<T>(self, from: &[T], at: usize) {
+        // SAFETY: a prefetch of any address is allowed, and `wrapping_add` makes one without reading it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast()) }
+    }
+    #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_set1_ps(value) }
@@ -129,7 +134,13 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn dot_start(self, _x_sum: i32) -> __m256i {
+    fn load_i32x8(self, from: &[i32]) -> __m256i {
+        let from = &from[..8];
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn zero_i32x8(self) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_setzero_si256() }
     }
@@ -142,6 +153,10 @@ impl Simd for Avx2 {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
+    }
+    #[inline(always)]
+    fn dot_unbias(self, dots: __m256i, _x_sums: __m256i) -> __m256i {
+        dots
     }
     #[inline(always)]
     fn sum_i32x8_each(self, a: [__m256i; 8]) -> __m256i {

@@ -46,6 +46,11 @@ impl Simd for Avx512 {
     type F32x8 = __m256;
 
     #[inline(always)]
+    fn prefetch<T>(self, from: &[T], at: usize) {
+        // SAFETY: a prefetch of any address is allowed, and `wrapping_add` makes one without reading it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast()) }
+    }
+    #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_set1_ps(value) }
@@ -139,10 +144,15 @@ impl Simd for Avx512 {
         unsafe { _mm256_maskz_loadu_epi8((1 << from.len()) - 1, from.as_ptr()) }
     }
     #[inline(always)]
-    fn dot_start(self, x_sum: i32) -> __m256i {
-        // -128 * x_sum, an eighth of it in each lane.
+    fn load_i32x8(self, from: &[i32]) -> __m256i {
+        let from = &from[..8];
         // SAFETY: as above.
-        unsafe { _mm256_set1_epi32(-16 * x_sum) }
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn zero_i32x8(self) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_setzero_si256() }
     }
     #[inline(always)]
     fn dot_i8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -151,6 +161,11 @@ impl Simd for Avx512 {
             let unsigned = _mm256_xor_si256(w, _mm256_set1_epi8(-128)); // w + 128, as a u8
             _mm256_dpbusd_epi32(acc, unsigned, x)
         }
+    }
+    #[inline(always)]
+    fn dot_unbias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_sub_epi32(dots, _mm256_slli_epi32::<7>(x_sums)) }
     }
     #[inline(always)]
     fn sum_i32x8_each(self, a: [__m256i; 8]) -> __m256i {

@@ -30,6 +30,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 8 f32.
     type F32x8: Copy;
 
+    /// Asks for the cache line that holds `from[at]`, which may lie outside the slice. Only a hint.
+    fn prefetch<T>(self, from: &[T], at: usize);
     /// `[value; LANES]`
     fn splat(self, value: f32) -> Self::F32;
     /// The first `LANES` elements. Panics if there are fewer.
@@ -69,13 +71,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         block[..from.len()].copy_from_slice(from);
         self.load_i8x32(&block)
     }
-    /// What a chain of [`Simd::dot_i8x32`] starts from, given the sum of all `x` that the chain will see.
+    /// The first 8 elements. Panics if there are fewer.
+    fn load_i32x8(self, from: &[i32]) -> Self::I32x8;
+    /// `[0; 8]`
+    fn zero_i32x8(self) -> Self::I32x8;
+    /// `acc` with `w · x` added, spread over the lanes, and with a bias that [`Simd::dot_unbias`] takes off. `w` is
+    /// anything, `x` is within -127..=127.
     ///
-    /// The lanes' sum after the chain is the dot product. (VNNI multiplies unsigned by signed: the weights are
-    /// shifted up by 128 there, and the start takes `128 * x_sum` off again.)
-    fn dot_start(self, x_sum: i32) -> Self::I32x8;
-    /// `acc` with `w · x` added, spread over the lanes. `w` is anything, `x` is within -127..=127.
+    /// (VNNI multiplies unsigned by signed: weights are shifted up by 128 there, which adds `128 * sum(x)`.)
     fn dot_i8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
+    /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that they saw.
+    fn dot_unbias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
     /// In lane `i`, the sum of the lanes of `a[i]`: eight reductions at once cost little more than two.
     fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8;
     /// `a as f32`

@@ -22,6 +22,8 @@ impl Simd for Scalar {
     type F32x8 = [f32; 8];
 
     #[inline(always)]
+    fn prefetch<T>(self, _from: &[T], _at: usize) {}
+    #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
     }
@@ -86,7 +88,11 @@ impl Simd for Scalar {
         std::array::from_fn(|i| from[i])
     }
     #[inline(always)]
-    fn dot_start(self, _x_sum: i32) -> Self::I32x8 {
+    fn load_i32x8(self, from: &[i32]) -> Self::I32x8 {
+        std::array::from_fn(|i| from[i])
+    }
+    #[inline(always)]
+    fn zero_i32x8(self) -> Self::I32x8 {
         [0; 8]
     }
     #[inline(always)]
@@ -94,6 +100,10 @@ impl Simd for Scalar {
         std::array::from_fn(|lane| {
             (4 * lane..4 * lane + 4).map(|i| i32::from(w[i]) * i32::from(x[i])).sum::<i32>() + acc[lane]
         })
+    }
+    #[inline(always)]
+    fn dot_unbias(self, dots: Self::I32x8, _x_sums: Self::I32x8) -> Self::I32x8 {
+        dots
     }
     #[inline(always)]
     fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8 {
