@@ -39,11 +39,6 @@ impl Simd for Avx2 {
     type F32x8 = __m256;
 
     #[inline(always)]
-    fn prefetch<T>(self, from: &[T], at: usize) {
-        // SAFETY: a prefetch of any address is allowed, and `wrapping_add` makes one without reading it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at).cast()) }
-    }
-    #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_set1_ps(value) }
@@ -179,11 +174,6 @@ impl Simd for Avx2 {
         // SAFETY: as above; 8 lanes are written.
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
         lanes
-    }
-    #[inline(always)]
-    fn add_x8(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_add_ps(a, b) }
     }
     #[inline(always)]
     fn mul_x8(self, a: __m256, b: __m256) -> __m256 {

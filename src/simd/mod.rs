@@ -30,8 +30,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// 8 f32.
     type F32x8: Copy;
 
-    /// Asks for the cache line that holds `from[at]`, which may lie outside the slice. Only a hint.
-    fn prefetch<T>(self, from: &[T], at: usize);
     /// `[value; LANES]`
     fn splat(self, value: f32) -> Self::F32;
     /// The first `LANES` elements. Panics if there are fewer.
@@ -90,8 +88,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn set_x8(self, lanes: [f32; 8]) -> Self::F32x8;
     /// The lanes.
     fn lanes_x8(self, a: Self::F32x8) -> [f32; 8];
-    /// `a + b`
-    fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
     /// `a * b`
     fn mul_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
     /// The sum of all lanes of each vector, added in the same order whatever `N` is. (Four reductions at once cost

@@ -22,8 +22,6 @@ impl Simd for Scalar {
     type F32x8 = [f32; 8];
 
     #[inline(always)]
-    fn prefetch<T>(self, _from: &[T], _at: usize) {}
-    #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
     }
@@ -120,10 +118,6 @@ impl Simd for Scalar {
     #[inline(always)]
     fn lanes_x8(self, a: Self::F32x8) -> [f32; 8] {
         a
-    }
-    #[inline(always)]
-    fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8 {
-        self.add(a, b)
     }
     #[inline(always)]
     fn mul_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8 {
