@@ -1,6 +1,6 @@
 //! Made-up models of real shapes, and timing that is worth comparing. The cost of a model doesn't depend on its weights.
 
-#![allow(dead_code, reason = "each bench uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each bench includes this file and uses a part of it")]
 
 use std::time::{Duration, Instant};
 
