@@ -423,6 +423,51 @@ fn chat_without_a_question_ends_well() {
     fails(&with_input(&["chat"], b"\xff\n"), 1, &["standard input: a line is not UTF-8"]);
 }
 
+/// A terminal is `script`'s, where there is one.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_at_a_terminal_stops_the_answer_and_then_the_chat() {
+    let model = rambler();
+    let chat = format!(
+        "{} chat {} -z {TOKENIZER} -t 0 --context-length 10000000",
+        env!("CARGO_BIN_EXE_babyllama"),
+        text(model.path())
+    );
+    // Whatever happens, it ends.
+    let mut script = Command::new("timeout");
+    script.args(["60", "script", "-qec", &chat, "/dev/null"]).env("TERM", "xterm");
+    let child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = child else { return eprintln!("skipped: there is no `timeout`") };
+    let (mut input, mut out) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut shown = Vec::new();
+    // Reads until what is shown satisfies this, or there is no more.
+    let mut read_until = |done: &dyn Fn(&str) -> bool| {
+        let mut buffer = [0; 4096];
+        let start = shown.len();
+        while !done(&String::from_utf8_lossy(&shown[start..])) {
+            match out.read(&mut buffer) {
+                Ok(n) if n > 0 => shown.extend_from_slice(&buffer[..n]),
+                _ => break,
+            }
+        }
+        String::from_utf8_lossy(&shown[start..]).into_owned()
+    };
+    let start = read_until(&|shown| shown.contains("> "));
+    if start.contains("script") || start.is_empty() {
+        return eprintln!("skipped: there is no `script`");
+    }
+    for question in ["Hello\r", "Again\r"] {
+        input.write_all(question.as_bytes()).unwrap();
+        read_until(&|shown| shown.len() > 500);
+        input.write_all(b"\x03").unwrap();
+        read_until(&|shown| shown.contains("> "));
+    }
+    input.write_all(b"\x03").unwrap();
+    let end = read_until(&|_| false);
+    assert!(end.contains("tok/s"), "{end:?}");
+    assert!(child.wait().unwrap().success());
+}
+
 // --- tokenize -----------------------------------------------------------------------------------------------
 
 #[test]

@@ -25,7 +25,6 @@ use failure::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    interrupt::install();
     let result = match &cli.command {
         None => run::run(&RunArgs::story(cli.seed)),
         Some(Command::Run(args)) => run::run(args),
