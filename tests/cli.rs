@@ -292,6 +292,7 @@ fn wrong_usage_exits_with_2() {
     ] {
         fails(&babyllama(args), 2, &[]);
     }
+    fails(&babyllama(&[MODEL]), 2, &["tip: to run a model: babyllama run "]);
 }
 
 #[test]

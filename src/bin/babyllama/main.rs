@@ -15,6 +15,7 @@ mod run;
 mod speak;
 mod tokenize;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -24,7 +25,16 @@ use args::{Cli, Command, RunArgs};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        // llama2.c takes the file first.
+        if let (ErrorKind::InvalidSubcommand, Some(file)) = (error.kind(), std::env::args_os().nth(1))
+            && Path::new(&file).is_file()
+        {
+            output::note(&format!("\n  tip: to run a model: babyllama run {}", file.display()));
+        }
+        std::process::exit(error.exit_code())
+    });
     let result = match &cli.command {
         None => run::run(&RunArgs::story(cli.seed)),
         Some(Command::Run(args)) => run::run(args),
