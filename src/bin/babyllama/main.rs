@@ -1,2 +1,58 @@
-//! placeholder
-fn main() {}
+//! The bundled binary: runs Llama models at a terminal. It uses the library's public API alone, so it is an example of
+//! it too: `speak.rs` is where text is generated.
+//!
+//! Exit codes: 0, also when the reader of a pipe has gone; 1 for errors; 2 for wrong usage; 130 after Ctrl-C.
+
+mod args;
+mod chat;
+mod failure;
+mod inspect;
+mod interrupt;
+mod logits;
+mod models;
+mod output;
+mod run;
+mod speak;
+mod tokenize;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command, RunArgs};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        // llama2.c takes the file first.
+        if let (ErrorKind::InvalidSubcommand, Some(file)) = (error.kind(), std::env::args_os().nth(1))
+            && Path::new(&file).is_file()
+        {
+            output::note(&format!("\n  tip: to run a model: babyllama run {}", file.display()));
+        }
+        std::process::exit(error.exit_code())
+    });
+    let result = match &cli.command {
+        None => run::run(&RunArgs::story(cli.seed)),
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Chat(args)) => chat::run(args),
+        Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Logits(args)) => logits::run(args),
+        Some(Command::Inspect(args)) => inspect::run(args),
+    };
+    match result {
+        Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(Failure::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(Failure::Usage(reason)) => {
+            let _ = Cli::command().error(ErrorKind::ValueValidation, reason).print();
+            ExitCode::from(2)
+        }
+        Err(Failure::Error(reason)) => {
+            output::note(&format!("error: {reason}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Where models come from: files, and the one inside this binary.
+
+use std::path::Path;
+
+use babyllama::{Model, ModelOptions, Tokenizer};
+
+use crate::failure::Failure;
+
+/// What stands for the bundled model where a file could be named. A file of this name is `./bundled`.
+pub(crate) const BUNDLED: &str = "bundled";
+
+/// Bytes aligned to a cache line, so that the library uses them where they are and doesn't copy them.
+#[repr(C, align(64))]
+struct Aligned<T: ?Sized>(T);
+
+static BABYLLAMA: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin")));
+static BABYLLAMA_TOKENIZER: &[u8] =
+    include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.tokenizer.bin"));
+
+/// Which tokenizer a model gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TokenizerChoice<'a> {
+    /// Its own, if it has one.
+    Own,
+    /// This file.
+    File(&'a Path),
+    /// None: tokens are all that's needed, and a bad tokenizer beside the model doesn't matter.
+    None,
+}
+
+impl<'a> From<Option<&'a Path>> for TokenizerChoice<'a> {
+    fn from(path: Option<&'a Path>) -> Self {
+        path.map_or(Self::Own, Self::File)
+    }
+}
+
+/// Opens a model's file, or the bundled model.
+pub(crate) fn open(
+    model: &Path,
+    tokenizer: TokenizerChoice<'_>,
+    options: ModelOptions,
+) -> Result<Model, Failure> {
+    let bundled = model == Path::new(BUNDLED);
+    let options = match tokenizer {
+        TokenizerChoice::None => options.no_tokenizer(),
+        TokenizerChoice::File(path) => options.tokenizer_path(path),
+        TokenizerChoice::Own if bundled => options.tokenizer(Tokenizer::from_llama2c(BABYLLAMA_TOKENIZER)?),
+        TokenizerChoice::Own => options,
+    };
+    Ok(if bundled {
+        Model::from_bytes_with(&BABYLLAMA.0, &options)?
+    } else {
+        Model::open_with(model, &options)?
+    })
+}
+
+/// The model's tokenizer, for commands that can't do without.
+pub(crate) fn tokenizer<'a>(model: &'a Model, path: &Path) -> Result<&'a Tokenizer, Failure> {
+    let beside = path.with_extension("tokenizer.bin");
+    let beside = beside.file_name().unwrap_or_default().to_string_lossy();
+    let missing =
+        || format!("no tokenizer beside it ({beside} or tokenizer.bin): name one with -z or --tokenizer");
+    model.tokenizer().ok_or_else(|| Failure::of(path.display(), missing()))
+}

@@ -1,0 +1,54 @@
+//! Standard output and standard error, and text that is safe to show.
+
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+
+use crate::failure::Failure;
+
+/// Writes to standard output, at once: text appears token by token.
+pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|e| Failure::of_output(&e))
+}
+
+/// Writes what a model says to standard output.
+pub(crate) fn print_text(text: &str) -> Result<(), Failure> {
+    print(visible(text).as_bytes())
+}
+
+/// Writes a line to standard error. If that can't be, nobody can be told.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// All of standard input, which must be UTF-8.
+pub(crate) fn read_input() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Failure::of("standard input", e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        Failure::of("standard input", format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
+    })
+}
+
+/// The text without control characters other than white space: as in llama2.c, a model that says ESC doesn't get to
+/// steer the terminal.
+fn visible(text: &str) -> Cow<'_, str> {
+    let hidden = |c: char| c.is_control() && !matches!(c, '\t'..='\r');
+    if text.contains(hidden) { text.replace(hidden, "").into() } else { text.into() }
+}
+
+/// A count and what is counted.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_sequences_lose_their_escape() {
+        assert_eq!(visible("a\x1b[2Jb\x07\u{9b}\u{7f}\0c"), "a[2Jbc");
+        assert_eq!(visible("a\tb\nc\r\n\u{e9}"), "a\tb\nc\r\n\u{e9}");
+    }
+}

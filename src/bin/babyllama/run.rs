@@ -1,0 +1,74 @@
+//! `babyllama run`, and `babyllama` alone: text that goes on from a prompt.
+
+use babyllama::{TokenId, Tokenizer};
+
+use crate::args::RunArgs;
+use crate::failure::Failure;
+use crate::interrupt::Watch;
+use crate::models;
+use crate::output::{count, note, print, print_text, read_input};
+use crate::speak::Speaker;
+
+pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let sampler = args.sampling.sampler()?;
+    let model =
+        models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
+    let tokenizer = models::tokenizer(&model, &args.model)?;
+    let prompt = tokenizer.encode_prompt(&read_prompt(&args.prompt)?);
+    let session = model.session_with(args.engine.session_options());
+
+    // llama2.c counts printed tokens: those of the prompt too, but not the one that begins a text.
+    let steps = if args.steps == 0 { session.capacity() } else { args.steps.min(session.capacity()) };
+    let unprinted = usize::from(prompt.first().copied() == tokenizer.bos());
+    let prompt_steps = prompt.len() - unprinted;
+    print_tokens(&prompt[..prompt.len().min(unprinted + steps)], tokenizer)?;
+    if prompt_steps > steps {
+        let limit = if steps == session.capacity() { "the context holds" } else { "-n allows" };
+        let prompt_tokens = count(prompt_steps, "token");
+        note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest was left out"));
+    }
+
+    let mut speaker = Speaker::new(session, sampler, &args.sampling.stop);
+    let max_tokens = steps.saturating_sub(prompt_steps);
+    if max_tokens == 0 {
+        return print(b"\n");
+    }
+    let result = go_on(&mut speaker, &prompt, max_tokens);
+    if let Ok(()) | Err(Failure::Interrupted) = result {
+        print(b"\n")?;
+        if !args.quiet {
+            note(&speaker.statistics());
+        }
+    }
+    result
+}
+
+/// Feeds the prompt and prints what follows it.
+fn go_on(speaker: &mut Speaker, prompt: &[TokenId], max_tokens: usize) -> Result<(), Failure> {
+    let watch = Watch::new();
+    speaker.feed(prompt, &watch)?;
+    let ending = speaker.speak(max_tokens, &watch, print_text)?;
+    ending.reason.map(|_| ()).ok_or(Failure::Interrupted)
+}
+
+/// Prints the text of a prompt as its tokens have it. One that was cut inside a character ends before that.
+fn print_tokens(tokens: &[TokenId], tokenizer: &Tokenizer) -> Result<(), Failure> {
+    let mut decoder = tokenizer.decoder();
+    let mut text = String::new();
+    for &token in tokens {
+        text.push_str(decoder.push(tokenizer, token));
+    }
+    print_text(&text)
+}
+
+fn read_prompt(prompt: &str) -> Result<String, Failure> {
+    if prompt != "-" {
+        return Ok(prompt.into());
+    }
+    let mut text = read_input()?;
+    // As a shell's $(...) does: `echo` puts it there, and a model would begin a new paragraph.
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}

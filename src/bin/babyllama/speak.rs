@@ -1,0 +1,126 @@
+//! Generates text and measures how fast: what `run` and `chat` have in common.
+
+use std::time::{Duration, Instant};
+
+use babyllama::{FinishReason, Prompt, Sampler, Session, TokenId};
+
+use crate::failure::Failure;
+use crate::interrupt::Watch;
+use crate::output::count;
+
+/// Tokens of a prompt that are fed between two looks at Ctrl-C.
+const PROMPT_CHUNK: usize = 128;
+
+/// A session and what it takes to generate from it.
+#[derive(Debug)]
+pub(crate) struct Speaker {
+    pub(crate) session: Session,
+    sampler: Sampler,
+    stops: Vec<String>,
+    prompt: Speed,
+    generation: Speed,
+    n_generated: usize,
+}
+
+/// How a text ended.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    /// `None`: Ctrl-C.
+    pub(crate) reason: Option<FinishReason>,
+    /// The last token, if the session hasn't read it.
+    pub(crate) unfed: Option<TokenId>,
+}
+
+impl Speaker {
+    pub(crate) fn new(session: Session, sampler: Sampler, stops: &[String]) -> Self {
+        Self {
+            session,
+            sampler,
+            stops: stops.to_vec(),
+            prompt: Speed::default(),
+            generation: Speed::default(),
+            n_generated: 0,
+        }
+    }
+
+    /// Feeds a prompt. If Ctrl-C stops it, the session is where it was before.
+    pub(crate) fn feed(&mut self, tokens: &[TokenId], watch: &Watch) -> Result<(), Failure> {
+        let before = self.session.position();
+        let start = Instant::now();
+        for chunk in tokens.chunks(PROMPT_CHUNK) {
+            if watch.interrupted() {
+                self.session.truncate(before);
+                return Err(Failure::Interrupted);
+            }
+            self.session.forward(chunk)?;
+        }
+        self.prompt.add(tokens.len(), start);
+        tokens.iter().for_each(|&token| self.sampler.accept(token));
+        Ok(())
+    }
+
+    /// Generates from where the session is, and shows each piece of text as it comes.
+    pub(crate) fn speak(
+        &mut self,
+        max_tokens: usize,
+        watch: &Watch,
+        mut show: impl FnMut(&str) -> Result<(), Failure>,
+    ) -> Result<Ending, Failure> {
+        let before = self.session.position();
+        let start = Instant::now();
+        let nothing_more = Prompt::Tokens(&[]);
+        let mut generate = self.session.generate(nothing_more, &mut self.sampler)?.max_tokens(max_tokens);
+        for stop in &self.stops {
+            generate = generate.stop(stop);
+        }
+        let mut last = None;
+        while !watch.interrupted()
+            && let Some(piece) = generate.next()
+        {
+            let piece = piece?;
+            last = piece.token().or(last);
+            show(&piece)?;
+        }
+        let (reason, n_generated) = (generate.finish_reason(), generate.n_generated());
+        drop(generate);
+        let fed = self.session.position() - before;
+        // What takes time is feeding: the first token comes from the prompt's logits.
+        self.generation.add(fed, start);
+        self.n_generated += n_generated;
+        Ok(Ending { reason, unfed: last.filter(|_| fed < n_generated) })
+    }
+
+    /// One line: how much, how fast, and the seed that gives the same text again.
+    pub(crate) fn statistics(&self) -> String {
+        let part = |name, tokens, speed: &Speed| {
+            let rate = speed.tokens_per_second().map_or(String::new(), |rate| format!(", {rate:.0} tok/s"));
+            format!("{name}: {}{rate}", count(tokens, "token"))
+        };
+        let prompt = part("prompt", self.prompt.tokens, &self.prompt);
+        let generation = part("generation", self.n_generated, &self.generation);
+        let options = self.sampler.options();
+        // Without chance the seed does nothing.
+        let seed =
+            if options.temperature == 0.0 { String::new() } else { format!("; seed {}", options.seed) };
+        format!("{prompt}; {generation}{seed}")
+    }
+}
+
+/// Tokens fed, and the time it took.
+#[derive(Debug, Default)]
+struct Speed {
+    tokens: usize,
+    time: Duration,
+}
+
+impl Speed {
+    fn add(&mut self, tokens: usize, start: Instant) {
+        self.tokens += tokens;
+        self.time += start.elapsed();
+    }
+
+    fn tokens_per_second(&self) -> Option<f64> {
+        let rate = self.tokens as f64 / self.time.as_secs_f64();
+        (self.tokens > 0 && rate.is_finite()).then_some(rate)
+    }
+}

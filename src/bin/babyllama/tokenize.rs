@@ -1,0 +1,39 @@
+//! `babyllama tokenize`: a text's tokens.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use babyllama::{ModelOptions, Tokenizer};
+
+use crate::args::TokenizeArgs;
+use crate::failure::Failure;
+use crate::models::{self, TokenizerChoice};
+use crate::output::{print, read_input};
+
+pub(crate) fn run(args: &TokenizeArgs) -> Result<(), Failure> {
+    match (&args.tokenizer.path, &args.second) {
+        (Some(path), None) => print_tokens(&Tokenizer::open(path)?, &args.first, args.no_bos),
+        (None, Some(text)) => {
+            let path = Path::new(&args.first);
+            let model = models::open(path, TokenizerChoice::Own, ModelOptions::new().threads(1))?;
+            print_tokens(models::tokenizer(&model, path)?, text, args.no_bos)
+        }
+        (Some(_), Some(_)) => {
+            Err(Failure::Usage("a model and --tokenizer were given: it takes one of them".into()))
+        }
+        (None, None) => {
+            Err(Failure::Usage("it takes a model (or --tokenizer FILE), and a text behind it".into()))
+        }
+    }
+}
+
+fn print_tokens(tokenizer: &Tokenizer, text: &OsStr, no_bos: bool) -> Result<(), Failure> {
+    let text = match text.to_str() {
+        Some("-") => read_input()?,
+        Some(text) => text.into(),
+        None => return Err(Failure::Usage("the text is not UTF-8".into())),
+    };
+    let tokens = if no_bos { tokenizer.encode(&text) } else { tokenizer.encode_prompt(&text) };
+    let ids: Vec<_> = tokens.iter().map(ToString::to_string).collect();
+    print(format!("{}\n", ids.join(" ")).as_bytes())
+}

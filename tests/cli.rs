@@ -1,0 +1,575 @@
+//! The binary, run as a user runs it.
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use babyllama::chat::{Template, encode};
+use babyllama::{
+    FinishReason, Isa, Model, ModelOptions, Prompt, Sampler, SamplerOptions, Session, SessionOptions,
+    Tokenizer,
+};
+use common::{RandomModel, Shape, TempFile, shared};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin");
+const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.tokenizer.bin");
+
+/// The binary with these arguments, and pipes.
+fn command<S: AsRef<OsStr>>(args: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_babyllama"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn babyllama<S: AsRef<OsStr>>(args: &[S]) -> Output {
+    command(args).output().unwrap()
+}
+
+/// Runs it with something on standard input.
+fn with_input(args: &[&str], input: &[u8]) -> Output {
+    let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
+    // It may end before it has read all of it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}: {}", output.status, stderr(output));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Asserts that it failed with this code and a message that has these parts, and gives the message.
+#[track_caller]
+fn fails(output: &Output, code: i32, parts: &[&str]) -> String {
+    let message = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+    message
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A model that takes the bundled tokenizer and, choosing the likeliest token, talks without end.
+fn rambler() -> TempFile {
+    let shape = Shape {
+        dim: 32,
+        hidden_dim: 48,
+        n_layers: 1,
+        n_heads: 2,
+        n_kv_heads: 1,
+        vocab_size: 1024,
+        max_seq_len: 64,
+        tied: false,
+    };
+    let mut model = RandomModel::new(shape, 1);
+    // BOS and EOS: of 1,024 random logits, zero is never the greatest.
+    model.output.as_mut().unwrap()[shape.dim..3 * shape.dim].fill(0.0);
+    TempFile::new("rambler.bin", &model.to_v0())
+}
+
+/// Starts an endless text.
+fn endless(model: &TempFile) -> Child {
+    let args =
+        ["run", text(model.path()), "-z", TOKENIZER, "-t", "0", "-n", "0", "--context-length", "10000000"];
+    command(&args).spawn().unwrap()
+}
+
+/// What the library makes of a prompt.
+fn generate(model: &Model, prompt: &str, max_tokens: usize, options: SamplerOptions) -> String {
+    let (mut session, mut sampler) = (model.session(), Sampler::new(options));
+    let generate = session.generate(prompt, &mut sampler).unwrap().max_tokens(max_tokens);
+    generate.map(|piece| piece.unwrap().to_string()).collect()
+}
+
+// --- run ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn bundled_story_is_what_the_library_generates() {
+    let model = Model::open(MODEL).unwrap();
+    let story =
+        generate(&model, "", usize::MAX, SamplerOptions { temperature: 0.8, seed: 7, ..Default::default() });
+    assert!(story.len() > 100);
+    let alone = babyllama(&["-s", "7"]);
+    assert_eq!(stdout(&alone), story.clone() + "\n");
+    assert!(stderr(&alone).contains("seed 7"), "{}", stderr(&alone));
+    assert_eq!(stdout(&babyllama(&["run", "-t", "0.8", "-s", "7", "-n", "0"])), story.clone() + "\n");
+    assert_eq!(stdout(&babyllama(&["run", MODEL, "-t", "0.8", "-s", "7", "-n", "0"])), story + "\n");
+}
+
+#[test]
+fn story_can_be_had_again_with_the_seed_that_is_printed() {
+    let first = babyllama::<&str>(&[]);
+    let message = stderr(&first);
+    let (_, seed) = message.trim_end().rsplit_once("seed ").unwrap();
+    assert_eq!(stdout(&babyllama(&["-s", seed])), stdout(&first));
+    assert_ne!(stdout(&babyllama::<&str>(&[])), stdout(&first), "two runs tell the same story");
+}
+
+#[test]
+fn run_prints_what_run_c_prints() {
+    let Some(folder) = shared("run_prints_what_run_c_prints") else { return };
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_string();
+    let cases: [(&str, &str, &str, &[&str]); 7] = [
+        ("real/stories260K.bin", "real/tok512.bin", "real/stories260K.greedy.txt", &["-t", "0", "-n", "256"]),
+        (
+            "real/stories260K.bin",
+            "real/tok512.bin",
+            "real/stories260K.t1.0-p0.9-s133742.txt",
+            &["-s", "133742"],
+        ),
+        (
+            "real/stories260K.bin",
+            "real/tok512.bin",
+            "real/stories260K.t0.8-p0-s42-n200-OneDayTom.txt",
+            &["-t", "0.8", "-p", "0", "-s", "42", "-n", "200", "-i", "One day, Tom"],
+        ),
+        ("models/babyllama.v0.bin", "models/babyllama.tokenizer.bin", "models/v0.greedy.txt", &["-t", "0"]),
+        (
+            "models/babyllama.v0.bin",
+            "models/babyllama.tokenizer.bin",
+            "models/v0.t0.8-p0.9-s1.txt",
+            &["-t", "0.8", "-s", "1"],
+        ),
+        (
+            "models/babyllama.v0.bin",
+            "models/babyllama.tokenizer.bin",
+            "models/v0.t1.0-p0.9-s7-n300-LilyFoundALlama.txt",
+            &["-s", "7", "-n", "300", "-i", "Lily found a llama"],
+        ),
+        ("models/babyllama.v2.bin", "models/babyllama.tokenizer.bin", "models/v2.greedy.txt", &["-t", "0"]),
+    ];
+    // Without optimisation each of these takes seconds: one of them then stands for all.
+    let (isas, threads): (_, &[_]) =
+        if cfg!(debug_assertions) { (vec![Isa::best()], &["2"]) } else { (Isa::available(), &["1", "2"]) };
+    for (model, tokenizer, expected, options) in cases {
+        let expected = fs::read_to_string(path(expected)).unwrap();
+        let (model, tokenizer) = (path(model), path(tokenizer));
+        for isa in &isas {
+            for threads in threads {
+                let mut args =
+                    vec!["run", &model, "-z", &tokenizer, "--isa", isa.name(), "--threads", threads];
+                args.extend(options);
+                assert_eq!(stdout(&babyllama(&args)), expected, "{args:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn steps_count_the_prompts_tokens() {
+    let prompt = "Lily found a llama";
+    let model = Model::open(MODEL).unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    let tokens = tokenizer.encode_prompt(prompt);
+    let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
+    for steps in 1..tokens.len() + 5 {
+        let n = steps.to_string();
+        let output = babyllama(&["run", "-t", "0", "-i", prompt, "-n", &n]);
+        let expected = match steps.checked_sub(tokens.len() - 1) {
+            // A prompt that is longer is cut.
+            None | Some(0) => tokenizer.decode(&tokens[..=steps]),
+            Some(more) => prompt.to_string() + &generate(&model, prompt, more, greedy.clone()),
+        };
+        assert_eq!(stdout(&output), expected + "\n", "-n {steps}");
+        assert_eq!(stderr(&output).contains("-n allows"), steps < tokens.len() - 1, "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn prompt_longer_than_the_context_is_cut() {
+    let (model, prompt) = (rambler(), "One day ".repeat(100));
+    let output = babyllama(&["run", text(model.path()), "-z", TOKENIZER, "-n", "0", "-i", &prompt]);
+    let tokenizer = Tokenizer::open(TOKENIZER).unwrap();
+    let expected = tokenizer.decode(&tokenizer.encode_prompt(&prompt)[..=64]);
+    assert_eq!(stdout(&output), expected + "\n");
+    assert!(stderr(&output).contains("the context holds 64 of the prompt's"), "{}", stderr(&output));
+}
+
+#[test]
+fn run_ends_where_the_context_does() {
+    let model = rambler();
+    let args = ["run", text(model.path()), "-z", TOKENIZER, "-t", "0", "-n", "1000"];
+    let message = stderr(&babyllama(&args));
+    assert!(message.contains("prompt: 1 token,") && message.contains("generation: 64 tokens,"), "{message}");
+    assert!(!message.contains("seed"), "without chance there is no seed: {message}");
+    let longer = stderr(&babyllama(&[&args[..], &["--context-length", "100"]].concat()));
+    assert!(longer.contains("generation: 100 tokens,"), "{longer}");
+}
+
+#[test]
+fn prompt_comes_from_standard_input_without_its_last_newline() {
+    let expected = stdout(&babyllama(&["run", "-t", "0", "-n", "20", "-i", "One day"]));
+    assert_eq!(stdout(&with_input(&["run", "-t", "0", "-n", "20", "-i", "-"], b"One day\n")), expected);
+    let output = with_input(&["run", "-i", "-"], b"One\xff day");
+    fails(&output, 1, &["error: standard input: is not UTF-8 from byte 3 on"]);
+}
+
+#[test]
+fn run_stops_before_a_stop_text() {
+    let all = stdout(&babyllama(&["run", "-t", "0"]));
+    let output = babyllama(&["run", "-t", "0", "--stop", "never said", "--stop", "Lily", "--quiet"]);
+    assert_eq!(stdout(&output), all[..all.find("Lily").unwrap()].to_string() + "\n");
+    assert_eq!(stderr(&output), "");
+}
+
+// --- Errors, pipes and signals ------------------------------------------------------------------------------
+
+#[test]
+fn missing_file_is_named() {
+    for args in [
+        &["run", "no/such.bin"][..],
+        &["chat", "no/such.bin"],
+        &["inspect", "no/such.bin"],
+        &["tokenize", "no/such.bin", "text"],
+        &["tokenize", "-z", "no/such.bin", "text"],
+        &["logits", "no/such.bin", "--tokens", "1", "--out", "/dev/null"],
+        &["run", "-z", "no/such.bin"],
+    ] {
+        let message = fails(&babyllama(args), 1, &["error: no/such.bin: "]);
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn model_without_a_tokenizer_is_named() {
+    let model = rambler();
+    for args in [&["run"][..], &["chat"], &["tokenize", "--"]] {
+        let mut args = args.to_vec();
+        args.push(text(model.path()));
+        args.extend((args[0] == "tokenize").then_some("text"));
+        fails(&babyllama(&args), 1, &["rambler.bin: no tokenizer beside it (rambler.tokenizer.bin or"]);
+    }
+}
+
+#[test]
+fn damaged_files_are_errors() {
+    let bytes = fs::read(MODEL).unwrap();
+    for len in [0, 1, 4, 36, 255, 256, 1000, bytes.len() - 1] {
+        let file = TempFile::new("damaged.bin", &bytes[..len]);
+        for command in ["run", "chat", "inspect"] {
+            fails(&babyllama(&[command, text(file.path())]), 1, &["damaged.bin: "]);
+        }
+    }
+    let tokenizer = fs::read(TOKENIZER).unwrap();
+    let file = TempFile::new("damaged.bin", &tokenizer[..tokenizer.len() - 1]);
+    fails(&babyllama(&["run", "-z", text(file.path())]), 1, &["damaged.bin: "]);
+    fails(&babyllama(&["run", env!("CARGO_MANIFEST_DIR")]), 1, &[env!("CARGO_MANIFEST_DIR")]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for args in [
+        &["run", "-t", "-1"][..],
+        &["run", "-t", "nan"],
+        &["run", "-p", "1.5"],
+        &["run", "-n", "-1"],
+        &["run", "--min-p", "2"],
+        &["run", "--repetition-penalty", "0"],
+        &["run", "--threads", "0"],
+        &["run", "--isa", "abacus"],
+        &["run", "--context-length", "0"],
+        &["chat", "-t", "-1"],
+        &["tokenize", "text"],
+        &["tokenize", "-z", TOKENIZER, MODEL, "text"],
+        &["logits", MODEL, "--tokens", "1 x", "--out", "/dev/null"],
+        &["logits", MODEL, "--tokens", "", "--out", "/dev/null"],
+        &["nonsense"],
+        &["-s", "1", "run"],
+    ] {
+        fails(&babyllama(args), 2, &[]);
+    }
+    fails(&babyllama(&[MODEL]), 2, &["tip: to run a model: babyllama run "]);
+}
+
+#[test]
+fn help_and_version_are_there() {
+    for command in ["run", "chat", "tokenize", "logits", "inspect"] {
+        assert!(stdout(&babyllama(&["--help"])).contains(command));
+        assert!(stdout(&babyllama(&[command, "--help"])).contains("Usage: babyllama"));
+    }
+    let version = format!("babyllama {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(stdout(&babyllama(&["--version"])), version);
+}
+
+#[test]
+fn closed_pipe_is_no_error() {
+    let model = rambler();
+    let mut child = endless(&model);
+    let mut begin = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut begin).unwrap(); // and closes it
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    assert_eq!(stderr(&output), "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn full_disk_is_an_error() {
+    let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+    for args in [&[][..], &["inspect"], &["tokenize", "bundled", "text"], &["run", "-n", "3"]] {
+        let output = command(args).stdout(full()).output().unwrap();
+        fails(&output, 1, &["error: standard output: No space left on device"]);
+    }
+    let output = babyllama(&["logits", MODEL, "--tokens", "1", "--out", "/dev/full"]);
+    fails(&output, 1, &["error: /dev/full: No space left on device"]);
+    // Nobody can be told, but it must not panic.
+    let status = command(&["run", "no/such.bin"]).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_text_and_prints_the_speed() {
+    let model = rambler();
+    let mut child = endless(&model);
+    let mut out = child.stdout.take().unwrap();
+    let mut begin = [0; 100];
+    out.read_exact(&mut begin).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(rest.last(), Some(&b'\n'));
+    assert!(stderr(&output).contains("tok/s"), "{}", stderr(&output));
+}
+
+// --- chat ---------------------------------------------------------------------------------------------------
+
+/// What the library makes of a conversation: each answer on a line.
+fn conversation(
+    model: &Model,
+    system: Option<&str>,
+    questions: &[&str],
+    max_tokens: usize,
+    options: SamplerOptions,
+) -> String {
+    let tokenizer = model.tokenizer().unwrap();
+    let (mut session, mut sampler) = (model.session(), Sampler::new(options));
+    let mut unfed = None;
+    let mut answers = String::new();
+    for (i, question) in questions.iter().enumerate() {
+        let parts = Template::Llama2.turn(i == 0, system, question);
+        let mut tokens: Vec<_> = unfed.take().into_iter().collect();
+        tokens.extend(encode(&parts, tokenizer).unwrap());
+        let generate = session.generate(Prompt::Tokens(&tokens), &mut sampler).unwrap();
+        let mut generate = generate.max_tokens(max_tokens);
+        let mut answer = String::new();
+        let mut last = None;
+        for piece in generate.by_ref() {
+            let piece = piece.unwrap();
+            last = piece.token();
+            answer += &piece;
+        }
+        // The answer's end is the template's; an answer that was cut short still has to be read to its end.
+        unfed = last.filter(|_| generate.finish_reason() == Some(FinishReason::MaxTokens));
+        answers += answer.trim_start();
+        answers.push('\n');
+    }
+    answers
+}
+
+#[test]
+fn chat_answers_as_the_library_does() {
+    let model = Model::open(MODEL).unwrap();
+    let questions = ["Who is Lily?", "And  Tom?", "Why?"];
+    let input = b"Who is Lily?\n\n  And  Tom?\r\nWhy?"; // an empty line is no question
+    // With this seed the model ends each answer by itself.
+    let drawn = (37, 1.0, None, usize::MAX);
+    for (seed, temperature, system, max_tokens) in [(1, 0.0, None, 5), (1, 0.0, Some("Be brief."), 5), drawn]
+    {
+        let n = if max_tokens == usize::MAX { 0 } else { max_tokens };
+        let (t, s, n) = (temperature.to_string(), seed.to_string(), n.to_string());
+        let mut args = vec!["chat", MODEL, "-t", &t, "-s", &s, "-n", &n];
+        args.extend(system.into_iter().flat_map(|system| ["-y", system]));
+        let output = with_input(&args, input);
+        let options = SamplerOptions { temperature, seed, ..Default::default() };
+        assert_eq!(stdout(&output), conversation(&model, system, &questions, max_tokens, options));
+        assert!(stderr(&output).starts_with("prompt: "), "no prompts in a pipe: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn chat_says_that_the_context_is_full() {
+    let model = rambler();
+    let args = ["chat", text(model.path()), "-z", TOKENIZER, "-t", "0"];
+    let output = with_input(&args, b"Hello\n");
+    assert!(!stdout(&output).trim().is_empty());
+    assert!(stderr(&output).contains("[the context is full, 64 tokens"), "{}", stderr(&output));
+    let output = with_input(&args, b"Hello\nAre you there?\n");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("error: the context is full: it holds 64 tokens, 64 are used"), "{message}");
+    let output = with_input(&args, "Hello ".repeat(100).as_bytes());
+    fails(&output, 1, &["it holds 64 tokens, 0 are used"]);
+}
+
+#[test]
+fn chat_without_a_question_ends_well() {
+    assert_eq!(stdout(&babyllama(&["chat"])), "");
+    fails(&with_input(&["chat"], b"\xff\n"), 1, &["standard input: a line is not UTF-8"]);
+}
+
+/// A terminal is `script`'s, where there is one.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_at_a_terminal_stops_the_answer_and_then_the_chat() {
+    let model = rambler();
+    let chat = format!(
+        "{} chat {} -z {TOKENIZER} -t 0 --context-length 10000000",
+        env!("CARGO_BIN_EXE_babyllama"),
+        text(model.path())
+    );
+    // Whatever happens, it ends.
+    let mut script = Command::new("timeout");
+    script.args(["60", "script", "-qec", &chat, "/dev/null"]).env("TERM", "xterm");
+    let child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = child else { return eprintln!("skipped: there is no `timeout`") };
+    let (mut input, mut out) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut shown = Vec::new();
+    // Reads until what is shown satisfies this, or there is no more.
+    let mut read_until = |done: &dyn Fn(&str) -> bool| {
+        let mut buffer = [0; 4096];
+        let start = shown.len();
+        while !done(&String::from_utf8_lossy(&shown[start..])) {
+            match out.read(&mut buffer) {
+                Ok(n) if n > 0 => shown.extend_from_slice(&buffer[..n]),
+                _ => break,
+            }
+        }
+        String::from_utf8_lossy(&shown[start..]).into_owned()
+    };
+    let start = read_until(&|shown| shown.contains("> "));
+    if start.contains("script") || start.is_empty() {
+        return eprintln!("skipped: there is no `script`");
+    }
+    for question in ["Hello\r", "Again\r"] {
+        input.write_all(question.as_bytes()).unwrap();
+        read_until(&|shown| shown.len() > 500);
+        input.write_all(b"\x03").unwrap();
+        read_until(&|shown| shown.contains("> "));
+    }
+    input.write_all(b"\x03").unwrap();
+    let end = read_until(&|_| false);
+    assert!(end.contains("tok/s"), "{end:?}");
+    assert!(child.wait().unwrap().success());
+}
+
+// --- tokenize -----------------------------------------------------------------------------------------------
+
+#[test]
+fn tokenize_prints_what_a_prompt_is_fed_as() {
+    let tokenizer = Tokenizer::open(TOKENIZER).unwrap();
+    let line = |ids: &[u32]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ") + "\n";
+    for text in ["Once upon a time", "", " ", "- a dash", "--no-bos", "a\nb\n", "\u{1f999} caf\u{e9} <s>"] {
+        let (with, without) = (line(&tokenizer.encode_prompt(text)), line(&tokenizer.encode(text)));
+        assert_eq!(stdout(&babyllama(&["tokenize", MODEL, "--", text])), with);
+        assert_eq!(stdout(&babyllama(&["tokenize", "bundled", "--", text])), with);
+        assert_eq!(stdout(&babyllama(&["tokenize", "-z", TOKENIZER, "--", text])), with);
+        assert_eq!(stdout(&babyllama(&["tokenize", "--no-bos", MODEL, "--", text])), without);
+        assert_eq!(stdout(&with_input(&["tokenize", MODEL, "-"], text.as_bytes())), with);
+        assert_eq!(stdout(&with_input(&["tokenize", "-z", TOKENIZER, "-"], text.as_bytes())), with);
+    }
+}
+
+#[test]
+fn tokenize_rejects_input_that_is_not_utf_8() {
+    let output = with_input(&["tokenize", "-z", TOKENIZER, "-"], b"abc\xf0\x9f");
+    fails(&output, 1, &["error: standard input: is not UTF-8 from byte 3 on"]);
+}
+
+// --- logits -------------------------------------------------------------------------------------------------
+
+#[test]
+fn logits_file_holds_what_forward_all_gives() {
+    let model = rambler();
+    let folder = model.path().parent().unwrap();
+    // A tokenizer that doesn't fit the model must not matter.
+    fs::write(folder.join("tokenizer.bin"), b"nonsense").unwrap();
+    let out = folder.join("logits.f32");
+    let options = ModelOptions::new().no_tokenizer().norm_eps(1e-3).rope_theta(1e6);
+    let opened = Model::open_with(model.path(), &options).unwrap();
+    // More than are fed at once.
+    let tokens: Vec<u32> = (0..300).map(|i| i * 7 % 1024).collect();
+    let list = tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let args = ["logits", text(model.path()), "--tokens", &list, "--out", text(&out)];
+    fails(&babyllama(&args), 1, &["the context holds 64 tokens, and there are 300"]);
+    assert!(!out.exists());
+
+    let more = ["--context-length", "300", "--norm-eps", "1e-3", "--rope-theta", "1e6", "--threads", "2"];
+    let args = [&args[..], &more].concat();
+    assert_eq!(stdout(&babyllama(&args)), "");
+    let mut session = opened.session_with(SessionOptions::new().context_length(300));
+    let expected = session.forward_all(&tokens).unwrap();
+    let expected: Vec<u8> = expected.iter().flat_map(|logit| logit.to_le_bytes()).collect();
+    assert_eq!(expected.len(), 300 * 1024 * 4);
+    assert!(fs::read(&out).unwrap() == expected, "the file differs");
+    let args: Vec<_> = args.iter().map(|&arg| if arg == text(&out) { "-" } else { arg }).collect();
+    assert!(babyllama(&args).stdout == expected, "standard output differs");
+}
+
+#[test]
+fn failed_logits_leave_the_file_as_it_was() {
+    let model = rambler();
+    let folder = model.path().parent().unwrap();
+    let out = folder.join("logits.f32");
+    fs::write(&out, b"before").unwrap();
+    let args = ["logits", text(model.path()), "--tokens", "1 1024", "--out", text(&out)];
+    fails(&babyllama(&args), 1, &["token 1024 is not below the vocabulary's size, 1024"]);
+    assert_eq!(fs::read(&out).unwrap(), b"before");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 2, "something was left behind");
+    let out = folder.join("no/such/folder/logits.f32");
+    let args = ["logits", text(model.path()), "--tokens", "1", "--out", text(&out)];
+    fails(&babyllama(&args), 1, &["no/such/folder/logits.f32: "]);
+}
+
+// --- inspect ------------------------------------------------------------------------------------------------
+
+#[test]
+fn inspect_shows_what_is_in_a_model() {
+    let shown = stdout(&babyllama(&["inspect", "--threads", "2", "--isa", "scalar"]));
+    for part in [
+        "llama2.c v2",
+        "1.3 MiB (1,398,528 bytes)",
+        "parameters    1,238,656",
+        "n_kv_heads    2",
+        "max_seq_len   512",
+        "1,024 pieces, 256 of them bytes; BOS 1, EOS 2",
+        "instructions  scalar",
+        "threads       2",
+        "3.0 KiB (3,072 bytes) a position",
+        "6 x layers.*.attention.wk     (64, 128)    int8 (groups of 32)",
+        "56 tensors",
+    ] {
+        assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+    }
+    assert!(!shown.contains("layers.5."));
+    let shown = stdout(&babyllama(&["inspect", MODEL, "--tensors"]));
+    assert!(shown.contains("layers.5.feed_forward.w3"), "{shown}");
+    let memory = |n: usize| Session::memory_bytes(Model::open(MODEL).unwrap().config(), n).to_string();
+    let shown = stdout(&babyllama(&["inspect", "--context-length", "2000"])).replace(',', "");
+    assert!(shown.contains(&format!("({} bytes) when all 2000 positions", memory(2000))), "{shown}");
+}
+
+#[test]
+fn inspect_shows_a_model_whose_tokenizer_is_bad() {
+    let model = rambler();
+    assert!(stdout(&babyllama(&["inspect", text(model.path())])).contains("tokenizer     none"));
+    fs::write(model.path().with_file_name("tokenizer.bin"), b"nonsense").unwrap();
+    let shown = stdout(&babyllama(&["inspect", text(model.path())]));
+    assert!(shown.contains("tokenizer     unusable: ") && shown.contains("tokenizer.bin: "), "{shown}");
+}
