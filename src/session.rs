@@ -174,10 +174,10 @@ impl Session {
     /// Bytes that a session takes when its whole context is used, beside the model.
     #[must_use]
     pub fn memory_bytes(config: &Config, context_length: usize) -> u64 {
-        let cache =
-            KvCache::bytes_per_position(config.n_layers, config.kv_dim()) as u64 * context_length as u64;
+        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim()) as u64;
+        let cache = per_position.saturating_mul(context_length as u64);
         let batch = context_length.min(MAX_BATCH) as u64;
-        cache + batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4
+        cache.saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
     }
 
     /// Whether these tokens could be fed now.
