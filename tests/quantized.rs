@@ -249,3 +249,46 @@ fn tensors_say_how_they_are_stored() {
         assert_eq!((tensor.dtype, tensor.bytes), (dtype, bytes), "{}", tensor.name);
     }
 }
+
+/// Whether every logit is NaN or none, on every Isa: what is damaged must show, and show alike.
+fn poisoned(file: &[u8], tokens: &[u32]) -> Vec<(usize, usize)> {
+    let logits = |isa| all_logits(file, &ModelOptions::new().isa(isa).threads(1), tokens);
+    let count = |logits: Vec<f32>| (logits.iter().filter(|x| x.is_nan()).count(), logits.len());
+    Isa::available().into_iter().map(logits).map(count).collect()
+}
+
+#[test]
+fn nan_in_a_norm_reaches_the_logits_of_int8_files() {
+    let case = GOLDEN[3];
+    type Norm = fn(&mut RandomModel) -> &mut Vec<f32>;
+    let norms: [(&str, Norm); 3] = [
+        ("attention_norm", |m| &mut m.layers[0].attention_norm),
+        ("ffn_norm", |m| &mut m.layers[1].ffn_norm),
+        ("norm", |m| &mut m.norm),
+    ];
+    for (name, norm) in norms {
+        for i in [0, 1, 31, 95] {
+            for value in [f32::NAN, f32::INFINITY] {
+                let mut model = case.model();
+                norm(&mut model)[i] = value;
+                for (nan, n) in poisoned(&model.to_v2(32), &case.tokens[..2]) {
+                    assert_eq!(nan, n, "{name}[{i}] = {value}: NaN logits");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_in_a_scale_reaches_the_logits_of_int8_files() {
+    let case = GOLDEN[3];
+    let file = case.model().to_v2(32);
+    // The scales of the last layer's w3 end the file.
+    let mut broken = file.clone();
+    let end = broken.len();
+    broken[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    for (nan, n) in poisoned(&broken, &case.tokens[..2]) {
+        assert_eq!(nan, n, "NaN logits");
+    }
+    assert!(poisoned(&file, &case.tokens[..2]).iter().all(|(nan, _)| *nan == 0));
+}
