@@ -84,12 +84,27 @@ pub struct Generate<'a> {
     failed: bool,
 }
 
-impl<'a> Generate<'a> {
-    pub(crate) fn new(
-        session: &'a mut Session,
-        prompt: Prompt<'_>,
+impl Session {
+    /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
+    ///
+    /// A text is encoded with the tokenizer, and at the start of a session the token that begins a text comes first.
+    /// Tokens (`&[TokenId]`) are fed as they are. An empty prompt behind tokens that were fed goes on from them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text; [`ErrorKind::EmptyInput`] if there
+    /// is nothing to go on from; [`ErrorKind::ContextFull`] and [`ErrorKind::TokenOutOfRange`] for the prompt.
+    #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
+    pub fn generate<'a, 'p>(
+        &'a mut self,
+        prompt: impl Into<Prompt<'p>>,
         sampler: &'a mut Sampler,
-    ) -> Result<Self> {
+    ) -> Result<Generate<'a>> {
+        Generate::new(self, prompt.into(), sampler)
+    }
+}
+
+impl<'a> Generate<'a> {
+    fn new(session: &'a mut Session, prompt: Prompt<'_>, sampler: &'a mut Sampler) -> Result<Self> {
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
         let unfed = match prompt {
             Prompt::Tokens(tokens) => tokens.to_vec(),

@@ -11,7 +11,6 @@ use crate::ops::RopeFrequencies;
 #[cfg(feature = "rayon")]
 use crate::parallel::ThreadPool;
 use crate::parallel::Threads;
-use crate::session::{Session, SessionOptions};
 use crate::simd::Isa;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
@@ -303,18 +302,6 @@ impl Model {
     #[must_use]
     pub fn tensors(&self) -> Vec<TensorInfo> {
         self.inner.llama.weights.infos()
-    }
-
-    /// A new session with an empty context as long as the model was made for.
-    #[must_use]
-    pub fn session(&self) -> Session {
-        Session::new(self.clone(), SessionOptions::default())
-    }
-
-    /// A new session with options.
-    #[must_use]
-    pub fn session_with(&self, options: SessionOptions) -> Session {
-        Session::new(self.clone(), options)
     }
 
     pub(crate) fn llama(&self) -> &Llama {

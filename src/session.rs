@@ -3,11 +3,9 @@
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
-use crate::generate::{Generate, Prompt};
 use crate::kv_cache::KvCache;
 use crate::matmul::Compute;
 use crate::model::Model;
-use crate::sampler::Sampler;
 
 /// Tokens that pass through the layers together. More would share the reading of the weights among more products, but
 /// their activations would no longer stay in the cache.
@@ -42,6 +40,20 @@ impl SessionOptions {
     }
 }
 
+impl Model {
+    /// A new session with an empty context as long as the model was made for.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        self.session_with(SessionOptions::default())
+    }
+
+    /// A new session with options.
+    #[must_use]
+    pub fn session_with(&self, options: SessionOptions) -> Session {
+        Session::new(self.clone(), options)
+    }
+}
+
 /// One text: the tokens fed so far, and what the model remembers of them.
 ///
 /// ```no_run
@@ -68,7 +80,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(model: Model, options: SessionOptions) -> Self {
+    fn new(model: Model, options: SessionOptions) -> Self {
         let Config { n_layers, max_seq_len, .. } = *model.config();
         let capacity = options.context_length.unwrap_or(max_seq_len);
         let cache = KvCache::new(n_layers, model.config().kv_dim());
@@ -152,23 +164,6 @@ impl Session {
             logits: self.logits.clone(),
             has_logits: self.has_logits,
         })
-    }
-
-    /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
-    ///
-    /// A text is encoded with the tokenizer, and at the start of a session the token that begins a text comes first.
-    /// Tokens (`&[TokenId]`) are fed as they are. An empty prompt behind tokens that were fed goes on from them.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text; [`ErrorKind::EmptyInput`] if there
-    /// is nothing to go on from; [`ErrorKind::ContextFull`] and [`ErrorKind::TokenOutOfRange`] for the prompt.
-    #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
-    pub fn generate<'a, 'p>(
-        &'a mut self,
-        prompt: impl Into<Prompt<'p>>,
-        sampler: &'a mut Sampler,
-    ) -> Result<Generate<'a>> {
-        Generate::new(self, prompt.into(), sampler)
     }
 
     /// Bytes that a session takes when its whole context is used, beside the model.
