@@ -268,6 +268,7 @@ impl Sampler {
     fn collect(&mut self, cutoff: f32) {
         let tokens = self.probs.iter().enumerate().filter(|&(_, &p)| p >= cutoff && p > 0.0);
         self.keys.clear();
+        self.keys.reserve(self.probs.len()); // for all, or it would grow whenever more are possible than ever before
         self.keys.extend(tokens.map(|(i, &p)| key(i as TokenId, p)));
     }
 }
