@@ -1,5 +1,6 @@
 //! A model: one checkpoint, ready to run, shared by all its sessions.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,12 +29,11 @@ use crate::weights::TensorInfo;
 /// }
 /// # Ok::<(), babyllama::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Model {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     llama: Llama,
     tokenizer: Option<Tokenizer>,
@@ -41,6 +41,21 @@ struct Inner {
     threads: Threads,
     format: &'static str,
     file_bytes: u64,
+}
+
+/// What it is, not its weights.
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { llama, tokenizer, isa, threads, format, file_bytes } = &*self.inner;
+        f.debug_struct("Model")
+            .field("format", format)
+            .field("file_bytes", file_bytes)
+            .field("config", &llama.config)
+            .field("tokenizer", tokenizer)
+            .field("isa", &isa.name())
+            .field("threads", &threads.count())
+            .finish()
+    }
 }
 
 /// The bytes of a checkpoint in memory. Bytes that are aligned for f32 are used where they are; others are copied once.

@@ -1,5 +1,7 @@
 //! A session: one text being read and written, with its key and value cache.
 
+use std::fmt;
+
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
@@ -66,7 +68,6 @@ impl Model {
 /// assert_eq!(session.position(), 3);
 /// # Ok::<(), babyllama::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct Session {
     model: Model,
     scratch: Scratch,
@@ -77,6 +78,17 @@ pub struct Session {
     logits: Vec<f32>, // (1 or n_tokens, vocab_size)
     /// Whether the last row of `logits` follows the last of `tokens`.
     has_logits: bool,
+}
+
+/// What it has read, not what it holds.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("model", &self.model)
+            .field("position", &self.position())
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
