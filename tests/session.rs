@@ -491,6 +491,19 @@ fn types_cross_threads_as_promised() {
     error::<Error>();
 }
 
+#[test]
+fn debug_prints_what_they_are_and_not_the_weights_or_the_cache() {
+    let model = open_small();
+    let mut session = model.session();
+    session.forward(&[1; 100]).unwrap();
+    let mut sampler = babyllama::Sampler::new(babyllama::SamplerOptions::default());
+    sampler.sample(session.logits().unwrap()).unwrap();
+    for text in [format!("{model:?}"), format!("{session:?}"), format!("{sampler:?}")] {
+        assert!(text.len() < 1000, "{text}");
+    }
+    assert!(format!("{session:?}").contains("position: 100"));
+}
+
 // --- Bytes in memory -----------------------------------------------------------------------------------------
 
 #[test]
