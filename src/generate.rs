@@ -8,6 +8,9 @@ use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::tokenizer::Decoder;
 
+/// Hardly any piece has more bytes than this: room for one more spares an allocation in the middle of a text.
+const MAX_USUAL_PIECE: usize = 64;
+
 /// What a generation begins with.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -127,7 +130,7 @@ impl<'a> Generate<'a> {
             unfed,
             max_tokens: usize::MAX,
             stops: Vec::new(),
-            held: String::new(),
+            held: String::with_capacity(MAX_USUAL_PIECE),
             n_generated: 0,
             finished: None,
             failed: false,
@@ -144,7 +147,9 @@ impl<'a> Generate<'a> {
     /// Ends before this text would come up. May be given several times; an empty one is ignored.
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
-        self.stops.push(text.into());
+        let text = text.into();
+        self.held.reserve(text.len() + MAX_USUAL_PIECE); // a beginning of it and one more piece
+        self.stops.push(text);
         self
     }
 
