@@ -2,6 +2,10 @@
 
 use crate::error::{ErrorKind, Result};
 
+/// The most layers. No Llama has more than 126; and the least layer takes a hundred bytes in a file but a thousand in
+/// memory, so without a limit a file could take ten times its size, a sparse one as much as it likes.
+const MAX_LAYERS: usize = 1024;
+
 /// The hyperparameters, under Meta's names.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -65,6 +69,9 @@ impl Config {
             if value == 0 || value > i32::MAX as usize {
                 return Err(invalid(field, value, "must be between 1 and 2^31 - 1"));
             }
+        }
+        if self.n_layers > MAX_LAYERS {
+            return Err(invalid("n_layers", self.n_layers, &format!("must be at most {MAX_LAYERS}")));
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return Err(invalid(

@@ -13,7 +13,7 @@
 
 use crate::attention::Heads;
 use crate::config::Config;
-use crate::error::TokenId;
+use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
 use crate::matmul::Compute;
 use crate::ops::{RopeFrequencies, rmsnorm, rope};
@@ -52,6 +52,23 @@ impl Scratch {
         for (buffer, width) in widths {
             buffer.resize(n_tokens * width, 0.0);
         }
+    }
+
+    /// Makes room for the scores of so many positions, so that a longer text needs no more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`].
+    pub(crate) fn reserve_scores(&mut self, n_heads: usize, positions: usize) -> Result<()> {
+        let len = n_heads.saturating_mul(positions);
+        let more = len.saturating_sub(self.scores.len());
+        let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
+        let out_of_memory = |_| ErrorKind::OutOfMemory { what: "the attention scores", bytes }.into();
+        self.scores.try_reserve_exact(more).map_err(out_of_memory)
+    }
+
+    /// Bytes of scores that a position takes.
+    pub(crate) fn bytes_per_position(n_heads: usize) -> usize {
+        n_heads * size_of::<f32>()
     }
 
     /// Bytes of f32 that a token takes.

@@ -8,6 +8,9 @@ use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::tokenizer::Decoder;
 
+/// Hardly any piece has more bytes than this: room for one more spares an allocation in the middle of a text.
+const MAX_USUAL_PIECE: usize = 64;
+
 /// What a generation begins with.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -84,12 +87,27 @@ pub struct Generate<'a> {
     failed: bool,
 }
 
-impl<'a> Generate<'a> {
-    pub(crate) fn new(
-        session: &'a mut Session,
-        prompt: Prompt<'_>,
+impl Session {
+    /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
+    ///
+    /// A text is encoded with the tokenizer, and at the start of a session the token that begins a text comes first.
+    /// Tokens (`&[TokenId]`) are fed as they are. An empty prompt behind tokens that were fed goes on from them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text; [`ErrorKind::EmptyInput`] if there
+    /// is nothing to go on from; [`ErrorKind::ContextFull`] and [`ErrorKind::TokenOutOfRange`] for the prompt.
+    #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
+    pub fn generate<'a, 'p>(
+        &'a mut self,
+        prompt: impl Into<Prompt<'p>>,
         sampler: &'a mut Sampler,
-    ) -> Result<Self> {
+    ) -> Result<Generate<'a>> {
+        Generate::new(self, prompt.into(), sampler)
+    }
+}
+
+impl<'a> Generate<'a> {
+    fn new(session: &'a mut Session, prompt: Prompt<'_>, sampler: &'a mut Sampler) -> Result<Self> {
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
         let unfed = match prompt {
             Prompt::Tokens(tokens) => tokens.to_vec(),
@@ -112,7 +130,7 @@ impl<'a> Generate<'a> {
             unfed,
             max_tokens: usize::MAX,
             stops: Vec::new(),
-            held: String::new(),
+            held: String::with_capacity(MAX_USUAL_PIECE),
             n_generated: 0,
             finished: None,
             failed: false,
@@ -129,7 +147,9 @@ impl<'a> Generate<'a> {
     /// Ends before this text would come up. May be given several times; an empty one is ignored.
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
-        self.stops.push(text.into());
+        let text = text.into();
+        self.held.reserve(text.len() + MAX_USUAL_PIECE); // a beginning of it and one more piece
+        self.stops.push(text);
         self
     }
 

@@ -1,5 +1,6 @@
 //! A model: one checkpoint, ready to run, shared by all its sessions.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,6 @@ use crate::ops::RopeFrequencies;
 #[cfg(feature = "rayon")]
 use crate::parallel::ThreadPool;
 use crate::parallel::Threads;
-use crate::session::{Session, SessionOptions};
 use crate::simd::Isa;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
@@ -29,12 +29,11 @@ use crate::weights::TensorInfo;
 /// }
 /// # Ok::<(), babyllama::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Model {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     llama: Llama,
     tokenizer: Option<Tokenizer>,
@@ -42,6 +41,21 @@ struct Inner {
     threads: Threads,
     format: &'static str,
     file_bytes: u64,
+}
+
+/// What it is, not its weights.
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { llama, tokenizer, isa, threads, format, file_bytes } = &*self.inner;
+        f.debug_struct("Model")
+            .field("format", format)
+            .field("file_bytes", file_bytes)
+            .field("config", &llama.config)
+            .field("tokenizer", tokenizer)
+            .field("isa", &isa.name())
+            .field("threads", &threads.count())
+            .finish()
+    }
 }
 
 /// The bytes of a checkpoint in memory. Bytes that are aligned for f32 are used where they are; others are copied once.
@@ -303,18 +317,6 @@ impl Model {
     #[must_use]
     pub fn tensors(&self) -> Vec<TensorInfo> {
         self.inner.llama.weights.infos()
-    }
-
-    /// A new session with an empty context as long as the model was made for.
-    #[must_use]
-    pub fn session(&self) -> Session {
-        Session::new(self.clone(), SessionOptions::default())
-    }
-
-    /// A new session with options.
-    #[must_use]
-    pub fn session_with(&self, options: SessionOptions) -> Session {
-        Session::new(self.clone(), options)
     }
 
     pub(crate) fn llama(&self) -> &Llama {

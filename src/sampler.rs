@@ -19,6 +19,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use crate::error::{ErrorKind, Result, TokenId};
 
 /// How a [`Sampler`] chooses. The defaults are llama2.c's.
@@ -132,7 +134,7 @@ fn require(name: &'static str, value: f32, holds: bool, reason: &str) -> Result<
 /// assert_eq!(sampler.sample(&[0.1, 2.5, -1.0])?, 1);
 /// # Ok::<(), babyllama::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sampler {
     options: SamplerOptions,
     rng: Rng,
@@ -141,6 +143,16 @@ pub struct Sampler {
     probs: Vec<f32>, // (n_logits)
     /// The tokens that may be drawn, see [`key`].
     keys: Vec<u64>, // (up to n_logits)
+}
+
+/// Its options, not its buffers.
+impl fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sampler")
+            .field("options", &self.options)
+            .field("rng", &self.rng)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Sampler {
@@ -268,6 +280,7 @@ impl Sampler {
     fn collect(&mut self, cutoff: f32) {
         let tokens = self.probs.iter().enumerate().filter(|&(_, &p)| p >= cutoff && p > 0.0);
         self.keys.clear();
+        self.keys.reserve(self.probs.len()); // for all, or it would grow whenever more are possible than ever before
         self.keys.extend(tokens.map(|(i, &p)| key(i as TokenId, p)));
     }
 }

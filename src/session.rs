@@ -1,13 +1,13 @@
 //! A session: one text being read and written, with its key and value cache.
 
+use std::fmt;
+
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
-use crate::generate::{Generate, Prompt};
 use crate::kv_cache::KvCache;
 use crate::matmul::Compute;
 use crate::model::Model;
-use crate::sampler::Sampler;
 
 /// Tokens that pass through the layers together. More would share the reading of the weights among more products, but
 /// their activations would no longer stay in the cache.
@@ -42,6 +42,20 @@ impl SessionOptions {
     }
 }
 
+impl Model {
+    /// A new session with an empty context as long as the model was made for.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        self.session_with(SessionOptions::default())
+    }
+
+    /// A new session with options.
+    #[must_use]
+    pub fn session_with(&self, options: SessionOptions) -> Session {
+        Session::new(self.clone(), options)
+    }
+}
+
 /// One text: the tokens fed so far, and what the model remembers of them.
 ///
 /// ```no_run
@@ -54,7 +68,6 @@ impl SessionOptions {
 /// assert_eq!(session.position(), 3);
 /// # Ok::<(), babyllama::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct Session {
     model: Model,
     scratch: Scratch,
@@ -67,8 +80,19 @@ pub struct Session {
     has_logits: bool,
 }
 
+/// What it has read, not what it holds.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("model", &self.model)
+            .field("position", &self.position())
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Session {
-    pub(crate) fn new(model: Model, options: SessionOptions) -> Self {
+    fn new(model: Model, options: SessionOptions) -> Self {
         let Config { n_layers, max_seq_len, .. } = *model.config();
         let capacity = options.context_length.unwrap_or(max_seq_len);
         let cache = KvCache::new(n_layers, model.config().kv_dim());
@@ -154,30 +178,14 @@ impl Session {
         })
     }
 
-    /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
-    ///
-    /// A text is encoded with the tokenizer, and at the start of a session the token that begins a text comes first.
-    /// Tokens (`&[TokenId]`) are fed as they are. An empty prompt behind tokens that were fed goes on from them.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text; [`ErrorKind::EmptyInput`] if there
-    /// is nothing to go on from; [`ErrorKind::ContextFull`] and [`ErrorKind::TokenOutOfRange`] for the prompt.
-    #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
-    pub fn generate<'a, 'p>(
-        &'a mut self,
-        prompt: impl Into<Prompt<'p>>,
-        sampler: &'a mut Sampler,
-    ) -> Result<Generate<'a>> {
-        Generate::new(self, prompt.into(), sampler)
-    }
-
     /// Bytes that a session takes when its whole context is used, beside the model.
     #[must_use]
     pub fn memory_bytes(config: &Config, context_length: usize) -> u64 {
-        let cache =
-            KvCache::bytes_per_position(config.n_layers, config.kv_dim()) as u64 * context_length as u64;
+        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim())
+            + Scratch::bytes_per_position(config.n_heads);
+        let cache = (per_position as u64).saturating_mul(context_length as u64);
         let batch = context_length.min(MAX_BATCH) as u64;
-        cache + batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4
+        cache.saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
     }
 
     /// Whether these tokens could be fed now.
@@ -224,9 +232,12 @@ impl Session {
     fn reserve(&mut self, n_tokens: usize, wanted: Logits) -> Result<()> {
         let llama = self.model.llama();
         let needed = self.tokens.len() + n_tokens;
-        let per_position = KvCache::bytes_per_position(llama.config.n_layers, llama.config.kv_dim());
+        let Config { n_layers, n_heads, .. } = llama.config;
+        let per_position = KvCache::bytes_per_position(n_layers, llama.config.kv_dim())
+            + Scratch::bytes_per_position(n_heads);
         let at_once = llama.weights.bytes_per_token().max(MIN_INITIAL_CACHE_BYTES) / per_position;
         self.cache.reserve(needed.max(at_once.min(self.capacity)), self.capacity)?;
+        self.scratch.reserve_scores(n_heads, self.cache.capacity())?;
         self.tokens.reserve(self.cache.capacity().saturating_sub(self.tokens.len()));
 
         let rows = match wanted {

@@ -73,8 +73,12 @@ pub(super) fn read_v0(storage: &Arc<Storage>) -> Result<Checkpoint> {
 }
 
 pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
+    // The version comes first: another one's header may mean something else, and have another length.
+    let version = LittleEndian::read_u32(bytes_at(storage, "the version", 4, 4)?);
+    if !matches!(version, 1 | 2) {
+        return Err(ErrorKind::UnsupportedVersion { format: "llama2.c", found: version }.into());
+    }
     let header = bytes_at(storage, "the header", 0, VERSIONED_HEADER)?;
-    let version = LittleEndian::read_u32(&header[4..]);
     let config = config_of(&read_ints(&header[8..]))?;
     let tied = match header[36] {
         0 => false,
@@ -83,8 +87,7 @@ pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
     };
     let (format, group_size) = match version {
         1 => ("llama2.c v1", None),
-        2 => ("llama2.c v2", Some(group_size(LittleEndian::read_i32(&header[37..]), &config)?)),
-        found => return Err(ErrorKind::UnsupportedVersion { format: "llama2.c", found }.into()),
+        _ => ("llama2.c v2", Some(group_size(LittleEndian::read_i32(&header[37..]), &config)?)),
     };
     expect_size(storage, VERSIONED_HEADER as u128 + weight_bytes(&config, tied, group_size))?;
 

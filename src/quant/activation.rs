@@ -2,7 +2,8 @@
 //!
 //! Each token's row is cut into groups. A group is stored as `q = round(x / d)` with `d = max|x| / 127`, so every `q`
 //! is within -127..=127; a group of zeros has `d = 0` and `q = 0`. This is the symmetric quantisation of llama2.c's
-//! runq, bit for bit, rounding included (ties away from zero).
+//! runq, bit for bit, rounding included (ties away from zero). A group with a NaN or an infinity has `d = NaN`, where
+//! runq overlooks it, so that damaged weights show in the logits.
 
 use crate::simd::{Isa, Simd, kernel};
 
@@ -91,11 +92,27 @@ kernel! {
     ) {
         let groups = x.chunks_exact(group).zip(qs.chunks_exact_mut(group));
         for ((x, qs), (scale, sum)) in groups.zip(scales.iter_mut().zip(sums)) {
-            *scale = max_abs(s, x) / 127.0;
+            *scale = if all_finite(s, x) { max_abs(s, x) / 127.0 } else { f32::NAN };
             quantize_group(s, x, *scale, qs);
             *sum = qs.iter().map(|&q| i32::from(q)).sum();
         }
     }
+}
+
+/// Whether there is neither a NaN nor an infinity: 0 times either is NaN, which no sum gets rid of.
+#[inline(always)]
+fn all_finite<S: Simd>(s: S, x: &[f32]) -> bool {
+    let zero = s.splat(0.0);
+    let mut sum = zero;
+    let mut chunks = x.chunks_exact(S::LANES);
+    for chunk in &mut chunks {
+        sum = s.mul_add(s.load(chunk), zero, sum);
+    }
+    if !chunks.remainder().is_empty() {
+        sum = s.mul_add(s.load_partial(chunks.remainder()), zero, sum);
+    }
+    let [sum] = s.sum_x8_each([s.fold_x8(sum)]);
+    !sum.is_nan()
 }
 
 #[inline(always)]
@@ -113,7 +130,7 @@ fn max_abs<S: Simd>(s: S, x: &[f32]) -> f32 {
 
 #[inline(always)]
 fn quantize_group<S: Simd>(s: S, x: &[f32], scale: f32, qs: &mut [i8]) {
-    if scale == 0.0 {
+    if scale == 0.0 || scale.is_nan() {
         qs.fill(0);
         return;
     }
@@ -156,6 +173,24 @@ mod tests {
                         .map(|v| if scale == 0.0 { 0 } else { (v / scale).round() as i8 }).collect();
                     prop_assert_eq!(&row.qs[g * group..][..group], &want[..], "{}", isa.name());
                     prop_assert_eq!(row.sums[g], want.iter().map(|&q| i32::from(q)).sum::<i32>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_makes_its_groups_scale_nan() {
+        for isa in Isa::available() {
+            for n in 1..=40 {
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    for at in 0..n {
+                        let mut x: Vec<f32> = (0..2 * n).map(|i| i as f32).collect();
+                        x[at] = bad;
+                        let mut buffer = ActivationBuffer::default();
+                        let row = buffer.quantize(isa, &x, 2 * n, n).quantized_row(0);
+                        assert!(row.scales[0].is_nan() && !row.scales[1].is_nan(), "{} {n}", isa.name());
+                        assert_eq!(row.qs[..n], vec![0; n]);
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::error::TokenId;
 /// Turns a stream of tokens into text, holding back bytes until they are whole characters.
 ///
 /// SentencePiece puts a dummy space before every text, so the decoder strips one leading space from the first token of
-/// a text and from a token right after BOS. It owns its buffers: after a few tokens nothing more is allocated.
+/// a text and from a token right after BOS. It owns its buffers, which grow only for pieces of more than 60 bytes.
 ///
 /// ```
 /// # let mut file = 0_i32.to_le_bytes().to_vec();
@@ -40,7 +40,8 @@ pub struct Decoder {
 
 impl Decoder {
     pub(super) fn new(at_start: bool) -> Self {
-        Self { at_start, bytes: Vec::new(), text: String::new() }
+        // Room for nearly every piece and what was held back before it, so that none in the middle of a text allocates.
+        Self { at_start, bytes: Vec::with_capacity(64), text: String::with_capacity(64) }
     }
 
     /// Adds a token and returns the text that it completes, often its piece, and empty inside a character.

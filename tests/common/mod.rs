@@ -1,10 +1,27 @@
-//! What the tests hold the crate against: random models, a naive forward pass in f64, and files to load.
+//! What the tests hold the crate against: random models, naive forward passes, and files to load.
 //!
 //! Nothing here imports the crate, so a mistake in `src` can't hide by being made twice. The oracle itself is
 //! held by the logits in `tests/golden`, which Hugging Face's implementation computed.
+//!
+//! - here: models and their files
+//! - [`forward`]: the forward pass in f64
+//! - [`runq`]: the forward pass of int8 files, in the arithmetic that defines them
+//! - [`golden`]: Hugging Face's logits
+//! - [`scripted`]: a model that says what it is told to, and tokenizers for it
 
 #![allow(dead_code, reason = "each test crate compiles this module anew and uses a part of it")]
+#![allow(unused_imports, reason = "as above")]
 #![allow(unreachable_pub, reason = "`pub` marks what the tests may use, as it would in a library")]
+
+mod forward;
+mod golden;
+mod runq;
+mod scripted;
+
+pub use forward::logits;
+pub use golden::{GOLDEN, Golden};
+pub use runq::logits as runq_logits;
+pub use scripted::{scripted_model, tokenizer_bin};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -276,230 +293,6 @@ pub fn quantize(tensor: &[f32], group_size: usize) -> (Vec<i8>, Vec<f32>) {
         }
     }
     (quants, scales)
-}
-
-// --- The forward pass, as a specification -------------------------------------------------------------------
-
-/// The logits at every position, `(n_tokens, vocab_size)`: Llama 2 by its definition, in f64, without a cache.
-pub fn logits(model: &RandomModel, tokens: &[u32], norm_eps: f64, rope_theta: f64) -> Vec<Vec<f64>> {
-    let dim = model.shape.dim;
-    let mut x: Vec<Vec<f64>> = Vec::new(); // (n_tokens, dim)
-    for &token in tokens {
-        let row = &model.tok_embeddings[token as usize * dim..][..dim];
-        x.push(row.iter().map(|&w| f64::from(w)).collect());
-    }
-
-    for layer in &model.layers {
-        let h = attention(model.shape, layer, &x, norm_eps, rope_theta); // (n_tokens, dim)
-        for t in 0..tokens.len() {
-            for i in 0..dim {
-                x[t][i] += h[t][i];
-            }
-            let f = feed_forward(layer, &x[t], norm_eps); // (dim)
-            for i in 0..dim {
-                x[t][i] += f[i];
-            }
-        }
-    }
-
-    // (n_tokens, vocab_size)
-    x.iter().map(|x| matvec(model.classifier(), &rmsnorm(x, &model.norm, norm_eps))).collect()
-}
-
-/// What attention adds to `x`, the states of all tokens: `(n_tokens, dim)` in and out.
-fn attention(shape: Shape, layer: &Layer, x: &[Vec<f64>], norm_eps: f64, rope_theta: f64) -> Vec<Vec<f64>> {
-    let head_dim = shape.head_dim();
-    let mut q: Vec<Vec<f64>> = Vec::new(); // (n_tokens, dim)
-    let mut k: Vec<Vec<f64>> = Vec::new(); // (n_tokens, kv_dim)
-    let mut v: Vec<Vec<f64>> = Vec::new(); // (n_tokens, kv_dim)
-    for (position, x) in x.iter().enumerate() {
-        let x = rmsnorm(x, &layer.attention_norm, norm_eps); // (dim)
-        q.push(rope(matvec(&layer.wq, &x), position, head_dim, rope_theta));
-        k.push(rope(matvec(&layer.wk, &x), position, head_dim, rope_theta));
-        v.push(matvec(&layer.wv, &x));
-    }
-
-    let mut out = Vec::new(); // (n_tokens, dim)
-    for (t, q) in q.iter().enumerate() {
-        let mut heads = vec![0.0; shape.dim]; // (n_heads, head_dim)
-        for h in 0..shape.n_heads {
-            // Neighbouring query heads share a key and value head.
-            let kv_h = h / (shape.n_heads / shape.n_kv_heads);
-            // A token sees itself and those before it.
-            let mut scores = vec![0.0; t + 1]; // (t + 1)
-            for s in 0..=t {
-                for i in 0..head_dim {
-                    scores[s] += q[h * head_dim + i] * k[s][kv_h * head_dim + i];
-                }
-                scores[s] /= (head_dim as f64).sqrt();
-            }
-            let scores = softmax(&scores); // (t + 1)
-            for s in 0..=t {
-                for i in 0..head_dim {
-                    heads[h * head_dim + i] += scores[s] * v[s][kv_h * head_dim + i];
-                }
-            }
-        }
-        out.push(matvec(&layer.wo, &heads));
-    }
-    out
-}
-
-/// What the feed-forward block, a SwiGLU, adds to one token's `x`: `(dim)` in and out.
-fn feed_forward(layer: &Layer, x: &[f64], norm_eps: f64) -> Vec<f64> {
-    let x = rmsnorm(x, &layer.ffn_norm, norm_eps); // (dim)
-    let gate = matvec(&layer.w1, &x); // (hidden_dim)
-    let up = matvec(&layer.w3, &x); // (hidden_dim)
-    let mut h = vec![0.0; gate.len()]; // (hidden_dim)
-    for i in 0..h.len() {
-        let silu = gate[i] / (1.0 + (-gate[i]).exp());
-        h[i] = silu * up[i];
-    }
-    matvec(&layer.w2, &h)
-}
-
-/// Row-major `w`, `(d, n)`, times `x`, `(n)`, gives `(d)`.
-fn matvec(w: &[f32], x: &[f64]) -> Vec<f64> {
-    let mut out = Vec::new();
-    for row in w.chunks_exact(x.len()) {
-        let mut sum = 0.0;
-        for i in 0..x.len() {
-            sum += f64::from(row[i]) * x[i];
-        }
-        out.push(sum);
-    }
-    out
-}
-
-/// `x` divided by its root mean square, then scaled: `(n)` in and out.
-fn rmsnorm(x: &[f64], weight: &[f32], norm_eps: f64) -> Vec<f64> {
-    let mut mean_square = 0.0;
-    for x in x {
-        mean_square += x * x / weight.len() as f64;
-    }
-    let rms = (mean_square + norm_eps).sqrt();
-    x.iter().zip(weight).map(|(x, &w)| x / rms * f64::from(w)).collect()
-}
-
-/// Rotates pair i of each head, elements 2i and 2i + 1, by the angle `position * theta^(-2i / head_dim)`.
-fn rope(mut x: Vec<f64>, position: usize, head_dim: usize, theta: f64) -> Vec<f64> {
-    for head in x.chunks_exact_mut(head_dim) {
-        for i in 0..head_dim / 2 {
-            let angle = position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
-            let (re, im) = (head[2 * i], head[2 * i + 1]);
-            head[2 * i] = re * angle.cos() - im * angle.sin();
-            head[2 * i + 1] = re * angle.sin() + im * angle.cos();
-        }
-    }
-    x
-}
-
-fn softmax(scores: &[f64]) -> Vec<f64> {
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let exp: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-    let sum: f64 = exp.iter().sum();
-    exp.iter().map(|e| e / sum).collect()
-}
-
-// --- Golden logits ------------------------------------------------------------------------------------------
-
-/// A random model, and the logits that Hugging Face's `LlamaForCausalLM` computes for some tokens.
-#[derive(Clone, Copy, Debug)]
-pub struct Golden {
-    pub name: &'static str,
-    pub shape: Shape,
-    pub seed: u64,
-    pub norm_eps: f64,
-    pub rope_theta: f64,
-    pub tokens: &'static [u32],
-}
-
-/// `CASES` in `tests/golden/hugging_face.py` must be equal to this table.
-pub const GOLDEN: [Golden; 4] = [
-    Golden {
-        name: "tied_3_heads", // nothing is a multiple of 8
-        shape: Shape {
-            dim: 36,
-            hidden_dim: 100,
-            n_layers: 3,
-            n_heads: 3,
-            n_kv_heads: 3,
-            vocab_size: 333,
-            max_seq_len: 32,
-            tied: true,
-        },
-        seed: 1,
-        norm_eps: 1e-5,
-        rope_theta: 1e4,
-        tokens: &[1, 332, 7, 0, 150, 7],
-    },
-    Golden {
-        name: "untied_8_heads_1_kv_theta_1e6", // an eps so large that a wrong one shows
-        shape: Shape {
-            dim: 64,
-            hidden_dim: 172,
-            n_layers: 2,
-            n_heads: 8,
-            n_kv_heads: 1,
-            vocab_size: 515,
-            max_seq_len: 32,
-            tied: false,
-        },
-        seed: 2,
-        norm_eps: 1e-2,
-        rope_theta: 1e6,
-        tokens: &[1, 514, 300, 2, 300, 0],
-    },
-    Golden {
-        name: "untied_16_heads_2_kv", // Llama 2 70B has this ratio
-        shape: Shape {
-            dim: 128,
-            hidden_dim: 344,
-            n_layers: 3,
-            n_heads: 16,
-            n_kv_heads: 2,
-            vocab_size: 333,
-            max_seq_len: 32,
-            tied: false,
-        },
-        seed: 3,
-        norm_eps: 1e-5,
-        rope_theta: 1e4,
-        tokens: &[1, 5, 332, 64, 0, 5],
-    },
-    Golden {
-        name: "tied_4_heads_2_kv_12_tokens",
-        shape: Shape {
-            dim: 96,
-            hidden_dim: 172,
-            n_layers: 2,
-            n_heads: 4,
-            n_kv_heads: 2,
-            vocab_size: 512,
-            max_seq_len: 32,
-            tied: true,
-        },
-        seed: 4,
-        norm_eps: 1e-5,
-        rope_theta: 1e4,
-        tokens: &[1, 400, 17, 17, 511, 256, 0, 3, 99, 400, 2, 128],
-    },
-];
-
-impl Golden {
-    pub fn model(&self) -> RandomModel {
-        RandomModel::new(self.shape, self.seed)
-    }
-
-    /// The file's logits: `(n_tokens, vocab_size)`.
-    pub fn logits(&self) -> Vec<Vec<f64>> {
-        let path = format!("{}/tests/golden/{}.f64", env!("CARGO_MANIFEST_DIR"), self.name);
-        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert_eq!(bytes.len(), self.tokens.len() * self.shape.vocab_size * 8, "{path}: length");
-        let row =
-            |row: &[u8]| row.chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().unwrap())).collect();
-        bytes.chunks_exact(self.shape.vocab_size * 8).map(row).collect()
-    }
 }
 
 // --- Comparing ----------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Shape:
         return self.head_dim * self.n_kv_heads
 
 
-# `GOLDEN` in tests/common/mod.rs must be equal to this table.
+# `GOLDEN` in tests/common/golden.rs must be equal to this table.
 # name: (shape, seed, norm_eps, rope_theta, tokens)
 CASES = {
     "tied_3_heads": (Shape(36, 100, 3, 3, 3, 333, 32, True), 1, 1e-5, 1e4, [1, 332, 7, 0, 150, 7]),
