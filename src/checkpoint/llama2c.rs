@@ -45,6 +45,12 @@ pub(super) fn looks_like_v0(storage: &Storage) -> bool {
         && bytes.get(..4 * HEADER_INTS).is_some_and(|ints| v0_header(ints).is_ok())
 }
 
+/// Why a file that [`looks_like_v0`] refused is none.
+pub(super) fn why_not_v0(storage: &Storage) -> String {
+    let ints = bytes_at(storage, "its header", 0, 4 * HEADER_INTS);
+    ints.and_then(v0_header).map_or_else(|e| e.to_string(), |_| "its magic is another format's".into())
+}
+
 pub(super) fn read_v0(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let ints = bytes_at(storage, "the header", 0, 4 * HEADER_INTS)?;
     let (config, tied) = v0_header(ints)?;
