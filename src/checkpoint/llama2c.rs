@@ -21,6 +21,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::{Arithmetic, Checkpoint};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
+use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
 use crate::weights::{LayerWeights, Weights};
@@ -243,7 +244,7 @@ impl Cursor<'_> {
     /// A vector of f32, copied out.
     fn norm(&mut self, dim: usize) -> Result<Vec<f32>> {
         let range = self.take("a norm", dim.checked_mul(4))?;
-        let tensor = Tensor::f32(self.storage, range.clone(), 1, dim);
+        let tensor = Tensor::new(self.storage, range.clone(), 1, dim, Dtype::F32);
         Ok(tensor.ok_or_else(|| truncated("a norm", range.start, range.len(), 0))?.to_f32())
     }
 
@@ -257,7 +258,7 @@ impl Cursor<'_> {
         let tensor = match self.group_size {
             None => {
                 let weights = self.take("a tensor", n.and_then(|n| n.checked_mul(4)))?;
-                Tensor::f32(self.storage, weights, rows, columns)
+                Tensor::new(self.storage, weights, rows, columns, Dtype::F32)
             }
             Some(group_size) => {
                 let weights = self.take("a tensor's weights", n)?;
