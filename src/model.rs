@@ -263,7 +263,7 @@ impl Model {
             return Err(Error::from(kind).at(storage.path()));
         }
         let rope_frequencies = match arithmetic {
-            Arithmetic::Exact => RopeFrequencies::exact(config.head_dim, config.rope_theta),
+            Arithmetic::Exact => RopeFrequencies::exact(&config, None),
             Arithmetic::Llama2c => RopeFrequencies::llama2c(config.head_dim, config.rope_theta as f32),
         };
         let inner = Inner {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::{Arithmetic, Checkpoint};
-use crate::config::Config;
+use crate::config::{Config, RopeScaling};
 use crate::error::{ErrorKind, Result};
 use crate::storage::Storage;
 use crate::tensor::Tensor;
@@ -141,10 +141,12 @@ fn config_of(
         n_heads,
         n_kv_heads: size("n_kv_heads", n_kv_heads)?,
         head_dim: dim / n_heads,
+        rope_dim: dim / n_heads,
         vocab_size: size("vocab_size", vocab_size)?,
         max_seq_len: size("max_seq_len", max_seq_len)?,
         norm_eps: 1e-5,
         rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
     };
     config.validate()?;
     Ok(config)
