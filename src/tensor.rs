@@ -21,6 +21,21 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
+    /// Weights of any type that stores a row after another, at a byte range. `None` if the storage doesn't hold them
+    /// there, or if rows aren't whole blocks.
+    pub(crate) fn new(
+        storage: &Arc<Storage>,
+        weights: Range<usize>,
+        rows: usize,
+        columns: usize,
+        dtype: Dtype,
+    ) -> Option<Self> {
+        match dtype {
+            Dtype::F32 => Self::f32(storage, weights, rows, columns),
+            Dtype::Int8 { .. } => None,
+        }
+    }
+
     /// f32 weights at a byte range. `None` if the storage doesn't hold them there, aligned.
     pub(crate) fn f32(
         storage: &Arc<Storage>,

@@ -69,7 +69,7 @@ pub(super) fn read_v0(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let output = if tied { None } else { Some(file.matrix(config.vocab_size, dim)?) };
     let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
     let weights = Weights { tok_embeddings, layers, norm, output };
-    Ok(Checkpoint { format: "llama2.c v0", config, weights, arithmetic: Arithmetic::Exact })
+    Ok(Checkpoint::plain(storage, "llama2.c v0", config, weights, Arithmetic::Exact))
 }
 
 pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
@@ -108,7 +108,7 @@ pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
     let weights = Weights { tok_embeddings, layers, norm, output };
     let arithmetic = if group_size.is_some() { Arithmetic::Llama2c } else { Arithmetic::Exact };
-    Ok(Checkpoint { format, config, weights, arithmetic })
+    Ok(Checkpoint::plain(storage, format, config, weights, arithmetic))
 }
 
 fn read_ints(bytes: &[u8]) -> [i32; HEADER_INTS] {

@@ -277,3 +277,56 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 }
+
+/// What a file says of its tokenizer.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenizerParts<'a> {
+    pub(crate) pieces: Vec<PiecePart<'a>>,
+    pub(crate) merging: Merging<'a>,
+    pub(crate) bos: Option<TokenId>,
+    pub(crate) eos: Option<TokenId>,
+    pub(crate) eot: Option<TokenId>,
+    pub(crate) unk: Option<TokenId>,
+    pub(crate) add_bos: Option<bool>,
+    pub(crate) add_eos: Option<bool>,
+}
+
+/// A piece as a file describes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PiecePart<'a> {
+    pub(crate) text: &'a [u8],
+    pub(crate) score: f32,
+    pub(crate) kind: PieceKind,
+}
+
+/// How text becomes pieces.
+#[derive(Clone, Debug)]
+pub(crate) enum Merging<'a> {
+    SentencePiece { add_space_prefix: bool },
+    BytePairs { pre: &'a str, merges: Vec<&'a [u8]> },
+}
+
+impl Tokenizer {
+    pub(crate) fn from_parts(parts: &TokenizerParts<'_>) -> Result<Self> {
+        let TokenizerParts { pieces, merging, bos, eos, eot, unk, add_bos, add_eos } = parts;
+        let _ = (eot, unk, add_bos, add_eos);
+        match merging {
+            Merging::SentencePiece { add_space_prefix: true } => {}
+            Merging::BytePairs { pre, merges } => {
+                let reason = format!("byte pairs of {pre:?} with {} merges", merges.len());
+                return Err(ErrorKind::Tokenizer { reason }.into());
+            }
+            Merging::SentencePiece { .. } => {
+                return Err(ErrorKind::Tokenizer { reason: "no space prefix".into() }.into());
+            }
+        }
+        let mut vocab = VocabBuilder::default();
+        for piece in pieces {
+            let text = String::from_utf8_lossy(piece.text).replace('\u{2581}', " ");
+            vocab.push(text.as_bytes(), piece.score, piece.kind)?;
+        }
+        let vocab = vocab.build()?;
+        let add_bos = add_bos.unwrap_or(true);
+        Ok(Self { vocab, algorithm: Algorithm::SentencePiece, bos: *bos, eos: *eos, add_bos })
+    }
+}
