@@ -1,8 +1,9 @@
 //! Attention: `softmax(q K^T / sqrt(head_dim)) V`, one task a head.
 //!
-//! Every sum here is added up in the plain order of its terms, each product rounded before it is added, as llama2.c
-//! does: vectors hold different positions (for scores) or different dimensions (for the weighted sum), never parts of
-//! one sum. So the result is the same bits on every instruction set, and for prefill and decode.
+//! Every sum here is added up in the plain order of its terms: vectors hold different positions (for scores) or
+//! different dimensions (for the weighted sum), never parts of one sum. Scores round each product before it is added;
+//! the weighted sum rounds once. So the result is the same bits on every instruction set, for prefill and decode, and in
+//! runq as gcc compiles it for a processor with FMA.
 
 use crate::kv_cache::{BLOCK, KeysValues};
 use crate::matmul::Compute;
@@ -82,7 +83,7 @@ kernel! {
             let mut sum = s.splat(0.0);
             for (position, &weight) in weights.iter().enumerate() {
                 let value = s.load_partial(kv.value(position, start + column, head_dim - column));
-                sum = s.add(sum, s.mul(s.splat(weight), value));
+                sum = s.fused_mul_add(s.splat(weight), value, sum);
             }
             s.store_partial(sum, &mut out[column..]);
         }
@@ -121,7 +122,7 @@ fn weighted_sum<S: Simd, const N: usize>(
         let value = kv.value(position, start, N * S::LANES);
         let weight = s.splat(weight);
         for (sum, value) in sums.iter_mut().zip(value.chunks_exact(S::LANES)) {
-            *sum = s.add(*sum, s.mul(weight, s.load(value)));
+            *sum = s.fused_mul_add(weight, s.load(value), *sum);
         }
     }
     for (sum, out) in sums.iter().zip(out.chunks_exact_mut(S::LANES)) {

@@ -1,9 +1,9 @@
 //! The small operations of a Llama: everything that isn't a matrix product or attention.
 //!
-//! They round as llama2.c's do, to the bit: sums are added up in the plain order of their terms, and exponentials are
-//! right to within 0.5001 units in the last place. That matters where activations are quantised, because a difference
-//! in the last bit can move a value across a rounding boundary and from then on changes the text. (Sums in vector lanes
-//! would save about 0.3 % of a token's time.)
+//! They round as llama2.c's do: sums are added up in the plain order of their terms, and exponentials are rounded as if
+//! exact, where a C library's may be off by one in the last bit once in a thousand times. That matters where activations
+//! are quantised, because a difference in the last bit can move a value across a rounding boundary, and from then on
+//! logits differ by a hundredth of their spread. (Sums in vector lanes would save about 0.3 % of a token's time.)
 
 use crate::config::{Config, RopeScaling};
 use crate::simd::{Simd, kernel};

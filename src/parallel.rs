@@ -12,6 +12,7 @@
 //! - The process-global pool is never built or used.
 //! - After the first, entering allocates nothing: a helper lingers for [`LINGER`] before it gives its thread back.
 
+#![cfg_attr(not(feature = "rayon"), allow(dead_code, unused_imports, reason = "without it nobody helps"))]
 #![allow(
     unsafe_code,
     reason = "chunks write disjoint columns of one buffer, which slices alone can't express"

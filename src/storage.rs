@@ -93,12 +93,13 @@ impl Storage {
     /// Maps a file. The mapping costs address space, not memory: pages come in when they are read.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let at = |e: std::io::Error| Error::from(e).at(Some(path));
-        let file = File::open(path).map_err(at)?;
-        let metadata = file.metadata().map_err(at)?;
+        // Asked of the path: to open a pipe would wait for somebody to write to it.
+        let metadata = std::fs::metadata(path).map_err(at)?;
         if !metadata.is_file() {
             let e = ErrorKind::UnknownFormat { hint: "it is not a regular file".into() };
             return Err(Error::from(e).at(Some(path)));
         }
+        let file = File::open(path).map_err(at)?;
         let bytes = if metadata.len() == 0 {
             Bytes::Static(&[])
         } else {

@@ -219,7 +219,7 @@ fn random_headers_with_files_of_their_size_are_an_error_or_a_working_model() {
                 1..=5 => [1, 2, 4, 8, 16][rng.next_u64() as usize % 5],
                 _ => (rng.next_u64() % 12) as i32,
             };
-            if rng.next_u64() % 3 > 0 {
+            if !rng.next_u64().is_multiple_of(3) {
                 bytes[start + 4 * field..][..4].copy_from_slice(&value.to_le_bytes());
             }
         }

@@ -4,7 +4,7 @@
 //! llama2.c treats it as off. The test with the Llama 2 vocabulary needs a file that isn't in the repository:
 //!
 //! ```text
-//! BABYLLAMA_SHARED=/folder/with/real cargo test --test sentencepiece -- --ignored
+//! BABYLLAMA_SHARED=/folder/with/real cargo test --test sentencepiece
 //! ```
 
 use std::path::PathBuf;
@@ -31,7 +31,6 @@ fn bundled_vocabulary_encodes_as_sentencepiece_does() {
 }
 
 #[test]
-#[ignore = "needs the folder that BABYLLAMA_SHARED names"]
 fn llama_2_vocabulary_encodes_as_sentencepiece_does() {
     let Some(shared) = std::env::var_os("BABYLLAMA_SHARED").map(PathBuf::from) else {
         eprintln!("skipped: BABYLLAMA_SHARED is not set");

@@ -88,7 +88,9 @@ fn prefill_gives_the_bits_of_as_many_decodes() {
             let model = open(file.clone(), isa, 1);
             let tokens = tokens(longest, SHAPE.vocab_size);
             let one_by_one = step_by_step(&model, &tokens);
-            for n in lengths.into_iter().filter(|n| *n <= longest && !(UNOPTIMISED && [255, 256].contains(n)))
+            for n in lengths
+                .into_iter()
+                .filter(|n| *n <= longest && !(UNOPTIMISED && [1, 6, 8, 9, 63, 255, 256].contains(n)))
             {
                 let mut session = model.session();
                 let expected = &one_by_one[(n - 1) * SHAPE.vocab_size..][..SHAPE.vocab_size];
@@ -336,10 +338,10 @@ fn a_session_says_how_much_memory_it_will_take_whatever_its_length() {
 /// What a session of some prefills and decodes gives.
 fn run(model: &Model) -> Vec<f32> {
     let mut session = model.session();
-    let n = if UNOPTIMISED { 7 } else { 11 };
+    let n = if UNOPTIMISED { 5 } else { 11 };
     let tokens = tokens(n, model.config().vocab_size);
-    let mut all = session.forward_all(&tokens[..4]).unwrap().to_vec();
-    all.extend_from_slice(session.forward(&tokens[4..n - 2]).unwrap());
+    let mut all = session.forward_all(&tokens[..2]).unwrap().to_vec();
+    all.extend_from_slice(session.forward(&tokens[2..n - 2]).unwrap());
     for &token in &tokens[n - 2..] {
         all.extend_from_slice(session.forward(&[token]).unwrap());
     }
@@ -370,7 +372,7 @@ fn many_sessions_of_one_model_at_once_give_the_same_bits() {
         let model = open(file, Isa::best(), 2);
         let expected = run(&model);
         std::thread::scope(|scope| {
-            for i in 0..6 {
+            for i in 0..if UNOPTIMISED { 4 } else { 6 } {
                 let (model, expected) = (model.clone(), &expected);
                 scope.spawn(move || {
                     for _ in 0..if UNOPTIMISED { 1 } else { 20 } {

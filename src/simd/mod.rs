@@ -48,6 +48,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once on every machine, at the cost of calls where it has no instruction for that.
+    fn fused_mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// `a > b ? a : b`, so a NaN in `b` wins.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `|a|`

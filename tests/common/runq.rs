@@ -122,7 +122,8 @@ fn attention(shape: Shape, q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) ->
         for (score, value) in scores.iter().zip(values) {
             let weight = score / sum;
             for i in 0..head_dim {
-                out[h * head_dim + i] += weight * value[start + i];
+                let sum = &mut out[h * head_dim + i];
+                *sum = weight.mul_add(value[start + i], *sum); // gcc fuses it where the processor can
             }
         }
     }

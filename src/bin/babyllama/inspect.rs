@@ -78,7 +78,7 @@ fn describe(model: &Model, name: &str, tokenizer: &str, context: usize) -> Strin
         ("", String::new()),
         ("instructions", model.isa().name().into()),
         ("threads", threads.to_string()),
-        ("KV cache", format!("{} a position", size(per_position))),
+        ("memory", format!("{} a position used", size(per_position))),
         (
             "session",
             format!("{} when all {} positions are used", size(memory(context)), digits(context as u128)),
