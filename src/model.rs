@@ -103,7 +103,7 @@ pub struct ModelOptions {
 
 #[derive(Clone, Debug)]
 enum TokenizerSource {
-    Given(Tokenizer),
+    Given(Box<Tokenizer>),
     File(PathBuf),
     None,
 }
@@ -142,7 +142,7 @@ impl ModelOptions {
     /// A tokenizer, instead of the one beside the model.
     #[must_use]
     pub fn tokenizer(mut self, tokenizer: Tokenizer) -> Self {
-        self.tokenizer = Some(TokenizerSource::Given(tokenizer));
+        self.tokenizer = Some(TokenizerSource::Given(Box::new(tokenizer)));
         self
     }
 
@@ -202,7 +202,7 @@ impl ModelOptions {
     /// The tokenizer that was asked for, or else the file's own, or else the one beside it.
     fn find_tokenizer(&self, storage: &Storage) -> Result<Option<Tokenizer>> {
         match &self.tokenizer {
-            Some(TokenizerSource::Given(tokenizer)) => return Ok(Some(tokenizer.clone())),
+            Some(TokenizerSource::Given(tokenizer)) => return Ok(Some(Tokenizer::clone(tokenizer))),
             Some(TokenizerSource::File(path)) => return Tokenizer::open(path).map(Some),
             Some(TokenizerSource::None) => return Ok(None),
             None => {}

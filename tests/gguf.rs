@@ -335,7 +335,7 @@ fn a_bad_tokenizer_is_an_error_unless_another_is_given() {
     refuses!(file, ErrorKind::VocabMismatch { tokenizer: 21, model: 20 }, "21 pieces");
     file.set("tokenizer.ggml.tokens", Value::Array(8, vec![Value::Str(vec![0xFF, 0xFE]); 20]));
     assert!(open(&file).is_ok(), "a piece need not be UTF-8");
-    file.set("tokenizer.ggml.bos_token_id", Value::U32(20));
+    file.set("tokenizer.ggml.bos_token_id", Value::U32(20)).remove("tokenizer.ggml.add_bos_token");
     assert_ne!(open(&file).unwrap().tokenizer().unwrap().bos(), Some(20), "an id beyond the vocabulary");
     for name in ["none", "no_vocab"] {
         assert!(open(&tokens("model", Value::str(name))).unwrap().tokenizer().is_none());
