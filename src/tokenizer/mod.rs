@@ -27,6 +27,7 @@ mod vocab;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -64,10 +65,10 @@ enum Algorithm {
         /// A text begins with a space that is not its own.
         dummy_space: bool,
     },
-    BytePairs(Box<BytePairs>),
+    BytePairs(Arc<BytePairs>),
 }
 
-/// Turns text into the tokens that a model was trained on, and tokens into text.
+/// Turns text into the tokens that a model was trained on, and tokens into text. Cheap to clone: clones share everything.
 ///
 /// ```
 /// use babyllama::Tokenizer;
@@ -88,10 +89,10 @@ enum Algorithm {
 /// ```
 #[derive(Clone)]
 pub struct Tokenizer {
-    vocab: Vocab,
+    vocab: Arc<Vocab>,
     algorithm: Algorithm,
     /// None, if no piece is user-defined.
-    user_defined: Option<Box<UserDefined>>,
+    user_defined: Option<Arc<UserDefined>>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
     /// The tokens that end a text, in ascending order.
@@ -151,7 +152,7 @@ impl Tokenizer {
         let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
         let (bos, eos) = (control(1), control(2));
         Ok(Self {
-            vocab,
+            vocab: Arc::new(vocab),
             algorithm: Algorithm::SentencePiece { dummy_space: true },
             user_defined: None,
             bos,
