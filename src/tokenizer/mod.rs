@@ -169,7 +169,7 @@ impl Tokenizer {
     ///
     /// A SentencePiece tokenizer puts a space before a text that isn't empty, unless its file says not to, and after each
     /// user-defined piece; U+2581 counts as a space, and runs of spaces stay as they are. A byte-level one changes nothing:
-    /// its tokens spell the text's bytes.
+    /// its tokens spell the text's bytes, but for those that have no piece in its vocabulary, which are lost.
     ///
     /// Takes O(n log n) time. A text, or a word of a byte-level tokenizer, beyond 1 GiB is encoded in parts of that size,
     /// and no piece spans two parts.
