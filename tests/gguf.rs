@@ -590,7 +590,7 @@ fn tensors_lie_in_the_file_aligned_and_apart() {
 
 #[test]
 fn a_type_of_weights_takes_the_bytes_that_ggml_gives_it() {
-    // The number of the type, the weights of a block and its bytes: the table of ggml, and of PyPI's gguf.
+    // The number of the type, the weights of a block and its bytes, as ggml has them.
     let types: [(u32, u64, usize); 33] = [
         (0, 1, 4),
         (1, 1, 2),
