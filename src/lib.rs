@@ -77,3 +77,8 @@ pub use session::{Session, SessionOptions};
 pub use simd::Isa;
 pub use tokenizer::{Decoder, PieceKind, Tokenizer};
 pub use weights::TensorInfo;
+
+/// The README's code, so that it is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -95,7 +95,6 @@ fn the_bundled_files_are_the_shared_ones() {
 }
 
 #[test]
-#[ignore = "the text is of runq built with gcc -O3 -march=native, which fuses; this crate gives that of gcc -O3"]
 fn the_bundled_model_tells_runqs_sampled_story() {
     let Some(shared) = common::shared("the bundled model's sampled story") else { return };
     assert_told(&Story {

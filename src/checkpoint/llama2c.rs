@@ -21,6 +21,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::{Arithmetic, Checkpoint};
 use crate::config::{Config, RopeScaling};
 use crate::error::{ErrorKind, Result};
+use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
 use crate::weights::{LayerWeights, Weights};
@@ -43,6 +44,12 @@ pub(super) fn looks_like_v0(storage: &Storage) -> bool {
     let bytes = storage.bytes();
     !known_magics.iter().any(|magic| bytes.starts_with(magic))
         && bytes.get(..4 * HEADER_INTS).is_some_and(|ints| v0_header(ints).is_ok())
+}
+
+/// Why a file that [`looks_like_v0`] refused is none.
+pub(super) fn why_not_v0(storage: &Storage) -> String {
+    let ints = bytes_at(storage, "its header", 0, 4 * HEADER_INTS);
+    ints.and_then(v0_header).map_or_else(|e| e.to_string(), |_| "its magic is another format's".into())
 }
 
 pub(super) fn read_v0(storage: &Arc<Storage>) -> Result<Checkpoint> {
@@ -239,7 +246,7 @@ impl Cursor<'_> {
     /// A vector of f32, copied out.
     fn norm(&mut self, dim: usize) -> Result<Vec<f32>> {
         let range = self.take("a norm", dim.checked_mul(4))?;
-        let tensor = Tensor::f32(self.storage, range.clone(), 1, dim);
+        let tensor = Tensor::new(self.storage, range.clone(), 1, dim, Dtype::F32);
         Ok(tensor.ok_or_else(|| truncated("a norm", range.start, range.len(), 0))?.to_f32())
     }
 
@@ -253,7 +260,7 @@ impl Cursor<'_> {
         let tensor = match self.group_size {
             None => {
                 let weights = self.take("a tensor", n.and_then(|n| n.checked_mul(4)))?;
-                Tensor::f32(self.storage, weights, rows, columns)
+                Tensor::new(self.storage, weights, rows, columns, Dtype::F32)
             }
             Some(group_size) => {
                 let weights = self.take("a tensor's weights", n)?;

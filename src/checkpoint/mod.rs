@@ -73,7 +73,7 @@ const READERS: &[Reader] = &[
 /// Reads a checkpoint of any known format.
 pub(crate) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let reader = READERS.iter().find(|reader| (reader.recognises)(storage));
-    let reader = reader.ok_or_else(|| ErrorKind::UnknownFormat { hint: hint(storage.bytes()).into() });
+    let reader = reader.ok_or_else(|| ErrorKind::UnknownFormat { hint: hint(storage) });
     reader
         .map_err(crate::error::Error::from)
         .and_then(|r| (r.read)(storage))
@@ -90,14 +90,20 @@ pub(crate) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
 }
 
 /// What a file that no reader takes might be.
-fn hint(bytes: &[u8]) -> &'static str {
-    match bytes {
+fn hint(storage: &Storage) -> String {
+    let known = match storage.bytes() {
         [] => "it is empty",
         [b'F', b'U', b'G', b'G', ..] => "it may be a GGUF file with its bytes in the wrong order",
         [b'P', b'K', 3, 4, ..] => {
             "it is a zip archive, perhaps a PyTorch checkpoint, which has to be converted"
         }
         [_, _, _, _, _, _, _, 0, b'{', ..] => "it is a safetensors file, which has to be converted",
-        _ => "it has no known magic number, and its first seven integers are no llama2.c header",
-    }
+        _ => {
+            return format!(
+                "it has no known magic number, and as llama2.c's v0 {}",
+                llama2c::why_not_v0(storage)
+            );
+        }
+    };
+    known.into()
 }
