@@ -68,6 +68,7 @@ const TYPES: &[TensorType] = &[
     of(39, "MXFP4", 32, 17, None),
     of(40, "NVFP4", 64, 36, None),
     of(41, "Q1_0", 128, 18, None),
+    of(42, "Q2_0", 64, 18, None),
 ];
 
 /// A tensor as the file announces it.
