@@ -15,9 +15,8 @@ use crate::attention::Heads;
 use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
-use crate::matmul::Compute;
+use crate::matmul::{Compute, MatmulBuffer};
 use crate::ops::{RopeFrequencies, rmsnorm, rope};
-use crate::quant::activation::ActivationBuffer;
 use crate::weights::{LayerWeights, Weights};
 
 /// The buffers of a forward pass. They grow to the longest batch that was fed and are then reused.
@@ -33,7 +32,7 @@ pub(crate) struct Scratch {
     up: Vec<f32>,     // (n_tokens, hidden_dim)
     angles: Vec<f32>, // (n_tokens, rope_dim / 2, 2): cosines and sines
     scores: Vec<f32>, // (n_heads, positions)
-    quantized: ActivationBuffer,
+    quantized: MatmulBuffer,
 }
 
 impl Scratch {

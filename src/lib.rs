@@ -52,6 +52,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod forward;
+mod gemm;
 mod generate;
 mod kv_cache;
 mod matmul;

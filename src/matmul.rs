@@ -4,11 +4,15 @@
 //! columns of `Y`, that is the rows of `W`: each weight is read by one thread.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
+use crate::gemm::{self, PANEL_ROWS};
 use crate::ops;
 use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
+use crate::quant::blocks::GROUP;
+use crate::quant::packed::{PackedTile, Panel};
 use crate::simd::{Isa, kernel};
 use crate::tensor::{Matrix, Tensor};
 
@@ -25,33 +29,29 @@ impl Compute<'_> {
         outs: [&mut [f32]; N],
         weights: [&Tensor; N],
         x: &[f32],
-        buffer: &mut ActivationBuffer,
+        buffer: &mut MatmulBuffer,
     ) {
         let weights = weights.map(Tensor::matrix);
-        let x = self.input(&weights, x, buffer);
+        let x = self.operand(&weights, x, buffer);
+        let row_unit = x.row_unit();
         let mut i = 0;
         let mut outs = outs.map(|out| {
             i += 1;
-            [Columns::new(out, weights[i - 1].n_rows, ROW_UNIT)]
+            [Columns::new(out, weights[i - 1].n_rows, row_unit)]
         });
         self.team.bands(&mut outs, bytes(&weights), |i, units, [mut band]| {
-            products(self.isa, weights[i], rows(units, weights[i]), x, &mut band, Store::Set);
+            products(self.isa, weights[i], rows(units, row_unit, weights[i]), x, &mut band, Store::Set);
         });
     }
 
     /// `out += x W^T`: the product joins the residual stream. `out` is (`n_tokens`, rows of `W`).
-    pub(crate) fn matmul_add(
-        &self,
-        out: &mut [f32],
-        weights: &Tensor,
-        x: &[f32],
-        buffer: &mut ActivationBuffer,
-    ) {
+    pub(crate) fn matmul_add(&self, out: &mut [f32], weights: &Tensor, x: &[f32], buffer: &mut MatmulBuffer) {
         let weights = [weights.matrix()];
-        let x = self.input(&weights, x, buffer);
-        let mut outs = [[Columns::new(out, weights[0].n_rows, ROW_UNIT)]];
+        let x = self.operand(&weights, x, buffer);
+        let row_unit = x.row_unit();
+        let mut outs = [[Columns::new(out, weights[0].n_rows, row_unit)]];
         self.team.bands(&mut outs, bytes(&weights), |_, units, [mut band]| {
-            products(self.isa, weights[0], rows(units, weights[0]), x, &mut band, Store::Add);
+            products(self.isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Store::Add);
         });
     }
 
@@ -63,14 +63,15 @@ impl Compute<'_> {
         up: &mut [f32],
         [w1, w3]: [&Tensor; 2],
         x: &[f32],
-        buffer: &mut ActivationBuffer,
+        buffer: &mut MatmulBuffer,
     ) {
         let weights = [w1.matrix(), w3.matrix()];
-        let x = self.input(&weights, x, buffer);
-        let columns = |out, w: &Matrix<'_>| Columns::new(out, w.n_rows, ROW_UNIT);
+        let x = self.operand(&weights, x, buffer);
+        let row_unit = x.row_unit();
+        let columns = |out, w: &Matrix<'_>| Columns::new(out, w.n_rows, row_unit);
         let mut outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
         self.team.bands(&mut outs, bytes(&weights), |_, units, [mut gate, mut up]| {
-            let rows = rows(units, weights[0]);
+            let rows = rows(units, row_unit, weights[0]);
             products(self.isa, weights[0], rows.clone(), x, &mut gate, Store::Set);
             products(self.isa, weights[1], rows, x, &mut up, Store::Set);
             for token in 0..gate.n_rows() {
@@ -80,21 +81,58 @@ impl Compute<'_> {
     }
 
     /// The activations in the form that the weights want.
-    fn input<'b>(&self, weights: &[Matrix<'_>], x: &'b [f32], buffer: &'b mut ActivationBuffer) -> Input<'b> {
+    fn operand<'b>(&self, weights: &[Matrix<'_>], x: &'b [f32], buffer: &'b mut MatmulBuffer) -> Operand<'b> {
         let n = weights[0].n_columns;
-        match weights.iter().find_map(|w| w.rows.activation_group()) {
-            Some(group) => buffer.quantize(self.isa, x, n, group),
+        let n_tokens = x.len() / n;
+        if n_tokens >= MIN_PACKED_TOKENS && weights.iter().all(|w| w.rows.int8_kind().is_some()) {
+            let lanes = self.isa.lanes();
+            buffer.tiles.resize_with(n_tokens.div_ceil(lanes), PackedTile::default);
+            self.team.for_each_mut(&mut buffer.tiles, size_of_val(x), |i, tile| {
+                let rows = &x[i * lanes * n..];
+                tile.pack(self.isa, lanes, &rows[..rows.len().min(lanes * n)], n);
+            });
+            return Operand::Packed(&buffer.tiles, &buffer.panels);
+        }
+        Operand::Rows(match weights.iter().find_map(|w| w.rows.activation_group()) {
+            Some(group) => buffer.rows.quantize(self.isa, x, n, group),
             None => Input::f32(x, n),
+        })
+    }
+}
+
+/// From so many tokens on, weights are unpacked once for all of them.
+const MIN_PACKED_TOKENS: usize = 8;
+
+/// Room for the activations of a product, in either form, and for panels of weights, one for each thread at work.
+#[derive(Debug, Default)]
+pub(crate) struct MatmulBuffer {
+    rows: ActivationBuffer,
+    tiles: Vec<PackedTile>,
+    panels: Mutex<Vec<Panel>>,
+}
+
+/// The input of a product.
+#[derive(Clone, Copy)]
+enum Operand<'a> {
+    /// Row by row: each row of weights is decoded for each few tokens.
+    Rows(Input<'a>),
+    /// Packed, for the panels that some rows of weights are unpacked into.
+    Packed(&'a [PackedTile], &'a Mutex<Vec<Panel>>),
+}
+
+impl Operand<'_> {
+    /// Rows of weights are shared out in multiples of what a kernel takes at once.
+    fn row_unit(self) -> usize {
+        match self {
+            Self::Rows(_) => 8,
+            Self::Packed(..) => PANEL_ROWS,
         }
     }
 }
 
-/// Rows are shared out in multiples of the kernels' tile.
-const ROW_UNIT: usize = 8;
-
 /// The rows that some units are.
-fn rows(units: Range<usize>, matrix: Matrix<'_>) -> Range<usize> {
-    units.start * ROW_UNIT..(units.end * ROW_UNIT).min(matrix.n_rows)
+fn rows(units: Range<usize>, unit: usize, matrix: Matrix<'_>) -> Range<usize> {
+    units.start * unit..(units.end * unit).min(matrix.n_rows)
 }
 
 /// What a product reads.
@@ -104,7 +142,16 @@ fn bytes(weights: &[Matrix<'_>]) -> usize {
 
 kernel! {
     /// Some rows of `x W^T`, into the columns of the output that belong to them.
-    fn products(s; weights: Matrix<'_>, rows: Range<usize>, x: Input<'_>, out: &mut Band<'_>, store: Store) {
-        weights.rows.dot_all(s, rows, x, out, store);
+    fn products(s; weights: Matrix<'_>, rows: Range<usize>, x: Operand<'_>, out: &mut Band<'_>, store: Store) {
+        match x {
+            Operand::Rows(x) => weights.rows.dot_all(s, rows, x, out, store),
+            Operand::Packed(tiles, panels) => {
+                let free = || panels.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut panel = free().pop().unwrap_or_default();
+                panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
+                gemm::multiply(s, weights.rows, rows, tiles, &mut panel, out, store);
+                free().push(panel);
+            }
+        }
     }
 }

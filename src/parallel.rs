@@ -153,6 +153,24 @@ impl Team<'_> {
         }
     }
 
+    /// Calls `work(i, items[i])` once for every item, in any order, on any threads. `bytes` is what they read.
+    pub(crate) fn for_each_mut<T: Send>(
+        &self,
+        items: &mut [T],
+        bytes: usize,
+        work: impl Fn(usize, &mut T) + Sync,
+    ) {
+        if bytes < MIN_REGION_BYTES {
+            return items.iter_mut().enumerate().for_each(|(i, item)| work(i, item));
+        }
+        let start = Shared(items.as_mut_ptr());
+        self.for_each(items.len(), &|i| {
+            // SAFETY: `i` is below the number of items, and `for_each` gives it to one call, so this is the only borrow of
+            // the item; `items` is borrowed for as long as the region lasts.
+            work(i, unsafe { &mut *start.get().add(i) });
+        });
+    }
+
     /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of units, which belong
     /// together; `work(group, units, bands)` fills these units of each of them. `bytes` is what the region reads.
     pub(crate) fn bands<const N: usize>(
@@ -179,6 +197,18 @@ impl Team<'_> {
         });
     }
 }
+
+/// The start of some items that threads take one by one.
+struct Shared<T>(*mut T);
+
+impl<T> Shared<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+// SAFETY: whoever goes through the pointer says why no item is borrowed twice; items may be sent.
+unsafe impl<T: Send> Sync for Shared<T> {}
 
 /// A matrix (`n_rows`, `width`) that lies row by row, whose columns are to be shared out `unit` at a time.
 pub(crate) struct Columns<'a> {

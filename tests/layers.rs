@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["storage", "simd", "parallel"],
     &["quant"],
     &["tensor", "config"],
-    &["weights", "ops", "matmul", "attention", "kv_cache"],
+    &["weights", "ops", "gemm", "matmul", "attention", "kv_cache"],
     &["forward", "checkpoint"],
     &["model"],
     &["session"],

@@ -8,7 +8,7 @@
 use crate::simd::{Isa, Simd, kernel};
 
 /// Room for quantised activations, reused from product to product.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
     qs: Vec<i8>,        // (n_tokens, n)
     scales: Vec<f32>,   // (n_tokens, n / group)

@@ -1,19 +1,23 @@
 //! What ggml's block formats have in common.
 //!
-//! All of them cut a row into groups of 32 weights (or two halves of 16) whose value is `scale * q - min`, with `q` a
-//! small whole number. A format decodes eight groups at a time into [`Groups`]; the dot product with activations that
-//! were quantised in groups of 32, `x = d * p`, is then the same for all:
+//! All of them cut a row into groups of 32 weights (or two halves of 16) whose value is `scale * (q - offset) + min`, with
+//! `q` a small whole number and either the offset or the minimum zero. A format decodes eight groups at a time into
+//! [`Groups`]; the dot product with activations that were quantised in groups of 32, `x = d * p`, is then the same for all:
 //!
 //! ```text
-//! sum over groups of  scale * d * (q · p)  -  min * d * sum(p)
+//! sum over groups of  (scale * d) * (q · p - offset * sum(p))  +  min * (d * sum(p))
 //! ```
 //!
-//! Eight whole-number products share one reduction across lanes, and their scales are applied as one vector.
+//! Eight whole-number products share one reduction across lanes, and their scales are applied as one vector. Lane `j` of
+//! the sum holds every eighth group from `j` on. The packed product of many tokens (`packed.rs`) rounds the same terms in
+//! the same order.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::Format;
 use super::activation::{Input, QuantizedRow};
+use super::packed::Panel;
 use crate::simd::Simd;
 
 /// Weights that share an activation scale.
@@ -23,13 +27,27 @@ pub(crate) const GROUPS: usize = 8;
 
 /// Eight decoded groups of 32 weights.
 pub(crate) struct Groups<S: Simd> {
-    /// The whole numbers: 0..=127, or int8 if [`Block::SIGNED`].
+    /// The whole numbers, as [`Block::NUMBERS`] says.
     pub(crate) q: [S::I8x32; GROUPS],
     /// The scale of each group; of the first and the second half of each group if [`Block::HALVES`], else twice the same.
     pub(crate) scales: [S::F32x8; 2],
-    /// What is taken off, likewise.
+    /// What is added, likewise.
     pub(crate) mins: [S::F32x8; 2],
 }
+
+/// What the whole numbers of a format are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// int8: weight = scale * q.
+    Signed,
+    /// 0..=127: weight = scale * (q - 2^n).
+    Offset(u32),
+    /// 0..=127: weight = scale * q + min.
+    WithMin,
+}
+
+/// The sign of a half-precision number.
+pub(crate) const SIGN: u16 = 0x8000;
 
 /// A format of ggml: blocks of 32 or 256 weights.
 pub(crate) trait Block: Copy + Send + Sync + 'static {
@@ -37,12 +55,10 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     const WEIGHTS: usize;
     /// Bytes of a block.
     const BYTES: usize;
-    /// Whether `q` is int8, not 0..=127.
-    const SIGNED: bool = false;
+    /// What `q` is.
+    const NUMBERS: Numbers;
     /// Whether the halves of a group have scales of their own.
     const HALVES: bool = false;
-    /// Whether there is anything to take off.
-    const HAS_MIN: bool = true;
 
     /// The numbers that a block stands for, as ggml defines them, to the bit.
     fn dequantize(block: &[u8], out: &mut [f32]);
@@ -97,6 +113,22 @@ impl<B: Block> Format for BlockRows<'_, B> {
             }
         }
         sums
+    }
+
+    fn int8_kind(self) -> Option<(Numbers, bool)> {
+        Some((B::NUMBERS, B::HALVES))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
+        let bytes = GROUPS * GROUP / B::WEIGHTS * B::BYTES;
+        for (i, row) in rows.enumerate() {
+            let n_groups = self.n / GROUP;
+            for (first, blocks) in (0..n_groups).step_by(GROUPS).zip(self.row(row).chunks(bytes)) {
+                let groups = B::decode(s, blocks, GROUPS.min(n_groups - first));
+                panel.set::<S, B>(s, i, first, &groups);
+            }
+        }
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {
@@ -187,7 +219,7 @@ fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, a
     let mut dots = [s.zero_i32x8(); GROUPS];
     for g in 0..GROUPS {
         let p = s.load_i8x32(&x.qs[g * GROUP..]);
-        dots[g] = if B::SIGNED {
+        dots[g] = if B::NUMBERS == Numbers::Signed {
             s.dot_i8x32(dots[g], groups.q[g], p)
         } else {
             s.dot_u8x32(dots[g], groups.q[g], p)
@@ -197,27 +229,35 @@ fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, a
     let d = s.load_x8(x.scales);
     let sums = s.load_i32x8(x.sums);
     if !B::HALVES {
-        let dots = s.add_i32x8(low, high);
-        let dots = if B::SIGNED { s.dot_unbias(dots, sums) } else { dots };
-        let mut product = s.mul_x8(groups.scales[0], s.to_f32x8(dots));
-        if B::HAS_MIN {
-            let taken = s.mul_x8(groups.mins[0], s.to_f32x8(sums));
-            product = s.mul_add_x8(taken, s.splat_x8(-1.0), product);
-        }
-        return s.mul_add_x8(product, d, acc);
+        return add_groups::<S, B>(s, s.add_i32x8(low, high), sums, groups.scales[0], groups.mins[0], d, acc);
     }
     let low_sums = s.load_i32x8(x.low_sums);
-    let halves = [(low, low_sums), (high, s.sub_i32x8(sums, low_sums))];
-    let mut product = s.splat_x8(0.0);
-    for (half, (dots, sums)) in halves.into_iter().enumerate() {
-        let dots = if B::SIGNED { s.dot_unbias(dots, sums) } else { dots };
-        product = s.mul_add_x8(groups.scales[half], s.to_f32x8(dots), product);
-        if B::HAS_MIN {
-            let taken = s.mul_x8(groups.mins[half], s.to_f32x8(sums));
-            product = s.mul_add_x8(taken, s.splat_x8(-1.0), product);
-        }
+    let acc = add_groups::<S, B>(s, low, low_sums, groups.scales[0], groups.mins[0], d, acc);
+    let high_sums = s.sub_i32x8(sums, low_sums);
+    add_groups::<S, B>(s, high, high_sums, groups.scales[1], groups.mins[1], d, acc)
+}
+
+/// `acc + (scale * d) * dot + min * (d * sum)` of eight groups.
+#[inline(always)]
+fn add_groups<S: Simd, B: Block>(
+    s: S,
+    dots: S::I32x8,
+    sums: S::I32x8,
+    scales: S::F32x8,
+    mins: S::F32x8,
+    d: S::F32x8,
+    acc: S::F32x8,
+) -> S::F32x8 {
+    let dots = match B::NUMBERS {
+        Numbers::Signed => s.dot_unbias(dots, sums),
+        Numbers::Offset(n) => s.sub_shifted_i32x8(dots, sums, n),
+        Numbers::WithMin => dots,
+    };
+    let acc = s.mul_add_x8(s.to_f32x8(dots), s.mul_x8(scales, d), acc);
+    match B::NUMBERS {
+        Numbers::WithMin => s.mul_add_x8(mins, s.mul_x8(d, s.to_f32x8(sums)), acc),
+        _ => acc,
     }
-    s.mul_add_x8(product, d, acc)
 }
 
 /// The little-endian u16 at a byte.

@@ -11,7 +11,7 @@
 //! ```
 //! In both, 16 bytes hold a group's q as in Q4_0.
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, f16_of_each, u16_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each, u16_at};
 use crate::simd::Simd;
 
 /// ggml's `kvalues_iq4nl`.
@@ -33,8 +33,7 @@ fn values(qs: &[u8]) -> [f32; 32] {
 impl Block for Iq4Nl {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
-    const SIGNED: bool = true;
-    const HAS_MIN: bool = false;
+    const NUMBERS: Numbers = Numbers::Signed;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -69,8 +68,7 @@ fn scales(block: &[u8]) -> u64 {
 impl Block for Iq4Xs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 136;
-    const SIGNED: bool = true;
-    const HAS_MIN: bool = false;
+    const NUMBERS: Numbers = Numbers::Signed;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);

@@ -5,11 +5,12 @@
 //! the instruction set.
 
 pub(crate) mod activation;
-mod blocks;
+pub(crate) mod blocks;
 mod f32;
 mod float16;
 mod int8;
 mod iq4;
+pub(crate) mod packed;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -19,7 +20,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 
-use self::blocks::{Block, BlockRows, GROUP};
+use self::blocks::{Block, BlockRows, GROUP, Numbers};
 pub(crate) use self::f32::F32Rows;
 use self::float16::{Bf16, F16, Float16Rows};
 pub(crate) use self::int8::Int8Rows;
@@ -38,6 +39,7 @@ use std::ops::Range;
 
 use crate::parallel::Band;
 use crate::quant::activation::Input;
+use crate::quant::packed::Panel;
 use crate::simd::Simd;
 
 /// How the weights of a tensor are stored.
@@ -148,6 +150,21 @@ pub(crate) trait Format: Copy {
 
     /// The numbers that a row stands for.
     fn dequantize(self, row: usize, out: &mut [f32]);
+
+    /// What a panel of int8 holds of this format, and whether the halves of a group have their own scales; `None` if the
+    /// format can't be unpacked into one.
+    fn int8_kind(self) -> Option<(Numbers, bool)> {
+        None
+    }
+
+    /// Unpacks some rows into a panel.
+    ///
+    /// # Panics
+    /// If [`Format::int8_kind`] is `None`.
+    #[inline(always)]
+    fn unpack<S: Simd>(self, _s: S, _rows: Range<usize>, _panel: &mut Panel) {
+        unreachable!("this format has no int8 panels");
+    }
 }
 
 /// A matrix's weights, in whichever format they are.
@@ -238,6 +255,18 @@ impl<'a> Rows<'a> {
             Self::Int8(rows) => Some(rows.activation_group()),
             _ => Some(GROUP),
         }
+    }
+
+    /// See [`Format::int8_kind`].
+    #[inline(always)]
+    pub(crate) fn int8_kind(self) -> Option<(Numbers, bool)> {
+        with_format!(self, format => format.int8_kind())
+    }
+
+    /// See [`Format::unpack`].
+    #[inline(always)]
+    pub(crate) fn unpack<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
+        with_format!(self, format => format.unpack(s, rows, panel));
     }
 
     /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).

@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, u16_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, SIGN, f16_at, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,7 @@ pub(crate) struct Q2K;
 impl Block for Q2K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 84;
+    const NUMBERS: Numbers = Numbers::WithMin;
     const HALVES: bool = true;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -41,7 +42,7 @@ impl Block for Q2K {
         Groups {
             q: load_2_bits(s, &block[16..]),
             scales: times(packed & LOW, u16_at(block, 80)),
-            mins: times(packed >> 4 & LOW, u16_at(block, 82)),
+            mins: times(packed >> 4 & LOW, u16_at(block, 82) ^ SIGN),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! weight = (d * (scale - 32)) * (q - 4)                                     110 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, u16_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, u16_at};
 use super::q2_k::load_2_bits;
 use crate::simd::Simd;
 
@@ -34,6 +34,7 @@ fn scales(packed: &[u8]) -> u128 {
 impl Block for Q3K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 110;
+    const NUMBERS: Numbers = Numbers::Offset(2);
     const HALVES: bool = true;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -70,6 +71,6 @@ impl Block for Q3K {
         let scales = s
             .widen_i8_pairs(scales(&block[96..108]))
             .map(|scales| s.mul_add_x8(s.to_f32x8(scales), d, offset));
-        Groups { q, scales, mins: scales.map(|scale| s.mul_x8(scale, s.splat_x8(4.0))) }
+        Groups { q, scales, mins: [s.splat_x8(0.0); 2] }
     }
 }

@@ -10,7 +10,7 @@
 //! weight i = d * (q[i] - 8)        weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, f16_of_each};
+use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,7 @@ pub(crate) struct Q4_1;
 impl Block for Q4_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
+    const NUMBERS: Numbers = Numbers::Offset(3);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -37,14 +38,14 @@ impl Block for Q4_0 {
             q[g] = s.load_nibbles(&blocks[g * Self::BYTES + 2..]);
         }
         let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
-        let mins = s.mul_x8(scales, s.splat_x8(8.0));
-        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
 }
 
 impl Block for Q4_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 20;
+    const NUMBERS: Numbers = Numbers::WithMin;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
@@ -61,7 +62,7 @@ impl Block for Q4_1 {
             q[g] = s.load_nibbles(&blocks[g * Self::BYTES + 4..]);
         }
         let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
-        let mins = s.mul_x8(f16_of_each::<S, Self>(s, blocks, 2, n), s.splat_x8(-1.0));
+        let mins = f16_of_each::<S, Self>(s, blocks, 2, n);
         Groups { q, scales: [scales; 2], mins: [mins; 2] }
     }
 }

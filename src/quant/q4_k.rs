@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, u16_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, SIGN, f16_at, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -28,17 +28,18 @@ pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
     [scales, mins].map(|[low, high]| u64::from(low) | u64::from(high) << 32)
 }
 
-/// The scales and minima of a block as f32: `d * scale` and `dmin * min` of each group.
+/// The scales and minima of a block as f32: `d * scale` and `-dmin * min` of each group.
 #[inline(always)]
 pub(crate) fn decode_scales<S: Simd>(s: S, block: &[u8]) -> [S::F32x8; 2] {
     let [scales, mins] = scales_and_mins(&block[4..16]);
     let times = |bytes, d| s.mul_x8(s.to_f32x8(s.widen_i8x8(bytes)), s.f16x8([d; 8]));
-    [times(scales, u16_at(block, 0)), times(mins, u16_at(block, 2))]
+    [times(scales, u16_at(block, 0)), times(mins, u16_at(block, 2) ^ SIGN)]
 }
 
 impl Block for Q4K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 144;
+    const NUMBERS: Numbers = Numbers::WithMin;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));

@@ -11,7 +11,7 @@
 //! weight i = d * (q[i] - 16)       weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, f16_of_each};
+use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,7 @@ fn each_5_bits(bytes: &[u8]) -> [f32; 32] {
 impl Block for Q5_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 22;
+    const NUMBERS: Numbers = Numbers::Offset(4);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -58,14 +59,14 @@ impl Block for Q5_0 {
             q[g] = load_5_bits(s, &blocks[g * Self::BYTES + 2..]);
         }
         let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
-        let mins = s.mul_x8(scales, s.splat_x8(16.0));
-        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
 }
 
 impl Block for Q5_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 24;
+    const NUMBERS: Numbers = Numbers::WithMin;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
@@ -81,7 +82,7 @@ impl Block for Q5_1 {
             q[g] = load_5_bits(s, &blocks[g * Self::BYTES + 4..]);
         }
         let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
-        let mins = s.mul_x8(f16_of_each::<S, Self>(s, blocks, 2, n), s.splat_x8(-1.0));
+        let mins = f16_of_each::<S, Self>(s, blocks, 2, n);
         Groups { q, scales: [scales; 2], mins: [mins; 2] }
     }
 }

@@ -10,7 +10,7 @@
 //! weight = (d * scale) * q - dmin * min                                     176 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at};
 use super::q4_k::{decode_scales, scales_and_mins};
 use crate::simd::Simd;
 
@@ -20,6 +20,7 @@ pub(crate) struct Q5K;
 impl Block for Q5K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 176;
+    const NUMBERS: Numbers = Numbers::WithMin;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));

@@ -9,7 +9,7 @@
 //! weight = (d * scale) * (q - 32)                                           210 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, u16_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,7 @@ pub(crate) struct Q6K;
 impl Block for Q6K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 210;
+    const NUMBERS: Numbers = Numbers::Offset(5);
     const HALVES: bool = true;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -48,6 +49,6 @@ impl Block for Q6K {
         bytes.copy_from_slice(&block[192..208]);
         let scales =
             s.widen_i8_pairs(u128::from_le_bytes(bytes)).map(|scales| s.mul_x8(s.to_f32x8(scales), d));
-        Groups { q, scales, mins: scales.map(|scale| s.mul_x8(scale, s.splat_x8(32.0))) }
+        Groups { q, scales, mins: [s.splat_x8(0.0); 2] }
     }
 }

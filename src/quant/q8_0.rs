@@ -5,7 +5,7 @@
 //! qs  i8 x 32   at 2     34 bytes for 32 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, f16_at, f16_of_each};
+use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -14,8 +14,7 @@ pub(crate) struct Q8_0;
 impl Block for Q8_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 34;
-    const SIGNED: bool = true;
-    const HAS_MIN: bool = false;
+    const NUMBERS: Numbers = Numbers::Signed;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -30,8 +29,7 @@ impl Block for Q8_0 {
         for g in 0..n {
             q[g] = s.load_u8x32(&blocks[g * Self::BYTES + 2..]);
         }
-        let zero = s.splat_x8(0.0);
         let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
-        Groups { q, scales: [scales; 2], mins: [zero; 2] }
+        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
 }

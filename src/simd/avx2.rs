@@ -100,6 +100,17 @@ macro_rules! blocks_of_256_bits {
             unsafe { sum_halves_each(a) }
         }
         #[inline(always)]
+        fn sub_shifted_i32x8(self, a: __m256i, b: __m256i, n: u32) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_sub_epi32(a, _mm256_sll_epi32(b, _mm_cvtsi32_si128(n as i32))) }
+        }
+        #[inline(always)]
+        fn store_u8x32(self, value: __m256i, to: &mut [u8]) {
+            let to = &mut to[..32];
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
+        }
+        #[inline(always)]
         fn add_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
             // SAFETY: as above.
             unsafe { _mm256_add_epi32(a, b) }
@@ -184,6 +195,9 @@ impl Simd for Avx2 {
     type I8x32 = __m256i;
     type I32x8 = __m256i;
     type F32x8 = __m256;
+    type I32 = __m256i;
+    type Quads = __m256i;
+    const QUADS_BIAS: Option<u32> = None;
     blocks_of_256_bits!();
 
     #[inline(always)]
@@ -320,6 +334,44 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot_unbias(self, dots: __m256i, _x_sums: __m256i) -> __m256i {
         dots
+    }
+    #[inline(always)]
+    fn load_quads(self, from: &[i8]) -> __m256i {
+        self.load_i8x32(from)
+    }
+    #[inline(always)]
+    fn splat_quad(self, from: &[u8]) -> __m256i {
+        let quad = i32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+        // SAFETY: as above.
+        unsafe { _mm256_set1_epi32(quad) }
+    }
+    #[inline(always)]
+    fn dot_quads_u8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        self.dot_u8x32(acc, w, x)
+    }
+    #[inline(always)]
+    fn dot_quads_i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        self.dot_i8x32(acc, w, x)
+    }
+    #[inline(always)]
+    fn quads_of_i8x32(self, w: __m256i) -> __m256i {
+        w
+    }
+    #[inline(always)]
+    fn load_i32(self, from: &[i32]) -> __m256i {
+        self.load_i32x8(from)
+    }
+    #[inline(always)]
+    fn sub_shifted_i32(self, a: __m256i, b: __m256i, n: u32) -> __m256i {
+        self.sub_shifted_i32x8(a, b, n)
+    }
+    #[inline(always)]
+    fn zero_i32(self) -> __m256i {
+        self.zero_i32x8()
+    }
+    #[inline(always)]
+    fn to_f32(self, a: __m256i) -> __m256 {
+        self.to_f32x8(a)
     }
 }
 

@@ -44,6 +44,9 @@ impl Simd for Avx512 {
     type I8x32 = __m256i;
     type I32x8 = __m256i;
     type F32x8 = __m256;
+    type I32 = __m512i;
+    type Quads = __m512i;
+    const QUADS_BIAS: Option<u32> = Some(7);
     blocks_of_256_bits!();
 
     #[inline(always)]
@@ -169,6 +172,53 @@ impl Simd for Avx512 {
     fn dot_u8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_dpbusd_epi32(acc, w, x) }
+    }
+    #[inline(always)]
+    fn load_quads(self, from: &[i8]) -> __m512i {
+        let from = &from[..64];
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn splat_quad(self, from: &[u8]) -> __m512i {
+        let quad = i32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+        // SAFETY: as above.
+        unsafe { _mm512_set1_epi32(quad) }
+    }
+    #[inline(always)]
+    fn dot_quads_u8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_dpbusd_epi32(acc, w, x) }
+    }
+    #[inline(always)]
+    fn dot_quads_i8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        self.dot_quads_u8(acc, w, x)
+    }
+    #[inline(always)]
+    fn quads_of_i8x32(self, w: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_xor_si256(w, _mm256_set1_epi8(-128)) } // w + 128, as a u8
+    }
+    #[inline(always)]
+    fn load_i32(self, from: &[i32]) -> __m512i {
+        let from = &from[..16];
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn sub_shifted_i32(self, a: __m512i, b: __m512i, n: u32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_sub_epi32(a, _mm512_sll_epi32(b, _mm_cvtsi32_si128(n as i32))) }
+    }
+    #[inline(always)]
+    fn zero_i32(self) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn to_f32(self, a: __m512i) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
     fn dot_unbias(self, dots: __m256i, x_sums: __m256i) -> __m256i {

@@ -29,6 +29,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type I32x8: Copy;
     /// 8 f32.
     type F32x8: Copy;
+    /// `LANES` int32.
+    type I32: Copy;
+    /// `LANES` times four bytes.
+    type Quads: Copy;
+    /// What [`Simd::dot_quads_i8`] adds beside the product: this power of two for each `x`. `None`: nothing.
+    const QUADS_BIAS: Option<u32>;
 
     /// `[value; LANES]`
     fn splat(self, value: f32) -> Self::F32;
@@ -110,6 +116,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions at once cost little
     /// more than two.
     fn sum_halves_each(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
+    /// `a - (b << n)`
+    fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8;
     /// `a + b`
     fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
     /// `a - b`
@@ -140,9 +148,31 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn lanes_x8(self, a: Self::F32x8) -> [f32; 8];
     /// `a * b`
     fn mul_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
-    /// The sum of all lanes of each vector, added in the same order whatever `N` is. (Four reductions at once cost
-    /// little more than one.)
+    /// The sum of all lanes of each vector, in the order ((0+4)+(1+5))+((2+6)+(3+7)). (Four reductions at once cost little
+    /// more than one.)
     fn sum_x8_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N];
+
+    /// Writes 32 bytes. Panics if there is room for fewer.
+    fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]);
+    /// The first `4 * LANES` int8. Panics if there are fewer.
+    fn load_quads(self, from: &[i8]) -> Self::Quads;
+    /// The first 4 bytes, `LANES` times. Panics if there are fewer.
+    fn splat_quad(self, from: &[u8]) -> Self::Quads;
+    /// In lane `i`, `acc[i]` and the dot product of the quads `i`. `w` is within 0..=127, `x` within -127..=127.
+    fn dot_quads_u8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
+    /// As [`Simd::dot_quads_u8`], for the bytes that [`Simd::quads_of_i8x32`] made of any int8, and with a bias of
+    /// `2^n * sum(x)` where [`Simd::QUADS_BIAS`] is `n`.
+    fn dot_quads_i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
+    /// int8 as [`Simd::dot_quads_i8`] wants them.
+    fn quads_of_i8x32(self, w: Self::I8x32) -> Self::I8x32;
+    /// The first `LANES` elements. Panics if there are fewer.
+    fn load_i32(self, from: &[i32]) -> Self::I32;
+    /// `a - (b << n)`
+    fn sub_shifted_i32(self, a: Self::I32, b: Self::I32, n: u32) -> Self::I32;
+    /// `[0; LANES]`
+    fn zero_i32(self) -> Self::I32;
+    /// `a as f32`
+    fn to_f32(self, a: Self::I32) -> Self::F32;
 }
 
 /// A computation that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
@@ -198,6 +228,17 @@ impl Isa {
             Level::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => "avx512",
+        }
+    }
+
+    /// f32 in a vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self.0 {
+            Level::Scalar(_) => scalar::Scalar::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(_) => avx2::Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(_) => avx512::Avx512::LANES,
         }
     }
 

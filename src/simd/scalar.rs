@@ -26,6 +26,9 @@ impl Simd for Scalar {
     type I8x32 = [i8; 32];
     type I32x8 = [i32; 8];
     type F32x8 = [f32; 8];
+    type I32 = [i32; LANES];
+    type Quads = [[i8; 4]; LANES];
+    const QUADS_BIAS: Option<u32> = None;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -166,6 +169,10 @@ impl Simd for Scalar {
         [a.map(|v| v[..4].iter().sum()), a.map(|v| v[4..].iter().sum())]
     }
     #[inline(always)]
+    fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8 {
+        std::array::from_fn(|i| a[i] - (b[i] << n))
+    }
+    #[inline(always)]
     fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
         std::array::from_fn(|i| a[i] + b[i])
     }
@@ -216,6 +223,49 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn sum_x8_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N] {
-        a.map(|v| v.iter().sum())
+        a.map(|v| ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])))
+    }
+
+    #[inline(always)]
+    fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]) {
+        for (to, value) in to[..32].iter_mut().zip(value) {
+            *to = value as u8;
+        }
+    }
+    #[inline(always)]
+    fn load_quads(self, from: &[i8]) -> Self::Quads {
+        std::array::from_fn(|i| std::array::from_fn(|j| from[4 * i + j]))
+    }
+    #[inline(always)]
+    fn splat_quad(self, from: &[u8]) -> Self::Quads {
+        [std::array::from_fn(|j| from[j] as i8); LANES]
+    }
+    #[inline(always)]
+    fn dot_quads_u8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32 {
+        std::array::from_fn(|i| (0..4).map(|j| i32::from(w[i][j]) * i32::from(x[i][j])).sum::<i32>() + acc[i])
+    }
+    #[inline(always)]
+    fn dot_quads_i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32 {
+        self.dot_quads_u8(acc, w, x)
+    }
+    #[inline(always)]
+    fn quads_of_i8x32(self, w: Self::I8x32) -> Self::I8x32 {
+        w
+    }
+    #[inline(always)]
+    fn load_i32(self, from: &[i32]) -> Self::I32 {
+        std::array::from_fn(|i| from[i])
+    }
+    #[inline(always)]
+    fn sub_shifted_i32(self, a: Self::I32, b: Self::I32, n: u32) -> Self::I32 {
+        std::array::from_fn(|i| a[i] - (b[i] << n))
+    }
+    #[inline(always)]
+    fn zero_i32(self) -> Self::I32 {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn to_f32(self, a: Self::I32) -> Self::F32 {
+        a.map(|v| v as f32)
     }
 }

@@ -1,0 +1,84 @@
+//! Prefill unpacks weights once for many tokens, decode multiplies row by row: both must give the same bits, in every
+//! format, on every instruction set, for any number of threads.
+
+mod common;
+
+use babyllama::{Isa, Model, ModelOptions};
+use common::gguf::{Gguf, Value};
+use common::{RandomModel, Shape, SplitMix64};
+
+/// A format: its number in a file, the weights and bytes of a block, and where in it stand scales, which must be small
+/// numbers for the sums to stay finite.
+const FORMATS: &[(&str, u32, usize, usize, &[usize])] = &[
+    ("Q4_0", 2, 32, 18, &[0]),
+    ("Q4_1", 3, 32, 20, &[0, 2]),
+    ("Q5_0", 6, 32, 22, &[0]),
+    ("Q5_1", 7, 32, 24, &[0, 2]),
+    ("Q8_0", 8, 32, 34, &[0]),
+    ("Q2_K", 10, 256, 84, &[80, 82]),
+    ("Q3_K", 11, 256, 110, &[108]),
+    ("Q4_K", 12, 256, 144, &[0, 2]),
+    ("Q5_K", 13, 256, 176, &[0, 2]),
+    ("Q6_K", 14, 256, 210, &[208]),
+    ("IQ4_NL", 20, 32, 18, &[0]),
+    ("IQ4_XS", 23, 256, 136, &[0]),
+];
+
+/// A model whose matrices are random blocks.
+fn model_in(kind: u32, weights: usize, bytes: usize, scales: &[usize]) -> Vec<u8> {
+    let shape = Shape {
+        // Ten or eleven groups a row where blocks are small: not a multiple of the eight that are decoded together.
+        dim: if weights == 32 { 320 } else { 256 },
+        hidden_dim: if weights == 32 { 352 } else { 768 },
+        n_layers: 1,
+        n_heads: 4,
+        n_kv_heads: 2,
+        vocab_size: 77,
+        max_seq_len: 128,
+        tied: false,
+    };
+    let mut file: Gguf = RandomModel::new(shape, 5).to_gguf(1e-5, 1e4);
+    file.set("general.alignment", Value::U32(32));
+    let mut random = SplitMix64::new(u64::from(kind));
+    for tensor in &mut file.tensors {
+        let n: u64 = tensor.dims.iter().product();
+        if tensor.dims.len() < 2 || tensor.name.starts_with(b"token_embd") {
+            continue;
+        }
+        let mut data: Vec<u8> = (0..n as usize / weights * bytes).map(|_| random.next_u64() as u8).collect();
+        for block in data.chunks_exact_mut(bytes) {
+            for &at in scales {
+                // Half-precision numbers of either sign about 2^-11.
+                let bits = 0x1000 | (random.next_u64() as u16 & 0x8fff);
+                block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+            }
+        }
+        (tensor.kind, tensor.data) = (kind, data);
+    }
+    file.to_bytes()
+}
+
+#[test]
+fn prefill_of_any_length_gives_decodes_bits_in_every_format() {
+    for &(name, kind, weights, bytes, scales) in FORMATS {
+        let file = model_in(kind, weights, bytes, scales);
+        for isa in Isa::available() {
+            let model = |threads| {
+                let options = ModelOptions::new().isa(isa).threads(threads);
+                Model::from_bytes_with(file.clone(), &options).unwrap()
+            };
+            let tokens: Vec<u32> = (0..75).map(|i| i * 31 % 77).collect();
+            let mut session = model(1).session();
+            let decoded: Vec<f32> =
+                tokens.iter().flat_map(|&token| session.forward(&[token]).unwrap().to_vec()).collect();
+            assert!(decoded.iter().all(|x| x.is_finite()), "{name}");
+            // One vector of tokens and a part of one, two and a part, four and a part, with whatever a vector is.
+            for (n_tokens, threads) in [(9, 1), (17, 2), (39, 1), (75, 2), (64, 3)] {
+                let mut session = model(threads).session();
+                let logits = session.forward_all(&tokens[..n_tokens]).unwrap();
+                let differs = logits.iter().zip(&decoded).position(|(a, b)| a.to_bits() != b.to_bits());
+                assert_eq!(differs.map(|i| (i / 77, i % 77)), None, "{name} {} {n_tokens} tokens", isa.name());
+            }
+        }
+    }
+}
