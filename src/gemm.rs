@@ -1,8 +1,8 @@
 //! The packed matrix product of prefill: weights are unpacked once for a whole batch of tokens and multiplied from
 //! registers. It knows no format: `quant/packed.rs` has the operands' layout and the order in which terms are added.
 //!
-//! A tile of the output is `R` rows of weights by `V` vectors of tokens. Its whole-number products of a group of 32 stay in
-//! registers, as do its sums, while a chain of groups passes. The next strip of `R` rows then meets the same activations,
+//! A tile of the output is a strip of `R` rows of weights by `V` vectors of tokens. Its whole-number products of a group of 32 stay in
+//! registers, as do its sums, while a chain of groups passes. The next strip then meets the same activations,
 //! which by now are in the first-level cache; after all strips come the next chain, and then the next tokens.
 //!
 //! Source of the shape: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008).
@@ -10,26 +10,32 @@
 use std::ops::Range;
 
 use crate::parallel::Band;
+use crate::quant::Store;
 use crate::quant::blocks::{GROUP, Numbers};
 use crate::quant::packed::{Chains, PackedTile, Panel};
-use crate::quant::{Rows, Store};
 use crate::simd::Simd;
+use crate::tensor::Matrix;
 
 /// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level cache.
 pub(crate) const PANEL_ROWS: usize = 24;
+
+/// Rows of a tile for vectors of so many lanes: with two vectors of tokens, as many as the registers hold.
+pub(crate) fn strip_rows(lanes: usize) -> usize {
+    if lanes == 16 { 6 } else { 4 }
+}
 
 /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
 #[inline(always)]
 pub(crate) fn multiply<S: Simd>(
     s: S,
-    weights: Rows<'_>,
+    weights: Matrix<'_>,
     rows: Range<usize>,
     x: &[PackedTile],
     panel: &mut Panel,
     out: &mut Band<'_>,
     store: Store,
 ) {
-    let Some((numbers, halves)) = weights.int8_kind() else {
+    let Some((numbers, halves)) = weights.rows.int8_kind() else {
         unreachable!("only what can be unpacked is packed")
     };
     let bias = match numbers {
@@ -37,9 +43,10 @@ pub(crate) fn multiply<S: Simd>(
         Numbers::Offset(n) => Some(n),
         Numbers::WithMin => None,
     };
+    panel.resize(PANEL_ROWS, strip_rows(S::LANES), weights.n_columns / GROUP);
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
-        weights.unpack(s, first..first + n_rows, panel);
+        weights.rows.unpack(s, first..first + n_rows, panel);
         let block = Block { panel, n_rows, column: first - rows.start, bias, store };
         match (numbers, halves) {
             (Numbers::Signed, _) => block.multiply::<S, true, false, false>(s, x, out),
@@ -67,6 +74,7 @@ struct Block<'a> {
 const LEVELS: usize = 4;
 
 impl Block<'_> {
+    /// All rows with all tokens. A tile is as large as the registers allow.
     #[inline(always)]
     fn multiply<S: Simd, const SIGNED: bool, const MIN: bool, const HALVES: bool>(
         self,
@@ -74,61 +82,63 @@ impl Block<'_> {
         x: &[PackedTile],
         out: &mut Band<'_>,
     ) {
-        let mut token = 0;
-        for tiles in x.chunks(2) {
-            match tiles {
-                [a, b] => self.tokens::<S, SIGNED, MIN, HALVES, 2>(s, [a, b], token, out),
-                [a] => self.tokens::<S, SIGNED, MIN, HALVES, 1>(s, [a], token, out),
-                _ => {}
-            }
-            token += 2 * S::LANES;
+        if S::LANES == 16 {
+            self.all_tokens::<S, SIGNED, MIN, HALVES, 6, 4>(s, x, out);
+        } else {
+            self.all_tokens::<S, SIGNED, MIN, HALVES, 4, 6>(s, x, out);
         }
     }
 
-    /// `V` vectors of tokens with all rows. The tile is as large as the registers allow.
     #[inline(always)]
-    fn tokens<S: Simd, const SIGNED: bool, const MIN: bool, const HALVES: bool, const V: usize>(
+    fn all_tokens<
+        S: Simd,
+        const SIGNED: bool,
+        const MIN: bool,
+        const HALVES: bool,
+        const R: usize,
+        const STRIPS: usize,
+    >(
         self,
         s: S,
-        x: [&PackedTile; V],
-        token: usize,
+        x: &[PackedTile],
         out: &mut Band<'_>,
     ) {
-        let row = if S::LANES == 16 {
-            self.strips::<S, SIGNED, MIN, HALVES, V, 6, 4>(s, x, 0, token, out)
-        } else {
-            self.strips::<S, SIGNED, MIN, HALVES, V, 4, 6>(s, x, 0, token, out)
-        };
-        self.strips::<S, SIGNED, MIN, HALVES, V, 2, 3>(s, x, row, token, out);
+        let mut sums = [[[[s.splat(0.0); 2]; R]; LEVELS]; STRIPS];
+        let mut pairs = x.chunks_exact(2);
+        let mut token = 0;
+        for pair in &mut pairs {
+            self.tokens::<S, SIGNED, MIN, HALVES, 2, R>(s, [&pair[0], &pair[1]], &mut sums, token, out);
+            token += 2 * S::LANES;
+        }
+        if let [last] = pairs.remainder() {
+            let mut sums = [[[[s.splat(0.0); 1]; R]; LEVELS]; STRIPS];
+            self.tokens::<S, SIGNED, MIN, HALVES, 1, R>(s, [last], &mut sums, token, out);
+        }
     }
 
-    /// The rows from `row` on, in strips of `R`, of which there are at most `N`; the first row that is left. Rows behind the
-    /// last are read from the panel, which has room for them, and not stored.
+    /// `V` vectors of tokens, from `token` on, with all rows. `sums` is room for each strip's sums at each level of the tree.
     #[inline(always)]
-    fn strips<
+    fn tokens<
         S: Simd,
         const SIGNED: bool,
         const MIN: bool,
         const HALVES: bool,
         const V: usize,
         const R: usize,
-        const N: usize,
     >(
         self,
         s: S,
         x: [&PackedTile; V],
-        row: usize,
+        sums: &mut [[[[S::F32; V]; R]; LEVELS]],
         token: usize,
         out: &mut Band<'_>,
-    ) -> usize {
-        let n_strips = if R == 2 { (self.n_rows - row).div_ceil(R) } else { (self.n_rows - row) / R };
+    ) {
         let chains = Chains::new(self.panel.n_groups);
-        let mut sums = [[[[s.splat(0.0); V]; R]; LEVELS]; N];
+        let n_strips = self.n_rows.div_ceil(R);
         for i in 0..8 {
             let groups = chains.visit(i);
             for (strip, levels) in sums[..n_strips].iter_mut().enumerate() {
-                let first = row + strip * R;
-                let mut sum = self.chain::<S, SIGNED, MIN, HALVES, V, R>(s, x, first, groups.clone());
+                let mut sum = self.chain::<S, SIGNED, MIN, HALVES, V, R>(s, x, strip, groups.clone());
                 // A chain that completes a pair is added to the other, the sum perhaps to another pair's, and so on.
                 let level = i.trailing_ones() as usize;
                 for lower in &levels[..level] {
@@ -142,12 +152,11 @@ impl Block<'_> {
             }
         }
         for (strip, levels) in sums[..n_strips].iter().enumerate() {
-            self.store::<S, V, R>(s, &levels[LEVELS - 1], row + strip * R, token, out);
+            self.store::<S, V, R>(s, &levels[LEVELS - 1], strip * R, token, out);
         }
-        row + n_strips * R
     }
 
-    /// One chain's groups of `R` rows with `V` vectors of tokens.
+    /// One chain's groups of a strip with `V` vectors of tokens.
     #[inline(always)]
     fn chain<
         S: Simd,
@@ -160,37 +169,51 @@ impl Block<'_> {
         self,
         s: S,
         x: [&PackedTile; V],
-        row: usize,
+        strip: usize,
         groups: Range<usize>,
     ) -> [[S::F32; V]; R] {
         let panel = self.panel;
-        let qs: [&[u8]; R] =
-            std::array::from_fn(|r| &panel.qs[(row + r) * panel.n_groups * GROUP..][..groups.end * GROUP]);
-        let facts =
-            |of: &'_ [Vec<f32>; 2], half: usize, r: usize, g: usize| of[half][(row + r) * panel.n_groups + g];
+        let n_halves = if HALVES { 2 } else { 1 };
+        let first = strip * panel.n_groups;
+        let qs = &panel.qs[first * R * GROUP..];
+        let scales: [&[f32]; 2] = std::array::from_fn(|half| &panel.scales[half][first * R..]);
+        let mins: [&[f32]; 2] = std::array::from_fn(|half| &panel.mins[half][first * R..]);
+        let x_qs: [&[i8]; V] = std::array::from_fn(|v| &*x[v].qs);
+        let x_scales: [&[f32]; V] = std::array::from_fn(|v| &*x[v].scales);
+        let x_sums: [[&[i32]; V]; 2] = std::array::from_fn(|half| {
+            std::array::from_fn(|v| &*x[v].sums[if HALVES { 1 + half } else { 0 }])
+        });
+
         let mut acc = [[s.splat(0.0); V]; R];
         for g in groups {
-            let quads: [&[i8]; V] =
-                std::array::from_fn(|v| &x[v].qs[g * GROUP * S::LANES..][..GROUP * S::LANES]);
-            let w: [&[u8]; R] = std::array::from_fn(|r| &qs[r][g * GROUP..][..GROUP]);
-            let scales: [S::F32; V] = std::array::from_fn(|v| s.load(&x[v].scales[g * S::LANES..]));
-            for half in 0..if HALVES { 2 } else { 1 } {
-                let sums = |v: usize| &x[v].sums[if HALVES { 1 + half } else { 0 }][g * S::LANES..];
+            let w = &qs[g * R * GROUP..][..R * GROUP];
+            let x_qs: [&[i8]; V] =
+                std::array::from_fn(|v| &x_qs[v][g * GROUP * S::LANES..][..GROUP * S::LANES]);
+            let mut d = [s.splat(0.0); V];
+            for v in 0..V {
+                d[v] = s.load(&x_scales[v][g * S::LANES..]);
+            }
+            for half in 0..n_halves {
+                let mut sums = [s.zero_i32(); V];
+                for v in 0..V {
+                    sums[v] = s.load_i32(&x_sums[half][v][g * S::LANES..]);
+                }
                 let mut dots = [[s.zero_i32(); V]; R];
                 if let Some(n) = self.bias {
                     for v in 0..V {
-                        let bias = s.sub_shifted_i32(s.zero_i32(), s.load_i32(sums(v)), n);
+                        let bias = s.sub_shifted_i32(s.zero_i32(), sums[v], n);
                         for r in 0..R {
                             dots[r][v] = bias;
                         }
                     }
                 }
-                let which = if HALVES { 4 * half..4 * half + 4 } else { 0..8 };
-                for q in which {
-                    let x: [S::Quads; V] =
-                        std::array::from_fn(|v| s.load_quads(&quads[v][q * 4 * S::LANES..]));
+                for q in half * 8 / n_halves..(half + 1) * 8 / n_halves {
+                    let mut x = [s.splat_quad(&[0; 4]); V];
+                    for v in 0..V {
+                        x[v] = s.load_quads(&x_qs[v][q * 4 * S::LANES..]);
+                    }
                     for r in 0..R {
-                        let w = s.splat_quad(&w[r][q * 4..]);
+                        let w = s.splat_quad(&w[r * GROUP + q * 4..]);
                         for v in 0..V {
                             dots[r][v] = if SIGNED {
                                 s.dot_quads_i8(dots[r][v], w, x[v])
@@ -200,19 +223,19 @@ impl Block<'_> {
                         }
                     }
                 }
+                let scales = &scales[half][g * R..][..R];
                 for r in 0..R {
-                    let scale = s.splat(facts(&panel.scales, half, r, g));
+                    let scale = s.splat(scales[r]);
                     for v in 0..V {
-                        acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, scales[v]), acc[r][v]);
+                        acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, d[v]), acc[r][v]);
                     }
                 }
                 if MIN {
-                    let sums: [S::F32; V] =
-                        std::array::from_fn(|v| s.mul(scales[v], s.to_f32(s.load_i32(sums(v)))));
-                    for r in 0..R {
-                        let min = s.splat(facts(&panel.mins, half, r, g));
-                        for v in 0..V {
-                            acc[r][v] = s.mul_add(min, sums[v], acc[r][v]);
+                    let mins = &mins[half][g * R..][..R];
+                    for v in 0..V {
+                        let sum = s.mul(d[v], s.to_f32(sums[v]));
+                        for r in 0..R {
+                            acc[r][v] = s.mul_add(s.splat(mins[r]), sum, acc[r][v]);
                         }
                     }
                 }

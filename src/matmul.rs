@@ -11,7 +11,6 @@ use crate::ops;
 use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
-use crate::quant::blocks::GROUP;
 use crate::quant::packed::{PackedTile, Panel};
 use crate::simd::{Isa, kernel};
 use crate::tensor::{Matrix, Tensor};
@@ -148,8 +147,7 @@ kernel! {
             Operand::Packed(tiles, panels) => {
                 let free = || panels.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut panel = free().pop().unwrap_or_default();
-                panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
-                gemm::multiply(s, weights.rows, rows, tiles, &mut panel, out, store);
+                gemm::multiply(s, weights, rows, tiles, &mut panel, out, store);
                 free().push(panel);
             }
         }

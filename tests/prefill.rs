@@ -77,7 +77,12 @@ fn prefill_of_any_length_gives_decodes_bits_in_every_format() {
                 let mut session = model(threads).session();
                 let logits = session.forward_all(&tokens[..n_tokens]).unwrap();
                 let differs = logits.iter().zip(&decoded).position(|(a, b)| a.to_bits() != b.to_bits());
-                assert_eq!(differs.map(|i| (i / 77, i % 77)), None, "{name} {} {n_tokens} tokens", isa.name());
+                assert_eq!(
+                    differs.map(|i| (i / 77, i % 77)),
+                    None,
+                    "{name} {} {n_tokens} tokens",
+                    isa.name()
+                );
             }
         }
     }

@@ -4,13 +4,15 @@
 //!
 //! ```text
 //! activations  (token tiles, groups, 8 quads, LANES tokens, 4)   int8, a vector for each quad of a tile's rows
-//! weights      (rows, groups, 32)                                a quad at a time goes to all lanes
+//! weights      (strips, groups, strip rows, 32)                   a quad at a time goes to all lanes
 //! ```
 //!
 //! A product must come out as the same bits as decode's, whose vectors hold different groups of one row: lane `j` sums
 //! every eighth group from `j` on, and then the lanes are added as a tree. So groups are visited in that order here:
 //! first those of one lane of decode's (a *chain*), then those of the lane that the tree adds to it, and so on. Both
 //! operands are stored in the order in which they are visited.
+
+use std::ops::{Deref, DerefMut};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
 use super::blocks::{Block, GROUP, GROUPS, Groups, Numbers};
@@ -48,19 +50,63 @@ impl Chains {
     }
 }
 
+/// Numbers that begin where a cache line does, so that no vector of them lies in two lines.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aligned<T> {
+    buffer: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    const LINE: usize = 64;
+
+    /// Makes room for `len` numbers, which are whatever was there.
+    fn resize(&mut self, len: usize) {
+        let needed = len + Self::LINE / size_of::<T>();
+        if self.buffer.len() < needed {
+            self.buffer.resize(needed, T::default());
+            self.start = self.buffer.as_ptr().align_offset(Self::LINE).min(needed - len);
+        }
+        self.len = len;
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        &self.buffer[self.start..][..self.len]
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.buffer[self.start..][..self.len]
+    }
+}
+
 /// The activations of as many tokens as a vector has lanes, in groups of 32. Lanes without a token hold zeros.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PackedTile {
-    pub(crate) qs: Vec<i8>,         // (groups, 8, LANES, 4)
-    pub(crate) scales: Vec<f32>,    // (groups, LANES)
-    pub(crate) sums: [Vec<i32>; 3], // (groups, LANES) each: of the group, of its first and of its second half
+    pub(crate) qs: Aligned<i8>,         // (groups, 8, LANES, 4)
+    pub(crate) scales: Aligned<f32>,    // (groups, LANES)
+    pub(crate) sums: [Aligned<i32>; 3], // (groups, LANES) each: of the group, of its first and of its second half
     row: ActivationBuffer,
 }
 
 impl PackedTile {
     /// Quantises and packs at most `lanes` tokens: `x` is (tokens, `n`).
     pub(crate) fn pack(&mut self, isa: Isa, lanes: usize, x: &[f32], n: usize) {
-        self.clear(lanes, n);
+        self.qs.resize(n * lanes);
+        self.scales.resize(n / GROUP * lanes);
+        self.sums.iter_mut().for_each(|sums| sums.resize(n / GROUP * lanes));
+        if x.len() < lanes * n {
+            self.qs.fill(0);
+            self.scales.fill(0.0);
+            self.sums.iter_mut().for_each(|sums| sums.fill(0));
+        }
         let mut row = std::mem::take(&mut self.row);
         for (lane, x) in x.chunks_exact(n).enumerate() {
             self.set(lanes, lane, row.quantize(isa, x, n, GROUP).quantized_row(0));
@@ -68,76 +114,70 @@ impl PackedTile {
         self.row = row;
     }
 
-    /// Makes room for `lanes` tokens of `n` activations, all zero.
-    fn clear(&mut self, lanes: usize, n: usize) {
-        self.qs.clear();
-        self.qs.resize(n * lanes, 0);
-        self.scales.clear();
-        self.scales.resize(n / GROUP * lanes, 0.0);
-        for sums in &mut self.sums {
-            sums.clear();
-            sums.resize(n / GROUP * lanes, 0);
-        }
-    }
-
     /// Puts a token into a lane.
     fn set(&mut self, lanes: usize, lane: usize, row: QuantizedRow<'_>) {
         let chains = Chains::new(row.scales.len());
+        let (qs, scales) = (&mut *self.qs, &mut *self.scales);
+        let [sums, low_sums, high_sums] = self.sums.each_mut().map(|sums| &mut **sums);
         for (g, q) in row.qs.chunks_exact(GROUP).enumerate() {
             let position = chains.position(g);
-            let quads = self.qs[position * GROUP * lanes..][..GROUP * lanes].chunks_exact_mut(4 * lanes);
+            let quads = qs[position * GROUP * lanes..][..GROUP * lanes].chunks_exact_mut(4 * lanes);
             for (quad, q) in quads.zip(q.chunks_exact(4)) {
                 quad[4 * lane..][..4].copy_from_slice(q);
             }
             let at = position * lanes + lane;
             let (sum, low) = (row.sums[g], row.low_sums[g]);
-            self.scales[at] = row.scales[g];
-            self.sums[0][at] = sum;
-            self.sums[1][at] = low;
-            self.sums[2][at] = sum - low;
+            (scales[at], sums[at], low_sums[at], high_sums[at]) = (row.scales[g], sum, low, sum - low);
         }
     }
 }
 
-/// Some rows of weights, as int8 with f32 scales and minima.
+/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied together.
 #[derive(Debug, Default)]
 pub(crate) struct Panel {
+    pub(crate) strip_rows: usize,
     pub(crate) n_groups: usize,
-    pub(crate) qs: Vec<u8>,           // (rows, groups, 32)
-    pub(crate) scales: [Vec<f32>; 2], // (rows, groups) each: of the first and of the second half of a group, or the first for both
-    pub(crate) mins: [Vec<f32>; 2],   // likewise
+    pub(crate) qs: Aligned<u8>,           // (strips, groups, strip_rows, 32)
+    pub(crate) scales: [Aligned<f32>; 2], // (strips, groups, strip_rows) each: of the halves of a group, or the first for both
+    pub(crate) mins: [Aligned<f32>; 2],   // likewise
 }
 
 impl Panel {
-    /// Makes room for some rows.
-    pub(crate) fn resize(&mut self, rows: usize, n_groups: usize) {
-        self.n_groups = n_groups;
-        self.qs.resize(rows * n_groups * GROUP, 0);
-        for facts in self.scales.iter_mut().chain(&mut self.mins) {
-            facts.resize(rows * n_groups, 0.0);
-        }
+    /// Makes room for some rows, which are a multiple of `strip_rows`.
+    pub(crate) fn resize(&mut self, rows: usize, strip_rows: usize, n_groups: usize) {
+        (self.strip_rows, self.n_groups) = (strip_rows, n_groups);
+        self.qs.resize(rows * n_groups * GROUP);
+        self.scales.iter_mut().chain(&mut self.mins).for_each(|facts| facts.resize(rows * n_groups));
     }
 
     /// Fills in the groups of a row from the `first` on, which is a multiple of 8.
     #[inline(always)]
     pub(crate) fn set<S: Simd, B: Block>(&mut self, s: S, row: usize, first: usize, groups: &Groups<S>) {
         let chains = Chains::new(self.n_groups);
+        let (strip, row_in_strip) = (row / self.strip_rows, row % self.strip_rows);
+        let mut at = [0; GROUPS];
         let n = GROUPS.min(self.n_groups - first);
-        let row = row * self.n_groups;
-        let facts = |groups: S::F32x8, to: &mut [f32]| {
-            for (j, value) in s.lanes_x8(groups).into_iter().enumerate().take(n) {
-                to[row + chains.position(first + j)] = value;
-            }
-        };
+        for j in 0..n {
+            at[j] = (strip * self.n_groups + chains.position(first + j)) * self.strip_rows + row_in_strip;
+        }
+        let qs = &mut *self.qs;
         for j in 0..n {
             let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(groups.q[j]) } else { groups.q[j] };
-            s.store_u8x32(q, &mut self.qs[(row + chains.position(first + j)) * GROUP..]);
+            s.store_u8x32(q, &mut qs[at[j] * GROUP..]);
         }
         for half in 0..if B::HALVES { 2 } else { 1 } {
-            facts(groups.scales[half], &mut self.scales[half]);
+            scatter(&mut self.scales[half], &at[..n], s.lanes_x8(groups.scales[half]));
             if B::NUMBERS == Numbers::WithMin {
-                facts(groups.mins[half], &mut self.mins[half]);
+                scatter(&mut self.mins[half], &at[..n], s.lanes_x8(groups.mins[half]));
             }
         }
+    }
+}
+
+/// `to[at[j]] = values[j]` for as many as there are places.
+#[inline(always)]
+fn scatter(to: &mut [f32], at: &[usize], values: [f32; GROUPS]) {
+    for (&at, value) in at.iter().zip(values) {
+        to[at] = value;
     }
 }
