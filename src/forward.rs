@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
 use crate::matmul::{Compute, MatmulBuffer};
-use crate::ops::{RopeFrequencies, rmsnorm, rope};
+use crate::ops::RopeFrequencies;
 use crate::weights::{LayerWeights, Weights};
 
 /// The buffers of a forward pass. They grow to the longest batch that was fed and are then reused.
@@ -119,7 +119,7 @@ pub(crate) fn forward(
     let n_logits = logits.len() / config.vocab_size;
     let first = (tokens.len() - n_logits) * config.dim;
     let Scratch { x, xb, quantized, .. } = scratch;
-    norm(config, compute, &mut xb[first..], &x[first..], &weights.norm);
+    compute.rmsnorm(&mut xb[first..], &x[first..], &weights.norm, config.norm_eps);
     compute.matmul([logits], [weights.classifier()], &xb[first..], quantized);
 }
 
@@ -134,14 +134,12 @@ fn attention_block(
     position: usize,
 ) {
     let Scratch { x, xb, q, k, v, heads, angles, scores, quantized, .. } = scratch;
-    norm(config, compute, xb, x, &layer.attention_norm);
+    compute.rmsnorm(xb, x, &layer.attention_norm, config.norm_eps);
     compute.matmul([&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
 
     // Positions enter here: queries and keys are turned, and a dot product then depends on their distance alone.
-    for (token, angles) in angles.chunks_exact(config.rope_dim).enumerate() {
-        rope(&mut q[token * config.q_dim()..][..config.q_dim()], angles, config.head_dim);
-        rope(&mut k[token * config.kv_dim()..][..config.kv_dim()], angles, config.head_dim);
-    }
+    compute.rope(q, config.q_dim(), angles, config.head_dim);
+    compute.rope(k, config.kv_dim(), angles, config.head_dim);
     cache.write(l, position, k, v);
 
     let shape = Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim };
@@ -152,14 +150,7 @@ fn attention_block(
 /// `x += W2 (silu(W1 norm(x)) * W3 norm(x))`
 fn feed_forward_block(config: &Config, layer: &LayerWeights, compute: &Compute<'_>, scratch: &mut Scratch) {
     let Scratch { x, xb, gate, up, quantized, .. } = scratch;
-    norm(config, compute, xb, x, &layer.ffn_norm);
+    compute.rmsnorm(xb, x, &layer.ffn_norm, config.norm_eps);
     compute.matmul_swiglu(gate, up, [&layer.w1, &layer.w3], xb, quantized);
     compute.matmul_add(x, &layer.w2, gate, quantized);
-}
-
-/// RMSNorm of each token.
-fn norm(config: &Config, compute: &Compute<'_>, out: &mut [f32], x: &[f32], weight: &[f32]) {
-    for (out, x) in out.chunks_exact_mut(config.dim).zip(x.chunks_exact(config.dim)) {
-        rmsnorm(compute.isa, out, x, weight, config.norm_eps);
-    }
 }

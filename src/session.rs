@@ -11,7 +11,7 @@ use crate::model::Model;
 
 /// Tokens that pass through the layers together. More would share the reading of the weights among more products, but
 /// their activations would no longer stay in the cache.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 512;
 
 /// A model whose weights take fewer bytes than this runs on the calling thread alone: its whole forward pass takes less
 /// time than waking a helper.

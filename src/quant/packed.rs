@@ -137,6 +137,7 @@ impl PackedTile {
 pub(crate) struct Panel {
     pub(crate) strip_rows: usize,
     pub(crate) n_groups: usize,
+    chain_starts: [usize; GROUPS],
     pub(crate) qs: Aligned<u8>,           // (strips, groups, strip_rows, 32)
     pub(crate) scales: [Aligned<f32>; 2], // (strips, groups, strip_rows) each: of the halves of a group, or the first for both
     pub(crate) mins: [Aligned<f32>; 2],   // likewise
@@ -146,6 +147,7 @@ impl Panel {
     /// Makes room for some rows, which are a multiple of `strip_rows`.
     pub(crate) fn resize(&mut self, rows: usize, strip_rows: usize, n_groups: usize) {
         (self.strip_rows, self.n_groups) = (strip_rows, n_groups);
+        self.chain_starts = std::array::from_fn(|chain| Chains::new(n_groups).start(chain) * strip_rows);
         self.qs.resize(rows * n_groups * GROUP);
         self.scales.iter_mut().chain(&mut self.mins).for_each(|facts| facts.resize(rows * n_groups));
     }
@@ -153,13 +155,12 @@ impl Panel {
     /// Fills in the groups of a row from the `first` on, which is a multiple of 8.
     #[inline(always)]
     pub(crate) fn set<S: Simd, B: Block>(&mut self, s: S, row: usize, first: usize, groups: &Groups<S>) {
-        let chains = Chains::new(self.n_groups);
         let (strip, row_in_strip) = (row / self.strip_rows, row % self.strip_rows);
-        let mut at = [0; GROUPS];
         let n = GROUPS.min(self.n_groups - first);
-        for j in 0..n {
-            at[j] = (strip * self.n_groups + chains.position(first + j)) * self.strip_rows + row_in_strip;
-        }
+        // A group's place among all groups of all rows: each step along the row is one step along every chain.
+        let mut at = self.chain_starts;
+        let offset = (strip * self.n_groups + first / GROUPS) * self.strip_rows + row_in_strip;
+        at.iter_mut().for_each(|at| *at += offset);
         let qs = &mut *self.qs;
         for j in 0..n {
             let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(groups.q[j]) } else { groups.q[j] };
