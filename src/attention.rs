@@ -1,4 +1,4 @@
-//! Attention: `softmax(q K^T / sqrt(head_dim)) V`, one task a head.
+//! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a few heads a task.
 //!
 //! Every sum here is added up in the plain order of its terms: vectors hold different positions (for scores) or
 //! different dimensions (for the weighted sum), never parts of one sum. Scores round each product before it is added;
@@ -8,7 +8,7 @@
 use crate::kv_cache::{BLOCK, KeysValues};
 use crate::matmul::Compute;
 use crate::ops::softmax;
-use crate::parallel::Columns;
+use crate::parallel::{Band, Columns};
 use crate::simd::{Simd, kernel};
 
 /// The shape of an attention: `n_heads / n_kv_heads` query heads share a head of keys and values.
@@ -19,10 +19,27 @@ pub(crate) struct Heads {
     pub(crate) head_dim: usize,
 }
 
+/// Queries that meet the same keys and values together, so that these are loaded once for all of them: heads that share
+/// them, and neighbouring tokens.
+const QUERIES: usize = 4;
+
+impl Heads {
+    /// Heads that are computed by one thread: as many as share keys and make up whole sets of queries.
+    fn per_task(self) -> usize {
+        let sharing = self.n_heads / self.n_kv_heads;
+        (1..=QUERIES).rev().find(|heads| sharing.is_multiple_of(*heads)).unwrap_or(1)
+    }
+
+    /// Rows of scores that are needed at once.
+    pub(crate) fn score_rows(self) -> usize {
+        self.n_heads / self.per_task() * QUERIES
+    }
+}
+
 impl Compute<'_> {
     /// Lets the tokens at `position..` attend to every position up to their own.
     ///
-    /// `out` and `q` are (`n_tokens`, `n_heads` * `head_dim`). `scores` is room for a head's scores, for each head.
+    /// `out` and `q` are (`n_tokens`, `n_heads` * `head_dim`). `scores` is room for the scores of each task's queries.
     pub(crate) fn attention(
         &self,
         out: &mut [f32],
@@ -35,97 +52,211 @@ impl Compute<'_> {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
         let q_dim = n_heads * head_dim;
         let n_tokens = q.len() / q_dim;
+        let per_task = heads.per_task();
         let room = (position + n_tokens).next_multiple_of(BLOCK);
-        scores.resize(n_heads * room, 0.0);
+        scores.resize(heads.score_rows() * room, 0.0);
 
-        let mut outs = [[Columns::new(out, q_dim, head_dim), Columns::new(scores, n_heads * room, room)]];
+        let tasks = Columns::new(out, q_dim, per_task * head_dim);
+        let scores_width = scores.len();
+        let mut outs = [[tasks, Columns::new(scores, scores_width, QUERIES * room)]];
         let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
-        self.team.bands(&mut outs, bytes, |_, heads, [mut out, mut scores]| {
-            for (i, head) in heads.enumerate() {
-                let kv_head = head / (n_heads / n_kv_heads);
-                let scores = &mut scores.row(0)[i * room..][..room];
-                for token in 0..n_tokens {
-                    let q = &q[token * q_dim + head * head_dim..][..head_dim];
-                    let out = &mut out.row(token)[i * head_dim..][..head_dim];
-                    attend(self.isa, out, q, kv, kv_head * head_dim, position + token + 1, scores);
-                }
+        self.team.bands(&mut outs, bytes, |_, tasks, [mut out, mut scores]| {
+            for (i, task) in tasks.enumerate() {
+                let head = task * per_task;
+                let heads = Task {
+                    kv,
+                    q: &q[head * head_dim..],
+                    q_dim,
+                    head_dim,
+                    column: i * per_task * head_dim,
+                    per_task,
+                    kv_start: head / (n_heads / n_kv_heads) * head_dim,
+                    position,
+                };
+                attend(self.isa, heads, &mut scores.row(0)[i * QUERIES * room..][..QUERIES * room], &mut out);
             }
         });
     }
 }
 
+/// Some heads that share keys and values, and all tokens.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    kv: KeysValues<'a>,
+    /// From the first head's queries on: (`n_tokens`, `q_dim`).
+    q: &'a [f32],
+    q_dim: usize,
+    head_dim: usize,
+    /// The first head's column in the output.
+    column: usize,
+    per_task: usize,
+    /// The first column of the keys and values.
+    kv_start: usize,
+    /// Of the first token.
+    position: usize,
+}
+
+impl<'a> Task<'a> {
+    /// The `i`th query, token after token: (`head_dim`), and how many positions it sees.
+    #[inline(always)]
+    fn query(&self, i: usize) -> (&'a [f32], usize) {
+        let (token, head) = (i / self.per_task, i % self.per_task);
+        (&self.q[token * self.q_dim + head * self.head_dim..][..self.head_dim], self.position + token + 1)
+    }
+}
+
 kernel! {
-    /// One query, one head: `out` and `q` are (`head_dim`). It sees the first `len` positions; its keys and values
-    /// begin at column `start`.
-    fn attend(
-        s; out: &mut [f32], q: &[f32], kv: KeysValues<'_>, start: usize, len: usize, scores: &mut [f32],
-    ) {
-        for (block, scores) in scores[..len.next_multiple_of(BLOCK)].chunks_exact_mut(BLOCK).enumerate() {
-            block_scores(s, scores, q, kv.key_block(block, start, q.len()));
-        }
-        let weights = &mut scores[..len];
-        softmax(s, weights);
-
-        let head_dim = out.len();
-        let mut column = 0;
-        while column + S::LANES <= head_dim {
-            let (out, start) = (&mut out[column..], start + column);
-            let vectors = (out.len() / S::LANES).min(4);
-            match vectors {
-                4 => weighted_sum::<S, 4>(s, out, weights, kv, start),
-                3 => weighted_sum::<S, 3>(s, out, weights, kv, start),
-                2 => weighted_sum::<S, 2>(s, out, weights, kv, start),
-                _ => weighted_sum::<S, 1>(s, out, weights, kv, start),
-            }
-            column += vectors * S::LANES;
-        }
-        if column < head_dim {
-            let mut sum = s.splat(0.0);
-            for (position, &weight) in weights.iter().enumerate() {
-                let value = s.load_partial(kv.value(position, start + column, head_dim - column));
-                sum = s.fused_mul_add(s.splat(weight), value, sum);
-            }
-            s.store_partial(sum, &mut out[column..]);
+    /// All queries of a task, some at a time. `scores` is room for (`QUERIES`, positions).
+    fn attend(s; task: Task<'_>, scores: &mut [f32], out: &mut Band<'_>) {
+        let n_queries = out.n_rows() * task.per_task;
+        let mut i = 0;
+        while i < n_queries {
+            i += match n_queries - i {
+                1 => attend_some::<S, 1>(s, task, i, scores, out),
+                2 => attend_some::<S, 2>(s, task, i, scores, out),
+                3 => attend_some::<S, 3>(s, task, i, scores, out),
+                _ => attend_some::<S, QUERIES>(s, task, i, scores, out),
+            };
         }
     }
 }
 
-/// `scores[i] = q · keys[.., i] / sqrt(head_dim)` for the positions of a block; `keys` is (`head_dim`, [`BLOCK`]).
+/// `Q` queries from the `first` on; how many that are. A query that sees fewer positions than the last has scores of
+/// positions that it doesn't see; they are overwritten or ignored.
 #[inline(always)]
-fn block_scores<S: Simd>(s: S, scores: &mut [f32], q: &[f32], keys: &[f32]) {
-    // A vector each for 64 positions is the most that any instruction set needs, and is kept in registers.
-    let mut acc = [s.splat(0.0); 8];
-    let n = BLOCK / S::LANES;
-    for (&q, keys) in q.iter().zip(keys.chunks_exact(BLOCK)) {
-        let q = s.splat(q);
-        for (acc, keys) in acc[..n].iter_mut().zip(keys.chunks_exact(S::LANES)) {
-            *acc = s.add(*acc, s.mul(q, s.load(keys)));
-        }
-    }
-    let divisor = s.splat((q.len() as f32).sqrt());
-    for (acc, scores) in acc[..n].iter().zip(scores.chunks_exact_mut(S::LANES)) {
-        s.store(s.div(*acc, divisor), scores);
-    }
-}
-
-/// `N` vectors' worth of columns of `weights · V`, kept in registers.
-#[inline(always)]
-fn weighted_sum<S: Simd, const N: usize>(
+fn attend_some<S: Simd, const Q: usize>(
     s: S,
-    out: &mut [f32],
-    weights: &[f32],
-    kv: KeysValues<'_>,
+    task: Task<'_>,
+    first: usize,
+    scores: &mut [f32],
+    out: &mut Band<'_>,
+) -> usize {
+    let mut queries: [&[f32]; Q] = [&[]; Q];
+    let mut lens = [0; Q];
+    for i in 0..Q {
+        (queries[i], lens[i]) = task.query(first + i);
+    }
+    let room = scores.len() / QUERIES;
+    for block in 0..lens[Q - 1].div_ceil(BLOCK) {
+        let keys = task.kv.key_block(block, task.kv_start, task.head_dim);
+        block_scores::<S, Q>(s, scores, room, block * BLOCK, queries, keys);
+    }
+    for (scores, &len) in scores.chunks_exact_mut(room).zip(&lens) {
+        softmax(s, &mut scores[..len]);
+    }
+    let mut column = 0;
+    while column < task.head_dim {
+        let vectors = (task.head_dim - column) / S::LANES;
+        let width = match vectors {
+            0 => {
+                weighted_tail::<S, Q>(s, task, column, first, scores, &lens, out);
+                S::LANES
+            }
+            1 => weighted_sum::<S, Q, 1>(s, task, column, first, scores, &lens, out),
+            2 => weighted_sum::<S, Q, 2>(s, task, column, first, scores, &lens, out),
+            3 => weighted_sum::<S, Q, 3>(s, task, column, first, scores, &lens, out),
+            _ => weighted_sum::<S, Q, 4>(s, task, column, first, scores, &lens, out),
+        };
+        column += width;
+    }
+    Q
+}
+
+/// `scores[i][start + j] = q_i · keys[.., j] / sqrt(head_dim)` for the positions of a block; `keys` is (`head_dim`,
+/// [`BLOCK`]), `scores` (`QUERIES`, `room`).
+#[inline(always)]
+fn block_scores<S: Simd, const Q: usize>(
+    s: S,
+    scores: &mut [f32],
+    room: usize,
     start: usize,
+    queries: [&[f32]; Q],
+    keys: &[f32],
 ) {
-    let mut sums = [s.splat(0.0); N];
-    for (position, &weight) in weights.iter().enumerate() {
-        let value = kv.value(position, start, N * S::LANES);
-        let weight = s.splat(weight);
-        for (sum, value) in sums.iter_mut().zip(value.chunks_exact(S::LANES)) {
-            *sum = s.fused_mul_add(weight, s.load(value), *sum);
+    let head_dim = keys.len() / BLOCK;
+    let divisor = s.splat((head_dim as f32).sqrt());
+    // Four vectors of positions at a time, for each query.
+    let width = 4 * S::LANES;
+    for part in (0..BLOCK).step_by(width) {
+        let mut acc = [[s.splat(0.0); 4]; Q];
+        for (d, keys) in keys.chunks_exact(BLOCK).enumerate() {
+            let keys = &keys[part..part + width];
+            for i in 0..Q {
+                let q = s.splat(queries[i][d]);
+                for v in 0..4 {
+                    acc[i][v] = s.add(acc[i][v], s.mul(q, s.load(&keys[v * S::LANES..])));
+                }
+            }
+        }
+        for i in 0..Q {
+            let scores = &mut scores[i * room + start + part..][..width];
+            for v in 0..4 {
+                s.store(s.div(acc[i][v], divisor), &mut scores[v * S::LANES..]);
+            }
         }
     }
-    for (sum, out) in sums.iter().zip(out.chunks_exact_mut(S::LANES)) {
-        s.store(*sum, out);
+}
+
+/// `N` vectors' worth of columns of `weights · V` for each query, kept in registers; how many columns that are.
+#[inline(always)]
+fn weighted_sum<S: Simd, const Q: usize, const N: usize>(
+    s: S,
+    task: Task<'_>,
+    column: usize,
+    first: usize,
+    weights: &[f32],
+    lens: &[usize; Q],
+    out: &mut Band<'_>,
+) -> usize {
+    let room = weights.len() / QUERIES;
+    let mut sums = [[s.splat(0.0); N]; Q];
+    // What all of them see, and what only some do.
+    for position in 0..lens[0] {
+        let value = task.kv.value(position, task.kv_start + column, N * S::LANES);
+        for i in 0..Q {
+            let weight = s.splat(weights[i * room + position]);
+            for v in 0..N {
+                sums[i][v] = s.fused_mul_add(weight, s.load(&value[v * S::LANES..]), sums[i][v]);
+            }
+        }
+    }
+    for i in 0..Q {
+        for position in lens[0]..lens[i] {
+            let value = task.kv.value(position, task.kv_start + column, N * S::LANES);
+            let weight = s.splat(weights[i * room + position]);
+            for v in 0..N {
+                sums[i][v] = s.fused_mul_add(weight, s.load(&value[v * S::LANES..]), sums[i][v]);
+            }
+        }
+        let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
+        let out = &mut out.row(token)[task.column + head * task.head_dim + column..][..N * S::LANES];
+        for v in 0..N {
+            s.store(sums[i][v], &mut out[v * S::LANES..]);
+        }
+    }
+    N * S::LANES
+}
+
+/// The last columns, which are less than a vector.
+#[inline(always)]
+fn weighted_tail<S: Simd, const Q: usize>(
+    s: S,
+    task: Task<'_>,
+    column: usize,
+    first: usize,
+    weights: &[f32],
+    lens: &[usize; Q],
+    out: &mut Band<'_>,
+) {
+    let room = weights.len() / QUERIES;
+    for i in 0..Q {
+        let mut sum = s.splat(0.0);
+        for (position, &weight) in weights[i * room..][..lens[i]].iter().enumerate() {
+            let value = task.kv.value(position, task.kv_start + column, task.head_dim - column);
+            sum = s.fused_mul_add(s.splat(weight), s.load_partial(value), sum);
+        }
+        let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
+        let end = task.column + (head + 1) * task.head_dim;
+        s.store_partial(sum, &mut out.row(token)[end - (task.head_dim - column)..end]);
     }
 }

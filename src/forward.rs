@@ -31,7 +31,7 @@ pub(crate) struct Scratch {
     gate: Vec<f32>,   // (n_tokens, hidden_dim)
     up: Vec<f32>,     // (n_tokens, hidden_dim)
     angles: Vec<f32>, // (n_tokens, rope_dim / 2, 2): cosines and sines
-    scores: Vec<f32>, // (n_heads, positions)
+    scores: Vec<f32>, // (score rows, positions)
     quantized: MatmulBuffer,
 }
 
@@ -57,8 +57,8 @@ impl Scratch {
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
-    pub(crate) fn reserve_scores(&mut self, n_heads: usize, positions: usize) -> Result<()> {
-        let len = n_heads.saturating_mul(positions);
+    pub(crate) fn reserve_scores(&mut self, config: &Config, positions: usize) -> Result<()> {
+        let len = heads(config).score_rows().saturating_mul(positions);
         let more = len.saturating_sub(self.scores.len());
         let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
         let out_of_memory = |_| ErrorKind::OutOfMemory { what: "the attention scores", bytes }.into();
@@ -66,8 +66,8 @@ impl Scratch {
     }
 
     /// Bytes of scores that a position takes.
-    pub(crate) fn bytes_per_position(n_heads: usize) -> usize {
-        n_heads * size_of::<f32>()
+    pub(crate) fn bytes_per_position(config: &Config) -> usize {
+        heads(config).score_rows() * size_of::<f32>()
     }
 
     /// Bytes of f32 that a token takes.
@@ -123,6 +123,10 @@ pub(crate) fn forward(
     compute.matmul([logits], [weights.classifier()], &xb[first..], quantized);
 }
 
+fn heads(config: &Config) -> Heads {
+    Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim }
+}
+
 /// `x += Wo attention(Wq norm(x), Wk norm(x), Wv norm(x))`
 fn attention_block(
     config: &Config,
@@ -142,8 +146,7 @@ fn attention_block(
     compute.rope(k, config.kv_dim(), angles, config.head_dim);
     cache.write(l, position, k, v);
 
-    let shape = Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim };
-    compute.attention(heads, q, cache.layer(l), shape, position, scores);
+    compute.attention(heads, q, cache.layer(l), self::heads(config), position, scores);
     compute.matmul_add(x, &layer.wo, heads, quantized);
 }
 

@@ -182,7 +182,7 @@ impl Session {
     #[must_use]
     pub fn memory_bytes(config: &Config, context_length: usize) -> u64 {
         let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim())
-            + Scratch::bytes_per_position(config.n_heads);
+            + Scratch::bytes_per_position(config);
         let cache = (per_position as u64).saturating_mul(context_length as u64);
         let batch = context_length.min(MAX_BATCH) as u64;
         cache.saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
@@ -232,12 +232,12 @@ impl Session {
     fn reserve(&mut self, n_tokens: usize, wanted: Logits) -> Result<()> {
         let llama = self.model.llama();
         let needed = self.tokens.len() + n_tokens;
-        let Config { n_layers, n_heads, .. } = llama.config;
+        let n_layers = llama.config.n_layers;
         let per_position = KvCache::bytes_per_position(n_layers, llama.config.kv_dim())
-            + Scratch::bytes_per_position(n_heads);
+            + Scratch::bytes_per_position(&llama.config);
         let at_once = llama.weights.bytes_per_token().max(MIN_INITIAL_CACHE_BYTES) / per_position;
         self.cache.reserve(needed.max(at_once.min(self.capacity)), self.capacity)?;
-        self.scratch.reserve_scores(n_heads, self.cache.capacity())?;
+        self.scratch.reserve_scores(&llama.config, self.cache.capacity())?;
         self.tokens.reserve(self.cache.capacity().saturating_sub(self.tokens.len()));
 
         let rows = match wanted {

@@ -557,7 +557,7 @@ fn inspect_shows_what_is_in_a_model() {
         "1,024 pieces, 256 of them bytes; BOS 1, EOS 2",
         "instructions  scalar",
         "threads       2",
-        "3.0 KiB (3,088 bytes) a position used",
+        "3.0 KiB (3,104 bytes) a position used",
         "6 x layers.*.attention.wk     (64, 128)    int8 (groups of 32)",
         "56 tensors",
     ] {
