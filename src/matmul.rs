@@ -108,3 +108,6 @@ kernel! {
         weights.rows.dot_all(s, rows, x, out, store);
     }
 }
+
+#[cfg(test)]
+mod tests;
