@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
 use crate::matmul::Compute;
-use crate::ops::{RopeFrequencies, rmsnorm, rope};
+use crate::ops::{Arithmetic, RopeFrequencies, rmsnorm, rope};
 use crate::quant::activation::ActivationBuffer;
 use crate::weights::{LayerWeights, Weights};
 
@@ -85,6 +85,7 @@ pub(crate) struct Llama {
     pub(crate) config: Config,
     pub(crate) weights: Weights,
     pub(crate) rope_frequencies: RopeFrequencies,
+    pub(crate) arithmetic: Arithmetic,
 }
 
 /// Feeds `tokens`, which stand at `position..`, and writes the logits of the last of them, or of all: `logits` is
@@ -98,7 +99,7 @@ pub(crate) fn forward(
     position: usize,
     logits: &mut [f32],
 ) {
-    let Llama { config, weights, rope_frequencies } = llama;
+    let Llama { config, weights, rope_frequencies, arithmetic: _ } = llama;
     scratch.resize(tokens.len(), config);
 
     // Each token starts as its embedding, and each position has its angles.
@@ -161,6 +162,6 @@ fn feed_forward_block(config: &Config, layer: &LayerWeights, compute: &Compute<'
 /// RMSNorm of each token.
 fn norm(config: &Config, compute: &Compute<'_>, out: &mut [f32], x: &[f32], weight: &[f32]) {
     for (out, x) in out.chunks_exact_mut(config.dim).zip(x.chunks_exact(config.dim)) {
-        rmsnorm(compute.isa, out, x, weight, config.norm_eps);
+        rmsnorm(compute.isa, compute.arithmetic, out, x, weight, config.norm_eps);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::ops;
+use crate::ops::{self, Arithmetic};
 use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
@@ -15,6 +15,7 @@ use crate::tensor::{Matrix, Tensor};
 /// What a forward pass computes with.
 pub(crate) struct Compute<'a> {
     pub(crate) isa: Isa,
+    pub(crate) arithmetic: Arithmetic,
     pub(crate) team: &'a Team<'a>,
 }
 

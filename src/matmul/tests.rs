@@ -126,7 +126,12 @@ fn activations(kind: Activations, sizes: Sizes, noise: &mut Noise) -> Vec<f32> {
 fn product(isa: Isa, w: &Tensor, x: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.len() / w.columns() * w.rows()];
     Threads::new(1).unwrap().enter(true, |team| {
-        Compute { isa, team }.matmul([&mut out], [w], x, &mut ActivationBuffer::default());
+        Compute { isa, arithmetic: Arithmetic::Exact, team }.matmul(
+            [&mut out],
+            [w],
+            x,
+            &mut Default::default(),
+        );
     });
     out
 }
