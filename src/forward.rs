@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
 use crate::matmul::{Compute, MatmulBuffer};
-use crate::ops::RopeFrequencies;
+use crate::ops::{Arithmetic, RopeFrequencies};
 use crate::weights::{LayerWeights, Weights};
 
 /// The buffers of a forward pass. They grow to the longest batch that was fed and are then reused.
@@ -84,6 +84,7 @@ pub(crate) struct Llama {
     pub(crate) config: Config,
     pub(crate) weights: Weights,
     pub(crate) rope_frequencies: RopeFrequencies,
+    pub(crate) arithmetic: Arithmetic,
 }
 
 /// Feeds `tokens`, which stand at `position..`, and writes the logits of the last of them, or of all: `logits` is
@@ -97,7 +98,7 @@ pub(crate) fn forward(
     position: usize,
     logits: &mut [f32],
 ) {
-    let Llama { config, weights, rope_frequencies } = llama;
+    let Llama { config, weights, rope_frequencies, arithmetic: _ } = llama;
     scratch.resize(tokens.len(), config);
 
     // Each token starts as its embedding, and each position has its angles.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::gemm::{self, PANEL_ROWS};
-use crate::ops;
+use crate::ops::{self, Arithmetic};
 use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
@@ -18,6 +18,7 @@ use crate::tensor::{Matrix, Tensor};
 /// What a forward pass computes with.
 pub(crate) struct Compute<'a> {
     pub(crate) isa: Isa,
+    pub(crate) arithmetic: Arithmetic,
     pub(crate) team: &'a Team<'a>,
 }
 
@@ -153,3 +154,6 @@ kernel! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

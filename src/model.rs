@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::checkpoint::{self, Arithmetic, Checkpoint};
+use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward::Llama;
-use crate::ops::RopeFrequencies;
+use crate::ops::{Arithmetic, RopeFrequencies};
 #[cfg(feature = "rayon")]
 use crate::parallel::ThreadPool;
 use crate::parallel::Threads;
@@ -287,7 +287,7 @@ impl Model {
             Arithmetic::Llama2c => RopeFrequencies::llama2c(config.head_dim, config.rope_theta as f32),
         };
         let inner = Inner {
-            llama: Llama { config, weights, rope_frequencies },
+            llama: Llama { config, weights, rope_frequencies, arithmetic },
             tokenizer,
             isa: options.isa.unwrap_or_else(Isa::best),
             threads: options.build_threads()?,

@@ -219,7 +219,7 @@ impl Session {
             };
             let position = self.tokens.len();
             self.model.thread_team().enter(alone, |team| {
-                let compute = Compute { isa: self.model.isa(), team };
+                let compute = Compute { isa: self.model.isa(), arithmetic: llama.arithmetic, team };
                 forward(llama, &compute, &mut self.scratch, &mut self.cache, batch, position, logits);
             });
             self.tokens.extend_from_slice(batch);

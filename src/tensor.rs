@@ -123,3 +123,6 @@ pub(crate) struct Matrix<'a> {
     /// Bytes that its weights take: what it costs to read them all.
     pub(crate) len_bytes: usize,
 }
+
+#[cfg(test)]
+mod tests;

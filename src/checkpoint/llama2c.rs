@@ -18,9 +18,10 @@ use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::{Arithmetic, Checkpoint};
+use super::Checkpoint;
 use crate::config::{Config, RopeScaling};
 use crate::error::{ErrorKind, Result};
+use crate::ops::Arithmetic;
 use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
+use crate::ops::Arithmetic;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -46,15 +47,6 @@ impl Checkpoint {
         let (rope_factors, chat_template, metadata) = (None, None, Vec::new());
         Self { format, config, weights, rope_factors, arithmetic, chat_template, metadata, file_bytes }
     }
-}
-
-/// How angles are computed where engines differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arithmetic {
-    /// In f64.
-    Exact,
-    /// In f32, as llama2.c does: an int8 file stands for what runq makes of it, bit for bit.
-    Llama2c,
 }
 
 struct Reader {

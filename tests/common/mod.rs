@@ -234,6 +234,16 @@ impl RandomModel {
         matrices
     }
 
+    /// Every matrix, in any order.
+    pub fn matrices_mut(&mut self) -> Vec<&mut Vec<f32>> {
+        let mut matrices = vec![&mut self.tok_embeddings];
+        for Layer { attention_norm: _, wq, wk, wv, wo, ffn_norm: _, w1, w2, w3 } in &mut self.layers {
+            matrices.extend([wq, wk, wv, wo, w1, w2, w3]);
+        }
+        matrices.extend(&mut self.output);
+        matrices
+    }
+
     /// The seven integers that all versions share.
     fn put_ints(&self, file: &mut Vec<u8>, vocab_sign: i32) {
         let Shape { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, .. } =

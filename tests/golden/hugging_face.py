@@ -132,6 +132,7 @@ def hugging_face_logits(shape, model, tokens, norm_eps, rope_theta, throughout=f
         num_hidden_layers=shape.n_layers,
         num_attention_heads=shape.n_heads,
         num_key_value_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=max(shape.max_seq_len, len(tokens)),
         rms_norm_eps=norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta},

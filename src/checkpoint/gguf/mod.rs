@@ -33,9 +33,10 @@ use cursor::Cursor;
 use metadata::Metadata;
 use tensors::{TensorInfo, Tensors};
 
-use super::{Arithmetic, Checkpoint};
+use super::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ops::Arithmetic;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{LayerWeights, Weights};
