@@ -11,8 +11,9 @@ use crate::error::TokenId;
 
 /// Turns a stream of tokens into text, holding back bytes until they are whole characters.
 ///
-/// SentencePiece puts a dummy space before every text, so the decoder strips one leading space from the first token of
-/// a text and from a token right after BOS. It owns its buffers, which grow only for pieces of more than 60 bytes.
+/// SentencePiece puts a dummy space before every text, so its decoder strips one leading space from the first token of
+/// a text and from a token right after BOS; byte-level tokenizers have none. It owns its buffers, which grow only for
+/// pieces of more than 60 bytes.
 ///
 /// ```
 /// # let mut file = 0_i32.to_le_bytes().to_vec();
@@ -52,7 +53,8 @@ impl Decoder {
         self.text.clear();
         let Some(kind) = tokenizer.kind(id) else { return &self.text };
         let bytes = tokenizer.bytes(id);
-        let dummy = self.at_start && matches!(kind, PieceKind::Normal | PieceKind::UserDefined);
+        let is_text = matches!(kind, PieceKind::Normal | PieceKind::UserDefined);
+        let dummy = self.at_start && is_text && tokenizer.has_dummy_space();
         let bytes = if dummy { bytes.strip_prefix(b" ").unwrap_or(bytes) } else { bytes };
         self.at_start = tokenizer.bos() == Some(id);
         self.push_bytes(bytes);

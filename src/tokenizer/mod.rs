@@ -4,16 +4,25 @@
 //! becomes a control token, because only pieces that stand for text can be found by their text.
 //!
 //! - here: [`Tokenizer`], and the file format of llama2.c
+//! - [`parts`]: what any other file must say of its tokenizer
 //! - [`vocab`]: the pieces
-//! - [`sentencepiece`]: text to tokens
+//! - [`user_defined`]: pieces that are taken out of a text before all else
+//! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
 //! - [`decoder`]: tokens to text
 //!
-//! Source: llama2.c's `tokenizer.py`, which writes `tokenizer.bin`, and SentencePiece, whose tokens these are.
+//! Source: llama2.c's `tokenizer.py`, which writes `tokenizer.bin`, and SentencePiece and llama.cpp, whose tokens these
+//! are.
 
+mod bpe;
 mod decoder;
+#[allow(dead_code, reason = "for readers of files")]
+mod parts;
+mod pre;
 mod sentencepiece;
 #[cfg(test)]
 mod tests;
+mod unicode;
+mod user_defined;
 mod vocab;
 
 use std::fmt;
@@ -21,7 +30,11 @@ use std::path::Path;
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use bpe::BytePairs;
 pub use decoder::Decoder;
+#[allow(unused_imports, reason = "for readers of files")]
+pub(crate) use parts::{Merging, PiecePart, TokenizerParts};
+use user_defined::{Fragment, UserDefined};
 use vocab::{Vocab, VocabBuilder};
 
 use crate::error::{Error, ErrorKind, Result, TokenId};
@@ -45,9 +58,13 @@ pub enum PieceKind {
 }
 
 /// How text becomes tokens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 enum Algorithm {
-    SentencePiece,
+    SentencePiece {
+        /// A text begins with a space that is not its own.
+        dummy_space: bool,
+    },
+    BytePairs(Box<BytePairs>),
 }
 
 /// Turns text into the tokens that a model was trained on, and tokens into text.
@@ -73,10 +90,16 @@ enum Algorithm {
 pub struct Tokenizer {
     vocab: Vocab,
     algorithm: Algorithm,
+    /// None, if no piece is user-defined.
+    user_defined: Option<Box<UserDefined>>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
+    /// The tokens that end a text, in ascending order.
+    ends: Vec<TokenId>,
     /// Whether a prompt begins with BOS.
     add_bos: bool,
+    /// Whether a prompt ends with EOS.
+    add_eos: bool,
 }
 
 impl Tokenizer {
@@ -127,14 +150,28 @@ impl Tokenizer {
 
         let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
         let (bos, eos) = (control(1), control(2));
-        Ok(Self { vocab, algorithm: Algorithm::SentencePiece, bos, eos, add_bos: true })
+        Ok(Self {
+            vocab,
+            algorithm: Algorithm::SentencePiece { dummy_space: true },
+            user_defined: None,
+            bos,
+            eos,
+            ends: bos.into_iter().chain(eos).collect(),
+            add_bos: true,
+            add_eos: false,
+        })
     }
 
     /// The tokens of `text`, without BOS.
     ///
-    /// They are SentencePiece's: a space is put before a text that isn't empty, U+2581 counts as a space, runs of spaces
-    /// stay as they are, and the names of control tokens are text like any other. Takes O(n log n) time. A text beyond
-    /// 1 GiB is encoded in parts of that size, and no piece spans two parts.
+    /// The names of control tokens are text like any other; user-defined pieces are taken out of it before all else.
+    ///
+    /// A SentencePiece tokenizer puts a space before a text that isn't empty, unless its file says not to, and after each
+    /// user-defined piece; U+2581 counts as a space, and runs of spaces stay as they are. A byte-level one changes nothing:
+    /// its tokens spell the text's bytes.
+    ///
+    /// Takes O(n log n) time. A text, or a word of a byte-level tokenizer, beyond 1 GiB is encoded in parts of that size,
+    /// and no piece spans two parts.
     #[must_use]
     pub fn encode(&self, text: &str) -> Vec<TokenId> {
         let mut tokens = Vec::new();
@@ -142,22 +179,39 @@ impl Tokenizer {
         tokens
     }
 
-    /// The tokens of `text` as a prompt is fed to the model: BOS first, if the tokenizer adds one.
+    /// The tokens of `text` as a prompt is fed to the model: BOS first and EOS last, if the tokenizer adds them.
+    ///
+    /// Few add EOS: those of models that were trained for something else than to continue a text.
     #[must_use]
     pub fn encode_prompt(&self, text: &str) -> Vec<TokenId> {
         let mut tokens: Vec<_> = self.bos.filter(|_| self.add_bos).into_iter().collect();
         self.encode_into(text, &mut tokens);
+        tokens.extend(self.eos.filter(|_| self.add_eos));
         tokens
     }
 
     /// Appends the tokens of `text`, without BOS, as [`encode`](Self::encode) gives them.
     pub fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        match self.algorithm {
-            Algorithm::SentencePiece => sentencepiece::encode(&self.vocab, text, tokens),
+        let Some(user_defined) = &self.user_defined else { return self.encode_fragment(text, tokens) };
+        for fragment in user_defined.split(text) {
+            match fragment {
+                Fragment::Text(text) => self.encode_fragment(text, tokens),
+                Fragment::Token(id) => tokens.push(id),
+            }
         }
     }
 
-    /// The text of `ids`, without the dummy space at its start.
+    /// Appends the tokens of a text that has no user-defined pieces.
+    fn encode_fragment(&self, text: &str, tokens: &mut Vec<TokenId>) {
+        match &self.algorithm {
+            Algorithm::SentencePiece { dummy_space } => {
+                sentencepiece::encode(&self.vocab, text, *dummy_space, tokens);
+            }
+            Algorithm::BytePairs(pairs) => pairs.encode(&self.vocab, text, tokens),
+        }
+    }
+
+    /// The text of `ids`, without a dummy space at its start.
     ///
     /// Control tokens and ids beyond the vocabulary have no text; bytes that are no UTF-8 become U+FFFD.
     #[must_use]
@@ -171,7 +225,7 @@ impl Tokenizer {
         text
     }
 
-    /// A decoder at the start of a text: it strips the dummy space.
+    /// A decoder at the start of a text: it strips the dummy space, if the tokenizer adds one.
     #[must_use]
     pub fn decoder(&self) -> Decoder {
         Decoder::new(true)
@@ -201,13 +255,34 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Whether a model that gives this token has ended its text: EOS, and BOS too, since Llama models end with either.
+    /// Whether a model that gives this token has ended its text.
+    ///
+    /// With a file of llama2.c these are EOS and BOS, since its models end with either. With others they are EOS, the
+    /// end of a turn, and what goes by a name such as `<|eot_id|>`.
     #[must_use]
     pub fn is_end(&self, id: TokenId) -> bool {
-        [self.bos, self.eos].contains(&Some(id))
+        self.ends.binary_search(&id).is_ok()
+    }
+
+    /// The first control or user-defined token that has exactly this name, such as `<|im_start|>`.
+    ///
+    /// For chat templates alone: [`encode`](Self::encode) never gives a control token.
+    #[must_use]
+    pub fn control(&self, name: &str) -> Option<TokenId> {
+        let kinds = [PieceKind::Control, PieceKind::UserDefined].into_iter();
+        let named =
+            kinds.flat_map(|kind| self.vocab.of_kind(kind).find(|(_, text)| *text == name.as_bytes()));
+        named.map(|(id, _)| id).min()
+    }
+
+    /// Whether texts begin with a space that is not their own.
+    fn has_dummy_space(&self) -> bool {
+        matches!(self.algorithm, Algorithm::SentencePiece { dummy_space: true })
     }
 
     /// A piece as the vocabulary writes it (`<0x0A>` for the byte 10), or `None` beyond the vocabulary.
+    ///
+    /// But for spaces, which are plain ones, and for the pieces of a byte-level tokenizer, which are the bytes themselves.
     #[must_use]
     pub fn piece(&self, id: TokenId) -> Option<&[u8]> {
         self.vocab.piece(id)
@@ -233,23 +308,39 @@ impl Tokenizer {
         self.vocab.bytes(id)
     }
 
-    /// The first token whose text is `piece`, with plain spaces. Control and byte pieces are never found by their names.
+    /// The first normal token whose text is `piece`, with plain spaces.
+    ///
+    /// Control and byte pieces are never found by their names, nor are user-defined ones: see
+    /// [`control`](Self::control).
     #[must_use]
     pub fn find(&self, piece: &[u8]) -> Option<TokenId> {
-        self.vocab.find(piece)
+        self.vocab.find(piece).filter(|&id| self.kind(id) == Some(PieceKind::Normal))
     }
 }
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vocab, algorithm, bos, eos, add_bos } = self;
+        let Self { vocab, algorithm, user_defined: _, bos, eos, ends, add_bos, add_eos } = self;
         f.debug_struct("Tokenizer")
             .field("vocab_size", &vocab.len())
             .field("algorithm", algorithm)
             .field("bos", bos)
             .field("eos", eos)
+            .field("ends", ends)
             .field("add_bos", add_bos)
-            .finish()
+            .field("add_eos", add_eos)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SentencePiece { dummy_space } => {
+                f.debug_struct("SentencePiece").field("dummy_space", dummy_space).finish()
+            }
+            Self::BytePairs(_) => f.write_str("BytePairs"),
+        }
     }
 }
 

@@ -11,8 +11,9 @@
 //! Source: Kudo and Richardson 2018 (arXiv 1808.06226) and the behaviour of its reference implementation.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
+use super::PieceKind;
 use super::vocab::Vocab;
 use crate::error::TokenId;
 
@@ -22,13 +23,15 @@ const SPACE_MARK: char = '\u{2581}';
 /// Text is encoded at most so many bytes at a time, which keeps positions in 32 bits.
 const MAX_CHUNK: usize = 1 << 30;
 
-/// Appends the tokens of `text`, with a dummy space before it unless it is empty.
-pub(super) fn encode(vocab: &Vocab, text: &str, tokens: &mut Vec<TokenId>) {
+/// Appends the tokens of `text`, with a dummy space before it if it is to have one, unless it is empty.
+pub(super) fn encode(vocab: &Vocab, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
     if text.is_empty() {
         return;
     }
     let mut normalized = String::with_capacity(text.len() + 1);
-    normalized.push(' ');
+    if dummy_space {
+        normalized.push(' ');
+    }
     for (i, run) in text.split(SPACE_MARK).enumerate() {
         if i > 0 {
             normalized.push(' ');
@@ -39,7 +42,11 @@ pub(super) fn encode(vocab: &Vocab, text: &str, tokens: &mut Vec<TokenId>) {
     let mut rest = normalized.as_str();
     while !rest.is_empty() {
         let (chunk, tail) = split_within(rest, MAX_CHUNK);
-        emit(vocab, chunk, &Merger::new(vocab, chunk).merge(), tokens);
+        let merger = Merger::new(vocab, chunk).merge();
+        let mut after_unknown = false;
+        for symbol in merger.symbols() {
+            merger.emit(symbol, &mut after_unknown, tokens);
+        }
         rest = tail;
     }
 }
@@ -51,30 +58,6 @@ fn split_within(text: &str, max: usize) -> (&str, &str) {
         end -= 1;
     }
     text.split_at(end)
-}
-
-/// Appends the tokens of `text`, which is cut into symbols of the given lengths, each at the index of its first byte.
-fn emit(vocab: &Vocab, text: &str, lengths: &[u32], tokens: &mut Vec<TokenId>) {
-    let mut start = 0;
-    let mut after_unknown = false;
-    while start < text.len() {
-        let symbol = &text[start..start + lengths[start] as usize];
-        start += symbol.len();
-
-        let found = vocab.find(symbol.as_bytes());
-        if let Some(id) = found {
-            tokens.push(id);
-        } else if let Some(ids) = vocab.byte_ids() {
-            // To SentencePiece a space is the mark, so a vocabulary that has neither spells the mark.
-            let mut mark = [0; 4];
-            let symbol = if symbol == " " { SPACE_MARK.encode_utf8(&mut mark) } else { symbol };
-            tokens.extend(symbol.bytes().map(|byte| ids[usize::from(byte)]));
-        } else if !after_unknown {
-            // Without bytes, a run of unknown symbols is one unknown token.
-            tokens.extend(vocab.unknown());
-        }
-        after_unknown = found.is_none();
-    }
 }
 
 /// A possible merge. The greatest is the next to be made: the best score, and of equals the leftmost.
@@ -118,6 +101,8 @@ struct Merger<'a> {
     lengths: Vec<u32>, // (text.len())
     /// Where the symbol before the one that starts here starts.
     previous: Vec<u32>, // (text.len())
+    /// For each unused piece that a merge may make, the length of the left part that it was last seen with.
+    unused: HashMap<TokenId, u32>,
 }
 
 impl<'a> Merger<'a> {
@@ -131,12 +116,13 @@ impl<'a> Merger<'a> {
             previous[start] = before;
             before = start as u32;
         }
-        Self { vocab, text, lengths, previous }
+        Self { vocab, text, lengths, previous, unused: HashMap::new() }
     }
 
-    /// The lengths of the symbols when no merge is left.
-    fn merge(mut self) -> Vec<u32> {
-        let starts = self.text.char_indices().map(|(start, _)| start as u32);
+    /// Merges until no merge is left.
+    fn merge(mut self) -> Self {
+        let text = self.text;
+        let starts = text.char_indices().map(|(start, _)| start as u32);
         let mut candidates: BinaryHeap<_> = starts.filter_map(|left| self.candidate(left)).collect();
 
         while let Some(Candidate { left, length, .. }) = candidates.pop() {
@@ -154,14 +140,56 @@ impl<'a> Merger<'a> {
             }
             candidates.extend(self.candidate(left));
         }
-        self.lengths
+        self
+    }
+
+    /// The texts of the symbols.
+    fn symbols(&self) -> impl Iterator<Item = &'a str> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let symbol = &self.text[start..start + *self.lengths.get(start)? as usize];
+            start += symbol.len();
+            Some(symbol)
+        })
+    }
+
+    /// Appends the tokens of a symbol. `after_unknown` is whether the one before was no piece, and then whether this was.
+    ///
+    /// An unused piece is taken apart again, into what it was last seen to be merged from.
+    fn emit(&self, symbol: &'a str, after_unknown: &mut bool, tokens: &mut Vec<TokenId>) {
+        let mut symbols = vec![symbol];
+        while let Some(symbol) = symbols.pop() {
+            let found = self.vocab.find(symbol.as_bytes());
+            let used = found.filter(|&id| self.vocab.kind(id) != Some(PieceKind::Unused));
+            let left = found.filter(|_| used.is_none()).and_then(|id| self.unused.get(&id));
+            if let Some(&left) = left {
+                let (left, right) = symbol.split_at(left as usize);
+                symbols.extend([right, left]);
+                continue;
+            }
+            if let Some(id) = used {
+                tokens.push(id);
+            } else if let Some(ids) = self.vocab.byte_ids() {
+                // To SentencePiece a space is the mark, so a vocabulary that has neither spells the mark.
+                let mut mark = [0; 4];
+                let symbol = if symbol == " " { SPACE_MARK.encode_utf8(&mut mark) } else { symbol };
+                tokens.extend(symbol.bytes().map(|byte| ids[usize::from(byte)]));
+            } else if !*after_unknown {
+                // Without bytes, a run of unknown symbols is one unknown token.
+                tokens.extend(self.vocab.unknown());
+            }
+            *after_unknown = used.is_none();
+        }
     }
 
     /// The merge of the symbol that starts at `left` with the next one, if together they are a piece.
-    fn candidate(&self, left: u32) -> Option<Candidate> {
+    fn candidate(&mut self, left: u32) -> Option<Candidate> {
         let right = self.next(left)?;
         let end = right + self.length(right);
         let id = self.vocab.find(&self.text.as_bytes()[left as usize..end as usize])?;
+        if self.vocab.has_unused() && self.vocab.kind(id) == Some(PieceKind::Unused) {
+            self.unused.insert(id, right - left);
+        }
         Some(Candidate { score: self.vocab.score(id)?, left, length: end - left })
     }
 

@@ -1,11 +1,12 @@
 //! The vocabulary: every piece's bytes, score and kind, and a way back from bytes to the id.
 //!
 //! Invariant: `ends` has one entry for each piece, ascends and ends at `text.len()`, so every id below [`Vocab::len`]
-//! names a valid slice; and `index` is a power of two at least twice the number of findable pieces, so a probe always
+//! names a valid slice; and `index` is a power of two at least twice the number of pieces in it, so a probe always
 //! meets an empty slot. Memory is proportional to the input: nothing here grows with a number that a file merely states.
 //!
 //! Source: SentencePiece's `sentencepiece_model.proto` for the kinds of piece.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 use super::PieceKind;
@@ -38,9 +39,17 @@ pub(super) struct VocabBuilder {
     ends: Vec<u32>,
     scores: Vec<f32>,
     kinds: Vec<PieceKind>,
+    /// Pieces that are no text, whatever their kind says.
+    hidden: HashSet<TokenId>,
 }
 
 impl VocabBuilder {
+    /// Adds a piece that is never found by its text.
+    pub(super) fn push_hidden(&mut self, piece: &[u8], score: f32, kind: PieceKind) -> Result<()> {
+        self.hidden.insert(self.ends.len() as TokenId);
+        self.push(piece, score, kind)
+    }
+
     /// Adds the next piece.
     pub(super) fn push(&mut self, piece: &[u8], score: f32, kind: PieceKind) -> Result<()> {
         let id = self.ends.len();
@@ -78,7 +87,7 @@ impl VocabBuilder {
         if self.ends.is_empty() {
             return Err(ErrorKind::Tokenizer { reason: "no pieces".into() }.into());
         }
-        let Self { text, ends, scores, kinds } = self;
+        let Self { text, ends, scores, kinds, hidden } = self;
         let mut vocab = Vocab {
             text,
             ends,
@@ -86,13 +95,15 @@ impl VocabBuilder {
             kinds,
             byte_ids: None,
             unknown: None,
+            has_unused: false,
             longest: 0,
             index: Vec::new(),
             hasher: RandomState::new(),
         };
-        vocab.unknown = vocab.ids().find(|&id| vocab.kind(id) == Some(PieceKind::Unknown));
+        let first = |kind| vocab.kinds.iter().position(|&k| k == kind).map(|id| id as TokenId);
+        (vocab.unknown, vocab.has_unused) = (first(PieceKind::Unknown), first(PieceKind::Unused).is_some());
         vocab.byte_ids = vocab.collect_bytes();
-        vocab.build_index();
+        vocab.build_index(&hidden);
         Ok(vocab)
     }
 }
@@ -109,9 +120,11 @@ pub(super) struct Vocab {
     /// The id of each byte's piece, if all 256 have one.
     byte_ids: Option<Box<[TokenId; 256]>>,
     unknown: Option<TokenId>,
-    /// Bytes in the longest findable piece.
+    /// Whether a piece is unused.
+    has_unused: bool,
+    /// Bytes in the longest piece of the index.
     longest: usize,
-    /// Open addressing with linear probing: ids of findable pieces, or [`EMPTY`].
+    /// Open addressing with linear probing: ids of pieces that text may be merged to, or [`EMPTY`].
     index: Vec<TokenId>,
     /// Randomly keyed, so that no file can be made whose pieces all collide.
     hasher: RandomState,
@@ -162,7 +175,17 @@ impl Vocab {
         self.unknown
     }
 
-    /// The first piece that reads `piece` and that text may become.
+    /// Makes a piece stand for text that no other piece can.
+    pub(super) fn set_unknown(&mut self, id: TokenId) {
+        self.unknown = Some(id);
+    }
+
+    /// Whether a piece is unused.
+    pub(super) fn has_unused(&self) -> bool {
+        self.has_unused
+    }
+
+    /// The first normal or unused piece that reads `piece`: what text may be merged to.
     pub(super) fn find(&self, piece: &[u8]) -> Option<TokenId> {
         if piece.is_empty() || piece.len() > self.longest {
             return None;
@@ -180,14 +203,16 @@ impl Vocab {
         slot
     }
 
-    fn build_index(&mut self) {
-        let findable = |vocab: &Self, id| {
-            let kind = vocab.kind(id);
-            matches!(kind, Some(PieceKind::Normal | PieceKind::UserDefined)) && vocab.piece(id) != Some(&[])
+    fn build_index(&mut self, hidden: &HashSet<TokenId>) {
+        let is_found = |id: TokenId| {
+            let length = slice(&self.text, &self.ends, id as usize).len();
+            matches!(self.kinds[id as usize], PieceKind::Normal | PieceKind::Unused)
+                && length > 0
+                && !hidden.contains(&id)
         };
-        let count = self.ids().filter(|&id| findable(self, id)).count();
-        self.index = vec![EMPTY; (2 * count).next_power_of_two()];
-        for id in self.ids().filter(|&id| findable(self, id)).collect::<Vec<_>>() {
+        let found: Vec<_> = self.ids().filter(|&id| is_found(id)).collect();
+        self.index = vec![EMPTY; (2 * found.len()).next_power_of_two()];
+        for id in found {
             let piece = slice(&self.text, &self.ends, id as usize);
             let slot = self.slot(piece);
             self.longest = self.longest.max(piece.len());
@@ -206,6 +231,12 @@ impl Vocab {
             }
         }
         (!ids.contains(&EMPTY)).then_some(ids)
+    }
+
+    /// All pieces of a kind and their ids.
+    pub(super) fn of_kind(&self, kind: PieceKind) -> impl Iterator<Item = (TokenId, &[u8])> {
+        let ids = self.ids().filter(move |&id| self.kinds[id as usize] == kind);
+        ids.map(|id| (id, slice(&self.text, &self.ends, id as usize)))
     }
 
     fn ids(&self) -> std::ops::Range<TokenId> {

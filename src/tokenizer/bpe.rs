@@ -1,0 +1,258 @@
+//! Byte-level byte-pair encoding: merge neighbours, the merge of lowest rank first, until no merge is left.
+//!
+//! A text is cut into words, and a word begins as one symbol for each of its bytes. A symbol is a number: a piece's id, or
+//! a number beyond the vocabulary for text that only merges name. Two symbols are merged by looking their numbers up.
+//!
+//! Invariant: in a word the symbols tile the bytes. A symbol is named by the byte it starts at, and every merge removes
+//! one, so there are less merges than bytes whatever the table says. A candidate in the heap is still true exactly if its
+//! left symbol is alive and the pair ends where it did: symbols only grow, so both are then what they were.
+//!
+//! Source: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); GPT-2's `encoder.py` for the alphabet.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use super::pre::PreTokenizer;
+use super::vocab::Vocab;
+use crate::error::{ErrorKind, Result, TokenId};
+
+/// A word is encoded at most so many bytes at a time, which keeps positions in 32 bits.
+const MAX_CHUNK: usize = 1 << 30;
+
+/// Merges that a tokenizer may have. The largest in use have about 2^19.
+const MAX_MERGES: usize = 1 << 26;
+
+/// A piece's id, or a number that no piece has.
+type Symbol = u32;
+
+/// What turns text into tokens, besides the pieces.
+#[derive(Clone)]
+pub(super) struct BytePairs {
+    pre: PreTokenizer,
+    merges: Merges,
+    /// The symbol of each byte.
+    bytes: Box<[Symbol; 256]>,
+    /// Symbols that are no piece, from the vocabulary's size up. They become the tokens of their bytes.
+    nameless: Vec<Box<[u8]>>,
+}
+
+impl BytePairs {
+    /// Reads merges, each two texts in GPT-2's alphabet with a space between, the first one to be made first.
+    pub(super) fn new(vocab: &Vocab, pre: PreTokenizer, merges: &[&[u8]]) -> Result<Self> {
+        if merges.len() > MAX_MERGES {
+            let reason = format!("more than {MAX_MERGES} merges");
+            return Err(ErrorKind::Tokenizer { reason }.into());
+        }
+        let mut symbols = Symbols { vocab, nameless: Vec::new(), by_text: HashMap::new() };
+        let bytes = Box::new(std::array::from_fn(|byte| symbols.of(&[byte as u8])));
+        let mut table = Merges::new(merges.len());
+        let mut text = Vec::new();
+        for (rank, merge) in merges.iter().enumerate() {
+            // The first text may begin with a space: not in this alphabet, but so do readers take it.
+            let Some(space) = merge.iter().skip(1).position(|&byte| byte == b' ') else {
+                let reason = format!("merge {rank} is not two texts with a space between");
+                return Err(ErrorKind::Tokenizer { reason }.into());
+            };
+            let (left, right) = (&merge[..space + 1], &merge[space + 2..]);
+            text.clear();
+            let Some(()) = decode_alphabet(left, &mut text) else { continue };
+            let middle = text.len();
+            let Some(()) = decode_alphabet(right, &mut text) else { continue };
+            if middle == text.len() {
+                continue;
+            }
+            let pair = (symbols.of(&text[..middle]), symbols.of(&text[middle..]));
+            table.insert(Merge { pair, rank: rank as u32, result: symbols.of(&text) });
+        }
+        Ok(Self { pre, merges: table, bytes, nameless: symbols.nameless })
+    }
+
+    /// Appends the tokens of `text`.
+    pub(super) fn encode(&self, vocab: &Vocab, text: &str, tokens: &mut Vec<TokenId>) {
+        let mut word = Word::default();
+        self.pre.split(text, &mut |part| {
+            let whole = if self.pre.whole_words { vocab.find(part.as_bytes()) } else { None };
+            if let Some(id) = whole {
+                tokens.push(id);
+                return;
+            }
+            for chunk in part.as_bytes().chunks(MAX_CHUNK) {
+                word.merge(self, chunk);
+                self.emit(vocab, &word.symbols, tokens);
+            }
+        });
+    }
+
+    /// Appends the tokens of symbols. A byte that has no piece has no token.
+    fn emit(&self, vocab: &Vocab, symbols: &[Symbol], tokens: &mut Vec<TokenId>) {
+        let is_piece = |symbol: Symbol| (symbol as usize) < vocab.len();
+        for &symbol in symbols.iter().filter(|&&symbol| symbol != DEAD) {
+            if is_piece(symbol) {
+                tokens.push(symbol);
+            } else {
+                let bytes = &self.nameless[symbol as usize - vocab.len()];
+                let symbols = bytes.iter().map(|&byte| self.bytes[usize::from(byte)]);
+                tokens.extend(symbols.filter(|&symbol| is_piece(symbol)));
+            }
+        }
+    }
+}
+
+/// Numbers texts.
+struct Symbols<'a> {
+    vocab: &'a Vocab,
+    nameless: Vec<Box<[u8]>>,
+    by_text: HashMap<Box<[u8]>, Symbol>,
+}
+
+impl Symbols<'_> {
+    /// The number of a text: its piece if text may become that, else one of its own.
+    fn of(&mut self, text: &[u8]) -> Symbol {
+        if let Some(id) = self.vocab.find(text) {
+            return id;
+        }
+        if let Some(&symbol) = self.by_text.get(text) {
+            return symbol;
+        }
+        let symbol = (self.vocab.len() + self.nameless.len()) as Symbol;
+        self.nameless.push(text.into());
+        self.by_text.insert(text.into(), symbol);
+        symbol
+    }
+}
+
+/// Two symbols that may become one.
+#[derive(Clone, Copy)]
+struct Merge {
+    pair: (Symbol, Symbol),
+    /// Merges of lower rank go first.
+    rank: u32,
+    result: Symbol,
+}
+
+/// A merge for each pair that has one.
+///
+/// Open addressing with linear probing. Invariant: at least half of the slots, whose number is a power of two, are
+/// empty, so a probe always meets one.
+#[derive(Clone)]
+struct Merges {
+    /// An empty slot has the pair (`DEAD`, `DEAD`).
+    slots: Vec<Merge>,
+    /// Random, so that no file can be made whose pairs all collide.
+    keys: [u64; 2],
+}
+
+impl Merges {
+    /// Room for so many merges.
+    fn new(count: usize) -> Self {
+        let empty = Merge { pair: (DEAD, DEAD), rank: 0, result: DEAD };
+        let random = RandomState::new();
+        let keys = [random.hash_one(0), random.hash_one(1) | 1];
+        Self { slots: vec![empty; (2 * count).next_power_of_two()], keys }
+    }
+
+    /// Adds a merge, unless its pair has one.
+    fn insert(&mut self, merge: Merge) {
+        let slot = self.slot(merge.pair);
+        if self.slots[slot].pair != merge.pair {
+            self.slots[slot] = merge;
+        }
+    }
+
+    fn get(&self, pair: (Symbol, Symbol)) -> Option<&Merge> {
+        Some(&self.slots[self.slot(pair)]).filter(|merge| merge.pair == pair)
+    }
+
+    /// The slot of a pair, or the empty one where it belongs.
+    fn slot(&self, (left, right): (Symbol, Symbol)) -> usize {
+        let mask = self.slots.len() - 1;
+        let pair = u64::from(left) << 32 | u64::from(right);
+        let product = u128::from(pair ^ self.keys[0]) * u128::from(self.keys[1]);
+        let mut slot = (product >> 64) as usize ^ product as usize;
+        loop {
+            slot &= mask;
+            let found = self.slots[slot].pair;
+            if found == (left, right) || found == (DEAD, DEAD) {
+                return slot;
+            }
+            slot += 1;
+        }
+    }
+}
+
+/// Where no symbol starts. No symbol has this number: [`MAX_MERGES`] and the vocabulary are far smaller.
+const DEAD: Symbol = Symbol::MAX;
+
+/// Rank, where the left symbol starts, where the right one ends, and what both become. The greatest is the next to make:
+/// the lowest rank, and of equals the leftmost.
+type Candidate = Reverse<(u32, u32, u32, Symbol)>;
+
+/// A word on its way from bytes to tokens. Its buffers serve one word after another.
+#[derive(Default)]
+struct Word {
+    /// The symbol that starts here, or [`DEAD`].
+    symbols: Vec<Symbol>, // (bytes)
+    /// Where the symbol that starts here ends.
+    ends: Vec<u32>, // (bytes)
+    /// Where the symbol before the one that starts here starts.
+    previous: Vec<u32>, // (bytes)
+    candidates: BinaryHeap<Candidate>,
+}
+
+impl Word {
+    /// Sets `symbols` to those of `bytes` when no merge is left.
+    fn merge(&mut self, pairs: &BytePairs, bytes: &[u8]) {
+        let length = bytes.len() as u32;
+        self.symbols.clear();
+        self.symbols.extend(bytes.iter().map(|&byte| pairs.bytes[usize::from(byte)]));
+        self.ends.clear();
+        self.ends.extend(1..=length);
+        self.previous.clear();
+        self.previous.extend((0..length).map(|start| start.saturating_sub(1)));
+
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.extend((0..length).filter_map(|left| self.candidate(&pairs.merges, left)));
+        while let Some(Reverse((_, left, end, result))) = candidates.pop() {
+            let right = self.ends[left as usize];
+            if self.symbols[left as usize] == DEAD || right >= length || self.ends[right as usize] != end {
+                continue;
+            }
+            self.symbols[left as usize] = result;
+            self.symbols[right as usize] = DEAD;
+            self.ends[left as usize] = end;
+            if end < length {
+                self.previous[end as usize] = left;
+            }
+            if left > 0 {
+                candidates.extend(self.candidate(&pairs.merges, self.previous[left as usize]));
+            }
+            candidates.extend(self.candidate(&pairs.merges, left));
+        }
+        self.candidates = candidates;
+    }
+
+    /// The merge of the symbol that starts at `left` with the next one, if there is one.
+    fn candidate(&self, merges: &Merges, left: u32) -> Option<Candidate> {
+        let right = self.ends[left as usize];
+        let pair = (self.symbols[left as usize], *self.symbols.get(right as usize)?);
+        let merge = merges.get(pair)?;
+        Some(Reverse((merge.rank, left, self.ends[right as usize], merge.result)))
+    }
+}
+
+/// Appends the bytes that a text in GPT-2's alphabet stands for, or `None` if it has other characters.
+///
+/// The alphabet writes each byte as a visible character: most of Latin 1 as itself, the others as U+0100 and up.
+pub(super) fn decode_alphabet(text: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
+    for c in std::str::from_utf8(text).ok()?.chars() {
+        bytes.push(match c {
+            '!'..='~' | '\u{a1}'..='\u{ac}' | '\u{ae}'..='\u{ff}' => c as u8,
+            '\u{100}'..='\u{120}' => (u32::from(c) - 0x100) as u8,
+            '\u{121}'..='\u{142}' => (u32::from(c) - 0x121) as u8 + 0x7f,
+            '\u{143}' => 0xad,
+            _ => return None,
+        });
+    }
+    Some(())
+}

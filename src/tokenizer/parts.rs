@@ -1,0 +1,250 @@
+//! What a file says of its tokenizer, without saying how it is stored: a reader of files fills it in.
+//!
+//! Invariant: [`Tokenizer::from_parts`] trusts nothing in it. Ids are checked against the pieces, what the texts mean is
+//! settled here once, and the memory it takes is proportional to the parts.
+//!
+//! Source: llama.cpp's behaviour for what a file leaves open: which tokens end a text, which are control tokens by their
+//! names, and what is added to a prompt.
+
+use std::borrow::Cow;
+
+use super::bpe::{BytePairs, decode_alphabet};
+use super::pre::PreTokenizer;
+use super::user_defined::UserDefined;
+use super::vocab::VocabBuilder;
+use super::{Algorithm, PieceKind, Tokenizer};
+use crate::error::{ErrorKind, Result, TokenId};
+
+/// A tokenizer as a file describes it.
+///
+/// Texts are bytes of the file, as its format writes them: U+2581 for a space in SentencePiece's pieces, GPT-2's alphabet
+/// in those of a byte-level tokenizer.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenizerParts<'a> {
+    /// The pieces in the order of their ids.
+    pub(crate) pieces: Vec<PiecePart<'a>>,
+    /// How text becomes pieces.
+    pub(crate) merging: Merging<'a>,
+    /// The token that begins a text. SentencePiece's is 1 by default.
+    pub(crate) bos: Option<TokenId>,
+    /// The token that ends a text. SentencePiece's is 2 by default.
+    pub(crate) eos: Option<TokenId>,
+    /// The token that ends a turn of a chat.
+    pub(crate) eot: Option<TokenId>,
+    /// The token for what no piece spells.
+    pub(crate) unk: Option<TokenId>,
+    /// Whether a prompt begins with BOS. By default SentencePiece's do, and of others those that Llama 3 names.
+    pub(crate) add_bos: Option<bool>,
+    /// Whether a prompt ends with EOS. By default none does.
+    pub(crate) add_eos: Option<bool>,
+}
+
+/// A piece as a file describes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PiecePart<'a> {
+    /// Its text, which need not be UTF-8.
+    pub(crate) text: &'a [u8],
+    /// Its score, which matters to SentencePiece alone.
+    pub(crate) score: f32,
+    /// What it is for.
+    pub(crate) kind: PieceKind,
+}
+
+/// How text becomes pieces.
+#[derive(Clone, Debug)]
+pub(crate) enum Merging<'a> {
+    /// By the pieces' scores.
+    SentencePiece {
+        /// Whether a text begins with a space that is not its own.
+        add_space_prefix: bool,
+    },
+    /// By merges of bytes.
+    BytePairs {
+        /// The name of the pre-tokenizer: GGUF's `tokenizer.ggml.pre`, or `default` where a file has none.
+        pre: &'a str,
+        /// Two texts with a space between, the first merge to be made first.
+        merges: Vec<&'a [u8]>,
+    },
+}
+
+/// Names of tokens that end a text, whatever kind the file gives them.
+const ENDS: [&str; 33] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "</s>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "[e~[",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+    // What stands between files, or fills up: a model of code that gives it has ended its file.
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|file_sep|>",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+];
+
+/// Names of other tokens that are control tokens, whatever kind the file gives them: for filling a gap in code.
+const CONTROLS: [&str; 23] = [
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<\u{ff5c}fim\u{2581}begin\u{ff5c}>",
+    "<PRE>",
+    "\u{2581}<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<\u{ff5c}fim\u{2581}hole\u{ff5c}>",
+    "<SUF>",
+    "\u{2581}<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<\u{ff5c}fim\u{2581}end\u{ff5c}>",
+    "<MID>",
+    "\u{2581}<MID>",
+    "<|code_middle|>",
+];
+
+impl Tokenizer {
+    /// Makes a tokenizer of what a file says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] if there are no pieces or too many, a score is not a number, an id is not below the number
+    /// of pieces, the pre-tokenizer is not known, a merge is not two texts, or a prompt is to begin with a BOS or to end
+    /// with an EOS that there is not.
+    pub(crate) fn from_parts(parts: &TokenizerParts<'_>) -> Result<Self> {
+        let refuse = |reason: String| Err(ErrorKind::Tokenizer { reason }.into());
+        let n_pieces = parts.pieces.len();
+        let named = [("BOS", parts.bos), ("EOS", parts.eos), ("EOT", parts.eot), ("unknown", parts.unk)];
+        for (name, id) in named {
+            if let Some(id) = id.filter(|&id| id as usize >= n_pieces) {
+                return refuse(format!("the {name} token is {id}, but there are only {n_pieces} pieces"));
+            }
+        }
+
+        let is_sentencepiece = matches!(parts.merging, Merging::SentencePiece { .. });
+        let mut vocab = VocabBuilder::default();
+        let mut ends: Vec<TokenId> = parts.eos.into_iter().chain(parts.eot).collect();
+        for (id, piece) in (0..).zip(&parts.pieces) {
+            let is_end = is_one_of(&ENDS, piece.text);
+            ends.extend(is_end.then_some(id));
+            let is_control = is_end || is_one_of(&CONTROLS, piece.text);
+            let kind = if is_control { PieceKind::Control } else { piece.kind };
+            match text(piece.text, kind, is_sentencepiece) {
+                Some(text) => vocab.push(&text, piece.score, kind)?,
+                None => vocab.push_hidden(piece.text, piece.score, kind)?,
+            }
+        }
+        let mut vocab = vocab.build()?;
+        if let Some(unk) = parts.unk {
+            vocab.set_unknown(unk);
+        }
+
+        let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
+        let bos = parts.bos.or_else(|| control(1).filter(|_| is_sentencepiece));
+        let eos = parts.eos.or_else(|| control(2).filter(|_| is_sentencepiece));
+        ends.extend(eos);
+        ends.sort_unstable();
+        ends.dedup();
+
+        let (algorithm, adds_bos) = match &parts.merging {
+            &Merging::SentencePiece { add_space_prefix } => {
+                (Algorithm::SentencePiece { dummy_space: add_space_prefix }, true)
+            }
+            Merging::BytePairs { pre, merges } => {
+                let Some(pre) = PreTokenizer::named(pre) else {
+                    return refuse(format!("the pre-tokenizer {pre:?} is not known"));
+                };
+                (Algorithm::BytePairs(Box::new(BytePairs::new(&vocab, pre, merges)?)), pre.adds_bos)
+            }
+        };
+        if parts.add_bos == Some(true) && bos.is_none() {
+            return refuse("prompts are to begin with BOS, but no token is".into());
+        }
+        if parts.add_eos == Some(true) && eos.is_none() {
+            return refuse("prompts are to end with EOS, but no token is".into());
+        }
+
+        let user_defined = UserDefined::new(vocab.of_kind(PieceKind::UserDefined));
+        Ok(Self {
+            user_defined: (!user_defined.is_empty()).then(|| Box::new(user_defined)),
+            vocab,
+            algorithm,
+            bos,
+            eos,
+            ends,
+            add_bos: parts.add_bos.unwrap_or(adds_bos),
+            add_eos: parts.add_eos.unwrap_or(false),
+        })
+    }
+}
+
+/// Whether a text is one of some names, which all begin in one of few ways.
+fn is_one_of(names: &[&str], text: &[u8]) -> bool {
+    matches!(text, [b'<' | b'[' | b'_' | 0xe2, ..]) && names.iter().any(|name| name.as_bytes() == text)
+}
+
+/// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text is never in.
+fn text(piece: &[u8], kind: PieceKind, is_sentencepiece: bool) -> Option<Cow<'_, [u8]>> {
+    use PieceKind::{Normal, Unused, UserDefined};
+    match kind {
+        Normal | Unused | UserDefined if is_sentencepiece => Some(with_plain_spaces(piece)),
+        Normal => {
+            let mut bytes = Vec::with_capacity(piece.len());
+            decode_alphabet(piece, &mut bytes).map(|()| bytes.into())
+        }
+        // Nothing merges to what is never produced.
+        Unused => None,
+        _ => Some(piece.into()),
+    }
+}
+
+/// Writes a space for each U+2581.
+fn with_plain_spaces(piece: &[u8]) -> Cow<'_, [u8]> {
+    const MARK: &[u8] = "\u{2581}".as_bytes();
+    if !piece.windows(MARK.len()).any(|window| window == MARK) {
+        return piece.into();
+    }
+    let mut text = Vec::with_capacity(piece.len());
+    let mut rest = piece;
+    while let Some((&first, others)) = rest.split_first() {
+        match rest.strip_prefix(MARK) {
+            Some(after) => {
+                text.push(b' ');
+                rest = after;
+            }
+            None => {
+                text.push(first);
+                rest = others;
+            }
+        }
+    }
+    text.into()
+}

@@ -1,0 +1,144 @@
+//! Pieces that are tokens wherever their text occurs, before anything is merged.
+//!
+//! Invariant: each text is UTF-8 and not empty, so that what is left of a text when they are taken out is text.
+//!
+//! Source: llama.cpp's behaviour: the longest pieces are taken out of the whole text first, each from left to right.
+
+use std::collections::HashMap;
+
+use crate::error::TokenId;
+
+/// The user-defined pieces of a vocabulary.
+#[derive(Clone)]
+pub(super) struct UserDefined {
+    /// Of equal texts the first has the id.
+    ids: HashMap<Box<str>, TokenId>,
+    /// The lengths that they have, the greatest first.
+    lengths: Vec<usize>,
+    /// Whether one begins with a byte.
+    firsts: [bool; 256],
+}
+
+/// A part of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fragment<'a> {
+    Text(&'a str),
+    Token(TokenId),
+}
+
+impl UserDefined {
+    /// Pieces and their ids. One that is no UTF-8 is never found in text, and left out.
+    pub(super) fn new<'a, I: Iterator<Item = (TokenId, &'a [u8])>>(pieces: I) -> Self {
+        let mut these = Self { ids: HashMap::new(), lengths: Vec::new(), firsts: [false; 256] };
+        for (id, piece) in pieces {
+            let Some((&first, text)) = piece.first().zip(std::str::from_utf8(piece).ok()) else { continue };
+            these.ids.entry(text.into()).or_insert(id);
+            these.firsts[usize::from(first)] = true;
+            these.lengths.push(text.len());
+        }
+        these.lengths.sort_unstable_by(|a, b| b.cmp(a));
+        these.lengths.dedup();
+        these
+    }
+
+    /// Whether there is no piece that text can have.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Cuts a text into user-defined pieces and what lies between. No fragment is empty.
+    pub(super) fn split<'a>(&self, text: &'a str) -> Vec<Fragment<'a>> {
+        let mut fragments = vec![Fragment::Text(text)];
+        fragments.retain(|_| !text.is_empty());
+        if !text.bytes().any(|byte| self.firsts[usize::from(byte)]) {
+            return fragments;
+        }
+        for &length in &self.lengths {
+            let before = std::mem::take(&mut fragments);
+            for fragment in before {
+                match fragment {
+                    Fragment::Text(text) => self.take_out(length, text, &mut fragments),
+                    Fragment::Token(_) => fragments.push(fragment),
+                }
+            }
+        }
+        fragments
+    }
+
+    /// Takes pieces of a length out of a text.
+    fn take_out<'a>(&self, length: usize, text: &'a str, fragments: &mut Vec<Fragment<'a>>) {
+        let mut done = 0;
+        let mut start = 0;
+        while start + length <= text.len() {
+            let may_begin = self.firsts[usize::from(text.as_bytes()[start])];
+            let id = text.get(start..start + length).filter(|_| may_begin).and_then(|t| self.ids.get(t));
+            let Some(&id) = id else {
+                start += 1;
+                continue;
+            };
+            if done < start {
+                fragments.push(Fragment::Text(&text[done..start]));
+            }
+            fragments.push(Fragment::Token(id));
+            start += length;
+            done = start;
+        }
+        if done < text.len() {
+            fragments.push(Fragment::Text(&text[done..]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Fragment::{Text, Token};
+    use super::*;
+
+    fn pieces(texts: &[&str]) -> UserDefined {
+        UserDefined::new((0..).zip(texts.iter().map(|text| text.as_bytes())))
+    }
+
+    #[test]
+    fn the_longest_piece_is_taken_out_of_the_whole_text_first() {
+        let pieces = pieces(&["ab", "bcd", "\u{e9}", "ab"]);
+        assert_eq!(pieces.split("abcd"), [Text("a"), Token(1)]);
+        assert_eq!(pieces.split("xab\u{e9}abc"), [Text("x"), Token(0), Token(2), Token(0), Text("c")]);
+        assert_eq!(pieces.split("nothing"), [Text("nothing")]);
+        assert_eq!(pieces.split(""), []);
+    }
+
+    #[test]
+    fn runs_are_cut_from_the_left() {
+        assert_eq!(pieces(&["  "]).split("     "), [Token(0), Token(0), Text(" ")]);
+    }
+
+    #[test]
+    fn pieces_that_are_no_text_are_never_found() {
+        let pieces = UserDefined::new([(0, &b"\xa9"[..]), (1, b"")].into_iter());
+        assert_eq!(pieces.split("\u{e9}"), [Text("\u{e9}")]);
+    }
+
+    proptest! {
+        #[test]
+        fn fragments_are_the_text(
+            texts in proptest::collection::vec("[ab\u{e9}]{1,4}", 0..6),
+            text in "[abc\u{e9}]{0,30}",
+        ) {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let pieces = pieces(&texts);
+            let mut joined = String::new();
+            for fragment in pieces.split(&text) {
+                joined += match fragment {
+                    Text(rest) => {
+                        prop_assert!(!texts.iter().any(|&piece| rest.contains(piece)));
+                        rest
+                    }
+                    Token(id) => texts[id as usize],
+                };
+            }
+            prop_assert_eq!(joined, text);
+        }
+    }
+}
