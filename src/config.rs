@@ -22,8 +22,11 @@ pub struct Config {
     pub n_heads: usize,
     /// Key and value heads; fewer than `n_heads` in grouped-query attention (arXiv 2305.13245).
     pub n_kv_heads: usize,
-    /// Width of a head.
+    /// Width of a head. `dim / n_heads` in nearly all models, but any number is possible.
     pub head_dim: usize,
+    /// How many of a head's `head_dim` dimensions, its first ones, RoPE turns: all of them in nearly all models.
+    #[doc(alias = "partial_rotary_factor")]
+    pub rope_dim: usize,
     /// Number of logits.
     pub vocab_size: usize,
     /// Positions that the model was made for.
@@ -34,6 +37,57 @@ pub struct Config {
     pub norm_eps: f32,
     /// Base of the rotary frequencies (arXiv 2104.09864).
     pub rope_theta: f64,
+    /// How the rotary frequencies were changed to make the context longer.
+    pub rope_scaling: RopeScaling,
+}
+
+/// How rotary frequencies are changed, so that a model reads further than it was first trained for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All are divided by `factor`, as if positions lay closer together (arXiv 2306.15595).
+    Linear {
+        /// How many times longer the context becomes.
+        factor: f64,
+    },
+    /// `YaRN` (arXiv 2309.00071): slow ones are divided by `factor`, fast ones stay as they are, those between are mixed;
+    /// and queries and keys grow a little.
+    Yarn {
+        /// How many times longer the context becomes.
+        factor: f64,
+        /// Positions that the model was first trained for.
+        original_context_length: usize,
+        /// Pairs that turn more often than this over the original context keep their frequency; 32 in most models.
+        beta_fast: f64,
+        /// Pairs that turn less often than this get the linear scaling; 1 in most models.
+        beta_slow: f64,
+        /// What cosines and sines are multiplied with, so that queries and keys grow; `0.1 ln(factor) + 1` in most models.
+        magnitude: f64,
+    },
+}
+
+impl RopeScaling {
+    fn validate(self) -> Result<()> {
+        let positive = |field, value: f64| {
+            let fine = value > 0.0 && value.is_finite();
+            if fine { Ok(()) } else { Err(invalid(field, value, "must be a positive number")) }
+        };
+        match self {
+            Self::None => Ok(()),
+            Self::Linear { factor } => positive("rope scaling factor", factor),
+            Self::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
+                if original_context_length == 0 {
+                    return Err(invalid("original_context_length", 0, "must be at least 1"));
+                }
+                positive("rope scaling factor", factor)?;
+                positive("beta_fast", beta_fast)?;
+                positive("beta_slow", beta_slow)?;
+                positive("rope magnitude", magnitude)
+            }
+        }
+    }
 }
 
 impl Config {
@@ -83,6 +137,10 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return Err(invalid("head_dim", self.head_dim, "must be even: RoPE turns pairs"));
         }
+        if !self.rope_dim.is_multiple_of(2) || !(2..=self.head_dim).contains(&self.rope_dim) {
+            let reason = format!("must be even and at most head_dim, {}", self.head_dim);
+            return Err(invalid("rope_dim", self.rope_dim, &reason));
+        }
         if self.n_heads.checked_mul(self.head_dim).is_none_or(|q| q > i32::MAX as usize) {
             return Err(invalid("n_heads", self.n_heads, "n_heads * head_dim must be below 2^31"));
         }
@@ -92,7 +150,7 @@ impl Config {
         if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
             return Err(invalid("rope_theta", self.rope_theta, "must be a positive number"));
         }
-        Ok(())
+        self.rope_scaling.validate()
     }
 }
 

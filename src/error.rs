@@ -38,6 +38,42 @@ pub enum ErrorKind {
         /// The version that the file states.
         found: u32,
     },
+    /// The file's numbers have their most significant byte first.
+    BigEndian {
+        /// The format's name.
+        format: &'static str,
+    },
+    /// The file breaks a rule of its format.
+    Malformed {
+        /// The format's name.
+        format: &'static str,
+        /// Which rule, and where.
+        reason: String,
+    },
+    /// The model in the file isn't a Llama.
+    UnsupportedArchitecture {
+        /// What the file says it is.
+        found: String,
+    },
+    /// The file lacks a key that the model needs.
+    MissingKey {
+        /// The key.
+        key: String,
+    },
+    /// The value of a key has a type that it can't have.
+    KeyType {
+        /// The key.
+        key: String,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// The file is one part of a model, and the model can't be opened by it.
+    Split {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The header describes a file of another size.
     FileSize {
         /// Bytes that the header asks for.
@@ -73,6 +109,30 @@ pub enum ErrorKind {
         expected: Vec<usize>,
         /// (rows, columns) in the file.
         found: Vec<usize>,
+    },
+    /// The file lacks a tensor that the model needs.
+    MissingTensor {
+        /// The tensor's name in the file.
+        name: String,
+    },
+    /// The file has a tensor that this version can't use, and the model would be wrong without it.
+    UnsupportedTensor {
+        /// The tensor's name in the file.
+        name: String,
+    },
+    /// A tensor's weights are stored in a way that this version can't read.
+    UnsupportedTensorType {
+        /// The tensor's name in the file.
+        name: String,
+        /// How they are stored.
+        dtype: String,
+    },
+    /// A tensor can't lie where the file says, or be as large as it says.
+    TensorLayout {
+        /// The tensor's name in the file.
+        name: String,
+        /// What is wrong.
+        reason: String,
     },
     /// The tokenizer's file is malformed.
     Tokenizer {
@@ -192,6 +252,16 @@ impl fmt::Display for ErrorKind {
             Self::UnsupportedVersion { format, found } => {
                 write!(f, "{format} version {found} is not supported")
             }
+            Self::BigEndian { format } => write!(f, "big-endian {format} files are not supported"),
+            Self::Malformed { format, reason } => write!(f, "malformed {format} file: {reason}"),
+            Self::UnsupportedArchitecture { found } => {
+                write!(f, "models of architecture {found:?} are not supported, only \"llama\"")
+            }
+            Self::MissingKey { key } => write!(f, "key {key} is missing"),
+            Self::KeyType { key, expected, found } => {
+                write!(f, "key {key}: expected {expected}, found {found}")
+            }
+            Self::Split { reason } => f.write_str(reason),
             Self::FileSize { expected, found } => {
                 write!(f, "the header asks for {expected} bytes, the file has {found}")
             }
@@ -202,6 +272,14 @@ impl fmt::Display for ErrorKind {
             Self::TensorShape { name, expected, found } => {
                 write!(f, "tensor {name}: expected shape {}, found {}", Shape(expected), Shape(found))
             }
+            Self::MissingTensor { name } => write!(f, "tensor {name} is missing"),
+            Self::UnsupportedTensor { name } => {
+                write!(f, "tensor {name} is not supported, and the model would be wrong without it")
+            }
+            Self::UnsupportedTensorType { name, dtype } => {
+                write!(f, "tensor {name}: weights of type {dtype} are not supported")
+            }
+            Self::TensorLayout { name, reason } => write!(f, "tensor {name}: {reason}"),
             Self::Tokenizer { reason } => write!(f, "tokenizer: {reason}"),
             Self::VocabMismatch { tokenizer, model } => {
                 write!(f, "the tokenizer has {tokenizer} pieces, the model knows only {model} tokens")

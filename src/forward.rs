@@ -31,7 +31,7 @@ pub(crate) struct Scratch {
     heads: Vec<f32>,  // (n_tokens, q_dim): what attention found
     gate: Vec<f32>,   // (n_tokens, hidden_dim)
     up: Vec<f32>,     // (n_tokens, hidden_dim)
-    angles: Vec<f32>, // (n_tokens, head_dim / 2, 2): cosines and sines
+    angles: Vec<f32>, // (n_tokens, rope_dim / 2, 2): cosines and sines
     scores: Vec<f32>, // (n_heads, positions)
     quantized: ActivationBuffer,
 }
@@ -47,7 +47,7 @@ impl Scratch {
             (&mut self.heads, config.q_dim()),
             (&mut self.gate, config.hidden_dim),
             (&mut self.up, config.hidden_dim),
-            (&mut self.angles, config.head_dim),
+            (&mut self.angles, config.rope_dim),
         ];
         for (buffer, width) in widths {
             buffer.resize(n_tokens * width, 0.0);
@@ -74,7 +74,7 @@ impl Scratch {
     /// Bytes of f32 that a token takes.
     pub(crate) fn bytes_per_token(config: &Config) -> usize {
         let floats =
-            2 * (config.dim + config.q_dim() + config.kv_dim() + config.hidden_dim) + config.head_dim;
+            2 * (config.dim + config.q_dim() + config.kv_dim() + config.hidden_dim) + config.rope_dim;
         floats * size_of::<f32>()
     }
 }
@@ -106,7 +106,7 @@ pub(crate) fn forward(
     for (x, &token) in scratch.x.chunks_exact_mut(config.dim).zip(tokens) {
         embeddings.rows.dequantize(token as usize, x);
     }
-    for (i, table) in scratch.angles.chunks_exact_mut(config.head_dim).enumerate() {
+    for (i, table) in scratch.angles.chunks_exact_mut(config.rope_dim).enumerate() {
         rope_frequencies.angles(position + i, table);
     }
 
@@ -139,9 +139,9 @@ fn attention_block(
     compute.matmul([&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
 
     // Positions enter here: queries and keys are turned, and a dot product then depends on their distance alone.
-    for (token, angles) in angles.chunks_exact(config.head_dim).enumerate() {
-        rope(&mut q[token * config.q_dim()..][..config.q_dim()], angles);
-        rope(&mut k[token * config.kv_dim()..][..config.kv_dim()], angles);
+    for (token, angles) in angles.chunks_exact(config.rope_dim).enumerate() {
+        rope(&mut q[token * config.q_dim()..][..config.q_dim()], angles, config.head_dim);
+        rope(&mut k[token * config.kv_dim()..][..config.kv_dim()], angles, config.head_dim);
     }
     cache.write(l, position, k, v);
 

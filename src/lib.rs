@@ -67,7 +67,7 @@ mod tensor;
 mod tokenizer;
 mod weights;
 
-pub use config::Config;
+pub use config::{Config, RopeScaling};
 pub use error::{Error, ErrorKind, Result, TokenId};
 pub use generate::{FinishReason, Generate, Piece, Prompt};
 pub use model::{Model, ModelBytes, ModelOptions};

@@ -40,13 +40,15 @@ struct Inner {
     isa: Isa,
     threads: Threads,
     format: &'static str,
+    chat_template: Option<String>,
+    metadata: Vec<(String, String)>,
     file_bytes: u64,
 }
 
 /// What it is, not its weights.
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { llama, tokenizer, isa, threads, format, file_bytes } = &*self.inner;
+        let Inner { llama, tokenizer, isa, threads, format, file_bytes, .. } = &*self.inner;
         f.debug_struct("Model")
             .field("format", format)
             .field("file_bytes", file_bytes)
@@ -101,7 +103,7 @@ pub struct ModelOptions {
 
 #[derive(Clone, Debug)]
 enum TokenizerSource {
-    Given(Tokenizer),
+    Given(Box<Tokenizer>),
     File(PathBuf),
     None,
 }
@@ -140,7 +142,7 @@ impl ModelOptions {
     /// A tokenizer, instead of the one beside the model.
     #[must_use]
     pub fn tokenizer(mut self, tokenizer: Tokenizer) -> Self {
-        self.tokenizer = Some(TokenizerSource::Given(tokenizer));
+        self.tokenizer = Some(TokenizerSource::Given(Box::new(tokenizer)));
         self
     }
 
@@ -197,25 +199,42 @@ impl ModelOptions {
         Threads::new(threads)
     }
 
-    /// The tokenizer that was asked for, or else the one beside the model.
-    fn find_tokenizer(&self, model: Option<&Path>) -> Result<Option<Tokenizer>> {
-        match (&self.tokenizer, model) {
-            (Some(TokenizerSource::Given(tokenizer)), _) => Ok(Some(tokenizer.clone())),
-            (Some(TokenizerSource::File(path)), _) => Tokenizer::open(path).map(Some),
-            (Some(TokenizerSource::None), _) | (None, None) => Ok(None),
-            (None, Some(model)) => {
-                let beside = [model.with_extension("tokenizer.bin"), model.with_file_name("tokenizer.bin")];
-                beside.iter().find(|path| path.is_file()).map(Tokenizer::open).transpose()
-            }
+    /// The tokenizer that was asked for, or else the file's own, or else the one beside it.
+    fn find_tokenizer(&self, storage: &Storage) -> Result<Option<Tokenizer>> {
+        match &self.tokenizer {
+            Some(TokenizerSource::Given(tokenizer)) => return Ok(Some(Tokenizer::clone(tokenizer))),
+            Some(TokenizerSource::File(path)) => return Tokenizer::open(path).map(Some),
+            Some(TokenizerSource::None) => return Ok(None),
+            None => {}
         }
+        if let Some(own) = checkpoint::read_tokenizer(storage)? {
+            return Ok(Some(own));
+        }
+        let Some(model) = storage.path() else { return Ok(None) };
+        let beside = [model.with_extension("tokenizer.bin"), model.with_file_name("tokenizer.bin")];
+        beside.iter().find(|path| path.is_file()).map(Tokenizer::open).transpose()
+    }
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a GGUF file. The file need not hold a model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; [`ErrorKind::NoTokenizer`] if the file brings none, or isn't GGUF; and whatever is wrong with it.
+    pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
+        let storage = Storage::open(path.as_ref())?;
+        let tokenizer = checkpoint::read_tokenizer(&storage)?;
+        tokenizer.ok_or_else(|| Error::from(ErrorKind::NoTokenizer).at(storage.path()))
     }
 }
 
 impl Model {
-    /// Opens a checkpoint: llama2.c's v0, v1 or v2. The file is mapped, so this takes milliseconds whatever its size,
-    /// and must not be changed while the model lives.
+    /// Opens a checkpoint: GGUF of architecture `llama`, or llama2.c's v0, v1 or v2. The file is mapped, so this takes
+    /// milliseconds whatever its size, and must not be changed while the model lives. A GGUF model that is split into
+    /// several files is opened by the first, `NAME-00001-of-00003.gguf`.
     ///
-    /// The tokenizer is looked for beside it: for `NAME.bin`, `NAME.tokenizer.bin` and then `tokenizer.bin`.
+    /// A tokenizer in the file is used. Else one is looked for beside it: for `NAME.bin`, `NAME.tokenizer.bin` and then
+    /// `tokenizer.bin`.
     ///
     /// # Errors
     /// Whatever is wrong with the file or its tokenizer; each error names the file.
@@ -249,12 +268,13 @@ impl Model {
 
     fn load(storage: Storage, options: &ModelOptions) -> Result<Self> {
         let storage = Arc::new(storage);
-        let Checkpoint { format, mut config, weights, arithmetic } = checkpoint::read(&storage)?;
+        let checkpoint = checkpoint::read(&storage)?;
+        let Checkpoint { format, mut config, weights, rope_factors, arithmetic, .. } = checkpoint;
         config.norm_eps = options.norm_eps.unwrap_or(config.norm_eps);
         config.rope_theta = options.rope_theta.unwrap_or(config.rope_theta);
         config.max_seq_len = options.max_seq_len.unwrap_or(config.max_seq_len);
         config.validate()?;
-        let tokenizer = options.find_tokenizer(storage.path())?;
+        let tokenizer = options.find_tokenizer(&storage)?;
         if let Some(tokenizer) = &tokenizer
             && tokenizer.vocab_size() > config.vocab_size
         {
@@ -263,7 +283,7 @@ impl Model {
             return Err(Error::from(kind).at(storage.path()));
         }
         let rope_frequencies = match arithmetic {
-            Arithmetic::Exact => RopeFrequencies::exact(config.head_dim, config.rope_theta),
+            Arithmetic::Exact => RopeFrequencies::exact(&config, rope_factors.as_deref()),
             Arithmetic::Llama2c => RopeFrequencies::llama2c(config.head_dim, config.rope_theta as f32),
         };
         let inner = Inner {
@@ -272,7 +292,9 @@ impl Model {
             isa: options.isa.unwrap_or_else(Isa::best),
             threads: options.build_threads()?,
             format,
-            file_bytes: storage.len(),
+            chat_template: checkpoint.chat_template,
+            metadata: checkpoint.metadata,
+            file_bytes: checkpoint.file_bytes,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -295,7 +317,20 @@ impl Model {
         self.inner.format
     }
 
-    /// The file's size in bytes.
+    /// The template that the file brings for chats, in Jinja.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.inner.chat_template.as_deref()
+    }
+
+    /// What a GGUF file says of itself: each key, and its value for people to read. Long strings are cut short and arrays
+    /// only counted.
+    #[must_use]
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.inner.metadata
+    }
+
+    /// The file's size in bytes; of all files, if the model is split.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.inner.file_bytes

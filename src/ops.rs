@@ -5,6 +5,7 @@
 //! are quantised, because a difference in the last bit can move a value across a rounding boundary, and from then on
 //! logits differ by a hundredth of their spread. (Sums in vector lanes would save about 0.3 % of a token's time.)
 
+use crate::config::{Config, RopeScaling};
 use crate::simd::{Simd, kernel};
 
 kernel! {
@@ -81,19 +82,49 @@ pub(crate) fn exp(x: f32) -> f32 {
     (e * power) as f32
 }
 
-/// The angle by which each pair of a head turns from one position to the next, in radians: (`head_dim / 2`).
+/// How fast each pair of a head turns, and how the turned vector grows.
 #[derive(Clone, Debug)]
 pub(crate) enum RopeFrequencies {
     /// Angles are f64 products: at position 100,000 an f32 angle would be wrong in the third decimal.
-    Exact(Vec<f64>),
+    Exact {
+        /// Radians from one position to the next: (`rope_dim / 2`).
+        frequencies: Vec<f64>,
+        /// What cosines and sines are multiplied with: 1 but for `YaRN`.
+        magnitude: f64,
+    },
     /// Angles are f32 products, as llama2.c makes them. The int8 files have runq's arithmetic for their definition.
     Llama2c(Vec<f32>),
 }
 
 impl RopeFrequencies {
-    pub(crate) fn exact(head_dim: usize, theta: f64) -> Self {
-        let exponent = |pair: usize| -2.0 * pair as f64 / head_dim as f64;
-        Self::Exact((0..head_dim / 2).map(|pair| theta.powf(exponent(pair))).collect())
+    /// Pair i turns by `theta^(-2i / rope_dim)`, divided by its factor if there are factors (Llama 3.1's way to a longer
+    /// context), and then scaled. `factors` is (`rope_dim / 2`).
+    pub(crate) fn exact(config: &Config, factors: Option<&[f32]>) -> Self {
+        let Config { rope_dim, rope_theta, rope_scaling, .. } = *config;
+        let factor = |pair: usize| factors.map_or(1.0, |factors| f64::from(factors[pair]));
+        let plain = |pair: usize| rope_theta.powf(-2.0 * pair as f64 / rope_dim as f64) / factor(pair);
+        let pairs = 0..rope_dim / 2;
+        match rope_scaling {
+            RopeScaling::None => Self::Exact { frequencies: pairs.map(plain).collect(), magnitude: 1.0 },
+            RopeScaling::Linear { factor } => {
+                Self::Exact { frequencies: pairs.map(|pair| plain(pair) / factor).collect(), magnitude: 1.0 }
+            }
+            RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
+                // The pair, as a real number, that turns so many times over the original context.
+                let pair_that_turns = |times: f64| {
+                    let context = original_context_length as f64;
+                    let turns = context / (times * std::f64::consts::TAU);
+                    rope_dim as f64 * turns.ln() / (2.0 * rope_theta.ln())
+                };
+                let first = pair_that_turns(beta_fast).floor().max(0.0);
+                let last = pair_that_turns(beta_slow).ceil().min(rope_dim as f64 - 1.0);
+                let frequency = |pair: usize| {
+                    let slowness = ((pair as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
+                    plain(pair) * (1.0 - slowness) + plain(pair) / factor * slowness
+                };
+                Self::Exact { frequencies: pairs.map(frequency).collect(), magnitude }
+            }
+        }
     }
 
     pub(crate) fn llama2c(head_dim: usize, theta: f32) -> Self {
@@ -101,14 +132,14 @@ impl RopeFrequencies {
         Self::Llama2c((0..head_dim / 2).map(|pair| 1.0 / theta.powf(exponent(pair))).collect())
     }
 
-    /// The cosine and sine of every pair's angle at one position, interleaved: (`head_dim / 2`, 2).
+    /// The cosine and sine of every pair's angle at one position, interleaved: (`rope_dim / 2`, 2).
     pub(crate) fn angles(&self, position: usize, table: &mut [f32]) {
         let pairs = table.chunks_exact_mut(2);
         match self {
-            Self::Exact(frequencies) => {
+            Self::Exact { frequencies, magnitude } => {
                 for (pair, frequency) in pairs.zip(frequencies) {
                     let (sin, cos) = (position as f64 * frequency).sin_cos();
-                    pair.copy_from_slice(&[cos as f32, sin as f32]);
+                    pair.copy_from_slice(&[(cos * magnitude) as f32, (sin * magnitude) as f32]);
                 }
             }
             Self::Llama2c(frequencies) => {
@@ -121,9 +152,10 @@ impl RopeFrequencies {
     }
 }
 
-/// RoPE (arXiv 2104.09864): turns each adjacent pair of each head by its angle. `x` is (n heads, `head_dim`).
-pub(crate) fn rope(x: &mut [f32], angles: &[f32]) {
-    for head in x.chunks_exact_mut(angles.len()) {
+/// RoPE (arXiv 2104.09864): turns adjacent pairs of each head by their angles. `x` is (n heads, `head_dim`), `angles`
+/// (pairs, 2). Where a head has more dimensions than there are angles, the rest stays as it is.
+pub(crate) fn rope(x: &mut [f32], angles: &[f32], head_dim: usize) {
+    for head in x.chunks_exact_mut(head_dim) {
         for (x, angle) in head.chunks_exact_mut(2).zip(angles.chunks_exact(2)) {
             let (a, b, cos, sin) = (x[0], x[1], angle[0], angle[1]);
             x[0] = a * cos - b * sin;
@@ -136,6 +168,103 @@ pub(crate) fn rope(x: &mut [f32], angles: &[f32]) {
 mod tests {
     use super::*;
     use crate::simd::Isa;
+
+    fn config(rope_dim: usize, rope_theta: f64, rope_scaling: RopeScaling) -> Config {
+        Config {
+            dim: 64,
+            hidden_dim: 64,
+            n_layers: 1,
+            n_heads: 1,
+            n_kv_heads: 1,
+            head_dim: 64,
+            rope_dim,
+            vocab_size: 1,
+            max_seq_len: 64,
+            norm_eps: 1e-5,
+            rope_theta,
+            rope_scaling,
+        }
+    }
+
+    /// The angle by which each pair turns from one position to the next, and the magnitude.
+    fn frequencies(config: &Config, factors: Option<&[f32]>) -> (Vec<f64>, f64) {
+        match RopeFrequencies::exact(config, factors) {
+            RopeFrequencies::Exact { frequencies, magnitude } => (frequencies, magnitude),
+            RopeFrequencies::Llama2c(_) => unreachable!("not exact"),
+        }
+    }
+
+    #[test]
+    fn frequencies_fall_as_powers_of_theta_and_factors_divide_them() {
+        // 2^20 to the powers 0, -1/4, -1/2, -3/4.
+        let theta = f64::from(1 << 20);
+        let (plain, magnitude) = frequencies(&config(8, theta, RopeScaling::None), None);
+        let exact = [1.0, 1.0 / 32.0, 1.0 / 1024.0, 1.0 / 32768.0];
+        for (found, want) in plain.iter().zip(exact) {
+            assert!((found / want - 1.0).abs() < 1e-14, "{found} {want}");
+        }
+        assert_eq!(magnitude, 1.0);
+        let factors = [1.0, 2.0, 8.0, 0.5];
+        let (divided, _) = frequencies(&config(8, theta, RopeScaling::None), Some(&factors));
+        let (linear, _) = frequencies(&config(8, theta, RopeScaling::Linear { factor: 4.0 }), None);
+        for pair in 0..4 {
+            assert_eq!(divided[pair], plain[pair] / f64::from(factors[pair]));
+            assert_eq!(linear[pair], plain[pair] / 4.0);
+        }
+    }
+
+    #[test]
+    fn yarn_keeps_fast_pairs_and_slows_the_others() {
+        // The paper's terms: r is how often a pair turns over the original context. It scales fully below beta_slow, not
+        // at all above beta_fast. (ggml and Hugging Face then blend along the pairs' numbers, rounded outwards.)
+        let (original, factor, theta, dim) = (4096, 16.0, 1e4, 128);
+        let scaling = RopeScaling::Yarn {
+            factor,
+            original_context_length: original,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            magnitude: 1.25,
+        };
+        let config = Config { head_dim: dim, ..config(dim, theta, scaling) };
+        let (yarn, magnitude) = frequencies(&config, None);
+        assert_eq!(magnitude, 1.25);
+        // Pairs 20.9 and 45.03 turn 32 times and once: 64 ln(4096 / (2 pi r)) / ln(10000).
+        let (first, last) = (20.0, 46.0);
+        let mut mixed = 0;
+        for (pair, &found) in yarn.iter().enumerate() {
+            let plain = (-(pair as f64) / 64.0 * theta.ln()).exp();
+            let turns = f64::from(original as u32) * plain / std::f64::consts::TAU;
+            let kept = 1.0 - ((pair as f64 - first) / (last - first)).clamp(0.0, 1.0);
+            let want = plain * kept + plain * (1.0 - kept) / factor;
+            assert!((found / want - 1.0).abs() < 1e-12, "pair {pair}: {found}, not {want}");
+            if kept == 1.0 {
+                assert!(turns > 32.0, "pair {pair} turns {turns} times");
+            } else if kept == 0.0 {
+                assert!(turns < 1.0, "pair {pair} turns {turns} times");
+            } else {
+                mixed += 1;
+            }
+        }
+        assert_eq!(mixed, 25);
+    }
+
+    #[test]
+    fn angles_are_the_position_times_the_frequency_and_as_large_as_the_magnitude() {
+        let frequencies = RopeFrequencies::Exact { frequencies: vec![0.5, 1e-3], magnitude: 1.5 };
+        let mut table = [0.0; 4];
+        frequencies.angles(100_000, &mut table);
+        let want = [50_000.0_f64, 100.0].map(|angle| [1.5 * angle.cos(), 1.5 * angle.sin()]);
+        for (found, want) in table.iter().zip(want.concat()) {
+            assert!((f64::from(*found) - want).abs() < 1e-7, "{found} {want}");
+        }
+    }
+
+    #[test]
+    fn rope_turns_a_heads_first_dimensions_and_leaves_the_rest() {
+        let mut heads: Vec<f32> = (0..12).map(|i| i as f32).collect(); // two heads of six
+        rope(&mut heads, &[0.0, 1.0, -1.0, 0.0], 6); // a quarter turn, a half turn
+        assert_eq!(heads, [-1.0, 0.0, -2.0, -3.0, 4.0, 5.0, -7.0, 6.0, -8.0, -9.0, 10.0, 11.0]);
+    }
 
     #[test]
     fn exp_is_rounded_as_if_exact() {

@@ -37,6 +37,8 @@ const ALIGNMENT: usize = 64;
 pub(crate) unsafe trait Plain: Copy + 'static {}
 // SAFETY: every pattern of 32 bits is an f32.
 unsafe impl Plain for f32 {}
+// SAFETY: every pattern of 16 bits is a u16.
+unsafe impl Plain for u16 {}
 // SAFETY: every byte is an i8.
 unsafe impl Plain for i8 {}
 // SAFETY: every byte is a u8.

@@ -21,16 +21,25 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// f32 weights at a byte range. `None` if the storage doesn't hold them there, aligned.
-    pub(crate) fn f32(
+    /// Weights of any type that stores a row after another, at a byte range. `None` if the storage doesn't hold them
+    /// there, or if rows aren't whole blocks.
+    pub(crate) fn new(
         storage: &Arc<Storage>,
         weights: Range<usize>,
         rows: usize,
         columns: usize,
+        dtype: Dtype,
     ) -> Option<Self> {
-        let fits = storage.can_view::<f32>(weights.clone()) && holds::<f32>(&weights, rows, columns);
+        let (block, bytes) = dtype.block()?;
+        let aligned = match dtype {
+            Dtype::F32 => storage.can_view::<f32>(weights.clone()),
+            Dtype::F16 | Dtype::Bf16 => storage.can_view::<u16>(weights.clone()),
+            _ => storage.can_view::<u8>(weights.clone()),
+        };
+        let len = rows.checked_mul(columns / block).and_then(|blocks| blocks.checked_mul(bytes));
+        let fits = aligned && columns.is_multiple_of(block) && len == Some(weights.len());
         let storage = Arc::clone(storage);
-        fits.then_some(Self { storage, dtype: Dtype::F32, rows, columns, weights, scales: 0..0 })
+        fits.then_some(Self { storage, dtype, rows, columns, weights, scales: 0..0 })
     }
 
     /// int8 weights and the scales of their groups. `None` if the storage doesn't hold them there, or if the groups
@@ -82,6 +91,9 @@ impl Tensor {
                 self.columns,
                 group_size,
             )),
+            Dtype::F16 => Rows::f16(self.storage.view(self.weights.clone()), self.columns),
+            Dtype::Bf16 => Rows::bf16(self.storage.view(self.weights.clone()), self.columns),
+            dtype => Rows::of_blocks(dtype, self.storage.view(self.weights.clone()), self.columns),
         };
         Matrix { rows, n_rows: self.rows, n_columns: self.columns, len_bytes: self.len_bytes() }
     }

@@ -484,7 +484,7 @@ fn other_formats_are_recognised() {
     let padded = |magic: &[u8]| [magic, &[0; 300]].concat();
     for (bytes, says) in [
         (Vec::new(), "empty"),
-        (padded(b"GGUF\x03\0\0\0"), "GGUF"),
+        (padded(b"FUGG\0\0\0\x03"), "GGUF file with its bytes in the wrong order"),
         (padded(b"PK\x03\x04"), "zip"),
         (padded(b"\x40\x01\0\0\0\0\0\0{\"__metadata__\":{}}"), "safetensors"),
         (padded(b"\x89PNG\r\n\x1a\n"), "no known magic"),

@@ -16,7 +16,8 @@ const LAYERS: &[&[&str]] = &[
     &["generate"],
 ];
 
-/// Beside the layers: what these may import. Layers from `model` up may import them.
+/// Beside the layers: what these may import. Layers from `model` up may import them, and `checkpoint` the tokenizer, since
+/// GGUF files bring one.
 const SIDE: &[(&str, &[&str])] =
     &[("tokenizer", &["error"]), ("sampler", &["error"]), ("chat", &["error", "tokenizer"])];
 
@@ -79,7 +80,7 @@ fn may_import(from: &str, to: &str) -> bool {
     }
     match (side(from), side(to)) {
         (Some((_, allowed)), _) => allowed.contains(&to),
-        (None, Some(_)) => layer(from) >= layer("model"),
+        (None, Some(_)) => layer(from) >= layer("model") || (from, to) == ("checkpoint", "tokenizer"),
         (None, None) => {
             let apart = ["forward", "checkpoint"];
             layer(to) <= layer(from) && !(apart.contains(&from) && apart.contains(&to))

@@ -19,8 +19,9 @@ use std::sync::Arc;
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::{Arithmetic, Checkpoint};
-use crate::config::Config;
+use crate::config::{Config, RopeScaling};
 use crate::error::{ErrorKind, Result};
+use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
 use crate::weights::{LayerWeights, Weights};
@@ -75,7 +76,7 @@ pub(super) fn read_v0(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let output = if tied { None } else { Some(file.matrix(config.vocab_size, dim)?) };
     let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
     let weights = Weights { tok_embeddings, layers, norm, output };
-    Ok(Checkpoint { format: "llama2.c v0", config, weights, arithmetic: Arithmetic::Exact })
+    Ok(Checkpoint::plain(storage, "llama2.c v0", config, weights, Arithmetic::Exact))
 }
 
 pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
@@ -114,7 +115,7 @@ pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
     let weights = Weights { tok_embeddings, layers, norm, output };
     let arithmetic = if group_size.is_some() { Arithmetic::Llama2c } else { Arithmetic::Exact };
-    Ok(Checkpoint { format, config, weights, arithmetic })
+    Ok(Checkpoint::plain(storage, format, config, weights, arithmetic))
 }
 
 fn read_ints(bytes: &[u8]) -> [i32; HEADER_INTS] {
@@ -147,10 +148,12 @@ fn config_of(
         n_heads,
         n_kv_heads: size("n_kv_heads", n_kv_heads)?,
         head_dim: dim / n_heads,
+        rope_dim: dim / n_heads,
         vocab_size: size("vocab_size", vocab_size)?,
         max_seq_len: size("max_seq_len", max_seq_len)?,
         norm_eps: 1e-5,
         rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
     };
     config.validate()?;
     Ok(config)
@@ -243,7 +246,7 @@ impl Cursor<'_> {
     /// A vector of f32, copied out.
     fn norm(&mut self, dim: usize) -> Result<Vec<f32>> {
         let range = self.take("a norm", dim.checked_mul(4))?;
-        let tensor = Tensor::f32(self.storage, range.clone(), 1, dim);
+        let tensor = Tensor::new(self.storage, range.clone(), 1, dim, Dtype::F32);
         Ok(tensor.ok_or_else(|| truncated("a norm", range.start, range.len(), 0))?.to_f32())
     }
 
@@ -257,7 +260,7 @@ impl Cursor<'_> {
         let tensor = match self.group_size {
             None => {
                 let weights = self.take("a tensor", n.and_then(|n| n.checked_mul(4)))?;
-                Tensor::f32(self.storage, weights, rows, columns)
+                Tensor::new(self.storage, weights, rows, columns, Dtype::F32)
             }
             Some(group_size) => {
                 let weights = self.take("a tensor's weights", n)?;

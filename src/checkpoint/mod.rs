@@ -4,6 +4,7 @@
 //! tensor, allocate no more than the file's own length justifies, and never panic. A new format is a file here and a
 //! line in [`READERS`].
 
+mod gguf;
 mod llama2c;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::storage::Storage;
+use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
 /// What a file holds.
@@ -20,7 +22,30 @@ pub(crate) struct Checkpoint {
     pub(crate) format: &'static str,
     pub(crate) config: Config,
     pub(crate) weights: Weights,
+    /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
+    pub(crate) rope_factors: Option<Vec<f32>>,
     pub(crate) arithmetic: Arithmetic,
+    /// How a chat is written, in Jinja.
+    pub(crate) chat_template: Option<String>,
+    /// What else the file says, for people: keys and what their values are.
+    pub(crate) metadata: Vec<(String, String)>,
+    /// Of all files that it was read from.
+    pub(crate) file_bytes: u64,
+}
+
+impl Checkpoint {
+    /// What a file holds that has nothing but hyperparameters and weights.
+    fn plain(
+        storage: &Storage,
+        format: &'static str,
+        config: Config,
+        weights: Weights,
+        arithmetic: Arithmetic,
+    ) -> Self {
+        let file_bytes = storage.len();
+        let (rope_factors, chat_template, metadata) = (None, None, Vec::new());
+        Self { format, config, weights, rope_factors, arithmetic, chat_template, metadata, file_bytes }
+    }
 }
 
 /// How angles are computed where engines differ.
@@ -40,6 +65,7 @@ struct Reader {
 
 /// The formats. The last has no magic and recognises a file by its size alone.
 const READERS: &[Reader] = &[
+    Reader { recognises: gguf::has_magic, read: gguf::read },
     Reader { recognises: llama2c::has_magic, read: llama2c::read_versioned },
     Reader { recognises: llama2c::looks_like_v0, read: llama2c::read_v0 },
 ];
@@ -54,11 +80,20 @@ pub(crate) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         .map_err(|e| e.at(storage.path()))
 }
 
+/// Reads the tokenizer that a file brings, if it brings one. There need not be a model in the file.
+///
+/// It is apart from [`read`], since whoever has another tokenizer doesn't mind what is wrong with this one, and needn't wait
+/// for it.
+pub(crate) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
+    let tokenizer = if gguf::has_magic(storage) { gguf::read_tokenizer(storage) } else { Ok(None) };
+    tokenizer.map_err(|e| e.at(storage.path()))
+}
+
 /// What a file that no reader takes might be.
 fn hint(storage: &Storage) -> String {
     let known = match storage.bytes() {
         [] => "it is empty",
-        [b'G', b'G', b'U', b'F', ..] => "it is a GGUF file, which this version can't read",
+        [b'F', b'U', b'G', b'G', ..] => "it may be a GGUF file with its bytes in the wrong order",
         [b'P', b'K', 3, 4, ..] => {
             "it is a zip archive, perhaps a PyTorch checkpoint, which has to be converted"
         }

@@ -10,9 +10,10 @@ use crate::simd::{Isa, Simd, kernel};
 /// Room for quantised activations, reused from product to product.
 #[derive(Debug, Default)]
 pub(crate) struct ActivationBuffer {
-    qs: Vec<i8>,      // (n_tokens, n)
-    scales: Vec<f32>, // (n_tokens, n / group)
-    sums: Vec<i32>,   // (n_tokens, n / group): the sum of each group's q
+    qs: Vec<i8>,        // (n_tokens, n)
+    scales: Vec<f32>,   // (n_tokens, n / group)
+    sums: Vec<i32>,     // (n_tokens, n / group): the sum of each group's q
+    low_sums: Vec<i32>, // (n_tokens, n / group): that of its first half
 }
 
 /// The input of a matrix product: (`n_tokens`, `n`).
@@ -29,6 +30,7 @@ pub(crate) struct Quantized<'a> {
     qs: &'a [i8],
     scales: &'a [f32],
     sums: &'a [i32],
+    low_sums: &'a [i32],
     n: usize,
     group: usize,
 }
@@ -36,9 +38,10 @@ pub(crate) struct Quantized<'a> {
 /// One token's activations as int8.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuantizedRow<'a> {
-    pub(crate) qs: &'a [i8],      // (n)
-    pub(crate) scales: &'a [f32], // (n / group)
-    pub(crate) sums: &'a [i32],   // (n / group)
+    pub(crate) qs: &'a [i8],        // (n)
+    pub(crate) scales: &'a [f32],   // (n / group)
+    pub(crate) sums: &'a [i32],     // (n / group)
+    pub(crate) low_sums: &'a [i32], // (n / group)
 }
 
 impl<'a> Input<'a> {
@@ -69,6 +72,7 @@ impl<'a> Input<'a> {
             qs: &q.qs[token * q.n..][..q.n],
             scales: &q.scales[token * n_groups..][..n_groups],
             sums: &q.sums[token * n_groups..][..n_groups],
+            low_sums: &q.low_sums[token * n_groups..][..n_groups],
         }
     }
 }
@@ -80,21 +84,33 @@ impl ActivationBuffer {
         self.qs.resize(x.len(), 0);
         self.scales.resize(x.len() / group, 0.0);
         self.sums.resize(x.len() / group, 0);
-        quantize_groups(isa, x, group, &mut self.qs, &mut self.scales, &mut self.sums);
-        let quantized = Quantized { qs: &self.qs, scales: &self.scales, sums: &self.sums, n, group };
+        self.low_sums.resize(x.len() / group, 0);
+        quantize_groups(isa, x, group, &mut self.qs, &mut self.scales, [&mut self.sums, &mut self.low_sums]);
+        let quantized = Quantized {
+            qs: &self.qs,
+            scales: &self.scales,
+            sums: &self.sums,
+            low_sums: &self.low_sums,
+            n,
+            group,
+        };
         Input { x, n, quantized: Some(quantized) }
     }
 }
 
 kernel! {
     fn quantize_groups(
-        s; x: &[f32], group: usize, qs: &mut [i8], scales: &mut [f32], sums: &mut [i32],
+        s; x: &[f32], group: usize, qs: &mut [i8], scales: &mut [f32], sums: [&mut [i32]; 2],
     ) {
         let groups = x.chunks_exact(group).zip(qs.chunks_exact_mut(group));
-        for ((x, qs), (scale, sum)) in groups.zip(scales.iter_mut().zip(sums)) {
+        let [sums, low_sums] = sums;
+        let facts = scales.iter_mut().zip(sums.iter_mut().zip(low_sums));
+        for ((x, qs), (scale, (sum, low_sum))) in groups.zip(facts) {
             *scale = if all_finite(s, x) { max_abs(s, x) / 127.0 } else { f32::NAN };
             quantize_group(s, x, *scale, qs);
-            *sum = qs.iter().map(|&q| i32::from(q)).sum();
+            let (low, high) = qs.split_at(group / 2);
+            *low_sum = low.iter().map(|&q| i32::from(q)).sum();
+            *sum = *low_sum + high.iter().map(|&q| i32::from(q)).sum::<i32>();
         }
     }
 }

@@ -89,7 +89,10 @@ fn dot_row<S: Simd, const T: usize>(s: S, w: &[f32], x: [&[f32]; T]) -> [S::F32;
 
 /// The sums of a tile of vectors.
 #[inline(always)]
-fn sum_tile<S: Simd, const R: usize, const T: usize>(s: S, acc: [[S::F32; T]; R]) -> [[f32; T]; R] {
+pub(crate) fn sum_tile<S: Simd, const R: usize, const T: usize>(
+    s: S,
+    acc: [[S::F32; T]; R],
+) -> [[f32; T]; R] {
     let mut sums = [[0.0; T]; R];
     for t in 0..T {
         let mut column = [s.fold_x8(s.splat(0.0)); R];

@@ -5,11 +5,33 @@
 //! the instruction set.
 
 pub(crate) mod activation;
+mod blocks;
 mod f32;
+mod float16;
 mod int8;
+mod iq4;
+mod q2_k;
+mod q3_k;
+mod q4;
+mod q4_k;
+mod q5;
+mod q5_k;
+mod q6_k;
+mod q8_0;
 
+use self::blocks::{Block, BlockRows, GROUP};
 pub(crate) use self::f32::F32Rows;
+use self::float16::{Bf16, F16, Float16Rows};
 pub(crate) use self::int8::Int8Rows;
+use self::iq4::{Iq4Nl, Iq4Xs};
+use self::q2_k::Q2K;
+use self::q3_k::Q3K;
+use self::q4::{Q4_0, Q4_1};
+use self::q4_k::Q4K;
+use self::q5::{Q5_0, Q5_1};
+use self::q5_k::Q5K;
+use self::q6_k::Q6K;
+use self::q8_0::Q8_0;
 
 use std::fmt;
 use std::ops::Range;
@@ -19,24 +41,95 @@ use crate::quant::activation::Input;
 use crate::simd::Simd;
 
 /// How the weights of a tensor are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dtype {
     /// IEEE 754 single precision, 4 bytes a weight.
     F32,
+    /// IEEE 754 half precision, 2 bytes a weight.
+    F16,
+    /// The upper half of an f32, 2 bytes a weight.
+    Bf16,
     /// int8 with one f32 scale for every `group_size` weights of the tensor, counted row after row (llama2.c's v2).
     Int8 {
         /// Weights that share a scale.
         group_size: usize,
     },
+    /// ggml's 8 bits with a scale for every 32.
+    Q8_0,
+    /// ggml's 4 bits with a scale for every 32.
+    Q4_0,
+    /// ggml's 4 bits with a scale and a minimum for every 32.
+    Q4_1,
+    /// ggml's 5 bits with a scale for every 32.
+    Q5_0,
+    /// ggml's 5 bits with a scale and a minimum for every 32.
+    Q5_1,
+    /// ggml's 2 bits in blocks of 256, a scale and a minimum of 4 bits for every 16.
+    Q2K,
+    /// ggml's 3 bits in blocks of 256, a scale of 6 bits for every 16.
+    Q3K,
+    /// ggml's 4 bits in blocks of 256, a scale and a minimum of 6 bits for every 32.
+    Q4K,
+    /// ggml's 5 bits in blocks of 256, a scale and a minimum of 6 bits for every 32.
+    Q5K,
+    /// ggml's 6 bits in blocks of 256, a scale of 8 bits for every 16.
+    Q6K,
+    /// ggml's 4 bits that choose from 16 values, a scale for every 32.
+    Iq4Nl,
+    /// ggml's 4 bits that choose from 16 values, in blocks of 256, a scale of 6 bits for every 32.
+    Iq4Xs,
+}
+
+impl Dtype {
+    /// Weights and bytes of a block, where a row is a whole number of blocks; `None` for [`Dtype::Int8`], whose scales
+    /// lie apart.
+    #[must_use]
+    pub fn block(self) -> Option<(usize, usize)> {
+        fn of<B: Block>() -> (usize, usize) {
+            (B::WEIGHTS, B::BYTES)
+        }
+        Some(match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::Bf16 => (1, 2),
+            Self::Int8 { .. } => return None,
+            Self::Q8_0 => of::<Q8_0>(),
+            Self::Q4_0 => of::<Q4_0>(),
+            Self::Q4_1 => of::<Q4_1>(),
+            Self::Q5_0 => of::<Q5_0>(),
+            Self::Q5_1 => of::<Q5_1>(),
+            Self::Q2K => of::<Q2K>(),
+            Self::Q3K => of::<Q3K>(),
+            Self::Q4K => of::<Q4K>(),
+            Self::Q5K => of::<Q5K>(),
+            Self::Q6K => of::<Q6K>(),
+            Self::Iq4Nl => of::<Iq4Nl>(),
+            Self::Iq4Xs => of::<Iq4Xs>(),
+        })
+    }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::F32 => f.write_str("f32"),
-            Self::Int8 { group_size } => write!(f, "int8 (groups of {group_size})"),
-        }
+        let name = match self {
+            Self::Int8 { group_size } => return write!(f, "int8 (groups of {group_size})"),
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "Q8_0",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
+        };
+        f.write_str(name)
     }
 }
 
@@ -61,20 +154,78 @@ pub(crate) trait Format: Copy {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rows<'a> {
     F32(F32Rows<'a>),
+    F16(Float16Rows<'a, F16>),
+    Bf16(Float16Rows<'a, Bf16>),
     Int8(Int8Rows<'a>),
+    Q8_0(BlockRows<'a, Q8_0>),
+    Q4_0(BlockRows<'a, Q4_0>),
+    Q4_1(BlockRows<'a, Q4_1>),
+    Q5_0(BlockRows<'a, Q5_0>),
+    Q5_1(BlockRows<'a, Q5_1>),
+    Q2K(BlockRows<'a, Q2K>),
+    Q3K(BlockRows<'a, Q3K>),
+    Q4K(BlockRows<'a, Q4K>),
+    Q5K(BlockRows<'a, Q5K>),
+    Q6K(BlockRows<'a, Q6K>),
+    Iq4Nl(BlockRows<'a, Iq4Nl>),
+    Iq4Xs(BlockRows<'a, Iq4Xs>),
 }
 
 /// Calls a generic function with the format that the weights are in.
 macro_rules! with_format {
     ($rows:expr, $format:ident => $body:expr) => {
         match $rows {
-            $crate::quant::Rows::F32($format) => $body,
-            $crate::quant::Rows::Int8($format) => $body,
+            Rows::F32($format) => $body,
+            Rows::F16($format) => $body,
+            Rows::Bf16($format) => $body,
+            Rows::Int8($format) => $body,
+            Rows::Q8_0($format) => $body,
+            Rows::Q4_0($format) => $body,
+            Rows::Q4_1($format) => $body,
+            Rows::Q5_0($format) => $body,
+            Rows::Q5_1($format) => $body,
+            Rows::Q2K($format) => $body,
+            Rows::Q3K($format) => $body,
+            Rows::Q4K($format) => $body,
+            Rows::Q5K($format) => $body,
+            Rows::Q6K($format) => $body,
+            Rows::Iq4Nl($format) => $body,
+            Rows::Iq4Xs($format) => $body,
         }
     };
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// Rows of one of ggml's block formats.
+    ///
+    /// # Panics
+    /// If `dtype` is none of them.
+    pub(crate) fn of_blocks(dtype: Dtype, bytes: &'a [u8], n: usize) -> Self {
+        match dtype {
+            Dtype::Q8_0 => Self::Q8_0(BlockRows::new(bytes, n)),
+            Dtype::Q4_0 => Self::Q4_0(BlockRows::new(bytes, n)),
+            Dtype::Q4_1 => Self::Q4_1(BlockRows::new(bytes, n)),
+            Dtype::Q5_0 => Self::Q5_0(BlockRows::new(bytes, n)),
+            Dtype::Q5_1 => Self::Q5_1(BlockRows::new(bytes, n)),
+            Dtype::Q2K => Self::Q2K(BlockRows::new(bytes, n)),
+            Dtype::Q3K => Self::Q3K(BlockRows::new(bytes, n)),
+            Dtype::Q4K => Self::Q4K(BlockRows::new(bytes, n)),
+            Dtype::Q5K => Self::Q5K(BlockRows::new(bytes, n)),
+            Dtype::Q6K => Self::Q6K(BlockRows::new(bytes, n)),
+            Dtype::Iq4Nl => Self::Iq4Nl(BlockRows::new(bytes, n)),
+            Dtype::Iq4Xs => Self::Iq4Xs(BlockRows::new(bytes, n)),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Int8 { .. } => panic!("{dtype} has no blocks"),
+        }
+    }
+
+    pub(crate) fn f16(weights: &'a [u16], n: usize) -> Self {
+        Self::F16(Float16Rows::new(weights, n))
+    }
+
+    pub(crate) fn bf16(weights: &'a [u16], n: usize) -> Self {
+        Self::Bf16(Float16Rows::new(weights, n))
+    }
+
     /// The numbers that a row stands for.
     pub(crate) fn dequantize(self, row: usize, out: &mut [f32]) {
         with_format!(self, format => format.dequantize(row, out));
@@ -83,8 +234,9 @@ impl Rows<'_> {
     /// How many activations must share a scale for these weights; `None` if they are multiplied as f32.
     pub(crate) fn activation_group(self) -> Option<usize> {
         match self {
-            Self::F32(_) => None,
+            Self::F32(_) | Self::F16(_) | Self::Bf16(_) => None,
             Self::Int8(rows) => Some(rows.activation_group()),
+            _ => Some(GROUP),
         }
     }
 

@@ -50,6 +50,21 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_ps(from.as_ptr()) }
     }
     #[inline(always)]
+    fn load_f16(self, from: &[u16]) -> __m256 {
+        let from = &from[..8];
+        // SAFETY: as above.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16]) -> __m256 {
+        let from = &from[..8];
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+        }
+    }
+    #[inline(always)]
     fn load_partial(self, from: &[f32]) -> __m256 {
         assert!(from.len() < 8);
         // SAFETY: as above; the mask covers as many elements as there are.
@@ -133,6 +148,63 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn splat_u8x32(self, value: u8) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_set1_epi8(value as i8) }
+    }
+    #[inline(always)]
+    fn load_u8x32(self, from: &[u8]) -> __m256i {
+        let from = &from[..32];
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8]) -> __m256i {
+        let from = &from[..16];
+        // SAFETY: as above.
+        unsafe { nibbles(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn spread_bits(self, bits: u32) -> __m256i {
+        // Each byte gets the byte of `bits` that holds its bit, and keeps that bit alone.
+        // SAFETY: as above.
+        unsafe {
+            let which =
+                _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+            let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), which);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
+        }
+    }
+    #[inline(always)]
+    fn bits<const SHIFT: i32>(self, a: __m256i, mask: u8) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_and_si256(_mm256_srli_epi16::<SHIFT>(a), _mm256_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    fn bits_up<const SHIFT: i32>(self, a: __m256i, mask: u8) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_slli_epi16::<SHIFT>(_mm256_and_si256(a, _mm256_set1_epi8(mask as i8))) }
+    }
+    #[inline(always)]
+    fn and_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_and_si256(a, b) }
+    }
+    #[inline(always)]
+    fn or_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], a: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, a)
+        }
+    }
+    #[inline(always)]
     fn load_i32x8(self, from: &[i32]) -> __m256i {
         let from = &from[..8];
         // SAFETY: as above.
@@ -154,13 +226,65 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn dot_u8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // A pair is at most 2 * 127 * 127 = 32,258, which fits an i16.
+        // SAFETY: as above.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))) }
+    }
+    #[inline(always)]
     fn dot_unbias(self, dots: __m256i, _x_sums: __m256i) -> __m256i {
         dots
     }
     #[inline(always)]
-    fn sum_i32x8_each(self, a: [__m256i; 8]) -> __m256i {
+    fn sum_halves_each(self, a: [__m256i; 8]) -> [__m256i; 2] {
         // SAFETY: as above.
-        unsafe { sum_i32x8_each(a) }
+        unsafe { sum_halves_each(a) }
+    }
+    #[inline(always)]
+    fn add_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn sub_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn widen_i8x8(self, a: u64) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(a as i64)) }
+    }
+    #[inline(always)]
+    fn widen_i8_pairs(self, a: u128) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm256_cvtepi16_epi32(_mm_set_epi64x((a >> 64) as i64, a as i64));
+            [_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(words)), _mm256_srai_epi32::<8>(words)]
+        }
+    }
+    #[inline(always)]
+    fn f16x8(self, [a, b, c, d, e, f, g, h]: [u16; 8]) -> __m256 {
+        let [a, b, c, d, e, f, g, h] =
+            [a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16];
+        // SAFETY: as above.
+        unsafe { _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h)) }
+    }
+    #[inline(always)]
+    fn splat_x8(self, value: f32) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn load_x8(self, from: &[f32]) -> __m256 {
+        let from = &from[..8];
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn mul_add_x8(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     fn to_f32x8(self, a: __m256i) -> __m256 {
@@ -234,14 +358,20 @@ pub(super) fn sum_x8_each<const N: usize>(a: [__m256; N]) -> [f32; N] {
     sums
 }
 
-/// Lane `i` is the sum of the lanes of `a[i]`.
+/// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7.
 #[target_feature(enable = "avx2")]
 #[inline]
-pub(super) fn sum_i32x8_each(a: [__m256i; 8]) -> __m256i {
+pub(super) fn sum_halves_each(a: [__m256i; 8]) -> [__m256i; 2] {
     // Each hadd adds neighbours within 128-bit halves; after two, a half holds four vectors' sums of that half.
     let abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(a[2], a[3]));
     let efgh = _mm256_hadd_epi32(_mm256_hadd_epi32(a[4], a[5]), _mm256_hadd_epi32(a[6], a[7]));
-    let low = _mm256_permute2x128_si256::<0x20>(abcd, efgh);
-    let high = _mm256_permute2x128_si256::<0x31>(abcd, efgh);
-    _mm256_add_epi32(low, high)
+    [_mm256_permute2x128_si256::<0x20>(abcd, efgh), _mm256_permute2x128_si256::<0x31>(abcd, efgh)]
+}
+
+/// The low halves of 16 bytes, then their high halves.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn nibbles(bytes: __m128i) -> __m256i {
+    let shifted = _mm256_srlv_epi64(_mm256_broadcastsi128_si256(bytes), _mm256_setr_epi64x(0, 0, 4, 4));
+    _mm256_and_si256(shifted, _mm256_set1_epi8(15))
 }

@@ -34,6 +34,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn splat(self, value: f32) -> Self::F32;
     /// The first `LANES` elements. Panics if there are fewer.
     fn load(self, from: &[f32]) -> Self::F32;
+    /// The first `LANES` IEEE half-precision numbers, as f32. Panics if there are fewer.
+    fn load_f16(self, from: &[u16]) -> Self::F32;
+    /// The first `LANES` bfloat16 numbers, as f32. Panics if there are fewer.
+    fn load_bf16(self, from: &[u16]) -> Self::F32;
     /// All of `from`, which has fewer than `LANES` elements, and then zeros.
     fn load_partial(self, from: &[f32]) -> Self::F32;
     /// Writes the first `LANES` elements. Panics if there is room for fewer.
@@ -71,6 +75,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         block[..from.len()].copy_from_slice(from);
         self.load_i8x32(&block)
     }
+    /// `[value; 32]`, as bytes.
+    fn splat_u8x32(self, value: u8) -> Self::I8x32;
+    /// The first 32 bytes. Panics if there are fewer.
+    fn load_u8x32(self, from: &[u8]) -> Self::I8x32;
+    /// The low halves of the first 16 bytes, then their high halves. Panics if there are fewer.
+    fn load_nibbles(self, from: &[u8]) -> Self::I8x32;
+    /// In byte `i`, 255 if bit `i` of `bits` is set, or else 0.
+    fn spread_bits(self, bits: u32) -> Self::I8x32;
+    /// `(a >> SHIFT) & mask`, byte by byte. `mask` has no bit that a byte's neighbour could shift in.
+    fn bits<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    /// `(a & mask) << SHIFT`, byte by byte. No bit of `mask` is shifted out.
+    fn bits_up<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    /// `a & b`
+    fn and_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
+    /// `a | b`
+    fn or_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
+    /// `table[a[i]]`, where every `a[i]` is below 16.
+    fn lookup(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32;
     /// The first 8 elements. Panics if there are fewer.
     fn load_i32x8(self, from: &[i32]) -> Self::I32x8;
     /// `[0; 8]`
@@ -80,10 +102,36 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     ///
     /// (VNNI multiplies unsigned by signed: weights are shifted up by 128 there, which adds `128 * sum(x)`.)
     fn dot_i8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
+    /// `acc` with `w · x` added, spread over the lanes: the first 16 products in lanes 0 to 3, the others in lanes 4
+    /// to 7. `w` is within 0..=127, `x` within -127..=127.
+    fn dot_u8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
     /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that they saw.
     fn dot_unbias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
-    /// In lane `i`, the sum of the lanes of `a[i]`: eight reductions at once cost little more than two.
-    fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8;
+    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions at once cost little
+    /// more than two.
+    fn sum_halves_each(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
+    /// `a + b`
+    fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
+    /// `a - b`
+    fn sub_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
+    /// In lane `i`, the sum of the lanes of `a[i]`.
+    #[inline(always)]
+    fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8 {
+        let [low, high] = self.sum_halves_each(a);
+        self.add_i32x8(low, high)
+    }
+    /// The eight int8 of a little-endian word, as int32.
+    fn widen_i8x8(self, a: u64) -> Self::I32x8;
+    /// The int8 of a little-endian word, as int32: those at even places, and those at odd ones.
+    fn widen_i8_pairs(self, a: u128) -> [Self::I32x8; 2];
+    /// IEEE half-precision numbers as f32.
+    fn f16x8(self, a: [u16; 8]) -> Self::F32x8;
+    /// `[value; 8]`
+    fn splat_x8(self, value: f32) -> Self::F32x8;
+    /// The first 8 elements. Panics if there are fewer.
+    fn load_x8(self, from: &[f32]) -> Self::F32x8;
+    /// `a * b + c`, rounded once where the machine can.
+    fn mul_add_x8(self, a: Self::F32x8, b: Self::F32x8, c: Self::F32x8) -> Self::F32x8;
     /// `a as f32`
     fn to_f32x8(self, a: Self::I32x8) -> Self::F32x8;
     /// The lanes given.

@@ -14,6 +14,12 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+/// Not [`half::f16::to_f32`], which asks the processor each time.
+#[inline(always)]
+fn f16_to_f32(bits: u16) -> f32 {
+    half::f16::from_bits(bits).to_f32_const()
+}
+
 impl Simd for Scalar {
     const LANES: usize = LANES;
     type F32 = [f32; LANES];
@@ -28,6 +34,14 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load(self, from: &[f32]) -> Self::F32 {
         std::array::from_fn(|i| from[i])
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16]) -> Self::F32 {
+        std::array::from_fn(|i| f16_to_f32(from[i]))
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16]) -> Self::F32 {
+        std::array::from_fn(|i| f32::from_bits(u32::from(from[i]) << 16))
     }
     #[inline(always)]
     fn load_partial(self, from: &[f32]) -> Self::F32 {
@@ -90,6 +104,42 @@ impl Simd for Scalar {
         std::array::from_fn(|i| from[i])
     }
     #[inline(always)]
+    fn splat_u8x32(self, value: u8) -> Self::I8x32 {
+        [value as i8; 32]
+    }
+    #[inline(always)]
+    fn load_u8x32(self, from: &[u8]) -> Self::I8x32 {
+        std::array::from_fn(|i| from[i] as i8)
+    }
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8]) -> Self::I8x32 {
+        std::array::from_fn(|i| if i < 16 { from[i] & 15 } else { from[i - 16] >> 4 } as i8)
+    }
+    #[inline(always)]
+    fn spread_bits(self, bits: u32) -> Self::I8x32 {
+        std::array::from_fn(|i| -((bits >> i & 1) as i8))
+    }
+    #[inline(always)]
+    fn bits<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
+        a.map(|byte| (byte as u8 >> SHIFT & mask) as i8)
+    }
+    #[inline(always)]
+    fn bits_up<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
+        a.map(|byte| ((byte as u8 & mask) << SHIFT) as i8)
+    }
+    #[inline(always)]
+    fn and_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32 {
+        std::array::from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32 {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32 {
+        a.map(|i| table[i as usize & 15])
+    }
+    #[inline(always)]
     fn load_i32x8(self, from: &[i32]) -> Self::I32x8 {
         std::array::from_fn(|i| from[i])
     }
@@ -104,12 +154,49 @@ impl Simd for Scalar {
         })
     }
     #[inline(always)]
+    fn dot_u8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8 {
+        self.dot_i8x32(acc, w, x)
+    }
+    #[inline(always)]
     fn dot_unbias(self, dots: Self::I32x8, _x_sums: Self::I32x8) -> Self::I32x8 {
         dots
     }
     #[inline(always)]
-    fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8 {
-        a.map(|v| v.iter().sum())
+    fn sum_halves_each(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2] {
+        [a.map(|v| v[..4].iter().sum()), a.map(|v| v[4..].iter().sum())]
+    }
+    #[inline(always)]
+    fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn widen_i8x8(self, a: u64) -> Self::I32x8 {
+        a.to_le_bytes().map(|byte| i32::from(byte as i8))
+    }
+    #[inline(always)]
+    fn widen_i8_pairs(self, a: u128) -> [Self::I32x8; 2] {
+        let bytes = a.to_le_bytes();
+        [0, 1].map(|odd| std::array::from_fn(|i| i32::from(bytes[2 * i + odd] as i8)))
+    }
+    #[inline(always)]
+    fn f16x8(self, a: [u16; 8]) -> Self::F32x8 {
+        a.map(f16_to_f32)
+    }
+    #[inline(always)]
+    fn splat_x8(self, value: f32) -> Self::F32x8 {
+        [value; 8]
+    }
+    #[inline(always)]
+    fn load_x8(self, from: &[f32]) -> Self::F32x8 {
+        self.load(from)
+    }
+    #[inline(always)]
+    fn mul_add_x8(self, a: Self::F32x8, b: Self::F32x8, c: Self::F32x8) -> Self::F32x8 {
+        self.mul_add(a, b, c)
     }
     #[inline(always)]
     fn to_f32x8(self, a: Self::I32x8) -> Self::F32x8 {

@@ -4,7 +4,7 @@
 //! a number beyond the vocabulary for text that only merges name. Two symbols are merged by looking their numbers up.
 //!
 //! Invariant: in a word the symbols tile the bytes. A symbol is named by the byte it starts at, and every merge removes
-//! one, so there are less merges than bytes whatever the table says. A candidate in the heap is still true exactly if its
+//! one, so there are fewer merges than bytes whatever the table says. A candidate in the heap is still true exactly if its
 //! left symbol is alive and the pair ends where it did: symbols only grow, so both are then what they were.
 //!
 //! Source: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); GPT-2's `encoder.py` for the alphabet.
@@ -27,7 +27,6 @@ const MAX_MERGES: usize = 1 << 26;
 type Symbol = u32;
 
 /// What turns text into tokens, besides the pieces.
-#[derive(Clone)]
 pub(super) struct BytePairs {
     pre: PreTokenizer,
     merges: Merges,
@@ -133,9 +132,8 @@ struct Merge {
 
 /// A merge for each pair that has one.
 ///
-/// Open addressing with linear probing. Invariant: at least half of the slots, whose number is a power of two, are
+/// Open addressing with linear probing. Invariant: at least a third of the slots, whose number is a power of two, is
 /// empty, so a probe always meets one.
-#[derive(Clone)]
 struct Merges {
     /// An empty slot has the pair (`DEAD`, `DEAD`).
     slots: Vec<Merge>,
@@ -149,7 +147,7 @@ impl Merges {
         let empty = Merge { pair: (DEAD, DEAD), rank: 0, result: DEAD };
         let random = RandomState::new();
         let keys = [random.hash_one(0), random.hash_one(1) | 1];
-        Self { slots: vec![empty; (2 * count).next_power_of_two()], keys }
+        Self { slots: vec![empty; (count + count / 2 + 1).next_power_of_two()], keys }
     }
 
     /// Adds a merge, unless its pair has one.
@@ -256,3 +254,6 @@ pub(super) fn decode_alphabet(text: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,6 @@
 
 mod bpe;
 mod decoder;
-#[allow(dead_code, reason = "for readers of files")]
 mod parts;
 mod pre;
 mod sentencepiece;
@@ -27,12 +26,12 @@ mod vocab;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
 use bpe::BytePairs;
 pub use decoder::Decoder;
-#[allow(unused_imports, reason = "for readers of files")]
 pub(crate) use parts::{Merging, PiecePart, TokenizerParts};
 use user_defined::{Fragment, UserDefined};
 use vocab::{Vocab, VocabBuilder};
@@ -64,10 +63,10 @@ enum Algorithm {
         /// A text begins with a space that is not its own.
         dummy_space: bool,
     },
-    BytePairs(Box<BytePairs>),
+    BytePairs(Arc<BytePairs>),
 }
 
-/// Turns text into the tokens that a model was trained on, and tokens into text.
+/// Turns text into the tokens that a model was trained on, and tokens into text. Cheap to clone: clones share everything.
 ///
 /// ```
 /// use babyllama::Tokenizer;
@@ -88,10 +87,10 @@ enum Algorithm {
 /// ```
 #[derive(Clone)]
 pub struct Tokenizer {
-    vocab: Vocab,
+    vocab: Arc<Vocab>,
     algorithm: Algorithm,
     /// None, if no piece is user-defined.
-    user_defined: Option<Box<UserDefined>>,
+    user_defined: Option<Arc<UserDefined>>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
     /// The tokens that end a text, in ascending order.
@@ -151,7 +150,7 @@ impl Tokenizer {
         let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
         let (bos, eos) = (control(1), control(2));
         Ok(Self {
-            vocab,
+            vocab: Arc::new(vocab),
             algorithm: Algorithm::SentencePiece { dummy_space: true },
             user_defined: None,
             bos,
@@ -168,7 +167,7 @@ impl Tokenizer {
     ///
     /// A SentencePiece tokenizer puts a space before a text that isn't empty, unless its file says not to, and after each
     /// user-defined piece; U+2581 counts as a space, and runs of spaces stay as they are. A byte-level one changes nothing:
-    /// its tokens spell the text's bytes.
+    /// its tokens spell the text's bytes, but for those that have no piece in its vocabulary, which are lost.
     ///
     /// Takes O(n log n) time. A text, or a word of a byte-level tokenizer, beyond 1 GiB is encoded in parts of that size,
     /// and no piece spans two parts.

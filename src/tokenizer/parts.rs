@@ -7,6 +7,7 @@
 //! names, and what is added to a prompt.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::bpe::{BytePairs, decode_alphabet};
 use super::pre::PreTokenizer;
@@ -182,7 +183,7 @@ impl Tokenizer {
                 let Some(pre) = PreTokenizer::named(pre) else {
                     return refuse(format!("the pre-tokenizer {pre:?} is not known"));
                 };
-                (Algorithm::BytePairs(Box::new(BytePairs::new(&vocab, pre, merges)?)), pre.adds_bos)
+                (Algorithm::BytePairs(Arc::new(BytePairs::new(&vocab, pre, merges)?)), pre.adds_bos)
             }
         };
         if parts.add_bos == Some(true) && bos.is_none() {
@@ -194,8 +195,8 @@ impl Tokenizer {
 
         let user_defined = UserDefined::new(vocab.of_kind(PieceKind::UserDefined));
         Ok(Self {
-            user_defined: (!user_defined.is_empty()).then(|| Box::new(user_defined)),
-            vocab,
+            user_defined: (!user_defined.is_empty()).then(|| Arc::new(user_defined)),
+            vocab: Arc::new(vocab),
             algorithm,
             bos,
             eos,
@@ -248,3 +249,6 @@ fn with_plain_spaces(piece: &[u8]) -> Cow<'_, [u8]> {
     }
     text.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -338,3 +338,6 @@ fn is_symbol(c: char) -> bool {
 fn is_ascii_symbol_or_punctuation(c: char) -> bool {
     class(c) == Class::Punctuation || matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '~' | '|')
 }
+
+#[cfg(test)]
+mod tests;

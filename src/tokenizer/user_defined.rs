@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use crate::error::TokenId;
 
 /// The user-defined pieces of a vocabulary.
-#[derive(Clone)]
 pub(super) struct UserDefined {
     /// Of equal texts the first has the id.
     ids: HashMap<Box<str>, TokenId>,

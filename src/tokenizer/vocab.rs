@@ -109,7 +109,6 @@ impl VocabBuilder {
 }
 
 /// The pieces of a tokenizer. An id is a piece's position.
-#[derive(Clone)]
 pub(super) struct Vocab {
     /// All pieces, one after the other.
     text: Vec<u8>,
@@ -124,8 +123,9 @@ pub(super) struct Vocab {
     has_unused: bool,
     /// Bytes in the longest piece of the index.
     longest: usize,
-    /// Open addressing with linear probing: ids of pieces that text may be merged to, or [`EMPTY`].
-    index: Vec<TokenId>,
+    /// Open addressing with linear probing: parts of the hashes and ids of pieces that text may be merged to, or
+    /// [`EMPTY`]. By the hash most probes tell without the text, which is somewhere else in memory.
+    index: Vec<(u32, TokenId)>,
     /// Randomly keyed, so that no file can be made whose pieces all collide.
     hasher: RandomState,
 }
@@ -190,17 +190,25 @@ impl Vocab {
         if piece.is_empty() || piece.len() > self.longest {
             return None;
         }
-        self.index.get(self.slot(piece)).copied().filter(|&id| id != EMPTY)
+        let (_, id) = self.index[self.slot(piece, self.hash(piece))];
+        (id != EMPTY).then_some(id)
+    }
+
+    fn hash(&self, piece: &[u8]) -> u64 {
+        self.hasher.hash_one(piece)
     }
 
     /// The slot that holds `piece`, or the empty one where it belongs. The index must not be empty.
-    fn slot(&self, piece: &[u8]) -> usize {
+    fn slot(&self, piece: &[u8], hash: u64) -> usize {
         let mask = self.index.len() - 1;
-        let mut slot = self.hasher.hash_one(piece) as usize & mask;
-        while self.index[slot] != EMPTY && self.piece(self.index[slot]) != Some(piece) {
+        let mut slot = hash as usize & mask;
+        loop {
+            let (tag, id) = self.index[slot];
+            if id == EMPTY || (tag == tag_of(hash) && self.piece(id) == Some(piece)) {
+                return slot;
+            }
             slot = (slot + 1) & mask;
         }
-        slot
     }
 
     fn build_index(&mut self, hidden: &HashSet<TokenId>) {
@@ -211,13 +219,14 @@ impl Vocab {
                 && !hidden.contains(&id)
         };
         let found: Vec<_> = self.ids().filter(|&id| is_found(id)).collect();
-        self.index = vec![EMPTY; (2 * found.len()).next_power_of_two()];
+        self.index = vec![(0, EMPTY); (2 * found.len()).next_power_of_two()];
         for id in found {
             let piece = slice(&self.text, &self.ends, id as usize);
-            let slot = self.slot(piece);
+            let hash = self.hash(piece);
+            let slot = self.slot(piece, hash);
             self.longest = self.longest.max(piece.len());
-            if self.index[slot] == EMPTY {
-                self.index[slot] = id;
+            if self.index[slot].1 == EMPTY {
+                self.index[slot] = (tag_of(hash), id);
             }
         }
     }
@@ -242,6 +251,11 @@ impl Vocab {
     fn ids(&self) -> std::ops::Range<TokenId> {
         0..self.len() as TokenId
     }
+}
+
+/// The part of a hash that the index keeps: not the one that says where it looks first.
+fn tag_of(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
 /// Piece `id` of those that end at `ends`.

@@ -7,6 +7,7 @@
 //! - [`forward`]: the forward pass in f64
 //! - [`runq`]: the forward pass of int8 files, in the arithmetic that defines them
 //! - [`golden`]: Hugging Face's logits
+//! - [`gguf`]: GGUF files, well-formed or not
 //! - [`scripted`]: a model that says what it is told to, and tokenizers for it
 
 #![allow(dead_code, reason = "each test crate compiles this module anew and uses a part of it")]
@@ -14,6 +15,7 @@
 #![allow(unreachable_pub, reason = "`pub` marks what the tests may use, as it would in a library")]
 
 mod forward;
+pub mod gguf;
 mod golden;
 mod runq;
 mod scripted;

@@ -1,0 +1,156 @@
+//! A Llama's hyperparameters, from the keys of a GGUF file.
+
+use super::metadata::{FromValue, Metadata, Value, wrong_type};
+use crate::config::{Config, RopeScaling};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a file must say it is.
+const ARCHITECTURE: &str = "llama";
+
+/// That the file holds a Llama.
+pub(super) fn check_architecture(metadata: &Metadata<'_>) -> Result<()> {
+    let found: String = metadata.required("general.architecture")?;
+    if found == ARCHITECTURE { Ok(()) } else { Err(ErrorKind::UnsupportedArchitecture { found }.into()) }
+}
+
+/// The hyperparameters, not yet validated. `vocab_size` is not taken from the keys: the embeddings' rows tell it.
+///
+/// Other keys are not read. `attention.sliding_window` is one, which Mistral 7B's first version has: llama.cpp doesn't apply
+/// it to this architecture, and within the window of 4096 positions there is no difference.
+pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize) -> Result<Config> {
+    let keys = Keys(metadata);
+    if let Some(experts) = keys.optional::<usize>("expert_count")?.filter(|&experts| experts > 0) {
+        return Err(invalid("expert_count", &experts, "mixtures of experts are not supported"));
+    }
+    if keys.optional::<bool>("attention.causal")? == Some(false) {
+        return Err(invalid(
+            "attention.causal",
+            &false,
+            "models that read in both directions are not supported",
+        ));
+    }
+    let dim = keys.required("embedding_length")?;
+    let n_layers: usize = keys.required("block_count")?;
+    let per_layer = PerLayer { keys: &keys, n_layers };
+    let n_heads = per_layer.required("attention.head_count")?;
+    let n_kv_heads = per_layer.optional("attention.head_count_kv")?.unwrap_or(n_heads);
+    let head_dim = match keys.optional("attention.key_length")? {
+        Some(head_dim) => head_dim,
+        None if n_heads != 0 && dim % n_heads == 0 => dim / n_heads,
+        None => return Err(invalid("n_heads", &n_heads, &format!("must divide dim, {dim}"))),
+    };
+    if let Some(found) = keys.optional::<usize>("attention.value_length")?.filter(|&found| found != head_dim)
+    {
+        let reason = format!("values as wide as keys, {head_dim}, are all that is supported");
+        return Err(invalid("attention.value_length", &found, &reason));
+    }
+    let max_seq_len = keys.required("context_length")?;
+    Ok(Config {
+        dim,
+        hidden_dim: per_layer.required("feed_forward_length")?,
+        n_layers,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        rope_dim: keys.optional("rope.dimension_count")?.unwrap_or(head_dim),
+        vocab_size,
+        max_seq_len,
+        norm_eps: keys.required::<f64>("attention.layer_norm_rms_epsilon")? as f32,
+        rope_theta: keys.optional("rope.freq_base")?.unwrap_or(1e4),
+        rope_scaling: rope_scaling(&keys, max_seq_len)?,
+    })
+}
+
+/// llama.cpp's rules: without a type a factor means linear scaling, and a factor of 0 means none.
+///
+/// `YaRN`'s betas and its logarithmic multiplier, which llama.cpp reads for other architectures alone, count here too:
+/// converters write them where the model was trained with them.
+fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling> {
+    let kind = keys.optional::<String>("rope.scaling.type")?.unwrap_or_else(|| "linear".into());
+    // The second name is older.
+    let factor = match keys.optional("rope.scaling.factor")? {
+        Some(factor) => Some(factor),
+        None => keys.optional("rope.scale_linear")?,
+    };
+    let factor = factor.filter(|&factor: &f64| factor != 0.0).unwrap_or(1.0);
+    let attn_factor = keys.optional("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let no_attn_factor = || match attn_factor {
+        1.0 => Ok(()),
+        _ => Err(invalid("rope.scaling.attn_factor", &attn_factor, "is supported with yarn alone")),
+    };
+    match &*kind {
+        "none" => no_attn_factor().map(|()| RopeScaling::None),
+        "linear" if factor == 1.0 => no_attn_factor().map(|()| RopeScaling::None),
+        "linear" => no_attn_factor().map(|()| RopeScaling::Linear { factor }),
+        "yarn" => {
+            if let Some(found) = keys.optional::<f64>("rope.scaling.yarn_ext_factor")?.filter(|&x| x != 1.0) {
+                return Err(invalid("rope.scaling.yarn_ext_factor", &found, "only 1 is supported"));
+            }
+            let log_multiplier = keys.optional("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+            let growth = |multiplier: f64| 1.0 + 0.1 * multiplier * factor.max(1.0).ln();
+            Ok(RopeScaling::Yarn {
+                factor,
+                original_context_length: keys
+                    .optional("rope.scaling.original_context_length")?
+                    .filter(|&positions| positions != 0)
+                    .unwrap_or(max_seq_len),
+                beta_fast: keys.optional("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                beta_slow: keys.optional("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                magnitude: growth(1.0) / growth(log_multiplier) * attn_factor,
+            })
+        }
+        _ => Err(invalid("rope.scaling.type", &kind, "only none, linear and yarn are supported")),
+    }
+}
+
+fn invalid(field: &'static str, value: &impl ToString, reason: &str) -> Error {
+    ErrorKind::Config { field, value: value.to_string(), reason: reason.into() }.into()
+}
+
+/// The keys of the architecture, without its name in front.
+#[derive(Debug)]
+struct Keys<'a>(&'a Metadata<'a>);
+
+impl<'a> Keys<'a> {
+    fn name(key: &str) -> String {
+        format!("{ARCHITECTURE}.{key}")
+    }
+
+    fn get(&self, key: &str) -> Option<&Value<'a>> {
+        self.0.get(&Self::name(key))
+    }
+
+    fn optional<T: FromValue>(&self, key: &str) -> Result<Option<T>> {
+        self.0.optional(&Self::name(key))
+    }
+
+    fn required<T: FromValue>(&self, key: &str) -> Result<T> {
+        self.0.required(&Self::name(key))
+    }
+}
+
+/// Keys that may give a number for each layer. Here all layers must have the same.
+#[derive(Debug)]
+struct PerLayer<'a> {
+    keys: &'a Keys<'a>,
+    n_layers: usize,
+}
+
+impl PerLayer<'_> {
+    fn optional(&self, key: &'static str) -> Result<Option<usize>> {
+        const EXPECTED: &str = "a whole number, the same for every layer";
+        let Some(value) = self.keys.get(key) else { return Ok(None) };
+        let Some(items) = value.items() else { return self.keys.optional(key) };
+        let wrong = || wrong_type(&Keys::name(key), EXPECTED, value);
+        if items.len() != self.n_layers {
+            return Err(wrong());
+        }
+        let mut widths = items.map(|item| usize::from_value(&item));
+        let first = widths.next().flatten().ok_or_else(wrong)?;
+        if widths.all(|width| width == Some(first)) { Ok(Some(first)) } else { Err(wrong()) }
+    }
+
+    fn required(&self, key: &'static str) -> Result<usize> {
+        self.optional(key)?.ok_or_else(|| ErrorKind::MissingKey { key: Keys::name(key) }.into())
+    }
+}

@@ -1,0 +1,292 @@
+//! GGUF, versions 1 to 3: llama.cpp's files, little-endian.
+//!
+//! ```text
+//! "GGUF"  u32 version  count n_tensors  count n_keys           a count is a u64; in version 1 a u32
+//! n_keys of:     string key, u32 type, value                   a string is a count and its bytes
+//!                an array is u32 type, count, its elements
+//! n_tensors of:  string name, u32 n_dims, count for each dimension (innermost first), u32 type, u64 offset
+//! zeros to the next multiple of general.alignment (32), from where offsets are counted; each tensor starts at one
+//! ```
+//!
+//! Only the modules here know GGUF's names. In architecture `llama` the rows of Q and K are already in Meta's order:
+//! RoPE turns adjacent pairs.
+//!
+//! - here: the file, and models that are split into several
+//! - [`cursor`]: numbers, strings and values from bytes
+//! - [`metadata`]: keys and values, by type
+//! - [`tensors`]: where tensors lie, and in which format
+//! - [`hyperparameters`]: the [`Config`]
+//! - [`vocabulary`]: the tokenizer
+//!
+//! Source: `docs/gguf.md` in the ggml repository; and, for what is required and what is the default, llama.cpp.
+
+mod cursor;
+mod hyperparameters;
+mod metadata;
+mod tensors;
+mod vocabulary;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cursor::Cursor;
+use metadata::Metadata;
+use tensors::{TensorInfo, Tensors};
+
+use super::{Arithmetic, Checkpoint};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{LayerWeights, Weights};
+
+const FORMAT: &str = "GGUF";
+const MAGIC: &[u8] = b"GGUF";
+/// Where tensors start, if the file doesn't say otherwise.
+const ALIGNMENT: u64 = 32;
+/// The most keys, and tensors: ten times what the largest model has. The least of them takes 14 bytes in a file but
+/// 100 in memory, so without a limit a file could take several times its size.
+const MAX_ENTRIES: u64 = 1 << 14;
+/// The format's limit.
+const MAX_KEY_BYTES: usize = (1 << 16) - 1;
+/// The format's limit.
+const MAX_NAME_BYTES: usize = 64;
+
+pub(super) fn has_magic(storage: &Storage) -> bool {
+    storage.bytes().starts_with(MAGIC)
+}
+
+pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
+    let (header, mut cursor) = Header::read(storage)?;
+    let metadata = &header.metadata;
+    // A later part of a split model has no architecture, so this comes first.
+    let parts = Parts::of(metadata, storage.path())?;
+    hyperparameters::check_architecture(metadata)?;
+
+    let mut tensors = Tensors::default();
+    let mut file_bytes = storage.len();
+    header.read_tensors(&mut cursor, storage, &mut tensors)?;
+    if let Some(parts) = parts {
+        for part in 1..parts.count {
+            file_bytes += parts.read(part, &mut tensors)?;
+        }
+        parts.check_total(metadata, &tensors)?;
+    }
+
+    let (config, weights, rope_factors) = weights(metadata, tensors)?;
+    Ok(Checkpoint {
+        format: header.format,
+        config,
+        weights,
+        rope_factors,
+        arithmetic: Arithmetic::Exact,
+        chat_template: metadata.optional("tokenizer.chat_template")?,
+        metadata: metadata.describe(),
+        file_bytes,
+    })
+}
+
+pub(super) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
+    let (header, _) = Header::read(storage)?;
+    vocabulary::parts(&header.metadata)?.as_ref().map(Tokenizer::from_parts).transpose()
+}
+
+/// What stands in front of the tensors.
+#[derive(Debug)]
+struct Header<'a> {
+    format: &'static str,
+    metadata: Metadata<'a>,
+    n_tensors: u64,
+}
+
+impl<'a> Header<'a> {
+    /// Reads up to the tensors' infos, at which the cursor then stands.
+    fn read(storage: &'a Storage) -> Result<(Self, Cursor<'a>)> {
+        let mut cursor = Cursor::new(storage.bytes());
+        cursor.take(MAGIC.len() as u64, "the magic number")?;
+        let format = match cursor.u32("the version")? {
+            1 => "GGUF v1",
+            2 => "GGUF v2",
+            3 => "GGUF v3",
+            found if (1..=3).contains(&found.swap_bytes()) => {
+                return Err(ErrorKind::BigEndian { format: FORMAT }.into());
+            }
+            found => return Err(ErrorKind::UnsupportedVersion { format: FORMAT, found }.into()),
+        };
+        cursor.wide = format != "GGUF v1";
+        let n_tensors = cursor.count("the number of tensors")?;
+        let n_keys = cursor.count("the number of keys")?;
+        for (what, count) in [("tensors", n_tensors), ("keys", n_keys)] {
+            if count > MAX_ENTRIES {
+                return Err(malformed(format!("{count} {what}, at most {MAX_ENTRIES} are possible")));
+            }
+        }
+        let mut metadata = Metadata::default();
+        for _ in 0..n_keys {
+            let (key, value) = cursor.pair()?;
+            metadata.insert(key, value)?;
+        }
+        Ok((Self { format, metadata, n_tensors }, cursor))
+    }
+
+    fn read_tensors(
+        &self,
+        cursor: &mut Cursor<'a>,
+        storage: &Arc<Storage>,
+        tensors: &mut Tensors,
+    ) -> Result<()> {
+        let alignment = match self.metadata.optional::<u32>("general.alignment")? {
+            None => ALIGNMENT,
+            Some(alignment) if alignment.is_power_of_two() => alignment.into(),
+            Some(found) => return Err(malformed(format!("the alignment {found} is no power of two"))),
+        };
+        let mut infos = Vec::new();
+        for _ in 0..self.n_tensors {
+            infos.push(TensorInfo::read(cursor)?);
+        }
+        // A position and an alignment below 2^32 don't overflow.
+        let start = (cursor.position() as u64).next_multiple_of(alignment);
+        tensors.add(storage, infos, start, alignment)
+    }
+}
+
+/// The hyperparameters, the weights, and what Llama 3.1's rotary frequencies are divided by.
+fn weights(metadata: &Metadata<'_>, mut tensors: Tensors) -> Result<(Config, Weights, Option<Vec<f32>>)> {
+    const EMBEDDINGS: &str = "token_embd.weight";
+    let Some(shape) = tensors.shape(EMBEDDINGS) else {
+        return Err(ErrorKind::MissingTensor { name: EMBEDDINGS.into() }.into());
+    };
+    let vocab_size = match (vocabulary::len(metadata)?, metadata.optional("llama.vocab_size")?, &*shape) {
+        // Rows behind the last piece are padding, and llama.cpp lets a vocabulary overrule the key.
+        (Some(_), _, &[rows, _]) => rows,
+        (None, Some(vocab_size), _) => vocab_size,
+        (_, _, &[rows, _]) => rows,
+        _ => 1, // its shape is then no matrix's, which is found out below
+    };
+    let config = hyperparameters::config(metadata, vocab_size)?;
+    config.validate()?;
+
+    let (dim, q_dim, kv_dim, hidden) = (config.dim, config.q_dim(), config.kv_dim(), config.hidden_dim);
+    let tok_embeddings = tensors.matrix(EMBEDDINGS, vocab_size, dim)?;
+    let mut layers = Vec::new();
+    for l in 0..config.n_layers {
+        let name = |tensor: &str| format!("blk.{l}.{tensor}.weight");
+        layers.push(LayerWeights {
+            attention_norm: tensors.vector(&name("attn_norm"), dim)?,
+            wq: tensors.matrix(&name("attn_q"), q_dim, dim)?,
+            wk: tensors.matrix(&name("attn_k"), kv_dim, dim)?,
+            wv: tensors.matrix(&name("attn_v"), kv_dim, dim)?,
+            wo: tensors.matrix(&name("attn_output"), dim, q_dim)?,
+            ffn_norm: tensors.vector(&name("ffn_norm"), dim)?,
+            w1: tensors.matrix(&name("ffn_gate"), hidden, dim)?,
+            w2: tensors.matrix(&name("ffn_down"), dim, hidden)?,
+            w3: tensors.matrix(&name("ffn_up"), hidden, dim)?,
+        });
+    }
+    let norm = tensors.vector("output_norm.weight", dim)?;
+    let output = tensors.optional_matrix("output.weight", vocab_size, dim)?;
+    let rope_factors = tensors.optional_vector("rope_freqs.weight", config.rope_dim / 2)?;
+    if let Some(bad) = rope_factors.iter().flatten().find(|&&factor| !(factor > 0.0 && factor.is_finite())) {
+        let (value, reason) = (bad.to_string(), "must be positive numbers".into());
+        return Err(ErrorKind::Config { field: "rope_freqs", value, reason }.into());
+    }
+    tensors.finish()?;
+    Ok((config, Weights { tok_embeddings, layers, norm, output }, rope_factors))
+}
+
+/// A model in several files: `NAME-00001-of-00003.gguf` and so on. The first has all the metadata.
+#[derive(Debug)]
+struct Parts {
+    /// The path without `-00001-of-00003.gguf`.
+    prefix: PathBuf,
+    count: u32,
+}
+
+impl Parts {
+    /// `None` if the model is whole.
+    fn of(metadata: &Metadata<'_>, path: Option<&Path>) -> Result<Option<Self>> {
+        let Some(count) = metadata.optional::<u32>("split.count")?.filter(|&count| count > 1) else {
+            return Ok(None);
+        };
+        if count >= 100_000 {
+            return Err(malformed(format!("a model in {count} parts")));
+        }
+        let Some(path) = path else {
+            return Err(split(format!(
+                "this is a part of {count}: only files can be joined, not bytes in memory"
+            )));
+        };
+        let number = metadata.required::<u32>("split.no")?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let suffix = part_name(number, count);
+        let prefix = name.strip_suffix(&*suffix).map(|prefix| path.with_file_name(prefix));
+        if number > 0 {
+            let first = prefix.map_or_else(
+                || format!("the file whose name ends in {}", part_name(0, count)),
+                |prefix| Self { prefix, count }.path(0).display().to_string(),
+            );
+            let number = u64::from(number) + 1;
+            return Err(split(format!("this is part {number} of {count}: open {first}")));
+        }
+        let prefix = prefix
+            .ok_or_else(|| split(format!("the name of the first of {count} parts must end in {suffix}")))?;
+        Ok(Some(Self { prefix, count }))
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        let mut path = self.prefix.clone().into_os_string();
+        path.push(part_name(number, self.count));
+        path.into()
+    }
+
+    /// Adds a part's tensors; its size in bytes.
+    fn read(&self, number: u32, tensors: &mut Tensors) -> Result<u64> {
+        let storage = Arc::new(Storage::open(&self.path(number))?);
+        self.read_part(number, &storage, tensors).map_err(|e| e.at(storage.path()))?;
+        Ok(storage.len())
+    }
+
+    fn read_part(&self, number: u32, storage: &Arc<Storage>, tensors: &mut Tensors) -> Result<()> {
+        if !has_magic(storage) {
+            return Err(
+                ErrorKind::UnknownFormat { hint: "the part of a GGUF model was expected".into() }.into()
+            );
+        }
+        let (header, mut cursor) = Header::read(storage)?;
+        let found = (header.metadata.required("split.no")?, header.metadata.required("split.count")?);
+        if found != (number, self.count) {
+            let reason = format!(
+                "part {} of {} was expected, and it says it is part {} of {}",
+                number + 1,
+                self.count,
+                u64::from(found.0) + 1,
+                found.1
+            );
+            return Err(split(reason));
+        }
+        header.read_tensors(&mut cursor, storage, tensors)
+    }
+
+    /// That all parts together have as many tensors as the first says.
+    fn check_total(&self, metadata: &Metadata<'_>, tensors: &Tensors) -> Result<()> {
+        let Some(expected) = metadata.optional::<usize>("split.tensors.count")? else { return Ok(()) };
+        let found = tensors.len();
+        if expected == found {
+            return Ok(());
+        }
+        Err(split(format!("the {} parts should have {expected} tensors, they have {found}", self.count)))
+    }
+}
+
+/// What the name of a part ends with. Parts are counted from 0, in names from 1.
+fn part_name(number: u32, count: u32) -> String {
+    format!("-{:05}-of-{count:05}.gguf", u64::from(number) + 1)
+}
+
+fn malformed(reason: String) -> Error {
+    ErrorKind::Malformed { format: FORMAT, reason }.into()
+}
+
+fn split(reason: String) -> Error {
+    ErrorKind::Split { reason }.into()
+}

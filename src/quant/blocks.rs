@@ -1,0 +1,242 @@
+//! What ggml's block formats have in common.
+//!
+//! All of them cut a row into groups of 32 weights (or two halves of 16) whose value is `scale * q - min`, with `q` a
+//! small whole number. A format decodes eight groups at a time into [`Groups`]; the dot product with activations that
+//! were quantised in groups of 32, `x = d * p`, is then the same for all:
+//!
+//! ```text
+//! sum over groups of  scale * d * (q · p)  -  min * d * sum(p)
+//! ```
+//!
+//! Eight whole-number products share one reduction across lanes, and their scales are applied as one vector.
+
+use std::marker::PhantomData;
+
+use super::Format;
+use super::activation::{Input, QuantizedRow};
+use crate::simd::Simd;
+
+/// Weights that share an activation scale.
+pub(crate) const GROUP: usize = 32;
+/// Groups that are decoded together.
+pub(crate) const GROUPS: usize = 8;
+
+/// Eight decoded groups of 32 weights.
+pub(crate) struct Groups<S: Simd> {
+    /// The whole numbers: 0..=127, or int8 if [`Block::SIGNED`].
+    pub(crate) q: [S::I8x32; GROUPS],
+    /// The scale of each group; of the first and the second half of each group if [`Block::HALVES`], else twice the same.
+    pub(crate) scales: [S::F32x8; 2],
+    /// What is taken off, likewise.
+    pub(crate) mins: [S::F32x8; 2],
+}
+
+/// A format of ggml: blocks of 32 or 256 weights.
+pub(crate) trait Block: Copy + Send + Sync + 'static {
+    /// Weights in a block.
+    const WEIGHTS: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Whether `q` is int8, not 0..=127.
+    const SIGNED: bool = false;
+    /// Whether the halves of a group have scales of their own.
+    const HALVES: bool = false;
+    /// Whether there is anything to take off.
+    const HAS_MIN: bool = true;
+
+    /// The numbers that a block stands for, as ggml defines them, to the bit.
+    fn dequantize(block: &[u8], out: &mut [f32]);
+
+    /// Decodes `n` groups (8, or fewer at the end of a row); the others get scales and minima of 0.
+    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S>;
+}
+
+/// Rows of blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockRows<'a, B> {
+    bytes: &'a [u8],
+    n: usize,
+    _format: PhantomData<B>,
+}
+
+impl<'a, B: Block> BlockRows<'a, B> {
+    pub(crate) fn new(bytes: &'a [u8], n: usize) -> Self {
+        Self { bytes, n, _format: PhantomData }
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &'a [u8] {
+        let len = self.n / B::WEIGHTS * B::BYTES;
+        &self.bytes[row * len..][..len]
+    }
+}
+
+impl<B: Block> Format for BlockRows<'_, B> {
+    #[inline(always)]
+    fn dot<S: Simd, const R: usize, const T: usize>(
+        self,
+        s: S,
+        row: usize,
+        x: Input<'_>,
+        token: usize,
+    ) -> [[f32; T]; R] {
+        let x: [QuantizedRow<'_>; T] = std::array::from_fn(|t| x.quantized_row(token + t));
+        let mut acc = [[s.splat_x8(0.0); T]; R];
+        for r in 0..R {
+            acc[r] = dot_row::<S, B, T>(s, self.row(row + r), &x, self.n / GROUP);
+        }
+        let mut sums = [[0.0; T]; R];
+        for t in 0..T {
+            let mut column = [s.splat_x8(0.0); R];
+            for r in 0..R {
+                column[r] = acc[r][t];
+            }
+            let column = s.sum_x8_each(column);
+            for r in 0..R {
+                sums[r][t] = column[r];
+            }
+        }
+        sums
+    }
+
+    fn dequantize(self, row: usize, out: &mut [f32]) {
+        let blocks = self.row(row).chunks_exact(B::BYTES);
+        for (block, out) in blocks.zip(out.chunks_exact_mut(B::WEIGHTS)) {
+            B::dequantize(block, out);
+        }
+    }
+}
+
+/// One row with `T` tokens, spread over lanes.
+#[inline(always)]
+fn dot_row<S: Simd, B: Block, const T: usize>(
+    s: S,
+    row: &[u8],
+    x: &[QuantizedRow<'_>; T],
+    n_groups: usize,
+) -> [S::F32x8; T] {
+    let bytes = GROUPS * GROUP / B::WEIGHTS * B::BYTES;
+    let mut acc = [s.splat_x8(0.0); T];
+    let whole = n_groups / GROUPS;
+    for i in 0..whole {
+        let groups = B::decode(s, &row[i * bytes..(i + 1) * bytes], GROUPS);
+        for t in 0..T {
+            acc[t] = dot_groups::<S, B>(s, &groups, Activations::whole(&x[t], i * GROUPS), acc[t]);
+        }
+    }
+    let rest = n_groups % GROUPS;
+    if rest > 0 {
+        let groups = B::decode(s, &row[whole * bytes..], rest);
+        for t in 0..T {
+            let padded = Padded::of(&x[t], whole * GROUPS, rest);
+            acc[t] = dot_groups::<S, B>(s, &groups, padded.activations(), acc[t]);
+        }
+    }
+    acc
+}
+
+/// Eight groups of a token's activations.
+#[derive(Clone, Copy)]
+struct Activations<'a> {
+    qs: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [i32],
+    low_sums: &'a [i32],
+}
+
+impl<'a> Activations<'a> {
+    #[inline(always)]
+    fn whole(x: &QuantizedRow<'a>, first: usize) -> Self {
+        Self {
+            qs: &x.qs[first * GROUP..(first + GROUPS) * GROUP],
+            scales: &x.scales[first..first + GROUPS],
+            sums: &x.sums[first..first + GROUPS],
+            low_sums: &x.low_sums[first..first + GROUPS],
+        }
+    }
+}
+
+/// The last groups of a row, and zeros.
+struct Padded {
+    qs: [i8; GROUPS * GROUP],
+    scales: [f32; GROUPS],
+    sums: [i32; GROUPS],
+    low_sums: [i32; GROUPS],
+}
+
+impl Padded {
+    #[inline(always)]
+    fn of(x: &QuantizedRow<'_>, first: usize, n: usize) -> Self {
+        let mut padded =
+            Self { qs: [0; GROUPS * GROUP], scales: [0.0; GROUPS], sums: [0; GROUPS], low_sums: [0; GROUPS] };
+        padded.qs[..n * GROUP].copy_from_slice(&x.qs[first * GROUP..][..n * GROUP]);
+        padded.scales[..n].copy_from_slice(&x.scales[first..][..n]);
+        padded.sums[..n].copy_from_slice(&x.sums[first..][..n]);
+        padded.low_sums[..n].copy_from_slice(&x.low_sums[first..][..n]);
+        padded
+    }
+
+    #[inline(always)]
+    fn activations(&self) -> Activations<'_> {
+        Activations { qs: &self.qs, scales: &self.scales, sums: &self.sums, low_sums: &self.low_sums }
+    }
+}
+
+#[inline(always)]
+fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
+    let mut dots = [s.zero_i32x8(); GROUPS];
+    for g in 0..GROUPS {
+        let p = s.load_i8x32(&x.qs[g * GROUP..]);
+        dots[g] = if B::SIGNED {
+            s.dot_i8x32(dots[g], groups.q[g], p)
+        } else {
+            s.dot_u8x32(dots[g], groups.q[g], p)
+        };
+    }
+    let [low, high] = s.sum_halves_each(dots);
+    let d = s.load_x8(x.scales);
+    let sums = s.load_i32x8(x.sums);
+    if !B::HALVES {
+        let dots = s.add_i32x8(low, high);
+        let dots = if B::SIGNED { s.dot_unbias(dots, sums) } else { dots };
+        let mut product = s.mul_x8(groups.scales[0], s.to_f32x8(dots));
+        if B::HAS_MIN {
+            let taken = s.mul_x8(groups.mins[0], s.to_f32x8(sums));
+            product = s.mul_add_x8(taken, s.splat_x8(-1.0), product);
+        }
+        return s.mul_add_x8(product, d, acc);
+    }
+    let low_sums = s.load_i32x8(x.low_sums);
+    let halves = [(low, low_sums), (high, s.sub_i32x8(sums, low_sums))];
+    let mut product = s.splat_x8(0.0);
+    for (half, (dots, sums)) in halves.into_iter().enumerate() {
+        let dots = if B::SIGNED { s.dot_unbias(dots, sums) } else { dots };
+        product = s.mul_add_x8(groups.scales[half], s.to_f32x8(dots), product);
+        if B::HAS_MIN {
+            let taken = s.mul_x8(groups.mins[half], s.to_f32x8(sums));
+            product = s.mul_add_x8(taken, s.splat_x8(-1.0), product);
+        }
+    }
+    s.mul_add_x8(product, d, acc)
+}
+
+/// The little-endian u16 at a byte.
+#[inline(always)]
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The half-precision number at a byte, for specifications: not on a hot path.
+pub(crate) fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    half::f16::from_bits(u16_at(bytes, at)).to_f32_const()
+}
+
+/// The half-precision numbers at byte `at` of each of the first `n` blocks of 32 weights; zeros for the rest.
+#[inline(always)]
+pub(crate) fn f16_of_each<S: Simd, B: Block>(s: S, blocks: &[u8], at: usize, n: usize) -> S::F32x8 {
+    let mut bits = [0; GROUPS];
+    for g in 0..n {
+        bits[g] = u16_at(blocks, g * B::BYTES + at);
+    }
+    s.f16x8(bits)
+}

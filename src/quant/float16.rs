@@ -1,0 +1,114 @@
+//! F16 (IEEE 754 half precision) and BF16 (the upper half of an f32): 2 bytes a weight, widened and multiplied as f32.
+
+use std::marker::PhantomData;
+
+use super::Format;
+use super::activation::Input;
+use crate::simd::Simd;
+
+/// Which of the two.
+pub(crate) trait Float16: Copy + Send + Sync + 'static {
+    fn to_f32(bits: u16) -> f32;
+    fn load<S: Simd>(s: S, from: &[u16]) -> S::F32;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct F16;
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bf16;
+
+impl Float16 for F16 {
+    fn to_f32(bits: u16) -> f32 {
+        half::f16::from_bits(bits).to_f32_const()
+    }
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u16]) -> S::F32 {
+        s.load_f16(from)
+    }
+}
+
+impl Float16 for Bf16 {
+    fn to_f32(bits: u16) -> f32 {
+        f32::from_bits(u32::from(bits) << 16)
+    }
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u16]) -> S::F32 {
+        s.load_bf16(from)
+    }
+}
+
+/// A matrix of 16-bit floats: (rows, `n`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Float16Rows<'a, F> {
+    weights: &'a [u16],
+    n: usize,
+    _format: PhantomData<F>,
+}
+
+impl<'a, F: Float16> Float16Rows<'a, F> {
+    pub(crate) fn new(weights: &'a [u16], n: usize) -> Self {
+        Self { weights, n, _format: PhantomData }
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &'a [u16] {
+        &self.weights[row * self.n..][..self.n]
+    }
+}
+
+impl<F: Float16> Format for Float16Rows<'_, F> {
+    #[inline(always)]
+    fn dot<S: Simd, const R: usize, const T: usize>(
+        self,
+        s: S,
+        row: usize,
+        x: Input<'_>,
+        token: usize,
+    ) -> [[f32; T]; R] {
+        let x: [&[f32]; T] = std::array::from_fn(|t| x.row(token + t));
+        let mut acc = [[s.splat(0.0); T]; R];
+        for r in 0..R {
+            acc[r] = dot_row::<S, F, T>(s, self.row(row + r), x);
+        }
+        super::f32::sum_tile(s, acc)
+    }
+
+    fn dequantize(self, row: usize, out: &mut [f32]) {
+        for (out, &bits) in out.iter_mut().zip(self.row(row)) {
+            *out = F::to_f32(bits);
+        }
+    }
+}
+
+/// The dot products of one row with `T` tokens, still spread over lanes. Four accumulators hide an addition's latency.
+#[inline(always)]
+fn dot_row<S: Simd, F: Float16, const T: usize>(s: S, w: &[u16], x: [&[f32]; T]) -> [S::F32; T] {
+    let n = w.len();
+    let mut even = [s.splat(0.0); T];
+    let mut odd = [s.splat(0.0); T];
+    let mut i = 0;
+    while i + 2 * S::LANES <= n {
+        let (w_even, w_odd) = (F::load(s, &w[i..]), F::load(s, &w[i + S::LANES..]));
+        for t in 0..T {
+            even[t] = s.mul_add(w_even, s.load(&x[t][i..]), even[t]);
+            odd[t] = s.mul_add(w_odd, s.load(&x[t][i + S::LANES..]), odd[t]);
+        }
+        i += 2 * S::LANES;
+    }
+    while i < n {
+        let len = S::LANES.min(n - i);
+        let mut padded_w = [0; 16];
+        padded_w[..len].copy_from_slice(&w[i..i + len]);
+        let w = F::load(s, &padded_w);
+        for t in 0..T {
+            let mut padded_x = [0.0; 16];
+            padded_x[..len].copy_from_slice(&x[t][i..i + len]);
+            even[t] = s.mul_add(w, s.load(&padded_x), even[t]);
+        }
+        i += len;
+    }
+    for t in 0..T {
+        even[t] = s.add(even[t], odd[t]);
+    }
+    even
+}

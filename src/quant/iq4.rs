@@ -1,0 +1,97 @@
+//! IQ4_NL and IQ4_XS: 4 bits a weight that choose one of sixteen values, closer together near zero.
+//!
+//! ```text
+//! IQ4_NL                           IQ4_XS
+//! d   f16      at 0                d         f16       at 0
+//! qs  u8 x 16  at 2                scales_h  u16       at 2    bits 2g, 2g + 1: the high bits of group g's scale
+//! 18 bytes for 32 weights          scales_l  u8 x 4    at 4    half g: its low 4 bits
+//!                                  qs        u8 x 128  at 8    136 bytes for 256 weights
+//!
+//! weight = d * VALUES[q]           weight = (d * (scale - 32)) * VALUES[q]
+//! ```
+//! In both, 16 bytes hold a group's q as in Q4_0.
+
+use super::blocks::{Block, GROUPS, Groups, f16_at, f16_of_each, u16_at};
+use crate::simd::Simd;
+
+/// ggml's `kvalues_iq4nl`.
+const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Iq4Nl;
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Iq4Xs;
+
+/// The values that 16 bytes choose.
+fn values(qs: &[u8]) -> [f32; 32] {
+    std::array::from_fn(|i| {
+        let q = if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 };
+        f32::from(VALUES[usize::from(q)])
+    })
+}
+
+impl Block for Iq4Nl {
+    const WEIGHTS: usize = 32;
+    const BYTES: usize = 18;
+    const SIGNED: bool = true;
+    const HAS_MIN: bool = false;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let d = f16_at(block, 0);
+        for (out, value) in out.iter_mut().zip(values(&block[2..])) {
+            *out = d * value;
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S> {
+        let mut q = [s.splat_u8x32(0); GROUPS];
+        for g in 0..n {
+            q[g] = s.lookup(&VALUES, s.load_nibbles(&blocks[g * Self::BYTES + 2..]));
+        }
+        let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
+        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
+    }
+}
+
+/// IQ4_XS's eight scales, a byte each, before 32 is taken off.
+#[inline(always)]
+fn scales(block: &[u8]) -> u64 {
+    let high = u16_at(block, 2);
+    let mut scales = [0; 8];
+    for g in 0..8 {
+        let low = block[4 + g / 2] >> (g % 2 * 4) & 15;
+        scales[g] = low | ((high >> (2 * g) & 3) as u8) << 4;
+    }
+    u64::from_le_bytes(scales)
+}
+
+impl Block for Iq4Xs {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = 136;
+    const SIGNED: bool = true;
+    const HAS_MIN: bool = false;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let d = f16_at(block, 0);
+        let scales = scales(block).to_le_bytes();
+        for (g, out) in out.chunks_exact_mut(32).enumerate() {
+            let scale = d * (f32::from(scales[g]) - 32.0);
+            for (out, value) in out.iter_mut().zip(values(&block[8 + 16 * g..])) {
+                *out = scale * value;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+        let mut q = [s.splat_u8x32(0); GROUPS];
+        for g in 0..GROUPS {
+            q[g] = s.lookup(&VALUES, s.load_nibbles(&block[8 + 16 * g..]));
+        }
+        let d = s.f16x8([u16_at(block, 0); 8]);
+        let offset = s.mul_x8(d, s.splat_x8(-32.0));
+        let scales = s.mul_add_x8(s.to_f32x8(s.widen_i8x8(scales(block))), d, offset);
+        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
+    }
+}

@@ -1,0 +1,61 @@
+//! Q2_K: 2 bits a weight in blocks of 256, with a scale and a minimum of 4 bits for every 16.
+//!
+//! ```text
+//! scales  u8 x 16   at 0    of weights 16i..: the low half is the scale, the high half the minimum
+//! qs      u8 x 64   at 16   bits 2j, 2j + 1 of qs[32h + i]: weight i of group j of half block h
+//! d       f16       at 80
+//! dmin    f16       at 82
+//!
+//! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
+//! ```
+
+use super::blocks::{Block, GROUPS, Groups, f16_at, u16_at};
+use crate::simd::Simd;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Q2K;
+
+impl Block for Q2K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = 84;
+    const HALVES: bool = true;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
+        for (i, out) in out.iter_mut().enumerate() {
+            let packed = block[i / 16];
+            let (scale, min) = (d * f32::from(packed & 15), dmin * f32::from(packed >> 4));
+            let q = block[16 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
+            *out = scale * f32::from(q) - min;
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+        const LOW: u128 = u128::from_ne_bytes([15; 16]);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&block[..16]);
+        let packed = u128::from_le_bytes(bytes);
+        let times =
+            |halves, d: u16| s.widen_i8_pairs(halves).map(|half| s.mul_x8(s.to_f32x8(half), s.f16x8([d; 8])));
+        Groups {
+            q: load_2_bits(s, &block[16..]),
+            scales: times(packed & LOW, u16_at(block, 80)),
+            mins: times(packed >> 4 & LOW, u16_at(block, 82)),
+        }
+    }
+}
+
+/// The eight groups of Q2_K and Q3_K whose 2 (low) bits lie in 64 bytes.
+#[inline(always)]
+pub(crate) fn load_2_bits<S: Simd>(s: S, bytes: &[u8]) -> [S::I8x32; GROUPS] {
+    let halves = [s.load_u8x32(bytes), s.load_u8x32(&bytes[32..])];
+    let mut q = [s.splat_u8x32(0); GROUPS];
+    for (half, bytes) in halves.into_iter().enumerate() {
+        q[4 * half] = s.bits::<0>(bytes, 3);
+        q[4 * half + 1] = s.bits::<2>(bytes, 3);
+        q[4 * half + 2] = s.bits::<4>(bytes, 3);
+        q[4 * half + 3] = s.bits::<6>(bytes, 3);
+    }
+    q
+}

@@ -1,0 +1,65 @@
+//! Q4_K: 4 bits a weight in blocks of 256, with a scale and a minimum of 6 bits for every 32.
+//!
+//! ```text
+//! d       f16       at 0
+//! dmin    f16       at 2
+//! scales  u8 x 12   at 4    8 scales and 8 minima of 6 bits, see `scales_and_mins`
+//! qs      u8 x 128  at 16   q of group 2j = the low, of group 2j + 1 the high halves of qs[32j..32j + 32]
+//!
+//! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
+//! ```
+
+use super::blocks::{Block, GROUPS, Groups, f16_at, u16_at};
+use crate::simd::Simd;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Q4K;
+
+/// The scales and minima of Q4_K's and Q5_K's eight groups, a byte each, from the twelve bytes that hold them: the low 6
+/// bits of bytes 0..4 and 4..8 are those of groups 0..4; for groups 4..8 the low 4 bits are the halves of bytes 8..12,
+/// and the high 2 bits those of bytes 0..8.
+#[inline(always)]
+pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
+    let word = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
+    let (a, b, c) = (word(0), word(4), word(8));
+    let high_bits = |word: u32| (word >> 6 & 0x0303_0303) << 4;
+    let scales = [a & 0x3f3f_3f3f, c & 0x0f0f_0f0f | high_bits(a)];
+    let mins = [b & 0x3f3f_3f3f, c >> 4 & 0x0f0f_0f0f | high_bits(b)];
+    [scales, mins].map(|[low, high]| u64::from(low) | u64::from(high) << 32)
+}
+
+/// The scales and minima of a block as f32: `d * scale` and `dmin * min` of each group.
+#[inline(always)]
+pub(crate) fn decode_scales<S: Simd>(s: S, block: &[u8]) -> [S::F32x8; 2] {
+    let [scales, mins] = scales_and_mins(&block[4..16]);
+    let times = |bytes, d| s.mul_x8(s.to_f32x8(s.widen_i8x8(bytes)), s.f16x8([d; 8]));
+    [times(scales, u16_at(block, 0)), times(mins, u16_at(block, 2))]
+}
+
+impl Block for Q4K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = 144;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
+        let [scales, mins] = scales_and_mins(&block[4..16]).map(u64::to_le_bytes);
+        for (g, out) in out.chunks_exact_mut(32).enumerate() {
+            let (scale, min) = (d * f32::from(scales[g]), dmin * f32::from(mins[g]));
+            for (out, byte) in out.iter_mut().zip(&block[16 + g / 2 * 32..]) {
+                *out = scale * f32::from(byte >> (g % 2 * 4) & 15) - min;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+        let mut q = [s.splat_u8x32(0); GROUPS];
+        for j in 0..4 {
+            let bytes = s.load_u8x32(&block[16 + 32 * j..]);
+            q[2 * j] = s.bits::<0>(bytes, 15);
+            q[2 * j + 1] = s.bits::<4>(bytes, 15);
+        }
+        let [scales, mins] = decode_scales(s, block);
+        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+    }
+}

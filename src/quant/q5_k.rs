@@ -1,0 +1,56 @@
+//! Q5_K: 5 bits a weight in blocks of 256, with a scale and a minimum of 6 bits for every 32.
+//!
+//! ```text
+//! d       f16       at 0
+//! dmin    f16       at 2
+//! scales  u8 x 12   at 4    as in Q4_K
+//! qh      u8 x 32   at 16   bit g of qh[i] is the high bit of weight i of group g
+//! qs      u8 x 128  at 48   the low 4 bits, as in Q4_K
+//!
+//! weight = (d * scale) * q - dmin * min                                     176 bytes for 256 weights
+//! ```
+
+use super::blocks::{Block, GROUPS, Groups, f16_at};
+use super::q4_k::{decode_scales, scales_and_mins};
+use crate::simd::Simd;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Q5K;
+
+impl Block for Q5K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = 176;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
+        let [scales, mins] = scales_and_mins(&block[4..16]).map(u64::to_le_bytes);
+        for (g, out) in out.chunks_exact_mut(32).enumerate() {
+            let (scale, min) = (d * f32::from(scales[g]), dmin * f32::from(mins[g]));
+            for (i, out) in out.iter_mut().enumerate() {
+                let low = block[48 + g / 2 * 32 + i] >> (g % 2 * 4) & 15;
+                let high = block[16 + i] >> g & 1;
+                *out = scale * f32::from(low | high << 4) - min;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+        let high = s.load_u8x32(&block[16..]);
+        // Each pair's high bits, moved to bit 4.
+        let high = [
+            [s.bits_up::<4>(high, 1), s.bits_up::<3>(high, 2)],
+            [s.bits_up::<2>(high, 4), s.bits_up::<1>(high, 8)],
+            [s.bits::<0>(high, 16), s.bits::<1>(high, 16)],
+            [s.bits::<2>(high, 16), s.bits::<3>(high, 16)],
+        ];
+        let mut q = [s.splat_u8x32(0); GROUPS];
+        for j in 0..4 {
+            let bytes = s.load_u8x32(&block[48 + 32 * j..]);
+            q[2 * j] = s.or_u8x32(s.bits::<0>(bytes, 15), high[j][0]);
+            q[2 * j + 1] = s.or_u8x32(s.bits::<4>(bytes, 15), high[j][1]);
+        }
+        let [scales, mins] = decode_scales(s, block);
+        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+    }
+}

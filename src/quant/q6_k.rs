@@ -1,0 +1,53 @@
+//! Q6_K: 6 bits a weight in blocks of 256, with an int8 scale for every 16.
+//!
+//! ```text
+//! ql      u8 x 128  at 0     low 4 bits      of each half block of 128 weights (64 bytes of ql, 32 of qh), groups
+//! qh      u8 x 64   at 128   high 2 bits     0, 1, 2, 3: ql[i] low, ql[32 + i] low, ql[i] high, ql[32 + i] high half;
+//! scales  i8 x 16   at 192                   and bits 0-1, 2-3, 4-5, 6-7 of qh[i]
+//! d       f16       at 208
+//!
+//! weight = (d * scale) * (q - 32)                                           210 bytes for 256 weights
+//! ```
+
+use super::blocks::{Block, GROUPS, Groups, f16_at, u16_at};
+use crate::simd::Simd;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Q6K;
+
+impl Block for Q6K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = 210;
+    const HALVES: bool = true;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let d = f16_at(block, 208);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (half, group, i_in_group) = (i / 128, i / 32 % 4, i % 32);
+            let low = block[half * 64 + group % 2 * 32 + i_in_group] >> (group / 2 * 4) & 15;
+            let high = block[128 + half * 32 + i_in_group] >> (group * 2) & 3;
+            let scale = d * f32::from(block[192 + i / 16] as i8);
+            *out = scale * (f32::from(low | high << 4) - 32.0);
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+        let mut q = [s.splat_u8x32(0); GROUPS];
+        for half in 0..2 {
+            let a = s.load_u8x32(&block[64 * half..]);
+            let b = s.load_u8x32(&block[64 * half + 32..]);
+            let high = s.load_u8x32(&block[128 + 32 * half..]);
+            q[4 * half] = s.or_u8x32(s.bits::<0>(a, 15), s.bits_up::<4>(high, 3));
+            q[4 * half + 1] = s.or_u8x32(s.bits::<0>(b, 15), s.bits_up::<2>(high, 12));
+            q[4 * half + 2] = s.or_u8x32(s.bits::<4>(a, 15), s.bits::<0>(high, 48));
+            q[4 * half + 3] = s.or_u8x32(s.bits::<4>(b, 15), s.bits::<2>(high, 48));
+        }
+        let d = s.f16x8([u16_at(block, 208); 8]);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&block[192..208]);
+        let scales =
+            s.widen_i8_pairs(u128::from_le_bytes(bytes)).map(|scales| s.mul_x8(s.to_f32x8(scales), d));
+        Groups { q, scales, mins: scales.map(|scale| s.mul_x8(scale, s.splat_x8(32.0))) }
+    }
+}

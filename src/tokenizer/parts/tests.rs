@@ -1,0 +1,275 @@
+use proptest::prelude::*;
+
+use super::PieceKind::{Byte, Control, Normal, Unknown, Unused, UserDefined};
+use super::*;
+
+fn parts<'a>(merging: Merging<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerParts<'a> {
+    let part = |&(text, score, kind): &(&'a str, _, _)| PiecePart { text: text.as_bytes(), score, kind };
+    TokenizerParts {
+        pieces: pieces.iter().map(part).collect(),
+        merging,
+        bos: None,
+        eos: None,
+        eot: None,
+        unk: None,
+        add_bos: None,
+        add_eos: None,
+    }
+}
+
+fn sentencepiece<'a>(pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerParts<'a> {
+    let specials = [("<unk>", 0.0, Unknown), ("<s>", 0.0, Control), ("</s>", 0.0, Control)];
+    parts(Merging::SentencePiece { add_space_prefix: true }, &[&specials, pieces].concat())
+}
+
+fn byte_pairs<'a>(merges: &[&'a str], pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerParts<'a> {
+    let merges = merges.iter().map(|merge| merge.as_bytes()).collect();
+    parts(Merging::BytePairs { pre: "gpt-2", merges }, pieces)
+}
+
+fn tokenizer(parts: &TokenizerParts<'_>) -> Tokenizer {
+    Tokenizer::from_parts(parts).unwrap()
+}
+
+fn error(parts: &TokenizerParts<'_>) -> String {
+    let error = Tokenizer::from_parts(parts).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Tokenizer { .. }));
+    error.to_string()
+}
+
+#[test]
+fn sentencepiece_writes_spaces_as_marks() {
+    let pieces = [("\u{2581}a", -1.0, Normal), ("\u{2581}", -2.0, Normal), ("a", -3.0, Normal)];
+    let tokenizer = tokenizer(&sentencepiece(&pieces));
+    assert_eq!(tokenizer.piece(3), Some(&b" a"[..]));
+    assert_eq!(tokenizer.encode("a a"), [3, 3]);
+    assert_eq!(tokenizer.encode_prompt("  a"), [1, 4, 4, 3]);
+    assert_eq!(tokenizer.decode(&[1, 3, 3]), "a a");
+}
+
+#[test]
+fn a_tokenizer_without_dummy_space_strips_none() {
+    let mut parts = sentencepiece(&[("\u{2581}a", -1.0, Normal), ("a", -3.0, Normal)]);
+    parts.merging = Merging::SentencePiece { add_space_prefix: false };
+    let tokenizer = tokenizer(&parts);
+    assert_eq!(tokenizer.encode("a a"), [4, 3]);
+    assert_eq!(tokenizer.decode(&[1, 3, 4]), " aa");
+}
+
+#[test]
+fn byte_pieces_come_typed() {
+    let names: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let mut pieces: Vec<_> = names.iter().map(|name| (name.as_str(), 0.0, Byte)).collect();
+    pieces.push(("\u{2581}", 0.0, Normal));
+    let tokenizer = tokenizer(&sentencepiece(&pieces));
+    assert_eq!(tokenizer.encode("\u{e9}\n"), [259, 3 + 0xc3, 3 + 0xa9, 3 + 10]);
+    assert_eq!(tokenizer.decode(&[3 + 0xc3, 3 + 0xa9]), "\u{e9}");
+}
+
+#[test]
+fn user_defined_pieces_are_taken_out_before_all_else() {
+    let tail =
+        [("\u{2581}", -2.0, Normal), ("a", -3.0, Normal), ("aaa", 0.0, Normal), ("aa", 0.0, UserDefined)];
+    let sentencepiece = tokenizer(&sentencepiece(&tail));
+    assert_eq!(sentencepiece.encode("aaaa"), [6, 6]);
+    assert_eq!(sentencepiece.encode("aaa"), [6, 3, 4], "a text after a piece has its own dummy space");
+
+    // Its text is as it stands, not in the alphabet.
+    let tail = [
+        ("a", 0.0, Normal),
+        ("\u{120}", 0.0, Normal),
+        ("\u{120}\u{120}", 0.0, Normal),
+        ("  ", 0.0, UserDefined),
+    ];
+    let byte_pairs = tokenizer(&byte_pairs(&["\u{120} \u{120}"], &tail));
+    assert_eq!(byte_pairs.encode("a   a"), [0, 3, 1, 0]);
+    assert_eq!(byte_pairs.decode(&[3, 2, 0]), "    a");
+}
+
+#[test]
+fn no_text_becomes_a_control_token() {
+    let pieces = [
+        ("<", 0.0, Normal),
+        ("x", 0.0, Normal),
+        (">", 0.0, Normal),
+        ("<x", 0.0, Normal),
+        ("<x>", 0.0, Control),
+    ];
+    let merges = ["< x", "<x >"];
+    assert_eq!(tokenizer(&byte_pairs(&merges, &pieces)).encode("<x>"), [0, 1, 2]);
+    let mut whole_words = byte_pairs(&merges, &[("x", 0.0, Control), ("y", 0.0, Normal)]);
+    let Merging::BytePairs { pre, .. } = &mut whole_words.merging else { unreachable!() };
+    *pre = "llama-bpe";
+    assert_eq!(tokenizer(&whole_words).encode("x"), []);
+    let spaced = [&pieces[..], &[("\u{2581}", 0.0, Normal)]].concat();
+    assert_eq!(tokenizer(&sentencepiece(&spaced)).encode("<x>"), [8, 6, 5]);
+}
+
+#[test]
+fn what_ends_a_text_is_a_control_token_by_its_name() {
+    let names = ["<|eot_id|>", "<|im_end|>", "</s>", "<|fim_suffix|>", "<|im_start|>"];
+    let pieces = names.map(|name| (name, 0.0, if name == "<|im_start|>" { Control } else { UserDefined }));
+    let tokenizer = tokenizer(&byte_pairs(&[], &pieces));
+    assert_eq!([0, 1, 2, 3, 4].map(|id| tokenizer.is_end(id)), [true, true, true, false, false]);
+    assert!((0..5).all(|id| tokenizer.kind(id) == Some(Control)));
+    assert_eq!(tokenizer.encode("<|im_end|><|fim_suffix|>"), []);
+    assert_eq!(tokenizer.control("<|im_end|>"), Some(1));
+    assert_eq!(tokenizer.control("<|im_start|>"), Some(4));
+    assert_eq!(tokenizer.control("<|im_"), None);
+}
+
+#[test]
+fn stated_ends_end_a_text_too() {
+    let mut parts =
+        byte_pairs(&[], &[("a", 0.0, Normal), ("b", 0.0, Normal), ("c", 0.0, Normal), ("d", 0.0, Normal)]);
+    (parts.bos, parts.eos, parts.eot) = (Some(0), Some(3), Some(1));
+    let tokenizer = tokenizer(&parts);
+    assert_eq!([0, 1, 2, 3].map(|id| tokenizer.is_end(id)), [false, true, false, true]);
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(0), Some(3)));
+}
+
+#[test]
+fn prompts_have_what_the_file_says_or_its_kind_implies() {
+    let pieces = [("a", 0.0, Normal), ("<b>", 0.0, Control), ("<e>", 0.0, Control)];
+    let prompt = |pre, add_bos, add_eos| {
+        let mut parts = byte_pairs(&[], &pieces);
+        parts.merging = Merging::BytePairs { pre, merges: Vec::new() };
+        (parts.bos, parts.eos, parts.add_bos, parts.add_eos) = (Some(1), Some(2), add_bos, add_eos);
+        tokenizer(&parts).encode_prompt("a")
+    };
+    assert_eq!(prompt("gpt-2", None, None), [0]);
+    assert_eq!(prompt("llama-bpe", None, None), [1, 0]);
+    assert_eq!(prompt("tekken", None, None), [1, 0]);
+    assert_eq!(prompt("llama-bpe", Some(false), Some(true)), [0, 2]);
+    assert_eq!(prompt("gpt-2", Some(true), Some(true)), [1, 0, 2]);
+
+    let spaced = tokenizer(&sentencepiece(&[("\u{2581}", 0.0, Normal)]));
+    assert_eq!((spaced.bos(), spaced.eos()), (Some(1), Some(2)));
+    assert_eq!(spaced.encode_prompt(""), [1]);
+}
+
+#[test]
+fn unused_pieces_are_taken_apart_again() {
+    let pieces = [
+        ("\u{2581}", -9.0, Normal),
+        ("a", -9.0, Normal),
+        ("b", -9.0, Normal),
+        ("ab", -1.0, Unused),
+        ("abab", -2.0, Unused),
+        ("aba", 0.0, Unused),
+        ("c", -9.0, Unused),
+    ];
+    let spaced = tokenizer(&sentencepiece(&pieces));
+    assert_eq!(spaced.encode("abab"), [3, 4, 5, 4, 5]);
+    assert_eq!(spaced.encode("c"), [3, 0], "a character that is unused is unknown");
+    assert_eq!(spaced.find(b"ab"), None);
+    assert_eq!(tokenizer(&byte_pairs(&["a b"], &pieces[1..])).encode("ab"), [0, 1]);
+}
+
+#[test]
+fn bytes_without_a_piece_have_no_token() {
+    let tokenizer = tokenizer(&byte_pairs(&["x y"], &[("a", 0.0, Normal), ("x", 0.0, Normal)]));
+    assert_eq!(tokenizer.encode("abxy\u{e9}"), [0, 1]);
+}
+
+#[test]
+fn pieces_need_not_be_utf_8_or_in_the_alphabet() {
+    let mut parts = byte_pairs(&[], &[("a", 0.0, Normal), ("\u{4e2d}", 0.0, Normal), ("", 0.0, Normal)]);
+    parts.pieces.push(PiecePart { text: b"\xff\xfe", score: 0.0, kind: Normal });
+    parts.pieces.push(PiecePart { text: b"\xff", score: 0.0, kind: UserDefined });
+    let tokenizer = tokenizer(&parts);
+    assert_eq!(tokenizer.encode("a\u{4e2d}"), [0]);
+    assert_eq!((tokenizer.bytes(1), tokenizer.bytes(3)), ("\u{4e2d}".as_bytes(), &b"\xff\xfe"[..]));
+    assert_eq!(tokenizer.decode(&[3]), "\u{fffd}\u{fffd}");
+}
+
+#[test]
+fn malformed_parts_say_what_is_wrong() {
+    let good = byte_pairs(&["a b"], &[("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, Normal)]);
+    assert_eq!(tokenizer(&good).encode("ab"), [2]);
+
+    let with = |change: fn(&mut TokenizerParts<'_>)| {
+        let mut parts = good.clone();
+        change(&mut parts);
+        error(&parts)
+    };
+    assert_eq!(with(|p| p.pieces.clear()), "tokenizer: no pieces");
+    assert_eq!(with(|p| p.bos = Some(3)), "tokenizer: the BOS token is 3, but there are only 3 pieces");
+    assert_eq!(
+        with(|p| p.unk = Some(u32::MAX)),
+        format!("tokenizer: the unknown token is {}, but there are only 3 pieces", u32::MAX)
+    );
+    assert_eq!(with(|p| p.pieces[1].score = f32::NAN), "tokenizer: the score of piece 1 is not a number");
+    assert_eq!(with(|p| p.add_bos = Some(true)), "tokenizer: prompts are to begin with BOS, but no token is");
+    assert_eq!(with(|p| p.add_eos = Some(true)), "tokenizer: prompts are to end with EOS, but no token is");
+
+    let merging = |merge| {
+        let mut parts = good.clone();
+        parts.merging = Merging::BytePairs { pre: "gpt-2", merges: vec![b"a b", merge] };
+        error(&parts)
+    };
+    for merge in [&b""[..], b"ab", b" ab", b"\xff"] {
+        assert_eq!(merging(merge), "tokenizer: merge 1 is not two texts with a space between");
+    }
+    let mut parts = good;
+    parts.merging = Merging::BytePairs { pre: "gpt-5", merges: Vec::new() };
+    assert_eq!(error(&parts), "tokenizer: the pre-tokenizer \"gpt-5\" is not known");
+}
+
+#[test]
+fn absurd_merges_end() {
+    let merges =
+        ["a a", "aa a", "a aa", "aa aa", "b ", "  b", "a b c", "\u{4e2d} a", "a \u{e9}", "ab ab", "a b"];
+    let tokenizer =
+        tokenizer(&byte_pairs(&merges, &[("a", 0.0, Normal), ("b", 0.0, Normal), ("aa", 0.0, Normal)]));
+    // Merged to what is no piece, it is bytes again.
+    assert_eq!(tokenizer.encode(&"a".repeat(1000)), vec![0; 1000]);
+    assert_eq!(tokenizer.encode("baa"), [1, 2]);
+}
+
+fn kinds() -> impl Strategy<Value = PieceKind> {
+    prop::sample::select(vec![Normal, Normal, Normal, Unknown, Control, UserDefined, Byte, Unused])
+}
+
+proptest! {
+    #[test]
+    fn any_parts_are_an_error_or_a_tokenizer(
+        pieces in proptest::collection::vec(
+            (prop_oneof!["[ab \u{2581}\u{120}\u{e9}]{0,4}".prop_map(String::into_bytes), any::<Vec<u8>>()],
+             prop_oneof![any::<f32>(), -2.0..0.0_f32], kinds()),
+            0..30,
+        ),
+        merges in proptest::collection::vec(
+            prop_oneof!["[ab\u{120}\u{e9}]{1,3} [ab\u{120}\u{e9}]{1,3}".prop_map(String::into_bytes), any::<Vec<u8>>()],
+            0..10,
+        ),
+        ids in any::<[Option<u8>; 4]>(),
+        sentencepiece in any::<bool>(),
+        text in "[ab \u{e9}<>]{0,20}|.{0,20}",
+    ) {
+        let id = |i: usize| ids[i].map(|id| TokenId::from(id % 32));
+        let parts = TokenizerParts {
+            pieces: pieces.iter().map(|&(ref text, score, kind)| PiecePart { text, score, kind }).collect(),
+            merging: if sentencepiece {
+                Merging::SentencePiece { add_space_prefix: true }
+            } else {
+                Merging::BytePairs { pre: "llama-bpe", merges: merges.iter().map(Vec::as_slice).collect() }
+            },
+            bos: id(0),
+            eos: id(1),
+            eot: id(2),
+            unk: id(3),
+            add_bos: None,
+            add_eos: None,
+        };
+        if let Ok(tokenizer) = Tokenizer::from_parts(&parts) {
+            let tokens = tokenizer.encode(&text);
+            for &id in &tokens {
+                let kind = tokenizer.kind(id).unwrap();
+                let is_unknown = kind == Unknown || Some(id) == parts.unk;
+                prop_assert!(is_unknown || !matches!(kind, Control | Unused), "{kind:?}");
+            }
+            let _ = tokenizer.decode(&tokens);
+        }
+    }
+}
