@@ -138,7 +138,7 @@ impl Chat {
         let system = usize::from(messages.first().is_some_and(|message| message.role == Role::System));
         let by_turns = |(i, message): (usize, &Message)| message.role == [Role::User, Role::Assistant][i % 2];
         let turns = &messages[system..];
-        if turns.len() % 2 != 0 || !turns.iter().enumerate().all(by_turns) {
+        if !turns.len().is_multiple_of(2) || !turns.iter().enumerate().all(by_turns) {
             let reason =
                 "after a system message, if any, there must be a question and an answer by turns".into();
             let value = format!("{} messages", messages.len());

@@ -8,10 +8,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use babyllama::chat::{Template, encode};
+use babyllama::chat::Template;
 use babyllama::{
-    FinishReason, Isa, Model, ModelOptions, Prompt, Sampler, SamplerOptions, Session, SessionOptions,
-    Tokenizer,
+    Chat, Isa, Model, ModelOptions, Sampler, SamplerOptions, Session, SessionOptions, Tokenizer,
 };
 use common::{RandomModel, Shape, TempFile, shared};
 
@@ -364,26 +363,13 @@ fn conversation(
     max_tokens: usize,
     options: SamplerOptions,
 ) -> String {
-    let tokenizer = model.tokenizer().unwrap();
-    let (mut session, mut sampler) = (model.session(), Sampler::new(options));
-    let mut unfed = None;
+    let mut sampler = Sampler::new(options);
+    let mut chat = Chat::new(model.session(), Template::Llama2).unwrap();
+    chat.set_system(system);
     let mut answers = String::new();
-    for (i, question) in questions.iter().enumerate() {
-        let parts = Template::Llama2.turn(i == 0, system, question);
-        let mut tokens: Vec<_> = unfed.take().into_iter().collect();
-        tokens.extend(encode(&parts, tokenizer).unwrap());
-        let generate = session.generate(Prompt::Tokens(&tokens), &mut sampler).unwrap();
-        let mut generate = generate.max_tokens(max_tokens);
-        let mut answer = String::new();
-        let mut last = None;
-        for piece in generate.by_ref() {
-            let piece = piece.unwrap();
-            last = piece.token();
-            answer += &piece;
-        }
-        // The answer's end is the template's; an answer that was cut short still has to be read to its end.
-        unfed = last.filter(|_| generate.finish_reason() == Some(FinishReason::MaxTokens));
-        answers += answer.trim_start();
+    for question in questions {
+        let answer = chat.ask(question, &mut sampler).unwrap().max_tokens(max_tokens);
+        answer.for_each(|piece| answers += &piece.unwrap());
         answers.push('\n');
     }
     answers
@@ -422,6 +408,45 @@ fn chat_says_that_the_context_is_full() {
     assert!(message.contains("error: the context is full: it holds 64 tokens, 64 are used"), "{message}");
     let output = with_input(&args, "Hello ".repeat(100).as_bytes());
     fails(&output, 1, &["it holds 64 tokens, 0 are used"]);
+}
+
+#[test]
+fn chat_saves_and_loads_a_conversation() {
+    let file = TempFile::new("saved.jsonl", b"");
+    let path = text(file.path());
+    let args = ["chat", "-t", "0", "-n", "4", "-y", "Be brief."];
+    let first = format!("\"\"\"Who\nis\n\"she\"?\"\"\"\nAnd\\\nTom?\n/save {path}\n/help\n");
+    let output = with_input(&args, first.as_bytes());
+    assert_eq!(stdout(&output).lines().count(), 2);
+    assert!(stderr(&output).contains("/system TEXT"));
+    let saved = fs::read_to_string(file.path()).unwrap();
+    let lines: Vec<_> = saved.lines().collect();
+    assert_eq!(lines.len(), 5, "{saved}");
+    assert!(lines[1].contains(r#""Who\nis\n\"she\"?""#) && lines[3].contains(r"And\nTom?"), "{saved}");
+    let again = format!("/load {path}\n/save {path}\nWhy?\n/reset\n/system\n/save {path}\n");
+    let whole = with_input(&["chat", "-t", "0", "-n", "4"], again.as_bytes());
+    assert_eq!(stdout(&whole).lines().count(), 1);
+    assert_eq!(fs::read_to_string(file.path()).unwrap(), "");
+    fs::write(file.path(), "nonsense").unwrap();
+    fails(&with_input(&["chat"], format!("/load {path}").as_bytes()), 1, &["line 1 is no message"]);
+    fails(&with_input(&["chat"], b"/nonsense"), 1, &["there is no command /nonsense"]);
+}
+
+#[test]
+fn perplexity_is_the_last_line() {
+    let story = stdout(&babyllama(&["-s", "7"])).repeat(3);
+    let model = Model::open(MODEL).unwrap();
+    let tokens = model.tokenizer().unwrap().encode_prompt(&story);
+    let options = babyllama::PerplexityOptions::new().context_length(64).max_windows(3);
+    let go_on = |_: &babyllama::Perplexity| std::ops::ControlFlow::Continue(());
+    let expected = model.perplexity(&tokens, options, go_on).unwrap();
+    let args = ["perplexity", MODEL, "-", "--ctx", "64", "--chunks", "3"];
+    let output = with_input(&args, story.as_bytes());
+    let shown = stdout(&output);
+    assert_eq!(shown.lines().count(), 4, "{shown}");
+    assert_eq!(shown.lines().last(), Some(format!("{:.4}", expected.value()).as_str()));
+    assert!(stderr(&output).contains("of 93 tokens"), "{}", stderr(&output));
+    fails(&with_input(&["perplexity", MODEL, "-"], b"short"), 1, &["the text has only"]);
 }
 
 #[test]

@@ -124,7 +124,7 @@ static LLAMA3: Layout = Layout {
     marks: &["<|eot_id|>", "<|start_header_id|>"],
 };
 
-/// OpenAI's, as in OpenHermes 2.5 and SmolLM2.
+/// `ChatML`, as in the Jinja text of `OpenHermes` 2.5 and `SmolLM2`.
 static CHATML: Layout = Layout {
     name: "chatml",
     system: &[Mark("<|im_start|>"), Text("system\n"), Content, Mark("<|im_end|>"), Text("\n")],
@@ -184,7 +184,7 @@ static ZEPHYR: Layout = Layout {
     marks: &["<|user|>"],
 };
 
-/// FastChat's `vicuna_v1.1`.
+/// `FastChat`'s `vicuna_v1.1`.
 static VICUNA: Layout = Layout {
     name: "vicuna",
     system: &[Content, Text(" ")],
@@ -199,7 +199,7 @@ static VICUNA: Layout = Layout {
     marks: &[],
 };
 
-/// FastChat's `one_shot`.
+/// `FastChat`'s `one_shot`.
 static VICUNA_V0: Layout = Layout {
     name: "vicuna-v0",
     system: &[Content, Text("\n")],

@@ -89,7 +89,7 @@ pub enum Template {
     Llama2,
     /// Llama 3 and later: `<|start_header_id|>user<|end_header_id|>`.
     Llama3,
-    /// ChatML: `<|im_start|>user`. SmolLM2, OpenHermes, many more.
+    /// `ChatML`: `<|im_start|>user`, of many models.
     ChatMl,
     /// Mistral 7B Instruct 0.1 and 0.2: `[INST] user [/INST]` as text.
     Mistral,

@@ -171,17 +171,14 @@ fn save(messages: &[Message], file: &str) -> Result<(), Failure> {
 
 fn load(file: &str) -> Result<Vec<Message>, Failure> {
     let text = fs::read_to_string(file).map_err(|e| Failure::of(file, e))?;
-    let message = |(number, line): (usize, &str)| {
+    let message = |line: &str| {
         let value: Value = serde_json::from_str(line).ok()?;
-        let (role, content) = (value.get("role")?.as_str()?, value.get("content")?.as_str()?);
-        Role::by_name(role).map(|role| Message { role, content: content.into() }).ok_or(number).ok()
+        let role = Role::by_name(value.get("role")?.as_str()?)?;
+        Some(Message { role, content: value.get("content")?.as_str()?.into() })
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(i, line)| {
-            message((i, line)).ok_or_else(|| Failure::of(file, format!("line {} is no message", i + 1)))
-        })
-        .collect()
+    let wrong = |i| Failure::of(file, format!("line {} is no message", i + 1));
+    lines.map(|(i, line)| message(line).ok_or_else(|| wrong(i))).collect()
 }
 
 /// Where the questions come from.
