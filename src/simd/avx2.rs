@@ -29,6 +29,153 @@ impl Avx2 {
     }
 }
 
+/// The operations on 256-bit blocks that AVX-512 has no better instructions for, in an `impl Simd`.
+macro_rules! blocks_of_256_bits {
+    () => {
+        #[inline(always)]
+        fn load_i8x32(self, from: &[i8]) -> __m256i {
+            let from = &from[..32];
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn splat_u8x32(self, value: u8) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_set1_epi8(value as i8) }
+        }
+        #[inline(always)]
+        fn load_u8x32(self, from: &[u8]) -> __m256i {
+            let from = &from[..32];
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn load_nibbles(self, from: &[u8]) -> __m256i {
+            let from = &from[..16];
+            // SAFETY: as above.
+            unsafe { nibbles(_mm_loadu_si128(from.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn bits<const SHIFT: i32>(self, a: __m256i, mask: u8) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_and_si256(_mm256_srli_epi16::<SHIFT>(a), _mm256_set1_epi8(mask as i8)) }
+        }
+        #[inline(always)]
+        fn bits_up<const SHIFT: i32>(self, a: __m256i, mask: u8) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_slli_epi16::<SHIFT>(_mm256_and_si256(a, _mm256_set1_epi8(mask as i8))) }
+        }
+        #[inline(always)]
+        fn and_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_and_si256(a, b) }
+        }
+        #[inline(always)]
+        fn or_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_or_si256(a, b) }
+        }
+        #[inline(always)]
+        fn lookup(self, table: &[i8; 16], a: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe {
+                let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                _mm256_shuffle_epi8(table, a)
+            }
+        }
+        #[inline(always)]
+        fn load_i32x8(self, from: &[i32]) -> __m256i {
+            let from = &from[..8];
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn zero_i32x8(self) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_setzero_si256() }
+        }
+        #[inline(always)]
+        fn sum_halves_each(self, a: [__m256i; 8]) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe { sum_halves_each(a) }
+        }
+        #[inline(always)]
+        fn add_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_add_epi32(a, b) }
+        }
+        #[inline(always)]
+        fn sub_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_sub_epi32(a, b) }
+        }
+        #[inline(always)]
+        fn widen_i8x8(self, a: u64) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(a as i64)) }
+        }
+        #[inline(always)]
+        fn widen_i8_pairs(self, a: u128) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe {
+                let words = _mm256_cvtepi16_epi32(_mm_set_epi64x((a >> 64) as i64, a as i64));
+                [_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(words)), _mm256_srai_epi32::<8>(words)]
+            }
+        }
+        #[inline(always)]
+        fn f16x8(self, [a, b, c, d, e, f, g, h]: [u16; 8]) -> __m256 {
+            let [a, b, c, d, e, f, g, h] =
+                [a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16];
+            // SAFETY: as above.
+            unsafe { _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h)) }
+        }
+        #[inline(always)]
+        fn splat_x8(self, value: f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_set1_ps(value) }
+        }
+        #[inline(always)]
+        fn load_x8(self, from: &[f32]) -> __m256 {
+            let from = &from[..8];
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_ps(from.as_ptr()) }
+        }
+        #[inline(always)]
+        fn mul_add_x8(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn to_f32x8(self, a: __m256i) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_cvtepi32_ps(a) }
+        }
+        #[inline(always)]
+        fn set_x8(self, [a, b, c, d, e, f, g, h]: [f32; 8]) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_setr_ps(a, b, c, d, e, f, g, h) }
+        }
+        #[inline(always)]
+        fn lanes_x8(self, a: __m256) -> [f32; 8] {
+            let mut lanes = [0.0; 8];
+            // SAFETY: as above; 8 lanes are written.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
+            lanes
+        }
+        #[inline(always)]
+        fn mul_x8(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sum_x8_each<const N: usize>(self, a: [__m256; N]) -> [f32; N] {
+            // SAFETY: as above.
+            unsafe { sum_x8_each(a) }
+        }
+    };
+}
+pub(super) use blocks_of_256_bits;
+
 // SAFETY of every block below: `self` proves AVX2, FMA and F16C; each pointer comes from a slice whose length was
 // checked on the line before, and the unaligned forms of load and store are used.
 impl Simd for Avx2 {
@@ -37,6 +184,7 @@ impl Simd for Avx2 {
     type I8x32 = __m256i;
     type I32x8 = __m256i;
     type F32x8 = __m256;
+    blocks_of_256_bits!();
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -142,29 +290,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_i8x32(self, from: &[i8]) -> __m256i {
-        let from = &from[..32];
-        // SAFETY: as above.
-        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-    }
-    #[inline(always)]
-    fn splat_u8x32(self, value: u8) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_set1_epi8(value as i8) }
-    }
-    #[inline(always)]
-    fn load_u8x32(self, from: &[u8]) -> __m256i {
-        let from = &from[..32];
-        // SAFETY: as above.
-        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-    }
-    #[inline(always)]
-    fn load_nibbles(self, from: &[u8]) -> __m256i {
-        let from = &from[..16];
-        // SAFETY: as above.
-        unsafe { nibbles(_mm_loadu_si128(from.as_ptr().cast())) }
-    }
-    #[inline(always)]
     fn spread_bits(self, bits: u32) -> __m256i {
         // Each byte gets the byte of `bits` that holds its bit, and keeps that bit alone.
         // SAFETY: as above.
@@ -175,45 +300,6 @@ impl Simd for Avx2 {
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
             _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
         }
-    }
-    #[inline(always)]
-    fn bits<const SHIFT: i32>(self, a: __m256i, mask: u8) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_and_si256(_mm256_srli_epi16::<SHIFT>(a), _mm256_set1_epi8(mask as i8)) }
-    }
-    #[inline(always)]
-    fn bits_up<const SHIFT: i32>(self, a: __m256i, mask: u8) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_slli_epi16::<SHIFT>(_mm256_and_si256(a, _mm256_set1_epi8(mask as i8))) }
-    }
-    #[inline(always)]
-    fn and_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_and_si256(a, b) }
-    }
-    #[inline(always)]
-    fn or_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_or_si256(a, b) }
-    }
-    #[inline(always)]
-    fn lookup(self, table: &[i8; 16], a: __m256i) -> __m256i {
-        // SAFETY: as above.
-        unsafe {
-            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            _mm256_shuffle_epi8(table, a)
-        }
-    }
-    #[inline(always)]
-    fn load_i32x8(self, from: &[i32]) -> __m256i {
-        let from = &from[..8];
-        // SAFETY: as above.
-        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-    }
-    #[inline(always)]
-    fn zero_i32x8(self) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_setzero_si256() }
     }
     #[inline(always)]
     fn dot_i8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -234,84 +320,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot_unbias(self, dots: __m256i, _x_sums: __m256i) -> __m256i {
         dots
-    }
-    #[inline(always)]
-    fn sum_halves_each(self, a: [__m256i; 8]) -> [__m256i; 2] {
-        // SAFETY: as above.
-        unsafe { sum_halves_each(a) }
-    }
-    #[inline(always)]
-    fn add_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_add_epi32(a, b) }
-    }
-    #[inline(always)]
-    fn sub_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_sub_epi32(a, b) }
-    }
-    #[inline(always)]
-    fn widen_i8x8(self, a: u64) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(a as i64)) }
-    }
-    #[inline(always)]
-    fn widen_i8_pairs(self, a: u128) -> [__m256i; 2] {
-        // SAFETY: as above.
-        unsafe {
-            let words = _mm256_cvtepi16_epi32(_mm_set_epi64x((a >> 64) as i64, a as i64));
-            [_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(words)), _mm256_srai_epi32::<8>(words)]
-        }
-    }
-    #[inline(always)]
-    fn f16x8(self, [a, b, c, d, e, f, g, h]: [u16; 8]) -> __m256 {
-        let [a, b, c, d, e, f, g, h] =
-            [a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16];
-        // SAFETY: as above.
-        unsafe { _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h)) }
-    }
-    #[inline(always)]
-    fn splat_x8(self, value: f32) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_set1_ps(value) }
-    }
-    #[inline(always)]
-    fn load_x8(self, from: &[f32]) -> __m256 {
-        let from = &from[..8];
-        // SAFETY: as above.
-        unsafe { _mm256_loadu_ps(from.as_ptr()) }
-    }
-    #[inline(always)]
-    fn mul_add_x8(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn to_f32x8(self, a: __m256i) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_cvtepi32_ps(a) }
-    }
-    #[inline(always)]
-    fn set_x8(self, [a, b, c, d, e, f, g, h]: [f32; 8]) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_setr_ps(a, b, c, d, e, f, g, h) }
-    }
-    #[inline(always)]
-    fn lanes_x8(self, a: __m256) -> [f32; 8] {
-        let mut lanes = [0.0; 8];
-        // SAFETY: as above; 8 lanes are written.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
-        lanes
-    }
-    #[inline(always)]
-    fn mul_x8(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sum_x8_each<const N: usize>(self, a: [__m256; N]) -> [f32; N] {
-        // SAFETY: as above.
-        unsafe { sum_x8_each(a) }
     }
 }
 
