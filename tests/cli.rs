@@ -5,6 +5,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::mem;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -455,49 +456,85 @@ fn chat_without_a_question_ends_well() {
     fails(&with_input(&["chat"], b"\xff\n"), 1, &["standard input: a line is not UTF-8"]);
 }
 
-/// A terminal is `script`'s, where there is one.
+/// What the line editor tells a terminal once it reads keys: behind this, Ctrl-C is a key at the prompt. A model can't say
+/// it, since the binary shows no ESC of a model's.
+#[cfg(target_os = "linux")]
+const PROMPT: &str = "\x1b[?2004h";
+/// What it tells the terminal when a line was entered.
+#[cfg(target_os = "linux")]
+const ENTERED: &str = "\x1b[?2004l";
+
+/// A chat at a terminal, which is `script`'s.
+#[cfg(target_os = "linux")]
+struct Terminal {
+    script: Child,
+    shown: Vec<u8>,
+}
+
+#[cfg(target_os = "linux")]
+impl Terminal {
+    /// Starts a chat; `None`, and says so, where there is no `script`.
+    fn chat(args: &str) -> Option<Self> {
+        if Command::new("script").arg("--version").output().is_err() {
+            eprintln!("skipped: there is no `script`");
+            return None;
+        }
+        // `script` has its own ways to end, so it is the shell that shows how the chat did. Ctrl-C is the shell's too.
+        let chat =
+            format!("trap : INT; '{}' chat {args}; echo exit code $?", env!("CARGO_BIN_EXE_babyllama"));
+        // Whatever happens, it ends.
+        let mut script = Command::new("timeout");
+        script.args(["60", "script", "-qc", &chat, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh");
+        let script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Some(Self { script, shown: Vec::new() })
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.script.stdin.as_ref().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Reads until this is shown and so many bytes behind it, and gives what was shown until then.
+    fn read_until(&mut self, text: &str, n_behind: usize) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let shown = &self.shown;
+            if let Some(at) = shown.windows(text.len()).position(|part| part == text.as_bytes())
+                && at + text.len() + n_behind <= shown.len()
+            {
+                let rest = self.shown.split_off(at + text.len() + n_behind);
+                return String::from_utf8_lossy(&mem::replace(&mut self.shown, rest)).into_owned();
+            }
+            let n = self.script.stdout.as_mut().unwrap().read(&mut buffer).unwrap();
+            assert!(n > 0, "{text:?} doesn't come: {:?}", String::from_utf8_lossy(&self.shown));
+            self.shown.extend_from_slice(&buffer[..n]);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_at_a_terminal_stops_the_answer_and_then_the_chat() {
     let model = rambler();
-    let chat = format!(
-        "{} chat {} -z {TOKENIZER} -t 0 --context-length 10000000",
-        env!("CARGO_BIN_EXE_babyllama"),
-        text(model.path())
-    );
-    // Whatever happens, it ends.
-    let mut script = Command::new("timeout");
-    script.args(["60", "script", "-qec", &chat, "/dev/null"]).env("TERM", "xterm");
-    let child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let Ok(mut child) = child else { return eprintln!("skipped: there is no `timeout`") };
-    let (mut input, mut out) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut shown = Vec::new();
-    // Reads until what is shown satisfies this, or there is no more.
-    let mut read_until = |done: &dyn Fn(&str) -> bool| {
-        let mut buffer = [0; 4096];
-        let start = shown.len();
-        while !done(&String::from_utf8_lossy(&shown[start..])) {
-            match out.read(&mut buffer) {
-                Ok(n) if n > 0 => shown.extend_from_slice(&buffer[..n]),
-                _ => break,
-            }
-        }
-        String::from_utf8_lossy(&shown[start..]).into_owned()
-    };
-    let start = read_until(&|shown| shown.contains("> "));
-    if start.contains("script") || start.is_empty() {
-        return eprintln!("skipped: there is no `script`");
-    }
+    let args = format!("'{}' -z '{TOKENIZER}' -t 0 --context-length 10000000", text(model.path()));
+    let Some(mut terminal) = Terminal::chat(&args) else { return };
     for question in ["Hello\r", "Again\r"] {
-        input.write_all(question.as_bytes()).unwrap();
-        read_until(&|shown| shown.len() > 500);
-        input.write_all(b"\x03").unwrap();
-        read_until(&|shown| shown.contains("> "));
+        terminal.read_until(PROMPT, 0);
+        terminal.types(question);
+        terminal.read_until(ENTERED, 100);
+        terminal.types("\x03");
     }
-    input.write_all(b"\x03").unwrap();
-    let end = read_until(&|_| false);
-    assert!(end.contains("tok/s"), "{end:?}");
-    assert!(child.wait().unwrap().success());
+    terminal.read_until(PROMPT, 0);
+    terminal.types("\x03");
+    terminal.read_until("tok/s", 0);
+    terminal.read_until("exit code 0", 0);
 }
 
 // --- tokenize -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::ChatArgs;
 use crate::failure::Failure;
-use crate::interrupt::Watch;
+use crate::interrupt::{self, Watch};
 use crate::models;
 use crate::output::{count, note, print, print_text};
 use crate::speak::Statistics;
@@ -191,7 +191,9 @@ impl Questions {
     fn new() -> Result<Self, Failure> {
         let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         Ok(if is_terminal {
-            Self::Typed(Box::new(DefaultEditor::new().map_err(terminal)?))
+            let editor = DefaultEditor::new().map_err(terminal)?;
+            interrupt::at_prompt();
+            Self::Typed(Box::new(editor))
         } else {
             Self::Lines(io::stdin().lock())
         })
