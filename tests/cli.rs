@@ -303,7 +303,7 @@ fn wrong_usage_exits_with_2() {
 
 #[test]
 fn help_and_version_are_there() {
-    for command in ["run", "chat", "tokenize", "logits", "inspect"] {
+    for command in ["run", "chat", "tokenize", "perplexity", "logits", "inspect"] {
         assert!(stdout(&babyllama(&["--help"])).contains(command));
         assert!(stdout(&babyllama(&[command, "--help"])).contains("Usage: babyllama"));
     }
@@ -535,6 +535,62 @@ fn ctrl_c_at_a_terminal_stops_the_answer_and_then_the_chat() {
     terminal.types("\x03");
     terminal.read_until("tok/s", 0);
     terminal.read_until("exit code 0", 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn lines_at_a_terminal_are_edited_and_remembered() {
+    let saved = TempFile::new("saved.jsonl", b"");
+    let Some(mut terminal) = Terminal::chat(&format!("'{MODEL}' -t 0 -n 3")) else { return };
+    let lines = [
+        "/system Be brief.\r",
+        "Lily?\x1b[D\x7fX\x05!\r", // left, backspace, X, to the end: LilX?!
+        "\x1b[A\x01And \r",        // up, to the start
+        "Who\\\r",                 // goes on
+        "is she?\r",
+        "\"\"\"\r",
+        "a\r",
+        "b\"\"\"\r",
+    ];
+    for line in lines {
+        terminal.read_until(PROMPT, 0);
+        terminal.types(line);
+        terminal.read_until(ENTERED, 0);
+    }
+    let shown = terminal.read_until(PROMPT, 0);
+    assert!(shown.contains("\x1b[2m3 tokens, ") && shown.contains(" tok/s\x1b[0m"), "{shown:?}");
+    terminal.types(&format!("/save {}\r", text(saved.path())));
+    terminal.read_until(PROMPT, 0);
+    terminal.types("/reset\r");
+    terminal.read_until(PROMPT, 0);
+    terminal.types("/nonsense\r");
+    terminal.read_until("error: there is no command /nonsense", 0);
+    terminal.read_until(PROMPT, 0);
+    terminal.types("\x04");
+    terminal.read_until("exit code 0", 0);
+    let said: Vec<serde_json::Value> = fs::read_to_string(saved.path())
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|message: &serde_json::Value| message["role"] != "assistant")
+        .collect();
+    let said: Vec<_> = said.iter().map(|message| message["content"].as_str().unwrap()).collect();
+    assert_eq!(said, ["Be brief.", "LilX?!", "And LilX?!", "Who\nis she?", "a\nb"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn speed_in_a_file_has_no_escape_sequences() {
+    let notes = TempFile::new("notes.txt", b"");
+    let args = format!("'{MODEL}' -t 0 -n 3 2>'{}'", text(notes.path()));
+    let Some(mut terminal) = Terminal::chat(&args) else { return };
+    for keys in ["Lily?\r", "\x04"] {
+        terminal.read_until(PROMPT, 0);
+        terminal.types(keys);
+    }
+    terminal.read_until("exit code 0", 0);
+    let notes = fs::read_to_string(notes.path()).unwrap();
+    assert!(notes.contains("\n3 tokens, ") && !notes.contains('\x1b'), "{notes:?}");
 }
 
 // --- tokenize -----------------------------------------------------------------------------------------------

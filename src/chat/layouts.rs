@@ -238,7 +238,7 @@ static ALPACA: Layout = Layout {
     before_question: &[Text("### Instruction:\n")],
     after_question: &[Text("\n\n### Response:\n")],
     before_answer: "",
-    end: &[Text("\n\n")],
+    end: &[Eos, Text("\n\n")],
     trims: false,
     stops: &["### Instruction:"],
     marks: &[],
@@ -280,4 +280,14 @@ pub(super) fn recognise(jinja: &str) -> Option<Template> {
     } else {
         None
     }
+}
+
+/// The system prompt of `ChatML` that is one literal of a Jinja text, with nothing in it that Jinja would change.
+pub(super) fn chatml_system(jinja: &str) -> Option<&str> {
+    let turns = jinja.split("<|im_start|>system").skip(1);
+    let mut contents = turns.filter_map(|turn| {
+        let content = turn.strip_prefix('\n').or_else(|| turn.strip_prefix("\\n"))?;
+        content.split_once("<|im_end|>").map(|(content, _)| content)
+    });
+    contents.find(|content| !content.contains(['\'', '"', '\\', '{', '}']))
 }

@@ -15,7 +15,7 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{ErrorKind, Result, TokenId};
+use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::tokenizer::{PieceKind, Tokenizer};
 use layouts::{Item, Layout};
 
@@ -153,8 +153,8 @@ impl Template {
     /// Recognises a template by the marks in its Jinja text, which a GGUF file brings
     /// ([`Model::chat_template`](crate::Model::chat_template)).
     ///
-    /// The Jinja text isn't run: what a file adds beside the layout, such as a system prompt when none is given, or
-    /// tools, is left out.
+    /// The Jinja text isn't run: what a file adds beside the layout, such as tools or today's date, is left out. For a
+    /// system prompt when none is given see [`default_system`](Self::default_system).
     ///
     /// ```
     /// use babyllama::chat::Template;
@@ -166,6 +166,20 @@ impl Template {
     #[must_use]
     pub fn recognise(jinja: &str) -> Option<Self> {
         layouts::recognise(jinja)
+    }
+
+    /// The system prompt that a Jinja text has for a conversation without one, as SmolLM2's does; `None` if it has none, or
+    /// none that stands there as it is.
+    ///
+    /// ```
+    /// use babyllama::chat::Template;
+    ///
+    /// let jinja = r"{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{{ '<|im_start|>' + message['role'] ...";
+    /// assert_eq!(Template::ChatMl.default_system(jinja), Some("Be kind."));
+    /// ```
+    #[must_use]
+    pub fn default_system(self, jinja: &str) -> Option<&str> {
+        (self == Self::ChatMl).then(|| layouts::chatml_system(jinja)).flatten()
     }
 
     /// Lays out a conversation. If its last message is a question, up to where the answer begins.
@@ -260,7 +274,7 @@ impl fmt::Display for Template {
 }
 
 impl FromStr for Template {
-    type Err = crate::Error;
+    type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
         Self::by_name(name).ok_or_else(|| {

@@ -69,7 +69,7 @@ fn renderings_are_those_of_the_models_own_templates() {
         ),
         (
             Alpaca,
-            "^### Instruction:\nQ1\n\n### Response:\nA1\n\n### Instruction:\nQ2\n\n### Response:\nA2\n\n### Instruction:\nQ3\n\n### Response:\n",
+            "^### Instruction:\nQ1\n\n### Response:\nA1</s>\n\n### Instruction:\nQ2\n\n### Response:\nA2</s>\n\n### Instruction:\nQ3\n\n### Response:\n",
             "^S s\n\n### Instruction:\nQ1\n\n### Response:\n",
         ),
     ];
@@ -132,6 +132,27 @@ fn templates_are_recognised_by_their_marks() {
     ];
     for (jinja, template) in cases {
         assert_eq!(Template::recognise(jinja), template, "{jinja}");
+    }
+}
+
+#[test]
+fn default_system_prompt_is_a_literal_of_the_jinja_text() {
+    let cases = [
+        (
+            "{{ '<|im_start|>system\nYou are SmolLM<|im_end|>\n' }}{{'<|im_start|>' + message['role']",
+            Some("You are SmolLM"),
+        ),
+        (
+            r"{{- '<|im_start|>system\n' }}{{- m + '<|im_end|>\n' }}{{- '<|im_start|>system\nYou help.<|im_end|>\n' }}",
+            Some("You help."),
+        ),
+        (r"{{ '<|im_start|>system\n' + system + '<|im_end|>\n' }}", None),
+        (r"{{ '<|im_start|>system\nYou\'re kind.<|im_end|>\n' }}", None),
+        ("{{'<|im_start|>' + message['role']", None),
+    ];
+    for (jinja, system) in cases {
+        assert_eq!(Template::ChatMl.default_system(jinja), system, "{jinja}");
+        assert_eq!(Template::Llama2.default_system(jinja), None);
     }
 }
 

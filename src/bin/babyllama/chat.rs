@@ -14,7 +14,7 @@ use crate::args::ChatArgs;
 use crate::failure::Failure;
 use crate::interrupt::{self, Watch};
 use crate::models;
-use crate::output::{count, note, print, print_text};
+use crate::output::{aside, count, note, print, print_text};
 use crate::speak::Statistics;
 
 /// What stands before and after a question of many lines.
@@ -23,7 +23,7 @@ const FENCE: &str = "\"\"\"";
 const HELP: &str = "\
 /help          this
 /reset         begin anew, with the same system prompt
-/system TEXT   how the model should behave from now on; without a text, as it likes
+/system TEXT   how the model should behave from now on; without a text, as its file says
 /save FILE     write the conversation, a JSON object on each line
 /load FILE     go on from a conversation that was saved
 /quit          leave, as Ctrl-D does
@@ -40,7 +40,8 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
         model.session_with(args.engine.session_options()),
         args.template.unwrap_or_else(|| template(&model, is_typed)),
     )?;
-    chat.set_system(args.system.as_deref());
+    let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
+    chat.set_system(args.system.as_deref().or(default_system));
     for stop in &args.sampling.stop {
         chat = chat.stop(stop);
     }
@@ -50,7 +51,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     }
 
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
-    let mut talk = Talk { chat, sampler, max_tokens, statistics: Statistics::default(), is_typed };
+    let default_system = default_system.map(str::to_string);
+    let statistics = Statistics::default();
+    let mut talk = Talk { chat, default_system, sampler, max_tokens, statistics, is_typed };
     while let Some(question) = questions.next()? {
         if question.trim().is_empty() {
             continue;
@@ -91,6 +94,8 @@ fn template(model: &Model, is_typed: bool) -> Template {
 #[derive(Debug)]
 struct Talk {
     chat: Chat,
+    /// The file's own system prompt.
+    default_system: Option<String>,
     sampler: Sampler,
     max_tokens: usize,
     statistics: Statistics,
@@ -139,7 +144,7 @@ impl Talk {
         }
         if self.is_typed && n_generated > 1 {
             let rate = n_generated as f64 / time.as_secs_f64();
-            note(&format!("\x1b[2m{}, {rate:.1} tok/s\x1b[0m", count(n_generated, "token")));
+            aside(&format!("{}, {rate:.1} tok/s", count(n_generated, "token")));
         }
         Ok(())
     }
@@ -150,6 +155,7 @@ impl Talk {
         match (name, rest) {
             ("help", _) => note(HELP),
             ("reset", _) => self.chat.reset(),
+            ("system", "") => self.chat.set_system(self.default_system.as_deref()),
             ("system", text) => self.chat.set_system(Some(text)),
             ("save" | "load", "") => return Err(Failure::Error(format!("/{name} needs a file's name"))),
             ("save", file) => save(self.chat.messages(), file)?,
