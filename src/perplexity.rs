@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::model::Model;
 use crate::session::SessionOptions;
+use crate::tokenizer::Tokenizer;
 
 /// Bytes of logits that are held at once, unless a single row has more.
 const MAX_LOGITS_BYTES: usize = 16 << 20;
@@ -171,7 +172,7 @@ impl Model {
         let mut session = self.session_with(SessionOptions::new().context_length(context_length));
         let vocab_size = self.config().vocab_size;
         let batch = (MAX_LOGITS_BYTES / (4 * vocab_size)).clamp(1, MAX_BATCH);
-        let bos = self.tokenizer().filter(|tokenizer| tokenizer.adds_bos()).and_then(|t| t.bos());
+        let bos = self.tokenizer().filter(|tokenizer| tokenizer.adds_bos()).and_then(Tokenizer::bos);
         let first = context_length / 2; // the first position whose prediction counts
 
         let mut measured =

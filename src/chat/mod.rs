@@ -168,7 +168,7 @@ impl Template {
         layouts::recognise(jinja)
     }
 
-    /// The system prompt that a Jinja text has for a conversation without one, as SmolLM2's does; `None` if it has none, or
+    /// The system prompt that a Jinja text has for a conversation without one, as `SmolLM2` does; `None` if it has none, or
     /// none that stands there as it is.
     ///
     /// ```
