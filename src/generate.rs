@@ -251,6 +251,10 @@ pub struct Piece {
 }
 
 impl Piece {
+    pub(crate) fn new(token: Option<TokenId>, text: &str) -> Self {
+        Self { token, text: Text::new(text) }
+    }
+
     /// The token; `None` for text that was held back until the end.
     #[must_use]
     pub fn token(&self) -> Option<TokenId> {

@@ -5,13 +5,13 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::mem;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use babyllama::chat::{Template, encode};
+use babyllama::chat::Template;
 use babyllama::{
-    FinishReason, Isa, Model, ModelOptions, Prompt, Sampler, SamplerOptions, Session, SessionOptions,
-    Tokenizer,
+    Chat, Isa, Model, ModelOptions, Sampler, SamplerOptions, Session, SessionOptions, Tokenizer,
 };
 use common::{RandomModel, Shape, TempFile, shared};
 
@@ -303,7 +303,7 @@ fn wrong_usage_exits_with_2() {
 
 #[test]
 fn help_and_version_are_there() {
-    for command in ["run", "chat", "tokenize", "logits", "inspect"] {
+    for command in ["run", "chat", "tokenize", "perplexity", "logits", "inspect"] {
         assert!(stdout(&babyllama(&["--help"])).contains(command));
         assert!(stdout(&babyllama(&[command, "--help"])).contains("Usage: babyllama"));
     }
@@ -364,26 +364,13 @@ fn conversation(
     max_tokens: usize,
     options: SamplerOptions,
 ) -> String {
-    let tokenizer = model.tokenizer().unwrap();
-    let (mut session, mut sampler) = (model.session(), Sampler::new(options));
-    let mut unfed = None;
+    let mut sampler = Sampler::new(options);
+    let mut chat = Chat::new(model.session(), Template::Llama2).unwrap();
+    chat.set_system(system);
     let mut answers = String::new();
-    for (i, question) in questions.iter().enumerate() {
-        let parts = Template::Llama2.turn(i == 0, system, question);
-        let mut tokens: Vec<_> = unfed.take().into_iter().collect();
-        tokens.extend(encode(&parts, tokenizer).unwrap());
-        let generate = session.generate(Prompt::Tokens(&tokens), &mut sampler).unwrap();
-        let mut generate = generate.max_tokens(max_tokens);
-        let mut answer = String::new();
-        let mut last = None;
-        for piece in generate.by_ref() {
-            let piece = piece.unwrap();
-            last = piece.token();
-            answer += &piece;
-        }
-        // The answer's end is the template's; an answer that was cut short still has to be read to its end.
-        unfed = last.filter(|_| generate.finish_reason() == Some(FinishReason::MaxTokens));
-        answers += answer.trim_start();
+    for question in questions {
+        let answer = chat.ask(question, &mut sampler).unwrap().max_tokens(max_tokens);
+        answer.for_each(|piece| answers += &piece.unwrap());
         answers.push('\n');
     }
     answers
@@ -425,54 +412,185 @@ fn chat_says_that_the_context_is_full() {
 }
 
 #[test]
+fn chat_saves_and_loads_a_conversation() {
+    let file = TempFile::new("saved.jsonl", b"");
+    let path = text(file.path());
+    let args = ["chat", "-t", "0", "-n", "4", "-y", "Be brief."];
+    let first = format!("\"\"\"Who\nis\n\"she\"?\"\"\"\nAnd\\\nTom?\n/save {path}\n/help\n");
+    let output = with_input(&args, first.as_bytes());
+    assert_eq!(stdout(&output).lines().count(), 2);
+    assert!(stderr(&output).contains("/system TEXT"));
+    let saved = fs::read_to_string(file.path()).unwrap();
+    let lines: Vec<_> = saved.lines().collect();
+    assert_eq!(lines.len(), 5, "{saved}");
+    assert!(lines[1].contains(r#""Who\nis\n\"she\"?""#) && lines[3].contains(r"And\nTom?"), "{saved}");
+    let again = format!("/load {path}\n/save {path}\nWhy?\n/reset\n/system\n/save {path}\n");
+    let whole = with_input(&["chat", "-t", "0", "-n", "4"], again.as_bytes());
+    assert_eq!(stdout(&whole).lines().count(), 1);
+    assert_eq!(fs::read_to_string(file.path()).unwrap(), "");
+    fs::write(file.path(), "nonsense").unwrap();
+    fails(&with_input(&["chat"], format!("/load {path}").as_bytes()), 1, &["line 1 is no message"]);
+    fails(&with_input(&["chat"], b"/nonsense"), 1, &["there is no command /nonsense"]);
+}
+
+#[test]
+fn perplexity_is_the_last_line() {
+    let story = stdout(&babyllama(&["-s", "7"])).repeat(3);
+    let model = Model::open(MODEL).unwrap();
+    let tokens = model.tokenizer().unwrap().encode_prompt(&story);
+    let options = babyllama::PerplexityOptions::new().context_length(64).max_windows(3);
+    let go_on = |_: &babyllama::Perplexity| std::ops::ControlFlow::Continue(());
+    let expected = model.perplexity(&tokens, options, go_on).unwrap();
+    let args = ["perplexity", MODEL, "-", "--ctx", "64", "--chunks", "3"];
+    let output = with_input(&args, story.as_bytes());
+    let shown = stdout(&output);
+    assert_eq!(shown.lines().count(), 4, "{shown}");
+    assert_eq!(shown.lines().last(), Some(format!("{:.4}", expected.value()).as_str()));
+    assert!(stderr(&output).contains("of 93 tokens"), "{}", stderr(&output));
+    fails(&with_input(&["perplexity", MODEL, "-"], b"short"), 1, &["the text has only"]);
+}
+
+#[test]
 fn chat_without_a_question_ends_well() {
     assert_eq!(stdout(&babyllama(&["chat"])), "");
     fails(&with_input(&["chat"], b"\xff\n"), 1, &["standard input: a line is not UTF-8"]);
 }
 
-/// A terminal is `script`'s, where there is one.
+/// What the line editor tells a terminal once it reads keys: behind this, Ctrl-C is a key at the prompt. A model can't say
+/// it, since the binary shows no ESC of a model's.
+#[cfg(target_os = "linux")]
+const PROMPT: &str = "\x1b[?2004h";
+/// What it tells the terminal when a line was entered.
+#[cfg(target_os = "linux")]
+const ENTERED: &str = "\x1b[?2004l";
+
+/// A chat at a terminal, which is `script`'s.
+#[cfg(target_os = "linux")]
+struct Terminal {
+    script: Child,
+    shown: Vec<u8>,
+}
+
+#[cfg(target_os = "linux")]
+impl Terminal {
+    /// Starts a chat; `None`, and says so, where there is no `script`.
+    fn chat(args: &str) -> Option<Self> {
+        if Command::new("script").arg("--version").output().is_err() {
+            eprintln!("skipped: there is no `script`");
+            return None;
+        }
+        // `script` has its own ways to end, so it is the shell that shows how the chat did. Ctrl-C is the shell's too.
+        let chat =
+            format!("trap : INT; '{}' chat {args}; echo exit code $?", env!("CARGO_BIN_EXE_babyllama"));
+        // Whatever happens, it ends.
+        let mut script = Command::new("timeout");
+        script.args(["60", "script", "-qc", &chat, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh");
+        let script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Some(Self { script, shown: Vec::new() })
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.script.stdin.as_ref().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Reads until this is shown and so many bytes behind it, and gives what was shown until then.
+    fn read_until(&mut self, text: &str, n_behind: usize) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let shown = &self.shown;
+            if let Some(at) = shown.windows(text.len()).position(|part| part == text.as_bytes())
+                && at + text.len() + n_behind <= shown.len()
+            {
+                let rest = self.shown.split_off(at + text.len() + n_behind);
+                return String::from_utf8_lossy(&mem::replace(&mut self.shown, rest)).into_owned();
+            }
+            let n = self.script.stdout.as_mut().unwrap().read(&mut buffer).unwrap();
+            assert!(n > 0, "{text:?} doesn't come: {:?}", String::from_utf8_lossy(&self.shown));
+            self.shown.extend_from_slice(&buffer[..n]);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_at_a_terminal_stops_the_answer_and_then_the_chat() {
     let model = rambler();
-    let chat = format!(
-        "{} chat {} -z {TOKENIZER} -t 0 --context-length 10000000",
-        env!("CARGO_BIN_EXE_babyllama"),
-        text(model.path())
-    );
-    // Whatever happens, it ends.
-    let mut script = Command::new("timeout");
-    script.args(["60", "script", "-qec", &chat, "/dev/null"]).env("TERM", "xterm");
-    let child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let Ok(mut child) = child else { return eprintln!("skipped: there is no `timeout`") };
-    let (mut input, mut out) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut shown = Vec::new();
-    // Reads until what is shown satisfies this, or there is no more.
-    let mut read_until = |done: &dyn Fn(&str) -> bool| {
-        let mut buffer = [0; 4096];
-        let start = shown.len();
-        while !done(&String::from_utf8_lossy(&shown[start..])) {
-            match out.read(&mut buffer) {
-                Ok(n) if n > 0 => shown.extend_from_slice(&buffer[..n]),
-                _ => break,
-            }
-        }
-        String::from_utf8_lossy(&shown[start..]).into_owned()
-    };
-    let start = read_until(&|shown| shown.contains("> "));
-    if start.contains("script") || start.is_empty() {
-        return eprintln!("skipped: there is no `script`");
-    }
+    let args = format!("'{}' -z '{TOKENIZER}' -t 0 --context-length 10000000", text(model.path()));
+    let Some(mut terminal) = Terminal::chat(&args) else { return };
     for question in ["Hello\r", "Again\r"] {
-        input.write_all(question.as_bytes()).unwrap();
-        read_until(&|shown| shown.len() > 500);
-        input.write_all(b"\x03").unwrap();
-        read_until(&|shown| shown.contains("> "));
+        terminal.read_until(PROMPT, 0);
+        terminal.types(question);
+        terminal.read_until(ENTERED, 100);
+        terminal.types("\x03");
     }
-    input.write_all(b"\x03").unwrap();
-    let end = read_until(&|_| false);
-    assert!(end.contains("tok/s"), "{end:?}");
-    assert!(child.wait().unwrap().success());
+    terminal.read_until(PROMPT, 0);
+    terminal.types("\x03");
+    terminal.read_until("tok/s", 0);
+    terminal.read_until("exit code 0", 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn lines_at_a_terminal_are_edited_and_remembered() {
+    let saved = TempFile::new("saved.jsonl", b"");
+    let Some(mut terminal) = Terminal::chat(&format!("'{MODEL}' -t 0 -n 3")) else { return };
+    let lines = [
+        "/system Be brief.\r",
+        "Lily?\x1b[D\x7fX\x05!\r", // left, backspace, X, to the end: LilX?!
+        "\x1b[A\x01And \r",        // up, to the start
+        "Who\\\r",                 // goes on
+        "is she?\r",
+        "\"\"\"\r",
+        "a\r",
+        "b\"\"\"\r",
+    ];
+    for line in lines {
+        terminal.read_until(PROMPT, 0);
+        terminal.types(line);
+        terminal.read_until(ENTERED, 0);
+    }
+    let shown = terminal.read_until(PROMPT, 0);
+    assert!(shown.contains("\x1b[2m3 tokens, ") && shown.contains(" tok/s\x1b[0m"), "{shown:?}");
+    terminal.types(&format!("/save {}\r", text(saved.path())));
+    terminal.read_until(PROMPT, 0);
+    terminal.types("/reset\r");
+    terminal.read_until(PROMPT, 0);
+    terminal.types("/nonsense\r");
+    terminal.read_until("error: there is no command /nonsense", 0);
+    terminal.read_until(PROMPT, 0);
+    terminal.types("\x04");
+    terminal.read_until("exit code 0", 0);
+    let said: Vec<serde_json::Value> = fs::read_to_string(saved.path())
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|message: &serde_json::Value| message["role"] != "assistant")
+        .collect();
+    let said: Vec<_> = said.iter().map(|message| message["content"].as_str().unwrap()).collect();
+    assert_eq!(said, ["Be brief.", "LilX?!", "And LilX?!", "Who\nis she?", "a\nb"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn speed_in_a_file_has_no_escape_sequences() {
+    let notes = TempFile::new("notes.txt", b"");
+    let args = format!("'{MODEL}' -t 0 -n 3 2>'{}'", text(notes.path()));
+    let Some(mut terminal) = Terminal::chat(&args) else { return };
+    for keys in ["Lily?\r", "\x04"] {
+        terminal.read_until(PROMPT, 0);
+        terminal.types(keys);
+    }
+    terminal.read_until("exit code 0", 0);
+    let notes = fs::read_to_string(notes.path()).unwrap();
+    assert!(notes.contains("\n3 tokens, ") && !notes.contains('\x1b'), "{notes:?}");
 }
 
 // --- tokenize -----------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ const LAYERS: &[&[&str]] = &[
     &["forward", "checkpoint"],
     &["model"],
     &["session"],
-    &["generate"],
+    &["generate", "perplexity"],
+    &["conversation"],
 ];
 
 /// Beside the layers: what these may import. Layers from `model` up may import them, and `checkpoint` the tokenizer, since

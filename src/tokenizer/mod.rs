@@ -191,21 +191,33 @@ impl Tokenizer {
 
     /// Appends the tokens of `text`, without BOS, as [`encode`](Self::encode) gives them.
     pub fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        let Some(user_defined) = &self.user_defined else { return self.encode_fragment(text, tokens) };
+        self.encode_fragments(text, self.has_dummy_space(), tokens);
+    }
+
+    /// As [`encode_into`](Self::encode_into), for a text that goes on from text: nothing is put before it.
+    pub(crate) fn encode_continued(&self, text: &str, tokens: &mut Vec<TokenId>) {
+        self.encode_fragments(text, false, tokens);
+    }
+
+    /// Appends the tokens of a text, which itself begins with a dummy space or not.
+    fn encode_fragments(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
+        let Some(user_defined) = &self.user_defined else {
+            return self.encode_fragment(text, dummy_space, tokens);
+        };
+        let mut dummy_space = dummy_space;
         for fragment in user_defined.split(text) {
             match fragment {
-                Fragment::Text(text) => self.encode_fragment(text, tokens),
+                Fragment::Text(text) => self.encode_fragment(text, dummy_space, tokens),
                 Fragment::Token(id) => tokens.push(id),
             }
+            dummy_space = self.has_dummy_space();
         }
     }
 
     /// Appends the tokens of a text that has no user-defined pieces.
-    fn encode_fragment(&self, text: &str, tokens: &mut Vec<TokenId>) {
+    fn encode_fragment(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
         match &self.algorithm {
-            Algorithm::SentencePiece { dummy_space } => {
-                sentencepiece::encode(&self.vocab, text, *dummy_space, tokens);
-            }
+            Algorithm::SentencePiece { .. } => sentencepiece::encode(&self.vocab, text, dummy_space, tokens),
             Algorithm::BytePairs(pairs) => pairs.encode(&self.vocab, text, tokens),
         }
     }
@@ -252,6 +264,12 @@ impl Tokenizer {
     #[must_use]
     pub fn eos(&self) -> Option<TokenId> {
         self.eos
+    }
+
+    /// Whether [`encode_prompt`](Self::encode_prompt) puts BOS first.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos && self.bos.is_some()
     }
 
     /// Whether a model that gives this token has ended its text.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use babyllama::chat::Template;
 use babyllama::{Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     Chat(ChatArgs),
     Tokenize(TokenizeArgs),
+    Perplexity(PerplexityArgs),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
 }
@@ -112,16 +114,21 @@ Examples:
   babyllama run model.bin -t 0.8 -s 42 --threads 2      the same text each time
   babyllama run model.bin -i - --stop \"The end\" < p.txt";
 
-/// Talks with a model that was tuned for Llama 2's chat format.
+/// Talks with a model that was tuned for it.
 ///
-/// Ctrl-C stops an answer; Ctrl-C or Ctrl-D at the prompt leaves. If standard input is no terminal, each of its lines is
-/// a question, and only the answers are printed.
+/// Ctrl-C stops an answer; Ctrl-C or Ctrl-D at the prompt leaves; /help lists the commands. A line that ends with a
+/// backslash goes on in the next; a question of many lines stands between lines of \"\"\". If standard input is no
+/// terminal, each of its questions is answered, and only the answers are printed.
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct ChatArgs {
     /// The model's file; `bundled` is the model inside this program, which knows stories but not how to chat
     #[arg(default_value = BUNDLED)]
     pub(crate) model: PathBuf,
+
+    /// How a conversation is laid out [default: what the file says, else llama2]
+    #[arg(long, value_name = "NAME", value_parser = template_parser())]
+    pub(crate) template: Option<Template>,
 
     /// The system prompt: how the model should behave
     #[arg(short = 'y', long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -173,6 +180,37 @@ Examples:
   babyllama tokenize bundled \"Once upon a time\"
   babyllama tokenize -z tokenizer.bin - < text.txt
   babyllama tokenize --no-bos bundled -- \"- Hello, said Tom.\"";
+
+/// Measures how well a model knows a text: the lower the perplexity, the better.
+///
+/// Counts as llama.cpp does: windows without overlap, of which the second half counts. The running value after each
+/// window, and at last the perplexity alone on its line, go to standard output; the error to standard error.
+#[derive(Debug, Args)]
+pub(crate) struct PerplexityArgs {
+    /// The model's file; `bundled` is the model inside this program
+    pub(crate) model: PathBuf,
+
+    /// The text; `-` is standard input
+    pub(crate) file: PathBuf,
+
+    /// How many tokens a window has
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..=i64::from(i32::MAX)))]
+    pub(crate) ctx: u32,
+
+    /// How many windows are read at most; 0: all that the text has
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) chunks: usize,
+
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
+
+    /// Don't show how far it is
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
 
 /// Writes the logits that a model gives at every position, to compare engines.
 ///
@@ -347,6 +385,11 @@ fn isa_parser() -> impl TypedValueParser<Value = Isa> {
         let isa = Isa::available().into_iter().find(|isa| isa.name() == name);
         isa.ok_or("not an instruction set of this processor")
     })
+}
+
+/// Takes the names of templates, and lists them in the help.
+fn template_parser() -> impl TypedValueParser<Value = Template> {
+    PossibleValuesParser::new(Template::ALL.map(Template::name)).try_map(|name| name.parse::<Template>())
 }
 
 /// Token ids, as `tokenize` prints them.

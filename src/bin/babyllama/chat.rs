@@ -1,103 +1,190 @@
 //! `babyllama chat`: a conversation.
 
+use std::fs;
 use std::io::{self, BufRead, IsTerminal};
+use std::time::Instant;
 
-use babyllama::chat::{Template, encode};
-use babyllama::{FinishReason, TokenId, Tokenizer};
+use babyllama::chat::{Message, Role, Template};
+use babyllama::{Chat, ErrorKind, FinishReason, Model, Sampler};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use serde_json::{Value, json};
 
 use crate::args::ChatArgs;
 use crate::failure::Failure;
-use crate::interrupt::Watch;
+use crate::interrupt::{self, Watch};
 use crate::models;
-use crate::output::{count, note, print, print_text};
-use crate::speak::Speaker;
+use crate::output::{aside, count, note, print, print_text};
+use crate::speak::Statistics;
+
+/// What stands before and after a question of many lines.
+const FENCE: &str = "\"\"\"";
+
+const HELP: &str = "\
+/help          this
+/reset         begin anew, with the same system prompt
+/system TEXT   how the model should behave from now on; without a text, as its file says
+/save FILE     write the conversation, a JSON object on each line
+/load FILE     go on from a conversation that was saved
+/quit          leave, as Ctrl-D does
+A line that ends with \\ goes on in the next; \"\"\" begins and ends a question of many lines.";
 
 pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     let sampler = args.sampling.sampler()?;
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
-    let tokenizer = models::tokenizer(&model, &args.model)?;
-    let session = model.session_with(args.engine.session_options());
+    models::tokenizer(&model, &args.model)?;
     let mut questions = Questions::new()?;
-    if questions.are_typed() {
-        let what = args.model.display();
-        note(&format!("{what}: Ctrl-C stops an answer; Ctrl-D, or Ctrl-C at the prompt, ends the chat."));
+    let is_typed = questions.are_typed();
+    let mut chat = Chat::new(
+        model.session_with(args.engine.session_options()),
+        args.template.unwrap_or_else(|| template(&model, is_typed)),
+    )?;
+    let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
+    chat.set_system(args.system.as_deref().or(default_system));
+    for stop in &args.sampling.stop {
+        chat = chat.stop(stop);
+    }
+    if is_typed {
+        let (what, template) = (args.model.display(), chat.template());
+        note(&format!("{what}, template {template}: Ctrl-C stops an answer, Ctrl-D leaves, /help helps."));
     }
 
-    let mut chat = Chat {
-        speaker: Speaker::new(session, sampler, &args.sampling.stop),
-        tokenizer,
-        system: args.system.as_deref(),
-        max_tokens: if args.max_tokens == 0 { usize::MAX } else { args.max_tokens },
-        has_begun: false,
-        unfed: None,
-    };
+    let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
+    let default_system = default_system.map(str::to_string);
+    let statistics = Statistics::default();
+    let mut talk = Talk { chat, default_system, sampler, max_tokens, statistics, is_typed };
     while let Some(question) = questions.next()? {
         if question.trim().is_empty() {
             continue;
         }
-        match chat.turn(&question) {
+        if question.trim() == "/quit" {
+            break;
+        }
+        let result = match question.strip_prefix('/') {
+            Some(command) => talk.command(command.trim()),
+            None => talk.turn(&question),
+        };
+        match result {
             // One who types can ask something shorter; a script can't.
-            Err(Failure::Error(reason)) if questions.are_typed() => note(&format!("error: {reason}")),
+            Err(Failure::Error(reason)) if is_typed => note(&format!("error: {reason}")),
             result => result?,
         }
     }
-    if chat.has_begun && !args.quiet {
-        note(&chat.speaker.statistics());
+    if talk.statistics.has_any() && !args.quiet {
+        note(&talk.statistics.line(&talk.sampler));
     }
     Ok(())
 }
 
-/// A conversation, and what of it the session hasn't read.
-#[derive(Debug)]
-struct Chat<'a> {
-    speaker: Speaker,
-    tokenizer: &'a Tokenizer,
-    system: Option<&'a str>,
-    max_tokens: usize,
-    has_begun: bool,
-    /// The last token of an answer that was cut short. The token that ends an answer is the template's.
-    unfed: Option<TokenId>,
+/// What the file says, or Llama 2's.
+fn template(model: &Model, is_typed: bool) -> Template {
+    let recognised = model.chat_template().and_then(Template::recognise);
+    if is_typed && recognised.is_none() {
+        let why = match model.chat_template() {
+            Some(_) => "the file's chat template isn't known here",
+            None => "the file doesn't say how to chat with it",
+        };
+        note(&format!("note: {why}: taking Llama 2's; --template names another"));
+    }
+    recognised.unwrap_or(Template::Llama2)
 }
 
-impl Chat<'_> {
+/// A conversation and what it takes.
+#[derive(Debug)]
+struct Talk {
+    chat: Chat,
+    /// The file's own system prompt.
+    default_system: Option<String>,
+    sampler: Sampler,
+    max_tokens: usize,
+    statistics: Statistics,
+    is_typed: bool,
+}
+
+impl Talk {
     /// Answers a question. After an error nothing of the question stays in the conversation.
     fn turn(&mut self, question: &str) -> Result<(), Failure> {
-        let mut turn: Vec<TokenId> = self.unfed.into_iter().collect();
-        let parts = Template::Llama2.turn(!self.has_begun, self.system, question);
-        turn.extend(encode(&parts, self.tokenizer)?);
-        let (position, capacity) = (self.speaker.session.position(), self.speaker.session.capacity());
-        if position + turn.len() > capacity {
-            return Err(Failure::Error(format!(
-                "the context is full: it holds {capacity} tokens, {position} are used, and this question takes {}; \
-                 --context-length makes it longer",
-                turn.len()
-            )));
-        }
-
+        let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
+        let question = question.trim();
+        let answer = self.chat.ask(question, &mut self.sampler).map_err(|error| match error.kind() {
+            ErrorKind::ContextFull { requested, .. } => Failure::Error(format!(
+                "the context is full: it holds {capacity} tokens, {position} are used, and this question makes \
+                 it {requested}; --context-length makes it longer, and /reset begins anew"
+            )),
+            _ => error.into(),
+        });
+        let mut answer = answer?.max_tokens(self.max_tokens);
         let watch = Watch::new();
-        match self.speaker.feed(&turn, &watch) {
-            Err(Failure::Interrupted) => return print(b"\n"),
-            result => result?,
+        let start = Instant::now();
+        let mut begun = start;
+        while !watch.interrupted()
+            && let Some(piece) = {
+                let reading = !answer.has_begun();
+                let piece = answer.next();
+                if reading {
+                    begun = Instant::now();
+                }
+                piece
+            }
+        {
+            print_text(&piece?)?;
         }
-        self.has_begun = true;
-        // The template leaves the space before an answer to the model.
-        let mut at_start = true;
-        let ending = self.speaker.speak(self.max_tokens, &watch, |text| {
-            let text = if at_start { text.trim_start() } else { text };
-            at_start &= text.is_empty();
-            print_text(text)
-        })?;
-        self.unfed = ending.unfed;
+        let (reason, n_generated) = (answer.finish_reason(), answer.n_generated());
+        if answer.has_begun() {
+            self.statistics.add_prompt(answer.n_prompt(), begun - start);
+        }
+        drop(answer);
+        let time = begun.elapsed();
+        self.statistics.add_generation(n_generated, time);
         print(b"\n")?;
-        if ending.reason == Some(FinishReason::ContextFull) {
+        if reason == Some(FinishReason::ContextFull) {
             let capacity = count(capacity, "token");
             note(&format!("[the context is full, {capacity}: the answer had to stop here]"));
         }
+        if self.is_typed && n_generated > 1 {
+            let rate = n_generated as f64 / time.as_secs_f64();
+            aside(&format!("{}, {rate:.1} tok/s", count(n_generated, "token")));
+        }
         Ok(())
     }
+
+    fn command(&mut self, command: &str) -> Result<(), Failure> {
+        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let rest = rest.trim();
+        match (name, rest) {
+            ("help", _) => note(HELP),
+            ("reset", _) => self.chat.reset(),
+            ("system", "") => self.chat.set_system(self.default_system.as_deref()),
+            ("system", text) => self.chat.set_system(Some(text)),
+            ("save" | "load", "") => return Err(Failure::Error(format!("/{name} needs a file's name"))),
+            ("save", file) => save(self.chat.messages(), file)?,
+            ("load", file) => self.chat.set_messages(load(file)?)?,
+            _ => return Err(Failure::Error(format!("there is no command /{name}; /help lists them"))),
+        }
+        Ok(())
+    }
+}
+
+/// Writes a JSON object for each message on a line of its own.
+fn save(messages: &[Message], file: &str) -> Result<(), Failure> {
+    let line = |message: &Message| {
+        format!("{}\n", json!({ "role": message.role.name(), "content": message.content }))
+    };
+    let lines: String = messages.iter().map(line).collect();
+    fs::write(file, lines).map_err(|e| Failure::of(file, e))
+}
+
+fn load(file: &str) -> Result<Vec<Message>, Failure> {
+    let text = fs::read_to_string(file).map_err(|e| Failure::of(file, e))?;
+    let message = |line: &str| {
+        let value: Value = serde_json::from_str(line).ok()?;
+        let role = Role::by_name(value.get("role")?.as_str()?)?;
+        Some(Message { role, content: value.get("content")?.as_str()?.into() })
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let wrong = |i| Failure::of(file, format!("line {} is no message", i + 1));
+    lines.map(|(i, line)| message(line).ok_or_else(|| wrong(i))).collect()
 }
 
 /// Where the questions come from.
@@ -110,7 +197,9 @@ impl Questions {
     fn new() -> Result<Self, Failure> {
         let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         Ok(if is_terminal {
-            Self::Typed(Box::new(DefaultEditor::new().map_err(terminal)?))
+            let editor = DefaultEditor::new().map_err(terminal)?;
+            interrupt::at_prompt();
+            Self::Typed(Box::new(editor))
         } else {
             Self::Lines(io::stdin().lock())
         })
@@ -120,14 +209,49 @@ impl Questions {
         matches!(self, Self::Typed(_))
     }
 
-    /// The next question; `None` when there are no more.
+    /// The next question, which may have several lines; `None` when there are no more.
     fn next(&mut self) -> Result<Option<String>, Failure> {
-        match self {
-            Self::Typed(editor) => match editor.readline("> ") {
-                Ok(line) => {
-                    editor.add_history_entry(&line).map_err(terminal)?;
-                    Ok(Some(line))
+        let Some(mut line) = self.line("> ")? else { return Ok(None) };
+        let mut question = String::new();
+        if let Some(first) = line.trim_start().strip_prefix(FENCE) {
+            let mut rest = first.to_string();
+            loop {
+                if let Some((last, _)) = rest.split_once(FENCE) {
+                    question.push_str(last);
+                    break;
                 }
+                question.push_str(&rest);
+                question.push('\n');
+                match self.line(". ")? {
+                    Some(next) => rest = next,
+                    None => break,
+                }
+            }
+        } else {
+            while let Some(begin) = line.strip_suffix('\\') {
+                question.push_str(begin);
+                question.push('\n');
+                match self.line(". ")? {
+                    Some(next) => line = next,
+                    None => {
+                        line.clear();
+                        break;
+                    }
+                }
+            }
+            question.push_str(&line);
+        }
+        if let Self::Typed(editor) = self {
+            editor.add_history_entry(&question).map_err(terminal)?;
+        }
+        Ok(Some(question))
+    }
+
+    /// The next line, without its end.
+    fn line(&mut self, prompt: &str) -> Result<Option<String>, Failure> {
+        match self {
+            Self::Typed(editor) => match editor.readline(prompt) {
+                Ok(line) => Ok(Some(line)),
                 Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
                 Err(error) => Err(terminal(error)),
             },
@@ -136,7 +260,8 @@ impl Questions {
                 let n = stdin.read_until(b'\n', &mut line).map_err(|e| Failure::of("standard input", e))?;
                 let line = String::from_utf8(line)
                     .map_err(|_| Failure::of("standard input", "a line is not UTF-8"))?;
-                Ok((n > 0).then_some(line))
+                let line = line.strip_suffix('\n').unwrap_or(&line);
+                Ok((n > 0).then(|| line.strip_suffix('\r').unwrap_or(line).to_string()))
             }
         }
     }

@@ -11,6 +11,7 @@ mod interrupt;
 mod logits;
 mod models;
 mod output;
+mod perplexity;
 mod run;
 mod speak;
 mod tokenize;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Perplexity(args)) => perplexity::run(args),
         Some(Command::Logits(args)) => logits::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
     };

@@ -1,7 +1,7 @@
 //! Standard output and standard error, and text that is safe to show.
 
 use std::borrow::Cow;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 
 use crate::failure::Failure;
 
@@ -19,6 +19,12 @@ pub(crate) fn print_text(text: &str) -> Result<(), Failure> {
 /// Writes a line to standard error. If that can't be, nobody can be told.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes a line to standard error that stands back behind what a model says, where a terminal can show that.
+pub(crate) fn aside(line: &str) {
+    let (dim, plain) = if io::stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    note(&format!("{dim}{line}{plain}"));
 }
 
 /// All of standard input, which must be UTF-8.

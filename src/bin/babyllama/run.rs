@@ -47,8 +47,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
 fn go_on(speaker: &mut Speaker, prompt: &[TokenId], max_tokens: usize) -> Result<(), Failure> {
     let watch = Watch::new();
     speaker.feed(prompt, &watch)?;
-    let ending = speaker.speak(max_tokens, &watch, print_text)?;
-    ending.reason.map(|_| ()).ok_or(Failure::Interrupted)
+    let reason = speaker.speak(max_tokens, &watch, print_text)?;
+    reason.map(|_| ()).ok_or(Failure::Interrupted)
 }
 
 /// Prints the text of a prompt as its tokens have it. One that was cut inside a character ends before that.

@@ -17,30 +17,12 @@ pub(crate) struct Speaker {
     pub(crate) session: Session,
     sampler: Sampler,
     stops: Vec<String>,
-    prompt: Speed,
-    generation: Speed,
-    n_generated: usize,
-}
-
-/// How a text ended.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    /// `None`: Ctrl-C.
-    pub(crate) reason: Option<FinishReason>,
-    /// The last token, if the session hasn't read it.
-    pub(crate) unfed: Option<TokenId>,
+    statistics: Statistics,
 }
 
 impl Speaker {
     pub(crate) fn new(session: Session, sampler: Sampler, stops: &[String]) -> Self {
-        Self {
-            session,
-            sampler,
-            stops: stops.to_vec(),
-            prompt: Speed::default(),
-            generation: Speed::default(),
-            n_generated: 0,
-        }
+        Self { session, sampler, stops: stops.to_vec(), statistics: Statistics::default() }
     }
 
     /// Feeds a prompt. If Ctrl-C stops it, the session is where it was before.
@@ -54,18 +36,18 @@ impl Speaker {
             }
             self.session.forward(chunk)?;
         }
-        self.prompt.add(tokens.len(), start);
+        self.statistics.add_prompt(tokens.len(), start.elapsed());
         tokens.iter().for_each(|&token| self.sampler.accept(token));
         Ok(())
     }
 
-    /// Generates from where the session is, and shows each piece of text as it comes.
+    /// Generates from where the session is, and shows each piece of text as it comes. `None`: Ctrl-C ended it.
     pub(crate) fn speak(
         &mut self,
         max_tokens: usize,
         watch: &Watch,
         mut show: impl FnMut(&str) -> Result<(), Failure>,
-    ) -> Result<Ending, Failure> {
+    ) -> Result<Option<FinishReason>, Failure> {
         let before = self.session.position();
         let start = Instant::now();
         let nothing_more = Prompt::Tokens(&[]);
@@ -73,32 +55,57 @@ impl Speaker {
         for stop in &self.stops {
             generate = generate.stop(stop);
         }
-        let mut last = None;
         while !watch.interrupted()
             && let Some(piece) = generate.next()
         {
-            let piece = piece?;
-            last = piece.token().or(last);
-            show(&piece)?;
+            show(&piece?)?;
         }
         let (reason, n_generated) = (generate.finish_reason(), generate.n_generated());
         drop(generate);
         let fed = self.session.position() - before;
         // What takes time is feeding: the first token comes from the prompt's logits.
-        self.generation.add(fed, start);
-        self.n_generated += n_generated;
-        Ok(Ending { reason, unfed: last.filter(|_| fed < n_generated) })
+        self.statistics.generation.add(fed, start.elapsed());
+        self.statistics.n_generated += n_generated;
+        Ok(reason)
+    }
+
+    pub(crate) fn statistics(&self) -> String {
+        self.statistics.line(&self.sampler)
+    }
+}
+
+/// How much, and how fast.
+#[derive(Debug, Default)]
+pub(crate) struct Statistics {
+    prompt: Speed,
+    generation: Speed,
+    n_generated: usize,
+}
+
+impl Statistics {
+    pub(crate) fn add_prompt(&mut self, tokens: usize, time: Duration) {
+        self.prompt.add(tokens, time);
+    }
+
+    /// Adds tokens that were generated; each but the first took a pass.
+    pub(crate) fn add_generation(&mut self, tokens: usize, time: Duration) {
+        self.generation.add(tokens.saturating_sub(1), time);
+        self.n_generated += tokens;
+    }
+
+    pub(crate) fn has_any(&self) -> bool {
+        self.prompt.tokens > 0
     }
 
     /// One line: how much, how fast, and the seed that gives the same text again.
-    pub(crate) fn statistics(&self) -> String {
+    pub(crate) fn line(&self, sampler: &Sampler) -> String {
         let part = |name, tokens, speed: &Speed| {
             let rate = speed.tokens_per_second().map_or(String::new(), |rate| format!(", {rate:.0} tok/s"));
             format!("{name}: {}{rate}", count(tokens, "token"))
         };
         let prompt = part("prompt", self.prompt.tokens, &self.prompt);
         let generation = part("generation", self.n_generated, &self.generation);
-        let options = self.sampler.options();
+        let options = sampler.options();
         // Without chance the seed does nothing.
         let seed =
             if options.temperature == 0.0 { String::new() } else { format!("; seed {}", options.seed) };
@@ -114,9 +121,9 @@ struct Speed {
 }
 
 impl Speed {
-    fn add(&mut self, tokens: usize, start: Instant) {
+    fn add(&mut self, tokens: usize, time: Duration) {
         self.tokens += tokens;
-        self.time += start.elapsed();
+        self.time += time;
     }
 
     fn tokens_per_second(&self) -> Option<f64> {

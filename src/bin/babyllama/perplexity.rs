@@ -1,0 +1,62 @@
+//! `babyllama perplexity`: how well a model knows a text.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use babyllama::PerplexityOptions;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::PerplexityArgs;
+use crate::failure::Failure;
+use crate::models;
+use crate::output::{note, print, read_input};
+
+pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
+    let model =
+        models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
+    let tokenizer = models::tokenizer(&model, &args.model)?;
+    let tokens = tokenizer.encode_prompt(&read_text(&args.file)?);
+
+    let max_windows = if args.chunks == 0 { usize::MAX } else { args.chunks };
+    let options = PerplexityOptions::new().context_length(args.ctx as usize).max_windows(max_windows);
+    let bar = ProgressBar::hidden();
+    if io::stderr().is_terminal() && !args.quiet {
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens, {eta} left, {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+    }
+    let mut windows = 0;
+    let mut printed = Ok(());
+    let measured = model.perplexity(&tokens, options, |measured| {
+        bar.set_length(measured.n_tokens() as u64);
+        bar.set_position(measured.tokens_read() as u64);
+        if measured.windows_read() > windows {
+            windows = measured.windows_read();
+            let value = format!("{:.4}", measured.value());
+            bar.set_message(format!("perplexity {value}"));
+            let line = format!("[{windows}/{}] {value}\n", measured.n_windows());
+            printed = bar.suspend(|| print(line.as_bytes()));
+        }
+        if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    bar.finish_and_clear();
+    printed?;
+    if !args.quiet {
+        let (predictions, error) = (measured.n_predictions(), measured.standard_error());
+        note(&format!("perplexity of {predictions} tokens, +/- {error:.5}"));
+    }
+    print(format!("{:.4}\n", measured.value()).as_bytes())
+}
+
+fn read_text(file: &Path) -> Result<String, Failure> {
+    if file == Path::new("-") {
+        return read_input();
+    }
+    let bytes = fs::read(file).map_err(|e| Failure::of(file.display(), e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Failure::of(file.display(), format!("is not UTF-8 from byte {at} on"))
+    })
+}

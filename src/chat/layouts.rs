@@ -1,0 +1,293 @@
+//! The templates as data.
+//!
+//! Source: what each model's own code or Jinja text renders, and llama.cpp for how a Jinja text is recognised.
+
+use super::Template;
+
+/// A piece of a template.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Item {
+    /// Where a conversation begins.
+    Begin,
+    /// The token that begins a text.
+    Bos,
+    /// The token that ends a text.
+    Eos,
+    /// A control token, or its text.
+    Mark(&'static str),
+    /// Text.
+    Text(&'static str),
+    /// The system prompt.
+    Content,
+}
+
+/// A template. A turn is: `between` or the beginning, the system prompt, `before_question`, the question,
+/// `after_question`, `before_answer`, the answer, `end`.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) name: &'static str,
+    /// The system prompt with what stands around it.
+    pub(super) system: &'static [Item],
+    /// The system prompt comes after `before_question`.
+    pub(super) system_is_inside: bool,
+    /// What comes before each question but the first.
+    pub(super) between: &'static [Item],
+    pub(super) before_question: &'static [Item],
+    pub(super) after_question: &'static [Item],
+    /// The space before an answer, which the model says itself.
+    pub(super) before_answer: &'static str,
+    pub(super) end: &'static [Item],
+    /// Whether what people and the model say loses white space at its start and its end.
+    pub(super) trims: bool,
+    /// The texts that end an answer.
+    pub(super) stops: &'static [&'static str],
+    /// The marks that end an answer if the vocabulary lacks them, so that the model can only say them as text.
+    pub(super) marks: &'static [&'static str],
+}
+
+/// Control tokens that templates have, which some files call user-defined.
+pub(super) const MARKS: [&str; 15] = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "[INST]",
+    "[/INST]",
+    "<s>",
+    "</s>",
+    "<|endoftext|>",
+];
+
+use Item::{Bos, Content, Eos, Mark, Text};
+
+pub(super) fn of(template: Template) -> &'static Layout {
+    match template {
+        Template::Llama2 => &LLAMA2,
+        Template::Llama3 => &LLAMA3,
+        Template::ChatMl => &CHATML,
+        Template::Mistral => &MISTRAL,
+        Template::MistralV3 => &MISTRAL_V3,
+        Template::Zephyr => &ZEPHYR,
+        Template::Vicuna => &VICUNA,
+        Template::VicunaV0 => &VICUNA_V0,
+        Template::StableBeluga => &STABLE_BELUGA,
+        Template::Alpaca => &ALPACA,
+    }
+}
+
+/// `generation.py` in Meta's llama repository.
+static LLAMA2: Layout = Layout {
+    name: "llama2",
+    system: &[Text("<<SYS>>\n"), Content, Text("\n<</SYS>>\n\n")],
+    system_is_inside: true,
+    between: &[Bos],
+    before_question: &[Text("[INST] ")],
+    after_question: &[Text(" [/INST]")],
+    before_answer: " ",
+    end: &[Text(" "), Eos],
+    trims: true,
+    stops: &[],
+    marks: &[],
+};
+
+/// `chat_format.py` in Meta's llama3 repository.
+static LLAMA3: Layout = Layout {
+    name: "llama3",
+    system: &[
+        Mark("<|start_header_id|>"),
+        Text("system"),
+        Mark("<|end_header_id|>"),
+        Text("\n\n"),
+        Content,
+        Mark("<|eot_id|>"),
+    ],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Mark("<|start_header_id|>"), Text("user"), Mark("<|end_header_id|>"), Text("\n\n")],
+    after_question: &[
+        Mark("<|eot_id|>"),
+        Mark("<|start_header_id|>"),
+        Text("assistant"),
+        Mark("<|end_header_id|>"),
+        Text("\n\n"),
+    ],
+    before_answer: "",
+    end: &[Mark("<|eot_id|>")],
+    trims: true,
+    stops: &[],
+    marks: &["<|eot_id|>", "<|start_header_id|>"],
+};
+
+/// `ChatML`, as in the Jinja text of `OpenHermes` 2.5 and `SmolLM2`.
+static CHATML: Layout = Layout {
+    name: "chatml",
+    system: &[Mark("<|im_start|>"), Text("system\n"), Content, Mark("<|im_end|>"), Text("\n")],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Mark("<|im_start|>"), Text("user\n")],
+    after_question: &[Mark("<|im_end|>"), Text("\n"), Mark("<|im_start|>"), Text("assistant\n")],
+    before_answer: "",
+    end: &[Mark("<|im_end|>"), Text("\n")],
+    trims: false,
+    stops: &[],
+    marks: &["<|im_end|>", "<|im_start|>"],
+};
+
+/// mistral-common, version 1 of its tokenizer.
+static MISTRAL: Layout = Layout {
+    name: "mistral",
+    system: &[Content, Text("\n\n")],
+    system_is_inside: true,
+    between: &[],
+    before_question: &[Text("[INST] ")],
+    after_question: &[Text(" [/INST]")],
+    before_answer: " ",
+    end: &[Eos],
+    trims: false,
+    stops: &[],
+    marks: &[],
+};
+
+/// mistral-common, version 3 of its tokenizer: the space before a text is SentencePiece's.
+static MISTRAL_V3: Layout = Layout {
+    name: "mistral-v3",
+    system: &[Content, Text("\n\n")],
+    system_is_inside: true,
+    between: &[],
+    before_question: &[Mark("[INST]")],
+    after_question: &[Mark("[/INST]")],
+    before_answer: "",
+    end: &[Eos],
+    trims: false,
+    stops: &[],
+    marks: &[],
+};
+
+/// The Jinja text of Zephyr 7B and `TinyLlama` 1.1B Chat.
+static ZEPHYR: Layout = Layout {
+    name: "zephyr",
+    system: &[Mark("<|system|>"), Text("\n"), Content, Eos, Text("\n")],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Mark("<|user|>"), Text("\n")],
+    after_question: &[Eos, Text("\n"), Mark("<|assistant|>"), Text("\n")],
+    before_answer: "",
+    end: &[Eos, Text("\n")],
+    trims: false,
+    stops: &[],
+    marks: &["<|user|>"],
+};
+
+/// `FastChat`'s `vicuna_v1.1`.
+static VICUNA: Layout = Layout {
+    name: "vicuna",
+    system: &[Content, Text(" ")],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Text("USER: ")],
+    after_question: &[Text(" ASSISTANT:")],
+    before_answer: " ",
+    end: &[Eos],
+    trims: false,
+    stops: &["USER:"],
+    marks: &[],
+};
+
+/// `FastChat`'s `one_shot`.
+static VICUNA_V0: Layout = Layout {
+    name: "vicuna-v0",
+    system: &[Content, Text("\n")],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Text("### Human: ")],
+    after_question: &[Text("\n### Assistant:")],
+    before_answer: " ",
+    end: &[Text("\n")],
+    trims: false,
+    stops: &["### Human:"],
+    marks: &[],
+};
+
+/// The model card of Stable Beluga 2.
+static STABLE_BELUGA: Layout = Layout {
+    name: "stable-beluga",
+    system: &[Text("### System:\n"), Content, Text("\n\n")],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Text("### User:\n")],
+    after_question: &[Text("\n\n### Assistant:\n")],
+    before_answer: "",
+    end: &[Text("\n\n")],
+    trims: false,
+    stops: &["### User:"],
+    marks: &[],
+};
+
+/// Stanford Alpaca's prompt without its introduction, which is the system prompt.
+static ALPACA: Layout = Layout {
+    name: "alpaca",
+    system: &[Content, Text("\n\n")],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Text("### Instruction:\n")],
+    after_question: &[Text("\n\n### Response:\n")],
+    before_answer: "",
+    end: &[Eos, Text("\n\n")],
+    trims: false,
+    stops: &["### Instruction:"],
+    marks: &[],
+};
+
+/// Which template a Jinja text is, by the marks in it. The first that fits is it.
+pub(super) fn recognise(jinja: &str) -> Option<Template> {
+    let has = |mark: &str| jinja.contains(mark);
+    // Phi 4 and SmolVLM use the same marks in another way.
+    let is_other = |marks: &[&str]| marks.iter().any(|mark| has(mark));
+    if has("<|im_start|>") {
+        (!is_other(&["<|im_sep|>", "<end_of_utterance>"])).then_some(Template::ChatMl)
+    } else if has("[INST]") {
+        if has("[SYSTEM_PROMPT]") {
+            None
+        } else if has("<<SYS>>") {
+            Some(Template::Llama2)
+        } else if has(" [/INST]") {
+            Some(Template::Mistral)
+        } else {
+            Some(Template::MistralV3)
+        }
+    } else if has("<|start_header_id|>") && has("<|end_header_id|>") {
+        Some(Template::Llama3)
+    } else if has("<|user|>") {
+        // Zephyr ends a question with EOS. Falcon 3 has nothing there, and others another token.
+        let questions =
+            jinja.split("<|user|>").skip(1).map(|rest| rest.split("<|").next().unwrap_or_default());
+        let mut ends = questions.filter(|rest| rest.contains("eos_token") || rest.contains("</s>"));
+        (has("<|assistant|>") && ends.next().is_some()).then_some(Template::Zephyr)
+    } else if has("USER:") && has("ASSISTANT:") {
+        (!has("SYSTEM:")).then_some(Template::Vicuna)
+    } else if has("### Instruction:") && has("### Response:") {
+        (!has("<|EOT|>")).then_some(Template::Alpaca)
+    } else if has("### Human:") && has("### Assistant:") {
+        Some(Template::VicunaV0)
+    } else if has("### User:") && has("### Assistant:") {
+        Some(Template::StableBeluga)
+    } else {
+        None
+    }
+}
+
+/// The system prompt of `ChatML` that is one literal of a Jinja text, with nothing in it that Jinja would change.
+pub(super) fn chatml_system(jinja: &str) -> Option<&str> {
+    let turns = jinja.split("<|im_start|>system").skip(1);
+    let mut contents = turns.filter_map(|turn| {
+        let content = turn.strip_prefix('\n').or_else(|| turn.strip_prefix("\\n"))?;
+        content.split_once("<|im_end|>").map(|(content, _)| content)
+    });
+    contents.find(|content| !content.contains(['\'', '"', '\\', '{', '}']))
+}

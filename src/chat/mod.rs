@@ -1,0 +1,401 @@
+//! Chat templates: how a conversation is laid out for a model that was tuned on it.
+//!
+//! Invariant: a rendering keeps the tokens that steer the model apart from text, so that what a user types can't become
+//! one of them: text is encoded as text, whatever it says.
+//!
+//! - here: a rendering, and its tokens
+//! - [`layouts`]: the templates themselves, as a table, and by what marks a file's Jinja text is recognised
+//!
+//! Source: each template's is named beside it.
+
+mod layouts;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::tokenizer::{PieceKind, Tokenizer};
+use layouts::{Item, Layout};
+
+/// Who says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// Whoever set the assistant up: how it should behave.
+    System,
+    /// Who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// `system`, `user` or `assistant`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+
+    /// The role of this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Self::System, Self::User, Self::Assistant].into_iter().find(|role| role.name() == name)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What somebody says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// How the assistant should behave.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self { role: Role::System, content: content.into() }
+    }
+
+    /// A question.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self { role: Role::User, content: content.into() }
+    }
+
+    /// An answer.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self { role: Role::Assistant, content: content.into() }
+    }
+}
+
+/// How a conversation is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Template {
+    /// Llama 2 Chat (arXiv 2307.09288, appendix A.3.3): `[INST] <<SYS>>...<</SYS>> user [/INST] assistant`.
+    Llama2,
+    /// Llama 3 and later: `<|start_header_id|>user<|end_header_id|>`.
+    Llama3,
+    /// `ChatML`: `<|im_start|>user`, of many models.
+    ChatMl,
+    /// Mistral 7B Instruct 0.1 and 0.2: `[INST] user [/INST]` as text.
+    Mistral,
+    /// Mistral 7B Instruct 0.3 and what shares its vocabulary: `[INST]` and `[/INST]` are tokens, without spaces around.
+    MistralV3,
+    /// Zephyr and `TinyLlama` Chat: `<|user|>`.
+    Zephyr,
+    /// Vicuna 1.1 to 1.5: `USER: user ASSISTANT:`.
+    Vicuna,
+    /// Vicuna 1.0: `### Human: user` and `### Assistant:`.
+    VicunaV0,
+    /// Stable Beluga 1 and 2: `### User:` and `### Assistant:`, each on a line of its own.
+    StableBeluga,
+    /// Alpaca: `### Instruction:` and `### Response:`.
+    Alpaca,
+}
+
+/// A part of a rendered conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// Where the conversation begins: the token that begins a text, if the tokenizer puts it before prompts.
+    Begin,
+    /// The token that begins a text, between two turns.
+    Bos,
+    /// The token that ends a text.
+    Eos,
+    /// The control token of this name, such as `<|im_start|>`; its text, if the vocabulary has no such token.
+    Control(&'static str),
+    /// Text, never a control token.
+    Text(String),
+}
+
+impl Template {
+    /// All templates.
+    pub const ALL: [Self; 10] = [
+        Self::Llama2,
+        Self::Llama3,
+        Self::ChatMl,
+        Self::Mistral,
+        Self::MistralV3,
+        Self::Zephyr,
+        Self::Vicuna,
+        Self::VicunaV0,
+        Self::StableBeluga,
+        Self::Alpaca,
+    ];
+
+    /// Its name at a command line, such as `llama2`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.layout().name
+    }
+
+    /// The template of this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|template| template.name() == name)
+    }
+
+    /// Recognises a template by the marks in its Jinja text, which a GGUF file brings
+    /// ([`Model::chat_template`](crate::Model::chat_template)).
+    ///
+    /// The Jinja text isn't run: what a file adds beside the layout, such as tools or today's date, is left out. For a
+    /// system prompt when none is given see [`default_system`](Self::default_system).
+    ///
+    /// ```
+    /// use babyllama::chat::Template;
+    ///
+    /// let jinja = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + ...";
+    /// assert_eq!(Template::recognise(jinja), Some(Template::ChatMl));
+    /// assert_eq!(Template::recognise("{{ messages }}"), None);
+    /// ```
+    #[must_use]
+    pub fn recognise(jinja: &str) -> Option<Self> {
+        layouts::recognise(jinja)
+    }
+
+    /// The system prompt that a Jinja text has for a conversation without one, as `SmolLM2` does; `None` if it has none, or
+    /// none that stands there as it is.
+    ///
+    /// ```
+    /// use babyllama::chat::Template;
+    ///
+    /// let jinja = r"{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{{ '<|im_start|>' + message['role'] ...";
+    /// assert_eq!(Template::ChatMl.default_system(jinja), Some("Be kind."));
+    /// ```
+    #[must_use]
+    pub fn default_system(self, jinja: &str) -> Option<&str> {
+        (self == Self::ChatMl).then(|| layouts::chatml_system(jinja)).flatten()
+    }
+
+    /// Lays out a conversation. If its last message is a question, up to where the answer begins.
+    ///
+    /// A system message belongs before the first question; a later one is ignored. The messages between them should
+    /// be questions and answers by turns; what is missing is left out.
+    ///
+    /// ```
+    /// use babyllama::chat::{Message, Part, Template};
+    ///
+    /// let parts = Template::Llama2.render(&[Message::system("Be brief."), Message::user("Hello")]);
+    /// let text = "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello [/INST]".to_string();
+    /// assert_eq!(parts, [Part::Begin, Part::Text(text)]);
+    /// ```
+    #[must_use]
+    pub fn render(self, messages: &[Message]) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut system = None;
+        let mut n_questions = 0;
+        for Message { role, content } in messages {
+            match role {
+                Role::System if n_questions == 0 => system = Some(content.as_str()),
+                Role::System => {}
+                Role::User => {
+                    parts.extend(self.question(n_questions == 0, system, content));
+                    n_questions += 1;
+                }
+                Role::Assistant => {
+                    let layout = self.layout();
+                    let content = if layout.trims { content.trim() } else { content };
+                    parts.push(Part::Text(format!("{}{content}", layout.before_answer)));
+                    parts.extend(self.end());
+                }
+            }
+        }
+        joined(parts)
+    }
+
+    /// Lays out a question, up to where the answer begins. The system prompt goes with the first question.
+    #[must_use]
+    pub fn question(self, first: bool, system: Option<&str>, user: &str) -> Vec<Part> {
+        let layout = self.layout();
+        let system = system.filter(|system| first && !system.is_empty());
+        let mut parts = Vec::new();
+        let before = if first { &[Item::Begin] } else { layout.between };
+        push(&mut parts, before, "");
+        let (around, inside) = if layout.system_is_inside { (None, system) } else { (system, None) };
+        if let Some(system) = around {
+            push(&mut parts, layout.system, if layout.trims { system.trim() } else { system });
+        }
+        push(&mut parts, layout.before_question, "");
+        if let Some(system) = inside {
+            push(&mut parts, layout.system, system);
+        }
+        // As the templates trim them: a system prompt inside and the question are one text.
+        let user = match (layout.trims, inside) {
+            (true, None) => user.trim(),
+            (true, Some(_)) => user.trim_end(),
+            (false, _) => user,
+        };
+        parts.push(Part::Text(user.into()));
+        push(&mut parts, layout.after_question, "");
+        joined(parts)
+    }
+
+    /// What ends an answer.
+    #[must_use]
+    pub fn end(self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        push(&mut parts, self.layout().end, "");
+        joined(parts)
+    }
+
+    /// The texts before which an answer ends, for it to be generated with this tokenizer: where a template tells the
+    /// turns apart by text alone, the end of one has no token of its own.
+    #[must_use]
+    pub fn stops(self, tokenizer: &Tokenizer) -> Vec<&'static str> {
+        let Layout { stops, marks, .. } = self.layout();
+        let missing = marks.iter().filter(|mark| tokenizer.control(mark).is_none());
+        stops.iter().chain(missing).copied().collect()
+    }
+
+    fn layout(self) -> &'static Layout {
+        layouts::of(self)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Template {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::by_name(name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            let reason = format!("must be one of {names}");
+            ErrorKind::InvalidOption { name: "template", value: name.into(), reason }.into()
+        })
+    }
+}
+
+/// Appends what a template says.
+fn push(parts: &mut Vec<Part>, items: &[Item], content: &str) {
+    parts.extend(items.iter().map(|item| match *item {
+        Item::Begin => Part::Begin,
+        Item::Bos => Part::Bos,
+        Item::Eos => Part::Eos,
+        Item::Mark(name) => Part::Control(name),
+        Item::Text(text) => Part::Text(text.into()),
+        Item::Content => Part::Text(content.into()),
+    }));
+}
+
+/// The same with neighbouring texts joined and empty ones left out: a text's tokens depend on what is beside it.
+fn joined(parts: Vec<Part>) -> Vec<Part> {
+    let mut joined: Vec<Part> = Vec::with_capacity(parts.len());
+    for part in parts {
+        match (joined.last_mut(), part) {
+            (Some(Part::Text(before)), Part::Text(text)) => before.push_str(&text),
+            (_, Part::Text(text)) if text.is_empty() => {}
+            (_, part) => joined.push(part),
+        }
+    }
+    joined
+}
+
+/// The tokens of a rendering.
+///
+/// Text is encoded as text: the names of control tokens in it stay text. Some files have the tokens that steer a chat as
+/// user-defined pieces, which are found in any text; here they aren't. A SentencePiece tokenizer puts its dummy space
+/// before each text that follows a control token, as llama.cpp does. A control token that the vocabulary lacks is
+/// written as text, as the first models that were tuned so had it.
+///
+/// # Errors
+/// [`ErrorKind::Tokenizer`] if the tokenizer has no BOS or EOS and the template needs it.
+pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
+    let mut tokens = Vec::new();
+    encode_after(parts, tokenizer, false, &mut tokens)?;
+    Ok(tokens)
+}
+
+/// Appends the tokens of a rendering, the beginning of which may go on from text.
+pub(crate) fn encode_after(
+    parts: &[Part],
+    tokenizer: &Tokenizer,
+    after_text: bool,
+    tokens: &mut Vec<TokenId>,
+) -> Result<()> {
+    let missing =
+        |name| ErrorKind::Tokenizer { reason: format!("it has no {name} token, which the chat needs") };
+    let mut writer = Writer { tokenizer, text: String::new(), after_text, tokens };
+    for part in parts {
+        match part {
+            Part::Begin if tokenizer.adds_bos() => writer.control(tokenizer.bos()),
+            Part::Begin => {}
+            Part::Bos => writer.control(Some(tokenizer.bos().ok_or_else(|| missing("BOS"))?)),
+            Part::Eos => writer.control(Some(tokenizer.eos().ok_or_else(|| missing("EOS"))?)),
+            Part::Control(name) => match tokenizer.control(name) {
+                Some(token) => writer.control(Some(token)),
+                None => writer.text.push_str(name),
+            },
+            Part::Text(text) => writer.text.push_str(text),
+        }
+    }
+    writer.control(None);
+    Ok(())
+}
+
+/// Turns parts into tokens, each text as a whole.
+struct Writer<'a> {
+    tokenizer: &'a Tokenizer,
+    /// What has been said since the last control token.
+    text: String,
+    /// Whether `text` goes on from text that is tokens already.
+    after_text: bool,
+    tokens: &'a mut Vec<TokenId>,
+}
+
+impl Writer<'_> {
+    /// Ends the text, and appends a control token.
+    fn control(&mut self, token: Option<TokenId>) {
+        for fragment in without_marks(&self.text, self.tokenizer) {
+            if self.after_text {
+                self.tokenizer.encode_continued(fragment, self.tokens);
+            } else {
+                self.tokenizer.encode_into(fragment, self.tokens);
+            }
+            self.after_text = true;
+        }
+        self.text.clear();
+        self.after_text &= token.is_none();
+        self.tokens.extend(token);
+    }
+}
+
+/// The text in fragments, cut so that no user-defined piece that steers a chat is in any of them.
+fn without_marks<'a>(text: &'a str, tokenizer: &Tokenizer) -> Vec<&'a str> {
+    let is_user_defined = |name: &str| {
+        tokenizer.control(name).is_some_and(|id| tokenizer.kind(id) == Some(PieceKind::UserDefined))
+    };
+    let present = layouts::MARKS.iter().filter(|mark| text.contains(**mark) && is_user_defined(mark));
+    let present: Vec<&str> = present.copied().collect();
+    let mut fragments = Vec::new();
+    let mut rest = text;
+    // A mark begins with a character of one byte: behind it the mark is in two.
+    while let Some(at) = present.iter().filter_map(|mark| rest.find(mark)).min() {
+        let (fragment, tail) = rest.split_at(at + 1);
+        fragments.push(fragment);
+        rest = tail;
+    }
+    if !rest.is_empty() {
+        fragments.push(rest);
+    }
+    fragments
+}

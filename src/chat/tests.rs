@@ -1,0 +1,213 @@
+use super::*;
+
+/// A rendering as Jinja gives it: control tokens by their names.
+fn text(template: Template, system: bool, turns: usize) -> String {
+    let mut messages: Vec<_> = system.then(|| Message::system("S s")).into_iter().collect();
+    for (question, answer) in [("Q1", "A1"), ("Q2", "A2"), ("Q3", "A3")].into_iter().take(turns) {
+        messages.extend([Message::user(question), Message::assistant(answer)]);
+    }
+    messages.pop();
+    let say = |part| match part {
+        Part::Begin => "^".to_string(),
+        Part::Bos => "<s>".into(),
+        Part::Eos => "</s>".into(),
+        Part::Control(name) => name.into(),
+        Part::Text(text) => text,
+    };
+    template.render(&messages).into_iter().map(say).collect()
+}
+
+#[test]
+fn renderings_are_those_of_the_models_own_templates() {
+    use Template::*;
+    let cases: [(Template, &str, &str); 10] = [
+        (
+            Llama2,
+            "^[INST] Q1 [/INST] A1 </s><s>[INST] Q2 [/INST] A2 </s><s>[INST] Q3 [/INST]",
+            "^[INST] <<SYS>>\nS s\n<</SYS>>\n\nQ1 [/INST]",
+        ),
+        (
+            Llama3,
+            "^<|start_header_id|>user<|end_header_id|>\n\nQ1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA1<|eot_id|>\
+             <|start_header_id|>user<|end_header_id|>\n\nQ2<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA2<|eot_id|>\
+             <|start_header_id|>user<|end_header_id|>\n\nQ3<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            "^<|start_header_id|>system<|end_header_id|>\n\nS s<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ1<|eot_id|>\
+             <|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        (
+            ChatMl,
+            "^<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n\
+             <|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\nA2<|im_end|>\n\
+             <|im_start|>user\nQ3<|im_end|>\n<|im_start|>assistant\n",
+            "^<|im_start|>system\nS s<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            Mistral,
+            "^[INST] Q1 [/INST] A1</s>[INST] Q2 [/INST] A2</s>[INST] Q3 [/INST]",
+            "^[INST] S s\n\nQ1 [/INST]",
+        ),
+        (MistralV3, "^[INST]Q1[/INST]A1</s>[INST]Q2[/INST]A2</s>[INST]Q3[/INST]", "^[INST]S s\n\nQ1[/INST]"),
+        (
+            Zephyr,
+            "^<|user|>\nQ1</s>\n<|assistant|>\nA1</s>\n<|user|>\nQ2</s>\n<|assistant|>\nA2</s>\n<|user|>\nQ3</s>\n<|assistant|>\n",
+            "^<|system|>\nS s</s>\n<|user|>\nQ1</s>\n<|assistant|>\n",
+        ),
+        (
+            Vicuna,
+            "^USER: Q1 ASSISTANT: A1</s>USER: Q2 ASSISTANT: A2</s>USER: Q3 ASSISTANT:",
+            "^S s USER: Q1 ASSISTANT:",
+        ),
+        (
+            VicunaV0,
+            "^### Human: Q1\n### Assistant: A1\n### Human: Q2\n### Assistant: A2\n### Human: Q3\n### Assistant:",
+            "^S s\n### Human: Q1\n### Assistant:",
+        ),
+        (
+            StableBeluga,
+            "^### User:\nQ1\n\n### Assistant:\nA1\n\n### User:\nQ2\n\n### Assistant:\nA2\n\n### User:\nQ3\n\n### Assistant:\n",
+            "^### System:\nS s\n\n### User:\nQ1\n\n### Assistant:\n",
+        ),
+        (
+            Alpaca,
+            "^### Instruction:\nQ1\n\n### Response:\nA1</s>\n\n### Instruction:\nQ2\n\n### Response:\nA2</s>\n\n### Instruction:\nQ3\n\n### Response:\n",
+            "^S s\n\n### Instruction:\nQ1\n\n### Response:\n",
+        ),
+    ];
+    assert_eq!(cases.map(|case| case.0), Template::ALL);
+    for (template, three, with_system) in cases {
+        assert_eq!(text(template, false, 3), three, "{template}");
+        assert_eq!(text(template, true, 1), with_system, "{template}");
+        // Turns only grow a conversation.
+        for turns in 1..3 {
+            assert!(three.starts_with(&text(template, false, turns)), "{template}");
+        }
+        let rest = three.strip_prefix(&text(template, false, 1)).unwrap();
+        assert_eq!(text(template, true, 3), with_system.to_string() + rest, "{template}");
+        assert_eq!(Template::by_name(template.name()), Some(template));
+    }
+}
+
+#[test]
+fn templates_are_recognised_by_their_marks() {
+    use Template::*;
+    let cases = [
+        (
+            "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}",
+            Some(ChatMl),
+        ),
+        ("'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>'", None),
+        ("{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }} '<<SYS>>\\n'", Some(Llama2)),
+        (
+            "{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ message['content'] + eos_token}}",
+            Some(Mistral),
+        ),
+        ("{{- ' [INST] ' + system_message + '\\n\\n' + message['content'] + ' [/INST]' }}", Some(Mistral)),
+        (
+            "{{- \"[AVAILABLE_TOOLS] [\" }} {{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}",
+            Some(MistralV3),
+        ),
+        ("'[SYSTEM_PROMPT] ' + message['content'] + '[/SYSTEM_PROMPT]' '[INST] '", None),
+        (
+            "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>'",
+            Some(Llama3),
+        ),
+        ("{{ '<|user|>\\n' + message['content'] + eos_token }} {{ '<|assistant|>' }}", Some(Zephyr)),
+        ("{{'<|user|>' + '\\n' + message['content'] + '<|end|>' + '\\n' + '<|assistant|>' + '\\n'}}", None),
+        (
+            "'<|user|>\\n' + message['content'] + '\\n' '<|assistant|>\\n' + message['content'] + eos_token",
+            None,
+        ),
+        (
+            "{{-'USER: ' + message['content'] + '\\n'-}} {{-'ASSISTANT: ' + message['content'] + '</s>\\n' -}}",
+            Some(Vicuna),
+        ),
+        (
+            "{{'### Instruction:\\n' + message['content'] + '\\n'}} {{'### Response:\\n' + '\\n<|EOT|>\\n'}}",
+            None,
+        ),
+        ("{{ '### Instruction:\\n' + m + '\\n\\n' }} {{ '### Response:\\n' }}", Some(Alpaca)),
+        ("'### Human: ' + m + '\\n' '### Assistant: '", Some(VicunaV0)),
+        ("'### User:\\n' + m + '\\n\\n' '### Assistant:\\n'", Some(StableBeluga)),
+        ("", None),
+    ];
+    for (jinja, template) in cases {
+        assert_eq!(Template::recognise(jinja), template, "{jinja}");
+    }
+}
+
+#[test]
+fn default_system_prompt_is_a_literal_of_the_jinja_text() {
+    let cases = [
+        (
+            "{{ '<|im_start|>system\nYou are SmolLM<|im_end|>\n' }}{{'<|im_start|>' + message['role']",
+            Some("You are SmolLM"),
+        ),
+        (
+            r"{{- '<|im_start|>system\n' }}{{- m + '<|im_end|>\n' }}{{- '<|im_start|>system\nYou help.<|im_end|>\n' }}",
+            Some("You help."),
+        ),
+        (r"{{ '<|im_start|>system\n' + system + '<|im_end|>\n' }}", None),
+        (r"{{ '<|im_start|>system\nYou\'re kind.<|im_end|>\n' }}", None),
+        ("{{'<|im_start|>' + message['role']", None),
+    ];
+    for (jinja, system) in cases {
+        assert_eq!(Template::ChatMl.default_system(jinja), system, "{jinja}");
+        assert_eq!(Template::Llama2.default_system(jinja), None);
+    }
+}
+
+mod tokens {
+    use super::*;
+    use crate::tokenizer::{Merging, PiecePart, TokenizerParts};
+
+    /// Bytes as pieces, and the marks as pieces of this kind.
+    fn tokenizer(kind: PieceKind) -> Tokenizer {
+        let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+        let mut names =
+            vec![("<unk>", PieceKind::Unknown), ("<s>", PieceKind::Control), ("</s>", PieceKind::Control)];
+        names.extend(bytes.iter().map(|byte| (byte.as_str(), PieceKind::Byte)));
+        names.extend(layouts::MARKS.iter().filter(|mark| !mark.ends_with("s>")).map(|&mark| (mark, kind)));
+        let piece = |(text, kind): (&'static str, _)| PiecePart { text: text.as_bytes(), score: 0.0, kind };
+        let leak = |text: &str| -> &'static str { Box::leak(text.to_string().into_boxed_str()) };
+        let pieces = names.into_iter().map(|(text, kind)| piece((leak(text), kind))).collect();
+        let merging = Merging::SentencePiece { add_space_prefix: true };
+        Tokenizer::from_parts(&TokenizerParts {
+            pieces,
+            merging,
+            bos: Some(1),
+            eos: Some(2),
+            eot: None,
+            unk: Some(0),
+            add_bos: Some(true),
+            add_eos: None,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn text_of_a_user_never_becomes_a_control_token() {
+        for kind in [PieceKind::Control, PieceKind::UserDefined] {
+            let tokenizer = tokenizer(kind);
+            let steers =
+                |tokens: &[TokenId]| tokens.iter().filter(|&&t| t == 1 || t == 2 || t >= 259).count();
+            for template in Template::ALL {
+                let honest = encode(&template.question(true, Some("s"), "q"), &tokenizer).unwrap();
+                for mark in layouts::MARKS {
+                    let forged = format!("a{mark}b{mark}{mark}<<{mark}");
+                    let parts = template.question(true, Some(&forged), &forged);
+                    let tokens = encode(&parts, &tokenizer).unwrap();
+                    assert_eq!(steers(&tokens), steers(&honest), "{template} {mark} {kind:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mark_that_is_no_token_is_text_and_stops_an_answer() {
+        let tokenizer = tokenizer(PieceKind::Normal);
+        let tokens = encode(&Template::Llama3.question(true, None, "q"), &tokenizer).unwrap();
+        assert!(tokens.iter().skip(1).all(|&token| token > 2));
+        assert!(Template::Llama3.stops(&tokenizer).contains(&"<|start_header_id|>"));
+        assert_eq!(Template::Vicuna.stops(&tokenizer), ["USER:"]);
+    }
+}

@@ -1,0 +1,251 @@
+//! Perplexity: how surprised a model is by a text. The less, the better.
+//!
+//! The text is cut into windows. Of each window the second half counts, where the model has seen at least half a window
+//! before each token; the tokens of the first half are only read. The first token of each window gives way to BOS, if
+//! the tokenizer puts it before prompts.
+//!
+//! Source: llama.cpp's `llama-perplexity` counts like this, so the numbers can be compared.
+
+use std::ops::ControlFlow;
+
+use crate::error::{ErrorKind, Result, TokenId};
+use crate::model::Model;
+use crate::session::SessionOptions;
+use crate::tokenizer::Tokenizer;
+
+/// Bytes of logits that are held at once, unless a single row has more.
+const MAX_LOGITS_BYTES: usize = 16 << 20;
+
+/// Tokens fed at once at most.
+const MAX_BATCH: usize = 128;
+
+/// How perplexity is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct PerplexityOptions {
+    context_length: usize,
+    max_windows: usize,
+}
+
+impl Default for PerplexityOptions {
+    fn default() -> Self {
+        Self { context_length: 512, max_windows: usize::MAX }
+    }
+}
+
+impl PerplexityOptions {
+    /// Windows of 512 tokens, as many as the text has.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many tokens a window has. Perplexities of different lengths can't be compared.
+    #[must_use]
+    pub fn context_length(mut self, tokens: usize) -> Self {
+        self.context_length = tokens;
+        self
+    }
+
+    /// How many windows are read at most.
+    #[must_use]
+    pub fn max_windows(mut self, windows: usize) -> Self {
+        self.max_windows = windows;
+        self
+    }
+}
+
+/// What was measured so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Perplexity {
+    n_windows: usize,
+    windows_read: usize,
+    n_tokens: usize,
+    tokens_read: usize,
+    n_predictions: usize,
+    /// The sum of the predictions' negative log likelihoods, and of their squares.
+    sum: f64,
+    sum_of_squares: f64,
+}
+
+impl Perplexity {
+    /// The perplexity: e to the mean negative log likelihood. NaN before there is a prediction.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        self.mean().exp()
+    }
+
+    /// The standard error of [`value`](Self::value). NaN before there are two predictions.
+    #[must_use]
+    pub fn standard_error(&self) -> f64 {
+        let n = self.n_predictions as f64;
+        // Rounding may leave a little less than nothing where all predictions are equally good.
+        let variance = (self.sum_of_squares / n - self.mean() * self.mean()).max(0.0);
+        if self.n_predictions < 2 { f64::NAN } else { (variance / (n - 1.0)).sqrt() * self.value() }
+    }
+
+    /// The mean negative log likelihood of a token, in nats.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.sum / self.n_predictions as f64
+    }
+
+    /// How many tokens were predicted.
+    #[must_use]
+    pub fn n_predictions(&self) -> usize {
+        self.n_predictions
+    }
+
+    /// How many windows there are to read.
+    #[must_use]
+    pub fn n_windows(&self) -> usize {
+        self.n_windows
+    }
+
+    /// How many windows were read whole.
+    #[must_use]
+    pub fn windows_read(&self) -> usize {
+        self.windows_read
+    }
+
+    /// How many tokens there are to read, in all windows.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// How many tokens were read.
+    #[must_use]
+    pub fn tokens_read(&self) -> usize {
+        self.tokens_read
+    }
+
+    fn add(&mut self, surprise: f64) {
+        self.n_predictions += 1;
+        self.sum += surprise;
+        self.sum_of_squares += surprise * surprise;
+    }
+}
+
+impl Model {
+    /// Measures the perplexity of a text: `tokens` are [`encode_prompt`](crate::Tokenizer::encode_prompt)'s.
+    ///
+    /// `progress` is called every 128 tokens or more often, and can break it off: what was measured until then is
+    /// returned. What is left of the text behind the last whole window isn't read.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use babyllama::{Model, PerplexityOptions};
+    ///
+    /// # fn main() -> Result<(), babyllama::Error> {
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin");
+    /// let model = Model::open(path)?;
+    /// let tokens = model.tokenizer().unwrap().encode_prompt("Once upon a time, there was a little girl named Lily.");
+    /// let options = PerplexityOptions::new().context_length(12);
+    /// let measured = model.perplexity(&tokens, options, |_| ControlFlow::Continue(()))?;
+    /// assert!(measured.value() < 3.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] if a window has fewer than 4 tokens, or the text fewer than a window;
+    /// [`ErrorKind::TokenOutOfRange`]; [`ErrorKind::NanLogit`] if the model's weights are damaged;
+    /// [`ErrorKind::OutOfMemory`].
+    pub fn perplexity(
+        &self,
+        tokens: &[TokenId],
+        options: PerplexityOptions,
+        mut progress: impl FnMut(&Perplexity) -> ControlFlow<()>,
+    ) -> Result<Perplexity> {
+        let PerplexityOptions { context_length, max_windows } = options;
+        let refuse = |reason: String| {
+            let value = context_length.to_string();
+            Err(ErrorKind::InvalidOption { name: "context_length", value, reason }.into())
+        };
+        if context_length < 4 {
+            return refuse("perplexity needs windows of 4 tokens or more".into());
+        }
+        let n_windows = (tokens.len() / context_length).min(max_windows);
+        if n_windows == 0 && max_windows > 0 {
+            return refuse(format!("the text has only {} tokens", tokens.len()));
+        }
+        let mut session = self.session_with(SessionOptions::new().context_length(context_length));
+        let vocab_size = self.config().vocab_size;
+        let batch = (MAX_LOGITS_BYTES / (4 * vocab_size)).clamp(1, MAX_BATCH);
+        let bos = self.tokenizer().filter(|tokenizer| tokenizer.adds_bos()).and_then(Tokenizer::bos);
+        let first = context_length / 2; // the first position whose prediction counts
+
+        let mut measured =
+            Perplexity { n_windows, n_tokens: n_windows * context_length, ..Perplexity::default() };
+        let mut window = Vec::with_capacity(context_length);
+        for text in tokens.chunks_exact(context_length).take(n_windows) {
+            window.clear();
+            window.extend_from_slice(text);
+            window[0] = bos.unwrap_or(window[0]);
+            session.truncate(0);
+            let (unpredicted, predicting) = window.split_at(first);
+            for part in unpredicted.chunks(MAX_BATCH) {
+                session.forward(part)?;
+                measured.tokens_read += part.len();
+                if progress(&measured).is_break() {
+                    return Ok(measured);
+                }
+            }
+            // The last token's prediction is of the next window's first token, which nobody asked for.
+            let mut predicted = &text[first + 1..];
+            for part in predicting.chunks(batch) {
+                let logits = session.forward_all(part)?; // (n_tokens, vocab_size)
+                for (row, &next) in logits.chunks_exact(vocab_size).zip(predicted) {
+                    measured.add(surprise(row, next)?);
+                }
+                predicted = &predicted[part.len().min(predicted.len())..];
+                measured.tokens_read += part.len();
+                measured.windows_read += usize::from(session.position() == context_length);
+                if progress(&measured).is_break() {
+                    return Ok(measured);
+                }
+            }
+        }
+        Ok(measured)
+    }
+}
+
+/// The negative log likelihood of a token: the log of the sum of all `e^logit`, less its own logit.
+fn surprise(logits: &[f32], token: TokenId) -> Result<f64> {
+    if let Some(nan) = logits.iter().position(|logit| logit.is_nan()) {
+        return Err(ErrorKind::NanLogit { token: nan as TokenId }.into());
+    }
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
+    Ok(sum.ln() + max - f64::from(logits[token as usize]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn surprise_is_minus_the_log_of_softmax() {
+        let logits = [1.0_f32, 3.0, -2.0, 1000.0 - 998.0];
+        let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        for (token, &logit) in logits.iter().enumerate() {
+            let expected = -(f64::from(logit).exp() / sum).ln();
+            assert!((surprise(&logits, token as TokenId).unwrap() - expected).abs() < 1e-14);
+        }
+        assert_eq!(surprise(&[1e30, -1e30], 0).unwrap(), 0.0);
+        assert!(surprise(&[0.0, f32::NAN], 0).is_err());
+    }
+
+    #[test]
+    fn standard_error_is_that_of_a_mean() {
+        let mut measured = Perplexity::default();
+        let sample = [1.0_f64, 2.0, 4.0, 0.5];
+        sample.iter().for_each(|&surprise| measured.add(surprise));
+        let mean = sample.iter().sum::<f64>() / 4.0;
+        let variance = sample.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 3.0;
+        assert_eq!(measured.value(), mean.exp());
+        let expected = (variance / 4.0).sqrt() * mean.exp();
+        assert!((measured.standard_error() - expected).abs() < 1e-12);
+        assert!(Perplexity::default().standard_error().is_nan());
+    }
+}
