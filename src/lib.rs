@@ -44,12 +44,15 @@
 //!
 //! # Features
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.
+//! - `convert`: writing models, in [`convert`](mod@convert).
 //! - `cli`: the `babyllama` binary, and the crates that only it needs.
 
 mod attention;
 pub mod chat;
 mod checkpoint;
 mod config;
+#[cfg(feature = "convert")]
+pub mod convert;
 mod error;
 mod forward;
 mod generate;

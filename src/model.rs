@@ -199,8 +199,16 @@ impl ModelOptions {
         Threads::new(threads)
     }
 
+    /// Sets the hyperparameters that are to be other than the file says.
+    pub(crate) fn override_config(&self, config: &mut Config) -> Result<()> {
+        config.norm_eps = self.norm_eps.unwrap_or(config.norm_eps);
+        config.rope_theta = self.rope_theta.unwrap_or(config.rope_theta);
+        config.max_seq_len = self.max_seq_len.unwrap_or(config.max_seq_len);
+        config.validate()
+    }
+
     /// The tokenizer that was asked for, or else the file's own, or else the one beside it.
-    fn find_tokenizer(&self, storage: &Storage) -> Result<Option<Tokenizer>> {
+    pub(crate) fn find_tokenizer(&self, storage: &Storage) -> Result<Option<Tokenizer>> {
         match &self.tokenizer {
             Some(TokenizerSource::Given(tokenizer)) => return Ok(Some(Tokenizer::clone(tokenizer))),
             Some(TokenizerSource::File(path)) => return Tokenizer::open(path).map(Some),
@@ -270,10 +278,7 @@ impl Model {
         let storage = Arc::new(storage);
         let checkpoint = checkpoint::read(&storage)?;
         let Checkpoint { format, mut config, weights, rope_factors, arithmetic, .. } = checkpoint;
-        config.norm_eps = options.norm_eps.unwrap_or(config.norm_eps);
-        config.rope_theta = options.rope_theta.unwrap_or(config.rope_theta);
-        config.max_seq_len = options.max_seq_len.unwrap_or(config.max_seq_len);
-        config.validate()?;
+        options.override_config(&mut config)?;
         let tokenizer = options.find_tokenizer(&storage)?;
         if let Some(tokenizer) = &tokenizer
             && tokenizer.vocab_size() > config.vocab_size

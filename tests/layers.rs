@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["model"],
     &["session"],
     &["generate"],
+    &["convert"],
 ];
 
 /// Beside the layers: what these may import. Layers from `model` up may import them, and `checkpoint` the tokenizer, since

@@ -23,7 +23,7 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
     Tokenizer::from_parts(&TokenizerParts {
         pieces: texts
             .iter()
-            .map(|text| PiecePart { text: text.as_bytes(), score: 0.0, kind: PieceKind::Normal })
+            .map(|text| PiecePart { text: text.as_bytes().into(), score: 0.0, kind: PieceKind::Normal })
             .collect(),
         merging: Merging::BytePairs { pre, merges: merges.iter().map(String::as_bytes).collect() },
         bos: None,
