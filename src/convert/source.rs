@@ -133,16 +133,13 @@ impl SourceModel for Llama2c {
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {
-        let tensor = |(name, weight): (String, Weight<'_>)| SourceTensor {
-            info: weight.info(name),
-            read: reader(weight),
-        };
-        self.checkpoint.weights.named().into_iter().map(tensor).collect()
+        self.checkpoint.weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
     }
 }
 
-fn reader(weight: Weight<'_>) -> ReadRows<'_> {
-    match weight {
+fn tensor(name: String, weight: Weight<'_>) -> SourceTensor<'_> {
+    let info = weight.info(name);
+    let read: ReadRows<'_> = match weight {
         Weight::Norm(norm) => Box::new(|_, out| {
             out.copy_from_slice(norm);
             Ok(())
@@ -154,5 +151,6 @@ fn reader(weight: Weight<'_>) -> ReadRows<'_> {
             }
             Ok(())
         }),
-    }
+    };
+    SourceTensor { info, read }
 }
