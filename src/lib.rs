@@ -5,7 +5,7 @@
 //!
 //! # fn main() -> Result<(), babyllama::Error> {
 //! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/");
-//! # let path = format!("{dir}babyllama.bin");
+//! # let path = format!("{dir}babyllama.gguf");
 //! let model = Model::open(path)?; // mapped: milliseconds, whatever the size
 //! let mut session = model.session();
 //! let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });

@@ -22,7 +22,7 @@ use crate::weights::TensorInfo;
 /// ```no_run
 /// use babyllama::{Model, Sampler, SamplerOptions};
 ///
-/// let model = Model::open("models/babyllama.bin")?;
+/// let model = Model::open("models/babyllama.gguf")?;
 /// let mut session = model.session();
 /// for piece in session.generate("Once upon a time", &mut Sampler::new(SamplerOptions::default()))? {
 ///     print!("{}", piece?);
@@ -225,6 +225,21 @@ impl ModelOptions {
 }
 
 impl Tokenizer {
+    /// Reads a tokenizer from a file: GGUF, which need not hold a model, or llama2.c's `tokenizer.bin`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], what [`Tokenizer::from_gguf`] or [`Tokenizer::from_llama2c`] finds wrong; each names the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        // Only a file can be GGUF: a pipe can't be looked into first.
+        let is_gguf = path.is_file() && checkpoint::gguf::has_magic(&Storage::open(path)?);
+        if is_gguf {
+            return Self::from_gguf(path);
+        }
+        let bytes = std::fs::read(path).map_err(|e| Error::from(e).at(Some(path)))?;
+        Self::from_llama2c(&bytes).map_err(|e| e.at(Some(path)))
+    }
+
     /// Reads the tokenizer of a GGUF file. The file need not hold a model.
     ///
     /// # Errors

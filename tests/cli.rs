@@ -13,10 +13,11 @@ use babyllama::{
     FinishReason, Isa, Model, ModelOptions, Prompt, Sampler, SamplerOptions, Session, SessionOptions,
     Tokenizer,
 };
-use common::{RandomModel, Shape, TempFile, shared};
+use common::{RandomModel, Shape, TempFile, shared, tokenizer_bin};
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin");
-const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.tokenizer.bin");
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
+/// A GGUF file brings its tokenizer, which serves other models too.
+const TOKENIZER: &str = MODEL;
 
 /// The binary with these arguments, and pipes.
 fn command<S: AsRef<OsStr>>(args: &[S]) -> Command {
@@ -270,7 +271,7 @@ fn damaged_files_are_errors() {
             fails(&babyllama(&[command, text(file.path())]), 1, &["damaged.bin: "]);
         }
     }
-    let tokenizer = fs::read(TOKENIZER).unwrap();
+    let tokenizer = tokenizer_bin(&[b"a"]);
     let file = TempFile::new("damaged.bin", &tokenizer[..tokenizer.len() - 1]);
     fails(&babyllama(&["run", "-z", text(file.path())]), 1, &["damaged.bin: "]);
     fails(&babyllama(&["run", env!("CARGO_MANIFEST_DIR")]), 1, &[env!("CARGO_MANIFEST_DIR")]);
@@ -549,8 +550,8 @@ fn failed_logits_leave_the_file_as_it_was() {
 fn inspect_shows_what_is_in_a_model() {
     let shown = stdout(&babyllama(&["inspect", "--threads", "2", "--isa", "scalar"]));
     for part in [
-        "llama2.c v2",
-        "1.3 MiB (1,398,528 bytes)",
+        "GGUF v3",
+        "1.3 MiB (1,347,040 bytes)",
         "parameters    1,238,656",
         "n_kv_heads    2",
         "max_seq_len   512",
@@ -558,7 +559,7 @@ fn inspect_shows_what_is_in_a_model() {
         "instructions  scalar",
         "threads       2",
         "3.0 KiB (3,088 bytes) a position used",
-        "6 x layers.*.attention.wk     (64, 128)    int8 (groups of 32)",
+        "6 x layers.*.attention.wk     (64, 128)    Q8_0",
         "56 tensors",
     ] {
         assert!(shown.contains(part), "{part:?} is not in\n{shown}");

@@ -371,6 +371,48 @@ fn a_tokenizer_with_too_many_pieces_is_refused() {
     assert_eq!(error.path(), Some(source.path()));
 }
 
+// --- The bundled model ---------------------------------------------------------------------------------------
+
+/// What `models/README.md` says to call the program with.
+fn bundled_command() -> Vec<String> {
+    let card = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/models/README.md")).unwrap();
+    let (_, command) = card.split_once("babyllama convert ").unwrap();
+    let (command, _) = command.split_once("```").unwrap();
+    // Words as a shell has them: a backslash at a line's end goes on, and quotes hold spaces together.
+    let command = command.replace("\\\n", " ");
+    let quoted = command.split('"').enumerate();
+    let word =
+        |(i, part): (usize, &str)| if i % 2 == 0 { part.replace([' ', '\n'], "\0") } else { part.into() };
+    let words: String = quoted.map(word).collect();
+    words.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_bundled_model_is_what_its_card_says_how_to_make() {
+    let Some(shared) = common::shared("the bundled model's making") else { return };
+    let command = bundled_command();
+    let mut options = GgufOptions::new();
+    let [source, target, flags @ ..] = &*command else { panic!("{command:?}") };
+    let mut open = ModelOptions::new();
+    for pair in flags.chunks_exact(2) {
+        match (&*pair[0], &*pair[1]) {
+            ("--tokenizer", path) => open = open.tokenizer_path(shared.join("models").join(path)),
+            ("--dtype", "q8_0") => options = options.dtype(Dtype::Q8_0),
+            ("--set", text) => {
+                let (key, text) = text.split_once('=').unwrap();
+                options = options.metadata(key, text);
+            }
+            (flag, value) => panic!("{flag} {value}"),
+        }
+    }
+    assert_eq!((&**target, flags.len()), ("models/babyllama.gguf", 10), "{command:?}");
+    let source = Source::open(shared.join("models").join(source), &open).unwrap();
+    let mut made = Vec::new();
+    to_gguf(&source, &options, &mut made).unwrap();
+    let bundled = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")).unwrap();
+    assert!(made == bundled, "{} bytes were made, there are {}", made.len(), bundled.len());
+}
+
 // --- Output files -------------------------------------------------------------------------------------------
 
 #[test]

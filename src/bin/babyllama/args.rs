@@ -359,7 +359,7 @@ fn new_seed() -> u64 {
 /// Which tokenizer.
 #[derive(Debug, Args)]
 pub(crate) struct TokenizerArgs {
-    /// The tokenizer's file, instead of NAME.tokenizer.bin or tokenizer.bin beside the model
+    /// The tokenizer's file, GGUF or a tokenizer.bin, instead of the model's own or the one beside it
     #[arg(short = 'z', long = "tokenizer", value_name = "FILE")]
     pub(crate) path: Option<PathBuf>,
 }
