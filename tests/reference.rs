@@ -60,7 +60,7 @@ fn tell(story: &Story<'_>, isa: Isa, threads: usize) -> String {
 fn assert_told(story: &Story<'_>) {
     let expected = fs::read_to_string(&story.text).unwrap();
     let expected = expected.strip_suffix('\n').expect("a newline is added to each story");
-    assert!(expected.len() > 300 && expected.starts_with(story.prompt), "{}", story.text.display());
+    assert!(expected.len() > 200 && expected.starts_with(story.prompt), "{}", story.text.display());
     let isas = Isa::available();
     // Without optimisation a story takes seconds: the fastest alone tells it then.
     for &isa in if cfg!(debug_assertions) { &isas[isas.len() - 1..] } else { &isas[..] } {

@@ -31,7 +31,8 @@ def logits(token):
 
 def piece(token):
     text = ctypes.create_string_buffer(64)
-    return text.raw[: lc.llama_token_to_piece(vocab, token, text, 64, 0, False)]
+    length = lc.llama_token_to_piece(vocab, token, text, 64, 0, False)
+    return text.raw[:length]
 
 
 def story(prompt):
