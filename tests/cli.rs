@@ -396,7 +396,7 @@ fn chat_answers_as_the_library_does() {
     let questions = ["Who is Lily?", "And  Tom?", "Why?"];
     let input = b"Who is Lily?\n\n  And  Tom?\r\nWhy?"; // an empty line is no question
     // With this seed the model ends each answer by itself.
-    let drawn = (57, 1.0, None, usize::MAX);
+    let drawn = (211, 1.0, None, usize::MAX);
     for (seed, temperature, system, max_tokens) in [(1, 0.0, None, 5), (1, 0.0, Some("Be brief."), 5), drawn]
     {
         let n = if max_tokens == usize::MAX { 0 } else { max_tokens };

@@ -6,6 +6,7 @@
 //! - here: [`Tokenizer`], and the file format of llama2.c
 //! - [`parts`]: what any other file must say of its tokenizer
 //! - [`vocab`]: the pieces
+//! - [`hash`]: what finds them fast
 //! - [`user_defined`]: pieces that are taken out of a text before all else
 //! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
 //! - [`decoder`]: tokens to text
@@ -15,6 +16,7 @@
 
 mod bpe;
 mod decoder;
+mod hash;
 mod parts;
 mod pre;
 mod sentencepiece;

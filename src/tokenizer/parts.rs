@@ -152,14 +152,15 @@ impl Tokenizer {
 
         let is_sentencepiece = matches!(parts.merging, Merging::SentencePiece { .. });
         let mut vocab = VocabBuilder::default();
+        let mut buffer = Vec::new();
         let mut ends: Vec<TokenId> = parts.eos.into_iter().chain(parts.eot).collect();
         for (id, piece) in (0..).zip(&parts.pieces) {
             let is_end = is_one_of(&ENDS, &piece.text);
             ends.extend(is_end.then_some(id));
             let is_control = is_end || is_one_of(&CONTROLS, &piece.text);
             let kind = if is_control { PieceKind::Control } else { piece.kind };
-            match text(&piece.text, kind, is_sentencepiece) {
-                Some(text) => vocab.push(&text, piece.score, kind)?,
+            match text(&piece.text, kind, is_sentencepiece, &mut buffer) {
+                Some(text) => vocab.push(text, piece.score, kind)?,
                 None => vocab.push_hidden(&piece.text, piece.score, kind)?,
             }
         }
@@ -253,44 +254,39 @@ fn is_one_of(names: &[&str], text: &[u8]) -> bool {
     matches!(text, [b'<' | b'[' | b'_' | 0xe2, ..]) && names.iter().any(|name| name.as_bytes() == text)
 }
 
-/// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text is never in.
-fn text(piece: &[u8], kind: PieceKind, is_sentencepiece: bool) -> Option<Cow<'_, [u8]>> {
+/// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text is never in. It may lie in
+/// the buffer.
+fn text<'a>(
+    piece: &'a [u8],
+    kind: PieceKind,
+    is_sentencepiece: bool,
+    buffer: &'a mut Vec<u8>,
+) -> Option<&'a [u8]> {
     use PieceKind::{Normal, Unused, UserDefined};
+    buffer.clear();
     match kind {
-        Normal | Unused | UserDefined if is_sentencepiece => Some(with_plain_spaces(piece)),
-        Normal => {
-            let mut bytes = Vec::with_capacity(piece.len());
-            decode_alphabet(piece, &mut bytes).map(|()| bytes.into())
+        Normal | Unused | UserDefined if is_sentencepiece => {
+            put_plain_spaces(piece, buffer);
+            Some(buffer)
         }
+        Normal => decode_alphabet(piece, buffer).map(|()| &**buffer),
         // Nothing merges to what is never produced.
         Unused => None,
-        _ => Some(piece.into()),
+        _ => Some(piece),
     }
 }
 
 /// What SentencePiece writes for a space.
 const MARK: &[u8] = "\u{2581}".as_bytes();
 
-/// Writes a space for each U+2581.
-fn with_plain_spaces(piece: &[u8]) -> Cow<'_, [u8]> {
-    if !piece.windows(MARK.len()).any(|window| window == MARK) {
-        return piece.into();
-    }
-    let mut text = Vec::with_capacity(piece.len());
+/// Appends a piece with a space for each U+2581.
+fn put_plain_spaces(piece: &[u8], text: &mut Vec<u8>) {
     let mut rest = piece;
-    while let Some((&first, others)) = rest.split_first() {
-        match rest.strip_prefix(MARK) {
-            Some(after) => {
-                text.push(b' ');
-                rest = after;
-            }
-            None => {
-                text.push(first);
-                rest = others;
-            }
-        }
+    while let [first, others @ ..] = rest {
+        let after_mark = rest.strip_prefix(MARK);
+        text.push(if after_mark.is_some() { b' ' } else { *first });
+        rest = after_mark.unwrap_or(others);
     }
-    text.into()
 }
 
 #[cfg(test)]

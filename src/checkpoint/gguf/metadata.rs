@@ -203,6 +203,10 @@ impl<'a> Iterator for Strings<'a> {
         self.bytes = rest;
         Some(string)
     }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.left))
+    }
 }
 
 /// A type that a key may be read as.
