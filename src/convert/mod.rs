@@ -3,10 +3,10 @@
 //! A [`Source`] is a model to convert; [`to_gguf`] writes it to anything that takes bytes, such as an [`OutputFile`].
 //! Tensors pass through a few megabytes of memory, whatever the size of the model.
 //!
-//! - [`source`]: what a model is to everything here
-//! - [`quantize`](mod@quantize): weight formats
+//! - `source`: what a model is to everything here
+//! - `quantize`: weight formats
 //! - [`gguf`]: the file
-//! - [`output`]: files that take their place only when they are whole
+//! - `output`: files that take their place only when they are whole
 //!
 //! ```no_run
 //! use babyllama::convert::{GgufOptions, OutputFile, Source, to_gguf};

@@ -214,6 +214,10 @@ pub(crate) struct InspectArgs {
     #[arg(long)]
     pub(crate) tensors: bool,
 
+    /// Show every key of a GGUF file; long texts are cut short, and arrays only counted
+    #[arg(long)]
+    pub(crate) metadata: bool,
+
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
     #[command(flatten)]

@@ -7,10 +7,10 @@
 //! added, and a [`TensorWriter`] finishes only after every byte that the header announced.
 //!
 //! - here: the file
-//! - [`value`]: metadata
-//! - [`llama`]: which keys and tensors a Llama has
+//! - `value`: metadata
+//! - `llama`: which keys and tensors a Llama has
 //!
-//! Source: `docs/gguf.md` in the ggml repository; [`checkpoint::gguf`](crate::checkpoint::gguf) draws the layout.
+//! Source: `docs/gguf.md` in the ggml repository; `checkpoint/gguf` draws the layout.
 
 pub(super) mod llama;
 mod value;

@@ -56,8 +56,7 @@ pub fn quantize(weights: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> 
     if !weights.len().is_multiple_of(block) {
         return refuse(format!("{} weights are no whole number of blocks of {block}", weights.len()));
     }
-    // Not `>`: NaN is out of range too.
-    let out_of_range = |weight: &&f32| !(weight.abs() <= MAX_F16);
+    let out_of_range = |weight: &&f32| weight.is_nan() || weight.abs() > MAX_F16;
     if !matches!(dtype, Dtype::F32 | Dtype::Bf16)
         && let Some(weight) = weights.iter().find(out_of_range)
     {

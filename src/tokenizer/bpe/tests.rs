@@ -61,7 +61,7 @@ fn encode_naively(pieces: &[&[u8]], merges: &[(&[u8], &[u8])], text: &str) -> Ve
 }
 
 /// Few bytes, two of which are a character together.
-fn dense_bytes(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+fn dense_bytes(lengths: Range<usize>) -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(prop::sample::select(vec![b'a', b'b', b'c', 0xc3, 0xa9]), lengths)
 }
 
