@@ -134,6 +134,15 @@ pub enum ErrorKind {
         /// What is wrong.
         reason: String,
     },
+    /// Something that a file to be written can't hold.
+    Unwritable {
+        /// What it is.
+        what: String,
+        /// Why the file can't hold it.
+        reason: String,
+    },
+    /// A file to be written is there already.
+    Exists,
     /// The tokenizer's file is malformed.
     Tokenizer {
         /// What is wrong with it.
@@ -280,6 +289,8 @@ impl fmt::Display for ErrorKind {
                 write!(f, "tensor {name}: weights of type {dtype} are not supported")
             }
             Self::TensorLayout { name, reason } => write!(f, "tensor {name}: {reason}"),
+            Self::Unwritable { what, reason } => write!(f, "{what} can't be written: {reason}"),
+            Self::Exists => f.write_str("the file is there already"),
             Self::Tokenizer { reason } => write!(f, "tokenizer: {reason}"),
             Self::VocabMismatch { tokenizer, model } => {
                 write!(f, "the tokenizer has {tokenizer} pieces, the model knows only {model} tokens")

@@ -5,7 +5,7 @@
 //!
 //! # fn main() -> Result<(), babyllama::Error> {
 //! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/");
-//! # let path = format!("{dir}babyllama.bin");
+//! # let path = format!("{dir}babyllama.gguf");
 //! let model = Model::open(path)?; // mapped: milliseconds, whatever the size
 //! let mut session = model.session();
 //! let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
@@ -44,6 +44,7 @@
 //!
 //! # Features
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.
+//! - `convert`: writing models, in [`convert`](mod@convert).
 //! - `cli`: the `babyllama` binary, and the crates that only it needs.
 
 mod attention;
@@ -51,6 +52,8 @@ pub mod chat;
 mod checkpoint;
 mod config;
 mod conversation;
+#[cfg(feature = "convert")]
+pub mod convert;
 mod error;
 mod forward;
 mod gemm;

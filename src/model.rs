@@ -22,7 +22,7 @@ use crate::weights::TensorInfo;
 /// ```no_run
 /// use babyllama::{Model, Sampler, SamplerOptions};
 ///
-/// let model = Model::open("models/babyllama.bin")?;
+/// let model = Model::open("models/babyllama.gguf")?;
 /// let mut session = model.session();
 /// for piece in session.generate("Once upon a time", &mut Sampler::new(SamplerOptions::default()))? {
 ///     print!("{}", piece?);
@@ -199,8 +199,16 @@ impl ModelOptions {
         Threads::new(threads)
     }
 
+    /// Sets the hyperparameters that are to be other than the file says.
+    pub(crate) fn override_config(&self, config: &mut Config) -> Result<()> {
+        config.norm_eps = self.norm_eps.unwrap_or(config.norm_eps);
+        config.rope_theta = self.rope_theta.unwrap_or(config.rope_theta);
+        config.max_seq_len = self.max_seq_len.unwrap_or(config.max_seq_len);
+        config.validate()
+    }
+
     /// The tokenizer that was asked for, or else the file's own, or else the one beside it.
-    fn find_tokenizer(&self, storage: &Storage) -> Result<Option<Tokenizer>> {
+    pub(crate) fn find_tokenizer(&self, storage: &Storage) -> Result<Option<Tokenizer>> {
         match &self.tokenizer {
             Some(TokenizerSource::Given(tokenizer)) => return Ok(Some(Tokenizer::clone(tokenizer))),
             Some(TokenizerSource::File(path)) => return Tokenizer::open(path).map(Some),
@@ -217,6 +225,21 @@ impl ModelOptions {
 }
 
 impl Tokenizer {
+    /// Reads a tokenizer from a file: GGUF, which need not hold a model, or llama2.c's `tokenizer.bin`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], what [`Tokenizer::from_gguf`] or [`Tokenizer::from_llama2c`] finds wrong; each names the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        // Only a file can be GGUF: a pipe can't be looked into first.
+        let is_gguf = path.is_file() && checkpoint::gguf::has_magic(&Storage::open(path)?);
+        if is_gguf {
+            return Self::from_gguf(path);
+        }
+        let bytes = std::fs::read(path).map_err(|e| Error::from(e).at(Some(path)))?;
+        Self::from_llama2c(&bytes).map_err(|e| e.at(Some(path)))
+    }
+
     /// Reads the tokenizer of a GGUF file. The file need not hold a model.
     ///
     /// # Errors
@@ -270,10 +293,7 @@ impl Model {
         let storage = Arc::new(storage);
         let checkpoint = checkpoint::read(&storage)?;
         let Checkpoint { format, mut config, weights, rope_factors, arithmetic, .. } = checkpoint;
-        config.norm_eps = options.norm_eps.unwrap_or(config.norm_eps);
-        config.rope_theta = options.rope_theta.unwrap_or(config.rope_theta);
-        config.max_seq_len = options.max_seq_len.unwrap_or(config.max_seq_len);
-        config.validate()?;
+        options.override_config(&mut config)?;
         let tokenizer = options.find_tokenizer(&storage)?;
         if let Some(tokenizer) = &tokenizer
             && tokenizer.vocab_size() > config.vocab_size

@@ -41,33 +41,51 @@ impl Weights {
 }
 
 impl Weights {
-    /// What tensors there are, in the order of the forward pass.
-    pub(crate) fn infos(&self) -> Vec<TensorInfo> {
-        let mut infos = vec![matrix_info("tok_embeddings".into(), &self.tok_embeddings)];
+    /// All tensors under Meta's names, in the order of the forward pass.
+    pub(crate) fn named(&self) -> Vec<(String, Weight<'_>)> {
+        use Weight::{Matrix, Norm};
+        let mut named = vec![("tok_embeddings".into(), Matrix(&self.tok_embeddings))];
         for (l, layer) in self.layers.iter().enumerate() {
             let LayerWeights { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 } = layer;
-            infos.push(norm_info(format!("layers.{l}.attention_norm"), attention_norm));
+            named.push((format!("layers.{l}.attention_norm"), Norm(attention_norm)));
             for (name, tensor) in [("wq", wq), ("wk", wk), ("wv", wv), ("wo", wo)] {
-                infos.push(matrix_info(format!("layers.{l}.attention.{name}"), tensor));
+                named.push((format!("layers.{l}.attention.{name}"), Matrix(tensor)));
             }
-            infos.push(norm_info(format!("layers.{l}.ffn_norm"), ffn_norm));
+            named.push((format!("layers.{l}.ffn_norm"), Norm(ffn_norm)));
             for (name, tensor) in [("w1", w1), ("w2", w2), ("w3", w3)] {
-                infos.push(matrix_info(format!("layers.{l}.feed_forward.{name}"), tensor));
+                named.push((format!("layers.{l}.feed_forward.{name}"), Matrix(tensor)));
             }
         }
-        infos.push(norm_info("norm".into(), &self.norm));
-        infos.extend(self.output.iter().map(|output| matrix_info("output".into(), output)));
-        infos
+        named.push(("norm".into(), Norm(&self.norm)));
+        named.extend(self.output.iter().map(|output| ("output".into(), Matrix(output))));
+        named
+    }
+
+    /// What tensors there are, in the order of the forward pass.
+    pub(crate) fn infos(&self) -> Vec<TensorInfo> {
+        self.named().into_iter().map(|(name, weight)| weight.info(name)).collect()
     }
 }
 
-fn matrix_info(name: String, tensor: &Tensor) -> TensorInfo {
-    let shape = vec![tensor.rows(), tensor.columns()];
-    TensorInfo { name, shape, dtype: tensor.dtype(), bytes: tensor.len_bytes() }
+/// One of a model's tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weight<'a> {
+    Matrix(&'a Tensor),
+    Norm(&'a [f32]),
 }
 
-fn norm_info(name: String, norm: &[f32]) -> TensorInfo {
-    TensorInfo { name, shape: vec![norm.len()], dtype: Dtype::F32, bytes: size_of_val(norm) }
+impl Weight<'_> {
+    pub(crate) fn info(self, name: String) -> TensorInfo {
+        match self {
+            Self::Matrix(tensor) => {
+                let shape = vec![tensor.rows(), tensor.columns()];
+                TensorInfo { name, shape, dtype: tensor.dtype(), bytes: tensor.len_bytes() }
+            }
+            Self::Norm(norm) => {
+                TensorInfo { name, shape: vec![norm.len()], dtype: Dtype::F32, bytes: size_of_val(norm) }
+            }
+        }
+    }
 }
 
 /// What is known of a tensor.

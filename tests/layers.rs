@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["generate", "perplexity"],
     &["conversation"],
+    &["convert"],
 ];
 
 /// Beside the layers: what these may import. Layers from `model` up may import them, and `checkpoint` the tokenizer, since

@@ -4,7 +4,7 @@
 //! tensor, allocate no more than the file's own length justifies, and never panic. A new format is a file here and a
 //! line in [`READERS`].
 
-mod gguf;
+pub(crate) mod gguf;
 mod llama2c;
 
 use std::sync::Arc;

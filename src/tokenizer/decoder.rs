@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn decoder_keeps_its_buffers() {
-        let file = include_bytes!("../../models/babyllama.tokenizer.bin");
-        let tokenizer = Tokenizer::from_llama2c(file).unwrap();
+        let tokenizer =
+            Tokenizer::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")).unwrap();
         let ids = tokenizer.encode("Once upon a time \u{1f999} there was");
         let mut decoder = tokenizer.decoder();
         let mut run = || {

@@ -6,6 +6,7 @@
 //! - here: [`Tokenizer`], and the file format of llama2.c
 //! - [`parts`]: what any other file must say of its tokenizer
 //! - [`vocab`]: the pieces
+//! - [`hash`]: what finds them fast
 //! - [`user_defined`]: pieces that are taken out of a text before all else
 //! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
 //! - [`decoder`]: tokens to text
@@ -15,6 +16,7 @@
 
 mod bpe;
 mod decoder;
+mod hash;
 mod parts;
 mod pre;
 mod sentencepiece;
@@ -25,7 +27,6 @@ mod user_defined;
 mod vocab;
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
@@ -36,7 +37,7 @@ pub(crate) use parts::{Merging, PiecePart, TokenizerParts};
 use user_defined::{Fragment, UserDefined};
 use vocab::{Vocab, VocabBuilder};
 
-use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::error::{ErrorKind, Result, TokenId};
 
 /// What a piece of the vocabulary is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,16 +103,6 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer from a file in llama2.c's format.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`], and what [`Tokenizer::from_llama2c`] finds wrong; each names the file.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| Error::from(e).at(Some(path)))?;
-        Self::from_llama2c(&bytes).map_err(|e| e.at(Some(path)))
-    }
-
     /// Reads a `tokenizer.bin` of llama2.c.
     ///
     /// Ids 0, 1 and 2 are the unknown piece, BOS and EOS, whatever they read. Ids 3 to 258 are bytes if they read

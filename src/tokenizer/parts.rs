@@ -41,10 +41,10 @@ pub(crate) struct TokenizerParts<'a> {
 }
 
 /// A piece as a file describes it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PiecePart<'a> {
     /// Its text, which need not be UTF-8.
-    pub(crate) text: &'a [u8],
+    pub(crate) text: Cow<'a, [u8]>,
     /// Its score, which matters to SentencePiece alone.
     pub(crate) score: f32,
     /// What it is for.
@@ -152,15 +152,16 @@ impl Tokenizer {
 
         let is_sentencepiece = matches!(parts.merging, Merging::SentencePiece { .. });
         let mut vocab = VocabBuilder::default();
+        let mut buffer = Vec::new();
         let mut ends: Vec<TokenId> = parts.eos.into_iter().chain(parts.eot).collect();
         for (id, piece) in (0..).zip(&parts.pieces) {
-            let is_end = is_one_of(&ENDS, piece.text);
+            let is_end = is_one_of(&ENDS, &piece.text);
             ends.extend(is_end.then_some(id));
-            let is_control = is_end || is_one_of(&CONTROLS, piece.text);
+            let is_control = is_end || is_one_of(&CONTROLS, &piece.text);
             let kind = if is_control { PieceKind::Control } else { piece.kind };
-            match text(piece.text, kind, is_sentencepiece) {
-                Some(text) => vocab.push(&text, piece.score, kind)?,
-                None => vocab.push_hidden(piece.text, piece.score, kind)?,
+            match text(&piece.text, kind, is_sentencepiece, &mut buffer) {
+                Some(text) => vocab.push(text, piece.score, kind)?,
+                None => vocab.push_hidden(&piece.text, piece.score, kind)?,
             }
         }
         let mut vocab = vocab.build()?;
@@ -207,47 +208,85 @@ impl Tokenizer {
     }
 }
 
+#[cfg(feature = "convert")]
+impl Tokenizer {
+    /// What a file must say to bring this tokenizer. `None` for a byte-level one, whose merges are no longer texts.
+    ///
+    /// llama2.c writes the names of control pieces between newlines. They are of no text, so they lose them.
+    pub(crate) fn to_parts(&self) -> Option<TokenizerParts<'_>> {
+        let Algorithm::SentencePiece { dummy_space } = self.algorithm else { return None };
+        let pieces = (0..self.vocab_size() as TokenId).map(|id| {
+            let (text, kind) = (self.piece(id)?, self.kind(id)?);
+            let text = match kind {
+                PieceKind::Control => text.trim_ascii().into(),
+                PieceKind::Byte | PieceKind::Unknown => text.into(),
+                PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused => with_marks(text),
+            };
+            Some(PiecePart { text, score: self.score(id)?, kind })
+        });
+        // A file names two tokens that end a text: a model of llama2.c ends it with either.
+        let other_end = self.ends.iter().copied().find(|&id| Some(id) != self.eos);
+        Some(TokenizerParts {
+            pieces: pieces.collect::<Option<_>>()?,
+            merging: Merging::SentencePiece { add_space_prefix: dummy_space },
+            bos: self.bos,
+            eos: self.eos,
+            eot: other_end,
+            unk: self.vocab.unknown(),
+            add_bos: Some(self.add_bos),
+            add_eos: Some(self.add_eos),
+        })
+    }
+}
+
+/// Writes U+2581 for each space.
+#[cfg(feature = "convert")]
+fn with_marks(text: &[u8]) -> Cow<'_, [u8]> {
+    if text.contains(&b' ') {
+        text.split(|&byte| byte == b' ').collect::<Vec<_>>().join(MARK).into()
+    } else {
+        text.into()
+    }
+}
+
 /// Whether a text is one of some names, which all begin in one of few ways.
 fn is_one_of(names: &[&str], text: &[u8]) -> bool {
     matches!(text, [b'<' | b'[' | b'_' | 0xe2, ..]) && names.iter().any(|name| name.as_bytes() == text)
 }
 
-/// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text is never in.
-fn text(piece: &[u8], kind: PieceKind, is_sentencepiece: bool) -> Option<Cow<'_, [u8]>> {
+/// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text is never in. It may lie in
+/// the buffer.
+fn text<'a>(
+    piece: &'a [u8],
+    kind: PieceKind,
+    is_sentencepiece: bool,
+    buffer: &'a mut Vec<u8>,
+) -> Option<&'a [u8]> {
     use PieceKind::{Normal, Unused, UserDefined};
+    buffer.clear();
     match kind {
-        Normal | Unused | UserDefined if is_sentencepiece => Some(with_plain_spaces(piece)),
-        Normal => {
-            let mut bytes = Vec::with_capacity(piece.len());
-            decode_alphabet(piece, &mut bytes).map(|()| bytes.into())
+        Normal | Unused | UserDefined if is_sentencepiece => {
+            put_plain_spaces(piece, buffer);
+            Some(buffer)
         }
+        Normal => decode_alphabet(piece, buffer).map(|()| &**buffer),
         // Nothing merges to what is never produced.
         Unused => None,
-        _ => Some(piece.into()),
+        _ => Some(piece),
     }
 }
 
-/// Writes a space for each U+2581.
-fn with_plain_spaces(piece: &[u8]) -> Cow<'_, [u8]> {
-    const MARK: &[u8] = "\u{2581}".as_bytes();
-    if !piece.windows(MARK.len()).any(|window| window == MARK) {
-        return piece.into();
-    }
-    let mut text = Vec::with_capacity(piece.len());
+/// What SentencePiece writes for a space.
+const MARK: &[u8] = "\u{2581}".as_bytes();
+
+/// Appends a piece with a space for each U+2581.
+fn put_plain_spaces(piece: &[u8], text: &mut Vec<u8>) {
     let mut rest = piece;
-    while let Some((&first, others)) = rest.split_first() {
-        match rest.strip_prefix(MARK) {
-            Some(after) => {
-                text.push(b' ');
-                rest = after;
-            }
-            None => {
-                text.push(first);
-                rest = others;
-            }
-        }
+    while let [first, others @ ..] = rest {
+        let after_mark = rest.strip_prefix(MARK);
+        text.push(if after_mark.is_some() { b' ' } else { *first });
+        rest = after_mark.unwrap_or(others);
     }
-    text.into()
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
-use babyllama::{Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
+use babyllama::convert::dtypes;
+use babyllama::{Dtype, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
+    Convert(ConvertArgs),
 }
 
 /// Writes on from a prompt, with the options of llama2.c.
@@ -250,10 +252,88 @@ pub(crate) struct InspectArgs {
     #[arg(long)]
     pub(crate) tensors: bool,
 
+    /// Show every key of a GGUF file; long texts are cut short, and arrays only counted
+    #[arg(long)]
+    pub(crate) metadata: bool,
+
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+}
+
+/// Writes a model as GGUF, with its tokenizer, in another weight format if wanted.
+///
+/// What it writes runs in llama.cpp too. The file takes its place only when it is whole.
+#[derive(Debug, Args)]
+#[command(after_help = CONVERT_EXAMPLES)]
+pub(crate) struct ConvertArgs {
+    /// The model's file, in one of llama2.c's formats
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+
+    /// The file to write
+    #[arg(value_name = "DST")]
+    pub(crate) target: PathBuf,
+
+    #[arg(long, value_name = "FORMAT", value_parser = parse_dtype, help = dtype_help())]
+    pub(crate) dtype: Option<Dtype>,
+
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
+
+    /// Replace the file if it is there already
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Sets a key of the file, such as general.name or general.license; may be given several times
+    #[arg(long, value_name = "KEY=TEXT")]
+    pub(crate) set: Vec<KeyAndText>,
+
+    /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default: 1e-5]
+    #[arg(long, value_name = "EPS")]
+    pub(crate) norm_eps: Option<f32>,
+
+    /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default: 1e4]
+    #[arg(long, value_name = "THETA")]
+    pub(crate) rope_theta: Option<f64>,
+}
+
+const CONVERT_EXAMPLES: &str = "\
+Examples:
+  babyllama convert stories15M.bin stories15M.gguf -z tokenizer.bin --dtype q8_0
+  babyllama convert model.bin model.gguf --set general.name=\"My model\" --set general.license=MIT";
+
+/// The names of the formats that can be written.
+fn dtype_names() -> String {
+    let names: Vec<_> = dtypes().map(|dtype| dtype.to_string().to_ascii_lowercase()).collect();
+    names.join(", ")
+}
+
+fn dtype_help() -> String {
+    format!("The format of matrices: {} [default: the nearest to the source's]", dtype_names())
+}
+
+fn parse_dtype(name: &str) -> Result<Dtype, String> {
+    let dtype = dtypes().find(|dtype| dtype.to_string().eq_ignore_ascii_case(name));
+    dtype.ok_or_else(|| format!("the formats that can be written are {}", dtype_names()))
+}
+
+/// A key of a GGUF file, and a text.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyAndText(pub(crate) String, pub(crate) String);
+
+impl FromStr for KeyAndText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, text) = text.split_once('=').ok_or("a key and a text have = between them")?;
+        // The others have types of their own, and this program sets them.
+        if !key.starts_with("general.") {
+            return Err(format!("only keys that begin with general. can be set, not {key}"));
+        }
+        Ok(Self(key.into(), text.into()))
+    }
 }
 
 /// How tokens are chosen.
@@ -321,7 +401,7 @@ fn new_seed() -> u64 {
 /// Which tokenizer.
 #[derive(Debug, Args)]
 pub(crate) struct TokenizerArgs {
-    /// The tokenizer's file, instead of NAME.tokenizer.bin or tokenizer.bin beside the model
+    /// The tokenizer's file, GGUF or a tokenizer.bin, instead of the model's own or the one beside it
     #[arg(short = 'z', long = "tokenizer", value_name = "FILE")]
     pub(crate) path: Option<PathBuf>,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use babyllama::{Config, Model, PieceKind, Session, TensorInfo, Tokenizer};
+use babyllama::{Config, Model, PieceKind, RopeScaling, Session, TensorInfo, Tokenizer};
 
 use crate::args::InspectArgs;
 use crate::failure::Failure;
@@ -29,6 +29,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
     let context = model.session_with(args.engine.session_options()).capacity();
     let mut text = describe(&model, &args.model.display().to_string(), &tokenizer, context);
     describe_tensors(&mut text, &model.tensors(), args.tensors);
+    if args.metadata {
+        describe_metadata(&mut text, model.metadata());
+    }
     print(text.as_bytes())
 }
 
@@ -42,12 +45,18 @@ fn describe(model: &Model, name: &str, tokenizer: &str, context: usize) -> Strin
         n_heads,
         n_kv_heads,
         head_dim,
+        rope_dim,
         vocab_size,
         max_seq_len,
         norm_eps,
         rope_theta,
+        rope_scaling,
         ..
     } = model.config();
+    let template = model.chat_template().map_or_else(
+        || "none".into(),
+        |jinja| format!("in the file, {} characters", digits(jinja.chars().count() as u128)),
+    );
     let classifier = if tensors.iter().any(|tensor| tensor.name == "output") {
         "its own"
     } else {
@@ -69,12 +78,15 @@ fn describe(model: &Model, name: &str, tokenizer: &str, context: usize) -> Strin
         ("n_heads", n_heads.to_string()),
         ("n_kv_heads", n_kv_heads.to_string()),
         ("head_dim", head_dim.to_string()),
+        ("rope_dim", rope_dim.to_string()),
         ("vocab_size", vocab_size.to_string()),
         ("max_seq_len", max_seq_len.to_string()),
         ("norm_eps", format!("{norm_eps:e}")),
         ("rope_theta", rope_theta.to_string()),
+        ("rope_scaling", describe_scaling(*rope_scaling)),
         ("classifier", classifier.into()),
         ("tokenizer", tokenizer.into()),
+        ("chat template", template),
         ("", String::new()),
         ("instructions", model.isa().name().into()),
         ("threads", threads.to_string()),
@@ -90,6 +102,27 @@ fn describe(model: &Model, name: &str, tokenizer: &str, context: usize) -> Strin
         let _ = writeln!(text, "{}", format!("{name:<13} {value}").trim_end());
     }
     text
+}
+
+fn describe_scaling(scaling: RopeScaling) -> String {
+    match scaling {
+        RopeScaling::None => "none".into(),
+        RopeScaling::Linear { factor } => format!("linear, factor {factor}"),
+        RopeScaling::Yarn { factor, original_context_length, .. } => {
+            format!("yarn, factor {factor}, from {original_context_length} positions")
+        }
+        // There may be others one day.
+        other => format!("{other:?}"),
+    }
+}
+
+/// Appends the keys of a GGUF file and their values.
+fn describe_metadata(text: &mut String, metadata: &[(String, String)]) {
+    let width = metadata.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    let _ = writeln!(text, "\n{} keys", metadata.len());
+    for (key, value) in metadata {
+        let _ = writeln!(text, "{key:<width$}  {value}");
+    }
 }
 
 fn describe_tokenizer(tokenizer: &Tokenizer) -> String {

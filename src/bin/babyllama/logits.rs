@@ -1,10 +1,9 @@
 //! `babyllama logits`: the logits at every position, as a file.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use babyllama::convert::OutputFile;
 use babyllama::{Session, TokenId};
 
 use crate::args::LogitsArgs;
@@ -27,9 +26,9 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Failure> {
         return write_logits(&mut session, tokens, io::stdout().lock(), |e| Failure::of_output(&e));
     }
     let failed = |e: io::Error| Failure::of(args.out.display(), e);
-    let mut target = Target::create(&args.out).map_err(failed)?;
-    write_logits(&mut session, tokens, &mut target.file, failed)?;
-    target.keep().map_err(failed)
+    let mut target = OutputFile::create(&args.out, true)?;
+    write_logits(&mut session, tokens, &mut target, failed)?;
+    Ok(target.keep()?)
 }
 
 /// Writes (`n_tokens`, `vocab_size`) little-endian f32.
@@ -50,47 +49,4 @@ fn write_logits(
         }
     }
     to.flush().map_err(failed)
-}
-
-/// A file that takes its place only when it is whole.
-#[derive(Debug)]
-struct Target {
-    file: File,
-    /// Where it is until then and where it goes; `None` if it is written in place.
-    paths: Option<(PathBuf, PathBuf)>,
-}
-
-impl Target {
-    fn create(path: &Path) -> io::Result<Self> {
-        // A link stays a link. What isn't there yet has only the name that it was given.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
-            // A device or a pipe: another file must not take its place.
-            return Ok(Self { file: File::options().write(true).open(&path)?, paths: None });
-        }
-        let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
-            return Err(io::ErrorKind::IsADirectory.into());
-        };
-        let mut beside = OsString::from(".");
-        beside.push(name);
-        beside.push(format!(".{}.tmp", std::process::id()));
-        let beside = path.with_file_name(beside);
-        Ok(Self { file: File::create_new(&beside)?, paths: Some((beside, path)) })
-    }
-
-    fn keep(mut self) -> io::Result<()> {
-        let Some((beside, path)) = &self.paths else { return Ok(()) };
-        fs::rename(beside, path)?;
-        self.paths = None;
-        Ok(())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some((beside, _)) = &self.paths {
-            // The error that brought us here is the one to report.
-            let _ = fs::remove_file(beside);
-        }
-    }
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod chat;
+mod convert;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Some(Command::Perplexity(args)) => perplexity::run(args),
         Some(Command::Logits(args)) => logits::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
+        Some(Command::Convert(args)) => convert::run(args),
     };
     match result {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,

@@ -14,9 +14,7 @@ pub(crate) const BUNDLED: &str = "bundled";
 struct Aligned<T: ?Sized>(T);
 
 static BABYLLAMA: &Aligned<[u8]> =
-    &Aligned(*include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin")));
-static BABYLLAMA_TOKENIZER: &[u8] =
-    include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.tokenizer.bin"));
+    &Aligned(*include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")));
 
 /// Which tokenizer a model gets.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +43,6 @@ pub(crate) fn open(
     let options = match tokenizer {
         TokenizerChoice::None => options.no_tokenizer(),
         TokenizerChoice::File(path) => options.tokenizer_path(path),
-        TokenizerChoice::Own if bundled => options.tokenizer(Tokenizer::from_llama2c(BABYLLAMA_TOKENIZER)?),
         TokenizerChoice::Own => options,
     };
     Ok(if bundled {

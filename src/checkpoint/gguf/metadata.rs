@@ -10,9 +10,9 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::malformed;
 use crate::error::{ErrorKind, Result};
 
-/// The types of values.
+/// The types of values, in the order of their numbers in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     U8,
     I8,
     U16,
@@ -47,6 +47,12 @@ impl Kind {
             12 => Self::F64,
             _ => return None,
         })
+    }
+
+    /// Its number in a file.
+    #[cfg(feature = "convert")]
+    pub(crate) fn number(self) -> u32 {
+        self as u32
     }
 
     /// Bytes of a value, where all have the same; 0 for strings and arrays.
@@ -196,6 +202,10 @@ impl<'a> Iterator for Strings<'a> {
         let (string, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
         self.bytes = rest;
         Some(string)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.left))
     }
 }
 

@@ -8,13 +8,14 @@
 //! zeros to the next multiple of general.alignment (32), from where offsets are counted; each tensor starts at one
 //! ```
 //!
-//! Only the modules here know GGUF's names. In architecture `llama` the rows of Q and K are already in Meta's order:
+//! Only the modules here, and those that write such files in `convert/gguf`, know GGUF's names. In architecture `llama` the rows of Q and K are already in Meta's order:
 //! RoPE turns adjacent pairs.
 //!
 //! - here: the file, and models that are split into several
 //! - [`cursor`]: numbers, strings and values from bytes
 //! - [`metadata`]: keys and values, by type
 //! - [`tensors`]: where tensors lie, and in which format
+//! - [`names`]: what tensors are called
 //! - [`hyperparameters`]: the [`Config`]
 //! - [`vocabulary`]: the tokenizer
 //!
@@ -23,6 +24,7 @@
 mod cursor;
 mod hyperparameters;
 mod metadata;
+pub(crate) mod names;
 mod tensors;
 mod vocabulary;
 
@@ -30,7 +32,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cursor::Cursor;
+#[cfg(feature = "convert")]
+pub(crate) use metadata::Kind;
 use metadata::Metadata;
+#[cfg(feature = "convert")]
+pub(crate) use tensors::type_number;
 use tensors::{TensorInfo, Tensors};
 
 use super::Checkpoint;
@@ -42,18 +48,18 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::{LayerWeights, Weights};
 
 const FORMAT: &str = "GGUF";
-const MAGIC: &[u8] = b"GGUF";
-/// Where tensors start, if the file doesn't say otherwise.
-const ALIGNMENT: u64 = 32;
+pub(crate) const MAGIC: &[u8] = b"GGUF";
+/// What tensors start at multiples of, if the file doesn't say otherwise.
+pub(crate) const ALIGNMENT: u64 = 32;
 /// The most keys, and tensors: ten times what the largest model has. The least of them takes 14 bytes in a file but
 /// 100 in memory, so without a limit a file could take several times its size.
-const MAX_ENTRIES: u64 = 1 << 14;
+pub(crate) const MAX_ENTRIES: u64 = 1 << 14;
 /// The format's limit.
-const MAX_KEY_BYTES: usize = (1 << 16) - 1;
+pub(crate) const MAX_KEY_BYTES: usize = (1 << 16) - 1;
 /// The format's limit.
 const MAX_NAME_BYTES: usize = 64;
 
-pub(super) fn has_magic(storage: &Storage) -> bool {
+pub(crate) fn has_magic(storage: &Storage) -> bool {
     storage.bytes().starts_with(MAGIC)
 }
 
@@ -153,9 +159,10 @@ impl<'a> Header<'a> {
 
 /// The hyperparameters, the weights, and what Llama 3.1's rotary frequencies are divided by.
 fn weights(metadata: &Metadata<'_>, mut tensors: Tensors) -> Result<(Config, Weights, Option<Vec<f32>>)> {
-    const EMBEDDINGS: &str = "token_embd.weight";
-    let Some(shape) = tensors.shape(EMBEDDINGS) else {
-        return Err(ErrorKind::MissingTensor { name: EMBEDDINGS.into() }.into());
+    let name = |tensor: &str| names::of(tensor).expect("it is one of a Llama's");
+    let embeddings = name("tok_embeddings");
+    let Some(shape) = tensors.shape(&embeddings) else {
+        return Err(ErrorKind::MissingTensor { name: embeddings }.into());
     };
     let vocab_size = match (vocabulary::len(metadata)?, metadata.optional("llama.vocab_size")?, &*shape) {
         // Rows behind the last piece are padding, and llama.cpp lets a vocabulary overrule the key.
@@ -168,25 +175,25 @@ fn weights(metadata: &Metadata<'_>, mut tensors: Tensors) -> Result<(Config, Wei
     config.validate()?;
 
     let (dim, q_dim, kv_dim, hidden) = (config.dim, config.q_dim(), config.kv_dim(), config.hidden_dim);
-    let tok_embeddings = tensors.matrix(EMBEDDINGS, vocab_size, dim)?;
+    let tok_embeddings = tensors.matrix(&embeddings, vocab_size, dim)?;
     let mut layers = Vec::new();
     for l in 0..config.n_layers {
-        let name = |tensor: &str| format!("blk.{l}.{tensor}.weight");
+        let name = |tensor: &str| name(&format!("layers.{l}.{tensor}"));
         layers.push(LayerWeights {
-            attention_norm: tensors.vector(&name("attn_norm"), dim)?,
-            wq: tensors.matrix(&name("attn_q"), q_dim, dim)?,
-            wk: tensors.matrix(&name("attn_k"), kv_dim, dim)?,
-            wv: tensors.matrix(&name("attn_v"), kv_dim, dim)?,
-            wo: tensors.matrix(&name("attn_output"), dim, q_dim)?,
+            attention_norm: tensors.vector(&name("attention_norm"), dim)?,
+            wq: tensors.matrix(&name("attention.wq"), q_dim, dim)?,
+            wk: tensors.matrix(&name("attention.wk"), kv_dim, dim)?,
+            wv: tensors.matrix(&name("attention.wv"), kv_dim, dim)?,
+            wo: tensors.matrix(&name("attention.wo"), dim, q_dim)?,
             ffn_norm: tensors.vector(&name("ffn_norm"), dim)?,
-            w1: tensors.matrix(&name("ffn_gate"), hidden, dim)?,
-            w2: tensors.matrix(&name("ffn_down"), dim, hidden)?,
-            w3: tensors.matrix(&name("ffn_up"), hidden, dim)?,
+            w1: tensors.matrix(&name("feed_forward.w1"), hidden, dim)?,
+            w2: tensors.matrix(&name("feed_forward.w2"), dim, hidden)?,
+            w3: tensors.matrix(&name("feed_forward.w3"), hidden, dim)?,
         });
     }
-    let norm = tensors.vector("output_norm.weight", dim)?;
-    let output = tensors.optional_matrix("output.weight", vocab_size, dim)?;
-    let rope_factors = tensors.optional_vector("rope_freqs.weight", config.rope_dim / 2)?;
+    let norm = tensors.vector(&name("norm"), dim)?;
+    let output = tensors.optional_matrix(&name("output"), vocab_size, dim)?;
+    let rope_factors = tensors.optional_vector(names::ROPE_FREQS, config.rope_dim / 2)?;
     if let Some(bad) = rope_factors.iter().flatten().find(|&&factor| !(factor > 0.0 && factor.is_finite())) {
         let (value, reason) = (bad.to_string(), "must be positive numbers".into());
         return Err(ErrorKind::Config { field: "rope_freqs", value, reason }.into());

@@ -71,6 +71,12 @@ const TYPES: &[TensorType] = &[
     of(42, "Q2_0", 64, 18, None),
 ];
 
+/// The number of a type in a file, or `None` if files can't have it.
+#[cfg(feature = "convert")]
+pub(crate) fn type_number(dtype: Dtype) -> Option<u32> {
+    TYPES.iter().find(|kind| kind.dtype == Some(dtype)).map(|kind| kind.id)
+}
+
 /// A tensor as the file announces it.
 #[derive(Debug)]
 pub(super) struct TensorInfo {

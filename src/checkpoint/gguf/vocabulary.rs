@@ -1,5 +1,7 @@
 //! The tokenizer of a GGUF file, as the keys `tokenizer.ggml.*` describe it.
 
+use std::borrow::Cow;
+
 use super::metadata::{FromValue, Metadata, Value};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{Merging, PieceKind, PiecePart, TokenizerParts};
@@ -56,7 +58,7 @@ fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PiecePart<'a>>> {
         }
     }
     let piece = |(i, text)| PiecePart {
-        text,
+        text: Cow::Borrowed(text),
         score: scores.as_ref().map_or(0.0, |scores| scores[i]),
         kind: kinds.as_ref().map_or(PieceKind::Normal, |kinds| kinds[i]),
     };

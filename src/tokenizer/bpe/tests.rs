@@ -23,7 +23,7 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
     Tokenizer::from_parts(&TokenizerParts {
         pieces: texts
             .iter()
-            .map(|text| PiecePart { text: text.as_bytes(), score: 0.0, kind: PieceKind::Normal })
+            .map(|text| PiecePart { text: text.as_bytes().into(), score: 0.0, kind: PieceKind::Normal })
             .collect(),
         merging: Merging::BytePairs { pre, merges: merges.iter().map(String::as_bytes).collect() },
         bos: None,
@@ -61,7 +61,7 @@ fn encode_naively(pieces: &[&[u8]], merges: &[(&[u8], &[u8])], text: &str) -> Ve
 }
 
 /// Few bytes, two of which are a character together.
-fn dense_bytes(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+fn dense_bytes(lengths: Range<usize>) -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(prop::sample::select(vec![b'a', b'b', b'c', 0xc3, 0xa9]), lengths)
 }
 

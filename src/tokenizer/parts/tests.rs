@@ -4,7 +4,8 @@ use super::PieceKind::{Byte, Control, Normal, Unknown, Unused, UserDefined};
 use super::*;
 
 fn parts<'a>(merging: Merging<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerParts<'a> {
-    let part = |&(text, score, kind): &(&'a str, _, _)| PiecePart { text: text.as_bytes(), score, kind };
+    let part =
+        |&(text, score, kind): &(&'a str, _, _)| PiecePart { text: text.as_bytes().into(), score, kind };
     TokenizerParts {
         pieces: pieces.iter().map(part).collect(),
         merging,
@@ -175,8 +176,8 @@ fn bytes_without_a_piece_have_no_token() {
 #[test]
 fn pieces_need_not_be_utf_8_or_in_the_alphabet() {
     let mut parts = byte_pairs(&[], &[("a", 0.0, Normal), ("\u{4e2d}", 0.0, Normal), ("", 0.0, Normal)]);
-    parts.pieces.push(PiecePart { text: b"\xff\xfe", score: 0.0, kind: Normal });
-    parts.pieces.push(PiecePart { text: b"\xff", score: 0.0, kind: UserDefined });
+    parts.pieces.push(PiecePart { text: (&b"\xff\xfe"[..]).into(), score: 0.0, kind: Normal });
+    parts.pieces.push(PiecePart { text: (&b"\xff"[..]).into(), score: 0.0, kind: UserDefined });
     let tokenizer = tokenizer(&parts);
     assert_eq!(tokenizer.encode("a\u{4e2d}"), [0]);
     assert_eq!((tokenizer.bytes(1), tokenizer.bytes(3)), ("\u{4e2d}".as_bytes(), &b"\xff\xfe"[..]));
@@ -249,7 +250,7 @@ proptest! {
     ) {
         let id = |i: usize| ids[i].map(|id| TokenId::from(id % 32));
         let parts = TokenizerParts {
-            pieces: pieces.iter().map(|&(ref text, score, kind)| PiecePart { text, score, kind }).collect(),
+            pieces: pieces.iter().map(|&(ref text, score, kind)| PiecePart { text: text.into(), score, kind }).collect(),
             merging: if sentencepiece {
                 Merging::SentencePiece { add_space_prefix: true }
             } else {
