@@ -22,7 +22,7 @@ const CHUNK: usize = 128;
 /// use babyllama::{Chat, Model, Sampler, SamplerOptions};
 ///
 /// # fn main() -> Result<(), babyllama::Error> {
-/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin");
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
 /// let model = Model::open(path)?;
 /// let template = model.chat_template().and_then(Template::recognise).unwrap_or(Template::Llama2);
 /// let mut chat = Chat::new(model.session(), template)?;

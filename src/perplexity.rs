@@ -137,7 +137,7 @@ impl Model {
     /// use babyllama::{Model, PerplexityOptions};
     ///
     /// # fn main() -> Result<(), babyllama::Error> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin");
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
     /// let model = Model::open(path)?;
     /// let tokens = model.tokenizer().unwrap().encode_prompt("Once upon a time, there was a little girl named Lily.");
     /// let options = PerplexityOptions::new().context_length(12);

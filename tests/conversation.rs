@@ -4,7 +4,7 @@ use babyllama::chat::{Message, Part, Template, encode};
 use babyllama::{Chat, ErrorKind, FinishReason, Model, Sampler, SamplerOptions, SessionOptions};
 
 fn model() -> Model {
-    Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.bin")).unwrap()
+    Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")).unwrap()
 }
 
 fn greedy() -> Sampler {

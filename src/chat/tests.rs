@@ -167,7 +167,8 @@ mod tokens {
             vec![("<unk>", PieceKind::Unknown), ("<s>", PieceKind::Control), ("</s>", PieceKind::Control)];
         names.extend(bytes.iter().map(|byte| (byte.as_str(), PieceKind::Byte)));
         names.extend(layouts::MARKS.iter().filter(|mark| !mark.ends_with("s>")).map(|&mark| (mark, kind)));
-        let piece = |(text, kind): (&'static str, _)| PiecePart { text: text.as_bytes().into(), score: 0.0, kind };
+        let piece =
+            |(text, kind): (&'static str, _)| PiecePart { text: text.as_bytes().into(), score: 0.0, kind };
         let leak = |text: &str| -> &'static str { Box::leak(text.to_string().into_boxed_str()) };
         let pieces = names.into_iter().map(|(text, kind)| piece((leak(text), kind))).collect();
         let merging = Merging::SentencePiece { add_space_prefix: true };
