@@ -40,7 +40,7 @@ fn the_golden_file_has_a_matrix_in_every_format_of_gguf() {
 /// `tolerance` in `tests/quantized.rs` says where it comes from; here activations are in groups of 32.
 fn tolerance() -> f64 {
     let e = (2.0 * 64_f64.ln()).sqrt() / (127.0 * 12_f64.sqrt());
-    2.0 * ((4 * 2 + 1) as f64).sqrt() * e
+    2.0 * f64::from(4 * 2 + 1).sqrt() * e
 }
 
 #[test]

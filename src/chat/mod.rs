@@ -4,7 +4,7 @@
 //! one of them: text is encoded as text, whatever it says.
 //!
 //! - here: a rendering, and its tokens
-//! - [`layouts`]: the templates themselves, as a table, and by what marks a file's Jinja text is recognised
+//! - `layouts`: the templates themselves, as a table, and by what marks a file's Jinja text is recognised
 //!
 //! Source: each template's is named beside it.
 
