@@ -307,7 +307,7 @@ fn wrong_usage_exits_with_2() {
 
 #[test]
 fn help_and_version_are_there() {
-    for command in ["run", "chat", "tokenize", "perplexity", "logits", "inspect", "convert"] {
+    for command in ["run", "chat", "tokenize", "perplexity", "logits", "inspect", "convert", "bench"] {
         assert!(stdout(&babyllama(&["--help"])).contains(command));
         assert!(stdout(&babyllama(&[command, "--help"])).contains("Usage: babyllama"));
     }
@@ -661,6 +661,35 @@ fn failed_logits_leave_the_file_as_it_was() {
     let out = folder.join("no/such/folder/logits.f32");
     let args = ["logits", text(model.path()), "--tokens", "1", "--out", text(&out)];
     fails(&babyllama(&args), 1, &["no/such/folder/logits.f32: "]);
+}
+
+// --- bench -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn bench_measures_files_and_made_up_models() {
+    let args = ["bench", "--prompt", "20", "--gen", "3", "--repetitions", "1", "--threads", "1,2", "--json"];
+    for (model, name) in
+        [(&[MODEL][..], MODEL), (&["--shape", "stories15m", "--dtype", "q6_k"], "stories15m Q6_K")]
+    {
+        // A row of 288 is no whole number of blocks of 256.
+        let output = babyllama(&[&args[..], model].concat());
+        if name.ends_with("Q6_K") {
+            fails(&output, 1, &["can't be stored as Q6_K"]);
+            continue;
+        }
+        let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(json["model"], name);
+        assert_eq!(json["runs"].as_array().unwrap().len(), 2);
+        for part in ["prefill", "decode"] {
+            assert!(json[part]["tokens_per_second"].as_f64().unwrap() > 0.0, "{json}");
+        }
+        assert!(json["decode"]["gb_per_second"].as_f64().unwrap() > 0.0, "{json}");
+    }
+    let made_up = ["bench", "--shape", "stories15m", "--dtype", "q4_1", "--prompt", "9", "--gen", "2"];
+    let shown = stdout(&babyllama(&[&made_up[..], &["--repetitions", "1", "--depth", "3"]].concat()));
+    assert!(shown.starts_with("stories15m Q4_1, ") && shown.lines().count() == 3, "{shown}");
+    fails(&babyllama(&["bench", MODEL, "--shape", "stories15m"]), 2, &["cannot be used with"]);
+    fails(&babyllama(&["bench", "--prompt", "0"]), 2, &["must be at least 1"]);
 }
 
 // --- inspect ------------------------------------------------------------------------------------------------

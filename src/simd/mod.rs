@@ -7,6 +7,7 @@
 //! [`Isa`] is a proof: only [`Isa::available`] and [`Isa::best`] make one, after asking the processor, so whoever
 //! holds `Avx512` knows that it is there. The design follows `pulp`'s and `fearless_simd`'s tokens.
 
+mod peak;
 pub(crate) mod scalar;
 
 #[cfg(target_arch = "x86_64")]

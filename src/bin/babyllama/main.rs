@@ -4,12 +4,14 @@
 //! Exit codes: 0, also when the reader of a pipe has gone; 1 for errors; 2 for wrong usage; 130 after Ctrl-C.
 
 mod args;
+mod bench;
 mod chat;
 mod convert;
 mod failure;
 mod inspect;
 mod interrupt;
 mod logits;
+mod made_up;
 mod models;
 mod output;
 mod perplexity;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Logits(args)) => logits::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Convert(args)) => convert::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
     };
     match result {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,

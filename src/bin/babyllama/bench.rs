@@ -1,0 +1,281 @@
+//! `babyllama bench`: how fast a model runs here, or would run, before it is downloaded.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use babyllama::{Dtype, Isa, Model, ModelOptions, Session, SessionOptions, TokenId};
+use serde_json::{Value, json};
+
+use crate::args::BenchArgs;
+use crate::failure::Failure;
+use crate::made_up::Shape;
+use crate::models::{self, TokenizerChoice};
+use crate::output::{note, print};
+
+pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let isas = if args.isa.is_empty() { vec![Isa::best()] } else { args.isa.clone() };
+    let threads: Vec<usize> = match &args.threads[..] {
+        [] => vec![thread::available_parallelism().map_or(1, usize::from)],
+        threads => threads.iter().map(|&n| n.into()).collect(),
+    };
+    let source = Source::of(args)?;
+    let mut rows = Vec::new();
+    for &n_threads in &threads {
+        let bandwidth = bandwidth(n_threads);
+        for &isa in &isas {
+            let model = source.open(ModelOptions::new().isa(isa).threads(n_threads).no_tokenizer())?;
+            rows.push(measure(args, &model, bandwidth)?);
+            if !args.json {
+                if rows.len() == 1 {
+                    print(format!("{}\n{HEADING}", source.title(&model)).as_bytes())?;
+                }
+                print(rows[rows.len() - 1].line().as_bytes())?;
+            }
+        }
+    }
+    if args.json {
+        let first = rows[0].json(&source);
+        let all: Vec<Value> = rows.iter().map(|row| row.json(&source)).collect();
+        let mut out = first;
+        out["runs"] = all.into();
+        print(format!("{out:#}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+const HEADING: &str = "\
+isa      threads  prefill tok/s  GOP/s  of peak  decode tok/s   GB/s  of bandwidth
+";
+
+/// Where the model comes from.
+enum Source<'a> {
+    File(&'a Path),
+    MadeUp { shape: Shape, n_layers: usize, dtype: Dtype },
+}
+
+impl<'a> Source<'a> {
+    fn of(args: &'a BenchArgs) -> Result<Self, Failure> {
+        let Some(shape) = args.shape else { return Ok(Self::File(&args.model)) };
+        let dtype = args.dtype;
+        // The session and this program want some memory too.
+        let room = available_memory().map_or(u64::MAX, |bytes| bytes / 10 * 8);
+        let mut n_layers = shape.n_layers;
+        while n_layers > 1 && shape.bytes(dtype, n_layers)? > room {
+            n_layers -= 1;
+        }
+        if n_layers < shape.n_layers {
+            note(&format!(
+                "{} in {dtype} takes {:.1} GB and there are {:.1} GB: running {n_layers} of its {} layers",
+                shape.name,
+                shape.bytes(dtype, shape.n_layers)? as f64 / 1e9,
+                room as f64 / 1e9,
+                shape.n_layers
+            ));
+        }
+        Ok(Self::MadeUp { shape, n_layers, dtype })
+    }
+
+    fn open(&self, options: ModelOptions) -> Result<Model, Failure> {
+        match self {
+            Self::File(path) => models::open(path, TokenizerChoice::None, options),
+            Self::MadeUp { shape, n_layers, dtype } => {
+                Ok(Model::from_bytes_with(shape.make(*dtype, *n_layers)?, &options)?)
+            }
+        }
+    }
+
+    fn title(&self, model: &Model) -> String {
+        let size = model.file_bytes() as f64 / 1e6;
+        match self {
+            Self::File(path) => format!("{}, {size:.0} MB", path.display()),
+            Self::MadeUp { shape, n_layers, dtype, .. } if *n_layers < shape.n_layers => {
+                format!(
+                    "{} {dtype}, {n_layers} of {} layers, {size:.0} MB, made-up weights",
+                    shape.name, shape.n_layers
+                )
+            }
+            Self::MadeUp { shape, dtype, .. } => {
+                format!("{} {dtype}, {size:.0} MB, made-up weights", shape.name)
+            }
+        }
+    }
+}
+
+/// What one configuration does.
+struct Row {
+    isa: Isa,
+    threads: usize,
+    prompt: usize,
+    generated: usize,
+    depth: usize,
+    prefill: f64,
+    decode: f64,
+    /// Of all matrices that a token meets.
+    operations_per_token: f64,
+    bytes_per_token: f64,
+    bandwidth: f64,
+    /// Operations per second.
+    peak: f64,
+}
+
+fn measure(args: &BenchArgs, model: &Model, bandwidth: f64) -> Result<Row, Failure> {
+    let context = args.depth + args.prompt.max(1) + args.generate;
+    let mut session = model.session_with(SessionOptions::new().context_length(context));
+    let vocab_size = model.config().vocab_size;
+    let token = |i: usize| (i * 7919 % vocab_size) as TokenId;
+    let depth: Vec<TokenId> = (0..args.depth).map(token).collect();
+    if !depth.is_empty() {
+        session.forward(&depth)?;
+    }
+    let prompt: Vec<TokenId> = (0..args.prompt).map(token).collect();
+    let prefill = median(args.repetitions, || {
+        session.truncate(args.depth);
+        feed(&mut session, &prompt)
+    })?;
+    let decode = median(args.repetitions, || {
+        session.truncate(args.depth);
+        (0..args.generate).try_for_each(|i| feed(&mut session, &[token(i)]))
+    })?;
+
+    let tied = !model.tensors().iter().any(|tensor| tensor.name == "output");
+    let used = |name: &str| name != "tok_embeddings" || tied;
+    let mut matrices = model.tensors();
+    matrices.retain(|tensor| tensor.shape.len() == 2 && used(&tensor.name));
+    let weights: usize = matrices.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let int8 = matrices.iter().any(|tensor| !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
+    Ok(Row {
+        isa: model.isa(),
+        threads: model.threads(),
+        prompt: args.prompt,
+        generated: args.generate,
+        depth: args.depth,
+        prefill: args.prompt as f64 / prefill.as_secs_f64(),
+        decode: args.generate as f64 / decode.as_secs_f64(),
+        operations_per_token: 2.0 * weights as f64,
+        bytes_per_token: matrices.iter().map(|tensor| tensor.bytes as f64).sum(),
+        bandwidth,
+        peak: peak(model.isa(), model.threads(), int8),
+    })
+}
+
+fn feed(session: &mut Session, tokens: &[TokenId]) -> Result<(), Failure> {
+    if !tokens.is_empty() {
+        session.forward(tokens)?;
+    }
+    Ok(())
+}
+
+/// The median time of some calls, after one that isn't counted.
+fn median(repetitions: usize, mut work: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
+    work()?;
+    let mut times = Vec::new();
+    for _ in 0..repetitions {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok(times[times.len() / 2].max(Duration::from_nanos(1)))
+}
+
+impl Row {
+    // Of a prompt only the last token meets the classifier, which this leaves out of account.
+    fn operations(&self) -> f64 {
+        self.prefill * self.operations_per_token
+    }
+
+    fn bytes(&self) -> f64 {
+        self.decode * self.bytes_per_token
+    }
+
+    fn line(&self) -> String {
+        format!(
+            "{:<8} {:>7}  {:>13.1}  {:>5.0}  {:>6.0}%  {:>12.1}  {:>5.1}  {:>11.0}%\n",
+            self.isa.name(),
+            self.threads,
+            self.prefill,
+            self.operations() / 1e9,
+            100.0 * self.operations() / self.peak,
+            self.decode,
+            self.bytes() / 1e9,
+            100.0 * self.bytes() / self.bandwidth,
+        )
+    }
+
+    fn json(&self, source: &Source<'_>) -> Value {
+        let (model, layers) = match source {
+            Source::File(path) => (path.display().to_string(), None),
+            Source::MadeUp { shape, n_layers, dtype, .. } => {
+                (format!("{} {dtype}", shape.name), Some([*n_layers, shape.n_layers]))
+            }
+        };
+        json!({
+            "model": model,
+            "layers_run": layers.map(|[run, _]| run),
+            "layers": layers.map(|[_, all]| all),
+            "isa": self.isa.name(),
+            "threads": self.threads,
+            "depth": self.depth,
+            "prefill": {
+                "tokens": self.prompt,
+                "tokens_per_second": self.prefill,
+                "gop_per_second": self.operations() / 1e9,
+                "share_of_peak": self.operations() / self.peak,
+            },
+            "decode": {
+                "tokens": self.generated,
+                "tokens_per_second": self.decode,
+                "gb_per_second": self.bytes() / 1e9,
+                "share_of_bandwidth": self.bytes() / self.bandwidth,
+            },
+            "machine": { "gb_per_second": self.bandwidth / 1e9, "gop_per_second": self.peak / 1e9 },
+        })
+    }
+}
+
+/// What some threads read from memory together, in bytes per second: the best of five passes.
+fn bandwidth(threads: usize) -> f64 {
+    let data: Vec<u64> = (0..(256 << 20) / 8).collect();
+    let part = data.len().div_ceil(threads);
+    let pass = || {
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for part in data.chunks(part) {
+                scope.spawn(move || {
+                    let mut sums = [0_u64; 32];
+                    for chunk in part.chunks_exact(32) {
+                        for (sum, x) in sums.iter_mut().zip(chunk) {
+                            *sum = sum.wrapping_add(*x);
+                        }
+                    }
+                    black_box(sums);
+                });
+            }
+        });
+        size_of_val(&data[..]) as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// What some threads compute together, in operations per second: the best of five passes.
+fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
+    let pass = || {
+        let start = Instant::now();
+        let operations: u64 = thread::scope(|scope| {
+            let work = move || if int8 { isa.multiply_int8(1 << 18) } else { isa.multiply_f32(1 << 18) };
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
+        });
+        operations as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| pass()).fold(1.0, f64::max)
+}
+
+/// What Linux says can be had without swapping; `None` elsewhere.
+fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,164 @@
+//! Models of well-known shapes with made-up weights, in memory: how fast a model runs depends on its shape and its format,
+//! not on what it knows.
+
+use babyllama::Dtype;
+use babyllama::convert::gguf::Header;
+
+use crate::failure::Failure;
+
+/// The shape of a model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    dim: usize,
+    hidden_dim: usize,
+    pub(crate) n_layers: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    vocab_size: usize,
+    max_seq_len: usize,
+    /// Whether the classifier is the embedding.
+    tied: bool,
+}
+
+const fn shape(
+    name: &'static str,
+    [dim, hidden_dim, n_layers]: [usize; 3],
+    heads: [usize; 2],
+    rest: [usize; 2],
+    tied: bool,
+) -> Shape {
+    let [n_heads, n_kv_heads] = heads;
+    let [vocab_size, max_seq_len] = rest;
+    Shape { name, dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, tied }
+}
+
+pub(crate) const SHAPES: &[Shape] = &[
+    shape("stories15m", [288, 768, 6], [6, 6], [32_000, 256], true),
+    shape("stories42m", [512, 1376, 8], [8, 8], [32_000, 1024], true),
+    shape("stories110m", [768, 2048, 12], [12, 12], [32_000, 1024], true),
+    shape("smollm2-135m", [576, 1536, 30], [9, 3], [49_152, 8192], true),
+    shape("tinyllama", [2048, 5632, 22], [32, 4], [32_000, 2048], false),
+    shape("llama1-7b", [4096, 11_008, 32], [32, 32], [32_000, 2048], false),
+    shape("llama1-13b", [5120, 13_824, 40], [40, 40], [32_000, 2048], false),
+    shape("llama1-33b", [6656, 17_920, 60], [52, 52], [32_000, 2048], false),
+    shape("llama1-65b", [8192, 22_016, 80], [64, 64], [32_000, 2048], false),
+    shape("llama2-7b", [4096, 11_008, 32], [32, 32], [32_000, 4096], false),
+    shape("llama2-13b", [5120, 13_824, 40], [40, 40], [32_000, 4096], false),
+    shape("llama2-70b", [8192, 28_672, 80], [64, 8], [32_000, 4096], false),
+    shape("mistral-7b", [4096, 14_336, 32], [32, 8], [32_000, 32_768], false),
+    shape("llama3-8b", [4096, 14_336, 32], [32, 8], [128_256, 8192], false),
+];
+
+/// The formats that weights can be made up in.
+pub(crate) const DTYPES: [Dtype; 15] = [
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::Bf16,
+    Dtype::Q8_0,
+    Dtype::Q4_0,
+    Dtype::Q4_1,
+    Dtype::Q5_0,
+    Dtype::Q5_1,
+    Dtype::Q2K,
+    Dtype::Q3K,
+    Dtype::Q4K,
+    Dtype::Q5K,
+    Dtype::Q6K,
+    Dtype::Iq4Nl,
+    Dtype::Iq4Xs,
+];
+
+impl Shape {
+    /// The matrices of a layer: name and (out, in).
+    fn matrices(&self) -> [(&'static str, usize, usize); 7] {
+        let kv_dim = self.dim / self.n_heads * self.n_kv_heads;
+        let (dim, hidden_dim) = (self.dim, self.hidden_dim);
+        [
+            ("attn_q", dim, dim),
+            ("attn_k", kv_dim, dim),
+            ("attn_v", kv_dim, dim),
+            ("attn_output", dim, dim),
+            ("ffn_gate", hidden_dim, dim),
+            ("ffn_up", hidden_dim, dim),
+            ("ffn_down", dim, hidden_dim),
+        ]
+    }
+
+    fn header(&self, dtype: Dtype, n_layers: usize) -> Result<Header, Failure> {
+        let mut header = Header::new();
+        header.set("general.architecture", "llama")?;
+        for (key, value) in [
+            ("context_length", self.max_seq_len),
+            ("embedding_length", self.dim),
+            ("block_count", n_layers),
+            ("feed_forward_length", self.hidden_dim),
+            ("attention.head_count", self.n_heads),
+            ("attention.head_count_kv", self.n_kv_heads),
+        ] {
+            header.set(&format!("llama.{key}"), value as u32)?;
+        }
+        header.set("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)?;
+        for name in ["token_embd.weight", "output.weight"].iter().take(if self.tied { 1 } else { 2 }) {
+            header.tensor(name, &[self.vocab_size, self.dim], dtype)?;
+        }
+        header.tensor("output_norm.weight", &[self.dim], Dtype::F32)?;
+        for l in 0..n_layers {
+            for norm in ["attn_norm", "ffn_norm"] {
+                header.tensor(&format!("blk.{l}.{norm}.weight"), &[self.dim], Dtype::F32)?;
+            }
+            for (name, rows, columns) in self.matrices() {
+                header.tensor(&format!("blk.{l}.{name}.weight"), &[rows, columns], dtype)?;
+            }
+        }
+        Ok(header)
+    }
+
+    /// How large the model would be with so many layers.
+    pub(crate) fn bytes(&self, dtype: Dtype, n_layers: usize) -> Result<u64, Failure> {
+        Ok(self.header(dtype, n_layers)?.file_bytes())
+    }
+
+    /// A model in a format, with so many layers.
+    pub(crate) fn make(&self, dtype: Dtype, n_layers: usize) -> Result<Vec<u8>, Failure> {
+        let header = self.header(dtype, n_layers)?;
+        let mut file = Vec::new();
+        let bytes = header.file_bytes() as usize;
+        file.try_reserve_exact(bytes)
+            .map_err(|_| Failure::Error(format!("there is no memory for {bytes} bytes")))?;
+        let mut tensors = header.write(file)?;
+        let norm = 1_f32.to_le_bytes().repeat(self.dim);
+        let matrix = |rows: usize, columns: usize| {
+            let (weights, bytes) = dtype.block().unwrap_or((1, 4));
+            noise(dtype, rows * columns / weights * bytes)
+        };
+        for name in ["token_embd.weight", "output.weight"].iter().take(if self.tied { 1 } else { 2 }) {
+            tensors.write(name, &matrix(self.vocab_size, self.dim))?;
+        }
+        tensors.write("output_norm.weight", &norm)?;
+        for l in 0..n_layers {
+            for name in ["attn_norm", "ffn_norm"] {
+                tensors.write(&format!("blk.{l}.{name}.weight"), &norm)?;
+            }
+            for (name, rows, columns) in self.matrices() {
+                tensors.write(&format!("blk.{l}.{name}.weight"), &matrix(rows, columns))?;
+            }
+        }
+        Ok(tensors.finish()?)
+    }
+}
+
+/// Bytes that are small, finite weights in their format: wherever a block has a half-precision scale, it is about 2^-11.
+fn noise(dtype: Dtype, len: usize) -> Vec<u8> {
+    let upper = match dtype {
+        Dtype::F32 | Dtype::Bf16 => 0x3c, // about 2^-7
+        _ => 0x10,
+    };
+    let mut state = len as u64;
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        upper | (state >> 62) as u8
+    };
+    let period: Vec<u8> = (0..4096).map(|_| byte()).collect();
+    period.iter().copied().cycle().take(len).collect()
+}
