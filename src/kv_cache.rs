@@ -78,13 +78,14 @@ impl KvCache {
                 .saturating_mul(Self::bytes_per_position(self.layers.len(), self.kv_dim) as u64),
         };
         let len = capacity.checked_mul(self.kv_dim).ok_or_else(out_of_memory)?;
-        let mut grown = Vec::with_capacity(self.layers.len());
-        for Layer { keys, values } in &self.layers {
-            let keys = longer_copy(keys, len).ok_or_else(out_of_memory)?;
-            let values = longer_copy(values, len).ok_or_else(out_of_memory)?;
-            grown.push(Layer { keys, values });
+        if !is_room_for(2 * self.layers.len(), len) {
+            return Err(out_of_memory().into());
         }
-        self.layers = grown;
+        let longer = |Layer { keys, values }: &Layer| Layer {
+            keys: longer_copy(keys, len),
+            values: longer_copy(values, len),
+        };
+        self.layers = self.layers.iter().map(longer).collect();
         self.capacity = capacity;
         Ok(())
     }
@@ -122,12 +123,19 @@ impl KvCache {
     }
 }
 
-/// A longer copy, with zeros behind; `None` if there is no memory. The zeros come from the system and are not touched,
-/// so they take no memory yet.
-fn longer_copy(old: &[f32], len: usize) -> Option<Vec<f32>> {
-    // `vec!` asks the system for zeroed pages, but ends the process where there are none: see first whether there are.
-    Vec::<f32>::new().try_reserve_exact(len).ok()?;
+/// Whether so many vectors of `len` can be had: `vec!` asks the system for zeroed pages, but ends the process where there
+/// are none.
+///
+/// All are there at once before any is given back. One before each `vec!` would be what that gets, if it is small enough
+/// for the allocator to keep, and would then have to be filled with zeros: on a 70B's first token, 2.6 GB.
+fn is_room_for(n_vectors: usize, len: usize) -> bool {
+    let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); n_vectors];
+    vectors.iter_mut().all(|vector| vector.try_reserve_exact(len).is_ok())
+}
+
+/// A longer copy, with zeros behind. They come from the system and are not touched, so they take no memory yet.
+fn longer_copy(old: &[f32], len: usize) -> Vec<f32> {
     let mut new = vec![0.0; len];
     new[..old.len()].copy_from_slice(old);
-    Some(new)
+    new
 }
