@@ -101,7 +101,7 @@ impl Compute<'_> {
 }
 
 /// From so many tokens on, weights are unpacked once for all of them.
-const MIN_PACKED_TOKENS: usize = 8;
+const MIN_PACKED_TOKENS: usize = 3;
 
 /// Room for the activations of a product, in either form, and for panels of weights, one for each thread at work.
 #[derive(Debug, Default)]

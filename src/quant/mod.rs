@@ -137,6 +137,9 @@ impl fmt::Display for Dtype {
 
 /// Rows of weights in one format. All of them have the same number of columns.
 pub(crate) trait Format: Copy {
+    /// Whether many tokens are multiplied with panels; then [`Format::dot`] is only for one or two.
+    const HAS_PANELS: bool = false;
+
     /// The dot products of `R` rows, from `row` on, with `T` tokens, from `token` on: `[row][token]`.
     ///
     /// Each product is added up in the same order whatever `R` and `T` are.
@@ -293,8 +296,8 @@ pub(crate) enum Store {
 /// Rows that are multiplied with all tokens before the next ones: about what fits a second-level cache.
 const ROW_BLOCK: usize = 32;
 
-/// Walks the products tile by tile. One token: 8 rows at a time share the loads of its activations. Many tokens: 2 rows
-/// by 4 tokens, so that a weight is loaded (and decoded) once for 4 products.
+/// Walks the products tile by tile. One token: 4 rows at a time share the loads of its activations. Many tokens, in formats
+/// without panels: 2 rows by 4 tokens, so that a weight is loaded once for 4 products.
 #[inline(always)]
 fn dot_all<S: Simd, F: Format>(
     s: S,
@@ -309,10 +312,12 @@ fn dot_all<S: Simd, F: Format>(
     while block < rows.end {
         let end = rows.end.min(block + ROW_BLOCK);
         let mut token = 0;
-        while token + 4 <= n_tokens {
-            let row = tiles::<S, F, 2, 4>(s, format, rows.start, block..end, x, token, out, store);
-            tiles::<S, F, 1, 4>(s, format, rows.start, row..end, x, token, out, store);
-            token += 4;
+        if !F::HAS_PANELS {
+            while token + 4 <= n_tokens {
+                let row = tiles::<S, F, 2, 4>(s, format, rows.start, block..end, x, token, out, store);
+                tiles::<S, F, 1, 4>(s, format, rows.start, row..end, x, token, out, store);
+                token += 4;
+            }
         }
         while token < n_tokens {
             let row = tiles::<S, F, 4, 1>(s, format, rows.start, block..end, x, token, out, store);
