@@ -1,18 +1,93 @@
 //! `babyllama bench`: how fast a model runs here, or would run, before it is downloaded.
 
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use babyllama::{Dtype, Isa, Model, ModelOptions, Session, SessionOptions, TokenId};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
-use crate::args::BenchArgs;
+use crate::args::isa_parser;
 use crate::failure::Failure;
-use crate::made_up::Shape;
-use crate::models::{self, TokenizerChoice};
+use crate::made_up::{DTYPES, SHAPES, Shape};
+use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{note, print};
+
+/// Measures how fast a model runs on this machine, or would run before you download it.
+///
+/// Prefill reads a prompt at once, decode writes token by token; medians. Shares are of what this machine reads from
+/// memory and computes with the same threads, measured in the same run.
+#[derive(Debug, Args)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub(crate) struct BenchArgs {
+    /// The model's file; `bundled` is the model inside this program
+    #[arg(default_value = BUNDLED, conflicts_with = "shape")]
+    pub(crate) model: PathBuf,
+
+    /// A well-known model's shape, with made-up weights
+    #[arg(long, value_name = "NAME", value_parser = shape_parser())]
+    pub(crate) shape: Option<Shape>,
+
+    /// The format of made-up weights
+    #[arg(long, value_name = "FORMAT", default_value = "q4_0", value_parser = parse_made_up_dtype)]
+    pub(crate) dtype: Dtype,
+
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = parse_count)]
+    pub(crate) prompt: usize,
+
+    /// Tokens that are generated
+    #[arg(long = "gen", value_name = "N", default_value_t = 32, value_parser = parse_count)]
+    pub(crate) generate: usize,
+
+    /// Tokens that the context holds before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) depth: usize,
+
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_count)]
+    pub(crate) repetitions: usize,
+
+    /// Threads; several numbers, separated by commas, are measured one after another [default: all]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Vec<u16>,
+
+    /// Instruction sets, likewise [default: the fastest here]
+    #[arg(long, value_delimiter = ',', value_parser = isa_parser())]
+    pub(crate) isa: Vec<Isa>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  babyllama bench --shape llama2-7b --dtype q4_0         before the download
+  babyllama bench model.gguf --threads 1,2,4 --depth 1000
+  babyllama bench model.gguf --isa scalar,avx2 --json";
+
+fn shape_parser() -> impl TypedValueParser<Value = Shape> {
+    PossibleValuesParser::new(SHAPES.iter().map(|shape| shape.name))
+        .try_map(|name| SHAPES.iter().find(|shape| shape.name == name).copied().ok_or("no such shape"))
+}
+
+fn parse_made_up_dtype(name: &str) -> Result<Dtype, String> {
+    let dtype = DTYPES.into_iter().find(|dtype| dtype.to_string().eq_ignore_ascii_case(name));
+    dtype.ok_or_else(|| {
+        let names = DTYPES.map(|dtype| dtype.to_string().to_ascii_lowercase());
+        format!("the formats are {}", names.join(", "))
+    })
+}
+
+/// A number above zero.
+fn parse_count(text: &str) -> Result<usize, String> {
+    let count = text.parse().map_err(|e| format!("{e}"))?;
+    if count == 0 { Err("must be at least 1".into()) } else { Ok(count) }
+}
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let isas = if args.isa.is_empty() { vec![Isa::best()] } else { args.isa.clone() };
