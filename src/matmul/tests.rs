@@ -316,3 +316,44 @@ proptest! {
         }
     }
 }
+
+#[test]
+#[ignore = "timing"]
+fn timing() {
+    use std::time::Instant;
+    let (columns, len) = (2048, std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(400_000usize));
+    let mut noise = Noise(1);
+    let only = std::env::var("FORMAT").ok();
+    for case in CASES.into_iter().filter(|c| only.as_ref().is_none_or(|o| *o == c.dtype.to_string())) {
+        let (weights, bytes) = case.dtype.block().unwrap();
+        let rows = (len / (columns / weights * bytes)) / 8 * 8;
+        let sizes = Sizes { rows, columns, n_tokens: 1 };
+        let w = tensor(case.dtype, columns, &finite_weights(case, sizes, Bytes::Any, &mut noise));
+        let mut line = format!("{:<8}", case.dtype.to_string());
+        for isa in Isa::available().into_iter().skip(1) {
+            for n_tokens in if only.is_some() { vec![1] } else { vec![1, 128] } {
+                let x = activations(Activations::Even, Sizes { n_tokens, ..sizes }, &mut noise);
+                let mut out = vec![f32::NAN; n_tokens * rows];
+                let mut times = vec![];
+                let mut buffer = MatmulBuffer::default();
+                Threads::new(1).unwrap().enter(true, |team| {
+                    let c = Compute { isa, arithmetic: Arithmetic::Exact, team };
+                    let start = Instant::now();
+                    while start.elapsed().as_millis() < 150 {
+                        let t = Instant::now();
+                        c.matmul([&mut out], [&w], &x, &mut buffer);
+                        times.push(t.elapsed().as_secs_f64());
+                    }
+                });
+                times.sort_by(f64::total_cmp);
+                let t = times[times.len() / 4];
+                if n_tokens == 1 {
+                    line += &format!("  {}: {:6.1} GB/s", isa.name(), w.len_bytes() as f64 / t / 1e9);
+                } else {
+                    line += &format!(" {:6.0} GOP/s", 2.0 * (n_tokens * rows * columns) as f64 / t / 1e9);
+                }
+            }
+        }
+        eprintln!("{line}");
+    }
+}

@@ -5,12 +5,13 @@
 //! runq, bit for bit, rounding included (ties away from zero). A group with a NaN or an infinity has `d = NaN`, where
 //! runq overlooks it, so that damaged weights show in the logits.
 
+use super::packed::Aligned;
 use crate::simd::{Isa, Simd, kernel};
 
 /// Room for quantised activations, reused from product to product.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
-    qs: Vec<i8>,        // (n_tokens, n)
+    qs: Aligned<i8>,    // (n_tokens, n)
     scales: Vec<f32>,   // (n_tokens, n / group)
     sums: Vec<i32>,     // (n_tokens, n / group): the sum of each group's q
     low_sums: Vec<i32>, // (n_tokens, n / group): that of its first half
@@ -81,7 +82,7 @@ impl ActivationBuffer {
     /// Quantises `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`.
     pub(crate) fn quantize<'a>(&'a mut self, isa: Isa, x: &'a [f32], n: usize, group: usize) -> Input<'a> {
         assert!(n.is_multiple_of(group) && x.len().is_multiple_of(n), "whole groups and whole rows");
-        self.qs.resize(x.len(), 0);
+        self.qs.resize(x.len());
         self.scales.resize(x.len() / group, 0.0);
         self.sums.resize(x.len() / group, 0);
         self.low_sums.resize(x.len() / group, 0);

@@ -24,16 +24,21 @@ use crate::simd::Simd;
 pub(crate) const GROUP: usize = 32;
 /// Groups that are decoded together.
 pub(crate) const GROUPS: usize = 8;
+/// They are decoded and multiplied two by two.
+pub(crate) const PAIRS: usize = GROUPS / 2;
 
 /// Eight decoded groups of 32 weights.
 pub(crate) struct Groups<S: Simd> {
     /// The whole numbers, as [`Block::NUMBERS`] says.
-    pub(crate) q: [S::I8x32; GROUPS],
+    pub(crate) q: [S::I8x64; PAIRS],
     /// The scale of each group; of the first and the second half of each group if [`Block::HALVES`], else twice the same.
     pub(crate) scales: [S::F32x8; 2],
     /// What is added, likewise.
     pub(crate) mins: [S::F32x8; 2],
 }
+
+/// The most that [`BlockRows::STEP`] is.
+const MAX_STEP: usize = GROUPS * 34;
 
 /// What the whole numbers of a format are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +64,14 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     const NUMBERS: Numbers;
     /// Whether the halves of a group have scales of their own.
     const HALVES: bool = false;
+    /// Whether `q` is within 0..=31.
+    const SMALL: bool = true;
 
     /// The numbers that a block stands for, as ggml defines them, to the bit.
     fn dequantize(block: &[u8], out: &mut [f32]);
 
     /// Decodes `n` groups (8, or fewer at the end of a row); the others get scales and minima of 0.
-    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S>;
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S>;
 }
 
 /// Rows of blocks.
@@ -85,6 +92,17 @@ impl<'a, B: Block> BlockRows<'a, B> {
         let len = self.n / B::WEIGHTS * B::BYTES;
         &self.bytes[row * len..][..len]
     }
+
+    /// Bytes of eight groups.
+    const STEP: usize = GROUPS * GROUP / B::WEIGHTS * B::BYTES;
+
+    /// Decodes what is left of a row, fewer than eight groups, and zeros.
+    #[inline(always)]
+    fn decode_rest<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+        let mut padded = [0; MAX_STEP];
+        padded[..blocks.len()].copy_from_slice(blocks);
+        B::decode(s, &padded[..Self::STEP])
+    }
 }
 
 impl<B: Block> Format for BlockRows<'_, B> {
@@ -101,7 +119,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
         let x: [QuantizedRow<'_>; T] = std::array::from_fn(|t| x.quantized_row(token + t));
         let mut acc = [[s.splat_x8(0.0); T]; R];
         for r in 0..R {
-            acc[r] = dot_row::<S, B, T>(s, self.row(row + r), &x, self.n / GROUP);
+            acc[r] = dot_row::<S, B, T>(s, self.row(row + r), &x);
         }
         let mut sums = [[0.0; T]; R];
         for t in 0..T {
@@ -123,12 +141,15 @@ impl<B: Block> Format for BlockRows<'_, B> {
 
     #[inline(always)]
     fn unpack<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
-        let bytes = GROUPS * GROUP / B::WEIGHTS * B::BYTES;
         for (i, row) in rows.enumerate() {
-            let n_groups = self.n / GROUP;
-            for (first, blocks) in (0..n_groups).step_by(GROUPS).zip(self.row(row).chunks(bytes)) {
-                let groups = B::decode(s, blocks, GROUPS.min(n_groups - first));
-                panel.set::<S, B>(s, i, first, &groups);
+            let mut steps = self.row(row).chunks_exact(Self::STEP);
+            let mut first = 0;
+            for blocks in &mut steps {
+                panel.set::<S, B>(s, i, first, &B::decode(s, blocks));
+                first += GROUPS;
+            }
+            if !steps.remainder().is_empty() {
+                panel.set::<S, B>(s, i, first, &Self::decode_rest(s, steps.remainder()));
             }
         }
     }
@@ -143,26 +164,21 @@ impl<B: Block> Format for BlockRows<'_, B> {
 
 /// One row with `T` tokens, spread over lanes.
 #[inline(always)]
-fn dot_row<S: Simd, B: Block, const T: usize>(
-    s: S,
-    row: &[u8],
-    x: &[QuantizedRow<'_>; T],
-    n_groups: usize,
-) -> [S::F32x8; T] {
-    let bytes = GROUPS * GROUP / B::WEIGHTS * B::BYTES;
+fn dot_row<S: Simd, B: Block, const T: usize>(s: S, row: &[u8], x: &[QuantizedRow<'_>; T]) -> [S::F32x8; T] {
     let mut acc = [s.splat_x8(0.0); T];
-    let whole = n_groups / GROUPS;
-    for i in 0..whole {
-        let groups = B::decode(s, &row[i * bytes..(i + 1) * bytes], GROUPS);
+    let mut steps = row.chunks_exact(BlockRows::<B>::STEP);
+    let mut first = 0;
+    for blocks in &mut steps {
+        let groups = B::decode(s, blocks);
         for t in 0..T {
-            acc[t] = dot_groups::<S, B>(s, &groups, Activations::whole(&x[t], i * GROUPS), acc[t]);
+            acc[t] = dot_groups::<S, B>(s, &groups, Activations::whole(&x[t], first), acc[t]);
         }
+        first += GROUPS;
     }
-    let rest = n_groups % GROUPS;
-    if rest > 0 {
-        let groups = B::decode(s, &row[whole * bytes..], rest);
+    if !steps.remainder().is_empty() {
+        let groups = BlockRows::<B>::decode_rest(s, steps.remainder());
         for t in 0..T {
-            let padded = Padded::of(&x[t], whole * GROUPS, rest);
+            let padded = Padded::of(&x[t], first, x[t].scales.len() - first);
             acc[t] = dot_groups::<S, B>(s, &groups, padded.activations(), acc[t]);
         }
     }
@@ -218,16 +234,20 @@ impl Padded {
 
 #[inline(always)]
 fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
-    let mut dots = [s.zero_i32x8(); GROUPS];
-    for g in 0..GROUPS {
-        let p = s.load_i8x32(&x.qs[g * GROUP..]);
-        dots[g] = if B::NUMBERS == Numbers::Signed {
-            s.dot_i8x32(dots[g], groups.q[g], p)
+    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
+    for p in 0..PAIRS {
+        let x = s.load_i8x64(&x.qs[p * 2 * GROUP..]);
+        dots[p] = if B::NUMBERS == Numbers::Signed {
+            s.dot_i8_pair(groups.q[p], x)
         } else {
-            s.dot_u8x32(dots[g], groups.q[g], p)
+            s.dot_u8_pair(groups.q[p], x)
         };
     }
-    let [low, high] = s.sum_halves_each(dots);
+    let [low, high] = if B::NUMBERS != Numbers::Signed && B::SMALL {
+        s.sum_halves_of_pairs::<true>(dots)
+    } else {
+        s.sum_halves_of_pairs::<false>(dots)
+    };
     let d = s.load_x8(x.scales);
     let sums = s.load_i32x8(x.sums);
     if !B::HALVES {
@@ -273,12 +293,8 @@ pub(crate) fn f16_at(bytes: &[u8], at: usize) -> f32 {
     half::f16::from_bits(u16_at(bytes, at)).to_f32_const()
 }
 
-/// The half-precision numbers at byte `at` of each of the first `n` blocks of 32 weights; zeros for the rest.
+/// The `p`th two blocks of 32 weights, from byte `at` of each on.
 #[inline(always)]
-pub(crate) fn f16_of_each<S: Simd, B: Block>(s: S, blocks: &[u8], at: usize, n: usize) -> S::F32x8 {
-    let mut bits = [0; GROUPS];
-    for g in 0..n {
-        bits[g] = u16_at(blocks, g * B::BYTES + at);
-    }
-    s.f16x8(bits)
+pub(crate) fn pair_at<B: Block>(blocks: &[u8], p: usize, at: usize) -> [&[u8]; 2] {
+    [&blocks[2 * p * B::BYTES + at..], &blocks[(2 * p + 1) * B::BYTES + at..]]
 }

@@ -11,7 +11,7 @@
 //! ```
 //! In both, 16 bytes hold a group's q as in Q4_0.
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at, u16_at};
 use crate::simd::Simd;
 
 /// ggml's `kvalues_iq4nl`.
@@ -34,6 +34,7 @@ impl Block for Iq4Nl {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
     const NUMBERS: Numbers = Numbers::Signed;
+    const SMALL: bool = false;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -43,12 +44,12 @@ impl Block for Iq4Nl {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for g in 0..n {
-            q[g] = s.lookup(&VALUES, s.load_nibbles(&blocks[g * Self::BYTES + 2..]));
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for p in 0..PAIRS {
+            q[p] = s.lookup_pair(&VALUES, s.load_nibbles_pair(pair_at::<Self>(blocks, p, 2)));
         }
-        let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
+        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
 }
@@ -69,6 +70,7 @@ impl Block for Iq4Xs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 136;
     const NUMBERS: Numbers = Numbers::Signed;
+    const SMALL: bool = false;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -82,12 +84,13 @@ impl Block for Iq4Xs {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for g in 0..GROUPS {
-            q[g] = s.lookup(&VALUES, s.load_nibbles(&block[8 + 16 * g..]));
+    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for p in 0..PAIRS {
+            let nibbles = s.load_nibbles_pair([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
+            q[p] = s.lookup_pair(&VALUES, nibbles);
         }
-        let d = s.f16x8([u16_at(block, 0); 8]);
+        let d = s.splat_f16_x8(u16_at(block, 0));
         let offset = s.mul_x8(d, s.splat_x8(-32.0));
         let scales = s.mul_add_x8(s.to_f32x8(s.widen_i8x8(scales(block))), d, offset);
         Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }

@@ -62,7 +62,7 @@ impl<T: Copy + Default> Aligned<T> {
     const LINE: usize = 64;
 
     /// Makes room for `len` numbers, which are whatever was there.
-    fn resize(&mut self, len: usize) {
+    pub(crate) fn resize(&mut self, len: usize) {
         let needed = len + Self::LINE / size_of::<T>();
         if self.buffer.len() < needed {
             self.buffer.resize(needed, T::default());
@@ -163,7 +163,8 @@ impl Panel {
         at.iter_mut().for_each(|at| *at += offset);
         let qs = &mut *self.qs;
         for j in 0..n {
-            let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(groups.q[j]) } else { groups.q[j] };
+            let q = s.blocks(groups.q[j / 2])[j % 2];
+            let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(q) } else { q };
             s.store_u8x32(q, &mut qs[at[j] * GROUP..]);
         }
         for half in 0..if B::HALVES { 2 } else { 1 } {

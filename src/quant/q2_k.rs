@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, SIGN, f16_at, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, f16_at, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +32,13 @@ impl Block for Q2K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
         const LOW: u128 = u128::from_ne_bytes([15; 16]);
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&block[..16]);
         let packed = u128::from_le_bytes(bytes);
         let times =
-            |halves, d: u16| s.widen_i8_pairs(halves).map(|half| s.mul_x8(s.to_f32x8(half), s.f16x8([d; 8])));
+            |halves, d: u16| s.widen_i8_pairs(halves).map(|half| s.mul_x8(s.to_f32x8(half), s.splat_f16_x8(d)));
         Groups {
             q: load_2_bits(s, &block[16..]),
             scales: times(packed & LOW, u16_at(block, 80)),
@@ -49,14 +49,7 @@ impl Block for Q2K {
 
 /// The eight groups of Q2_K and Q3_K whose 2 (low) bits lie in 64 bytes.
 #[inline(always)]
-pub(crate) fn load_2_bits<S: Simd>(s: S, bytes: &[u8]) -> [S::I8x32; GROUPS] {
-    let halves = [s.load_u8x32(bytes), s.load_u8x32(&bytes[32..])];
-    let mut q = [s.splat_u8x32(0); GROUPS];
-    for (half, bytes) in halves.into_iter().enumerate() {
-        q[4 * half] = s.bits::<0>(bytes, 3);
-        q[4 * half + 1] = s.bits::<2>(bytes, 3);
-        q[4 * half + 2] = s.bits::<4>(bytes, 3);
-        q[4 * half + 3] = s.bits::<6>(bytes, 3);
-    }
-    q
+pub(crate) fn load_2_bits<S: Simd>(s: S, bytes: &[u8]) -> [S::I8x64; PAIRS] {
+    let (a, b) = (s.load_u8x32(bytes), s.load_u8x32(&bytes[32..]));
+    [s.bits_pair::<0, 2>(a, 3), s.bits_pair::<4, 6>(a, 3), s.bits_pair::<0, 2>(b, 3), s.bits_pair::<4, 6>(b, 3)]
 }

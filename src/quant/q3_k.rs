@@ -9,7 +9,7 @@
 //! weight = (d * (scale - 32)) * (q - 4)                                     110 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, u16_at};
 use super::q2_k::load_2_bits;
 use crate::simd::Simd;
 
@@ -49,24 +49,20 @@ impl Block for Q3K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
         let high = s.load_u8x32(block);
         // Each group's high bits, moved to bit 2.
         let high = [
-            s.bits_up::<2>(high, 1),
-            s.bits_up::<1>(high, 2),
-            s.bits::<0>(high, 4),
-            s.bits::<1>(high, 4),
-            s.bits::<2>(high, 4),
-            s.bits::<3>(high, 4),
-            s.bits::<4>(high, 4),
-            s.bits::<5>(high, 4),
+            s.bits_up_pair::<2, 1>(high, [1, 2]),
+            s.bits_pair::<0, 1>(high, 4),
+            s.bits_pair::<2, 3>(high, 4),
+            s.bits_pair::<4, 5>(high, 4),
         ];
         let mut q = load_2_bits(s, &block[32..]);
-        for g in 0..GROUPS {
-            q[g] = s.or_u8x32(q[g], high[g]);
+        for p in 0..PAIRS {
+            q[p] = s.or_pair(q[p], high[p]);
         }
-        let d = s.f16x8([u16_at(block, 108); 8]);
+        let d = s.splat_f16_x8(u16_at(block, 108));
         let offset = s.mul_x8(d, s.splat_x8(-32.0));
         let scales = s
             .widen_i8_pairs(scales(&block[96..108]))

@@ -10,7 +10,7 @@
 //! weight i = d * (q[i] - 8)        weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -32,12 +32,12 @@ impl Block for Q4_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for g in 0..n {
-            q[g] = s.load_nibbles(&blocks[g * Self::BYTES + 2..]);
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for p in 0..PAIRS {
+            q[p] = s.load_nibbles_pair(pair_at::<Self>(blocks, p, 2));
         }
-        let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
+        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
 }
@@ -56,13 +56,13 @@ impl Block for Q4_1 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for g in 0..n {
-            q[g] = s.load_nibbles(&blocks[g * Self::BYTES + 4..]);
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for p in 0..PAIRS {
+            q[p] = s.load_nibbles_pair(pair_at::<Self>(blocks, p, 4));
         }
-        let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
-        let mins = f16_of_each::<S, Self>(s, blocks, 2, n);
+        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
+        let mins = s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]);
         Groups { q, scales: [scales; 2], mins: [mins; 2] }
     }
 }

@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, SIGN, f16_at, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, f16_at, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
 #[inline(always)]
 pub(crate) fn decode_scales<S: Simd>(s: S, block: &[u8]) -> [S::F32x8; 2] {
     let [scales, mins] = scales_and_mins(&block[4..16]);
-    let times = |bytes, d| s.mul_x8(s.to_f32x8(s.widen_i8x8(bytes)), s.f16x8([d; 8]));
+    let times = |bytes, d| s.mul_x8(s.to_f32x8(s.widen_i8x8(bytes)), s.splat_f16_x8(d));
     [times(scales, u16_at(block, 0)), times(mins, u16_at(block, 2) ^ SIGN)]
 }
 
@@ -53,12 +53,10 @@ impl Block for Q4K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for j in 0..4 {
-            let bytes = s.load_u8x32(&block[16 + 32 * j..]);
-            q[2 * j] = s.bits::<0>(bytes, 15);
-            q[2 * j + 1] = s.bits::<4>(bytes, 15);
+    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for j in 0..PAIRS {
+            q[j] = s.bits_pair::<0, 4>(s.load_u8x32(&block[16 + 32 * j..]), 15);
         }
         let [scales, mins] = decode_scales(s, block);
         Groups { q, scales: [scales; 2], mins: [mins; 2] }

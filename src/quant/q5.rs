@@ -11,7 +11,7 @@
 //! weight i = d * (q[i] - 16)       weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +26,9 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 /// The 32 numbers of 5 bits whose high bits lie at byte 0 and whose nibbles follow.
 #[inline(always)]
-fn load_5_bits<S: Simd>(s: S, bytes: &[u8]) -> S::I8x32 {
-    let high = s.and_u8x32(s.spread_bits(u32_at(bytes, 0)), s.splat_u8x32(16));
-    s.or_u8x32(s.load_nibbles(&bytes[4..]), high)
+fn load_5_bits<S: Simd>(s: S, blocks: [&[u8]; 2]) -> S::I8x64 {
+    let high = s.mask_pair(s.spread_bits_pair([u32_at(blocks[0], 0), u32_at(blocks[1], 0)]), 16);
+    s.or_pair(s.load_nibbles_pair([&blocks[0][4..], &blocks[1][4..]]), high)
 }
 
 /// As [`load_5_bits`], one by one.
@@ -53,12 +53,12 @@ impl Block for Q5_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for g in 0..n {
-            q[g] = load_5_bits(s, &blocks[g * Self::BYTES + 2..]);
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for p in 0..PAIRS {
+            q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 2));
         }
-        let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
+        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
 }
@@ -76,13 +76,13 @@ impl Block for Q5_1 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for g in 0..n {
-            q[g] = load_5_bits(s, &blocks[g * Self::BYTES + 4..]);
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for p in 0..PAIRS {
+            q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 4));
         }
-        let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
-        let mins = f16_of_each::<S, Self>(s, blocks, 2, n);
+        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
+        let mins = s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]);
         Groups { q, scales: [scales; 2], mins: [mins; 2] }
     }
 }

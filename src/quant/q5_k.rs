@@ -10,7 +10,7 @@
 //! weight = (d * scale) * q - dmin * min                                     176 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at};
 use super::q4_k::{decode_scales, scales_and_mins};
 use crate::simd::Simd;
 
@@ -36,20 +36,18 @@ impl Block for Q5K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
         let high = s.load_u8x32(&block[16..]);
         // Each pair's high bits, moved to bit 4.
         let high = [
-            [s.bits_up::<4>(high, 1), s.bits_up::<3>(high, 2)],
-            [s.bits_up::<2>(high, 4), s.bits_up::<1>(high, 8)],
-            [s.bits::<0>(high, 16), s.bits::<1>(high, 16)],
-            [s.bits::<2>(high, 16), s.bits::<3>(high, 16)],
+            s.bits_up_pair::<4, 3>(high, [1, 2]),
+            s.bits_up_pair::<2, 1>(high, [4, 8]),
+            s.bits_pair::<0, 1>(high, 16),
+            s.bits_pair::<2, 3>(high, 16),
         ];
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for j in 0..4 {
-            let bytes = s.load_u8x32(&block[48 + 32 * j..]);
-            q[2 * j] = s.or_u8x32(s.bits::<0>(bytes, 15), high[j][0]);
-            q[2 * j + 1] = s.or_u8x32(s.bits::<4>(bytes, 15), high[j][1]);
+        let mut q = [s.zero_pair(); PAIRS];
+        for j in 0..PAIRS {
+            q[j] = s.or_pair(s.bits_pair::<0, 4>(s.load_u8x32(&block[48 + 32 * j..]), 15), high[j]);
         }
         let [scales, mins] = decode_scales(s, block);
         Groups { q, scales: [scales; 2], mins: [mins; 2] }

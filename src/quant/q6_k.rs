@@ -9,7 +9,7 @@
 //! weight = (d * scale) * (q - 32)                                           210 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,7 @@ impl Block for Q6K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 210;
     const NUMBERS: Numbers = Numbers::Offset(5);
+    const SMALL: bool = false;
     const HALVES: bool = true;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -33,18 +34,15 @@ impl Block for Q6K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8], _n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
+    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
         for half in 0..2 {
-            let a = s.load_u8x32(&block[64 * half..]);
-            let b = s.load_u8x32(&block[64 * half + 32..]);
+            let low = s.load_u8x64(&block[64 * half..]);
             let high = s.load_u8x32(&block[128 + 32 * half..]);
-            q[4 * half] = s.or_u8x32(s.bits::<0>(a, 15), s.bits_up::<4>(high, 3));
-            q[4 * half + 1] = s.or_u8x32(s.bits::<0>(b, 15), s.bits_up::<2>(high, 12));
-            q[4 * half + 2] = s.or_u8x32(s.bits::<4>(a, 15), s.bits::<0>(high, 48));
-            q[4 * half + 3] = s.or_u8x32(s.bits::<4>(b, 15), s.bits::<2>(high, 48));
+            q[2 * half] = s.or_pair(s.bits_of_pair::<0>(low, 15), s.bits_up_pair::<4, 2>(high, [3, 12]));
+            q[2 * half + 1] = s.or_pair(s.bits_of_pair::<4>(low, 15), s.bits_pair::<0, 2>(high, 48));
         }
-        let d = s.f16x8([u16_at(block, 208); 8]);
+        let d = s.splat_f16_x8(u16_at(block, 208));
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&block[192..208]);
         let scales =

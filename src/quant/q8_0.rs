@@ -5,7 +5,7 @@
 //! qs  i8 x 32   at 2     34 bytes for 32 weights
 //! ```
 
-use super::blocks::{Block, GROUPS, Groups, Numbers, f16_at, f16_of_each};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,7 @@ impl Block for Q8_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 34;
     const NUMBERS: Numbers = Numbers::Signed;
+    const SMALL: bool = false;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -24,12 +25,12 @@ impl Block for Q8_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8], n: usize) -> Groups<S> {
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for g in 0..n {
-            q[g] = s.load_u8x32(&blocks[g * Self::BYTES + 2..]);
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+        let mut q = [s.zero_pair(); PAIRS];
+        for p in 0..PAIRS {
+            q[p] = s.load_u8_pair(pair_at::<Self>(blocks, p, 2));
         }
-        let scales = f16_of_each::<S, Self>(s, blocks, 0, n);
+        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
 }

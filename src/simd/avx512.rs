@@ -44,6 +44,8 @@ impl Simd for Avx512 {
     type I8x32 = __m256i;
     type I32x8 = __m256i;
     type F32x8 = __m256;
+    type I8x64 = __m512i;
+    type I32x16 = __m512i;
     type I32 = __m512i;
     type Quads = __m512i;
     const QUADS_BIAS: Option<u32> = Some(7);
@@ -174,6 +176,126 @@ impl Simd for Avx512 {
         unsafe { _mm256_dpbusd_epi32(acc, w, x) }
     }
     #[inline(always)]
+    fn load_i8x64(self, from: &[i8]) -> __m512i {
+        let from = &from[..64];
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_u8x64(self, from: &[u8]) -> __m512i {
+        let from = &from[..64];
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn zero_pair(self) -> __m512i {
+        self.zero_i32()
+    }
+    #[inline(always)]
+    fn pair(self, first: __m256i, second: __m256i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second) }
+    }
+    #[inline(always)]
+    fn blocks(self, pair: __m512i) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm512_castsi512_si256(pair), _mm512_extracti64x4_epi64::<1>(pair)] }
+    }
+    #[inline(always)]
+    fn load_u8_pair(self, [first, second]: [&[u8]; 2]) -> __m512i {
+        self.pair(self.load_u8x32(first), self.load_u8x32(second))
+    }
+    #[inline(always)]
+    fn load_nibbles_pair(self, [first, second]: [&[u8]; 2]) -> __m512i {
+        let (first, second) = (&first[..16], &second[..16]);
+        // SAFETY: as above.
+        unsafe {
+            let first = _mm512_broadcast_i32x4(_mm_loadu_si128(first.as_ptr().cast()));
+            let both = _mm512_mask_broadcast_i32x4(first, 0xff00, _mm_loadu_si128(second.as_ptr().cast()));
+            let shifted = _mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(15))
+        }
+    }
+    #[inline(always)]
+    fn spread_bits_pair(self, [first, second]: [u32; 2]) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_movm_epi8(u64::from(first) | u64::from(second) << 32) }
+    }
+    #[inline(always)]
+    fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: __m256i, mask: u8) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            let shifted = _mm512_srlv_epi64(_mm512_broadcast_i64x4(a), each_block(FIRST.into(), SECOND.into()));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        }
+    }
+    #[inline(always)]
+    fn bits_up_pair<const FIRST: u32, const SECOND: u32>(self, a: __m256i, masks: [u8; 2]) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            let masks = masks.map(|mask| i64::from_ne_bytes([mask; 8]));
+            let masked = _mm512_and_si512(_mm512_broadcast_i64x4(a), each_block(masks[0], masks[1]));
+            _mm512_sllv_epi64(masked, each_block(FIRST.into(), SECOND.into()))
+        }
+    }
+    #[inline(always)]
+    fn bits_of_pair<const SHIFT: u32>(self, a: __m512i, mask: u8) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<SHIFT>(a), _mm512_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    fn mask_pair(self, a: __m512i, mask: u8) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_and_si512(a, _mm512_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    fn or_pair(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn lookup_pair(self, table: &[i8; 16], a: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, a)
+        }
+    }
+    #[inline(always)]
+    fn dot_i8_pair(self, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            let unsigned = _mm512_xor_si512(w, _mm512_set1_epi8(-128)); // w + 128, as a u8
+            _mm512_dpbusd_epi32(_mm512_setzero_si512(), unsigned, x)
+        }
+    }
+    #[inline(always)]
+    fn dot_u8_pair(self, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x) }
+    }
+    #[inline(always)]
+    fn sum_halves_of_pairs<const SMALL: bool>(self, a: [__m512i; 4]) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            // As AVX2's `sum_halves_each`, with twice the halves.
+            let add = |a, b| {
+                if SMALL {
+                    _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_set1_epi16(1))
+                } else {
+                    let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+                    let even = _mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(a, b));
+                    let odd = _mm512_castps_si512(_mm512_shuffle_ps::<0b11_01_11_01>(a, b));
+                    _mm512_add_epi32(even, odd)
+                }
+            };
+            let sums = add(add(a[0], a[1]), add(a[2], a[3]));
+            // The low halves of the first blocks, their high halves, then those of the second blocks.
+            let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+            self.blocks(_mm512_permutexvar_epi32(order, sums))
+        }
+    }
+    #[inline(always)]
     fn load_quads(self, from: &[i8]) -> __m512i {
         let from = &from[..64];
         // SAFETY: as above.
@@ -225,4 +347,14 @@ impl Simd for Avx512 {
         // SAFETY: as above.
         unsafe { _mm256_sub_epi32(dots, _mm256_slli_epi32::<7>(x_sums)) }
     }
+}
+
+/// A number in all lanes of the first block of a pair, and another in those of the second.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn each_block(first: i64, second: i64) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_setr_epi64(first, first, first, first, second, second, second, second) }
 }

@@ -26,8 +26,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type F32: Copy;
     /// 32 int8.
     type I8x32: Copy;
+    /// Two blocks of 32 int8: what is decoded and multiplied at once.
+    type I8x64: Copy;
     /// 8 int32.
     type I32x8: Copy;
+    /// Two times 8 int32.
+    type I32x16: Copy;
     /// 8 f32.
     type F32x8: Copy;
     /// `LANES` int32.
@@ -91,9 +95,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// In byte `i`, 255 if bit `i` of `bits` is set, or else 0.
     fn spread_bits(self, bits: u32) -> Self::I8x32;
     /// `(a >> SHIFT) & mask`, byte by byte. `mask` has no bit that a byte's neighbour could shift in.
-    fn bits<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    fn bits<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
     /// `(a & mask) << SHIFT`, byte by byte. No bit of `mask` is shifted out.
-    fn bits_up<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    fn bits_up<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
     /// `a & b`
     fn and_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
     /// `a | b`
@@ -115,8 +119,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that they saw.
     fn dot_unbias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
     /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions at once cost little
-    /// more than two.
-    fn sum_halves_each(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
+    /// more than two. `SMALL` says that each lane is the sum of four products of a number within 0..=31 and an int8.
+    fn sum_halves_each<const SMALL: bool>(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
     /// `a - (b << n)`
     fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8;
     /// `a + b`
@@ -126,15 +130,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// In lane `i`, the sum of the lanes of `a[i]`.
     #[inline(always)]
     fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8 {
-        let [low, high] = self.sum_halves_each(a);
+        let [low, high] = self.sum_halves_each::<false>(a);
         self.add_i32x8(low, high)
     }
     /// The eight int8 of a little-endian word, as int32.
     fn widen_i8x8(self, a: u64) -> Self::I32x8;
     /// The int8 of a little-endian word, as int32: those at even places, and those at odd ones.
     fn widen_i8_pairs(self, a: u128) -> [Self::I32x8; 2];
-    /// IEEE half-precision numbers as f32.
-    fn f16x8(self, a: [u16; 8]) -> Self::F32x8;
+    /// An IEEE half-precision number as f32, in all lanes.
+    fn splat_f16_x8(self, bits: u16) -> Self::F32x8;
+    /// The half-precision numbers at bytes 0, `STRIDE`, ... 7 `STRIDE`, as f32. Panics if there are fewer.
+    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8;
     /// `[value; 8]`
     fn splat_x8(self, value: f32) -> Self::F32x8;
     /// The first 8 elements. Panics if there are fewer.
@@ -152,6 +158,41 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The sum of all lanes of each vector, in the order ((0+4)+(1+5))+((2+6)+(3+7)). (Four reductions at once cost little
     /// more than one.)
     fn sum_x8_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N];
+
+    /// The first 64 elements. Panics if there are fewer.
+    fn load_i8x64(self, from: &[i8]) -> Self::I8x64;
+    /// The first 64 bytes. Panics if there are fewer.
+    fn load_u8x64(self, from: &[u8]) -> Self::I8x64;
+    /// 64 zeros.
+    fn zero_pair(self) -> Self::I8x64;
+    /// A block and another.
+    fn pair(self, first: Self::I8x32, second: Self::I8x32) -> Self::I8x64;
+    /// The two blocks.
+    fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2];
+    /// As [`Simd::load_u8x32`] of each.
+    fn load_u8_pair(self, from: [&[u8]; 2]) -> Self::I8x64;
+    /// As [`Simd::load_nibbles`] of each.
+    fn load_nibbles_pair(self, from: [&[u8]; 2]) -> Self::I8x64;
+    /// As [`Simd::spread_bits`] of each.
+    fn spread_bits_pair(self, bits: [u32; 2]) -> Self::I8x64;
+    /// As [`Simd::bits`] of one block with each shift.
+    fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x64;
+    /// As [`Simd::bits_up`] of one block with each shift and its mask.
+    fn bits_up_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, masks: [u8; 2]) -> Self::I8x64;
+    /// As [`Simd::bits`] of both.
+    fn bits_of_pair<const SHIFT: u32>(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
+    /// `a & mask`, byte by byte.
+    fn mask_pair(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
+    /// `a | b`
+    fn or_pair(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
+    /// As [`Simd::lookup`] of both.
+    fn lookup_pair(self, table: &[i8; 16], a: Self::I8x64) -> Self::I8x64;
+    /// As [`Simd::dot_i8x32`] of each, from 0.
+    fn dot_i8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
+    /// As [`Simd::dot_u8x32`] of each, from 0.
+    fn dot_u8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
+    /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the dot products were within 0..=31.
+    fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
 
     /// Writes 32 bytes. Panics if there is room for fewer.
     fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]);
@@ -175,6 +216,90 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `a as f32`
     fn to_f32(self, a: Self::I32) -> Self::F32;
 }
+
+/// The operations on pairs, in an `impl Simd` whose machine has no vector that wide: each block by itself.
+macro_rules! pairs_of_blocks {
+    () => {
+        type I8x64 = [Self::I8x32; 2];
+        type I32x16 = [Self::I32x8; 2];
+
+        #[inline(always)]
+        fn load_i8x64(self, from: &[i8]) -> Self::I8x64 {
+            [self.load_i8x32(from), self.load_i8x32(&from[32..])]
+        }
+        #[inline(always)]
+        fn load_u8x64(self, from: &[u8]) -> Self::I8x64 {
+            [self.load_u8x32(from), self.load_u8x32(&from[32..])]
+        }
+        #[inline(always)]
+        fn zero_pair(self) -> Self::I8x64 {
+            [self.splat_u8x32(0); 2]
+        }
+        #[inline(always)]
+        fn pair(self, first: Self::I8x32, second: Self::I8x32) -> Self::I8x64 {
+            [first, second]
+        }
+        #[inline(always)]
+        fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2] {
+            pair
+        }
+        #[inline(always)]
+        fn load_u8_pair(self, [a, b]: [&[u8]; 2]) -> Self::I8x64 {
+            [self.load_u8x32(a), self.load_u8x32(b)]
+        }
+        #[inline(always)]
+        fn load_nibbles_pair(self, [a, b]: [&[u8]; 2]) -> Self::I8x64 {
+            [self.load_nibbles(a), self.load_nibbles(b)]
+        }
+        #[inline(always)]
+        fn spread_bits_pair(self, [a, b]: [u32; 2]) -> Self::I8x64 {
+            [self.spread_bits(a), self.spread_bits(b)]
+        }
+        #[inline(always)]
+        fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x64 {
+            [self.bits::<FIRST>(a, mask), self.bits::<SECOND>(a, mask)]
+        }
+        #[inline(always)]
+        fn bits_up_pair<const FIRST: u32, const SECOND: u32>(
+            self,
+            a: Self::I8x32,
+            masks: [u8; 2],
+        ) -> Self::I8x64 {
+            [self.bits_up::<FIRST>(a, masks[0]), self.bits_up::<SECOND>(a, masks[1])]
+        }
+        #[inline(always)]
+        fn bits_of_pair<const SHIFT: u32>(self, [a, b]: Self::I8x64, mask: u8) -> Self::I8x64 {
+            [self.bits::<SHIFT>(a, mask), self.bits::<SHIFT>(b, mask)]
+        }
+        #[inline(always)]
+        fn mask_pair(self, [a, b]: Self::I8x64, mask: u8) -> Self::I8x64 {
+            let mask = self.splat_u8x32(mask);
+            [self.and_u8x32(a, mask), self.and_u8x32(b, mask)]
+        }
+        #[inline(always)]
+        fn or_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I8x64 {
+            [self.or_u8x32(a, c), self.or_u8x32(b, d)]
+        }
+        #[inline(always)]
+        fn lookup_pair(self, table: &[i8; 16], [a, b]: Self::I8x64) -> Self::I8x64 {
+            [self.lookup(table, a), self.lookup(table, b)]
+        }
+        #[inline(always)]
+        fn dot_i8_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I32x16 {
+            [self.dot_i8x32(self.zero_i32x8(), a, c), self.dot_i8x32(self.zero_i32x8(), b, d)]
+        }
+        #[inline(always)]
+        fn dot_u8_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I32x16 {
+            [self.dot_u8x32(self.zero_i32x8(), a, c), self.dot_u8x32(self.zero_i32x8(), b, d)]
+        }
+        #[inline(always)]
+        fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2] {
+            let [[a, b], [c, d], [e, f], [g, h]] = a;
+            self.sum_halves_each::<SMALL>([a, b, c, d, e, f, g, h])
+        }
+    };
+}
+pub(crate) use pairs_of_blocks;
 
 /// A computation that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {

@@ -29,6 +29,7 @@ impl Simd for Scalar {
     type I32 = [i32; LANES];
     type Quads = [[i8; 4]; LANES];
     const QUADS_BIAS: Option<u32> = None;
+    super::pairs_of_blocks!();
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -123,11 +124,11 @@ impl Simd for Scalar {
         std::array::from_fn(|i| -((bits >> i & 1) as i8))
     }
     #[inline(always)]
-    fn bits<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
+    fn bits<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
         a.map(|byte| (byte as u8 >> SHIFT & mask) as i8)
     }
     #[inline(always)]
-    fn bits_up<const SHIFT: i32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
+    fn bits_up<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
         a.map(|byte| ((byte as u8 & mask) << SHIFT) as i8)
     }
     #[inline(always)]
@@ -165,7 +166,7 @@ impl Simd for Scalar {
         dots
     }
     #[inline(always)]
-    fn sum_halves_each(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2] {
+    fn sum_halves_each<const SMALL: bool>(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2] {
         [a.map(|v| v[..4].iter().sum()), a.map(|v| v[4..].iter().sum())]
     }
     #[inline(always)]
@@ -190,8 +191,12 @@ impl Simd for Scalar {
         [0, 1].map(|odd| std::array::from_fn(|i| i32::from(bytes[2 * i + odd] as i8)))
     }
     #[inline(always)]
-    fn f16x8(self, a: [u16; 8]) -> Self::F32x8 {
-        a.map(f16_to_f32)
+    fn splat_f16_x8(self, bits: u16) -> Self::F32x8 {
+        [f16_to_f32(bits); 8]
+    }
+    #[inline(always)]
+    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8 {
+        std::array::from_fn(|i| f16_to_f32(u16::from_le_bytes([from[i * STRIDE], from[i * STRIDE + 1]])))
     }
     #[inline(always)]
     fn splat_x8(self, value: f32) -> Self::F32x8 {
