@@ -94,7 +94,10 @@ impl Compute<'_> {
             return Operand::Packed(&buffer.tiles, &buffer.panels);
         }
         Operand::Rows(match weights.iter().find_map(|w| w.rows.activation_group()) {
-            Some(group) => buffer.rows.quantize(self.isa, x, n, group),
+            Some(group) => {
+                let wanted = |turn| weights.iter().any(|w| w.rows.turn() == Some(turn));
+                buffer.rows.quantize(self.isa, x, n, group, wanted)
+            }
             None => Input::f32(x, n),
         })
     }

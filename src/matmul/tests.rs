@@ -321,7 +321,8 @@ proptest! {
 #[ignore = "timing"]
 fn timing() {
     use std::time::Instant;
-    let (columns, len) = (2048, std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(400_000usize));
+    let (columns, len) =
+        (2048, std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(400_000usize));
     let mut noise = Noise(1);
     let only = std::env::var("FORMAT").ok();
     for case in CASES.into_iter().filter(|c| only.as_ref().is_none_or(|o| *o == c.dtype.to_string())) {
@@ -339,7 +340,7 @@ fn timing() {
                 Threads::new(1).unwrap().enter(true, |team| {
                     let c = Compute { isa, arithmetic: Arithmetic::Exact, team };
                     let start = Instant::now();
-                    while start.elapsed().as_millis() < 150 {
+                    while start.elapsed().as_millis() < 400 {
                         let t = Instant::now();
                         c.matmul([&mut out], [&w], &x, &mut buffer);
                         times.push(t.elapsed().as_secs_f64());

@@ -5,16 +5,48 @@
 //! runq, bit for bit, rounding included (ties away from zero). A group with a NaN or an infinity has `d = NaN`, where
 //! runq overlooks it, so that damaged weights show in the logits.
 
+use super::blocks::{GROUP, GROUPS};
 use super::packed::Aligned;
 use crate::simd::{Isa, Simd, kernel};
 
-/// Room for quantised activations, reused from product to product.
+/// Room for quantised activations, reused from product to product. Rows are padded with zeros to eight groups.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
-    qs: Aligned<i8>,    // (n_tokens, n)
-    scales: Vec<f32>,   // (n_tokens, n / group)
-    sums: Vec<i32>,     // (n_tokens, n / group): the sum of each group's q
-    low_sums: Vec<i32>, // (n_tokens, n / group): that of its first half
+    qs: Aligned<i8>,          // (n_tokens, padded n)
+    turned: [Aligned<i8>; 2], // the same, as `Turn` orders it
+    scales: Vec<f32>,         // (n_tokens, padded n / group)
+    sums: Vec<i32>,           // (n_tokens, padded n / group): the sum of each group's q
+    low_sums: Vec<i32>,       // (n_tokens, padded n / group): that of its first half
+}
+
+/// An order of eight groups of 32 int8 in which a vector's lanes belong to different groups, so that their products need no
+/// sum across lanes. A quad is four neighbours; a vector has eight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Vector `k`: quad `k` of each group.
+    Groups,
+    /// Vector `k`, below 4: quad `k` of groups 0, 2, 4 and 6, then their quad `k + 4`; vector `k + 4`: likewise of the odd groups.
+    EvenAndOdd,
+}
+
+impl Turn {
+    pub(crate) const ALL: [Self; 2] = [Self::Groups, Self::EvenAndOdd];
+
+    /// The group and its quad that are in a lane of a vector.
+    fn at(self, vector: usize, lane: usize) -> (usize, usize) {
+        match self {
+            Self::Groups => (lane, vector),
+            Self::EvenAndOdd => (lane % 4 * 2 + vector / 4, vector % 4 + lane / 4 * 4),
+        }
+    }
+
+    /// Turns eight groups.
+    fn turn(self, from: &[i8], to: &mut [i8]) {
+        for (i, to) in to.chunks_exact_mut(4).enumerate() {
+            let (group, quad) = self.at(i / GROUPS, i % GROUPS);
+            to.copy_from_slice(&from[group * GROUP + 4 * quad..][..4]);
+        }
+    }
 }
 
 /// The input of a matrix product: (`n_tokens`, `n`).
@@ -28,21 +60,20 @@ pub(crate) struct Input<'a> {
 /// Activations as int8, a scale for each `group`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quantized<'a> {
-    qs: &'a [i8],
-    scales: &'a [f32],
-    sums: &'a [i32],
-    low_sums: &'a [i32],
-    n: usize,
+    buffer: &'a ActivationBuffer,
+    /// Groups of a row, padded.
+    n_groups: usize,
     group: usize,
 }
 
-/// One token's activations as int8.
+/// One token's activations as int8, padded with zeros to eight groups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuantizedRow<'a> {
-    pub(crate) qs: &'a [i8],        // (n)
-    pub(crate) scales: &'a [f32],   // (n / group)
-    pub(crate) sums: &'a [i32],     // (n / group)
-    pub(crate) low_sums: &'a [i32], // (n / group)
+    pub(crate) qs: &'a [i8],          // (padded n)
+    pub(crate) turned: [&'a [i8]; 2], // (padded n) each, or nothing
+    pub(crate) scales: &'a [f32],     // (padded n / group)
+    pub(crate) sums: &'a [i32],       // (padded n / group)
+    pub(crate) low_sums: &'a [i32],   // (padded n / group)
 }
 
 impl<'a> Input<'a> {
@@ -67,35 +98,54 @@ impl<'a> Input<'a> {
     /// If they weren't quantised.
     #[inline(always)]
     pub(crate) fn quantized_row(self, token: usize) -> QuantizedRow<'a> {
-        let q = self.quantized.expect("quantised weights ask for quantised activations");
-        let n_groups = q.n / q.group;
+        let Quantized { buffer, n_groups, group } =
+            self.quantized.expect("quantised weights ask for quantised activations");
+        let len = n_groups * group;
+        let turned = |i: usize| buffer.turned[i].get(token * len..(token + 1) * len).unwrap_or_default();
         QuantizedRow {
-            qs: &q.qs[token * q.n..][..q.n],
-            scales: &q.scales[token * n_groups..][..n_groups],
-            sums: &q.sums[token * n_groups..][..n_groups],
-            low_sums: &q.low_sums[token * n_groups..][..n_groups],
+            qs: &buffer.qs[token * len..][..len],
+            turned: [turned(0), turned(1)],
+            scales: &buffer.scales[token * n_groups..][..n_groups],
+            sums: &buffer.sums[token * n_groups..][..n_groups],
+            low_sums: &buffer.low_sums[token * n_groups..][..n_groups],
         }
     }
 }
 
 impl ActivationBuffer {
-    /// Quantises `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`.
-    pub(crate) fn quantize<'a>(&'a mut self, isa: Isa, x: &'a [f32], n: usize, group: usize) -> Input<'a> {
+    /// Quantises `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`. Whoever wants rows in a [`Turn`]'s order says so,
+    /// and has groups of 32.
+    pub(crate) fn quantize<'a>(
+        &'a mut self,
+        isa: Isa,
+        x: &'a [f32],
+        n: usize,
+        group: usize,
+        turns: impl Fn(Turn) -> bool,
+    ) -> Input<'a> {
         assert!(n.is_multiple_of(group) && x.len().is_multiple_of(n), "whole groups and whole rows");
-        self.qs.resize(x.len());
-        self.scales.resize(x.len() / group, 0.0);
-        self.sums.resize(x.len() / group, 0);
-        self.low_sums.resize(x.len() / group, 0);
-        quantize_groups(isa, x, group, &mut self.qs, &mut self.scales, [&mut self.sums, &mut self.low_sums]);
-        let quantized = Quantized {
-            qs: &self.qs,
-            scales: &self.scales,
-            sums: &self.sums,
-            low_sums: &self.low_sums,
-            n,
-            group,
-        };
-        Input { x, n, quantized: Some(quantized) }
+        let n_groups = (n / group).next_multiple_of(GROUPS);
+        let (n_tokens, padded) = (x.len() / n, n_groups * group);
+        self.qs.resize(n_tokens * padded);
+        self.scales.resize(n_tokens * n_groups, 0.0);
+        self.sums.resize(n_tokens * n_groups, 0);
+        self.low_sums.resize(n_tokens * n_groups, 0);
+        for (token, x) in x.chunks_exact(n).enumerate() {
+            let (facts, qs) =
+                (token * n_groups..(token + 1) * n_groups, token * padded..(token + 1) * padded);
+            let qs = &mut self.qs[qs];
+            let sums = [&mut self.sums[facts.clone()], &mut self.low_sums[facts.clone()]];
+            quantize_groups(isa, x, group, qs, &mut self.scales[facts], sums);
+        }
+        for (turn, turned) in Turn::ALL.into_iter().zip(&mut self.turned) {
+            turned.resize(if turns(turn) { n_tokens * padded } else { 0 });
+            for (from, to) in
+                self.qs.chunks_exact(GROUPS * GROUP).zip(turned.chunks_exact_mut(GROUPS * GROUP))
+            {
+                turn.turn(from, to);
+            }
+        }
+        Input { x, n, quantized: Some(Quantized { buffer: self, n_groups, group }) }
     }
 }
 
@@ -103,8 +153,13 @@ kernel! {
     fn quantize_groups(
         s; x: &[f32], group: usize, qs: &mut [i8], scales: &mut [f32], sums: [&mut [i32]; 2],
     ) {
-        let groups = x.chunks_exact(group).zip(qs.chunks_exact_mut(group));
+        let n_groups = x.len() / group;
         let [sums, low_sums] = sums;
+        qs[x.len()..].fill(0);
+        scales[n_groups..].fill(0.0);
+        sums[n_groups..].fill(0);
+        low_sums[n_groups..].fill(0);
+        let groups = x.chunks_exact(group).zip(qs.chunks_exact_mut(group));
         let facts = scales.iter_mut().zip(sums.iter_mut().zip(low_sums));
         for ((x, qs), (scale, (sum, low_sum))) in groups.zip(facts) {
             *scale = if all_finite(s, x) { max_abs(s, x) / 127.0 } else { f32::NAN };
@@ -180,7 +235,7 @@ mod tests {
             prop_assume!(n > 0);
             for isa in Isa::available() {
                 let mut buffer = ActivationBuffer::default();
-                let input = buffer.quantize(isa, &x[..n], n, group);
+                let input = buffer.quantize(isa, &x[..n], n, group, |_| false);
                 let row = input.quantized_row(0);
                 for (g, chunk) in x[..n].chunks(group).enumerate() {
                     let max = chunk.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -204,7 +259,7 @@ mod tests {
                         let mut x: Vec<f32> = (0..2 * n).map(|i| i as f32).collect();
                         x[at] = bad;
                         let mut buffer = ActivationBuffer::default();
-                        let row = buffer.quantize(isa, &x, 2 * n, n).quantized_row(0);
+                        let row = buffer.quantize(isa, &x, 2 * n, n, |_| false).quantized_row(0);
                         assert!(row.scales[0].is_nan() && !row.scales[1].is_nan(), "{} {n}", isa.name());
                         assert_eq!(row.qs[..n], vec![0; n]);
                     }
@@ -219,11 +274,12 @@ mod tests {
         let x = [127.0, 0.5, -0.5, 1.5, -1.5, 0.499_999_97, -0.499_999_97, 2.5];
         for isa in Isa::available() {
             let mut buffer = ActivationBuffer::default();
-            assert_eq!(buffer.quantize(isa, &x, 8, 8).quantized_row(0).qs, [127, 1, -1, 2, -2, 0, 0, 3]);
-            let zeros = buffer.quantize(isa, &[0.0; 8], 8, 4);
+            let row = buffer.quantize(isa, &x, 8, 8, |_| false).quantized_row(0);
+            assert_eq!(row.qs[..8], [127, 1, -1, 2, -2, 0, 0, 3]);
+            let zeros = buffer.quantize(isa, &[0.0; 8], 8, 4, |_| false);
             assert_eq!(
                 (zeros.quantized_row(0).qs, zeros.quantized_row(0).scales),
-                (&[0; 8][..], &[0.0; 2][..])
+                (&[0; 32][..], &[0.0; 8][..])
             );
         }
     }

@@ -38,7 +38,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::parallel::Band;
-use crate::quant::activation::Input;
+use crate::quant::activation::{Input, Turn};
 use crate::quant::packed::Panel;
 use crate::simd::Simd;
 
@@ -154,6 +154,11 @@ pub(crate) trait Format: Copy {
     /// The numbers that a row stands for.
     fn dequantize(self, row: usize, out: &mut [f32]);
 
+    /// The order in which one token's activations are wanted, if not in their own.
+    fn turn(self) -> Option<Turn> {
+        None
+    }
+
     /// What a panel of int8 holds of this format, and whether the halves of a group have their own scales; `None` if the
     /// format can't be unpacked into one.
     fn int8_kind(self) -> Option<(Numbers, bool)> {
@@ -258,6 +263,11 @@ impl<'a> Rows<'a> {
             Self::Int8(rows) => Some(rows.activation_group()),
             _ => Some(GROUP),
         }
+    }
+
+    /// See [`Format::turn`].
+    pub(crate) fn turn(self) -> Option<Turn> {
+        with_format!(self, format => format.turn())
     }
 
     /// See [`Format::int8_kind`].

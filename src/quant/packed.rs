@@ -109,17 +109,17 @@ impl PackedTile {
         }
         let mut row = std::mem::take(&mut self.row);
         for (lane, x) in x.chunks_exact(n).enumerate() {
-            self.set(lanes, lane, row.quantize(isa, x, n, GROUP).quantized_row(0));
+            self.set(lanes, lane, n / GROUP, row.quantize(isa, x, n, GROUP, |_| false).quantized_row(0));
         }
         self.row = row;
     }
 
     /// Puts a token into a lane.
-    fn set(&mut self, lanes: usize, lane: usize, row: QuantizedRow<'_>) {
-        let chains = Chains::new(row.scales.len());
+    fn set(&mut self, lanes: usize, lane: usize, n_groups: usize, row: QuantizedRow<'_>) {
+        let chains = Chains::new(n_groups);
         let (qs, scales) = (&mut *self.qs, &mut *self.scales);
         let [sums, low_sums, high_sums] = self.sums.each_mut().map(|sums| &mut **sums);
-        for (g, q) in row.qs.chunks_exact(GROUP).enumerate() {
+        for (g, q) in row.qs.chunks_exact(GROUP).take(n_groups).enumerate() {
             let position = chains.position(g);
             let quads = qs[position * GROUP * lanes..][..GROUP * lanes].chunks_exact_mut(4 * lanes);
             for (quad, q) in quads.zip(q.chunks_exact(4)) {

@@ -37,8 +37,9 @@ impl Block for Q2K {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&block[..16]);
         let packed = u128::from_le_bytes(bytes);
-        let times =
-            |halves, d: u16| s.widen_i8_pairs(halves).map(|half| s.mul_x8(s.to_f32x8(half), s.splat_f16_x8(d)));
+        let times = |halves, d: u16| {
+            s.widen_i8_pairs(halves).map(|half| s.mul_x8(s.to_f32x8(half), s.splat_f16_x8(d)))
+        };
         Groups {
             q: load_2_bits(s, &block[16..]),
             scales: times(packed & LOW, u16_at(block, 80)),
@@ -51,5 +52,10 @@ impl Block for Q2K {
 #[inline(always)]
 pub(crate) fn load_2_bits<S: Simd>(s: S, bytes: &[u8]) -> [S::I8x64; PAIRS] {
     let (a, b) = (s.load_u8x32(bytes), s.load_u8x32(&bytes[32..]));
-    [s.bits_pair::<0, 2>(a, 3), s.bits_pair::<4, 6>(a, 3), s.bits_pair::<0, 2>(b, 3), s.bits_pair::<4, 6>(b, 3)]
+    [
+        s.bits_pair::<0, 2>(a, 3),
+        s.bits_pair::<4, 6>(a, 3),
+        s.bits_pair::<0, 2>(b, 3),
+        s.bits_pair::<4, 6>(b, 3),
+    ]
 }

@@ -9,7 +9,8 @@
 //! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, f16_at, u16_at};
+use super::activation::Turn;
+use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,7 @@ impl Block for Q4K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 144;
     const NUMBERS: Numbers = Numbers::WithMin;
+    const TURN: Option<Turn> = Some(Turn::EvenAndOdd);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
@@ -60,5 +62,17 @@ impl Block for Q4K {
         }
         let [scales, mins] = decode_scales(s, block);
         Groups { q, scales: [scales; 2], mins: [mins; 2] }
+    }
+
+    #[inline(always)]
+    fn decode_turned<S: Simd>(s: S, block: &[u8]) -> Turned<S> {
+        let bytes = s.turn_32x4(&block[16..]);
+        let mut q = [s.splat_u8x32(0); GROUPS];
+        for k in 0..4 {
+            q[k] = s.bits::<0>(bytes[k], 15);
+            q[k + 4] = s.bits::<4>(bytes[k], 15);
+        }
+        let [scales, mins] = decode_scales(s, block);
+        Turned { q, scales, mins }
     }
 }

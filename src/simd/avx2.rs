@@ -58,12 +58,22 @@ macro_rules! blocks_of_256_bits {
         #[inline(always)]
         fn bits<const SHIFT: u32>(self, a: __m256i, mask: u8) -> __m256i {
             // SAFETY: as above.
-            unsafe { _mm256_and_si256(_mm256_srl_epi16(a, _mm_cvtsi32_si128(SHIFT as i32)), _mm256_set1_epi8(mask as i8)) }
+            unsafe {
+                _mm256_and_si256(
+                    _mm256_srl_epi16(a, _mm_cvtsi32_si128(SHIFT as i32)),
+                    _mm256_set1_epi8(mask as i8),
+                )
+            }
         }
         #[inline(always)]
         fn bits_up<const SHIFT: u32>(self, a: __m256i, mask: u8) -> __m256i {
             // SAFETY: as above.
-            unsafe { _mm256_sll_epi16(_mm256_and_si256(a, _mm256_set1_epi8(mask as i8)), _mm_cvtsi32_si128(SHIFT as i32)) }
+            unsafe {
+                _mm256_sll_epi16(
+                    _mm256_and_si256(a, _mm256_set1_epi8(mask as i8)),
+                    _mm_cvtsi32_si128(SHIFT as i32),
+                )
+            }
         }
         #[inline(always)]
         fn and_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
@@ -98,6 +108,45 @@ macro_rules! blocks_of_256_bits {
         fn sum_halves_each<const SMALL: bool>(self, a: [__m256i; 8]) -> [__m256i; 2] {
             // SAFETY: as above.
             unsafe { sum_halves_each::<SMALL>(a) }
+        }
+        #[inline(always)]
+        fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [__m256i; 4] {
+            let from = &from[..7 * STRIDE + 16];
+            // SAFETY: as above; the last 16 bytes that are read end where the slice does.
+            unsafe {
+                let load = |g: usize| _mm_loadu_si128(from.as_ptr().add(g * STRIDE).cast());
+                let both =
+                    |g: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(g)), load(g + 4));
+                turn_dwords([both(0), both(1), both(2), both(3)])
+            }
+        }
+        #[inline(always)]
+        fn turn_32x4(self, from: &[u8]) -> [__m256i; 4] {
+            let from = &from[..128];
+            // SAFETY: as above; all of the slice is read.
+            unsafe {
+                let load = |j: usize| _mm256_loadu_si256(from.as_ptr().add(32 * j).cast());
+                turn_dwords([load(0), load(1), load(2), load(3)])
+            }
+        }
+        #[inline(always)]
+        fn sum_halves_alternately(self, even: __m256i, odd: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe {
+                let first = _mm256_permute2x128_si256::<0x20>(even, odd);
+                let sums = _mm256_add_epi32(first, _mm256_permute2x128_si256::<0x31>(even, odd));
+                _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+            }
+        }
+        #[inline(always)]
+        fn keep_x8(self, a: __m256, n: usize) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_and_ps(a, _mm256_castsi256_ps(first_lanes(n))) }
+        }
+        #[inline(always)]
+        fn prefetch(self, near: &[u8], at: usize) {
+            // SAFETY: as above; any address may be prefetched.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(near.as_ptr().wrapping_add(at).cast()) }
         }
         #[inline(always)]
         fn sub_shifted_i32x8(self, a: __m256i, b: __m256i, n: u32) -> __m256i {
@@ -142,7 +191,8 @@ macro_rules! blocks_of_256_bits {
         fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
             let from = &from[..7 * STRIDE + 2];
             // SAFETY: as above; the last number that is read ends where the slice does.
-            let number = |i: usize| u64::from(unsafe { from.as_ptr().add(i * STRIDE).cast::<u16>().read_unaligned() });
+            let number =
+                |i: usize| u64::from(unsafe { from.as_ptr().add(i * STRIDE).cast::<u16>().read_unaligned() });
             // Put together in general registers, which are idle, and not by shuffles, which are what the dot products wait for.
             let four = |i| number(i) | number(i + 1) << 16 | number(i + 2) << 32 | number(i + 3) << 48;
             // SAFETY: as above.
@@ -387,12 +437,31 @@ impl Simd for Avx2 {
 // These are not `#[target_feature]` functions, which can't be `#[inline(always)]` and were sometimes left as calls, with
 // vectors passed through memory: 1,000 instead of 1,650 tokens/s of stories15M in int8.
 
+/// In dword `i` of vector `k`, dword `k` of vector `i`, within each half.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn turn_dwords([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        [
+            _mm256_unpacklo_epi64(ab_low, cd_low),
+            _mm256_unpackhi_epi64(ab_low, cd_low),
+            _mm256_unpacklo_epi64(ab_high, cd_high),
+            _mm256_unpackhi_epi64(ab_high, cd_high),
+        ]
+    }
+}
+
 /// A mask of the first `n` lanes.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn first_lanes(n: usize) -> __m256i {
+pub(super) unsafe fn first_lanes(n: usize) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }

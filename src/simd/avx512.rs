@@ -7,7 +7,9 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{blocks_of_256_bits, nibbles, round_away_x8, sum_halves_each, sum_x8_each};
+use super::avx2::{
+    blocks_of_256_bits, first_lanes, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
+};
 use super::{Kernel, Simd};
 
 /// Proof that AVX-512 F, BW, DQ, VL and VNNI are there, and all of AVX2's company.
@@ -225,7 +227,8 @@ impl Simd for Avx512 {
     fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: __m256i, mask: u8) -> __m512i {
         // SAFETY: as above.
         unsafe {
-            let shifted = _mm512_srlv_epi64(_mm512_broadcast_i64x4(a), each_block(FIRST.into(), SECOND.into()));
+            let shifted =
+                _mm512_srlv_epi64(_mm512_broadcast_i64x4(a), each_block(FIRST.into(), SECOND.into()));
             _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
         }
     }

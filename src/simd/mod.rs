@@ -178,7 +178,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// As [`Simd::bits`] of one block with each shift.
     fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x64;
     /// As [`Simd::bits_up`] of one block with each shift and its mask.
-    fn bits_up_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, masks: [u8; 2]) -> Self::I8x64;
+    fn bits_up_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, masks: [u8; 2])
+    -> Self::I8x64;
     /// As [`Simd::bits`] of both.
     fn bits_of_pair<const SHIFT: u32>(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
     /// `a & mask`, byte by byte.
@@ -193,6 +194,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_u8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
     /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the dot products were within 0..=31.
     fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
+
+    /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g * STRIDE`. Panics if there are fewer.
+    fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x32; 4];
+    /// In dword `j` of the first half of vector `k`, bytes `4k` to `4k + 3` of the 32 that begin at byte `32 j`; in its second half,
+    /// bytes `4k + 16` to `4k + 19`. Panics if there are fewer.
+    fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
+    /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
+    fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
+    /// `a` with zeros in all lanes but the first `n`.
+    fn keep_x8(self, a: Self::F32x8, n: usize) -> Self::F32x8;
+    /// Has the cache fetch the line of byte `at`, which may lie behind the last one.
+    fn prefetch(self, near: &[u8], at: usize);
 
     /// Writes 32 bytes. Panics if there is room for fewer.
     fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]);

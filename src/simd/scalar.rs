@@ -232,6 +232,27 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x32; 4] {
+        std::array::from_fn(|k| std::array::from_fn(|i| from[i / 4 * STRIDE + 4 * k + i % 4] as i8))
+    }
+    #[inline(always)]
+    fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4] {
+        std::array::from_fn(|k| {
+            std::array::from_fn(|i| from[i / 4 % 4 * 32 + i / 16 * 16 + 4 * k + i % 4] as i8)
+        })
+    }
+    #[inline(always)]
+    fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8 {
+        std::array::from_fn(|i| [even, odd][i % 2][i / 2] + [even, odd][i % 2][i / 2 + 4])
+    }
+    #[inline(always)]
+    fn keep_x8(self, a: Self::F32x8, n: usize) -> Self::F32x8 {
+        std::array::from_fn(|i| if i < n { a[i] } else { 0.0 })
+    }
+    #[inline(always)]
+    fn prefetch(self, _near: &[u8], _at: usize) {}
+
+    #[inline(always)]
     fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]) {
         for (to, value) in to[..32].iter_mut().zip(value) {
             *to = value as u8;
