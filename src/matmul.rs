@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use crate::gemm::{self, PANEL_ROWS};
+use crate::gemm;
 use crate::ops::{self, Arithmetic};
 use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
@@ -93,6 +93,10 @@ impl Compute<'_> {
             });
             return Operand::Packed(&buffer.tiles, &buffer.panels);
         }
+        if n_tokens >= gemm::float::MIN_TOKENS && weights.iter().all(|w| w.rows.activation_group().is_none())
+        {
+            return Operand::Floats(Input::f32(x, n), &buffer.panels);
+        }
         Operand::Rows(match weights.iter().find_map(|w| w.rows.activation_group()) {
             Some(group) => {
                 let wanted = |turn| weights.iter().any(|w| w.rows.turn() == Some(turn));
@@ -119,8 +123,10 @@ pub(crate) struct MatmulBuffer {
 enum Operand<'a> {
     /// Row by row: each row of weights is decoded for each few tokens.
     Rows(Input<'a>),
-    /// Packed, for the panels that some rows of weights are unpacked into.
+    /// Packed, for the panels of int8 that some rows of weights are unpacked into.
     Packed(&'a [PackedTile], &'a Mutex<Vec<Panel>>),
+    /// As they are, for panels of f32.
+    Floats(Input<'a>, &'a Mutex<Vec<Panel>>),
 }
 
 impl Operand<'_> {
@@ -128,7 +134,8 @@ impl Operand<'_> {
     fn row_unit(self) -> usize {
         match self {
             Self::Rows(_) => 8,
-            Self::Packed(..) => PANEL_ROWS,
+            Self::Packed(..) => gemm::int8::PANEL_ROWS,
+            Self::Floats(..) => gemm::float::PANEL_ROWS,
         }
     }
 }
@@ -143,16 +150,29 @@ fn bytes(weights: &[Matrix<'_>]) -> usize {
     weights.iter().map(|w| w.len_bytes).sum()
 }
 
+/// A panel that no thread is using.
+fn take(panels: &Mutex<Vec<Panel>>) -> Panel {
+    panels.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+}
+
+fn give_back(panels: &Mutex<Vec<Panel>>, panel: Panel) {
+    panels.lock().unwrap_or_else(PoisonError::into_inner).push(panel);
+}
+
 kernel! {
     /// Some rows of `x W^T`, into the columns of the output that belong to them.
     fn products(s; weights: Matrix<'_>, rows: Range<usize>, x: Operand<'_>, out: &mut Band<'_>, store: Store) {
         match x {
             Operand::Rows(x) => weights.rows.dot_all(s, rows, x, out, store),
-            Operand::Packed(tiles, panels) => {
-                let free = || panels.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut panel = free().pop().unwrap_or_default();
-                gemm::multiply(s, weights, rows, tiles, &mut panel, out, store);
-                free().push(panel);
+            Operand::Packed(x, panels) => {
+                let mut panel = take(panels);
+                gemm::int8::multiply(s, weights, rows, x, &mut panel, out, store);
+                give_back(panels, panel);
+            }
+            Operand::Floats(x, panels) => {
+                let mut panel = take(panels);
+                gemm::float::multiply(s, weights, rows, x, &mut panel, out, store);
+                give_back(panels, panel);
             }
         }
     }

@@ -215,8 +215,6 @@ impl<'a, B: Block> BlockRows<'a, B> {
 }
 
 impl<B: Block> Format for BlockRows<'_, B> {
-    const HAS_PANELS: bool = true;
-
     #[inline(always)]
     fn dot<S: Simd, const R: usize, const T: usize>(
         self,

@@ -1,5 +1,7 @@
 //! Plain f32 weights, row after row.
 
+use std::ops::Range;
+
 use super::Format;
 use super::activation::Input;
 use crate::simd::Simd;
@@ -11,10 +13,16 @@ pub(crate) struct F32Rows<'a> {
     pub(crate) n: usize,
 }
 
-impl F32Rows<'_> {
+impl<'a> F32Rows<'a> {
     #[inline(always)]
-    fn row(&self, row: usize) -> &[f32] {
-        &self.weights[row * self.n..][..self.n]
+    fn row(&self, row: usize) -> &'a [f32] {
+        self.rows(row..row + 1)
+    }
+
+    /// (rows, `n`)
+    #[inline(always)]
+    pub(crate) fn rows(&self, rows: Range<usize>) -> &'a [f32] {
+        &self.weights[rows.start * self.n..rows.end * self.n]
     }
 }
 
@@ -76,9 +84,10 @@ fn dot_row<S: Simd, const T: usize>(s: S, w: &[f32], x: [&[f32]; T]) -> [S::F32;
         i += S::LANES;
     }
     if i < n {
+        let sums = if i / S::LANES % 2 == 0 { &mut even } else { &mut odd };
         let w = s.load_partial(&w[i..]);
         for t in 0..T {
-            odd[t] = s.mul_add(w, s.load_partial(&x[t][i..]), odd[t]);
+            sums[t] = s.mul_add(w, s.load_partial(&x[t][i..]), sums[t]);
         }
     }
     for t in 0..T {

@@ -1,9 +1,11 @@
 //! F16 (IEEE 754 half precision) and BF16 (the upper half of an f32): 2 bytes a weight, widened and multiplied as f32.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::Format;
 use super::activation::Input;
+use super::packed::Aligned;
 use crate::simd::Simd;
 
 /// Which of the two.
@@ -54,6 +56,27 @@ impl<'a, F: Float16> Float16Rows<'a, F> {
     fn row(&self, row: usize) -> &'a [u16] {
         &self.weights[row * self.n..][..self.n]
     }
+
+    /// Rows as f32, in `buffer`: (rows, `n`).
+    #[inline(always)]
+    pub(crate) fn widen<'b, S: Simd>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        buffer: &'b mut Aligned<f32>,
+    ) -> &'b [f32] {
+        let weights = &self.weights[rows.start * self.n..rows.end * self.n];
+        buffer.resize(weights.len());
+        let mut to = buffer.chunks_exact_mut(S::LANES);
+        let mut from = weights.chunks_exact(S::LANES);
+        for (to, from) in (&mut to).zip(&mut from) {
+            s.store(F::load(s, from), to);
+        }
+        for (to, &bits) in to.into_remainder().iter_mut().zip(from.remainder()) {
+            *to = F::to_f32(bits);
+        }
+        buffer
+    }
 }
 
 impl<F: Float16> Format for Float16Rows<'_, F> {
@@ -100,10 +123,11 @@ fn dot_row<S: Simd, F: Float16, const T: usize>(s: S, w: &[u16], x: [&[f32]; T])
         let mut padded_w = [0; 16];
         padded_w[..len].copy_from_slice(&w[i..i + len]);
         let w = F::load(s, &padded_w);
+        let sums = if i / S::LANES % 2 == 0 { &mut even } else { &mut odd };
         for t in 0..T {
             let mut padded_x = [0.0; 16];
             padded_x[..len].copy_from_slice(&x[t][i..i + len]);
-            even[t] = s.mul_add(w, s.load(&padded_x), even[t]);
+            sums[t] = s.mul_add(w, s.load(&padded_x), sums[t]);
         }
         i += len;
     }

@@ -131,6 +131,8 @@ fn dot_step<S: Simd, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S::I32x8 
 }
 
 impl Format for Int8Rows<'_> {
+    const HAS_PANELS: bool = false;
+
     #[inline(always)]
     fn dot<S: Simd, const R: usize, const T: usize>(
         self,

@@ -11,7 +11,9 @@
 //! ```
 //! In both, 16 bytes hold a group's q as in Q4_0.
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at, u16_at};
+use super::activation::Turn;
+use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, Turned, f16_at, pair_at, u16_at};
+use super::q4::turn_nibbles;
 use crate::simd::Simd;
 
 /// ggml's `kvalues_iq4nl`.
@@ -30,11 +32,22 @@ fn values(qs: &[u8]) -> [f32; 32] {
     })
 }
 
+/// The values of 16 bytes of each of eight groups, in the order of [`Turn::Groups`].
+#[inline(always)]
+fn turn_values<S: Simd, const STRIDE: usize>(s: S, bytes: &[u8]) -> [S::I8x32; GROUPS] {
+    let mut q = turn_nibbles::<S, STRIDE>(s, bytes);
+    for k in 0..GROUPS {
+        q[k] = s.lookup(&VALUES, q[k]);
+    }
+    q
+}
+
 impl Block for Iq4Nl {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
     const NUMBERS: Numbers = Numbers::Signed;
     const SMALL: bool = false;
+    const TURN: Option<Turn> = Some(Turn::Groups);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -52,6 +65,12 @@ impl Block for Iq4Nl {
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
     }
+
+    #[inline(always)]
+    fn decode_turned<S: Simd>(s: S, blocks: &[u8]) -> Turned<S> {
+        let q = turn_values::<S, { Self::BYTES }>(s, &blocks[2..]);
+        Turned { q, scales: s.f16_of_each::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
+    }
 }
 
 /// IQ4_XS's eight scales, a byte each, before 32 is taken off.
@@ -66,11 +85,20 @@ fn scales(block: &[u8]) -> u64 {
     u64::from_le_bytes(scales)
 }
 
+/// The scales of a block as f32: `d * (scale - 32)` of each group.
+#[inline(always)]
+fn decode_scales<S: Simd>(s: S, block: &[u8]) -> S::F32x8 {
+    let d = s.splat_f16_x8(u16_at(block, 0));
+    let offset = s.mul_x8(d, s.splat_x8(-32.0));
+    s.mul_add_x8(s.to_f32x8(s.widen_i8x8(scales(block))), d, offset)
+}
+
 impl Block for Iq4Xs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 136;
     const NUMBERS: Numbers = Numbers::Signed;
     const SMALL: bool = false;
+    const TURN: Option<Turn> = Some(Turn::Groups);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -90,9 +118,12 @@ impl Block for Iq4Xs {
             let nibbles = s.load_nibbles_pair([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
             q[p] = s.lookup_pair(&VALUES, nibbles);
         }
-        let d = s.splat_f16_x8(u16_at(block, 0));
-        let offset = s.mul_x8(d, s.splat_x8(-32.0));
-        let scales = s.mul_add_x8(s.to_f32x8(s.widen_i8x8(scales(block))), d, offset);
-        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
+        Groups { q, scales: [decode_scales(s, block); 2], mins: [s.splat_x8(0.0); 2] }
+    }
+
+    #[inline(always)]
+    fn decode_turned<S: Simd>(s: S, block: &[u8]) -> Turned<S> {
+        let q = turn_values::<S, 16>(s, &block[8..]);
+        Turned { q, scales: decode_scales(s, block), mins: s.splat_x8(0.0) }
     }
 }

@@ -6,7 +6,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod blocks;
-mod f32;
+pub(crate) mod f32;
 mod float16;
 mod int8;
 mod iq4;
@@ -39,7 +39,7 @@ use std::ops::Range;
 
 use crate::parallel::Band;
 use crate::quant::activation::{Input, Turn};
-use crate::quant::packed::Panel;
+use crate::quant::packed::{Aligned, Panel};
 use crate::simd::Simd;
 
 /// How the weights of a tensor are stored.
@@ -138,7 +138,7 @@ impl fmt::Display for Dtype {
 /// Rows of weights in one format. All of them have the same number of columns.
 pub(crate) trait Format: Copy {
     /// Whether many tokens are multiplied with panels; then [`Format::dot`] is only for one or two.
-    const HAS_PANELS: bool = false;
+    const HAS_PANELS: bool = true;
 
     /// The dot products of `R` rows, from `row` on, with `T` tokens, from `token` on: `[row][token]`.
     ///
@@ -280,6 +280,28 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(crate) fn unpack<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
         with_format!(self, format => format.unpack(s, rows, panel));
+    }
+
+    /// Rows of floats as f32: (rows, `n`). `buffer` is room for those that aren't.
+    ///
+    /// # Panics
+    /// If the weights are quantised.
+    #[inline(always)]
+    pub(crate) fn floats<'b, S: Simd>(
+        self,
+        s: S,
+        rows: Range<usize>,
+        buffer: &'b mut Aligned<f32>,
+    ) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::F32(weights) => weights.rows(rows),
+            Self::F16(weights) => weights.widen(s, rows, buffer),
+            Self::Bf16(weights) => weights.widen(s, rows, buffer),
+            _ => unreachable!("only floats are widened"),
+        }
     }
 
     /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).

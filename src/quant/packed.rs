@@ -132,7 +132,7 @@ impl PackedTile {
     }
 }
 
-/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied together.
+/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied together; or as f32.
 #[derive(Debug, Default)]
 pub(crate) struct Panel {
     pub(crate) strip_rows: usize,
@@ -141,6 +141,7 @@ pub(crate) struct Panel {
     pub(crate) qs: Aligned<u8>,           // (strips, groups, strip_rows, 32)
     pub(crate) scales: [Aligned<f32>; 2], // (strips, groups, strip_rows) each: of the halves of a group, or the first for both
     pub(crate) mins: [Aligned<f32>; 2],   // likewise
+    pub(crate) floats: Aligned<f32>,      // (rows, n): of weights that aren't quantised
 }
 
 impl Panel {

@@ -1,11 +1,9 @@
-//! The packed matrix product of prefill: weights are unpacked once for a whole batch of tokens and multiplied from
-//! registers. It knows no format: `quant/packed.rs` has the operands' layout and the order in which terms are added.
+//! The product of int8 panels: weights are unpacked once for a whole batch of tokens and multiplied from registers.
+//! `quant/packed.rs` has the operands' layout and the order in which terms are added.
 //!
 //! A tile of the output is a strip of `R` rows of weights by `V` vectors of tokens. Its whole-number products of a group of 32 stay in
 //! registers, as do its sums, while a chain of groups passes. The next strip then meets the same activations,
 //! which by now are in the first-level cache; after all strips come the next chain, and then the next tokens.
-//!
-//! Source of the shape: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008).
 
 use std::ops::Range;
 
