@@ -5,7 +5,7 @@
 //! the weighted sum rounds once. So the result is the same bits on every instruction set, for prefill and decode, and in
 //! runq as gcc compiles it for a processor with FMA.
 
-use crate::kv_cache::{BLOCK, KeysValues};
+use crate::kv_cache::{BLOCK, Element, KeysValues, View};
 use crate::matmul::Compute;
 use crate::ops::softmax;
 use crate::parallel::{Band, Columns};
@@ -64,7 +64,6 @@ impl Compute<'_> {
             for (i, task) in tasks.enumerate() {
                 let head = task * per_task;
                 let heads = Task {
-                    kv,
                     q: &q[head * head_dim..],
                     q_dim,
                     head_dim,
@@ -73,7 +72,13 @@ impl Compute<'_> {
                     kv_start: head / (n_heads / n_kv_heads) * head_dim,
                     position,
                 };
-                attend(self.isa, heads, &mut scores.row(0)[i * QUERIES * room..][..QUERIES * room], &mut out);
+                attend(
+                    self.isa,
+                    heads,
+                    kv,
+                    &mut scores.row(0)[i * QUERIES * room..][..QUERIES * room],
+                    &mut out,
+                );
             }
         });
     }
@@ -82,7 +87,6 @@ impl Compute<'_> {
 /// Some heads that share keys and values, and all tokens.
 #[derive(Clone, Copy)]
 struct Task<'a> {
-    kv: KeysValues<'a>,
     /// From the first head's queries on: (`n_tokens`, `q_dim`).
     q: &'a [f32],
     q_dim: usize,
@@ -107,26 +111,41 @@ impl<'a> Task<'a> {
 
 kernel! {
     /// All queries of a task, some at a time. `scores` is room for (`QUERIES`, positions).
-    fn attend(s; task: Task<'_>, scores: &mut [f32], out: &mut Band<'_>) {
-        let n_queries = out.n_rows() * task.per_task;
-        let mut i = 0;
-        while i < n_queries {
-            i += match n_queries - i {
-                1 => attend_some::<S, 1>(s, task, i, scores, out),
-                2 => attend_some::<S, 2>(s, task, i, scores, out),
-                3 => attend_some::<S, 3>(s, task, i, scores, out),
-                _ => attend_some::<S, QUERIES>(s, task, i, scores, out),
-            };
+    fn attend(s; task: Task<'_>, kv: KeysValues<'_>, scores: &mut [f32], out: &mut Band<'_>) {
+        match kv {
+            KeysValues::F32(kv) => attend_all(s, task, kv, scores, out),
+            KeysValues::F16(kv) => attend_all(s, task, kv, scores, out),
         }
+    }
+}
+
+#[inline(always)]
+fn attend_all<S: Simd, E: Element>(
+    s: S,
+    task: Task<'_>,
+    kv: View<'_, E>,
+    scores: &mut [f32],
+    out: &mut Band<'_>,
+) {
+    let n_queries = out.n_rows() * task.per_task;
+    let mut i = 0;
+    while i < n_queries {
+        i += match n_queries - i {
+            1 => attend_some::<S, E, 1>(s, task, kv, i, scores, out),
+            2 => attend_some::<S, E, 2>(s, task, kv, i, scores, out),
+            3 => attend_some::<S, E, 3>(s, task, kv, i, scores, out),
+            _ => attend_some::<S, E, QUERIES>(s, task, kv, i, scores, out),
+        };
     }
 }
 
 /// `Q` queries from the `first` on; how many that are. A query that sees fewer positions than the last has scores of
 /// positions that it doesn't see; they are overwritten or ignored.
 #[inline(always)]
-fn attend_some<S: Simd, const Q: usize>(
+fn attend_some<S: Simd, E: Element, const Q: usize>(
     s: S,
     task: Task<'_>,
+    kv: View<'_, E>,
     first: usize,
     scores: &mut [f32],
     out: &mut Band<'_>,
@@ -138,8 +157,8 @@ fn attend_some<S: Simd, const Q: usize>(
     }
     let room = scores.len() / QUERIES;
     for block in 0..lens[Q - 1].div_ceil(BLOCK) {
-        let keys = task.kv.key_block(block, task.kv_start, task.head_dim);
-        block_scores::<S, Q>(s, scores, room, block * BLOCK, queries, keys);
+        let keys = kv.key_block(block, task.kv_start, task.head_dim);
+        block_scores::<S, E, Q>(s, scores, room, block * BLOCK, queries, keys);
     }
     for (scores, &len) in scores.chunks_exact_mut(room).zip(&lens) {
         softmax(s, &mut scores[..len]);
@@ -149,13 +168,13 @@ fn attend_some<S: Simd, const Q: usize>(
         let vectors = (task.head_dim - column) / S::LANES;
         let width = match vectors {
             0 => {
-                weighted_tail::<S, Q>(s, task, column, first, scores, &lens, out);
+                weighted_tail::<S, E, Q>(s, task, kv, column, first, scores, &lens, out);
                 S::LANES
             }
-            1 => weighted_sum::<S, Q, 1>(s, task, column, first, scores, &lens, out),
-            2 => weighted_sum::<S, Q, 2>(s, task, column, first, scores, &lens, out),
-            3 => weighted_sum::<S, Q, 3>(s, task, column, first, scores, &lens, out),
-            _ => weighted_sum::<S, Q, 4>(s, task, column, first, scores, &lens, out),
+            1 => weighted_sum::<S, E, Q, 1>(s, task, kv, column, first, scores, &lens, out),
+            2 => weighted_sum::<S, E, Q, 2>(s, task, kv, column, first, scores, &lens, out),
+            3 => weighted_sum::<S, E, Q, 3>(s, task, kv, column, first, scores, &lens, out),
+            _ => weighted_sum::<S, E, Q, 4>(s, task, kv, column, first, scores, &lens, out),
         };
         column += width;
     }
@@ -165,13 +184,13 @@ fn attend_some<S: Simd, const Q: usize>(
 /// `scores[i][start + j] = q_i · keys[.., j] / sqrt(head_dim)` for the positions of a block; `keys` is (`head_dim`,
 /// [`BLOCK`]), `scores` (`QUERIES`, `room`).
 #[inline(always)]
-fn block_scores<S: Simd, const Q: usize>(
+fn block_scores<S: Simd, E: Element, const Q: usize>(
     s: S,
     scores: &mut [f32],
     room: usize,
     start: usize,
     queries: [&[f32]; Q],
-    keys: &[f32],
+    keys: &[E],
 ) {
     let head_dim = keys.len() / BLOCK;
     let divisor = s.splat((head_dim as f32).sqrt());
@@ -180,11 +199,14 @@ fn block_scores<S: Simd, const Q: usize>(
     for part in (0..BLOCK).step_by(width) {
         let mut acc = [[s.splat(0.0); 4]; Q];
         for (d, keys) in keys.chunks_exact(BLOCK).enumerate() {
-            let keys = &keys[part..part + width];
+            let mut ks = [s.splat(0.0); 4];
+            for v in 0..4 {
+                ks[v] = E::load(s, &keys[part + v * S::LANES..]);
+            }
             for i in 0..Q {
                 let q = s.splat(queries[i][d]);
                 for v in 0..4 {
-                    acc[i][v] = s.add(acc[i][v], s.mul(q, s.load(&keys[v * S::LANES..])));
+                    acc[i][v] = s.add(acc[i][v], s.mul(q, ks[v]));
                 }
             }
         }
@@ -199,37 +221,46 @@ fn block_scores<S: Simd, const Q: usize>(
 
 /// `N` vectors' worth of columns of `weights · V` for each query, kept in registers; how many columns that are.
 #[inline(always)]
-fn weighted_sum<S: Simd, const Q: usize, const N: usize>(
+#[allow(clippy::too_many_arguments, reason = "the loop's state, inlined into the one caller")]
+fn weighted_sum<S: Simd, E: Element, const Q: usize, const N: usize>(
     s: S,
     task: Task<'_>,
+    kv: View<'_, E>,
     column: usize,
     first: usize,
     weights: &[f32],
     lens: &[usize; Q],
     out: &mut Band<'_>,
 ) -> usize {
-    let room = weights.len() / QUERIES;
+    let (room, head_dim) = (weights.len() / QUERIES, task.head_dim);
     let mut sums = [[s.splat(0.0); N]; Q];
     // What all of them see, and what only some do.
-    for position in 0..lens[0] {
-        let value = task.kv.value(position, task.kv_start + column, N * S::LANES);
-        for i in 0..Q {
-            let weight = s.splat(weights[i * room + position]);
+    for start in (0..lens[0]).step_by(BLOCK) {
+        let values = kv.value_block(start / BLOCK, task.kv_start, head_dim);
+        for j in 0..BLOCK.min(lens[0] - start) {
+            let mut value = [s.splat(0.0); N];
             for v in 0..N {
-                sums[i][v] = s.fused_mul_add(weight, s.load(&value[v * S::LANES..]), sums[i][v]);
+                value[v] = E::load(s, &values[j * head_dim + column + v * S::LANES..]);
+            }
+            for i in 0..Q {
+                let weight = s.splat(weights[i * room + start + j]);
+                for v in 0..N {
+                    sums[i][v] = s.fused_mul_add(weight, value[v], sums[i][v]);
+                }
             }
         }
     }
     for i in 0..Q {
         for position in lens[0]..lens[i] {
-            let value = task.kv.value(position, task.kv_start + column, N * S::LANES);
+            let values = kv.value_block(position / BLOCK, task.kv_start, head_dim);
+            let value = &values[position % BLOCK * head_dim + column..];
             let weight = s.splat(weights[i * room + position]);
             for v in 0..N {
-                sums[i][v] = s.fused_mul_add(weight, s.load(&value[v * S::LANES..]), sums[i][v]);
+                sums[i][v] = s.fused_mul_add(weight, E::load(s, &value[v * S::LANES..]), sums[i][v]);
             }
         }
         let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
-        let out = &mut out.row(token)[task.column + head * task.head_dim + column..][..N * S::LANES];
+        let out = &mut out.row(token)[task.column + head * head_dim + column..][..N * S::LANES];
         for v in 0..N {
             s.store(sums[i][v], &mut out[v * S::LANES..]);
         }
@@ -239,24 +270,27 @@ fn weighted_sum<S: Simd, const Q: usize, const N: usize>(
 
 /// The last columns, which are less than a vector.
 #[inline(always)]
-fn weighted_tail<S: Simd, const Q: usize>(
+#[allow(clippy::too_many_arguments, reason = "the loop's state, inlined into the one caller")]
+fn weighted_tail<S: Simd, E: Element, const Q: usize>(
     s: S,
     task: Task<'_>,
+    kv: View<'_, E>,
     column: usize,
     first: usize,
     weights: &[f32],
     lens: &[usize; Q],
     out: &mut Band<'_>,
 ) {
-    let room = weights.len() / QUERIES;
+    let (room, head_dim) = (weights.len() / QUERIES, task.head_dim);
     for i in 0..Q {
         let mut sum = s.splat(0.0);
         for (position, &weight) in weights[i * room..][..lens[i]].iter().enumerate() {
-            let value = task.kv.value(position, task.kv_start + column, task.head_dim - column);
-            sum = s.fused_mul_add(s.splat(weight), s.load_partial(value), sum);
+            let values = kv.value_block(position / BLOCK, task.kv_start, head_dim);
+            let value = &values[position % BLOCK * head_dim..][column..head_dim];
+            sum = s.fused_mul_add(s.splat(weight), E::load_partial(s, value), sum);
         }
         let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
-        let end = task.column + (head + 1) * task.head_dim;
-        s.store_partial(sum, &mut out.row(token)[end - (task.head_dim - column)..end]);
+        let end = task.column + (head + 1) * head_dim;
+        s.store_partial(sum, &mut out.row(token)[end - (head_dim - column)..end]);
     }
 }

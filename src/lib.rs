@@ -77,6 +77,7 @@ pub use config::{Config, RopeScaling};
 pub use conversation::{Answer, Chat};
 pub use error::{Error, ErrorKind, Result, TokenId};
 pub use generate::{FinishReason, Generate, Piece, Prompt};
+pub use kv_cache::CacheDtype;
 pub use model::{Model, ModelBytes, ModelOptions};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use quant::Dtype;

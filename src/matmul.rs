@@ -12,6 +12,7 @@ use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
 use crate::quant::packed::{PackedTile, Panel};
+use crate::quant::packed_float::{FloatTile, tile_tokens};
 use crate::simd::{Isa, kernel};
 use crate::tensor::{Matrix, Tensor};
 
@@ -95,7 +96,13 @@ impl Compute<'_> {
         }
         if n_tokens >= gemm::float::MIN_TOKENS && weights.iter().all(|w| w.rows.activation_group().is_none())
         {
-            return Operand::Floats(Input::f32(x, n), &buffer.panels);
+            let tile_tokens = tile_tokens(self.isa.lanes());
+            buffer.float_tiles.resize_with(n_tokens.div_ceil(tile_tokens), FloatTile::default);
+            self.team.for_each_mut(&mut buffer.float_tiles, size_of_val(x), |i, tile| {
+                let rows = &x[i * tile_tokens * n..];
+                tile.pack(self.isa, &rows[..rows.len().min(tile_tokens * n)], n);
+            });
+            return Operand::Floats(&buffer.float_tiles, &buffer.panels);
         }
         Operand::Rows(match weights.iter().find_map(|w| w.rows.activation_group()) {
             Some(group) => {
@@ -115,6 +122,7 @@ const MIN_PACKED_TOKENS: usize = 3;
 pub(crate) struct MatmulBuffer {
     rows: ActivationBuffer,
     tiles: Vec<PackedTile>,
+    float_tiles: Vec<FloatTile>,
     panels: Mutex<Vec<Panel>>,
 }
 
@@ -125,8 +133,8 @@ enum Operand<'a> {
     Rows(Input<'a>),
     /// Packed, for the panels of int8 that some rows of weights are unpacked into.
     Packed(&'a [PackedTile], &'a Mutex<Vec<Panel>>),
-    /// As they are, for panels of f32.
-    Floats(Input<'a>, &'a Mutex<Vec<Panel>>),
+    /// Packed, for panels of f32.
+    Floats(&'a [FloatTile], &'a Mutex<Vec<Panel>>),
 }
 
 impl Operand<'_> {

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{CacheDtype, KvCache};
 use crate::matmul::Compute;
 use crate::model::Model;
 
@@ -24,6 +24,7 @@ const MIN_INITIAL_CACHE_BYTES: usize = 4 << 20;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SessionOptions {
     context_length: Option<usize>,
+    cache_dtype: CacheDtype,
 }
 
 impl SessionOptions {
@@ -38,6 +39,13 @@ impl SessionOptions {
     #[must_use]
     pub fn context_length(mut self, positions: usize) -> Self {
         self.context_length = Some(positions);
+        self
+    }
+
+    /// How keys and values are kept. The default is [`CacheDtype::F32`].
+    #[must_use]
+    pub fn cache_dtype(mut self, dtype: CacheDtype) -> Self {
+        self.cache_dtype = dtype;
         self
     }
 }
@@ -93,9 +101,9 @@ impl fmt::Debug for Session {
 
 impl Session {
     fn new(model: Model, options: SessionOptions) -> Self {
-        let Config { n_layers, max_seq_len, .. } = *model.config();
+        let Config { n_layers, max_seq_len, head_dim, .. } = *model.config();
         let capacity = options.context_length.unwrap_or(max_seq_len);
-        let cache = KvCache::new(n_layers, model.config().kv_dim());
+        let cache = KvCache::new(n_layers, model.config().kv_dim(), head_dim, options.cache_dtype);
         let scratch = Scratch::default();
         Self { model, scratch, cache, tokens: Vec::new(), capacity, logits: Vec::new(), has_logits: false }
     }
@@ -178,10 +186,10 @@ impl Session {
         })
     }
 
-    /// Bytes that a session takes when its whole context is used, beside the model.
+    /// Bytes that a session takes when its whole context is used, beside the model, with a cache of [`CacheDtype::F32`].
     #[must_use]
     pub fn memory_bytes(config: &Config, context_length: usize) -> u64 {
-        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim())
+        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), CacheDtype::F32)
             + Scratch::bytes_per_position(config);
         let cache = (per_position as u64).saturating_mul(context_length as u64);
         let batch = context_length.min(MAX_BATCH) as u64;
@@ -232,9 +240,7 @@ impl Session {
     fn reserve(&mut self, n_tokens: usize, wanted: Logits) -> Result<()> {
         let llama = self.model.llama();
         let needed = self.tokens.len() + n_tokens;
-        let n_layers = llama.config.n_layers;
-        let per_position = KvCache::bytes_per_position(n_layers, llama.config.kv_dim())
-            + Scratch::bytes_per_position(&llama.config);
+        let per_position = self.cache.position_bytes() + Scratch::bytes_per_position(&llama.config);
         let at_once = llama.weights.bytes_per_token().max(MIN_INITIAL_CACHE_BYTES) / per_position;
         self.cache.reserve(needed.max(at_once.min(self.capacity)), self.capacity)?;
         self.scratch.reserve_scores(&llama.config, self.cache.capacity())?;

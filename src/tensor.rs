@@ -79,6 +79,20 @@ impl Tensor {
         self.weights.len() + self.scales.len()
     }
 
+    /// The bytes of its weights, and of their scales where they lie apart.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        [&self.weights, &self.scales].map(|range| &self.storage.bytes()[range.clone()])
+    }
+
+    /// Reads its weights and scales from copies of them, elsewhere.
+    pub(crate) fn move_to(&mut self, storage: &Arc<Storage>, [weights, scales]: [Range<usize>; 2]) {
+        assert!(
+            weights.len() == self.weights.len() && scales.len() == self.scales.len(),
+            "copies are as long"
+        );
+        (self.storage, self.weights, self.scales) = (Arc::clone(storage), weights, scales);
+    }
+
     /// The weights, ready to be multiplied.
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         let rows = match self.dtype {

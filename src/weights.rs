@@ -1,6 +1,10 @@
 //! The weights of a Llama, as typed fields: after loading there are no names to look up.
 
+use std::sync::Arc;
+
+use crate::error::Result;
 use crate::quant::Dtype;
+use crate::storage::Storage;
 use crate::tensor::Tensor;
 
 /// All weights. Matrices are (out, in), as in `y = W x`.
@@ -41,6 +45,31 @@ impl Weights {
 }
 
 impl Weights {
+    /// Copies all matrices into huge pages, one behind the other in the order of the forward pass.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub(crate) fn move_to_huge_pages(&mut self) -> Result<()> {
+        let mut tensors = self.matrices_mut();
+        let parts: Vec<&[u8]> = tensors.iter().flat_map(|tensor| tensor.parts()).collect();
+        let (storage, ranges) = Storage::in_huge_pages(&parts)?;
+        let storage = Arc::new(storage);
+        for (tensor, ranges) in tensors.iter_mut().zip(ranges.chunks_exact(2)) {
+            tensor.move_to(&storage, [ranges[0].clone(), ranges[1].clone()]);
+        }
+        Ok(())
+    }
+
+    fn matrices_mut(&mut self) -> Vec<&mut Tensor> {
+        let mut matrices = vec![&mut self.tok_embeddings];
+        for layer in &mut self.layers {
+            let LayerWeights { attention_norm: _, wq, wk, wv, wo, ffn_norm: _, w1, w2, w3 } = layer;
+            matrices.extend([wq, wk, wv, wo, w1, w3, w2]);
+        }
+        matrices.extend(&mut self.output);
+        matrices
+    }
+
     /// All tensors under Meta's names, in the order of the forward pass.
     pub(crate) fn named(&self) -> Vec<(String, Weight<'_>)> {
         use Weight::{Matrix, Norm};

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use super::Format;
 use super::activation::Input;
+use super::packed::Aligned;
+use super::packed_float::pack_rows;
 use crate::simd::Simd;
 
 /// A matrix of f32: (rows, `n`).
@@ -13,16 +15,16 @@ pub(crate) struct F32Rows<'a> {
     pub(crate) n: usize,
 }
 
-impl<'a> F32Rows<'a> {
+impl F32Rows<'_> {
     #[inline(always)]
-    fn row(&self, row: usize) -> &'a [f32] {
-        self.rows(row..row + 1)
+    fn row(&self, row: usize) -> &[f32] {
+        &self.weights[row * self.n..][..self.n]
     }
 
-    /// (rows, `n`)
+    /// See [`super::Rows::pack_floats`].
     #[inline(always)]
-    pub(crate) fn rows(&self, rows: Range<usize>) -> &'a [f32] {
-        &self.weights[rows.start * self.n..rows.end * self.n]
+    pub(crate) fn pack<S: Simd>(&self, s: S, rows: Range<usize>, to: &mut Aligned<f32>) {
+        pack_rows(s, self.n, rows.map(|row| self.row(row)), to);
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::Format;
 use super::activation::Input;
 use super::packed::Aligned;
+use super::packed_float::{Floats, pack_rows};
 use crate::simd::Simd;
 
 /// Which of the two.
@@ -57,25 +58,27 @@ impl<'a, F: Float16> Float16Rows<'a, F> {
         &self.weights[row * self.n..][..self.n]
     }
 
-    /// Rows as f32, in `buffer`: (rows, `n`).
+    /// See [`super::Rows::pack_floats`].
     #[inline(always)]
-    pub(crate) fn widen<'b, S: Simd>(
-        &self,
-        s: S,
-        rows: Range<usize>,
-        buffer: &'b mut Aligned<f32>,
-    ) -> &'b [f32] {
-        let weights = &self.weights[rows.start * self.n..rows.end * self.n];
-        buffer.resize(weights.len());
-        let mut to = buffer.chunks_exact_mut(S::LANES);
-        let mut from = weights.chunks_exact(S::LANES);
-        for (to, from) in (&mut to).zip(&mut from) {
-            s.store(F::load(s, from), to);
-        }
-        for (to, &bits) in to.into_remainder().iter_mut().zip(from.remainder()) {
-            *to = F::to_f32(bits);
-        }
-        buffer
+    pub(crate) fn pack<S: Simd>(&self, s: S, rows: Range<usize>, to: &mut Aligned<f32>) {
+        pack_rows(s, self.n, rows.map(|row| Halves::<F>(self.row(row), PhantomData)), to);
+    }
+}
+
+/// A row of 16-bit floats that are loaded as f32.
+#[derive(Clone, Copy)]
+struct Halves<'a, F>(&'a [u16], PhantomData<F>);
+
+impl<F: Float16> Floats for Halves<'_, F> {
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, at: usize) -> S::F32 {
+        F::load(s, &self.0[at..])
+    }
+    #[inline(always)]
+    fn load_rest<S: Simd>(self, s: S, at: usize) -> S::F32 {
+        let mut padded = [0; 16];
+        padded[..self.0.len() - at].copy_from_slice(&self.0[at..]);
+        F::load(s, &padded)
     }
 }
 

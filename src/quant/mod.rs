@@ -11,6 +11,7 @@ mod float16;
 mod int8;
 mod iq4;
 pub(crate) mod packed;
+pub(crate) mod packed_float;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -282,25 +283,17 @@ impl<'a> Rows<'a> {
         with_format!(self, format => format.unpack(s, rows, panel));
     }
 
-    /// Rows of floats as f32: (rows, `n`). `buffer` is room for those that aren't.
+    /// Packs rows of floats as f32, see `gemm/float.rs`.
     ///
     /// # Panics
     /// If the weights are quantised.
     #[inline(always)]
-    pub(crate) fn floats<'b, S: Simd>(
-        self,
-        s: S,
-        rows: Range<usize>,
-        buffer: &'b mut Aligned<f32>,
-    ) -> &'b [f32]
-    where
-        'a: 'b,
-    {
+    pub(crate) fn pack_floats<S: Simd>(self, s: S, rows: Range<usize>, to: &mut Aligned<f32>) {
         match self {
-            Self::F32(weights) => weights.rows(rows),
-            Self::F16(weights) => weights.widen(s, rows, buffer),
-            Self::Bf16(weights) => weights.widen(s, rows, buffer),
-            _ => unreachable!("only floats are widened"),
+            Self::F32(weights) => weights.pack(s, rows, to),
+            Self::F16(weights) => weights.pack(s, rows, to),
+            Self::Bf16(weights) => weights.pack(s, rows, to),
+            _ => unreachable!("only floats are packed as such"),
         }
     }
 

@@ -141,7 +141,7 @@ pub(crate) struct Panel {
     pub(crate) qs: Aligned<u8>,           // (strips, groups, strip_rows, 32)
     pub(crate) scales: [Aligned<f32>; 2], // (strips, groups, strip_rows) each: of the halves of a group, or the first for both
     pub(crate) mins: [Aligned<f32>; 2],   // likewise
-    pub(crate) floats: Aligned<f32>,      // (rows, n): of weights that aren't quantised
+    pub(crate) floats: Aligned<f32>,      // of weights that aren't quantised: see `packed_float.rs`
 }
 
 impl Panel {

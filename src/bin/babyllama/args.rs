@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
 use babyllama::convert::dtypes;
-use babyllama::{Dtype, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
+use babyllama::{CacheDtype, Dtype, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
@@ -424,6 +424,14 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     context_length: Option<u32>,
 
+    /// Keep keys and values in half precision: half the memory, faster in long contexts, not quite exact
+    #[arg(long)]
+    f16_cache: bool,
+
+    /// Copy the weights into pages of 2 MiB first: slower to start, faster to run (Linux)
+    #[arg(long)]
+    huge_pages: bool,
+
     /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default: 1e-5]
     #[arg(long, value_name = "EPS")]
     norm_eps: Option<f32>,
@@ -435,7 +443,7 @@ pub(crate) struct EngineArgs {
 
 impl EngineArgs {
     pub(crate) fn model_options(&self) -> ModelOptions {
-        let mut options = ModelOptions::new();
+        let mut options = ModelOptions::new().huge_pages(self.huge_pages);
         if let Some(threads) = self.threads {
             options = options.threads(threads.into());
         }
@@ -452,12 +460,17 @@ impl EngineArgs {
     }
 
     pub(crate) fn session_options(&self) -> SessionOptions {
-        let options = SessionOptions::new();
+        let options = SessionOptions::new().cache_dtype(cache_dtype(self.f16_cache));
         match self.context_length {
             Some(positions) => options.context_length(positions as usize),
             None => options,
         }
     }
+}
+
+/// How keys and values are kept.
+pub(crate) fn cache_dtype(f16: bool) -> CacheDtype {
+    if f16 { CacheDtype::F16 } else { CacheDtype::F32 }
 }
 
 /// Takes the names of the instruction sets that are there, and lists them in the help.

@@ -10,7 +10,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
-use crate::args::isa_parser;
+use crate::args::{cache_dtype, isa_parser};
 use crate::failure::Failure;
 use crate::made_up::{DTYPES, SHAPES, Shape};
 use crate::models::{self, BUNDLED, TokenizerChoice};
@@ -59,6 +59,14 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_delimiter = ',', value_parser = isa_parser())]
     pub(crate) isa: Vec<Isa>,
 
+    /// Keep keys and values in half precision
+    #[arg(long)]
+    pub(crate) f16_cache: bool,
+
+    /// Copy the weights into pages of 2 MiB, and measure the memory in such pages (Linux)
+    #[arg(long)]
+    pub(crate) huge_pages: bool,
+
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -96,11 +104,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         threads => threads.iter().map(|&n| n.into()).collect(),
     };
     let source = Source::of(args)?;
+    let options = ModelOptions::new().no_tokenizer().huge_pages(args.huge_pages);
     let mut rows = Vec::new();
     for &n_threads in &threads {
         let bandwidth = bandwidth(n_threads);
         for &isa in &isas {
-            let model = source.open(ModelOptions::new().isa(isa).threads(n_threads).no_tokenizer())?;
+            let model = source.open(options.clone().isa(isa).threads(n_threads))?;
             rows.push(measure(args, &model, bandwidth)?);
             if !args.json {
                 if rows.len() == 1 {
@@ -197,7 +206,8 @@ struct Row {
 
 fn measure(args: &BenchArgs, model: &Model, bandwidth: f64) -> Result<Row, Failure> {
     let context = args.depth + args.prompt.max(1) + args.generate;
-    let mut session = model.session_with(SessionOptions::new().context_length(context));
+    let mut session = model
+        .session_with(SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache)));
     let vocab_size = model.config().vocab_size;
     let token = |i: usize| (i * 7919 % vocab_size) as TokenId;
     let depth: Vec<TokenId> = (0..args.depth).map(token).collect();
