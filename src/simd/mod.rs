@@ -15,6 +15,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use std::ops::Range;
+
 /// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
 ///
 /// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the unit that every
@@ -165,8 +167,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_u8x64(self, from: &[u8]) -> Self::I8x64;
     /// 64 zeros.
     fn zero_pair(self) -> Self::I8x64;
-    /// A block and another.
-    fn pair(self, first: Self::I8x32, second: Self::I8x32) -> Self::I8x64;
     /// The two blocks.
     fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2];
     /// As [`Simd::load_u8x32`] of each.
@@ -194,6 +194,22 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_u8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
     /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the dot products were within 0..=31.
     fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
+    /// In lane `i`, the dot product of block `i` of the pairs and the `i`th 32 elements of `x`: of int8, as
+    /// [`Simd::dot_i8x32`] makes it, bias and all, or else of numbers within 0..=127, or 0..=31 if they are `small`.
+    #[inline(always)]
+    fn dot_each(self, w: &[Self::I8x64; 4], x: &[i8], signed: bool, small: bool) -> Self::I32x8 {
+        let mut dots = [self.dot_u8_pair(self.zero_pair(), self.zero_pair()); 4];
+        for p in 0..4 {
+            let x = self.load_i8x64(&x[64 * p..]);
+            dots[p] = if signed { self.dot_i8_pair(w[p], x) } else { self.dot_u8_pair(w[p], x) };
+        }
+        let [low, high] = if small && !signed {
+            self.sum_halves_of_pairs::<true>(dots)
+        } else {
+            self.sum_halves_of_pairs::<false>(dots)
+        };
+        self.add_i32x8(low, high)
+    }
 
     /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g * STRIDE`. Panics if there are fewer.
     fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x32; 4];
@@ -220,6 +236,35 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_quads_i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
     /// int8 as [`Simd::dot_quads_i8`] wants them.
     fn quads_of_i8x32(self, w: Self::I8x32) -> Self::I8x32;
+    /// `dots[r][v]` with the dot products of some quads of row `r` and of the tokens `v` added, as
+    /// [`Simd::dot_quads_i8`] or else [`Simd::dot_quads_u8`] does it. `w` is (`R`, 32), `x[v]` (8, `LANES`, 4), `quads` 4 or
+    /// 8 of the 8.
+    #[inline(always)]
+    fn dot_strip<const SIGNED: bool, const R: usize, const V: usize>(
+        self,
+        mut dots: [[Self::I32; V]; R],
+        w: &[u8],
+        x: [&[i8]; V],
+        quads: Range<usize>,
+    ) -> [[Self::I32; V]; R] {
+        for q in quads {
+            let mut x_quads = [self.splat_quad(&[0; 4]); V];
+            for v in 0..V {
+                x_quads[v] = self.load_quads(&x[v][q * 4 * Self::LANES..]);
+            }
+            for r in 0..R {
+                let w = self.splat_quad(&w[r * 32 + q * 4..]);
+                for v in 0..V {
+                    dots[r][v] = if SIGNED {
+                        self.dot_quads_i8(dots[r][v], w, x_quads[v])
+                    } else {
+                        self.dot_quads_u8(dots[r][v], w, x_quads[v])
+                    };
+                }
+            }
+        }
+        dots
+    }
     /// The first `LANES` elements. Panics if there are fewer.
     fn load_i32(self, from: &[i32]) -> Self::I32;
     /// `a - (b << n)`
@@ -247,10 +292,6 @@ macro_rules! pairs_of_blocks {
         #[inline(always)]
         fn zero_pair(self) -> Self::I8x64 {
             [self.splat_u8x32(0); 2]
-        }
-        #[inline(always)]
-        fn pair(self, first: Self::I8x32, second: Self::I8x32) -> Self::I8x64 {
-            [first, second]
         }
         #[inline(always)]
         fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2] {
