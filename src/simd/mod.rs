@@ -14,6 +14,8 @@ pub(crate) mod scalar;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use std::ops::Range;
 
@@ -372,6 +374,10 @@ enum Level {
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<neon::Widening>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(neon::Neon<neon::Dotprod>),
 }
 
 impl Isa {
@@ -389,6 +395,10 @@ impl Isa {
             avx2::Avx2::detect().map(Level::Avx2),
             #[cfg(target_arch = "x86_64")]
             avx512::Avx512::detect().map(Level::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::<neon::Widening>::detect().map(Level::Neon),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::<neon::Dotprod>::detect().map(Level::NeonDotprod),
         ];
         found.into_iter().flatten().map(Self).collect()
     }
@@ -399,7 +409,7 @@ impl Isa {
         Self::available().pop().unwrap_or(Self(Level::Scalar(scalar::Scalar)))
     }
 
-    /// Its name: `scalar`, `avx2` or `avx512`.
+    /// Its name: `scalar`, `avx2`, `avx512`, `neon` or `neon-dotprod`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -408,6 +418,10 @@ impl Isa {
             Level::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(_) => "neon-dotprod",
         }
     }
 
@@ -419,6 +433,10 @@ impl Isa {
             Level::Avx2(_) => avx2::Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => avx512::Avx512::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => neon::Neon::<neon::Widening>::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(_) => neon::Neon::<neon::Dotprod>::LANES,
         }
     }
 
@@ -431,6 +449,10 @@ impl Isa {
             Level::Avx2(s) => s.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(s) => s.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(s) => s.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(s) => s.run(kernel),
         }
     }
 }
