@@ -29,9 +29,10 @@ mod parts;
 mod products;
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 use std::ops::Range;
 
-use self::parts::{load_below_4, store_below_4, sum_i32x4_each, widen_f16, widen_i8};
+use self::parts::{load_below_4, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8};
 use self::products::Products;
 pub(super) use self::products::{Dotprod, Widening};
 use super::{Kernel, Simd};
@@ -277,7 +278,7 @@ impl<P: Products> Simd for Neon<P> {
     }
     #[inline(always)]
     fn dot_i8x32(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
-        int32x4x2_t(self.0.dot(acc.0, w.0, x.0), self.0.dot(acc.1, w.1, x.1))
+        self.dot_quads_u8(acc, w, x)
     }
     #[inline(always)]
     fn dot_u8x32(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
@@ -413,6 +414,55 @@ impl<P: Products> Simd for Neon<P> {
                 i += 1;
             }
             sums
+        }
+    }
+
+    #[inline(always)]
+    fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [int8x16x2_t; 4] {
+        let from = &from[..7 * STRIDE + 16];
+        let row = |i: usize| {
+            let row = &from[i * STRIDE..][..16];
+            // SAFETY: as above.
+            unsafe { vld1q_s8(row.as_ptr().cast()) }
+        };
+        // SAFETY: as above.
+        unsafe { transpose_4x4_twice([row(0), row(1), row(2), row(3)], [row(4), row(5), row(6), row(7)]) }
+    }
+    #[inline(always)]
+    fn turn_32x4(self, from: &[u8]) -> [int8x16x2_t; 4] {
+        let row = |i: usize| self.load_u8x32(&from[32 * i..]);
+        let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+        // SAFETY: as above.
+        unsafe { transpose_4x4_twice([a.0, b.0, c.0, d.0], [a.1, b.1, c.1, d.1]) }
+    }
+    #[inline(always)]
+    fn sum_halves_alternately(self, even: int32x4x2_t, odd: int32x4x2_t) -> int32x4x2_t {
+        // SAFETY: as above.
+        unsafe {
+            let (even, odd) = (vaddq_s32(even.0, even.1), vaddq_s32(odd.0, odd.1));
+            int32x4x2_t(vzip1q_s32(even, odd), vzip2q_s32(even, odd))
+        }
+    }
+    #[inline(always)]
+    fn keep_x8(self, a: float32x4x2_t, n: usize) -> float32x4x2_t {
+        let lanes = self.load_i32x8(&[0, 1, 2, 3, 4, 5, 6, 7]);
+        // SAFETY: as above.
+        unsafe {
+            let n = vdupq_n_s32(n as i32);
+            let keep =
+                |a, lanes| vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vcltq_s32(lanes, n)));
+            float32x4x2_t(keep(a.0, lanes.0), keep(a.1, lanes.1))
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, near: &[u8], at: usize) {
+        // SAFETY: any address may be prefetched.
+        unsafe {
+            asm!(
+                "prfm pldl1keep, [{line}]",
+                line = in(reg) near.as_ptr().wrapping_add(at),
+                options(nostack, preserves_flags, readonly),
+            );
         }
     }
 

@@ -17,6 +17,38 @@ pub(super) unsafe fn sum_i32x4_each([a, b, c, d, e, f, g, h]: [int32x4_t; 8]) ->
     }
 }
 
+/// In quad `i` of the halves of vector `k`, quad `k` of `first[i]` and `second[i]`.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+pub(super) unsafe fn transpose_4x4_twice(first: [int8x16_t; 4], second: [int8x16_t; 4]) -> [int8x16x2_t; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [a, b, c, d] = transpose_4x4(first);
+        let [e, f, g, h] = transpose_4x4(second);
+        [int8x16x2_t(a, e), int8x16x2_t(b, f), int8x16x2_t(c, g), int8x16x2_t(d, h)]
+    }
+}
+
+/// In quad `i` of vector `k`, quad `k` of `rows[i]`.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn transpose_4x4([a, b, c, d]: [int8x16_t; 4]) -> [int8x16_t; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let quads = |v| vreinterpretq_s32_s8(v);
+        let pairs = |v| vreinterpretq_s64_s32(v);
+        let (ab_even, ab_odd) = (vtrn1q_s32(quads(a), quads(b)), vtrn2q_s32(quads(a), quads(b)));
+        let (cd_even, cd_odd) = (vtrn1q_s32(quads(c), quads(d)), vtrn2q_s32(quads(c), quads(d)));
+        let low = |ab, cd| vreinterpretq_s8_s64(vtrn1q_s64(pairs(ab), pairs(cd)));
+        let high = |ab, cd| vreinterpretq_s8_s64(vtrn2q_s64(pairs(ab), pairs(cd)));
+        [low(ab_even, cd_even), low(ab_odd, cd_odd), high(ab_even, cd_even), high(ab_odd, cd_odd)]
+    }
+}
+
 /// 8 int8 as int32.
 ///
 /// # Safety
