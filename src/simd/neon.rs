@@ -4,8 +4,8 @@
 //! A vector here is a pair of 128-bit registers. Thirty-two registers then hold as many vectors as AVX2's sixteen, so
 //! tiles that fit there fit here, and every sum has twice as many additions under way.
 //!
-//! What it costs, counted in the code that rustc 1.95 makes, for want of a processor to time it on. Decode's row dots take
-//! so many instructions for 32 weights, loads and all:
+//! What it costs, counted in the code that rustc 1.95 makes, for want of a processor to time it on. Decode's row dots, with
+//! sums across lanes and not yet turned, take so many instructions for 32 weights, loads and all:
 //!
 //! | | Q8_0 | Q4_0 | Q4_K | Q5_K | Q6_K | Q5_0 |
 //! | --- | --- | --- | --- | --- | --- | --- |
