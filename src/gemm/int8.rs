@@ -185,8 +185,10 @@ impl Block<'_> {
         let mut acc = [[s.splat(0.0); V]; R];
         for g in groups {
             let w = &qs[g * R * GROUP..][..R * GROUP];
-            let x_qs: [&[i8]; V] =
-                std::array::from_fn(|v| &x_qs[v][g * GROUP * S::LANES..][..GROUP * S::LANES]);
+            let mut x_qs = x_qs;
+            for v in 0..V {
+                x_qs[v] = &x_qs[v][g * GROUP * S::LANES..][..GROUP * S::LANES];
+            }
             let mut d = [s.splat(0.0); V];
             for v in 0..V {
                 d[v] = s.load(&x_scales[v][g * S::LANES..]);
@@ -205,22 +207,8 @@ impl Block<'_> {
                         }
                     }
                 }
-                for q in half * 8 / n_halves..(half + 1) * 8 / n_halves {
-                    let mut x = [s.splat_quad(&[0; 4]); V];
-                    for v in 0..V {
-                        x[v] = s.load_quads(&x_qs[v][q * 4 * S::LANES..]);
-                    }
-                    for r in 0..R {
-                        let w = s.splat_quad(&w[r * GROUP + q * 4..]);
-                        for v in 0..V {
-                            dots[r][v] = if SIGNED {
-                                s.dot_quads_i8(dots[r][v], w, x[v])
-                            } else {
-                                s.dot_quads_u8(dots[r][v], w, x[v])
-                            };
-                        }
-                    }
-                }
+                let quads = half * 8 / n_halves..(half + 1) * 8 / n_halves;
+                let dots = s.dot_strip::<SIGNED, R, V>(dots, w, x_qs, quads);
                 let scales = &scales[half][g * R..][..R];
                 for r in 0..R {
                     let scale = s.splat(scales[r]);

@@ -99,7 +99,7 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     const BYTES: usize;
     /// What `q` is.
     const NUMBERS: Numbers;
-    /// Whether the halves of a group have scales of their own.
+    /// Whether the halves of a group have scales of their own. Then numbers aren't [`Numbers::Signed`].
     const HALVES: bool = false;
     /// Whether `q` is within 0..=31.
     const SMALL: bool = true;
@@ -315,25 +315,18 @@ fn add_turned<S: Simd, B: Block>(s: S, turned: &Turned<S>, x: Activations<'_>, a
 
 #[inline(always)]
 fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
-    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
-    for p in 0..PAIRS {
-        let x = s.load_i8x64(&x.qs[p * 2 * GROUP..]);
-        dots[p] = if B::NUMBERS == Numbers::Signed {
-            s.dot_i8_pair(groups.q[p], x)
-        } else {
-            s.dot_u8_pair(groups.q[p], x)
-        };
-    }
-    let [low, high] = if B::NUMBERS != Numbers::Signed && B::SMALL {
-        s.sum_halves_of_pairs::<true>(dots)
-    } else {
-        s.sum_halves_of_pairs::<false>(dots)
-    };
     let d = s.load_x8(x.scales);
     let sums = s.load_i32x8(x.sums);
     if !B::HALVES {
-        return add_groups::<S, B>(s, s.add_i32x8(low, high), sums, groups.scales[0], groups.mins[0], d, acc);
+        let dots = s.dot_each(&groups.q, x.qs, B::NUMBERS == Numbers::Signed, B::SMALL);
+        return add_groups::<S, B>(s, dots, sums, groups.scales[0], groups.mins[0], d, acc);
     }
+    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
+    for p in 0..PAIRS {
+        dots[p] = s.dot_u8_pair(groups.q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
+    }
+    let [low, high] =
+        if B::SMALL { s.sum_halves_of_pairs::<true>(dots) } else { s.sum_halves_of_pairs::<false>(dots) };
     let low_sums = s.load_i32x8(x.low_sums);
     let acc = add_groups::<S, B>(s, low, low_sums, groups.scales[0], groups.mins[0], d, acc);
     let high_sums = s.sub_i32x8(sums, low_sums);
@@ -367,6 +360,12 @@ fn add_groups<S: Simd, B: Block>(
 #[inline(always)]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The little-endian u32 at a byte. (A closure for this was sometimes left as a call.)
+#[inline(always)]
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// The half-precision number at a byte, for specifications: not on a hot path.

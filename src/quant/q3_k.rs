@@ -9,7 +9,7 @@
 //! weight = (d * (scale - 32)) * (q - 4)                                     110 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, u16_at, u32_at};
 use super::q2_k::load_2_bits;
 use crate::simd::Simd;
 
@@ -20,8 +20,7 @@ pub(crate) struct Q3K;
 /// then their high halves; the high 2 bits are bits 0-1, 2-3, 4-5 and 6-7 of bytes 8..12.
 #[inline(always)]
 fn scales(packed: &[u8]) -> u128 {
-    let word = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
-    let (a, b, high) = (word(0), word(4), word(8));
+    let (a, b, high) = (u32_at(packed, 0), u32_at(packed, 4), u32_at(packed, 8));
     let low = [a & 0x0f0f_0f0f, b & 0x0f0f_0f0f, a >> 4 & 0x0f0f_0f0f, b >> 4 & 0x0f0f_0f0f];
     let mut all = 0;
     for i in 0..4 {

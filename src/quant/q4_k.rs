@@ -10,7 +10,7 @@
 //! ```
 
 use super::activation::Turn;
-use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, u16_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, u16_at, u32_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +21,7 @@ pub(crate) struct Q4K;
 /// and the high 2 bits those of bytes 0..8.
 #[inline(always)]
 pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
-    let word = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
-    let (a, b, c) = (word(0), word(4), word(8));
+    let (a, b, c) = (u32_at(packed, 0), u32_at(packed, 4), u32_at(packed, 8));
     let high_bits = |word: u32| (word >> 6 & 0x0303_0303) << 4;
     let scales = [a & 0x3f3f_3f3f, c & 0x0f0f_0f0f | high_bits(a)];
     let mins = [b & 0x3f3f_3f3f, c >> 4 & 0x0f0f_0f0f | high_bits(b)];

@@ -11,18 +11,13 @@
 //! weight i = d * (q[i] - 16)       weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at, u32_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q5_0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q5_1;
-
-#[inline(always)]
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
 
 /// The 32 numbers of 5 bits whose high bits lie at byte 0 and whose nibbles follow.
 #[inline(always)]

@@ -194,18 +194,15 @@ impl Simd for Avx512 {
         self.zero_i32()
     }
     #[inline(always)]
-    fn pair(self, first: __m256i, second: __m256i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second) }
-    }
-    #[inline(always)]
     fn blocks(self, pair: __m512i) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe { [_mm512_castsi512_si256(pair), _mm512_extracti64x4_epi64::<1>(pair)] }
     }
     #[inline(always)]
     fn load_u8_pair(self, [first, second]: [&[u8]; 2]) -> __m512i {
-        self.pair(self.load_u8x32(first), self.load_u8x32(second))
+        let (first, second) = (self.load_u8x32(first), self.load_u8x32(second));
+        // SAFETY: as above.
+        unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second) }
     }
     #[inline(always)]
     fn load_nibbles_pair(self, [first, second]: [&[u8]; 2]) -> __m512i {

@@ -14,6 +14,10 @@ pub(crate) mod scalar;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use std::ops::Range;
 
 /// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
 ///
@@ -165,8 +169,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_u8x64(self, from: &[u8]) -> Self::I8x64;
     /// 64 zeros.
     fn zero_pair(self) -> Self::I8x64;
-    /// A block and another.
-    fn pair(self, first: Self::I8x32, second: Self::I8x32) -> Self::I8x64;
     /// The two blocks.
     fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2];
     /// As [`Simd::load_u8x32`] of each.
@@ -194,6 +196,22 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_u8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
     /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the dot products were within 0..=31.
     fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
+    /// In lane `i`, the dot product of block `i` of the pairs and the `i`th 32 elements of `x`: of int8, as
+    /// [`Simd::dot_i8x32`] makes it, bias and all, or else of numbers within 0..=127, or 0..=31 if they are `small`.
+    #[inline(always)]
+    fn dot_each(self, w: &[Self::I8x64; 4], x: &[i8], signed: bool, small: bool) -> Self::I32x8 {
+        let mut dots = [self.dot_u8_pair(self.zero_pair(), self.zero_pair()); 4];
+        for p in 0..4 {
+            let x = self.load_i8x64(&x[64 * p..]);
+            dots[p] = if signed { self.dot_i8_pair(w[p], x) } else { self.dot_u8_pair(w[p], x) };
+        }
+        let [low, high] = if small && !signed {
+            self.sum_halves_of_pairs::<true>(dots)
+        } else {
+            self.sum_halves_of_pairs::<false>(dots)
+        };
+        self.add_i32x8(low, high)
+    }
 
     /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g * STRIDE`. Panics if there are fewer.
     fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x32; 4];
@@ -220,6 +238,35 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_quads_i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
     /// int8 as [`Simd::dot_quads_i8`] wants them.
     fn quads_of_i8x32(self, w: Self::I8x32) -> Self::I8x32;
+    /// `dots[r][v]` with the dot products of some quads of row `r` and of the tokens `v` added, as
+    /// [`Simd::dot_quads_i8`] or else [`Simd::dot_quads_u8`] does it. `w` is (`R`, 32), `x[v]` (8, `LANES`, 4), `quads` 4 or
+    /// 8 of the 8.
+    #[inline(always)]
+    fn dot_strip<const SIGNED: bool, const R: usize, const V: usize>(
+        self,
+        mut dots: [[Self::I32; V]; R],
+        w: &[u8],
+        x: [&[i8]; V],
+        quads: Range<usize>,
+    ) -> [[Self::I32; V]; R] {
+        for q in quads {
+            let mut x_quads = [self.splat_quad(&[0; 4]); V];
+            for v in 0..V {
+                x_quads[v] = self.load_quads(&x[v][q * 4 * Self::LANES..]);
+            }
+            for r in 0..R {
+                let w = self.splat_quad(&w[r * 32 + q * 4..]);
+                for v in 0..V {
+                    dots[r][v] = if SIGNED {
+                        self.dot_quads_i8(dots[r][v], w, x_quads[v])
+                    } else {
+                        self.dot_quads_u8(dots[r][v], w, x_quads[v])
+                    };
+                }
+            }
+        }
+        dots
+    }
     /// The first `LANES` elements. Panics if there are fewer.
     fn load_i32(self, from: &[i32]) -> Self::I32;
     /// `a - (b << n)`
@@ -247,10 +294,6 @@ macro_rules! pairs_of_blocks {
         #[inline(always)]
         fn zero_pair(self) -> Self::I8x64 {
             [self.splat_u8x32(0); 2]
-        }
-        #[inline(always)]
-        fn pair(self, first: Self::I8x32, second: Self::I8x32) -> Self::I8x64 {
-            [first, second]
         }
         #[inline(always)]
         fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2] {
@@ -331,6 +374,10 @@ enum Level {
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<neon::Widening>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(neon::Neon<neon::Dotprod>),
 }
 
 impl Isa {
@@ -348,6 +395,10 @@ impl Isa {
             avx2::Avx2::detect().map(Level::Avx2),
             #[cfg(target_arch = "x86_64")]
             avx512::Avx512::detect().map(Level::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::<neon::Widening>::detect().map(Level::Neon),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::<neon::Dotprod>::detect().map(Level::NeonDotprod),
         ];
         found.into_iter().flatten().map(Self).collect()
     }
@@ -358,7 +409,7 @@ impl Isa {
         Self::available().pop().unwrap_or(Self(Level::Scalar(scalar::Scalar)))
     }
 
-    /// Its name: `scalar`, `avx2` or `avx512`.
+    /// Its name: `scalar`, `avx2`, `avx512`, `neon` or `neon-dotprod`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -367,6 +418,10 @@ impl Isa {
             Level::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(_) => "neon-dotprod",
         }
     }
 
@@ -378,6 +433,10 @@ impl Isa {
             Level::Avx2(_) => avx2::Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => avx512::Avx512::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => neon::Neon::<neon::Widening>::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(_) => neon::Neon::<neon::Dotprod>::LANES,
         }
     }
 
@@ -390,6 +449,10 @@ impl Isa {
             Level::Avx2(s) => s.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(s) => s.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(s) => s.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(s) => s.run(kernel),
         }
     }
 }
