@@ -5,18 +5,18 @@
 mod common;
 
 use babyllama::{Isa, Model, ModelOptions};
-use common::{SHAPES, smoke, time, wanted};
+use common::{Report, SHAPES, smoke, time, wanted};
 
 fn main() {
-    println!("{:<34} {:>12} {:>12} {:>10}", "decode", "median tok/s", "best tok/s", "GB/s");
+    let report = Report::new();
     for shape in &SHAPES[..if smoke() { 1 } else { SHAPES.len() }] {
         for group_size in [None, Some(shape.group_size())] {
             for threads in [1, 2] {
                 for isa in Isa::available() {
                     let format = if group_size.is_some() { "int8" } else { "f32" };
-                    let name = format!("{}/{format}/{}/threads={threads}", shape.0, isa.name());
+                    let name = format!("decode/{}/{format}/{}/threads={threads}", shape.0, isa.name());
                     if wanted(&name) {
-                        decode(&name, &shape.file(group_size), isa, threads);
+                        decode(&report, &name, &shape.file(group_size), isa, threads);
                     }
                 }
             }
@@ -24,19 +24,19 @@ fn main() {
     }
 }
 
-fn decode(name: &str, file: &[u8], isa: Isa, threads: usize) {
+fn decode(report: &Report, name: &str, file: &[u8], isa: Isa, threads: usize) {
     let options = ModelOptions::new().isa(isa).threads(threads);
     let model = Model::from_bytes_with(file.to_vec(), &options).expect("a made-up file is valid");
     let mut session = model.session();
     // The first 64 positions again and again, so that attention stays a small part.
     let tokens: Vec<u32> = (0..64).map(|i| i * 7 % 500 + 3).collect();
-    let (median, best) = time(|| {
+    let (median, _) = time(|| {
         session.truncate(0);
         for token in &tokens {
             session.forward(&[*token]).expect("the context is long enough");
         }
     });
-    let per_second = |time: std::time::Duration| tokens.len() as f64 / time.as_secs_f64();
-    let gb = file.len() as f64 * per_second(median) / 1e9;
-    println!("{name:<34} {:>12.0} {:>12.0} {gb:>10.1}", per_second(median), per_second(best));
+    let per_second = tokens.len() as f64 / median.as_secs_f64();
+    report.line(name, per_second, "tok/s");
+    report.line(&format!("{name}/memory"), file.len() as f64 * per_second / 1e9, "GB/s");
 }

@@ -1,7 +1,16 @@
 //! Made-up models of real shapes, and timing that is worth comparing. The cost of a model doesn't depend on its weights.
 
-#![allow(dead_code, unreachable_pub, reason = "each bench includes this file and uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each bench includes this file and uses a part of it"
+)]
 
+#[path = "../../src/bin/babyllama/made_up.rs"]
+pub mod made_up;
+
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// A shape: dim, `hidden_dim`, `n_layers`, `n_heads`, `n_kv_heads`, `vocab_size`, `max_seq_len`.
@@ -58,6 +67,29 @@ impl Shape {
     }
 }
 
+/// Prints measurements, one a line: a name, a number and its unit. With `--baseline FILE`, the output of an earlier run, each line ends
+/// with what it is of the number there.
+pub struct Report {
+    baseline: HashMap<String, f64>,
+}
+
+impl Report {
+    pub fn new() -> Self {
+        let mut args = std::env::args().skip_while(|arg| arg != "--baseline").skip(1);
+        let text = args.next().map(|path| std::fs::read_to_string(&path).expect("the baseline can be read"));
+        let line = |line: &str| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+        };
+        Self { baseline: text.iter().flat_map(|text| text.lines().filter_map(line)).collect() }
+    }
+
+    pub fn line(&self, name: &str, value: f64, unit: &str) {
+        let ratio = self.baseline.get(name).map(|before| format!("   {:.2} of the baseline", value / before));
+        println!("{name:<44} {value:>12.2} {unit:<6}{}", ratio.unwrap_or_default());
+    }
+}
+
 /// Whether this run is only to see that the bench works (`cargo test --benches`, or an option `--test`).
 pub fn smoke() -> bool {
     std::env::args().any(|arg| arg == "--test")
@@ -65,12 +97,13 @@ pub fn smoke() -> bool {
 
 /// Whether a line's name holds the filter that was given on the command line.
 pub fn wanted(name: &str) -> bool {
-    std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).all(|filter| name.contains(&filter))
+    let words = std::env::args().skip(1).take_while(|arg| arg != "--baseline");
+    words.filter(|arg| !arg.starts_with('-')).all(|filter| name.contains(&filter))
 }
 
-/// The median and the least time of a call, over about a second.
+/// The median and the least time of a call, over about a second at most, or of seven calls.
 pub fn time(mut call: impl FnMut()) -> (Duration, Duration) {
-    let (limit, least) = if smoke() { (Duration::ZERO, 1) } else { (Duration::from_millis(1500), 7) };
+    let (limit, least) = if smoke() { (Duration::ZERO, 1) } else { (Duration::from_millis(700), 7) };
     call();
     let start = Instant::now();
     let mut times = Vec::new();

@@ -75,6 +75,12 @@ impl Int8Rows<'_> {
             }
             g += LANES;
         }
+        if g + 4 <= n_steps {
+            for product in self.products::<S, BLOCKS, 4>(s, row, g, x) {
+                sum += product;
+            }
+            g += 4;
+        }
         while g < n_steps {
             sum += self.products::<S, BLOCKS, 1>(s, row, g, x)[0];
             g += 1;

@@ -1,10 +1,10 @@
 //! Models of well-known shapes with made-up weights, in memory: how fast a model runs depends on its shape and its format,
 //! not on what it knows.
 
-use babyllama::Dtype;
-use babyllama::convert::gguf::Header;
+#![allow(dead_code, reason = "the benches include this file too, and each uses a part of it")]
 
-use crate::failure::Failure;
+use babyllama::convert::gguf::Header;
+use babyllama::{Dtype, ErrorKind, Result};
 
 /// The shape of a model.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Shape {
     tied: bool,
 }
 
-const fn shape(
+pub(crate) const fn shape(
     name: &'static str,
     [dim, hidden_dim, n_layers]: [usize; 3],
     heads: [usize; 2],
@@ -85,7 +85,7 @@ impl Shape {
         ]
     }
 
-    fn header(&self, dtype: Dtype, n_layers: usize) -> Result<Header, Failure> {
+    fn header(&self, dtype: Dtype, n_layers: usize) -> Result<Header> {
         let mut header = Header::new();
         header.set("general.architecture", "llama")?;
         for (key, value) in [
@@ -115,17 +115,17 @@ impl Shape {
     }
 
     /// How large the model would be with so many layers.
-    pub(crate) fn bytes(&self, dtype: Dtype, n_layers: usize) -> Result<u64, Failure> {
+    pub(crate) fn bytes(&self, dtype: Dtype, n_layers: usize) -> Result<u64> {
         Ok(self.header(dtype, n_layers)?.file_bytes())
     }
 
     /// A model in a format, with so many layers.
-    pub(crate) fn make(&self, dtype: Dtype, n_layers: usize) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn make(&self, dtype: Dtype, n_layers: usize) -> Result<Vec<u8>> {
         let header = self.header(dtype, n_layers)?;
         let mut file = Vec::new();
         let bytes = header.file_bytes() as usize;
         file.try_reserve_exact(bytes)
-            .map_err(|_| Failure::Error(format!("there is no memory for {bytes} bytes")))?;
+            .map_err(|_| ErrorKind::OutOfMemory { what: "a made-up model", bytes: bytes as u64 })?;
         let mut tensors = header.write(file)?;
         let norm = 1_f32.to_le_bytes().repeat(self.dim);
         let matrix = |rows: usize, columns: usize| {
@@ -144,7 +144,7 @@ impl Shape {
                 tensors.write(&format!("blk.{l}.{name}.weight"), &matrix(rows, columns))?;
             }
         }
-        Ok(tensors.finish()?)
+        tensors.finish()
     }
 }
 
