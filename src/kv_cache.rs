@@ -238,10 +238,10 @@ impl KvCache {
         copy.reserve(len, len)?;
         match (&mut copy.layers, &self.layers) {
             (Layers::F32(to), Layers::F32(from)) => {
-                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from))
+                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from));
             }
             (Layers::F16(to), Layers::F16(from)) => {
-                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from))
+                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from));
             }
             _ => unreachable!("a copy is of the same kind"),
         }

@@ -113,7 +113,7 @@ pub(crate) fn pack_rows<S: Simd, F: Floats>(
     panel: &mut [f32],
 ) {
     let layout = Layout { n, lanes: S::LANES, width: STRIP_ROWS };
-    if rows.len() % STRIP_ROWS > 0 {
+    if !rows.len().is_multiple_of(STRIP_ROWS) {
         panel[rows.len() / STRIP_ROWS * layout.len()..][..layout.len()].fill(0.0);
     }
     for (i, row) in rows.enumerate() {
