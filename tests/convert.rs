@@ -92,7 +92,7 @@ fn weights_that_a_format_cannot_hold_are_refused() {
     }
     refusal(quantize(&[0.0; 32], Dtype::Int8 { group_size: 32 }, &mut out));
     assert!(dtypes().all(|dtype| dtype.block().is_some()));
-    assert_eq!(out, [], "nothing was written");
+    assert!(out.is_empty(), "something was written");
 }
 
 // --- The file -----------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
-//! Writes models: from the files that people have to GGUF, in another weight format if wanted.
+//! Writes models: from the files that they are published in to GGUF, in another weight format if wanted, or to llama2.c's.
 //!
-//! A [`Source`] is a model to convert; [`to_gguf`] writes it to anything that takes bytes, such as an [`OutputFile`].
+//! A [`Source`] is a model to convert; [`to_gguf`] or [`to_llama2c`] writes it to anything that takes bytes, such as an
+//! [`OutputFile`].
 //! Tensors pass through a few megabytes of memory, whatever the size of the model.
 //!
-//! - `source`: what a model is to everything here
+//! - `source`: the files that models are published in, and what a model is to everything here
 //! - `quantize`: weight formats
 //! - [`gguf`]: the file
+//! - `llama2c`: the same for llama2.c's formats
+//! - `check`: whether a converted model is what it was made from
 //! - `output`: files that take their place only when they are whole
 //!
 //! ```no_run
@@ -20,13 +23,17 @@
 //! # Ok::<(), babyllama::Error>(())
 //! ```
 
+mod check;
 pub mod gguf;
+mod llama2c;
 mod output;
 mod quantize;
 mod source;
 
 use std::io::Write;
 
+pub use check::check;
+pub use llama2c::{Llama2c, llama2c_bytes, to_llama2c, to_tokenizer_bin};
 pub use output::OutputFile;
 pub use quantize::{dtypes, quantize};
 pub use source::Source;
