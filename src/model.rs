@@ -188,15 +188,7 @@ impl ModelOptions {
         if let Some(pool) = &self.pool {
             return Ok(Threads::from_pool(Arc::clone(pool)));
         }
-        let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = self.threads.unwrap_or_else(available);
-        if !(1..=1024).contains(&threads) {
-            let reason = "must be between 1 and 1024".into();
-            return Err(
-                ErrorKind::InvalidOption { name: "threads", value: threads.to_string(), reason }.into()
-            );
-        }
-        Threads::new(threads)
+        Threads::of_option(self.threads)
     }
 
     /// Sets the hyperparameters that are to be other than the file says.
@@ -205,6 +197,12 @@ impl ModelOptions {
         config.rope_theta = self.rope_theta.unwrap_or(config.rope_theta);
         config.max_seq_len = self.max_seq_len.unwrap_or(config.max_seq_len);
         config.validate()
+    }
+
+    /// Whether the tokenizer isn't to be the file's own.
+    #[cfg(feature = "convert")]
+    pub(crate) fn names_tokenizer(&self) -> bool {
+        self.tokenizer.is_some()
     }
 
     /// The tokenizer that was asked for, or else the file's own, or else the one beside it.

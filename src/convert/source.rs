@@ -1,16 +1,19 @@
 //! Where a model comes from: hyperparameters, a tokenizer, and tensors one after another.
 
+mod gguf;
+
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
+use crate::convert::gguf::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
 use crate::storage::Storage;
 use crate::tokenizer::{Tokenizer, TokenizerParts};
-use crate::weights::{TensorInfo, Weight};
+use crate::weights::{TensorInfo, Weight, Weights};
 
 /// A model that can be converted, whatever files it is in.
 #[derive(Debug)]
@@ -32,14 +35,27 @@ pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
 
     /// The tensors, in the order in which they are best read.
     fn tensors(&self) -> Vec<SourceTensor<'_>>;
+
+    /// Of a source that is GGUF: its keys, but for those that tell how weights are stored. They hold whatever the other
+    /// functions tell, unless one is missing: then that is to be written anew.
+    fn metadata(&self) -> Option<Vec<(String, Value)>> {
+        None
+    }
+
+    /// What the source says of its weights' formats: llama.cpp's number for a [`Mix`](super::Mix).
+    fn file_type(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Decodes some rows of a tensor: (rows, columns). A vector is one row.
-type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + 'a>;
+type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync + 'a>;
 
-/// A tensor that is read in parts, so that it need not fit the memory.
+/// A tensor that is read in parts, by several threads at once, so that it need not fit the memory.
 pub(crate) struct SourceTensor<'a> {
     pub(crate) info: TensorInfo,
+    /// The weights as they are stored, if that is how GGUF stores them in `info.dtype`.
+    pub(crate) bytes: Option<&'a [u8]>,
     pub(crate) read: ReadRows<'a>,
 }
 
@@ -54,17 +70,21 @@ impl SourceTensor<'_> {
 }
 
 impl Source {
-    /// Opens a model to convert it: a file of llama2.c's v0, v1 or v2. Its tokenizer is found as [`Model::open`] finds it, or
-    /// named in the options, which may also override hyperparameters that the file doesn't hold.
+    /// Opens a model to convert it: GGUF, or a file of llama2.c's v0, v1 or v2. Its tokenizer is found as [`Model::open`]
+    /// finds it, or named in the options, which may also override hyperparameters.
     ///
     /// # Errors
-    /// Whatever is wrong with the file or its tokenizer; [`ErrorKind::Unwritable`] for a file that is GGUF already.
+    /// Whatever is wrong with the file or its tokenizer.
     ///
     /// [`Model::open`]: crate::Model::open
     pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
         let storage = Arc::new(Storage::open(path.as_ref())?);
-        let model = Llama2c::read(&storage, options).map_err(|e| e.at(storage.path()))?;
-        Ok(Self(Box::new(model)))
+        let model: Result<Box<dyn SourceModel>> = if checkpoint::gguf::has_magic(&storage) {
+            gguf::Gguf::read(&storage, options).map(|model| Box::new(model) as _)
+        } else {
+            Llama2c::read(&storage, options).map(|model| Box::new(model) as _)
+        };
+        model.map(Self).map_err(|e| e.at(storage.path()))
     }
 
     /// The model's hyperparameters.
@@ -93,21 +113,32 @@ struct Llama2c {
 
 impl Llama2c {
     fn read(storage: &Arc<Storage>, options: &ModelOptions) -> Result<Self> {
-        if checkpoint::gguf::has_magic(storage) {
-            let (what, reason) = ("a GGUF file".into(), "it is the source, and GGUF already".into());
-            return Err(ErrorKind::Unwritable { what, reason }.into());
-        }
         let mut checkpoint = checkpoint::read(storage)?;
         options.override_config(&mut checkpoint.config)?;
         let tokenizer = options.find_tokenizer(storage)?;
-        if let Some(tokenizer) = &tokenizer
-            && tokenizer.vocab_size() > checkpoint.config.vocab_size
-        {
-            let (tokenizer, model) = (tokenizer.vocab_size(), checkpoint.config.vocab_size);
-            return Err(ErrorKind::VocabMismatch { tokenizer, model }.into());
-        }
+        check_vocab(tokenizer.as_ref(), &checkpoint.config)?;
         Ok(Self { checkpoint, tokenizer })
     }
+}
+
+/// That there are no more pieces than logits.
+fn check_vocab(tokenizer: Option<&Tokenizer>, config: &Config) -> Result<()> {
+    match tokenizer.map(Tokenizer::vocab_size) {
+        Some(tokenizer) if tokenizer > config.vocab_size => {
+            Err(ErrorKind::VocabMismatch { tokenizer, model: config.vocab_size }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A tokenizer as it can be written.
+fn parts(tokenizer: Option<&Tokenizer>) -> Result<Option<TokenizerParts<'_>>> {
+    let Some(tokenizer) = tokenizer else { return Ok(None) };
+    let unknown = || {
+        let (what, reason) = ("the tokenizer".into(), "its merges are no longer known".into());
+        Error::from(ErrorKind::Unwritable { what, reason })
+    };
+    tokenizer.to_parts().map(Some).ok_or_else(unknown)
 }
 
 impl SourceModel for Llama2c {
@@ -120,12 +151,7 @@ impl SourceModel for Llama2c {
     }
 
     fn tokenizer(&self) -> Result<Option<TokenizerParts<'_>>> {
-        let Some(tokenizer) = &self.tokenizer else { return Ok(None) };
-        let unknown = || {
-            let (what, reason) = ("the tokenizer".into(), "its merges are no longer known".into());
-            Error::from(ErrorKind::Unwritable { what, reason })
-        };
-        tokenizer.to_parts().map(Some).ok_or_else(unknown)
+        parts(self.tokenizer.as_ref())
     }
 
     fn chat_template(&self) -> Option<&str> {
@@ -133,12 +159,21 @@ impl SourceModel for Llama2c {
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {
-        self.checkpoint.weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
+        tensors(&self.checkpoint.weights)
     }
+}
+
+/// The tensors of a checkpoint.
+fn tensors(weights: &Weights) -> Vec<SourceTensor<'_>> {
+    weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
 }
 
 fn tensor(name: String, weight: Weight<'_>) -> SourceTensor<'_> {
     let info = weight.info(name);
+    let bytes = match weight {
+        Weight::Norm(_) => None,
+        Weight::Matrix(tensor) => tensor.row_bytes(),
+    };
     let read: ReadRows<'_> = match weight {
         Weight::Norm(norm) => Box::new(|_, out| {
             out.copy_from_slice(norm);
@@ -152,5 +187,5 @@ fn tensor(name: String, weight: Weight<'_>) -> SourceTensor<'_> {
             Ok(())
         }),
     };
-    SourceTensor { info, read }
+    SourceTensor { info, bytes, read }
 }

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
-use babyllama::convert::dtypes;
-use babyllama::{Dtype, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
+use babyllama::convert::{Mix, UnknownMix};
+use babyllama::{Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
@@ -270,7 +270,7 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = CONVERT_EXAMPLES)]
 pub(crate) struct ConvertArgs {
-    /// The model's file, in one of llama2.c's formats
+    /// The model's file: GGUF, or one of llama2.c's formats
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
 
@@ -278,8 +278,8 @@ pub(crate) struct ConvertArgs {
     #[arg(value_name = "DST")]
     pub(crate) target: PathBuf,
 
-    #[arg(long, value_name = "FORMAT", value_parser = parse_dtype, help = dtype_help())]
-    pub(crate) dtype: Option<Dtype>,
+    #[arg(long, value_name = "FORMAT", default_value = "auto", hide_default_value = true, help = dtype_help())]
+    pub(crate) dtype: MixOrAuto,
 
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
@@ -287,6 +287,10 @@ pub(crate) struct ConvertArgs {
     /// Replace the file if it is there already
     #[arg(short, long)]
     pub(crate) force: bool,
+
+    /// How many threads encode weights [default: as many as the machine runs at once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 
     /// Sets a key of the file, such as general.name or general.license; may be given several times
     #[arg(long, value_name = "KEY=TEXT")]
@@ -304,21 +308,27 @@ pub(crate) struct ConvertArgs {
 const CONVERT_EXAMPLES: &str = "\
 Examples:
   babyllama convert stories15M.bin stories15M.gguf -z tokenizer.bin --dtype q8_0
+  babyllama convert llama2-7b.F16.gguf llama2-7b.Q4_K_M.gguf --dtype q4_k_m
   babyllama convert model.bin model.gguf --set general.name=\"My model\" --set general.license=MIT";
 
-/// The names of the formats that can be written.
-fn dtype_names() -> String {
-    let names: Vec<_> = dtypes().map(|dtype| dtype.to_string().to_ascii_lowercase()).collect();
-    names.join(", ")
+/// The formats of matrices; `None` is what the source has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MixOrAuto(pub(crate) Option<Mix>);
+
+impl FromStr for MixOrAuto {
+    type Err = UnknownMix;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMix> {
+        if name == "auto" { Ok(Self(None)) } else { name.parse().map(|mix| Self(Some(mix))) }
+    }
 }
 
 fn dtype_help() -> String {
-    format!("The format of matrices: {} [default: the nearest to the source's]", dtype_names())
-}
-
-fn parse_dtype(name: &str) -> Result<Dtype, String> {
-    let dtype = dtypes().find(|dtype| dtype.to_string().eq_ignore_ascii_case(name));
-    dtype.ok_or_else(|| format!("the formats that can be written are {}", dtype_names()))
+    let names: Vec<_> = Mix::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
+    format!(
+        "The formats of matrices, as llama.cpp mixes them: {}; auto is what the source has [default: auto]",
+        names.join(", ")
+    )
 }
 
 /// A key of a GGUF file, and a text.

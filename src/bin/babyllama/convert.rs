@@ -12,8 +12,11 @@ use crate::interrupt::Watch;
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     let source = Source::open(&args.source, &model_options(args))?;
     let mut options = GgufOptions::new();
-    if let Some(dtype) = args.dtype {
-        options = options.dtype(dtype);
+    if let Some(mix) = args.dtype.0 {
+        options = options.mix(mix);
+    }
+    if let Some(threads) = args.threads {
+        options = options.threads(threads.into());
     }
     for KeyAndText(key, text) in &args.set {
         options = options.metadata(key, text.as_str());

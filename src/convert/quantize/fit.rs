@@ -185,6 +185,5 @@ fn least_squares([w, x]: [f32; 2], [q, qq, xq]: [f32; 3]) -> (f32, f32) {
 /// By how much the squared error is less than that of zeros.
 #[inline(always)]
 fn gain(scale: f32, offset: f32, [w, x]: [f32; 2], [q, qq, xq]: [f32; 3]) -> f32 {
-    2.0 * (scale * xq + offset * x)
-        - (scale * scale * qq + 2.0 * scale * offset * q + offset * offset * w)
+    2.0 * (scale * xq + offset * x) - (scale * scale * qq + 2.0 * scale * offset * q + offset * offset * w)
 }

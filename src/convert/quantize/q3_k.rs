@@ -11,7 +11,7 @@ const CANDIDATES: Candidates = Candidates { first: -0.9, step: 0.1, count: 19 };
 #[inline(always)]
 pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 110]) {
     let x = groups::<16, 16>(weights);
-    let importances = x.map(|x| x.map(|x| x * x));
+    let importances = x.map(|x| x.map(f32::abs));
     let scales = scales(&x, &importances, 4.0, CANDIDATES);
     // The scale that is farthest from zero becomes -32 steps.
     let d = farthest_of_all(&scales) / -32.0;

@@ -8,7 +8,7 @@ use super::{farthest, inverse, range};
 pub(super) fn q5_0(weights: &[f32; 32], out: &mut [u8; 22]) {
     let d = farthest(weights) / -16.0;
     out[..2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
-    put_5_bits(&steps::<31>(weights, 0.0, inverse(d), 16.5), &mut out[2..]);
+    put_5_bits(&steps(weights, 0.0, inverse(d), 16.5, 31.0), &mut out[2..]);
 }
 
 /// Encodes one block.
@@ -18,7 +18,7 @@ pub(super) fn q5_1(weights: &[f32; 32], out: &mut [u8; 24]) {
     let d = (greatest - least) / 31.0;
     out[..2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
     out[2..4].copy_from_slice(&half::f16::from_f32(least).to_le_bytes());
-    put_5_bits(&steps::<31>(weights, least, inverse(d), 0.5), &mut out[4..]);
+    put_5_bits(&steps(weights, least, inverse(d), 0.5, 31.0), &mut out[4..]);
 }
 
 /// The high bits, the first lowest, and then the low ones as in Q4_0.
