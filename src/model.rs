@@ -188,15 +188,7 @@ impl ModelOptions {
         if let Some(pool) = &self.pool {
             return Ok(Threads::from_pool(Arc::clone(pool)));
         }
-        let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = self.threads.unwrap_or_else(available);
-        if !(1..=1024).contains(&threads) {
-            let reason = "must be between 1 and 1024".into();
-            return Err(
-                ErrorKind::InvalidOption { name: "threads", value: threads.to_string(), reason }.into()
-            );
-        }
-        Threads::new(threads)
+        Threads::of_option(self.threads)
     }
 
     /// Sets the hyperparameters that are to be other than the file says.
@@ -220,6 +212,12 @@ impl ModelOptions {
     #[cfg(feature = "convert")]
     pub(crate) fn tokenizer_file(&self) -> Option<&Path> {
         if let Some(TokenizerSource::File(path)) = &self.tokenizer { Some(path) } else { None }
+    }
+
+    /// Whether the tokenizer isn't to be the file's own.
+    #[cfg(feature = "convert")]
+    pub(crate) fn names_tokenizer(&self) -> bool {
+        self.tokenizer.is_some()
     }
 
     /// The tokenizer that was asked for, or else the file's own, or else the one beside it.

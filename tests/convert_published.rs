@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use babyllama::convert::{
-    GgufOptions, Llama2c, Source, check, llama2c_bytes, to_gguf, to_llama2c, to_tokenizer_bin,
+    GgufOptions, Llama2c, Mix, Source, check, llama2c_bytes, to_gguf, to_llama2c, to_tokenizer_bin,
 };
 use babyllama::{Dtype, ErrorKind, Model, ModelOptions, PieceKind, RopeScaling, Tokenizer};
 use common::{TempFile, max_abs_diff, std_dev};
@@ -61,7 +61,7 @@ fn assert_tokens(tokenizer: &Tokenizer, golden: &str) {
 
 #[test]
 fn logits_of_published_models_are_hugging_faces() {
-    let f32 = GgufOptions::new().dtype(Dtype::F32);
+    let f32 = GgufOptions::new().mix(Mix::F32);
     for (name, golden) in [
         ("llama3", "llama3.f64"),
         ("llama2", "llama2.f64"),
@@ -167,8 +167,8 @@ fn a_file_of_a_directory_means_the_directory() {
 #[test]
 fn check_finds_what_was_changed() {
     let source = source("llama2");
-    for dtype in [None, Some(Dtype::F32), Some(Dtype::Q8_0)] {
-        let options = dtype.map_or_else(GgufOptions::new, |dtype| GgufOptions::new().dtype(dtype));
+    for mix in [None, Some(Mix::F32), Some(Mix::Q8_0)] {
+        let options = mix.map_or_else(GgufOptions::new, |mix| GgufOptions::new().mix(mix));
         let mut file = gguf(&source, &options);
         let mut compared = 0;
         check(&source, TempFile::new("m.gguf", &file), |weights| compared = weights).unwrap();

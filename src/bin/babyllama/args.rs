@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
-use babyllama::convert::{Llama2c, dtypes};
-use babyllama::{Dtype, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
+use babyllama::convert::{Llama2c, Mix, UnknownMix};
+use babyllama::{Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
@@ -274,7 +274,7 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = CONVERT_EXAMPLES)]
 pub(crate) struct ConvertArgs {
-    /// The model: a directory of Hugging Face's (config.json) or Meta's (params.json), or a file of llama2.c's
+    /// The model: a directory of Hugging Face's (config.json) or Meta's (params.json), or a file: GGUF or llama2.c's
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
 
@@ -287,8 +287,8 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub(crate) to: Option<TargetFormat>,
 
-    #[arg(long, value_name = "FORMAT", value_parser = parse_dtype, help = dtype_help())]
-    pub(crate) dtype: Option<Dtype>,
+    #[arg(long, value_name = "FORMAT", default_value = "auto", hide_default_value = true, help = dtype_help())]
+    pub(crate) dtype: MixOrAuto,
 
     /// How many weights share a scale in llama2c-v2, or half as many, and so on, if that doesn't divide dim
     #[arg(long, value_name = "N", default_value_t = Llama2c::GROUP_SIZE)]
@@ -308,6 +308,10 @@ pub(crate) struct ConvertArgs {
     /// Don't show how far it is
     #[arg(short, long)]
     pub(crate) quiet: bool,
+
+    /// How many threads encode weights [default: as many as the machine runs at once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 
     /// Sets a key of a GGUF file, such as general.name or general.license; may be given several times
     #[arg(long, value_name = "KEY=TEXT")]
@@ -349,21 +353,27 @@ Examples:
   babyllama convert Llama-2-7b-hf llama2-7b.gguf --dtype q8_0 --check
   babyllama convert llama-2-7b/ llama2-7b.bin --to llama2c-v2
   babyllama convert stories15M.bin stories15M.gguf -z tokenizer.bin --dtype q8_0
+  babyllama convert llama2-7b.F16.gguf llama2-7b.Q4_K_M.gguf --dtype q4_k_m
   babyllama convert model.bin model.gguf --set general.name=\"My model\" --set general.license=MIT";
 
-/// The names of the formats that can be written.
-fn dtype_names() -> String {
-    let names: Vec<_> = dtypes().map(|dtype| dtype.to_string().to_ascii_lowercase()).collect();
-    names.join(", ")
+/// The formats of matrices; `None` is what the source has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MixOrAuto(pub(crate) Option<Mix>);
+
+impl FromStr for MixOrAuto {
+    type Err = UnknownMix;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMix> {
+        if name == "auto" { Ok(Self(None)) } else { name.parse().map(|mix| Self(Some(mix))) }
+    }
 }
 
 fn dtype_help() -> String {
-    format!("The format of matrices: {} [default: the nearest to the source's]", dtype_names())
-}
-
-fn parse_dtype(name: &str) -> Result<Dtype, String> {
-    let dtype = dtypes().find(|dtype| dtype.to_string().eq_ignore_ascii_case(name));
-    dtype.ok_or_else(|| format!("the formats that can be written are {}", dtype_names()))
+    let names: Vec<_> = Mix::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
+    format!(
+        "The formats of matrices, as llama.cpp mixes them: {}; auto is what the source has [default: auto]",
+        names.join(", ")
+    )
 }
 
 /// A key of a GGUF file, and a text.

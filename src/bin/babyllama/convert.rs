@@ -66,8 +66,11 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
 
 fn write_gguf(args: &ConvertArgs, source: &Source) -> Result<(), Failure> {
     let mut options = GgufOptions::new();
-    if let Some(dtype) = args.dtype {
-        options = options.dtype(dtype);
+    if let Some(mix) = args.dtype.0 {
+        options = options.mix(mix);
+    }
+    if let Some(threads) = args.threads {
+        options = options.threads(threads.into());
     }
     for KeyAndText(key, text) in &args.set {
         options = options.metadata(key, text.as_str());
@@ -82,7 +85,7 @@ fn write_gguf(args: &ConvertArgs, source: &Source) -> Result<(), Failure> {
 
 /// Writes a file of weights and one of the tokenizer, if llama2.c can have it.
 fn write_llama2c(args: &ConvertArgs, source: &Source, version: Llama2c) -> Result<(), Failure> {
-    if args.dtype.is_some() || !args.set.is_empty() {
+    if args.dtype.0.is_some() || !args.set.is_empty() {
         return Err(Failure::Usage("llama2.c's formats know neither --dtype nor --set".into()));
     }
     let of_target = |e| Failure::of(args.target.display(), e);

@@ -58,7 +58,7 @@ impl SourceModel for FloatModel {
     fn tensors(&self) -> Vec<SourceTensor<'_>> {
         let tensor = |joined| {
             let info = Joined::info(joined).clone();
-            SourceTensor { info, read: Box::new(|rows, out| joined.read(rows, out)) }
+            SourceTensor { info, bytes: None, read: Box::new(|rows, out| joined.read(rows, out)) }
         };
         self.tensors.iter().map(tensor).collect()
     }

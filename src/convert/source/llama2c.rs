@@ -6,11 +6,11 @@ use super::tokenizer::SourceTokenizer;
 use super::{ReadRows, SourceModel, SourceTensor};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::model::ModelOptions;
 use crate::storage::Storage;
 use crate::tokenizer::{Tokenizer, TokenizerParts};
-use crate::weights::Weight;
+use crate::weights::{Weight, Weights};
 
 /// A checkpoint of llama2.c, and its tokenizer.
 #[derive(Debug)]
@@ -21,10 +21,6 @@ pub(super) struct Llama2c {
 
 impl Llama2c {
     pub(super) fn read(storage: &Arc<Storage>, options: &ModelOptions) -> Result<Self> {
-        if checkpoint::gguf::has_magic(storage) {
-            let (what, reason) = ("a GGUF file".into(), "it is the source, and GGUF already".into());
-            return Err(ErrorKind::Unwritable { what, reason }.into());
-        }
         let mut checkpoint = checkpoint::read(storage)?;
         options.override_config(&mut checkpoint.config)?;
         let tokenizer = SourceTokenizer::find(options, &checkpoint.config, || {
@@ -69,12 +65,21 @@ impl SourceModel for Llama2c {
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {
-        self.checkpoint.weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
+        tensors(&self.checkpoint.weights)
     }
+}
+
+/// The tensors of a checkpoint.
+pub(super) fn tensors(weights: &Weights) -> Vec<SourceTensor<'_>> {
+    weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
 }
 
 fn tensor(name: String, weight: Weight<'_>) -> SourceTensor<'_> {
     let info = weight.info(name);
+    let bytes = match weight {
+        Weight::Norm(_) => None,
+        Weight::Matrix(tensor) => tensor.row_bytes(),
+    };
     let read: ReadRows<'_> = match weight {
         Weight::Norm(norm) => Box::new(|_, out| {
             out.copy_from_slice(norm);
@@ -88,5 +93,5 @@ fn tensor(name: String, weight: Weight<'_>) -> SourceTensor<'_> {
             Ok(())
         }),
     };
-    SourceTensor { info, read }
+    SourceTensor { info, bytes, read }
 }

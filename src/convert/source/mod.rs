@@ -1,7 +1,7 @@
 //! Where a model comes from: hyperparameters, a tokenizer, and tensors one after another.
 //!
 //! - here: what a model is to everything that is done with it, and which files are which
-//! - [`llama2c`]: checkpoints that this library runs
+//! - [`llama2c`] and [`gguf`]: checkpoints that this library runs
 //! - [`hugging_face`] and [`meta`]: directories, as models are published; [`llama`] is what they have in common
 //! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors, [`file`] the files
 //! - [`vocabulary`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] and [`hf_tokenizer`]: tokenizers; [`tokenizer`]
@@ -9,6 +9,7 @@
 //! - [`json`]: questions to JSON
 
 mod file;
+mod gguf;
 mod hf_tokenizer;
 mod hugging_face;
 mod json;
@@ -30,7 +31,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checkpoint;
 use crate::config::Config;
+use crate::convert::gguf::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
 use crate::storage::Storage;
@@ -69,14 +72,27 @@ pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
 
     /// The tensors, in the order in which they are best read.
     fn tensors(&self) -> Vec<SourceTensor<'_>>;
+
+    /// Of a source that is GGUF: its keys, but for those that tell how weights are stored. They hold whatever the other
+    /// functions tell, unless one is missing: then that is to be written anew.
+    fn metadata(&self) -> Option<Vec<(String, Value)>> {
+        None
+    }
+
+    /// What the source says of its weights' formats: llama.cpp's number for a [`Mix`](super::Mix).
+    fn file_type(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Decodes some rows of a tensor: (rows, columns). A vector is one row.
-type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + 'a>;
+type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync + 'a>;
 
-/// A tensor that is read in parts, so that it need not fit the memory.
+/// A tensor that is read in parts, by several threads at once, so that it need not fit the memory.
 pub(crate) struct SourceTensor<'a> {
     pub(crate) info: TensorInfo,
+    /// The weights as they are stored, if that is how GGUF stores them in `info.dtype`, and if they are mapped.
+    pub(crate) bytes: Option<&'a [u8]>,
     pub(crate) read: ReadRows<'a>,
 }
 
@@ -92,7 +108,8 @@ impl SourceTensor<'_> {
 
 impl Source {
     /// Opens a model to convert it: a directory, or a file in it, of Hugging Face's (`config.json`; safetensors or
-    /// `pytorch_model.bin`) or of Meta's (`params.json`, `consolidated.NN.pth`); or a file of llama2.c's v0, v1 or v2.
+    /// `pytorch_model.bin`) or of Meta's (`params.json`, `consolidated.NN.pth`); or a file: GGUF, or llama2.c's v0, v1
+    /// or v2.
     ///
     /// Its tokenizer is in the directory, or found as [`Model::open`] finds it, or named in the options: what
     /// [`Tokenizer::open`] takes, or a `tokenizer.model` or `tokenizer.json`. The options may also override
@@ -103,7 +120,7 @@ impl Source {
     /// # Errors
     /// Whatever is wrong with the files or the tokenizer, each error with the file's name: among them
     /// [`ErrorKind::UnsupportedArchitecture`], [`ErrorKind::MissingTensor`], [`ErrorKind::UnsupportedTensor`] for one that a
-    /// Llama doesn't have, and [`ErrorKind::TensorShape`]. [`ErrorKind::Unwritable`] for a file that is GGUF already.
+    /// Llama doesn't have, and [`ErrorKind::TensorShape`].
     ///
     /// [`Model::open`]: crate::Model::open
     pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
@@ -112,8 +129,12 @@ impl Source {
             return Self::open_directory(&folder, options);
         }
         let storage = Arc::new(Storage::open(path)?);
-        let model = llama2c::Llama2c::read(&storage, options).map_err(|e| e.at(storage.path()))?;
-        Ok(Self(Box::new(model)))
+        let model: Result<Box<dyn SourceModel>> = if checkpoint::gguf::has_magic(&storage) {
+            gguf::Gguf::read(&storage, options).map(|model| Box::new(model) as _)
+        } else {
+            llama2c::Llama2c::read(&storage, options).map(|model| Box::new(model) as _)
+        };
+        model.map(Self).map_err(|e| e.at(storage.path()))
     }
 
     fn open_directory(folder: &Path, options: &ModelOptions) -> Result<Self> {
