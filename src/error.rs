@@ -143,6 +143,22 @@ pub enum ErrorKind {
     },
     /// A file to be written is there already.
     Exists,
+    /// A file was changed while it was read.
+    Changed,
+    /// A converted model isn't what it was made from.
+    Mismatch {
+        /// What of it: a tensor, a piece, a hyperparameter.
+        what: String,
+        /// Both values.
+        reason: String,
+    },
+    /// There is too little room for a file to be written.
+    DiskFull {
+        /// Bytes that the file will have.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
     /// The tokenizer's file is malformed.
     Tokenizer {
         /// What is wrong with it.
@@ -291,6 +307,11 @@ impl fmt::Display for ErrorKind {
             Self::TensorLayout { name, reason } => write!(f, "tensor {name}: {reason}"),
             Self::Unwritable { what, reason } => write!(f, "{what} can't be written: {reason}"),
             Self::Exists => f.write_str("the file is there already"),
+            Self::Changed => f.write_str("the file was changed while it was read"),
+            Self::Mismatch { what, reason } => write!(f, "{what} differs from the source's: {reason}"),
+            Self::DiskFull { needed, available } => {
+                write!(f, "the file will have {needed} bytes, and the disk has only {available} left")
+            }
             Self::Tokenizer { reason } => write!(f, "tokenizer: {reason}"),
             Self::VocabMismatch { tokenizer, model } => {
                 write!(f, "the tokenizer has {tokenizer} pieces, the model knows only {model} tokens")

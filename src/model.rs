@@ -197,15 +197,7 @@ impl ModelOptions {
         if let Some(pool) = &self.pool {
             return Ok(Threads::from_pool(Arc::clone(pool)));
         }
-        let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = self.threads.unwrap_or_else(available);
-        if !(1..=1024).contains(&threads) {
-            let reason = "must be between 1 and 1024".into();
-            return Err(
-                ErrorKind::InvalidOption { name: "threads", value: threads.to_string(), reason }.into()
-            );
-        }
-        Threads::new(threads)
+        Threads::of_option(self.threads)
     }
 
     /// Sets the hyperparameters that are to be other than the file says.
@@ -216,13 +208,31 @@ impl ModelOptions {
         config.validate()
     }
 
+    /// The tokenizer that was asked for, or that there be none. `None` if neither was.
+    pub(crate) fn chosen_tokenizer(&self) -> Option<Result<Option<Tokenizer>>> {
+        Some(match self.tokenizer.as_ref()? {
+            TokenizerSource::Given(tokenizer) => Ok(Some(Tokenizer::clone(tokenizer))),
+            TokenizerSource::File(path) => Tokenizer::open(path).map(Some),
+            TokenizerSource::None => Ok(None),
+        })
+    }
+
+    /// The file of the tokenizer that was asked for.
+    #[cfg(feature = "convert")]
+    pub(crate) fn tokenizer_file(&self) -> Option<&Path> {
+        if let Some(TokenizerSource::File(path)) = &self.tokenizer { Some(path) } else { None }
+    }
+
+    /// Whether the tokenizer isn't to be the file's own.
+    #[cfg(feature = "convert")]
+    pub(crate) fn names_tokenizer(&self) -> bool {
+        self.tokenizer.is_some()
+    }
+
     /// The tokenizer that was asked for, or else the file's own, or else the one beside it.
     pub(crate) fn find_tokenizer(&self, storage: &Storage) -> Result<Option<Tokenizer>> {
-        match &self.tokenizer {
-            Some(TokenizerSource::Given(tokenizer)) => return Ok(Some(Tokenizer::clone(tokenizer))),
-            Some(TokenizerSource::File(path)) => return Tokenizer::open(path).map(Some),
-            Some(TokenizerSource::None) => return Ok(None),
-            None => {}
+        if let Some(chosen) = self.chosen_tokenizer() {
+            return chosen;
         }
         if let Some(own) = checkpoint::read_tokenizer(storage)? {
             return Ok(Some(own));

@@ -81,6 +81,20 @@ impl Threads {
         Ok(Self { count: helpers + 1, crew: Arc::default(), pool })
     }
 
+    /// As many threads as an option asks for, or as the machine runs at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] beyond 1 to 1024, and as [`Threads::new`].
+    pub(crate) fn of_option(threads: Option<usize>) -> Result<Self> {
+        let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = threads.unwrap_or_else(available);
+        if !(1..=1024).contains(&threads) {
+            let (name, value, reason) = ("threads", threads.to_string(), "must be between 1 and 1024".into());
+            return Err(ErrorKind::InvalidOption { name, value, reason }.into());
+        }
+        Self::new(threads)
+    }
+
     /// Without rayon there is only the caller.
     #[cfg(not(feature = "rayon"))]
     pub(crate) fn new(_count: usize) -> Result<Self> {

@@ -93,6 +93,12 @@ impl Tensor {
         (self.storage, self.weights, self.scales) = (Arc::clone(storage), weights, scales);
     }
 
+    /// The weights as they are stored, row after row; `None` of [`Dtype::Int8`], whose scales lie apart.
+    #[cfg(feature = "convert")]
+    pub(crate) fn row_bytes(&self) -> Option<&[u8]> {
+        self.dtype.block().map(|_| &self.storage.bytes()[self.weights.clone()])
+    }
+
     /// The weights, ready to be multiplied.
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         let rows = match self.dtype {

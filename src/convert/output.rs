@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file in the making, beside its target and under another name. If it isn't [kept](Self::keep) it is removed, and the
-/// target is as it was before; a process that is killed leaves it behind, but never half a file under the target's name.
+/// target is as it was before. A process that is killed leaves it behind, but never half a file under the target's name; the
+/// next one that makes this target removes it, since the lock on it has gone with the process.
 ///
 /// A target that is a device or a pipe is written in place.
 ///
@@ -45,16 +46,28 @@ impl OutputFile {
             let file = File::options().write(true).open(&real).map_err(at)?;
             return Ok(Self { file, overwrite, target: real, beside: None });
         }
-        let Some(name) = real.file_name().filter(|_| !real.is_dir()) else {
+        if real.is_dir() || real.file_name().is_none() {
             return Err(at(io::ErrorKind::IsADirectory.into()));
-        };
+        }
         refuse_existing(&real, overwrite)?;
-        let mut beside = OsString::from(".");
-        beside.push(name);
-        beside.push(format!(".{}.tmp", std::process::id()));
-        let beside = real.with_file_name(beside);
-        let file = File::create_new(&beside).map_err(at)?;
+        remove_stale(&real);
+        let (file, beside) = create_beside(&real).map_err(at)?;
         Ok(Self { file, overwrite, target: real, beside: Some(beside) })
+    }
+
+    /// That the disk has room for so many bytes, of which none are written yet. Where that can't be found out, it is taken to
+    /// have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFull`].
+    pub fn require_space(&self, needed: u64) -> Result<()> {
+        let Some(beside) = &self.beside else { return Ok(()) };
+        match fs4::available_space(beside.parent().unwrap_or(beside)) {
+            Ok(available) if available < needed => {
+                Err(Error::from(ErrorKind::DiskFull { needed, available }).at(Some(&self.target)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives the file its place, when all of it is on the disk.
@@ -68,6 +81,60 @@ impl OutputFile {
         kept.map_err(|e| Error::from(e).at(Some(&self.target)))?;
         self.beside = None;
         Ok(())
+    }
+}
+
+/// What the names of files on their way to `target` begin with. A process's number follows, and [`ENDING`].
+fn beginning(target: &Path) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".");
+    name
+}
+
+const ENDING: &str = ".tmp";
+
+/// Creates a file beside `target`, locked for as long as it is open.
+fn create_beside(target: &Path) -> io::Result<(File, PathBuf)> {
+    let mut number = u64::from(std::process::id());
+    loop {
+        let mut name = beginning(target);
+        name.push(format!("{number}{ENDING}"));
+        let path = target.with_file_name(name);
+        match File::create_new(&path) {
+            // A process of this number in another container.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1 << 32,
+            Err(e) => return Err(e),
+            Ok(file) => {
+                // Not every file system has locks; without one the file stays if the process is killed.
+                let _ = file.lock();
+                // Before it was locked, another process may have taken it for a dead one's.
+                if fs::symlink_metadata(&path).is_ok() {
+                    return Ok((file, path));
+                }
+            }
+        }
+    }
+}
+
+/// Removes what processes left behind that were killed while they made this target. It is no error if that fails.
+fn remove_stale(target: &Path) {
+    let beginning = beginning(target);
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.as_encoded_bytes().strip_prefix(beginning.as_encoded_bytes());
+        let number = number.and_then(|rest| rest.strip_suffix(ENDING.as_bytes()));
+        if number.is_none_or(|number| number.is_empty() || !number.iter().all(u8::is_ascii_digit)) {
+            continue;
+        }
+        // Who makes it holds its lock. To open a pipe would wait for somebody to read from it.
+        if entry.file_type().is_ok_and(|kind| kind.is_file())
+            && let Ok(file) = File::options().write(true).open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+
 use super::Format;
 use super::activation::Input;
 use super::packed::Aligned;
@@ -11,7 +13,7 @@ use crate::simd::Simd;
 
 /// Which of the two.
 pub(crate) trait Float16: Copy + Send + Sync + 'static {
-    fn to_f32(bits: u16) -> f32;
+    fn to_f32(bits: &[u16], out: &mut [f32]);
     fn load<S: Simd>(s: S, from: &[u16]) -> S::F32;
 }
 
@@ -21,8 +23,8 @@ pub(crate) struct F16;
 pub(crate) struct Bf16;
 
 impl Float16 for F16 {
-    fn to_f32(bits: u16) -> f32 {
-        half::f16::from_bits(bits).to_f32_const()
+    fn to_f32(bits: &[u16], out: &mut [f32]) {
+        bits.reinterpret_cast::<half::f16>().convert_to_f32_slice(out);
     }
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[u16]) -> S::F32 {
@@ -31,8 +33,10 @@ impl Float16 for F16 {
 }
 
 impl Float16 for Bf16 {
-    fn to_f32(bits: u16) -> f32 {
-        f32::from_bits(u32::from(bits) << 16)
+    fn to_f32(bits: &[u16], out: &mut [f32]) {
+        for (out, &bits) in out.iter_mut().zip(bits) {
+            *out = f32::from_bits(u32::from(bits) << 16);
+        }
     }
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[u16]) -> S::F32 {
@@ -100,9 +104,7 @@ impl<F: Float16> Format for Float16Rows<'_, F> {
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {
-        for (out, &bits) in out.iter_mut().zip(self.row(row)) {
-            *out = F::to_f32(bits);
-        }
+        F::to_f32(self.row(row), out);
     }
 }
 

@@ -320,5 +320,15 @@ pub(super) fn decode_alphabet(text: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
+/// Bytes as a text in GPT-2's alphabet.
+#[cfg(feature = "convert")]
+pub(crate) fn encode_alphabet(bytes: &[u8]) -> Vec<u8> {
+    let letter = |byte: &u8| {
+        let at = LETTERS.iter().position(|&stands_for| stands_for == u16::from(*byte));
+        at.and_then(|at| char::from_u32(at as u32)).expect("every byte has a letter")
+    };
+    bytes.iter().map(letter).collect::<String>().into_bytes()
+}
+
 #[cfg(test)]
 mod tests;

@@ -32,7 +32,11 @@ use std::sync::Arc;
 use byteorder::{ByteOrder, LittleEndian};
 
 use bpe::BytePairs;
+#[cfg(feature = "convert")]
+pub(crate) use bpe::encode_alphabet;
 pub use decoder::Decoder;
+#[cfg(feature = "convert")]
+pub(crate) use parts::with_plain_spaces;
 pub(crate) use parts::{Merging, PiecePart, TokenizerParts};
 use user_defined::{Fragment, UserDefined};
 use vocab::{Vocab, VocabBuilder};

@@ -68,6 +68,14 @@ pub(crate) enum Merging<'a> {
     },
 }
 
+#[cfg(feature = "convert")]
+impl Merging<'_> {
+    /// Whether pieces' scores mean anything.
+    pub(crate) fn has_scores(&self) -> bool {
+        matches!(self, Self::SentencePiece { .. })
+    }
+}
+
 /// Names of tokens that end a text, whatever kind the file gives them.
 const ENDS: [&str; 33] = [
     "<|eot_id|>",
@@ -274,6 +282,14 @@ fn text<'a>(
         Unused => None,
         _ => Some(piece),
     }
+}
+
+/// A piece with a space for each U+2581.
+#[cfg(feature = "convert")]
+pub(crate) fn with_plain_spaces(piece: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    put_plain_spaces(piece, &mut text);
+    text
 }
 
 /// What SentencePiece writes for a space.

@@ -2,7 +2,7 @@
 """Makes quantized.bin and every_type.gguf again, with PyPI's gguf 0.19.0 and numpy 2.4.6.
 
 quantized.bin: 64 blocks of 32 weights as f32, and then what gguf.quants makes of each of them: 64 bytes of F16, 64 of BF16,
-34 of Q8_0. every_type.gguf: a value of every type that GGUF has, and tensors of odd sizes.
+34 of Q8_0, 18 of Q4_0, 20 of Q4_1, 22 of Q5_0, 24 of Q5_1. every_type.gguf: a value of every type that GGUF has, and tensors of odd sizes.
 """
 import os
 
@@ -34,10 +34,12 @@ def blocks():
     return np.array(rows, dtype=np.float32)
 
 
+FORMATS = (Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1)
+
 w = blocks()
 assert w.shape == (64, 32)
 with open(os.path.join(here, "quantized.bin"), "wb") as out:
-    quantized = [gguf.quants.quantize(w, t) for t in (Type.F16, Type.BF16, Type.Q8_0)]
+    quantized = [gguf.quants.quantize(w, t) for t in FORMATS]
     for i in range(len(w)):
         out.write(w[i].tobytes())
         for q in quantized:

@@ -1,31 +1,39 @@
 //! `babyllama convert`: a model in another format.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use babyllama::ModelOptions;
-use babyllama::convert::{GgufOptions, OutputFile, Source, to_gguf};
+use babyllama::convert::{
+    GgufOptions, Llama2c, OutputFile, Source, check, gguf_bytes, llama2c_bytes, to_gguf, to_llama2c,
+    to_tokenizer_bin,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{ConvertArgs, KeyAndText};
+use crate::args::{ConvertArgs, KeyAndText, TargetFormat};
 use crate::failure::Failure;
 use crate::interrupt::Watch;
+use crate::output::note;
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     let source = Source::open(&args.source, &model_options(args))?;
-    let mut options = GgufOptions::new();
-    if let Some(dtype) = args.dtype {
-        options = options.dtype(dtype);
+    match version(args) {
+        None => write_gguf(args, &source)?,
+        Some(version) => write_llama2c(args, &source, version)?,
     }
-    for KeyAndText(key, text) in &args.set {
-        options = options.metadata(key, text.as_str());
+    if args.check {
+        let bar = progress_bar(args, "comparing", weights(&source));
+        let watch = Watch::new();
+        check(&source, &args.target, |compared| bar.set_position(compared))?;
+        bar.finish_and_clear();
+        if watch.interrupted() {
+            return Err(Failure::Interrupted);
+        }
+        if !args.quiet {
+            note("every tensor, the tokenizer and the hyperparameters are the source's");
+        }
     }
-    let mut file = OutputFile::create(&args.target, args.force)?;
-    let mut watched = Watched { to: &mut file, watch: Watch::new() };
-    let result = to_gguf(&source, &options, BufWriter::new(&mut watched));
-    if watched.watch.interrupted() {
-        return Err(Failure::Interrupted);
-    }
-    result.map_err(|e| Failure::of(args.target.display(), e))?;
-    Ok(file.keep()?)
+    Ok(())
 }
 
 fn model_options(args: &ConvertArgs) -> ModelOptions {
@@ -39,23 +47,141 @@ fn model_options(args: &ConvertArgs) -> ModelOptions {
     if let Some(rope_theta) = args.rope_theta {
         options = options.rope_theta(rope_theta);
     }
+    if let Some(max_seq_len) = args.max_seq_len {
+        options = options.max_seq_len(max_seq_len);
+    }
     options
 }
 
-/// Fails at the first write after Ctrl-C, so that the unfinished file is removed.
-#[derive(Debug)]
-struct Watched<W> {
-    to: W,
-    watch: Watch,
+/// Which of llama2.c's formats is wanted; `None` is GGUF.
+fn version(args: &ConvertArgs) -> Option<Llama2c> {
+    let is_bin = args.target.extension().is_some_and(|extension| extension == "bin");
+    match args.to.unwrap_or(if is_bin { TargetFormat::Llama2cV0 } else { TargetFormat::Gguf }) {
+        TargetFormat::Gguf => None,
+        TargetFormat::Llama2cV0 => Some(Llama2c::V0),
+        TargetFormat::Llama2cV1 => Some(Llama2c::V1),
+        TargetFormat::Llama2cV2 => Some(Llama2c::V2 { group_size: args.group_size }),
+    }
 }
 
-impl<W: Write> Write for Watched<W> {
+fn write_gguf(args: &ConvertArgs, source: &Source) -> Result<(), Failure> {
+    let mut options = GgufOptions::new();
+    if let Some(mix) = args.dtype.0 {
+        options = options.mix(mix);
+    }
+    if let Some(threads) = args.threads {
+        options = options.threads(threads.into());
+    }
+    for KeyAndText(key, text) in &args.set {
+        options = options.metadata(key, text.as_str());
+    }
+    let bytes = gguf_bytes(source, &options).map_err(|e| Failure::of(args.target.display(), e))?;
+    write(args, bytes, |to| to_gguf(source, &options, to))?.keep()?;
+    if !args.quiet && source.tokenizer()?.is_none() {
+        note("there is no tokenizer: the file takes tokens alone, no text");
+    }
+    Ok(())
+}
+
+/// Writes a file of weights and one of the tokenizer, if llama2.c can have it.
+fn write_llama2c(args: &ConvertArgs, source: &Source, version: Llama2c) -> Result<(), Failure> {
+    if args.dtype.0.is_some() || !args.set.is_empty() {
+        return Err(Failure::Usage("llama2.c's formats know neither --dtype nor --set".into()));
+    }
+    let of_target = |e| Failure::of(args.target.display(), e);
+    let mut tokenizer = Vec::new();
+    let beside: PathBuf = args.target.with_extension("tokenizer.bin");
+    let beside = match to_tokenizer_bin(source, &mut tokenizer) {
+        Ok(()) => Some(OutputFile::create(&beside, args.force)?),
+        Err(e) => {
+            note(&format!("no {}: {e}", beside.display()));
+            None
+        }
+    };
+    let bytes = llama2c_bytes(source, version).map_err(of_target)?;
+    let file = write(args, bytes, |to| to_llama2c(source, version, to))?;
+    if let Some(mut beside) = beside {
+        beside.write_all(&tokenizer).map_err(|e| of_target(e.into()))?;
+        beside.keep()?;
+    }
+    file.keep()?;
+    let config = source.config();
+    if (config.norm_eps, config.rope_theta) != (1e-5, 1e4) {
+        let (eps, theta) = (config.norm_eps, config.rope_theta);
+        note(&format!(
+            "llama2.c's formats don't say it: run it with --norm-eps {eps:e} --rope-theta {theta}"
+        ));
+    }
+    Ok(())
+}
+
+/// Writes a file that isn't in its place yet, and shows how far it is.
+fn write(
+    args: &ConvertArgs,
+    bytes: u64,
+    write: impl FnOnce(BufWriter<&mut Watched<'_>>) -> babyllama::Result<()>,
+) -> Result<OutputFile, Failure> {
+    let mut file = OutputFile::create(&args.target, args.force)?;
+    file.require_space(bytes)?;
+    let bar = progress_bar(args, "writing", bytes);
+    let mut watched = Watched { to: &mut file, watch: Watch::new(), bar: &bar };
+    let result = write(BufWriter::new(&mut watched));
+    let interrupted = watched.watch.interrupted();
+    bar.finish_and_clear();
+    if interrupted {
+        return Err(Failure::Interrupted);
+    }
+    result.map_err(|e| described(&e, &args.target))?;
+    Ok(file)
+}
+
+/// An error without a file is of the one that is written.
+fn described(error: &babyllama::Error, target: &Path) -> Failure {
+    match error.path() {
+        Some(_) => Failure::Error(error.to_string()),
+        None => Failure::of(target.display(), error),
+    }
+}
+
+fn weights(source: &Source) -> u64 {
+    let weights = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+    source.tensors().iter().map(|tensor| weights(&tensor.shape)).sum()
+}
+
+fn progress_bar(args: &ConvertArgs, what: &'static str, len: u64) -> ProgressBar {
+    let bar = ProgressBar::hidden();
+    if io::stderr().is_terminal() && !args.quiet {
+        let template = if what == "writing" {
+            "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"
+        } else {
+            "{msg} {wide_bar} {percent} %, {eta} left"
+        };
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_length(len);
+        bar.set_message(what);
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+    }
+    bar
+}
+
+/// Counts what is written, and fails at the first write after Ctrl-C, so that the unfinished file is removed.
+#[derive(Debug)]
+struct Watched<'a> {
+    to: &'a mut OutputFile,
+    watch: Watch,
+    bar: &'a ProgressBar,
+}
+
+impl Write for Watched<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.watch.interrupted() {
             // Not `Interrupted`: that means "try again".
             return Err(io::ErrorKind::Other.into());
         }
-        self.to.write(bytes)
+        let written = self.to.write(bytes)?;
+        self.bar.inc(written as u64);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
+use babyllama::convert::Source;
 use babyllama::{Config, Model, PieceKind, RopeScaling, Session, TensorInfo, Tokenizer};
+use serde_json::{Map, Value, json};
 
 use crate::args::InspectArgs;
 use crate::failure::Failure;
@@ -10,98 +12,233 @@ use crate::models::{self, TokenizerChoice};
 use crate::output::print;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
-    let options = args.engine.model_options();
-    let choice = TokenizerChoice::from(args.tokenizer.path.as_deref());
-    let (model, tokenizer) = match (models::open(&args.model, choice, options.clone()), choice) {
-        (Ok(model), _) => {
-            let tokenizer = model.tokenizer().map_or_else(|| "none".into(), describe_tokenizer);
-            (model, tokenizer)
-        }
-        // It may be only the tokenizer beside the model that is bad, and one would like to know that.
-        (Err(Failure::Error(reason)), TokenizerChoice::Own) => {
-            match models::open(&args.model, TokenizerChoice::None, options) {
-                Ok(model) => (model, format!("unusable: {reason}")),
-                Err(_) => return Err(Failure::Error(reason)),
-            }
-        }
-        (Err(failure), _) => return Err(failure),
+    // A directory can be converted but not run; a file of one can't be run either.
+    let facts = if args.model.is_dir() {
+        Facts::of_source(args)?
+    } else {
+        Facts::of_model(args).or_else(|failure| Facts::of_source(args).map_err(|_| failure))?
     };
-    let context = model.session_with(args.engine.session_options()).capacity();
-    let mut text = describe(&model, &args.model.display().to_string(), &tokenizer, context);
-    describe_tensors(&mut text, &model.tensors(), args.tensors);
+    if args.json {
+        return print(format!("{:#}\n", facts.to_json(args)).as_bytes());
+    }
+    let mut text = facts.describe();
+    describe_tensors(&mut text, &facts.tensors, args.tensors);
     if args.metadata {
-        describe_metadata(&mut text, model.metadata());
+        describe_metadata(&mut text, &facts.metadata);
     }
     print(text.as_bytes())
 }
 
-fn describe(model: &Model, name: &str, tokenizer: &str, context: usize) -> String {
-    let tensors = model.tensors();
-    let parameters: u128 = tensors.iter().map(parameters).sum();
-    let Config {
-        dim,
-        hidden_dim,
-        n_layers,
-        n_heads,
-        n_kv_heads,
-        head_dim,
-        rope_dim,
-        vocab_size,
-        max_seq_len,
-        norm_eps,
-        rope_theta,
-        rope_scaling,
-        ..
-    } = model.config();
-    let template = model.chat_template().map_or_else(
-        || "none".into(),
-        |jinja| format!("in the file, {} characters", digits(jinja.chars().count() as u128)),
-    );
-    let classifier = if tensors.iter().any(|tensor| tensor.name == "output") {
-        "its own"
-    } else {
-        "tied to the token embeddings"
-    };
-    let threads = model.threads();
-    let memory = |positions| Session::memory_bytes(model.config(), positions);
-    // Far from the start only the cache grows.
-    let per_position = memory(1 << 16).saturating_sub(memory((1 << 16) - 1));
-    let lines = [
-        ("model", name.into()),
-        ("format", model.format().into()),
-        ("size", size(model.file_bytes())),
-        ("parameters", digits(parameters)),
-        ("", String::new()),
-        ("dim", dim.to_string()),
-        ("hidden_dim", hidden_dim.to_string()),
-        ("n_layers", n_layers.to_string()),
-        ("n_heads", n_heads.to_string()),
-        ("n_kv_heads", n_kv_heads.to_string()),
-        ("head_dim", head_dim.to_string()),
-        ("rope_dim", rope_dim.to_string()),
-        ("vocab_size", vocab_size.to_string()),
-        ("max_seq_len", max_seq_len.to_string()),
-        ("norm_eps", format!("{norm_eps:e}")),
-        ("rope_theta", rope_theta.to_string()),
-        ("rope_scaling", describe_scaling(*rope_scaling)),
-        ("classifier", classifier.into()),
-        ("tokenizer", tokenizer.into()),
-        ("chat template", template),
-        ("", String::new()),
-        ("instructions", model.isa().name().into()),
-        ("threads", threads.to_string()),
-        ("memory", format!("{} a position used", size(per_position))),
-        (
-            "session",
-            format!("{} when all {} positions are used", size(memory(context)), digits(context as u128)),
-        ),
-    ];
-    let mut text = String::new();
-    for (name, value) in lines {
-        // Writing to a String doesn't fail.
-        let _ = writeln!(text, "{}", format!("{name:<13} {value}").trim_end());
+/// What is shown of a model, whatever files it is in.
+struct Facts {
+    name: String,
+    format: &'static str,
+    file_bytes: u64,
+    config: Config,
+    tensors: Vec<TensorInfo>,
+    /// Why it can't be used, if it can't.
+    tokenizer: Result<Option<Tokenizer>, String>,
+    chat_template: Option<String>,
+    metadata: Vec<(String, String)>,
+    engine: Option<Engine>,
+}
+
+/// How a model would be run.
+struct Engine {
+    isa: &'static str,
+    threads: usize,
+    /// Positions that a session holds.
+    context: usize,
+}
+
+impl Facts {
+    fn of_model(args: &InspectArgs) -> Result<Self, Failure> {
+        let options = args.engine.model_options();
+        let choice = TokenizerChoice::from(args.tokenizer.path.as_deref());
+        let (model, tokenizer) = match (models::open(&args.model, choice, options.clone()), choice) {
+            (Ok(model), _) => {
+                let tokenizer = model.tokenizer().cloned();
+                (model, Ok(tokenizer))
+            }
+            // It may be only the tokenizer beside the model that is bad, and one would like to know that.
+            (Err(Failure::Error(reason)), TokenizerChoice::Own) => {
+                match models::open(&args.model, TokenizerChoice::None, options) {
+                    Ok(model) => (model, Err(reason)),
+                    Err(_) => return Err(Failure::Error(reason)),
+                }
+            }
+            (Err(failure), _) => return Err(failure),
+        };
+        let context = model.session_with(args.engine.session_options()).capacity();
+        Ok(Self {
+            name: args.model.display().to_string(),
+            format: model.format(),
+            file_bytes: model.file_bytes(),
+            config: model.config().clone(),
+            tensors: model.tensors(),
+            tokenizer,
+            chat_template: model.chat_template().map(str::to_owned),
+            metadata: model.metadata().to_vec(),
+            engine: Some(Engine { isa: Model::isa(&model).name(), threads: model.threads(), context }),
+        })
     }
-    text
+
+    fn of_source(args: &InspectArgs) -> Result<Self, Failure> {
+        let mut options = args.engine.model_options();
+        if let Some(path) = &args.tokenizer.path {
+            options = options.tokenizer_path(path);
+        }
+        let (source, unusable) = match Source::open(&args.model, &options) {
+            Ok(source) => (source, None),
+            // As above.
+            Err(error) => match Source::open(&args.model, &options.no_tokenizer()) {
+                Ok(source) => (source, Some(error.to_string())),
+                Err(_) => return Err(error.into()),
+            },
+        };
+        let tokenizer = match unusable {
+            Some(reason) => Err(reason),
+            None => source.tokenizer().map_err(|e| e.to_string()),
+        };
+        Ok(Self {
+            name: args.model.display().to_string(),
+            format: source.format(),
+            file_bytes: source.file_bytes(),
+            config: source.config().clone(),
+            tensors: source.tensors(),
+            tokenizer,
+            chat_template: source.chat_template().map(str::to_owned),
+            metadata: source.metadata().to_vec(),
+            engine: None,
+        })
+    }
+
+    fn parameters(&self) -> u128 {
+        self.tensors.iter().map(parameters).sum()
+    }
+
+    fn is_tied(&self) -> bool {
+        self.tensors.iter().all(|tensor| tensor.name != "output")
+    }
+
+    fn describe(&self) -> String {
+        let config = &self.config;
+        let template = self.chat_template.as_ref().map_or_else(
+            || "none".into(),
+            |jinja| format!("in the file, {} characters", digits(jinja.chars().count() as u128)),
+        );
+        let tokenizer = match &self.tokenizer {
+            Ok(tokenizer) => tokenizer.as_ref().map_or_else(|| "none".into(), describe_tokenizer),
+            Err(reason) => format!("unusable: {reason}"),
+        };
+        let classifier = if self.is_tied() { "tied to the token embeddings" } else { "its own" };
+        let mut lines = vec![
+            ("model", self.name.clone()),
+            ("format", self.format.into()),
+            ("size", size(self.file_bytes)),
+            ("parameters", digits(self.parameters())),
+            ("", String::new()),
+        ];
+        lines.extend(counts(config).map(|(name, value)| (name, value.to_string())));
+        lines.extend([
+            ("norm_eps", format!("{:e}", config.norm_eps)),
+            ("rope_theta", config.rope_theta.to_string()),
+            ("rope_scaling", describe_scaling(config.rope_scaling)),
+            ("classifier", classifier.into()),
+            ("tokenizer", tokenizer),
+            ("chat template", template),
+        ]);
+        if let Some(Engine { isa, threads, context }) = &self.engine {
+            lines.extend([
+                ("", String::new()),
+                ("instructions", (*isa).into()),
+                ("threads", threads.to_string()),
+                ("memory", format!("{} a position used", size(bytes_per_position(config)))),
+                ("session", describe_session(config, *context)),
+            ]);
+        }
+        let mut text = String::new();
+        for (name, value) in lines {
+            // Writing to a String doesn't fail.
+            let _ = writeln!(text, "{}", format!("{name:<13} {value}").trim_end());
+        }
+        text
+    }
+
+    fn to_json(&self, args: &InspectArgs) -> Value {
+        let mut config: Map<_, _> = counts(&self.config).map(|(name, n)| (name.into(), n.into())).collect();
+        config.insert("norm_eps".into(), json!(self.config.norm_eps));
+        config.insert("rope_theta".into(), json!(self.config.rope_theta));
+        config.insert("rope_scaling".into(), describe_scaling(self.config.rope_scaling).into());
+        let mut all = json!({
+            "model": self.name,
+            "format": self.format,
+            "bytes": self.file_bytes,
+            "parameters": u64::try_from(self.parameters()).unwrap_or(u64::MAX),
+            "config": config,
+            "tied": self.is_tied(),
+            "tokenizer": match &self.tokenizer {
+                Ok(Some(tokenizer)) => tokenizer_json(tokenizer),
+                Ok(None) => Value::Null,
+                Err(reason) => json!({ "unusable": reason }),
+            },
+            "chat_template": self.chat_template,
+        });
+        if args.tensors {
+            let tensor = |tensor: &TensorInfo| {
+                let TensorInfo { name, shape, dtype, bytes, .. } = tensor;
+                json!({ "name": name, "shape": shape, "dtype": dtype.to_string(), "bytes": bytes })
+            };
+            all["tensors"] = self.tensors.iter().map(tensor).collect();
+        }
+        if args.metadata {
+            all["metadata"] = self.metadata.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        }
+        if let Some(Engine { isa, threads, context }) = &self.engine {
+            all["instructions"] = (*isa).into();
+            all["threads"] = (*threads).into();
+            all["context_length"] = (*context).into();
+            all["session_bytes"] = Session::memory_bytes(&self.config, *context).into();
+        }
+        all
+    }
+}
+
+/// The hyperparameters that are whole numbers.
+fn counts(config: &Config) -> impl Iterator<Item = (&'static str, usize)> {
+    [
+        ("dim", config.dim),
+        ("hidden_dim", config.hidden_dim),
+        ("n_layers", config.n_layers),
+        ("n_heads", config.n_heads),
+        ("n_kv_heads", config.n_kv_heads),
+        ("head_dim", config.head_dim),
+        ("rope_dim", config.rope_dim),
+        ("vocab_size", config.vocab_size),
+        ("max_seq_len", config.max_seq_len),
+    ]
+    .into_iter()
+}
+
+/// What a session takes for one more position.
+fn bytes_per_position(config: &Config) -> u64 {
+    let memory = |positions| Session::memory_bytes(config, positions);
+    // Far from the start only the cache grows.
+    memory(1 << 16).saturating_sub(memory((1 << 16) - 1))
+}
+
+fn describe_session(config: &Config, context: usize) -> String {
+    let memory = size(Session::memory_bytes(config, context));
+    format!("{memory} when all {} positions are used", digits(context as u128))
+}
+
+fn tokenizer_json(tokenizer: &Tokenizer) -> Value {
+    json!({
+        "pieces": tokenizer.vocab_size(),
+        "bos": tokenizer.bos(),
+        "eos": tokenizer.eos(),
+        "adds_bos": tokenizer.adds_bos(),
+    })
 }
 
 fn describe_scaling(scaling: RopeScaling) -> String {

@@ -87,7 +87,7 @@ impl Kind {
 
 /// A value, as the file has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Value<'a> {
+pub(crate) struct Value<'a> {
     kind: Kind,
     /// Of an array: the type and number of its elements.
     elements: (Kind, usize),
@@ -107,7 +107,7 @@ impl<'a> Value<'a> {
     }
 
     /// A whole number of any width.
-    pub(super) fn integer(&self) -> Option<i128> {
+    pub(crate) fn integer(&self) -> Option<i128> {
         let b = self.bytes;
         Some(match self.kind {
             Kind::U8 => b[0].into(),
@@ -120,6 +120,28 @@ impl<'a> Value<'a> {
             Kind::I64 => LittleEndian::read_i64(b).into(),
             Kind::F32 | Kind::F64 | Kind::Bool | Kind::String | Kind::Array => return None,
         })
+    }
+
+    #[cfg(feature = "convert")]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Of a number or a truth value its bytes, of a string its text.
+    #[cfg(feature = "convert")]
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Of an array: the type of its elements, and the bytes of each, as [`Value::bytes`] has them. `None` if it is no array,
+    /// or if arrays are in it.
+    #[cfg(feature = "convert")]
+    pub(crate) fn elements(&self) -> Option<(Kind, Vec<&'a [u8]>)> {
+        let elements = match self.strings() {
+            Some(strings) => strings.collect(),
+            None => self.items()?.map(|item| item.bytes).collect(),
+        };
+        Some((self.elements.0, elements))
     }
 
     fn float(&self) -> Option<f64> {
@@ -313,6 +335,11 @@ impl<'a> Metadata<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let items = value.items().and_then(|items| items.map(|item| read(&item)).collect());
         items.map(Some).ok_or_else(|| wrong_type(key, expected, value))
+    }
+
+    #[cfg(feature = "convert")]
+    pub(super) fn into_pairs(self) -> Vec<(String, Value<'a>)> {
+        self.0.into_iter().collect()
     }
 
     /// Every key and what its value is, for people.

@@ -32,9 +32,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cursor::Cursor;
-#[cfg(feature = "convert")]
-pub(crate) use metadata::Kind;
 use metadata::Metadata;
+#[cfg(feature = "convert")]
+pub(crate) use metadata::{Kind, Value};
 #[cfg(feature = "convert")]
 pub(crate) use tensors::type_number;
 use tensors::{TensorInfo, Tensors};
@@ -96,6 +96,12 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
 pub(super) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
     let (header, _) = Header::read(storage)?;
     vocabulary::parts(&header.metadata)?.as_ref().map(Tokenizer::from_parts).transpose()
+}
+
+/// All keys of a file and their values, in the order of the keys.
+#[cfg(feature = "convert")]
+pub(crate) fn metadata(storage: &Storage) -> Result<Vec<(String, Value<'_>)>> {
+    Header::read(storage).map(|(header, _)| header.metadata.into_pairs())
 }
 
 /// What stands in front of the tensors.

@@ -3,8 +3,9 @@
 use super::{Array, Header};
 use crate::checkpoint::gguf::names;
 use crate::config::{Config, RopeScaling};
-use crate::convert::GgufOptions;
+use crate::convert::mix::{Traits, with_whole_blocks};
 use crate::convert::source::SourceModel;
+use crate::convert::{GgufOptions, Mix};
 use crate::error::{ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::tokenizer::{Merging, PieceKind, PiecePart, TokenizerParts};
@@ -13,24 +14,48 @@ use crate::weights::TensorInfo;
 /// The version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
+pub(crate) const FILE_TYPE: &str = "general.file_type";
+pub(crate) const NORM_EPS: &str = "llama.attention.layer_norm_rms_epsilon";
+pub(crate) const ROPE_THETA: &str = "llama.rope.freq_base";
+pub(crate) const CONTEXT_LENGTH: &str = "llama.context_length";
+/// The key that is there if any of a tokenizer's is.
+const TOKENIZER: &str = "tokenizer.ggml.model";
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
 /// Everything in front of the tensors' bytes. Tensors are announced in the order of the source, and then what rotary
 /// frequencies are divided by.
 pub(crate) fn header(source: &dyn SourceModel, options: &GgufOptions) -> Result<Header> {
+    let tensors: Vec<TensorInfo> = source.tensors().into_iter().map(|tensor| tensor.info).collect();
+    let choice = Choice::of(source, options);
     let mut header = Header::new();
     header.set("general.architecture", "llama")?;
     for (key, value) in &options.metadata {
         header.set(key, value.clone())?;
     }
-    let tensors: Vec<TensorInfo> = source.tensors().into_iter().map(|tensor| tensor.info).collect();
-    header.set("general.file_type", file_type(&tensors, options))?;
+    if let Some(file_type) = choice.file_type(&tensors) {
+        header.set(FILE_TYPE, file_type)?;
+    }
     header.set("general.quantization_version", QUANTIZATION_VERSION)?;
-    hyperparameters(&mut header, source.config())?;
-    tokenizer(&mut header, source.tokenizer()?.as_ref(), source.config().vocab_size)?;
-    if let Some(template) = source.chat_template() {
-        header.set("tokenizer.chat_template", template)?;
+    match source.metadata() {
+        Some(metadata) => {
+            for (key, value) in metadata {
+                if !header.has(&key) {
+                    header.set(&key, value)?;
+                }
+            }
+        }
+        None => hyperparameters(&mut header, source.config())?,
+    }
+    if !header.has(TOKENIZER) {
+        tokenizer(&mut header, source.tokenizer()?.as_ref(), source.config().vocab_size)?;
+    }
+    if let Some(template) = source.chat_template()
+        && !header.has(CHAT_TEMPLATE)
+    {
+        header.set(CHAT_TEMPLATE, template)?;
     }
     for tensor in &tensors {
-        header.tensor(&name(tensor)?, &tensor.shape, dtype(tensor, options))?;
+        header.tensor(&name(tensor)?, &tensor.shape, choice.dtype(tensor))?;
     }
     if let Some(factors) = source.rope_factors() {
         header.tensor(names::ROPE_FREQS, &[factors.len()], Dtype::F32)?;
@@ -43,45 +68,68 @@ pub(crate) fn name(tensor: &TensorInfo) -> Result<String> {
     names::of(&tensor.name).ok_or_else(|| ErrorKind::UnsupportedTensor { name: tensor.name.clone() }.into())
 }
 
-/// How a tensor is stored. Vectors stay F32: they are small, and engines want them so. A matrix whose rows are no whole number
-/// of blocks becomes F16.
-pub(crate) fn dtype(tensor: &TensorInfo, options: &GgufOptions) -> Dtype {
-    let &[_, columns] = &*tensor.shape else { return Dtype::F32 };
-    let wanted = options.dtype.unwrap_or(match tensor.dtype {
-        Dtype::Int8 { .. } => Dtype::Q8_0,
-        dtype => dtype,
-    });
-    let fits = wanted.block().is_none_or(|(weights, _)| columns.is_multiple_of(weights));
-    if fits { wanted } else { Dtype::F16 }
+/// Which type each tensor gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice {
+    /// `None`: as in the source.
+    mix: Option<Mix>,
+    traits: Traits,
+    /// What the source says its mix is.
+    source_type: Option<u32>,
 }
 
-/// llama.cpp's number for the type of most tensors, which it shows to people.
-fn file_type(tensors: &[TensorInfo], options: &GgufOptions) -> u32 {
-    let bytes_in = |wanted: Dtype| -> usize {
-        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
-        let those = matrices.filter(|tensor| dtype(tensor, options) == wanted);
-        those.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
-    };
-    let types = [(0, Dtype::F32), (1, Dtype::F16), (7, Dtype::Q8_0), (32, Dtype::Bf16)];
-    types.iter().max_by_key(|(_, dtype)| bytes_in(*dtype)).map_or(0, |(number, _)| *number)
+impl Choice {
+    pub(crate) fn of(source: &dyn SourceModel, options: &GgufOptions) -> Self {
+        let tied = !source.tensors().iter().any(|tensor| tensor.info.name == "output");
+        let traits = Traits::of(source.config(), tied);
+        Self { mix: options.mix, traits, source_type: source.file_type() }
+    }
+
+    /// How a tensor is stored. Vectors stay F32: they are small, and engines want them so.
+    pub(crate) fn dtype(&self, tensor: &TensorInfo) -> Dtype {
+        let &[_, columns] = &*tensor.shape else { return Dtype::F32 };
+        match (self.mix, tensor.dtype) {
+            (Some(mix), _) => mix.dtype(&tensor.name, columns, &self.traits),
+            (None, Dtype::Int8 { .. }) => with_whole_blocks(Dtype::Q8_0, columns),
+            (None, dtype) => dtype,
+        }
+    }
+
+    /// llama.cpp's number for the types of all tensors, which it shows to people.
+    fn file_type(&self, tensors: &[TensorInfo]) -> Option<u32> {
+        if let Some(number) = self.mix.map(Mix::file_type).or(self.source_type) {
+            return Some(number);
+        }
+        // The type of most weights.
+        let mut weights = Vec::<(Dtype, usize)>::new();
+        for tensor in tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
+            let (dtype, count) = (self.dtype(tensor), tensor.shape.iter().product());
+            match weights.iter_mut().find(|(of, _)| *of == dtype) {
+                Some((_, sum)) => *sum += count,
+                None => weights.push((dtype, count)),
+            }
+        }
+        let (dtype, _) = weights.into_iter().max_by_key(|(_, count)| *count)?;
+        Mix::mostly(dtype).map(Mix::file_type)
+    }
 }
 
 fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
     let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX); // a valid Config's are below 2^31
     header.set("llama.vocab_size", count(config.vocab_size))?;
-    header.set("llama.context_length", count(config.max_seq_len))?;
+    header.set(CONTEXT_LENGTH, count(config.max_seq_len))?;
     header.set("llama.embedding_length", count(config.dim))?;
     header.set("llama.block_count", count(config.n_layers))?;
     header.set("llama.feed_forward_length", count(config.hidden_dim))?;
     header.set("llama.attention.head_count", count(config.n_heads))?;
     header.set("llama.attention.head_count_kv", count(config.n_kv_heads))?;
-    header.set("llama.attention.layer_norm_rms_epsilon", config.norm_eps)?;
+    header.set(NORM_EPS, config.norm_eps)?;
     if config.head_dim * config.n_heads != config.dim {
         header.set("llama.attention.key_length", count(config.head_dim))?;
         header.set("llama.attention.value_length", count(config.head_dim))?;
     }
     header.set("llama.rope.dimension_count", count(config.rope_dim))?;
-    header.set("llama.rope.freq_base", config.rope_theta as f32)?;
+    header.set(ROPE_THETA, config.rope_theta as f32)?;
     match config.rope_scaling {
         RopeScaling::None => Ok(()),
         RopeScaling::Linear { factor } => {
@@ -103,7 +151,7 @@ fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
 
 /// The tokenizer. If the model has more logits than there are pieces, unused ones stand for the rest: llama.cpp wants as many.
 fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size: usize) -> Result<()> {
-    let Some(parts) = parts else { return header.set("tokenizer.ggml.model", "none") };
+    let Some(parts) = parts else { return header.set(TOKENIZER, "none") };
     let (n_pieces, is_sentencepiece) =
         (parts.pieces.len(), matches!(parts.merging, Merging::SentencePiece { .. }));
     if n_pieces > vocab_size {
@@ -113,7 +161,7 @@ fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size
         Merging::SentencePiece { .. } => "default",
         Merging::BytePairs { pre, .. } => pre,
     };
-    header.set("tokenizer.ggml.model", if is_sentencepiece { "llama" } else { "gpt2" })?;
+    header.set(TOKENIZER, if is_sentencepiece { "llama" } else { "gpt2" })?;
     header.set("tokenizer.ggml.pre", pre)?;
     let padding = (n_pieces..vocab_size).map(|id| PiecePart {
         text: format!("[PAD{id}]").into_bytes().into(),

@@ -95,6 +95,11 @@ impl Header {
         Ok(())
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.names[0].contains(key)
+    }
+
     /// Announces a tensor of a shape, (rows, columns) or up to four dimensions, outermost first. Its bytes must be written
     /// in the order in which tensors are announced.
     ///

@@ -1,10 +1,10 @@
 //! The values of a GGUF file's metadata, as they are written.
 
-use crate::checkpoint::gguf::Kind;
+use crate::checkpoint::gguf::{self, Kind};
 
-/// Makes the types of values from those of single ones: name, type, and what makes its bytes.
+/// Makes the types of values from those of single ones: name, type, what makes its bytes, and what reads them.
 macro_rules! values {
-    ($($name:ident($type:ty, $bytes:expr)),*) => {
+    ($($name:ident($type:ty, $bytes:expr, $read:expr)),*) => {
         /// A value of any type that GGUF has.
         ///
         /// ```
@@ -41,6 +41,19 @@ macro_rules! values {
                 }
             }
 
+            /// A value as another file has it. What isn't UTF-8 in a string is replaced; arrays of arrays, which no model
+            /// has, aren't carried over.
+            pub(crate) fn carried(value: &gguf::Value<'_>) -> Option<Self> {
+                Some(match value.kind() {
+                    $(Kind::$name => Self::$name($read(value.bytes().try_into().ok()?)),)*
+                    Kind::String => Self::String(String::from_utf8_lossy(value.bytes()).into_owned()),
+                    Kind::Array => {
+                        let (kind, elements) = value.elements()?;
+                        Self::Array(Array::carried(kind, &elements)?)
+                    }
+                })
+            }
+
             /// Appends the value, without its type.
             pub(super) fn put(&self, out: &mut Vec<u8>) {
                 match self {
@@ -58,6 +71,18 @@ macro_rules! values {
                     Self::String(texts) => (Kind::String, texts.len()),
                     Self::Array(arrays) => (Kind::Array, arrays.len()),
                 }
+            }
+
+            /// Elements of one type, from the bytes of each.
+            fn carried(kind: Kind, elements: &[&[u8]]) -> Option<Self> {
+                let each = elements.iter();
+                Some(match kind {
+                    $(Kind::$name => Self::$name(
+                        each.map(|&bytes| Some($read(bytes.try_into().ok()?))).collect::<Option<_>>()?,
+                    ),)*
+                    Kind::String => Self::String(each.map(|bytes| bytes.to_vec()).collect()),
+                    Kind::Array => return None,
+                })
             }
 
             /// Appends the elements' type, their number, and the elements.
@@ -82,17 +107,17 @@ macro_rules! values {
 }
 
 values!(
-    U8(u8, u8::to_le_bytes),
-    I8(i8, i8::to_le_bytes),
-    U16(u16, u16::to_le_bytes),
-    I16(i16, i16::to_le_bytes),
-    U32(u32, u32::to_le_bytes),
-    I32(i32, i32::to_le_bytes),
-    U64(u64, u64::to_le_bytes),
-    I64(i64, i64::to_le_bytes),
-    F32(f32, f32::to_le_bytes),
-    F64(f64, f64::to_le_bytes),
-    Bool(bool, |value| [u8::from(value)])
+    U8(u8, u8::to_le_bytes, u8::from_le_bytes),
+    I8(i8, i8::to_le_bytes, i8::from_le_bytes),
+    U16(u16, u16::to_le_bytes, u16::from_le_bytes),
+    I16(i16, i16::to_le_bytes, i16::from_le_bytes),
+    U32(u32, u32::to_le_bytes, u32::from_le_bytes),
+    I32(i32, i32::to_le_bytes, i32::from_le_bytes),
+    U64(u64, u64::to_le_bytes, u64::from_le_bytes),
+    I64(i64, i64::to_le_bytes, i64::from_le_bytes),
+    F32(f32, f32::to_le_bytes, f32::from_le_bytes),
+    F64(f64, f64::to_le_bytes, f64::from_le_bytes),
+    Bool(bool, |value| [u8::from(value)], |[byte]: [u8; 1]| byte != 0)
 );
 
 impl From<&str> for Value {

@@ -3,25 +3,49 @@
 //! A format is a function that encodes one block, and a line in [`QUANTIZERS`]. Its bytes mean what the file of the same
 //! name in `quant/` draws.
 //!
-//! Invariant: a block depends on its own weights alone, so a tensor may be encoded in parts, in any order.
+//! - `floats`, `q8_0`, `q4`, `q5`: the largest weight decides the scale
+//! - `q2_k` to `q6_k`: scales are searched for; `fit` is the search, `groups` how a block lies for it
 //!
-//! Source: PyPI `gguf`'s reference quantisers, whose bytes these are.
+//! Invariants: a block depends on its own weights alone, so a tensor may be encoded in parts, in any order, on any threads.
+//! Each instruction set makes the same bytes: encoders are plain f32 arithmetic, which is compiled for all of them and never
+//! fused or reordered.
+//!
+//! Source: PyPI `gguf`'s reference quantisers, whose bytes those of the first kind are; for the others each format's file.
 
+mod fit;
 mod floats;
+mod groups;
+mod q2_k;
+mod q3_k;
+mod q4;
+mod q4_k;
+mod q5;
+mod q5_k;
+mod q6_k;
 mod q8_0;
 
 use crate::error::{ErrorKind, Result};
 use crate::quant::Dtype;
+use crate::simd::{Isa, Kernel, Simd, kernel};
 
-/// Encodes one block: as many weights, and as many bytes, as [`Dtype::block`] says.
-type Quantizer = fn(&[f32], &mut [u8]);
+/// Encodes whole blocks, as many weights and bytes as [`Dtype::block`] says.
+type Quantizer = fn(Isa, &[f32], &mut [u8]);
 
 /// The formats that can be written.
 const QUANTIZERS: &[(Dtype, Quantizer)] = &[
-    (Dtype::F32, floats::f32),
-    (Dtype::F16, floats::f16),
-    (Dtype::Bf16, floats::bf16),
-    (Dtype::Q8_0, q8_0::quantize),
+    (Dtype::F32, |_, weights, out| floats::f32(weights, out)),
+    (Dtype::F16, |_, weights, out| floats::f16(weights, out)),
+    (Dtype::Bf16, |_, weights, out| floats::bf16(weights, out)),
+    (Dtype::Q8_0, |isa, weights, out| encode(isa, weights, out, q8_0::quantize)),
+    (Dtype::Q4_0, |isa, weights, out| encode(isa, weights, out, q4::q4_0)),
+    (Dtype::Q4_1, |isa, weights, out| encode(isa, weights, out, q4::q4_1)),
+    (Dtype::Q5_0, |isa, weights, out| encode(isa, weights, out, q5::q5_0)),
+    (Dtype::Q5_1, |isa, weights, out| encode(isa, weights, out, q5::q5_1)),
+    (Dtype::Q2K, |isa, weights, out| encode(isa, weights, out, q2_k::quantize)),
+    (Dtype::Q3K, |isa, weights, out| encode(isa, weights, out, q3_k::quantize)),
+    (Dtype::Q4K, |isa, weights, out| encode(isa, weights, out, q4_k::quantize)),
+    (Dtype::Q5K, |isa, weights, out| encode(isa, weights, out, q5_k::quantize)),
+    (Dtype::Q6K, |isa, weights, out| encode(isa, weights, out, q6_k::quantize)),
 ];
 
 /// The greatest finite f16.
@@ -48,24 +72,138 @@ pub fn dtypes() -> impl Iterator<Item = Dtype> {
 /// [`ErrorKind::Unwritable`] if the format can't be written or the weights are no whole number of its blocks; and if a weight
 /// isn't a number, or is beyond the ±65,504 that a 16-bit scale reaches. F32 and BF16 hold every f32, so they take all.
 pub fn quantize(weights: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> {
-    let refuse = |reason: String| Err(ErrorKind::Unwritable { what: dtype.to_string(), reason }.into());
-    let quantizer = QUANTIZERS.iter().find(|(of, _)| *of == dtype);
-    let (Some((_, quantizer)), Some((block, bytes))) = (quantizer, dtype.block()) else {
-        return refuse("there is no quantiser".into());
-    };
+    let Some((block, bytes)) = dtype.block() else { return Err(no_quantizer(dtype)) };
     if !weights.len().is_multiple_of(block) {
-        return refuse(format!("{} weights are no whole number of blocks of {block}", weights.len()));
-    }
-    let out_of_range = |weight: &&f32| weight.is_nan() || weight.abs() > MAX_F16;
-    if !matches!(dtype, Dtype::F32 | Dtype::Bf16)
-        && let Some(weight) = weights.iter().find(out_of_range)
-    {
-        return refuse(format!("a weight is {weight}"));
+        let reason = format!("{} weights are no whole number of blocks of {block}", weights.len());
+        return Err(ErrorKind::Unwritable { what: dtype.to_string(), reason }.into());
     }
     let start = out.len();
     out.resize(start + weights.len() / block * bytes, 0);
-    for (weights, out) in weights.chunks_exact(block).zip(out[start..].chunks_exact_mut(bytes)) {
-        quantizer(weights, out);
+    quantize_into(Isa::best(), weights, dtype, &mut out[start..]).inspect_err(|_| out.truncate(start))
+}
+
+/// Encodes a whole number of blocks, by the arithmetic of an instruction set.
+///
+/// # Errors
+/// As [`quantize`].
+///
+/// # Panics
+/// If `out` hasn't the size of these blocks.
+pub(super) fn quantize_into(isa: Isa, weights: &[f32], dtype: Dtype, out: &mut [u8]) -> Result<()> {
+    let quantizer = QUANTIZERS.iter().find(|(of, _)| *of == dtype);
+    let Some((_, quantizer)) = quantizer else { return Err(no_quantizer(dtype)) };
+    if !matches!(dtype, Dtype::F32 | Dtype::Bf16)
+        && largest_magnitude(isa, weights) > MAX_F16.to_bits()
+        && let Some(weight) = weights.iter().find(|weight| weight.abs().to_bits() > MAX_F16.to_bits())
+    {
+        let (what, reason) = (dtype.to_string(), format!("a weight is {weight}"));
+        return Err(ErrorKind::Unwritable { what, reason }.into());
     }
+    quantizer(isa, weights, out);
     Ok(())
 }
+
+kernel! {
+    /// The greatest of the weights' bits without their signs, which are in the order of magnitudes, with NaN behind infinity.
+    fn largest_magnitude(_s; weights: &[f32]) -> u32 {
+        weights.iter().fold(0, |largest, weight| largest.max(weight.abs().to_bits()))
+    }
+}
+
+fn no_quantizer(dtype: Dtype) -> crate::error::Error {
+    let (what, reason) = (dtype.to_string(), "there is no quantiser".into());
+    ErrorKind::Unwritable { what, reason }.into()
+}
+
+/// Encodes block after block with a function that is inlined into a loop for the instruction set.
+fn encode<const WEIGHTS: usize, const BYTES: usize>(
+    isa: Isa,
+    weights: &[f32],
+    out: &mut [u8],
+    block: impl Fn(&[f32; WEIGHTS], &mut [u8; BYTES]),
+) {
+    let ((weights, []), (out, [])) = (weights.as_chunks(), out.as_chunks_mut()) else {
+        panic!("weights and bytes are whole blocks")
+    };
+    assert_eq!(weights.len(), out.len(), "as many weights as bytes");
+    isa.run(Blocks { weights, out, block });
+}
+
+struct Blocks<'a, F, const WEIGHTS: usize, const BYTES: usize> {
+    weights: &'a [[f32; WEIGHTS]],
+    out: &'a mut [[u8; BYTES]],
+    block: F,
+}
+
+impl<F, const WEIGHTS: usize, const BYTES: usize> Kernel for Blocks<'_, F, WEIGHTS, BYTES>
+where
+    F: Fn(&[f32; WEIGHTS], &mut [u8; BYTES]),
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (weights, out) in self.weights.iter().zip(self.out) {
+            (self.block)(weights, out);
+        }
+    }
+}
+
+/// The least and the greatest of some weights: of halves, quarters and so on, so that vectors are compared.
+#[inline(always)]
+fn range(weights: &[f32; 32]) -> (f32, f32) {
+    let (mut least, mut greatest) = (*weights, *weights);
+    let mut n = 16;
+    while n > 0 {
+        for i in 0..n {
+            least[i] = if least[i] < least[i + n] { least[i] } else { least[i + n] };
+            greatest[i] = if greatest[i] > greatest[i + n] { greatest[i] } else { greatest[i + n] };
+        }
+        n /= 2;
+    }
+    (least[0], greatest[0])
+}
+
+/// The weight that is farthest from zero, with its sign; of two the first.
+#[inline(always)]
+fn farthest(weights: &[f32; 32]) -> f32 {
+    match range(weights) {
+        (least, greatest) if greatest > -least => greatest,
+        (least, greatest) if -least > greatest => least,
+        (_, greatest) => weights.iter().copied().find(|weight| weight.abs() == greatest).unwrap_or(0.0),
+    }
+}
+
+/// `1 / d`, and 0 where that is infinite.
+#[inline(always)]
+fn inverse(d: f32) -> f32 {
+    let inverse = 1.0 / d;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// What adding it does to a small number: the sum's low bits are the nearest whole number, of two the even one.
+const ROUNDING: f32 = 12_582_912.0; // 1.5 * 2^23
+
+/// The nearest whole number, of two the even one, of a number between ±2^22.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    (x + ROUNDING) - ROUNDING
+}
+
+/// The greatest whole number that isn't above a number between ±2^22.
+///
+/// (Casts to whole numbers and back, which must give the nearest that there is for every number, take three times as long.)
+#[inline(always)]
+fn floor(x: f32) -> f32 {
+    let nearest = round(x);
+    if nearest > x { nearest - 1.0 } else { nearest }
+}
+
+/// The low byte of a whole number that is not negative.
+#[inline(always)]
+fn to_u8(x: f32) -> u8 {
+    (x + ROUNDING).to_bits() as u8
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,26 @@
 //! Q8_0: the largest of 32 weights becomes 127 steps or -127, the others the nearest step.
 
+use super::{farthest, floor, inverse, to_u8};
+
 /// Encodes one block.
-pub(super) fn quantize(weights: &[f32], out: &mut [u8]) {
-    let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
-    let d = largest / 127.0;
+#[inline(always)]
+pub(super) fn quantize(weights: &[f32; 32], out: &mut [u8; 34]) {
+    let d = farthest(weights).abs() / 127.0;
     // By the scale as it was before it was rounded to f16, as the reference does: steps then don't depend on how it is.
-    let steps = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let steps = inverse(d);
     let (scale, quants) = out.split_at_mut(2);
     scale.copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
     for (quant, weight) in quants.iter_mut().zip(weights) {
-        *quant = (weight * steps).round() as i8 as u8;
+        *quant = nearest(weight * steps);
     }
+}
+
+/// The nearest whole number, of two the one farther from zero, of a number between ±127, as int8.
+#[inline(always)]
+fn nearest(x: f32) -> u8 {
+    let below = floor(x.abs());
+    let nearest = if x.abs() - below < 0.5 { below } else { below + 1.0 };
+    let signed = if x < 0.0 { -nearest } else { nearest };
+    // The low byte of a number that isn't negative is the same.
+    to_u8(signed + 256.0)
 }

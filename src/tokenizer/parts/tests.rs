@@ -101,7 +101,7 @@ fn no_text_becomes_a_control_token() {
     let mut whole_words = byte_pairs(&merges, &[("x", 0.0, Control), ("y", 0.0, Normal)]);
     let Merging::BytePairs { pre, .. } = &mut whole_words.merging else { unreachable!() };
     *pre = "llama-bpe";
-    assert_eq!(tokenizer(&whole_words).encode("x"), []);
+    assert!(tokenizer(&whole_words).encode("x").is_empty());
     let spaced = [&pieces[..], &[("\u{2581}", 0.0, Normal)]].concat();
     assert_eq!(tokenizer(&sentencepiece(&spaced)).encode("<x>"), [8, 6, 5]);
 }
@@ -113,7 +113,7 @@ fn what_ends_a_text_is_a_control_token_by_its_name() {
     let tokenizer = tokenizer(&byte_pairs(&[], &pieces));
     assert_eq!([0, 1, 2, 3, 4].map(|id| tokenizer.is_end(id)), [true, true, true, false, false]);
     assert!((0..5).all(|id| tokenizer.kind(id) == Some(Control)));
-    assert_eq!(tokenizer.encode("<|im_end|><|fim_suffix|>"), []);
+    assert!(tokenizer.encode("<|im_end|><|fim_suffix|>").is_empty());
     assert_eq!(tokenizer.control("<|im_end|>"), Some(1));
     assert_eq!(tokenizer.control("<|im_start|>"), Some(4));
     assert_eq!(tokenizer.control("<|im_"), None);

@@ -1,0 +1,232 @@
+//! Whether a converted model is what it was made from: every number of it, every piece, and the hyperparameters.
+//!
+//! A tensor must hold exactly the source's weights, or exactly what its format makes of them: what is compared is read back
+//! from the file, so this shows that it was written whole and in its place, not how good a format is.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::llama2c::quantize_group;
+use super::quantize;
+use super::source::{Source, SourceTensor};
+use crate::checkpoint::{self, Checkpoint};
+use crate::config::{Config, RopeScaling};
+use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::model::ModelOptions;
+use crate::quant::Dtype;
+use crate::storage::Storage;
+use crate::tensor::Tensor;
+use crate::tokenizer::{PieceKind, Tokenizer};
+use crate::weights::Weight;
+
+/// Weights that are compared at once, but for rows that are longer.
+const CHUNK: usize = 1 << 20;
+
+/// Compares a converted model with its source. `progress` is told how many weights have been compared.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`] names the first thing that differs, and both values; and whatever is wrong with either.
+pub fn check(source: &Source, converted: impl AsRef<Path>, mut progress: impl FnMut(u64)) -> Result<()> {
+    let storage = Arc::new(Storage::open(converted.as_ref())?);
+    let checkpoint = checkpoint::read(&storage)?;
+    let is_gguf = checkpoint::gguf::has_magic(&storage);
+    let mut compare = || -> Result<()> {
+        compare_configs(source.config(), &checkpoint.config, is_gguf)?;
+        if source.model().rope_factors() != checkpoint.rope_factors.as_deref() {
+            return Err(mismatch("the rotary frequencies' factors", "they are others".into()));
+        }
+        compare_tensors(source, &checkpoint, &mut progress)?;
+        compare_tokenizers(source, &storage, is_gguf)
+    };
+    compare().map_err(|e| e.at(storage.path()))
+}
+
+fn mismatch(what: &str, reason: String) -> Error {
+    ErrorKind::Mismatch { what: what.into(), reason }.into()
+}
+
+/// llama2.c's files hold no `norm_eps` and no `rope_theta`; GGUF holds fractions as f32.
+fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result<()> {
+    let mut expected = source.clone();
+    let mut found = converted.clone();
+    for config in [&mut expected, &mut found] {
+        config.rope_theta = f64::from(config.rope_theta as f32);
+        if !is_gguf {
+            (config.norm_eps, config.rope_theta) = (0.0, 0.0);
+        }
+    }
+    if are_close(expected.rope_scaling, found.rope_scaling) {
+        expected.rope_scaling = found.rope_scaling;
+    }
+    if expected == found {
+        return Ok(());
+    }
+    Err(mismatch("the model's hyperparameters", format!("{source:?} became {converted:?}")))
+}
+
+/// Whether two scalings are the same but for the rounding of their numbers to f32, and of what is computed from them.
+fn are_close(a: RopeScaling, b: RopeScaling) -> bool {
+    let close = |a: f64, b: f64| (a - b).abs() <= 4.0 * f64::from(f32::EPSILON) * a.abs();
+    match (a, b) {
+        (RopeScaling::Linear { factor: a }, RopeScaling::Linear { factor: b }) => close(a, b),
+        (
+            RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude },
+            RopeScaling::Yarn {
+                factor: factor_b,
+                original_context_length: original_context_length_b,
+                beta_fast: beta_fast_b,
+                beta_slow: beta_slow_b,
+                magnitude: magnitude_b,
+            },
+        ) => {
+            let pairs = [
+                (factor, factor_b),
+                (beta_fast, beta_fast_b),
+                (beta_slow, beta_slow_b),
+                (magnitude, magnitude_b),
+            ];
+            original_context_length == original_context_length_b && pairs.iter().all(|&(a, b)| close(a, b))
+        }
+        _ => a == b,
+    }
+}
+
+fn compare_tensors(source: &Source, checkpoint: &Checkpoint, progress: &mut impl FnMut(u64)) -> Result<()> {
+    let named = checkpoint.weights.named();
+    let converted: HashMap<&str, Weight<'_>> =
+        named.iter().map(|(name, weight)| (&**name, *weight)).collect();
+    let tensors = source.model().tensors();
+    let expected: Vec<&str> = tensors.iter().map(|tensor| &*tensor.info.name).collect();
+    if let Some((extra, _)) = named.iter().find(|(name, _)| !expected.contains(&&**name)) {
+        return Err(mismatch(&format!("tensor {extra}"), "the source has none".into()));
+    }
+    let mut compared = 0;
+    for tensor in &tensors {
+        let name = &*tensor.info.name;
+        // A classifier with the embeddings' weights may be left out: then they must be its weights.
+        let shared = || converted.get("tok_embeddings").filter(|_| name == "output");
+        let Some(weight) = converted.get(name).or_else(shared) else {
+            return Err(ErrorKind::MissingTensor { name: name.into() }.into());
+        };
+        let found = weight.info(name.into()).shape;
+        if found != tensor.info.shape {
+            let (name, expected) = (name.into(), tensor.info.shape.clone());
+            return Err(ErrorKind::TensorShape { name, expected, found }.into());
+        }
+        compare_weights(tensor, *weight)?;
+        compared += tensor.info.shape.iter().map(|&n| n as u64).product::<u64>();
+        progress(compared);
+    }
+    Ok(())
+}
+
+fn compare_weights(tensor: &SourceTensor<'_>, converted: Weight<'_>) -> Result<()> {
+    let (rows, columns) = tensor.rows_and_columns();
+    let dtype = converted.info(String::new()).dtype;
+    // Groups of llama2.c run on from row to row: chunks are whole groups.
+    let multiple = if let Dtype::Int8 { group_size } = dtype { group_size } else { 1 };
+    let step = (CHUNK / columns).clamp(1, rows).next_multiple_of(multiple).min(rows);
+    let (mut expected, mut found) = (vec![0.0; step * columns], vec![0.0; step * columns]);
+    for first in (0..rows).step_by(step) {
+        let chunk = first..rows.min(first + step);
+        let n = chunk.len() * columns;
+        let (expected, found) = (&mut expected[..n], &mut found[..n]);
+        (tensor.read)(chunk.clone(), expected)?;
+        match converted {
+            Weight::Norm(norm) => found.copy_from_slice(norm),
+            Weight::Matrix(tensor) => {
+                let matrix = tensor.matrix();
+                for (row, out) in chunk.zip(found.chunks_exact_mut(columns)) {
+                    matrix.rows.dequantize(row, out);
+                }
+            }
+        }
+        if first_difference(expected, found).is_none() {
+            continue;
+        }
+        let rounded = rounded(expected, columns, dtype)?;
+        if let Some(i) = first_difference(&rounded, found) {
+            let (row, column) = (first + i / columns, i % columns);
+            let reason = format!(
+                "({row}, {column}) is {}, which {dtype} makes {}; it is {}",
+                expected[i], rounded[i], found[i]
+            );
+            return Err(mismatch(&format!("tensor {}", tensor.info.name), reason));
+        }
+    }
+    Ok(())
+}
+
+/// Compares bits: no number is equal to one that isn't a number.
+fn first_difference(a: &[f32], b: &[f32]) -> Option<usize> {
+    a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits())
+}
+
+/// What a format makes of weights.
+fn rounded(weights: &[f32], columns: usize, dtype: Dtype) -> Result<Vec<f32>> {
+    if let Dtype::Int8 { group_size } = dtype {
+        let group = |group: &[f32]| -> Vec<f32> {
+            let mut quants = Vec::new();
+            let scale = quantize_group(group, &mut quants);
+            quants.iter().map(|quant| f32::from(quant.cast_signed()) * scale).collect()
+        };
+        return Ok(weights.chunks(group_size).flat_map(group).collect());
+    }
+    let mut bytes = Vec::new();
+    quantize(weights, dtype, &mut bytes)?;
+    let (len, storage) = (bytes.len(), Arc::new(Storage::from_vec(bytes)));
+    let tensor = Tensor::new(&storage, 0..len, weights.len() / columns, columns, dtype);
+    Ok(tensor.map(|tensor| tensor.to_f32()).unwrap_or_default())
+}
+
+fn compare_tokenizers(source: &Source, storage: &Storage, is_gguf: bool) -> Result<()> {
+    let found = ModelOptions::new().find_tokenizer(storage)?;
+    let expected = source.tokenizer()?;
+    let (Some(expected), Some(found)) = (&expected, &found) else {
+        // llama2.c has no file for every tokenizer.
+        return match (is_gguf, expected.is_some() == found.is_some()) {
+            (true, false) => Err(mismatch("the tokenizer", "only one has any".into())),
+            _ => Ok(()),
+        };
+    };
+    let of_model = |tokenizer: &Tokenizer| (tokenizer.bos(), tokenizer.eos(), tokenizer.adds_bos());
+    if of_model(expected) != of_model(found) {
+        let reason = format!("{:?} became {:?}", of_model(expected), of_model(found));
+        return Err(mismatch("the tokenizer's BOS, EOS and whether it begins a text", reason));
+    }
+    // A byte-level one's mean nothing; it may be the only kind whose parts can't be written.
+    let has_scores =
+        source.model().tokenizer().is_ok_and(|parts| parts.is_some_and(|it| it.merging.has_scores()));
+    let piece = |tokenizer: &Tokenizer, id: TokenId| {
+        // llama2.c knows kinds by their ids alone, and writes the names of controls otherwise.
+        let kind = tokenizer.kind(id).filter(|_| is_gguf);
+        let text = if is_gguf { tokenizer.piece(id) } else { Some(tokenizer.bytes(id)) };
+        (
+            text.map(String::from_utf8_lossy).map(Cow::into_owned),
+            kind,
+            tokenizer.score(id).filter(|_| has_scores),
+        )
+    };
+    for id in 0..found.vocab_size() as TokenId {
+        let differs = if id as usize >= expected.vocab_size() {
+            is_gguf && found.kind(id) != Some(PieceKind::Unused)
+        } else {
+            let is_known = is_gguf || expected.kind(id) != Some(PieceKind::Control);
+            is_known && piece(expected, id) != piece(found, id)
+        };
+        if differs {
+            let reason = format!("{:?} became {:?}", piece(expected, id), piece(found, id));
+            return Err(mismatch(&format!("piece {id}"), reason));
+        }
+    }
+    if expected.encode(SAMPLE) != found.encode(SAMPLE) {
+        return Err(mismatch("the tokenizer", format!("it makes other tokens of {SAMPLE:?}")));
+    }
+    Ok(())
+}
+
+/// What merges are compared by: they are no longer texts when they are read.
+const SAMPLE: &str =
+    "Once upon a time, 1234 llamas didn't  cross the R\u{ed}o\tMantaro.\n\n\u{6c34}\u{1f999} fn main() {}";

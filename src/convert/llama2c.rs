@@ -1,0 +1,373 @@
+//! Writes llama2.c's three formats and its `tokenizer.bin`, byte for byte as its `export.py` and `tokenizer.py` do;
+//! `checkpoint/llama2c.rs` draws the layouts.
+//!
+//! The tables of v0, which no program reads, are rounded correctly here; `export.py`'s depend on the machine in the last bit.
+//!
+//! Invariant: what the formats can't hold and would change the model's numbers is refused, but for `norm_eps` and
+//! `rope_theta`, which none of them holds and options give.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::ops::Range;
+
+use super::source::{Source, SourceModel, SourceTensor};
+use crate::config::{Config, RopeScaling};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tokenizer::{Merging, PieceKind, TokenizerParts, with_plain_spaces};
+
+/// Weights that are in memory at once, but for rows that are longer.
+const CHUNK: usize = 1 << 20;
+const MAGIC: u32 = 0x616b_3432;
+/// Where v1's and v2's weights start.
+const VERSIONED_HEADER: usize = 256;
+/// The most weights in a group that any reader takes.
+const MAX_GROUP_SIZE: usize = 1 << 16;
+
+/// llama2.c's formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Llama2c {
+    /// f32 without a magic number: what `run.c` reads.
+    V0,
+    /// f32 behind a header of 256 bytes.
+    V1,
+    /// int8 with a scale for every group of weights: what `runq.c` reads.
+    V2 {
+        /// Weights in a group, [`Llama2c::GROUP_SIZE`] in most files; half as many, and so on, if they don't divide `dim`.
+        group_size: usize,
+    },
+}
+
+impl Llama2c {
+    /// The weights in a group of v2 that `export.py` takes.
+    pub const GROUP_SIZE: usize = 64;
+}
+
+/// Bytes that [`to_llama2c`] will write.
+///
+/// # Errors
+/// As [`to_llama2c`].
+pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
+    Ok(Plan::new(source.model(), version)?.bytes())
+}
+
+/// Writes a model in one of llama2.c's formats. The files hold neither `norm_eps` nor `rope_theta`: whoever reads them must
+/// know both.
+///
+/// # Errors
+/// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] if the format can't hold the model: heads of another width than
+/// `dim / n_heads`, scaled rotary frequencies, and for v2 a weight that isn't finite or a matrix that its groups don't
+/// divide; [`ErrorKind::InvalidOption`] for groups that can't be; and whatever is wrong with the source.
+pub fn to_llama2c(source: &Source, version: Llama2c, mut to: impl Write) -> Result<()> {
+    let plan = Plan::new(source.model(), version)?;
+    to.write_all(&plan.header())?;
+    for step in plan.steps() {
+        match step {
+            Step::Floats(name) => write_floats(plan.tensor(&name)?, &mut to)?,
+            Step::Quantized(name, group_size) => write_int8(plan.tensor(&name)?, group_size, &mut to)?,
+            Step::RopeTables => write_rope_tables(plan.config, &mut to)?,
+        }
+    }
+    Ok(to.flush()?)
+}
+
+/// What is written, in turn.
+enum Step {
+    Floats(String),
+    /// int8 in groups of so many weights, and their scales.
+    Quantized(String, usize),
+    RopeTables,
+}
+
+/// What is known before anything is written.
+struct Plan<'a> {
+    version: Llama2c,
+    config: &'a Config,
+    tensors: HashMap<String, SourceTensor<'a>>,
+    /// Whether the classifier is the embeddings.
+    shared: bool,
+    group_size: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn new(source: &'a dyn SourceModel, version: Llama2c) -> Result<Self> {
+        let config = source.config();
+        check(config, source.rope_factors().is_some())?;
+        let tensors = source.tensors().into_iter().map(|tensor| (tensor.info.name.clone(), tensor));
+        let mut group_size = if let Llama2c::V2 { group_size } = version { group_size } else { 1 };
+        if !(1..=MAX_GROUP_SIZE).contains(&group_size) {
+            let (value, reason) = (group_size.to_string(), format!("must be between 1 and {MAX_GROUP_SIZE}"));
+            return Err(ErrorKind::InvalidOption { name: "group_size", value, reason }.into());
+        }
+        while !config.dim.is_multiple_of(group_size) {
+            group_size /= 2;
+        }
+        let mut plan = Self { version, config, tensors: tensors.collect(), shared: true, group_size };
+        plan.shared = plan.is_shared()?;
+        if matches!(version, Llama2c::V2 { .. }) {
+            plan.check_groups()?;
+        }
+        Ok(plan)
+    }
+
+    fn tensor(&self, name: &str) -> Result<&SourceTensor<'a>> {
+        self.tensors.get(name).ok_or_else(|| ErrorKind::MissingTensor { name: name.into() }.into())
+    }
+
+    /// Whether there is no classifier but the embeddings, or one with the same weights.
+    fn is_shared(&self) -> Result<bool> {
+        let Some(output) = self.tensors.get("output") else { return Ok(true) };
+        let embeddings = self.tensor("tok_embeddings")?;
+        let mut same = true;
+        let mut others = Vec::new();
+        for_chunks(embeddings, 1, &mut |rows, weights| {
+            others.resize(weights.len(), 0.0);
+            if same {
+                (output.read)(rows, &mut others)?;
+                same = others == weights;
+            }
+            Ok(same)
+        })?;
+        Ok(same)
+    }
+
+    fn check_groups(&self) -> Result<()> {
+        for step in self.steps() {
+            let Step::Quantized(name, group_size) = step else { continue };
+            let shape = &self.tensor(&name)?.info.shape;
+            if !shape.iter().product::<usize>().is_multiple_of(group_size) {
+                let reason = format!("its shape {shape:?} is no whole number of groups of {group_size}");
+                return Err(unwritable(&format!("tensor {name:?} as llama2.c's v2"), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The file's order.
+    fn steps(&self) -> Vec<Step> {
+        let each = |name: &str| -> Vec<String> {
+            (0..self.config.n_layers).map(|l| format!("layers.{l}.{name}")).collect()
+        };
+        let attention = ["wq", "wk", "wv", "wo"].map(|name| each(&format!("attention.{name}")));
+        let feed_forward = ["w1", "w2", "w3"].map(|name| each(&format!("feed_forward.{name}")));
+        let (attention, feed_forward) = (attention.concat(), feed_forward.concat());
+        let (attention_norm, ffn_norm) = (each("attention_norm"), each("ffn_norm"));
+        let one = |name: &str| vec![name.to_owned()];
+        let output = if self.shared { Vec::new() } else { one("output") };
+        let floats = |names: Vec<Vec<String>>| names.concat().into_iter().map(Step::Floats);
+        if self.version == Llama2c::V0 {
+            let mut steps: Vec<Step> = floats(vec![
+                one("tok_embeddings"),
+                attention_norm,
+                attention,
+                ffn_norm,
+                feed_forward,
+                one("norm"),
+            ])
+            .collect();
+            steps.push(Step::RopeTables);
+            steps.extend(output.into_iter().map(Step::Floats));
+            return steps;
+        }
+        let norms = floats(vec![attention_norm, ffn_norm, one("norm")]);
+        let matrices = [one("tok_embeddings"), attention, feed_forward, output].concat();
+        let matrix = |name| match self.version {
+            Llama2c::V2 { .. } => Step::Quantized(name, self.group_size),
+            _ => Step::Floats(name),
+        };
+        norms.chain(matrices.into_iter().map(matrix)).collect()
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let &Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, .. } =
+            self.config;
+        // A valid Config's are below 2^31.
+        let mut ints =
+            [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len].map(|n| n as i32);
+        let mut header = Vec::new();
+        let version = match self.version {
+            Llama2c::V0 => {
+                if !self.shared {
+                    ints[5] = -ints[5];
+                }
+                return ints.iter().flat_map(|n| n.to_le_bytes()).collect();
+            }
+            Llama2c::V1 => 1_u32,
+            Llama2c::V2 { .. } => 2,
+        };
+        header.extend(MAGIC.to_le_bytes());
+        header.extend(version.to_le_bytes());
+        header.extend(ints.iter().flat_map(|n| n.to_le_bytes()));
+        header.push(self.shared.into());
+        if matches!(self.version, Llama2c::V2 { .. }) {
+            header.extend((self.group_size as u32).to_le_bytes());
+        }
+        header.resize(VERSIONED_HEADER, 0);
+        header
+    }
+
+    fn bytes(&self) -> u64 {
+        let weights = |name: &String| -> u64 {
+            let shape = self.tensors.get(name).map_or(&[][..], |tensor| &tensor.info.shape);
+            shape.iter().map(|&n| n as u64).product()
+        };
+        let step = |step: Step| match step {
+            Step::Floats(name) => 4 * weights(&name),
+            Step::Quantized(name, group_size) => {
+                let weights = weights(&name);
+                weights + 4 * (weights / group_size as u64)
+            }
+            Step::RopeTables => 4 * self.config.max_seq_len as u64 * self.config.head_dim as u64,
+        };
+        self.header().len() as u64 + self.steps().into_iter().map(step).sum::<u64>()
+    }
+}
+
+/// That the formats can hold a model.
+fn check(config: &Config, has_rope_factors: bool) -> Result<()> {
+    let refuse = |reason: &str| Err(unwritable("the model in llama2.c's formats", reason.into()));
+    if config.n_heads * config.head_dim != config.dim {
+        return refuse("its heads are of another width than dim / n_heads");
+    }
+    if config.rope_dim != config.head_dim {
+        return refuse("RoPE turns only a part of each head");
+    }
+    if config.rope_scaling != RopeScaling::None || has_rope_factors {
+        return refuse("its rotary frequencies are scaled");
+    }
+    Ok(())
+}
+
+/// Takes some rows of a tensor, and says whether it wants more.
+type TakeRows<'a> = &'a mut dyn FnMut(Range<usize>, &[f32]) -> Result<bool>;
+
+/// Hands out a tensor's rows, as many at a time as are a multiple of `multiple`.
+fn for_chunks(tensor: &SourceTensor<'_>, multiple: usize, take: TakeRows<'_>) -> Result<()> {
+    let (rows, columns) = tensor.rows_and_columns();
+    let step = (CHUNK / columns).clamp(1, rows).next_multiple_of(multiple).min(rows);
+    let mut weights = vec![0.0; step * columns];
+    for first in (0..rows).step_by(step) {
+        let chunk = first..rows.min(first + step);
+        let weights = &mut weights[..chunk.len() * columns];
+        (tensor.read)(chunk.clone(), weights)?;
+        if !take(chunk, weights)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn write_floats(tensor: &SourceTensor<'_>, to: &mut impl Write) -> Result<()> {
+    let mut bytes = Vec::new();
+    for_chunks(tensor, 1, &mut |_, weights| {
+        bytes.clear();
+        bytes.extend(weights.iter().flat_map(|weight| weight.to_le_bytes()));
+        to.write_all(&bytes)?;
+        Ok(true)
+    })
+}
+
+/// Writes all weights as int8, and then all scales. Groups run on from row to row, so chunks are whole groups.
+fn write_int8(tensor: &SourceTensor<'_>, group_size: usize, to: &mut impl Write) -> Result<()> {
+    let (mut quants, mut scales) = (Vec::new(), Vec::new());
+    for_chunks(tensor, group_size, &mut |_, weights| {
+        if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
+            let what = format!("tensor {:?} as llama2.c's v2", tensor.info.name);
+            return Err(unwritable(&what, format!("a weight is {weight}")));
+        }
+        quants.clear();
+        for group in weights.chunks_exact(group_size) {
+            scales.extend(quantize_group(group, &mut quants).to_le_bytes());
+        }
+        to.write_all(&quants)?;
+        Ok(true)
+    })?;
+    Ok(to.write_all(&scales)?)
+}
+
+/// Appends a group: the largest weight becomes 127 or -127, others the nearest step, of two equally near the even one. Gives
+/// the scale, which is 0 for a group of zeros.
+pub(super) fn quantize_group(group: &[f32], quants: &mut Vec<u8>) -> f32 {
+    let largest = group.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+    let scale = largest / 127.0;
+    let step = |weight: &f32| if scale == 0.0 { 0.0 } else { (weight / scale).round_ties_even() };
+    // Beyond 127 is only what a scale of a few bits, below all normal numbers, can't divide.
+    quants.extend(group.iter().map(|weight| (step(weight).clamp(-127.0, 127.0) as i8).cast_unsigned()));
+    scale
+}
+
+/// Cosines and then sines: (`max_seq_len`, `head_dim / 2`) each.
+fn write_rope_tables(config: &Config, to: &mut impl Write) -> Result<()> {
+    // Every step but the last is of f32, as in `export.py`.
+    let frequency = |i: usize| {
+        let exponent = (2 * i) as f32 / config.head_dim as f32;
+        1.0 / config.rope_theta.powf(exponent.into()) as f32
+    };
+    let frequencies: Vec<f32> = (0..config.head_dim / 2).map(frequency).collect();
+    for of_angle in [f64::cos, f64::sin] {
+        for position in 0..config.max_seq_len {
+            let angles = frequencies.iter().map(|frequency| f64::from(position as f32 * frequency));
+            let row: Vec<u8> = angles.flat_map(|angle| (of_angle(angle) as f32).to_le_bytes()).collect();
+            to.write_all(&row)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a tokenizer as llama2.c's `tokenizer.bin`. If the model has more logits than there are pieces, others stand for the
+/// rest, since llama2.c wants as many.
+///
+/// # Errors
+/// [`ErrorKind::Io`]; [`ErrorKind::NoTokenizer`]; [`ErrorKind::Unwritable`] for a tokenizer that isn't SentencePiece's, or has
+/// other ids for BOS and EOS than 1 and 2, or no dummy space: the file doesn't say them.
+pub fn to_tokenizer_bin(source: &Source, mut to: impl Write) -> Result<()> {
+    let model = source.model();
+    let parts = model.tokenizer()?.ok_or_else(|| Error::from(ErrorKind::NoTokenizer))?;
+    check_tokenizer(&parts, model.config().vocab_size)?;
+    let mut entries = Vec::new();
+    for (id, piece) in (0_u32..).zip(&parts.pieces) {
+        let text = match id {
+            BOS | EOS => [b"\n", piece.text.trim_ascii(), b"\n"].concat(),
+            _ if piece.kind == PieceKind::Control => piece.text.to_vec(),
+            _ => with_plain_spaces(&piece.text),
+        };
+        entries.push((piece.score, text));
+    }
+    for id in parts.pieces.len()..model.config().vocab_size {
+        entries.push((0.0, format!("[PAD{id}]").into_bytes()));
+    }
+    let longest = entries.iter().map(|(_, text)| text.len()).max().unwrap_or(0);
+    to.write_all(&(longest as u32).to_le_bytes())?;
+    for (score, text) in entries {
+        to.write_all(&score.to_le_bytes())?;
+        to.write_all(&(text.len() as u32).to_le_bytes())?;
+        to.write_all(&text)?;
+    }
+    Ok(to.flush()?)
+}
+
+/// The ids that llama2.c takes for granted.
+const BOS: u32 = 1;
+const EOS: u32 = 2;
+
+fn check_tokenizer(parts: &TokenizerParts<'_>, vocab_size: usize) -> Result<()> {
+    let refuse = |reason: &str| Err(unwritable("the tokenizer as tokenizer.bin", reason.into()));
+    if parts.pieces.len() > vocab_size {
+        return Err(ErrorKind::VocabMismatch { tokenizer: parts.pieces.len(), model: vocab_size }.into());
+    }
+    match parts.merging {
+        Merging::BytePairs { .. } => return refuse("it is byte-level, and not SentencePiece's"),
+        Merging::SentencePiece { add_space_prefix: false } => {
+            return refuse("it puts no space before a text");
+        }
+        Merging::SentencePiece { .. } => {}
+    }
+    if parts.bos.is_some_and(|id| id != BOS) || parts.eos.is_some_and(|id| id != EOS) {
+        return refuse("BOS and EOS must be 1 and 2");
+    }
+    Ok(())
+}
+
+fn unwritable(what: &str, reason: String) -> Error {
+    ErrorKind::Unwritable { what: what.into(), reason }.into()
+}

@@ -1,0 +1,232 @@
+//! Mixes: which format each matrix of a model gets.
+//!
+//! Some matrices repay more bits than others: the output, the values of attention, the way down in the feed-forward network,
+//! and these in some layers more than in others. A mix is a format for most matrices and llama.cpp's rules for the others; a
+//! matrix whose rows are no whole number of blocks gets a format with shorter blocks.
+//!
+//! Source: what llama.cpp chooses, tensor by tensor, for models of many shapes: `tests/golden/mixes.py`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::config::Config;
+use crate::quant::Dtype;
+
+/// Which format each matrix of a model gets, as llama.cpp's file types of the same names choose it. Vectors are always F32.
+///
+/// ```
+/// use babyllama::convert::Mix;
+///
+/// assert_eq!("q4_k_m".parse(), Ok(Mix::Q4KM));
+/// assert_eq!(Mix::Q4KM.to_string(), "Q4_K_M");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names are llama.cpp's")]
+pub enum Mix {
+    F32,
+    F16,
+    Bf16,
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q2K,
+    Q3KS,
+    Q3KM,
+    Q3KL,
+    Q4KS,
+    Q4KM,
+    Q5KS,
+    Q5KM,
+    Q6K,
+}
+
+/// Each mix, its name, llama.cpp's number for it, and the format of most matrices.
+const MIXES: [(Mix, &str, u32, Dtype); 17] = [
+    (Mix::F32, "F32", 0, Dtype::F32),
+    (Mix::F16, "F16", 1, Dtype::F16),
+    (Mix::Bf16, "BF16", 32, Dtype::Bf16),
+    (Mix::Q8_0, "Q8_0", 7, Dtype::Q8_0),
+    (Mix::Q4_0, "Q4_0", 2, Dtype::Q4_0),
+    (Mix::Q4_1, "Q4_1", 3, Dtype::Q4_1),
+    (Mix::Q5_0, "Q5_0", 8, Dtype::Q5_0),
+    (Mix::Q5_1, "Q5_1", 9, Dtype::Q5_1),
+    (Mix::Q2K, "Q2_K", 10, Dtype::Q2K),
+    (Mix::Q3KS, "Q3_K_S", 11, Dtype::Q3K),
+    (Mix::Q3KM, "Q3_K_M", 12, Dtype::Q3K),
+    (Mix::Q3KL, "Q3_K_L", 13, Dtype::Q3K),
+    (Mix::Q4KS, "Q4_K_S", 14, Dtype::Q4K),
+    (Mix::Q4KM, "Q4_K_M", 15, Dtype::Q4K),
+    (Mix::Q5KS, "Q5_K_S", 16, Dtype::Q5K),
+    (Mix::Q5KM, "Q5_K_M", 17, Dtype::Q5K),
+    (Mix::Q6K, "Q6_K", 18, Dtype::Q6K),
+];
+
+impl Mix {
+    /// All mixes, those of one format first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        MIXES.iter().map(|row| row.0)
+    }
+
+    fn row(self) -> &'static (Self, &'static str, u32, Dtype) {
+        MIXES.iter().find(|row| row.0 == self).expect("every mix is in the table")
+    }
+
+    /// llama.cpp's number for it, `general.file_type`.
+    pub(crate) fn file_type(self) -> u32 {
+        self.row().2
+    }
+
+    /// The mix that has a format for most of its matrices, if there is one; the medium one of several.
+    pub(crate) fn mostly(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::Q3K => Some(Self::Q3KM),
+            Dtype::Q4K => Some(Self::Q4KM),
+            Dtype::Q5K => Some(Self::Q5KM),
+            _ => MIXES.iter().find(|row| row.3 == dtype).map(|row| row.0),
+        }
+    }
+
+    /// The format of a matrix, by its name in Meta's terms and its width.
+    pub(crate) fn dtype(self, name: &str, columns: usize, model: &Traits) -> Dtype {
+        let most = self.row().3;
+        let wanted = match most {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Q8_0 => most,
+            _ if name == "output" || name == "tok_embeddings" && model.tied => Dtype::Q6K,
+            _ => layer_and_matrix(name)
+                .and_then(|(l, matrix)| self.more_bits(l, matrix, model))
+                .unwrap_or(most),
+        };
+        with_whole_blocks(wanted, columns)
+    }
+
+    /// What a matrix of a layer gets instead of the format of most.
+    fn more_bits(self, l: usize, matrix: &str, model: &Traits) -> Option<Dtype> {
+        let n = model.n_layers;
+        match matrix {
+            "attention.wv" => {
+                let dtype = self.values(l, model);
+                // With eight heads to each head of values, these matrices are so small that more bits cost nothing.
+                let few_bits = matches!(dtype.unwrap_or(self.row().3), Dtype::Q3K | Dtype::Q4K);
+                if model.is_70b() && few_bits { Some(Dtype::Q5K) } else { dtype }
+            }
+            "attention.wo" => match self {
+                Self::Q2K => Some(Dtype::Q3K),
+                Self::Q3KM => Some(Dtype::Q4K),
+                Self::Q3KL => Some(Dtype::Q5K),
+                _ => None,
+            },
+            "feed_forward.w2" => match self {
+                Self::Q2K => Some(Dtype::Q3K),
+                Self::Q3KM if l < n / 16 => Some(Dtype::Q5K),
+                Self::Q3KM => Some(Dtype::Q4K),
+                Self::Q3KL => Some(Dtype::Q5K),
+                Self::Q4KS if l < n / 8 => Some(Dtype::Q5K),
+                Self::Q4KM | Self::Q5KM if model.matters(l) => Some(Dtype::Q6K),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// As [`Mix::more_bits`], of the values of attention.
+    fn values(self, l: usize, model: &Traits) -> Option<Dtype> {
+        match self {
+            Self::Q2K if model.heads_per_kv_head >= 4 => Some(Dtype::Q4K),
+            Self::Q2K => Some(Dtype::Q3K),
+            Self::Q3KM if l < 2 => Some(Dtype::Q5K),
+            Self::Q3KM => Some(Dtype::Q4K),
+            Self::Q3KL => Some(Dtype::Q5K),
+            Self::Q4KS if l < 4 => Some(Dtype::Q5K),
+            Self::Q4KM | Self::Q5KM if model.matters(l) => Some(Dtype::Q6K),
+            _ => None,
+        }
+    }
+}
+
+/// What a choice depends on, beside the matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    n_layers: usize,
+    heads_per_kv_head: usize,
+    /// The output is the token embeddings.
+    tied: bool,
+}
+
+impl Traits {
+    pub(crate) fn of(config: &Config, tied: bool) -> Self {
+        let Config { n_layers, n_heads, n_kv_heads, .. } = *config;
+        Self { n_layers, heads_per_kv_head: n_heads / n_kv_heads, tied }
+    }
+
+    /// llama.cpp knows Llama 2 70B by its 80 layers: LLaMA 65B has as many, but as many heads of values as of queries.
+    fn is_70b(&self) -> bool {
+        self.n_layers == 80 && self.heads_per_kv_head > 1
+    }
+
+    /// Errors in the first and the last eighth of the layers, and in every third between them, weigh most.
+    fn matters(&self, l: usize) -> bool {
+        let n = self.n_layers;
+        l < n / 8 || l >= 7 * n / 8 || (l - n / 8) % 3 == 2
+    }
+}
+
+/// `layers.3.attention.wq` as 3 and `attention.wq`.
+fn layer_and_matrix(name: &str) -> Option<(usize, &str)> {
+    let (layer, matrix) = name.strip_prefix("layers.")?.split_once('.')?;
+    Some((layer.parse().ok()?, matrix))
+}
+
+/// A format, or where rows are no whole number of its blocks, one of shorter blocks with as many bits or more.
+pub(crate) fn with_whole_blocks(dtype: Dtype, columns: usize) -> Dtype {
+    let fits = |dtype: Dtype| dtype.block().is_some_and(|(weights, _)| columns.is_multiple_of(weights));
+    if fits(dtype) {
+        return dtype;
+    }
+    let shorter = match dtype {
+        Dtype::Q2K | Dtype::Q3K => Dtype::Q4_0,
+        Dtype::Q4K => Dtype::Q5_0,
+        Dtype::Q5K => Dtype::Q5_1,
+        Dtype::Q6K => Dtype::Q8_0,
+        _ => Dtype::F16,
+    };
+    if fits(shorter) { shorter } else { Dtype::F16 }
+}
+
+impl fmt::Display for Mix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.row().1)
+    }
+}
+
+/// Reads a name in upper or lower case. Without a size, as in `q4_k`, the medium one is meant.
+impl FromStr for Mix {
+    type Err = UnknownMix;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMix> {
+        let is = |row: &str| row.eq_ignore_ascii_case(name);
+        let mix = Self::all().find(|mix| {
+            let own = mix.row().1;
+            is(own) || own.strip_suffix("_M").is_some_and(is)
+        });
+        mix.ok_or_else(|| UnknownMix(name.into()))
+    }
+}
+
+/// No [`Mix`] has this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownMix(pub String);
+
+impl fmt::Display for UnknownMix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Mix::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
+        write!(f, "{:?} is none of the formats that can be written: {}", self.0, names.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownMix {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! Mixes against llama.cpp's choices.
+
+use super::*;
+use crate::checkpoint::gguf::names;
+
+/// What llama.cpp chose, which `tests/golden/mixes.py` wrote.
+const GOLDEN: &str = include_str!("../../../tests/golden/mixes.txt");
+
+/// Name, `dim`, `hidden_dim`, `n_layers`, heads for each head of keys and values, and whether the output is tied. `SHAPES` in
+/// that script must be equal to this table.
+const SHAPES: [(&str, usize, usize, usize, usize, bool); 11] = [
+    ("gqa_22", 256, 512, 22, 4, false),
+    ("mha_32", 256, 256, 32, 1, false),
+    ("gqa_80", 256, 256, 80, 8, false),
+    ("mha_80", 256, 256, 80, 1, false),
+    ("gqa_5", 256, 512, 5, 2, false),
+    ("gqa8_24", 256, 512, 24, 8, false),
+    ("tied_9", 256, 512, 9, 2, true),
+    ("tied_576", 576, 1536, 30, 3, true),
+    ("mha_288", 288, 768, 6, 1, false),
+    ("gqa_64", 64, 96, 10, 2, false),
+    ("mha_48", 48, 80, 3, 1, false),
+];
+
+/// Every matrix of a model, in Meta's terms, and its width.
+fn matrices(dim: usize, hidden_dim: usize, n_layers: usize, tied: bool) -> Vec<(String, usize)> {
+    let mut matrices = vec![("tok_embeddings".to_owned(), dim)];
+    if !tied {
+        matrices.push(("output".into(), dim));
+    }
+    for l in 0..n_layers {
+        for name in ["attention.wq", "attention.wk", "attention.wv", "attention.wo"] {
+            matrices.push((format!("layers.{l}.{name}"), dim));
+        }
+        for (name, columns) in [("w1", dim), ("w2", hidden_dim), ("w3", dim)] {
+            matrices.push((format!("layers.{l}.feed_forward.{name}"), columns));
+        }
+    }
+    matrices
+}
+
+/// What a line says of a matrix: the type of most of them, or another that is listed for it.
+fn expected<'a>(most: &'a str, others: &[&'a str], gguf_name: &str) -> &'a str {
+    let name = gguf_name.strip_suffix(".weight").unwrap();
+    let (layer, matrix) = match name.strip_prefix("blk.") {
+        Some(rest) => rest.split_once('.').unwrap(),
+        None => ("", name),
+    };
+    let mut listed = others.iter().filter_map(|other| {
+        let (of, kind) = other.split_once('=').unwrap();
+        let (kind, layers) = kind.split_once('@').unwrap_or((kind, ""));
+        (of == matrix && layers.split(',').any(|l| l == layer)).then_some(kind)
+    });
+    listed.next().unwrap_or(most)
+}
+
+#[test]
+fn mixes_choose_what_llama_cpp_chooses() {
+    let mut lines = GOLDEN.lines();
+    for (model, dim, hidden_dim, n_layers, heads_per_kv_head, tied) in SHAPES {
+        let traits = Traits { n_layers, heads_per_kv_head, tied };
+        for mix in Mix::all() {
+            let line: Vec<_> = lines.next().unwrap().split(' ').collect();
+            let [of, name, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
+            assert_eq!((*of, *name, *file_type), (model, &*mix.to_string(), &*mix.file_type().to_string()));
+            for (matrix, columns) in matrices(dim, hidden_dim, n_layers, tied) {
+                let found = mix.dtype(&matrix, columns, &traits).to_string().to_ascii_uppercase();
+                let expected = expected(most, others, &names::of(&matrix).unwrap());
+                assert_eq!(found, expected, "{model} as {mix}: {matrix}");
+            }
+        }
+    }
+    assert_eq!(lines.next(), None);
+}
+
+#[test]
+fn a_mix_has_a_name_in_either_case_and_the_medium_ones_a_short_one() {
+    for mix in Mix::all() {
+        assert_eq!(mix.to_string().parse(), Ok(mix));
+        assert_eq!(mix.to_string().to_ascii_lowercase().parse(), Ok(mix));
+    }
+    assert_eq!("q4_k".parse(), Ok(Mix::Q4KM));
+    assert_eq!("q6_k".parse(), Ok(Mix::Q6K));
+    let error = "q9".parse::<Mix>().unwrap_err().to_string();
+    assert!(error.starts_with("\"q9\" is none of the formats that can be written: f32, f16, "), "{error}");
+}

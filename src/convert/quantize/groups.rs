@@ -1,0 +1,79 @@
+//! A block of 256 weights as `G` groups of `N`, side by side: the groups are the lanes of vectors, so that nothing is ever
+//! summed across lanes, and what is decided for each group is decided for all of them at once.
+//!
+//! [`Groups`] are (`N`, `G`): `groups[i][g]` is weight `i` of group `g`.
+
+use super::{inverse, round, to_u8};
+
+/// Half of the least number that a 16-bit scale can be: where no weight reaches it, zeros are nearest.
+pub(super) const LEAST: f32 = 1.0 / (1 << 25) as f32;
+
+/// One number for each weight.
+pub(super) type Groups<const N: usize, const G: usize> = [[f32; G]; N];
+
+/// One number for each group.
+pub(super) type Each<const G: usize> = [f32; G];
+
+/// A block's weights by their groups.
+#[inline(always)]
+pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32; 256]) -> Groups<N, G> {
+    let mut groups = [[0.0; G]; N];
+    for (g, group) in weights.chunks_exact(N).enumerate() {
+        for (i, &weight) in group.iter().enumerate() {
+            groups[i][g] = weight;
+        }
+    }
+    groups
+}
+
+/// The nearest of the steps `0..=max`, as bytes in the order of the weights: of `(weight + min) / scale`.
+///
+/// A group whose scale is 0 has all weights at the first step.
+#[inline(always)]
+pub(super) fn steps<const N: usize, const G: usize>(
+    x: &Groups<N, G>,
+    scales: &Each<G>,
+    mins: &Each<G>,
+    max: f32,
+) -> [u8; 256] {
+    let inverse = scales.map(inverse);
+    let mut q = [[0; G]; N];
+    for i in 0..N {
+        for g in 0..G {
+            q[i][g] = to_u8(round((x[i][g] + mins[g]) * inverse[g]).clamp(0.0, max));
+        }
+    }
+    let mut steps = [0; 256];
+    for (g, group) in steps.chunks_exact_mut(N).enumerate() {
+        for (i, step) in group.iter_mut().enumerate() {
+            *step = q[i][g];
+        }
+    }
+    steps
+}
+
+/// Each group's number that is farthest from zero, with its sign; of two the first.
+#[inline(always)]
+pub(super) fn farthest<const N: usize, const G: usize>(x: &Groups<N, G>) -> Each<G> {
+    let mut farthest = x[0];
+    for x in x {
+        for g in 0..G {
+            farthest[g] = if x[g].abs() > farthest[g].abs() { x[g] } else { farthest[g] };
+        }
+    }
+    farthest
+}
+
+/// As [`farthest`], of one number for each group.
+#[inline(always)]
+pub(super) fn farthest_of_all<const G: usize>(each: &Each<G>) -> f32 {
+    each.iter().fold(0.0, |farthest: f32, &x| if x.abs() > farthest.abs() { x } else { farthest })
+}
+
+/// A number as f16, and what that is.
+#[inline(always)]
+pub(super) fn put_f16(x: f32, out: &mut [u8]) -> f32 {
+    let x = half::f16::from_f32(x);
+    out.copy_from_slice(&x.to_le_bytes());
+    x.to_f32_const()
+}

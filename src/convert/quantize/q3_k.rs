@@ -1,0 +1,48 @@
+//! Q3_K: a scale is fitted to each 16 weights, and then rounded to 64 steps.
+
+use super::fit::{Candidates, scales};
+use super::groups::{farthest_of_all, groups, put_f16, steps};
+use super::q2_k::put_2_bits;
+use super::{inverse, round, to_u8};
+
+const CANDIDATES: Candidates = Candidates { first: -0.9, step: 0.1, count: 19 };
+
+/// Encodes one block.
+#[inline(always)]
+pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 110]) {
+    let x = groups::<16, 16>(weights);
+    let importances = x.map(|x| x.map(f32::abs));
+    let scales = scales(&x, &importances, 4.0, CANDIDATES);
+    // The scale that is farthest from zero becomes -32 steps.
+    let d = farthest_of_all(&scales) / -32.0;
+    let inverse = inverse(d);
+    let d = put_f16(d, &mut out[108..]);
+    let scale_steps = scales.map(|scale| round(scale * inverse).clamp(-32.0, 31.0));
+    let scales = scale_steps.map(|step| d * step);
+    // A weight is its scale times `q - 4`.
+    let q = steps(&x, &scales, &scales.map(|scale| 4.0 * scale), 7.0);
+    let (high, low) = out.split_at_mut(32);
+    put_high_bits(&q.map(|q| q >> 2), high);
+    put_2_bits(&q, &mut low[..64]);
+    put_scales(&scale_steps.map(|step| to_u8(step + 32.0)), &mut low[64..76]);
+}
+
+/// Bit `g` of byte `i` is that of weight `i` of group `g` of 32.
+#[inline(always)]
+pub(super) fn put_high_bits(bits: &[u8; 256], out: &mut [u8]) {
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = (0..8).fold(0, |byte, g| byte | bits[32 * g + i] << g);
+    }
+}
+
+/// 16 numbers of 6 bits, as `quant/q3_k.rs` draws them.
+#[inline(always)]
+fn put_scales(scales: &[u8; 16], out: &mut [u8]) {
+    for i in 0..8 {
+        out[i] = scales[i] & 15 | scales[8 + i] << 4;
+    }
+    for i in 0..4 {
+        out[8 + i] =
+            scales[i] >> 4 | scales[4 + i] >> 4 << 2 | scales[8 + i] >> 4 << 4 | scales[12 + i] >> 4 << 6;
+    }
+}

@@ -1,0 +1,75 @@
+//! Q4_K: a scale and a minimum are fitted to each 32 weights, and then rounded to 64 steps each.
+
+use super::fit::{Candidates, scales_and_mins};
+use super::groups::{Groups, groups, put_f16, steps};
+use super::{inverse, round, to_u8};
+
+const CANDIDATES: Candidates = Candidates { first: -1.0, step: 0.1, count: 21 };
+
+/// Encodes one block.
+#[inline(always)]
+pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 144]) {
+    let (header, qs) = out.split_at_mut(16);
+    put_nibbles(&fitted_steps(weights, 15.0, CANDIDATES, header), qs);
+}
+
+/// Fits and writes the scales and minima of Q4_K or Q5_K, 16 bytes; which of the steps `0..=n` the weights then become.
+#[inline(always)]
+pub(super) fn fitted_steps(
+    weights: &[f32; 256],
+    n: f32,
+    candidates: Candidates,
+    header: &mut [u8],
+) -> [u8; 256] {
+    let x = groups::<32, 8>(weights);
+    let [scales, mins] = scales_and_mins(&x, &importances(&x), n, candidates);
+    let (d, rest) = header.split_at_mut(2);
+    let (dmin, packed) = rest.split_at_mut(2);
+    let (scales, scale_steps) = round_to_steps(&scales, d);
+    let (mins, min_steps) = round_to_steps(&mins, dmin);
+    for g in 0..4 {
+        packed[g] = scale_steps[g] | scale_steps[4 + g] >> 4 << 6;
+        packed[4 + g] = min_steps[g] | min_steps[4 + g] >> 4 << 6;
+        packed[8 + g] = scale_steps[4 + g] & 15 | min_steps[4 + g] << 4;
+    }
+    steps(&x, &scales, &mins, n)
+}
+
+/// How much a weight counts: by how far it is from zero, and besides by its group's root mean square.
+#[inline(always)]
+fn importances(x: &Groups<32, 8>) -> Groups<32, 8> {
+    let mut squares = [0.0; 8];
+    for x in x {
+        for g in 0..8 {
+            squares[g] += x[g] * x[g];
+        }
+    }
+    let base = squares.map(|sum| (sum / 32.0).sqrt());
+    let mut importances = *x;
+    for x in &mut importances {
+        for g in 0..8 {
+            x[g] = base[g] + x[g].abs();
+        }
+    }
+    importances
+}
+
+/// Numbers as multiples, 0 to 63, of a number that is written as f16.
+#[inline(always)]
+fn round_to_steps(each: &[f32; 8], d: &mut [u8]) -> ([f32; 8], [u8; 8]) {
+    let greatest = each.iter().fold(0.0, |greatest, &x| if x > greatest { x } else { greatest });
+    let inverse = inverse(greatest / 63.0);
+    let d = put_f16(greatest / 63.0, d);
+    let steps = each.map(|x| round(x * inverse).clamp(0.0, 63.0));
+    (steps.map(|step| d * step), steps.map(to_u8))
+}
+
+/// The low 4 bits of numbers: groups of 32 in turn are the low and the high halves of 32 bytes.
+#[inline(always)]
+pub(super) fn put_nibbles(q: &[u8; 256], out: &mut [u8]) {
+    for (q, out) in q.chunks_exact(64).zip(out.chunks_exact_mut(32)) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = q[i] & 15 | q[32 + i] << 4;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Quantisers against ggml's, and what they do with weights that no model has.
+
+use super::*;
+use crate::storage::Storage;
+use crate::tensor::Tensor;
+use std::sync::Arc;
+
+/// Weights, and what ggml makes of them, which `tests/golden/k_quants.py` wrote.
+const GOLDEN: &[u8] = include_bytes!("../../../tests/golden/k_quants.bin");
+
+/// Blocks of 256 in it.
+const BLOCKS: usize = 20;
+
+/// The formats in it. `FORMATS` in that script must be equal to this table.
+const K_QUANTS: [Dtype; 5] = [Dtype::Q2K, Dtype::Q3K, Dtype::Q4K, Dtype::Q5K, Dtype::Q6K];
+
+/// The formats whose weights share scales.
+fn block_formats() -> impl Iterator<Item = Dtype> {
+    dtypes().filter(|dtype| dtype.block().is_some_and(|(weights, _)| weights > 1))
+}
+
+fn golden_weights() -> Vec<f32> {
+    GOLDEN[..BLOCKS * 1024].chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect()
+}
+
+fn quantized(isa: Isa, weights: &[f32], dtype: Dtype) -> Vec<u8> {
+    let (block, bytes) = dtype.block().unwrap();
+    let mut out = vec![0; weights.len() / block * bytes];
+    quantize_into(isa, weights, dtype, &mut out).unwrap();
+    out
+}
+
+fn dequantized(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    let (block, size) = dtype.block().unwrap();
+    let storage = Arc::new(Storage::from_vec(bytes.to_vec()));
+    Tensor::new(&storage, 0..bytes.len(), 1, bytes.len() / size * block, dtype).unwrap().to_f32()
+}
+
+/// What weights become.
+fn there_and_back(weights: &[f32], dtype: Dtype) -> Vec<f32> {
+    dequantized(&quantized(Isa::best(), weights, dtype), dtype)
+}
+
+/// The squared error, as a part of the square.
+fn error(found: &[f32], weights: &[f32]) -> f64 {
+    let squared = |x: f32| f64::from(x) * f64::from(x);
+    let error: f64 = found.iter().zip(weights).map(|(a, b)| squared(a - b)).sum();
+    error / weights.iter().map(|&x| squared(x)).sum::<f64>()
+}
+
+/// Some numbers that look random, in -1..=1.
+fn random(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (f64::from(state) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+#[test]
+fn k_quants_are_no_farther_from_the_weights_than_ggmls() {
+    let weights = golden_weights();
+    let mut rest = &GOLDEN[BLOCKS * 1024..];
+    for dtype in K_QUANTS {
+        let (golden, left) = rest.split_at(BLOCKS * dtype.block().unwrap().1);
+        rest = left;
+        let (ours, theirs) = (there_and_back(&weights, dtype), dequantized(golden, dtype));
+        // Each block counts as much as another.
+        let mean = |found: &[f32]| -> f64 {
+            let blocks = found.chunks_exact(256).zip(weights.chunks_exact(256));
+            blocks.map(|(found, weights)| error(found, weights)).sum::<f64>() / BLOCKS as f64
+        };
+        let (ours, theirs) = (mean(&ours), mean(&theirs));
+        println!("{dtype}: {ours:.3e}, ggml {theirs:.3e}, {:.4}", ours / theirs);
+        assert!(ours <= 1.01 * theirs, "{dtype}: {ours:e}, ggml {theirs:e}");
+    }
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn every_instruction_set_makes_the_same_bytes() {
+    let mut weights = golden_weights();
+    weights.extend(random(256 * 40, 5).iter().enumerate().map(|(i, x)| x * 10.0_f32.powi(i as i32 % 13 - 8)));
+    for dtype in dtypes() {
+        let scalar = quantized(Isa::available()[0], &weights, dtype);
+        for isa in Isa::available() {
+            assert!(quantized(isa, &weights, dtype) == scalar, "{dtype} on {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn a_block_depends_on_its_own_weights_alone() {
+    let weights = golden_weights();
+    for dtype in dtypes() {
+        let whole = quantized(Isa::best(), &weights, dtype);
+        let parts: Vec<u8> =
+            weights.chunks(256).flat_map(|part| quantized(Isa::best(), part, dtype)).collect();
+        assert!(whole == parts, "{dtype}");
+    }
+}
+
+#[test]
+fn zeros_stay_zeros() {
+    for dtype in dtypes() {
+        for zero in [0.0, -0.0] {
+            assert!(there_and_back(&[zero; 256], dtype).iter().all(|&x| x == 0.0), "{dtype}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_all_the_same_stay_near_it() {
+    for dtype in block_formats() {
+        for weight in [1.0, -1.0, 0.02, -0.02, 65_504.0, -65_504.0, 1e-3] {
+            for found in there_and_back(&[weight; 256], dtype) {
+                // A scale has 11 bits, or a distance of 2^-25 where it is subnormal. The least is Q6_K's, the weight
+                // divided by 32 * 128.
+                let tolerance = 2.0_f32.powi(-10) * weight.abs() + 4096.0 * 2.0_f32.powi(-25);
+                assert!((found - weight).abs() <= tolerance, "{dtype}: {weight} becomes {found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_and_the_smallest_weights_become_finite_ones() {
+    let wave = random(256, 9);
+    for dtype in block_formats() {
+        for scale in [65_504.0, 1e-5, 1e-7, 1e-20, 1e-38, 1e-42, f32::from_bits(1)] {
+            let weights: Vec<f32> = wave.iter().map(|x| x * scale).collect();
+            let found = there_and_back(&weights, dtype);
+            let largest = found.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            assert!(found.iter().all(|x| x.is_finite()), "{dtype} at {scale:e}: {found:?}");
+            // Rounding a scale to the least step of f16 at most doubles it.
+            assert!(largest <= 2.001 * scale, "{dtype} at {scale:e}: {largest:e}");
+            if scale == 65_504.0 {
+                assert!(error(&found, &weights) < 0.12, "{dtype}: {}", error(&found, &weights));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_weight_among_zeros_keeps_its_place() {
+    for dtype in block_formats() {
+        for at in [0, 15, 16, 31, 32, 100, 255] {
+            for weight in [0.75, -0.75] {
+                let mut weights = [0.0; 256];
+                weights[at] = weight;
+                let found = there_and_back(&weights, dtype);
+                for (i, &found) in found.iter().enumerate() {
+                    // A scale and a minimum of 11 bits each.
+                    let error = (found - weights[i]).abs();
+                    assert!(error <= 0.75 * 2.0_f32.powi(-10), "{dtype}: {weight} at {at}: {found} at {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_of_very_different_sizes_do_not_spoil_each_other() {
+    // The small ones are below every step, so they become zeros. Of numbers spread evenly, two bits leave a ninth.
+    let mut weights = random(256, 3);
+    weights[..128].iter_mut().for_each(|x| *x *= 1e-30);
+    for dtype in block_formats() {
+        let found = there_and_back(&weights, dtype);
+        assert!(found[..128].iter().all(|&x| x == 0.0), "{dtype}: {:?}", &found[..128]);
+        assert!(error(&found, &weights) < 0.12, "{dtype}: {}", error(&found, &weights));
+    }
+}
+
+/// Where the scale is exact in f16 and the weights are steps, there is nothing to lose.
+#[test]
+fn weights_that_are_steps_already_stay_as_they_are() {
+    let step = 0.25;
+    let of = |steps: std::ops::RangeInclusive<i32>| -> Vec<f32> {
+        let all: Vec<i32> = steps.collect();
+        (0..256).map(|i| step * all[i * 7 % all.len()] as f32).collect()
+    };
+    let formats = [
+        (Dtype::Q4_0, of(-8..=7)),
+        (Dtype::Q4_1, of(-3..=12)),
+        (Dtype::Q5_0, of(-16..=15)),
+        (Dtype::Q5_1, of(-9..=22)),
+        (Dtype::Q8_0, of(-127..=127)),
+        (Dtype::Q3K, of(-4..=3)),
+        (Dtype::Q6K, of(-32..=31)),
+    ];
+    for (dtype, weights) in formats {
+        // Each group of 32 or 16 must hold the first and the last step for that.
+        let mut weights = weights;
+        let least = weights.iter().copied().fold(f32::INFINITY, f32::min);
+        let greatest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for group in weights.chunks_exact_mut(16) {
+            (group[0], group[1]) = (least, greatest);
+        }
+        assert_eq!(there_and_back(&weights, dtype), weights, "{dtype}");
+    }
+}
+
+#[test]
+fn what_was_encoded_once_is_encoded_the_same_again() {
+    // Of formats whose scale the farthest weight alone decides: that weight comes back as it was decoded.
+    for dtype in [Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q5_0] {
+        let once = quantized(Isa::best(), &random(256 * 8, 7), dtype);
+        let twice = quantized(Isa::best(), &dequantized(&once, dtype), dtype);
+        assert!(dequantized(&once, dtype) == dequantized(&twice, dtype), "{dtype}");
+    }
+}

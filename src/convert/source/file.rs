@@ -1,0 +1,88 @@
+//! Files that are read in parts, and must not change meanwhile.
+//!
+//! They aren't mapped: a conversion reads everything once, which as a mapping would count as the process's memory, and a
+//! file that is cut short would end the process. So what is in memory is what was asked for, and a change is an error.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A file, and what it was when it was opened.
+#[derive(Debug)]
+pub(super) struct DataFile {
+    path: PathBuf,
+    /// One reader at a time: the position is the file's.
+    file: Mutex<File>,
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl DataFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let at = |e: io::Error| Error::from(e).at(Some(path));
+        // Asked of the path: to open a pipe would wait for somebody to write to it.
+        if !std::fs::metadata(path).map_err(at)?.is_file() {
+            let e = ErrorKind::UnknownFormat { hint: "it is not a regular file".into() };
+            return Err(Error::from(e).at(Some(path)));
+        }
+        let file = File::open(path).map_err(at)?;
+        let metadata = file.metadata().map_err(at)?;
+        let (len, modified) = (metadata.len(), metadata.modified().ok());
+        Ok(Self { path: path.into(), file: Mutex::new(file), len, modified })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Fills `out` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Truncated`] if the file hadn't so many when it was opened, [`ErrorKind::Changed`] if it is no longer
+    /// what it was, and [`ErrorKind::Io`].
+    pub(super) fn read_at(&self, what: &'static str, offset: u64, out: &mut [u8]) -> Result<()> {
+        let (needed, available) = (out.len() as u64, self.len.saturating_sub(offset));
+        if needed > available {
+            let kind = ErrorKind::Truncated { what, offset, needed, available };
+            return Err(Error::from(kind).at(Some(&self.path)));
+        }
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(out));
+        // What was read of a file that has changed is worth nothing, and its error would mislead.
+        let metadata = file.metadata().map_err(|e| Error::from(e).at(Some(&self.path)))?;
+        if (metadata.len(), metadata.modified().ok()) != (self.len, self.modified) {
+            return Err(Error::from(ErrorKind::Changed).at(Some(&self.path)));
+        }
+        read.map_err(|e| Error::from(e).at(Some(&self.path)))
+    }
+
+    /// Some bytes, of which there are no more than `limit`: what is in front of the weights is small.
+    pub(super) fn bytes(&self, what: &'static str, offset: u64, len: u64, limit: u64) -> Result<Vec<u8>> {
+        if len > limit {
+            let reason = format!("{what} has {len} bytes, more than the {limit} that it may have");
+            return Err(Error::from(ErrorKind::Malformed { format: "model", reason }).at(Some(&self.path)));
+        }
+        let available = self.len.saturating_sub(offset);
+        if len > available {
+            let kind = ErrorKind::Truncated { what, offset, needed: len, available };
+            return Err(Error::from(kind).at(Some(&self.path)));
+        }
+        let mut bytes = vec![0; len as usize];
+        self.read_at(what, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// All of a file that is small.
+    pub(super) fn read_all(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>> {
+        let file = Self::open(path)?;
+        file.bytes(what, 0, file.len, limit)
+    }
+}

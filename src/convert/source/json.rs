@@ -1,0 +1,141 @@
+//! JSON files, and typed questions to them: what is missing or of another type is an error that names the key and the file.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::file::DataFile;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The largest that is read: as values it may take a hundred times as much memory. The index of the largest model has 200 KB.
+const MAX_BYTES: u64 = 1 << 24;
+
+/// A JSON file whose outermost value is an object.
+#[derive(Debug)]
+pub(super) struct JsonFile {
+    path: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl JsonFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        Self::open_up_to(path, MAX_BYTES)
+    }
+
+    /// Opens a file of no more than so many bytes.
+    pub(super) fn open_up_to(path: &Path, max_bytes: u64) -> Result<Self> {
+        let bytes = DataFile::read_all(path, "a JSON file", max_bytes)?;
+        let map = parse(&bytes).map_err(|e| e.at(Some(path)))?;
+        Ok(Self { path: path.into(), map })
+    }
+
+    /// `None` if there is no such file.
+    pub(super) fn open_if_there(path: &Path) -> Result<Option<Self>> {
+        // Not `exists`: what can't be looked at is an error.
+        match std::fs::symlink_metadata(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            _ => Self::open(path).map(Some),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn object(&self) -> Object<'_> {
+        Object { path: Some(&self.path), prefix: String::new(), map: &self.map }
+    }
+}
+
+/// An object of JSON text.
+pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
+    // What Windows' editors put in front.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(text)
+        .map_err(|e| ErrorKind::Malformed { format: "JSON", reason: e.to_string() }.into())
+}
+
+/// An object, and where it is.
+#[derive(Clone, Debug)]
+pub(super) struct Object<'a> {
+    path: Option<&'a Path>,
+    /// The keys that lead to it, each with a point behind.
+    prefix: String,
+    pub(super) map: &'a Map<String, Value>,
+}
+
+impl<'a> Object<'a> {
+    /// An object that is no file's outermost.
+    pub(super) fn of(map: &'a Map<String, Value>) -> Self {
+        Self { path: None, prefix: String::new(), map }
+    }
+
+    /// A value, if it is there and not null.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn optional<T: FromJson<'a>>(&self, key: &str) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        T::from_json(value).map(Some).ok_or_else(|| self.wrong_type(key, T::EXPECTED, value))
+    }
+
+    pub(super) fn required<T: FromJson<'a>>(&self, key: &str) -> Result<T> {
+        let missing = || Error::from(ErrorKind::MissingKey { key: self.name(key) }).at(self.path);
+        self.optional(key)?.ok_or_else(missing)
+    }
+
+    /// An object in this one.
+    pub(super) fn object(&self, key: &str) -> Result<Option<Self>> {
+        let map = self.optional::<&Map<String, Value>>(key)?;
+        Ok(map.map(|map| Self { path: self.path, prefix: format!("{}.", self.name(key)), map }))
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    pub(super) fn wrong_type(&self, key: &str, expected: &'static str, found: &Value) -> Error {
+        let mut found = found.to_string();
+        if found.chars().count() > 60 {
+            found = found.chars().take(60).chain("...".chars()).collect();
+        }
+        Error::from(ErrorKind::KeyType { key: self.name(key), expected, found }).at(self.path)
+    }
+
+    /// That a hyperparameter has a value that can't be honoured.
+    pub(super) fn refuse(&self, field: &'static str, value: &dyn ToString, reason: &str) -> Error {
+        let (value, reason) = (value.to_string(), reason.into());
+        Error::from(ErrorKind::Config { field, value, reason }).at(self.path)
+    }
+}
+
+/// A type that JSON has.
+pub(super) trait FromJson<'a>: Sized {
+    const EXPECTED: &'static str;
+
+    fn from_json(value: &'a Value) -> Option<Self>;
+}
+
+macro_rules! from_json {
+    ($($type:ty, $expected:literal, $from:expr;)*) => {
+        $(impl<'a> FromJson<'a> for $type {
+            const EXPECTED: &'static str = $expected;
+
+            fn from_json(value: &'a Value) -> Option<Self> {
+                $from(value)
+            }
+        })*
+    };
+}
+
+from_json! {
+    bool, "true or false", Value::as_bool;
+    f64, "a number", Value::as_f64;
+    u32, "a whole number", |value: &Value| value.as_u64().and_then(|value| value.try_into().ok());
+    u64, "a whole number", Value::as_u64;
+    usize, "a whole number", |value: &Value| value.as_u64().and_then(|value| value.try_into().ok());
+    &'a str, "a string", Value::as_str;
+    &'a Map<String, Value>, "an object", Value::as_object;
+    &'a Vec<Value>, "an array", Value::as_array;
+}

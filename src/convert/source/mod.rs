@@ -1,0 +1,221 @@
+//! Where a model comes from: hyperparameters, a tokenizer, and tensors one after another.
+//!
+//! - here: what a model is to everything that is done with it, and which files are which
+//! - [`llama2c`] and [`gguf`]: checkpoints that this library runs
+//! - [`hugging_face`] and [`meta`]: directories, as models are published; [`llama`] is what they have in common
+//! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors, [`file`] the files
+//! - [`vocabulary`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] and [`hf_tokenizer`]: tokenizers; [`tokenizer`]
+//!   which of them it is
+//! - [`json`]: questions to JSON
+
+mod file;
+mod gguf;
+mod hf_tokenizer;
+mod hugging_face;
+mod json;
+mod llama;
+mod llama2c;
+mod meta;
+mod pickle;
+mod safetensors;
+mod sentencepiece;
+mod stored;
+mod tiktoken;
+mod tokenizer;
+mod tokenizer_json;
+mod torch;
+mod vocabulary;
+mod zip;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::checkpoint;
+use crate::config::Config;
+use crate::convert::gguf::Value;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::ModelOptions;
+use crate::storage::Storage;
+use crate::tokenizer::{Tokenizer, TokenizerParts};
+use crate::weights::TensorInfo;
+
+/// A model that can be converted, whatever files it is in.
+#[derive(Debug)]
+pub struct Source(Box<dyn SourceModel>);
+
+/// What a kind of files must tell of a model in them.
+///
+/// Tensors have Meta's names, shapes and order of rows: RoPE turns adjacent pairs.
+pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
+    /// The format's name, for people.
+    fn format(&self) -> &'static str;
+
+    fn config(&self) -> &Config;
+
+    /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
+    fn rope_factors(&self) -> Option<&[f32]>;
+
+    fn tokenizer(&self) -> Result<Option<TokenizerParts<'_>>>;
+
+    /// The tokenizer, ready to be used: one whose parts can't be written may be there.
+    fn usable_tokenizer(&self) -> Result<Option<Tokenizer>>;
+
+    /// How a chat is written, in Jinja.
+    fn chat_template(&self) -> Option<&str>;
+
+    /// What else the files say, for people: keys and what their values are.
+    fn described(&self) -> &[(String, String)];
+
+    /// Of all files of weights.
+    fn file_bytes(&self) -> u64;
+
+    /// The tensors, in the order in which they are best read.
+    fn tensors(&self) -> Vec<SourceTensor<'_>>;
+
+    /// Of a source that is GGUF: its keys, but for those that tell how weights are stored. They hold whatever the other
+    /// functions tell, unless one is missing: then that is to be written anew.
+    fn metadata(&self) -> Option<Vec<(String, Value)>> {
+        None
+    }
+
+    /// What the source says of its weights' formats: llama.cpp's number for a [`Mix`](super::Mix).
+    fn file_type(&self) -> Option<u32> {
+        None
+    }
+}
+
+/// Decodes some rows of a tensor: (rows, columns). A vector is one row.
+type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync + 'a>;
+
+/// A tensor that is read in parts, by several threads at once, so that it need not fit the memory.
+pub(crate) struct SourceTensor<'a> {
+    pub(crate) info: TensorInfo,
+    /// The weights as they are stored, if that is how GGUF stores them in `info.dtype`, and if they are mapped.
+    pub(crate) bytes: Option<&'a [u8]>,
+    pub(crate) read: ReadRows<'a>,
+}
+
+impl SourceTensor<'_> {
+    /// (rows, columns)
+    pub(crate) fn rows_and_columns(&self) -> (usize, usize) {
+        match *self.info.shape {
+            [rows, columns] => (rows, columns),
+            _ => (1, self.info.shape.iter().product()),
+        }
+    }
+}
+
+impl Source {
+    /// Opens a model to convert it: a directory, or a file in it, of Hugging Face's (`config.json`; safetensors or
+    /// `pytorch_model.bin`) or of Meta's (`params.json`, `consolidated.NN.pth`); or a file: GGUF, or llama2.c's v0, v1
+    /// or v2.
+    ///
+    /// Its tokenizer is in the directory, or found as [`Model::open`] finds it, or named in the options: what
+    /// [`Tokenizer::open`] takes, or a `tokenizer.model` or `tokenizer.json`. The options may also override
+    /// hyperparameters that the files don't hold.
+    ///
+    /// Only the weights' places are read now, so this takes moments, whatever their size.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files or the tokenizer, each error with the file's name: among them
+    /// [`ErrorKind::UnsupportedArchitecture`], [`ErrorKind::MissingTensor`], [`ErrorKind::UnsupportedTensor`] for one that a
+    /// Llama doesn't have, and [`ErrorKind::TensorShape`].
+    ///
+    /// [`Model::open`]: crate::Model::open
+    pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
+        let path = path.as_ref();
+        if let Some(folder) = directory_of(path) {
+            return Self::open_directory(&folder, options);
+        }
+        let storage = Arc::new(Storage::open(path)?);
+        let model: Result<Box<dyn SourceModel>> = if checkpoint::gguf::has_magic(&storage) {
+            gguf::Gguf::read(&storage, options).map(|model| Box::new(model) as _)
+        } else {
+            llama2c::Llama2c::read(&storage, options).map(|model| Box::new(model) as _)
+        };
+        model.map(Self).map_err(|e| e.at(storage.path()))
+    }
+
+    fn open_directory(folder: &Path, options: &ModelOptions) -> Result<Self> {
+        let has = |name: &str| folder.join(name).is_file();
+        let is_meta = has(meta::PARAMS) && !(has(hugging_face::CONFIG) && hugging_face::has_weights(folder));
+        if is_meta {
+            return meta::open(folder, options).map(|model| Self(Box::new(model)));
+        }
+        if has(hugging_face::CONFIG) {
+            return hugging_face::open(folder, options).map(|model| Self(Box::new(model)));
+        }
+        let hint = format!("a directory with neither {} nor {}", hugging_face::CONFIG, meta::PARAMS);
+        Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)))
+    }
+
+    /// The format's name, for people.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        self.0.format()
+    }
+
+    /// The size of its files of weights in bytes.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.0.file_bytes()
+    }
+
+    /// What its files say of the model: each key, and its value for people to read.
+    #[must_use]
+    pub fn metadata(&self) -> &[(String, String)] {
+        self.0.described()
+    }
+
+    /// The template that its files bring for chats, in Jinja.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.0.chat_template()
+    }
+
+    /// Its tokenizer, if it has one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`] for one that can be read but not used.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        self.0.usable_tokenizer()
+    }
+
+    /// The model's hyperparameters.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.0.config()
+    }
+
+    /// What tensors it has, in the order in which they are converted.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<TensorInfo> {
+        self.0.tensors().into_iter().map(|tensor| tensor.info).collect()
+    }
+
+    pub(super) fn model(&self) -> &dyn SourceModel {
+        &*self.0
+    }
+}
+
+/// The directory that a path means: itself, or the one that a published file of weights is in.
+fn directory_of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return Some(path.into());
+    }
+    let name = path.file_name()?.to_string_lossy();
+    let is_json = [meta::PARAMS, hugging_face::CONFIG].contains(&&*name) || name.ends_with(".index.json");
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let described = [meta::PARAMS, hugging_face::CONFIG].iter().any(|name| parent.join(name).is_file());
+    let is_part = is_json || (described && begins_as_part(path));
+    is_part.then(|| parent.into())
+}
+
+/// Whether a file begins as those do that PyTorch or safetensors write.
+fn begins_as_part(path: &Path) -> bool {
+    let mut start = [0; 16];
+    let Ok(file) = file::DataFile::open(path) else { return false };
+    file.read_at("its magic number", 0, &mut start).is_ok()
+        && (torch::has_magic(&start) || safetensors::has_magic(&start))
+}

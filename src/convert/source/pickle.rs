@@ -1,0 +1,476 @@
+//! The pickles of PyTorch's checkpoints: as much of the language as describes a dictionary of tensors.
+//!
+//! A pickle is a program for a stack machine that may call whatever Python can import. This machine knows the few names in
+//! [`Global`] and builds values of its own for them; another name, and an instruction that no checkpoint needs, is an
+//! error. Nothing is executed, and nothing is recursive.
+//!
+//! Invariant: every instruction makes at most one [`Node`], and values refer to each other by number, so the memory taken
+//! is proportional to the pickle's length, whatever it says.
+//!
+//! Source: `Lib/pickletools.py` in the Python repository; `torch/_utils.py` for what the names mean.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Dimensions that a tensor may have; PyTorch's own limit is 64, a Llama's tensors have 2.
+const MAX_DIMS: usize = 8;
+/// The longest name of a tensor.
+const MAX_NAME: usize = 1024;
+/// The longest key of a storage: they are numbers.
+const MAX_KEY: usize = 64;
+
+/// A tensor as a pickle describes it: a view of a storage.
+#[derive(Debug)]
+pub(super) struct PickledTensor {
+    /// The storage's name in the archive.
+    pub(super) key: String,
+    /// The storage's type, such as `HalfStorage`.
+    pub(super) storage: String,
+    /// Numbers in the storage.
+    pub(super) numel: u64,
+    /// The number of the storage that is the tensor's first.
+    pub(super) offset: u64,
+    pub(super) shape: Vec<usize>,
+    /// How many numbers further the next one of each dimension is.
+    pub(super) strides: Vec<usize>,
+}
+
+/// The names that may be imported, and what they become.
+#[derive(Clone, Copy, Debug)]
+enum Global {
+    OrderedDict,
+    RebuildTensor,
+    RebuildParameter,
+    Storage(&'static str),
+}
+
+/// The types of storages. Only the first three hold weights.
+const STORAGES: [&str; 13] = [
+    "FloatStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "DoubleStorage",
+    "LongStorage",
+    "IntStorage",
+    "ShortStorage",
+    "CharStorage",
+    "ByteStorage",
+    "BoolStorage",
+    "ComplexFloatStorage",
+    "ComplexDoubleStorage",
+    "ComplexHalfStorage",
+];
+
+impl Global {
+    fn named(module: &[u8], name: &[u8]) -> Result<Self> {
+        match (module, name) {
+            (b"collections", b"OrderedDict") => Ok(Self::OrderedDict),
+            (b"torch._utils", b"_rebuild_tensor_v2") => Ok(Self::RebuildTensor),
+            (b"torch._utils", b"_rebuild_parameter") => Ok(Self::RebuildParameter),
+            (b"torch", storage) if STORAGES.iter().any(|name| name.as_bytes() == storage) => {
+                let name = STORAGES.iter().find(|name| name.as_bytes() == storage);
+                Ok(Self::Storage(name.expect("it was just found")))
+            }
+            _ => {
+                let name = [module, b".", name].concat();
+                let name: String = String::from_utf8_lossy(&name).chars().take(100).collect();
+                Err(malformed(format!(
+                    "it asks for {name:?}, which no checkpoint needs: nothing was executed"
+                )))
+            }
+        }
+    }
+}
+
+/// A value's number.
+type Id = u32;
+
+#[derive(Clone, Copy, Debug)]
+enum Node<'a> {
+    /// None, a boolean, a fraction: nothing that a tensor's description depends on.
+    Other,
+    Int(i64),
+    Text(&'a [u8]),
+    /// Values of [`Machine::items`].
+    Tuple(u32, u32),
+    List,
+    /// Its number in [`Machine::dicts`].
+    Dict(u32),
+    Global(Global),
+    /// Its number in [`Machine::storages`].
+    Storage(u32),
+    /// Its number in [`Machine::tensors`].
+    Tensor(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Storage {
+    kind: &'static str,
+    key: Id,
+    numel: u64,
+}
+
+#[derive(Debug)]
+struct Tensor {
+    storage: Storage,
+    offset: u64,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+/// Reads the tensors of a dictionary, in its order.
+///
+/// # Errors
+/// [`ErrorKind::Malformed`] for whatever no checkpoint of a model has.
+pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, PickledTensor)>> {
+    let mut machine = Machine { rest: pickle, ..Machine::default() };
+    while machine.step()? {}
+    let top = machine.pop()?;
+    machine.result(top)
+}
+
+#[derive(Debug, Default)]
+struct Machine<'a> {
+    /// Instructions that aren't carried out yet.
+    rest: &'a [u8],
+    nodes: Vec<Node<'a>>,
+    items: Vec<Id>,
+    dicts: Vec<Vec<(Id, Id)>>,
+    storages: Vec<Storage>,
+    tensors: Vec<Tensor>,
+    stack: Vec<Id>,
+    /// Where in the stack marks are.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+impl<'a> Machine<'a> {
+    /// Carries out an instruction. `false` if it was the last.
+    fn step(&mut self) -> Result<bool> {
+        let code = self.take(1)?[0];
+        match code {
+            // PROTO, FRAME: how the pickle was written.
+            0x80 => {
+                let version = self.take(1)?[0];
+                if version > 5 {
+                    return Err(malformed(format!("it has the unknown protocol {version}")));
+                }
+            }
+            0x95 => drop(self.take(8)?),
+            b'(' => self.marks.push(self.stack.len()),
+            b'.' => return Ok(false),
+            b'N' | 0x88 | 0x89 => self.push(Node::Other)?,
+            b'G' => {
+                self.take(8)?;
+                self.push(Node::Other)?;
+            }
+            b'K' | b'M' | b'J' | 0x8a => {
+                let int = self.int(code)?;
+                self.push(Node::Int(int))?;
+            }
+            b'X' | 0x8c | 0x8d | b'T' | b'U' => {
+                let text = self.text(code)?;
+                self.push(Node::Text(text))?;
+            }
+            b'}' => self.new_dict()?,
+            b']' => self.push(Node::List)?,
+            b')' => self.tuple(0)?,
+            0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
+            b't' => {
+                let len = self.len_from_mark()?;
+                self.tuple(len)?;
+            }
+            b'a' | b'e' => self.append(code)?,
+            b's' | b'u' => self.set_items(code)?,
+            b'c' | 0x93 => self.global(code)?,
+            b'R' => self.reduce()?,
+            b'b' => self.build()?,
+            b'Q' => self.persistent()?,
+            b'q' | b'r' | 0x94 => self.memoize(code)?,
+            b'h' | b'j' => self.recall(code)?,
+            _ => {
+                let reason = format!("it has the instruction {code:#04x}, which no checkpoint needs");
+                return Err(malformed(reason));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next bytes of the pickle.
+    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.rest.split_at_checked(n) else {
+            return Err(malformed("it is cut short".into()));
+        };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// A little-endian number of up to 8 bytes.
+    fn number(&mut self, bytes: usize) -> Result<u64> {
+        Ok(self.take(bytes)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    fn int(&mut self, code: u8) -> Result<i64> {
+        let (bytes, signed) = match code {
+            b'K' => (1, false),
+            b'M' => (2, false),
+            b'J' => (4, true),
+            _ => (self.take(1)?[0].into(), true),
+        };
+        if bytes > 8 {
+            return Err(malformed(format!("it has a number of {bytes} bytes")));
+        }
+        let number = self.number(bytes)?.cast_signed();
+        // The sign is the uppermost bit.
+        let unused = if signed && bytes > 0 { 64 - 8 * bytes as u32 } else { 0 };
+        Ok(number << unused >> unused)
+    }
+
+    fn text(&mut self, code: u8) -> Result<&'a [u8]> {
+        let len = match code {
+            0x8c | b'U' => self.number(1)?,
+            0x8d => self.number(8)?,
+            _ => self.number(4)?,
+        };
+        self.take(usize::try_from(len).unwrap_or(usize::MAX))
+    }
+
+    fn push(&mut self, node: Node<'a>) -> Result<()> {
+        // There are fewer instructions than that, since the pickle is short.
+        let id = Id::try_from(self.nodes.len()).map_err(|_| malformed("it is too long".into()))?;
+        self.nodes.push(node);
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// The uppermost value. What lies below a mark isn't there.
+    fn pop(&mut self) -> Result<Id> {
+        let bottom = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= bottom {
+            return Err(malformed("it takes what isn't there".into()));
+        }
+        self.stack.pop().ok_or_else(|| malformed("it takes what isn't there".into()))
+    }
+
+    fn pop_node(&mut self) -> Result<Node<'a>> {
+        self.pop().map(|id| self.nodes[id as usize])
+    }
+
+    /// How many values lie above the last mark, which is removed.
+    fn len_from_mark(&mut self) -> Result<usize> {
+        let mark =
+            self.marks.pop().ok_or_else(|| malformed("it goes back to a mark that isn't there".into()))?;
+        // No instruction takes anything from below a mark.
+        Ok(self.stack.len() - mark)
+    }
+
+    fn new_dict(&mut self) -> Result<()> {
+        self.dicts.push(Vec::new());
+        self.push(Node::Dict(self.dicts.len() as u32 - 1))
+    }
+
+    /// Makes a tuple of the uppermost values.
+    fn tuple(&mut self, len: usize) -> Result<()> {
+        let start = self.items.len();
+        let bottom = self.marks.last().copied().unwrap_or(0);
+        let from = self.stack.len().checked_sub(len).filter(|&from| from >= bottom);
+        let from = from.ok_or_else(|| malformed("it takes what isn't there".into()))?;
+        self.items.extend(self.stack.drain(from..));
+        self.push(Node::Tuple(start as u32, self.items.len() as u32))
+    }
+
+    /// A list's items are no tensors' descriptions: they are dropped.
+    fn append(&mut self, code: u8) -> Result<()> {
+        let len = if code == b'a' { 1 } else { self.len_from_mark()? };
+        for _ in 0..len {
+            self.pop()?;
+        }
+        let list = self.pop()?;
+        if !matches!(self.nodes[list as usize], Node::List) {
+            return Err(malformed("it appends to what is no list".into()));
+        }
+        self.stack.push(list);
+        Ok(())
+    }
+
+    fn set_items(&mut self, code: u8) -> Result<()> {
+        let len = if code == b's' { 2 } else { self.len_from_mark()? };
+        let bottom = self.marks.last().copied().unwrap_or(0);
+        let from = self.stack.len().checked_sub(len);
+        let from = from.filter(|&from| from >= bottom && len.is_multiple_of(2));
+        let from = from.ok_or_else(|| malformed("it sets keys without values".into()))?;
+        let items: Vec<Id> = self.stack.drain(from..).collect();
+        let top = self.pop()?;
+        let Node::Dict(dict) = self.nodes[top as usize] else {
+            return Err(malformed("it sets keys of what is no dictionary".into()));
+        };
+        self.stack.push(top);
+        self.dicts[dict as usize].extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
+        Ok(())
+    }
+
+    fn global(&mut self, code: u8) -> Result<()> {
+        let (module, name) = if code == b'c' {
+            (self.line()?, self.line()?)
+        } else {
+            let (Node::Text(name), Node::Text(module)) = (self.pop_node()?, self.pop_node()?) else {
+                return Err(malformed("it asks for what has no name".into()));
+            };
+            (module, name)
+        };
+        self.push(Node::Global(Global::named(module, name)?))
+    }
+
+    /// Bytes up to a newline.
+    fn line(&mut self) -> Result<&'a [u8]> {
+        let len = self.rest.iter().position(|&byte| byte == b'\n');
+        let line = self.take(len.ok_or_else(|| malformed("it is cut short".into()))?)?;
+        self.take(1)?;
+        Ok(line)
+    }
+
+    /// Calls a global with a tuple.
+    fn reduce(&mut self) -> Result<()> {
+        let arguments = self.pop_node()?;
+        let (Node::Global(global), Node::Tuple(start, end)) = (self.pop_node()?, arguments) else {
+            return Err(malformed("it calls what can't be called".into()));
+        };
+        let arguments = &self.items[start as usize..end as usize];
+        match (global, arguments) {
+            (Global::OrderedDict, []) => self.new_dict(),
+            (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) if arguments.len() <= 7 => {
+                let tensor = self.rebuild(storage, offset, shape, strides)?;
+                self.tensors.push(tensor);
+                self.push(Node::Tensor(self.tensors.len() as u32 - 1))
+            }
+            (Global::RebuildParameter, &[tensor, ..]) if arguments.len() <= 3 => {
+                let Node::Tensor(tensor) = self.nodes[tensor as usize] else {
+                    return Err(malformed("a parameter is no tensor".into()));
+                };
+                self.push(Node::Tensor(tensor))
+            }
+            _ => Err(malformed(format!("it calls {global:?} with {} arguments", arguments.len()))),
+        }
+    }
+
+    fn rebuild(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<Tensor> {
+        let wrong = || malformed("a tensor isn't described as PyTorch does".into());
+        let (Node::Storage(storage), Node::Int(offset)) =
+            (self.nodes[storage as usize], self.nodes[offset as usize])
+        else {
+            return Err(wrong());
+        };
+        let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
+        if shape.len() != strides.len() {
+            return Err(wrong());
+        }
+        let offset = u64::try_from(offset).map_err(|_| wrong())?;
+        Ok(Tensor { storage: self.storages[storage as usize], offset, shape, strides })
+    }
+
+    /// A tuple of numbers that aren't negative.
+    fn sizes(&self, id: Id) -> Result<Vec<usize>> {
+        let Node::Tuple(start, end) = self.nodes[id as usize] else {
+            return Err(malformed("a tensor's shape is no tuple".into()));
+        };
+        let items = &self.items[start as usize..end as usize];
+        if items.len() > MAX_DIMS {
+            return Err(malformed(format!("a tensor has {} dimensions", items.len())));
+        }
+        let size = |&id: &Id| match self.nodes[id as usize] {
+            Node::Int(size) => usize::try_from(size).ok(),
+            _ => None,
+        };
+        let sizes: Option<_> = items.iter().map(size).collect();
+        sizes.ok_or_else(|| malformed("a tensor's shape or strides aren't numbers from 0 up".into()))
+    }
+
+    /// Attributes of a dictionary, which only PyTorch needs, are dropped.
+    fn build(&mut self) -> Result<()> {
+        self.pop()?;
+        let object = self.pop()?;
+        if !matches!(self.nodes[object as usize], Node::Dict(_)) {
+            return Err(malformed("it sets attributes of what is no dictionary".into()));
+        }
+        self.stack.push(object);
+        Ok(())
+    }
+
+    /// A storage: `("storage", type, key, device, numel)`.
+    fn persistent(&mut self) -> Result<()> {
+        let wrong = || malformed("it names something else than a storage".into());
+        let Node::Tuple(start, end) = self.pop_node()? else { return Err(wrong()) };
+        let &[tag, kind, key, _, numel, ..] = &self.items[start as usize..end as usize] else {
+            return Err(wrong());
+        };
+        let nodes = [tag, kind, key, numel].map(|id| self.nodes[id as usize]);
+        let [Node::Text(b"storage"), Node::Global(Global::Storage(kind)), Node::Text(_), Node::Int(numel)] =
+            nodes
+        else {
+            return Err(wrong());
+        };
+        let numel = u64::try_from(numel).map_err(|_| wrong())?;
+        self.storages.push(Storage { kind, key, numel });
+        self.push(Node::Storage(self.storages.len() as u32 - 1))
+    }
+
+    fn memoize(&mut self, code: u8) -> Result<()> {
+        let name = match code {
+            b'q' => self.number(1)? as u32,
+            b'r' => self.number(4)? as u32,
+            _ => self.memo.len() as u32,
+        };
+        let top = self.pop()?;
+        self.stack.push(top);
+        self.memo.insert(name, top);
+        Ok(())
+    }
+
+    fn recall(&mut self, code: u8) -> Result<()> {
+        let name = self.number(if code == b'h' { 1 } else { 4 })? as u32;
+        let id = self.memo.get(&name).copied();
+        self.stack.push(id.ok_or_else(|| malformed(format!("it recalls {name}, which it never kept")))?);
+        Ok(())
+    }
+
+    /// The tensors of a dictionary. Other values in it are no weights.
+    fn result(self, top: Id) -> Result<Vec<(String, PickledTensor)>> {
+        let Node::Dict(dict) = self.nodes[top as usize] else {
+            return Err(malformed("it is no dictionary of tensors".into()));
+        };
+        let text = |id: Id, most: usize| match self.nodes[id as usize] {
+            Node::Text(text) if text.len() <= most => str::from_utf8(text).ok(),
+            _ => None,
+        };
+        let (mut found, mut names) = (Vec::new(), HashSet::new());
+        for &(key, value) in &self.dicts[dict as usize] {
+            let name = text(key, MAX_NAME);
+            let name = name.ok_or_else(|| malformed("a tensor's name is no short text".into()))?;
+            // Names are copied, so each must have cost its length.
+            if !names.insert(name) {
+                return Err(malformed(format!("{name:?} is there twice")));
+            }
+            let Node::Tensor(tensor) = self.nodes[value as usize] else {
+                return Err(malformed(format!("{name:?} is no tensor")));
+            };
+            let Tensor { storage, offset, shape, strides } = &self.tensors[tensor as usize];
+            let key = text(storage.key, MAX_KEY);
+            let key = key.ok_or_else(|| malformed("a storage's key is no short text".into()))?;
+            let tensor = PickledTensor {
+                key: key.into(),
+                storage: storage.kind.into(),
+                numel: storage.numel,
+                offset: *offset,
+                shape: shape.clone(),
+                strides: strides.clone(),
+            };
+            found.push((name.into(), tensor));
+        }
+        Ok(found)
+    }
+}
+
+fn malformed(reason: String) -> Error {
+    ErrorKind::Malformed { format: "PyTorch pickle", reason }.into()
+}

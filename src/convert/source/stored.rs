@@ -1,0 +1,346 @@
+//! Tensors of floating-point weights as they lie in files, and a Llama's tensors made of them.
+//!
+//! A model may be in many files, and a tensor in one piece or, of Meta's models, in one for each of the machines that the
+//! model was made for: shards, to be joined by rows or by columns. Hugging Face's have the rows of wq and wk in another
+//! order besides. A [`Joined`] hides all that: it gives rows as Meta's whole tensor has them.
+//!
+//! Invariant: a [`StoredTensor`] lies inside its file, so reading it fails only if the file fails.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::slice::HalfFloatSliceExt;
+
+use super::file::DataFile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::quant::Dtype;
+use crate::weights::TensorInfo;
+
+/// How weights are stored: as floating-point numbers that can be read, or as something else, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum StoredType {
+    Float(Dtype),
+    Other(String),
+}
+
+impl StoredType {
+    fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Float(dtype) => dtype.block().map(|(_, bytes)| bytes),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+pub(super) struct StoredTensor {
+    name: String,
+    file: Arc<DataFile>,
+    /// Its first weight's place, in bytes.
+    start: u64,
+    /// Outermost first.
+    shape: Vec<usize>,
+    /// How many weights further the next one of each dimension is.
+    strides: Vec<usize>,
+    dtype: StoredType,
+}
+
+impl StoredTensor {
+    /// A tensor whose weights lie one after another.
+    pub(super) fn contiguous(
+        name: String,
+        file: &Arc<DataFile>,
+        start: u64,
+        shape: Vec<usize>,
+        dtype: StoredType,
+    ) -> Result<Self> {
+        let mut strides = vec![1_usize; shape.len()];
+        for i in (1..shape.len()).rev() {
+            strides[i - 1] = strides[i].saturating_mul(shape[i]);
+        }
+        Self::strided(name, file, start, shape, strides, dtype)
+    }
+
+    /// A tensor whose weights are apart.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TensorLayout`] if it doesn't lie inside the file.
+    pub(super) fn strided(
+        name: String,
+        file: &Arc<DataFile>,
+        start: u64,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+        dtype: StoredType,
+    ) -> Result<Self> {
+        let tensor = Self { name, file: Arc::clone(file), start, shape, strides, dtype };
+        let end = tensor.dtype.bytes().and_then(|bytes| {
+            let span = span(&tensor.shape, &tensor.strides)?;
+            span.checked_mul(bytes as u64)?.checked_add(start)
+        });
+        let fits = match &tensor.dtype {
+            StoredType::Float(_) => end.is_some_and(|end| end <= file.len()),
+            // It isn't read.
+            StoredType::Other(_) => true,
+        };
+        if fits { Ok(tensor) } else { Err(tensor.layout("it lies beyond the end of the file")) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn layout(&self, reason: &str) -> Error {
+        let (name, reason) = (self.name.clone(), reason.into());
+        Error::from(ErrorKind::TensorLayout { name, reason }).at(Some(self.file.path()))
+    }
+
+    fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    fn row_stride(&self) -> usize {
+        if let [stride, _] = *self.strides { stride } else { 0 }
+    }
+
+    /// That it is a vector or a matrix of numbers, of a layout in which rows can be read; and how they are stored.
+    fn check(&self) -> Result<Dtype> {
+        let StoredType::Float(dtype) = self.dtype else {
+            let StoredType::Other(dtype) = &self.dtype else { unreachable!("there are no more") };
+            let kind = ErrorKind::UnsupportedTensorType { name: self.name.clone(), dtype: dtype.clone() };
+            return Err(Error::from(kind).at(Some(self.file.path())));
+        };
+        if self.shape.contains(&0) || !matches!(self.shape.len(), 1 | 2) {
+            return Err(self.shape_error(&[]));
+        }
+        if self.columns() > 1 && self.strides.last() != Some(&1) {
+            return Err(self.layout("the weights of a row don't lie one after another: save it contiguous"));
+        }
+        Ok(dtype)
+    }
+
+    fn shape_error(&self, expected: &[usize]) -> Error {
+        let (name, expected, found) = (self.name.clone(), expected.to_vec(), self.shape.clone());
+        Error::from(ErrorKind::TensorShape { name, expected, found }).at(Some(self.file.path()))
+    }
+
+    /// Decodes some rows: (rows, columns). A vector is one row.
+    fn read(&self, dtype: Dtype, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let columns = self.columns();
+        let size = if dtype == Dtype::F32 { 4 } else { 2 };
+        let stride = self.row_stride();
+        // Rows that follow each other are read at once.
+        let at_once = if stride == columns || rows.len() == 1 { rows.len() } else { 1 };
+        let mut bytes = vec![0; at_once * columns * size];
+        for (row, out) in rows.step_by(at_once.max(1)).zip(out.chunks_mut(at_once.max(1) * columns)) {
+            let start = self.start + (row * stride * size) as u64;
+            self.file.read_at("a tensor", start, &mut bytes)?;
+            decode(dtype, &bytes, out);
+        }
+        Ok(())
+    }
+}
+
+/// Weights from the first to the last, both included: all that is read.
+pub(super) fn span(shape: &[usize], strides: &[usize]) -> Option<u64> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape
+        .iter()
+        .zip(strides)
+        .try_fold(1_u64, |end, (&n, &stride)| end.checked_add((n as u64 - 1).checked_mul(stride as u64)?))
+}
+
+/// Decodes little-endian numbers.
+fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    /// Half-precision numbers that are decoded at once.
+    const CHUNK: usize = 256;
+    if dtype == Dtype::F32 {
+        let floats = bytes.as_chunks::<4>().0;
+        floats.iter().zip(out).for_each(|(bytes, out)| *out = f32::from_le_bytes(*bytes));
+        return;
+    }
+    for (bytes, out) in bytes.as_chunks::<2>().0.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+        if dtype == Dtype::F16 {
+            let mut halves = [half::f16::ZERO; CHUNK];
+            halves.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = half::f16::from_le_bytes(*bytes));
+            halves[..bytes.len()].convert_to_f32_slice(out);
+        } else {
+            let upper = |bytes: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            bytes.iter().zip(out).for_each(|(bytes, out)| *out = upper(bytes));
+        }
+    }
+}
+
+/// How shards make a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Join {
+    /// All are the same: the first is taken.
+    Same,
+    /// Below each other.
+    Rows,
+    /// Beside each other.
+    Columns,
+}
+
+/// A tensor of a Llama, whatever it is made of.
+#[derive(Debug)]
+pub(super) struct Joined {
+    info: TensorInfo,
+    dtype: Dtype,
+    parts: Vec<StoredTensor>,
+    join: Join,
+    /// The rows of a head that RoPE turns half a head apart, as Hugging Face has them; they are given as adjacent ones.
+    half_split_head: Option<usize>,
+}
+
+impl Joined {
+    /// Joins shards to a tensor of a name, in Meta's terms, and a shape.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TensorShape`], [`ErrorKind::TensorLayout`] or [`ErrorKind::UnsupportedTensorType`].
+    fn new(name: String, shape: &[usize], mut parts: Vec<StoredTensor>, join: Join) -> Result<Self> {
+        if join == Join::Same {
+            parts.truncate(1);
+        }
+        let join = if parts.len() == 1 { Join::Same } else { join };
+        let first = &parts[0];
+        let dtype = first.check()?;
+        for part in &parts[1..] {
+            if part.check()? != dtype {
+                return Err(part.layout("its shards are stored in different ways"));
+            }
+            if part.shape != first.shape {
+                return Err(part.shape_error(&first.shape));
+            }
+        }
+        let mut joined = first.shape.clone();
+        let n = parts.len();
+        match (join, &mut *joined) {
+            (Join::Same, _) => {}
+            (Join::Rows, [rows, _]) => *rows = rows.saturating_mul(n),
+            (Join::Columns, [_, columns]) => *columns = columns.saturating_mul(n),
+            _ => return Err(first.shape_error(shape)),
+        }
+        if joined != shape {
+            let kind =
+                ErrorKind::TensorShape { name: first.name.clone(), expected: shape.into(), found: joined };
+            return Err(Error::from(kind).at(Some(first.file.path())));
+        }
+        // It lies in the files, so it can't overflow.
+        let bytes = shape.iter().product::<usize>() * if dtype == Dtype::F32 { 4 } else { 2 };
+        let info = TensorInfo { name, shape: shape.into(), dtype, bytes };
+        Ok(Self { info, dtype, parts, join, half_split_head: None })
+    }
+
+    pub(super) fn info(&self) -> &TensorInfo {
+        &self.info
+    }
+
+    /// Decodes some rows: (rows, columns). A vector is one row.
+    pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let Some(head_dim) = self.half_split_head else { return self.read_in_order(rows, out) };
+        let columns = self.parts[0].columns();
+        for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
+            let (head, i) = (row / head_dim, row % head_dim);
+            let row = head * head_dim + i / 2 + i % 2 * (head_dim / 2);
+            self.read_in_order(row..row + 1, out)?;
+        }
+        Ok(())
+    }
+
+    fn read_in_order(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let columns = self.parts[0].columns();
+        match self.join {
+            Join::Columns => self.read_beside(rows, out),
+            Join::Same => self.parts[0].read(self.dtype, rows, out),
+            Join::Rows => {
+                let (height, mut row, mut out) = (self.parts[0].shape[0], rows.start, out);
+                while row < rows.end {
+                    let (part, within) = (row / height, row % height);
+                    let n = (height - within).min(rows.end - row);
+                    let (these, rest) = out.split_at_mut(n * columns);
+                    self.parts[part].read(self.dtype, within..within + n, these)?;
+                    (row, out) = (row + n, rest);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn read_beside(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let width = self.parts[0].columns();
+        let mut block = vec![0.0; rows.len() * width];
+        for (p, part) in self.parts.iter().enumerate() {
+            part.read(self.dtype, rows.clone(), &mut block)?;
+            let out = out.chunks_exact_mut(width * self.parts.len());
+            for (out, block) in out.zip(block.chunks_exact(width)) {
+                out[p * width..][..width].copy_from_slice(block);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tensors of a model's files, by the names that they have there. Each is taken once, so what nobody wanted is left.
+#[derive(Debug, Default)]
+pub(super) struct StoredTensors {
+    by_name: BTreeMap<String, Vec<StoredTensor>>,
+}
+
+impl StoredTensors {
+    /// Adds a shard of a tensor, or a tensor.
+    pub(super) fn add(&mut self, tensor: StoredTensor) {
+        self.by_name.entry(tensor.name.clone()).or_default().push(tensor);
+    }
+
+    /// The first shard's shape.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.by_name.get(name).map(|parts| &*parts[0].shape)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Leaves out what no model needs.
+    pub(super) fn ignore(&mut self, is_needless: impl Fn(&str) -> bool) {
+        self.by_name.retain(|name, _| !is_needless(name));
+    }
+
+    /// Takes a tensor that must be there, in `n_shards` shards.
+    pub(super) fn take(
+        &mut self,
+        from: &str,
+        n_shards: usize,
+        name: &str,
+        shape: &[usize],
+        join: Join,
+    ) -> Result<Joined> {
+        let Some(parts) = self.by_name.remove(from) else {
+            return Err(ErrorKind::MissingTensor { name: from.into() }.into());
+        };
+        if parts.len() != n_shards {
+            let reason = format!("it is there {} times, {n_shards} are expected", parts.len());
+            return Err(parts[0].layout(&reason));
+        }
+        Joined::new(name.into(), shape, parts, join)
+    }
+
+    /// That nothing is left.
+    pub(super) fn finish(self) -> Result<()> {
+        let Some((name, parts)) = self.by_name.into_iter().next() else { return Ok(()) };
+        Err(Error::from(ErrorKind::UnsupportedTensor { name }).at(Some(parts[0].file.path())))
+    }
+}
+
+impl Joined {
+    /// Says that rows are as Hugging Face has them: of each head first those that RoPE turns with the ones of the second half.
+    pub(super) fn half_split(mut self, head_dim: usize) -> Self {
+        self.half_split_head = Some(head_dim);
+        self
+    }
+}

@@ -1,0 +1,133 @@
+//! Llama 3's `tokenizer.model`: a line for each piece, its bytes in base 64 and its rank.
+//!
+//! A pair of pieces is merged if its bytes are a piece, that of the lowest rank first. So every way to cut a piece into two
+//! pieces is a merge. The control tokens aren't in the file: there are always the same 256 behind the pieces.
+//!
+//! Source: `models/llama3/tokenizer.py` in Meta's llama-models repository; RFC 4648.
+
+use std::collections::HashMap;
+
+use super::vocabulary::{OwnMerging, Vocabulary, refuse};
+use crate::error::{Result, TokenId};
+use crate::tokenizer::{PieceKind, PiecePart, encode_alphabet};
+
+/// The control tokens that have a name; the others are reserved.
+const CONTROLS: [&str; 11] = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>",
+    "<|step_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
+];
+const N_CONTROLS: usize = 256;
+/// The longest piece that is cut in all ways: Llama 3's longest has 128 bytes.
+const MAX_PIECE: usize = 256;
+/// Merges for each piece: Llama 3 has 2.2. A file could have as many as a piece has bytes, which would fill the memory.
+const MAX_MERGES_EACH: usize = 16;
+
+/// Whether a file begins with a line as it should.
+pub(super) fn looks_like(bytes: &[u8]) -> bool {
+    bytes.split(|&byte| byte == b'\n').next().is_some_and(|line| parse(line).is_some())
+}
+
+pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
+    let mut texts: Vec<Vec<u8>> = Vec::new();
+    for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let n = texts.len();
+        let entry = parse(line).filter(|(text, rank)| *rank == n && (1..=MAX_PIECE).contains(&text.len()));
+        let (text, _) = entry.ok_or_else(|| refuse(format!("line {} is not piece {n}", n + 1)))?;
+        texts.push(text);
+    }
+    let ranks: HashMap<&[u8], usize> = texts.iter().enumerate().map(|(i, text)| (&**text, i)).collect();
+    let mut merges = Vec::new();
+    for text in &texts {
+        let mut cuts: Vec<(usize, usize, usize)> = (1..text.len())
+            .filter_map(|at| Some((*ranks.get(&text[..at])?, *ranks.get(&text[at..])?, at)))
+            .collect();
+        cuts.sort_unstable();
+        let merge = |(_, _, at)| [encode_alphabet(&text[..at]), encode_alphabet(&text[at..])].join(&b' ');
+        merges.extend(cuts.into_iter().map(merge));
+        if merges.len() > MAX_MERGES_EACH * texts.len() {
+            return Err(refuse(format!("it has more than {MAX_MERGES_EACH} merges for each piece")));
+        }
+    }
+    let piece = |text: Vec<u8>, kind| PiecePart { text: text.into(), score: 0.0, kind };
+    let mut pieces: Vec<_> =
+        texts.iter().map(|text| piece(encode_alphabet(text), PieceKind::Normal)).collect();
+    let n = pieces.len();
+    let reserved = (2..).map(|i| format!("<|reserved_special_token_{i}|>"));
+    let controls = CONTROLS.iter().map(|&name| name.to_owned()).chain(reserved).take(N_CONTROLS);
+    pieces.extend(controls.map(|name| piece(name.into_bytes(), PieceKind::Control)));
+    let mut vocabulary = Vocabulary::new(pieces, OwnMerging::BytePairs { pre: "llama-bpe", merges });
+    (vocabulary.bos, vocabulary.eos) = (Some(n as TokenId), Some(n as TokenId + 1));
+    vocabulary.add_bos = Some(true);
+    Ok(vocabulary)
+}
+
+/// A piece and its rank.
+fn parse(line: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let line = str::from_utf8(line).ok()?.trim_end_matches('\r');
+    let (text, rank) = line.split_once(' ')?;
+    Some((decode_base64(text.as_bytes())?, rank.parse().ok()?))
+}
+
+fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |c: u8| {
+        Some(match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        })
+    };
+    let digits = text.strip_suffix(b"==").or(text.strip_suffix(b"=")).unwrap_or(text);
+    if text.is_empty() || !text.len().is_multiple_of(4) || digits.len() % 4 == 1 {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    for group in digits.chunks(4) {
+        let mut number = 0_u32;
+        for &c in group {
+            number = number << 6 | u32::from(digit(c)?);
+        }
+        number <<= 6 * (4 - group.len());
+        bytes.extend(&number.to_be_bytes()[1..group.len()]);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_what_rfc_4648_says() {
+        let texts =
+            [("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmFy", "foobar")];
+        for (encoded, text) in texts {
+            assert_eq!(decode_base64(encoded.as_bytes()).unwrap(), text.as_bytes());
+        }
+        for bad in ["", "Zg", "Zg=", "Z===", "Zm9v!A=="] {
+            assert_eq!(decode_base64(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_cut_into_pieces_is_a_merge() {
+        let file = b"YQ== 0\nYg== 1\nYWI= 2\nYWJh 3\n"; // a, b, ab, aba
+        assert!(looks_like(file));
+        let vocabulary = read(file).unwrap();
+        let OwnMerging::BytePairs { merges, .. } = &vocabulary.merging else { panic!() };
+        assert_eq!(merges, &[b"a b".to_vec(), b"ab a".to_vec()]);
+        assert_eq!((vocabulary.pieces.len(), vocabulary.bos, vocabulary.eos), (4 + 256, Some(4), Some(5)));
+        assert!(read(b"YQ== 0\nYg== 2\n").is_err());
+    }
+}

@@ -1,0 +1,76 @@
+//! The tokenizer of a source: of its own files, or one that the caller chose.
+
+use std::path::Path;
+
+use super::vocabulary::Vocabulary;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::ModelOptions;
+use crate::tokenizer::{Tokenizer, TokenizerParts};
+
+/// A tokenizer, ready to be written or not yet.
+#[derive(Debug)]
+pub(super) enum SourceTokenizer {
+    /// From a file that other programs read.
+    Vocabulary(Box<Vocabulary>),
+    /// From a file that this library runs.
+    Tokenizer(Box<Tokenizer>),
+}
+
+impl SourceTokenizer {
+    /// The tokenizer that the options name; else what `own` finds.
+    pub(super) fn find(
+        options: &ModelOptions,
+        config: &Config,
+        own: impl FnOnce() -> Result<Option<Self>>,
+    ) -> Result<Option<Self>> {
+        let given = options.tokenizer_file().map(|path| Self::open(path, config.vocab_size)).transpose()?;
+        let found = match (given, options.chosen_tokenizer()) {
+            (Some(given), _) => Some(given),
+            (None, Some(chosen)) => chosen?.map(|tokenizer| Self::Tokenizer(Box::new(tokenizer))),
+            (None, None) => own()?,
+        };
+        let pieces = found.as_ref().map_or(0, Self::len);
+        if pieces > config.vocab_size {
+            let kind = ErrorKind::VocabMismatch { tokenizer: pieces, model: config.vocab_size };
+            return Err(Error::from(kind).at(options.tokenizer_file()));
+        }
+        Ok(found)
+    }
+
+    fn open(path: &Path, vocab_size: usize) -> Result<Self> {
+        // A pipe can't be read twice.
+        if path.is_file()
+            && let Some(vocabulary) = Vocabulary::open(path, vocab_size)?
+        {
+            return Ok(Self::Vocabulary(Box::new(vocabulary)));
+        }
+        Tokenizer::open(path).map(|tokenizer| Self::Tokenizer(Box::new(tokenizer)))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Vocabulary(vocabulary) => vocabulary.pieces.len(),
+            Self::Tokenizer(tokenizer) => tokenizer.vocab_size(),
+        }
+    }
+
+    /// As this library runs it.
+    pub(super) fn usable(&self) -> Result<Tokenizer> {
+        match self {
+            Self::Vocabulary(vocabulary) => Tokenizer::from_parts(&vocabulary.parts()),
+            Self::Tokenizer(tokenizer) => Ok(Tokenizer::clone(tokenizer)),
+        }
+    }
+
+    pub(super) fn parts(&self) -> Result<TokenizerParts<'_>> {
+        let unknown = || {
+            let (what, reason) = ("the tokenizer".into(), "its merges are no longer known".into());
+            Error::from(ErrorKind::Unwritable { what, reason })
+        };
+        match self {
+            Self::Vocabulary(vocabulary) => Ok(vocabulary.parts()),
+            Self::Tokenizer(tokenizer) => tokenizer.to_parts().ok_or_else(unknown),
+        }
+    }
+}

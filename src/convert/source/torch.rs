@@ -1,0 +1,113 @@
+//! PyTorch's checkpoints: zip archives of a pickle, which describes the tensors, and of their bytes.
+//!
+//! ```text
+//! NAME/data.pkl   a dictionary of tensors, each a view of a storage
+//! NAME/data/KEY   the bytes of a storage
+//! NAME/byteorder  "little" or "big"; older files have none and are little-endian
+//! ```
+//!
+//! Source: `torch/serialization.py` and `torch/_utils.py` in the PyTorch repository.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::file::DataFile;
+use super::pickle::{self, PickledTensor};
+use super::stored::{StoredTensor, StoredType, span};
+use super::zip;
+use crate::error::{Error, ErrorKind, Result};
+use crate::quant::Dtype;
+
+const FORMAT: &str = "PyTorch";
+/// The longest pickle that is read: the largest Llama's has 200 KB.
+const MAX_PICKLE: u64 = 1 << 24;
+
+/// Whether a file begins as a zip archive does.
+pub(super) fn has_magic(start: &[u8]) -> bool {
+    start.starts_with(b"PK\x03\x04")
+}
+
+/// The tensors of a file, in its order.
+pub(super) fn tensors(path: &Path) -> Result<Vec<StoredTensor>> {
+    let file = Arc::new(DataFile::open(path)?);
+    read(&file).map_err(|e| e.at(Some(path)))
+}
+
+fn read(file: &Arc<DataFile>) -> Result<Vec<StoredTensor>> {
+    let mut start = [0; 4];
+    file.read_at("the file's magic number", 0, &mut start)?;
+    if start.starts_with(b"\x80\x02\x8a\x0a") {
+        let reason = "it was saved by PyTorch before 1.6: load it there, and save it again".into();
+        return Err(malformed(reason));
+    }
+    let entries = zip::entries(file)?;
+    let mut pickles = entries.keys().filter(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
+    let (Some(name), None) = (pickles.next(), pickles.next()) else {
+        return Err(malformed("it doesn't have one data.pkl".into()));
+    };
+    let archive = Archive { file, folder: name.trim_end_matches("data.pkl"), entries: &entries };
+    if archive.bytes("byteorder").transpose()?.is_some_and(|order| order != b"little") {
+        return Err(ErrorKind::BigEndian { format: FORMAT }.into());
+    }
+    let pickle = archive.bytes("data.pkl").transpose()?.unwrap_or_default();
+    pickle::tensors(&pickle)?.into_iter().map(|(name, tensor)| archive.tensor(name, tensor)).collect()
+}
+
+/// The entries of an archive.
+#[derive(Debug)]
+struct Archive<'a> {
+    file: &'a Arc<DataFile>,
+    /// What all names begin with.
+    folder: &'a str,
+    entries: &'a HashMap<String, Range<u64>>,
+}
+
+impl Archive<'_> {
+    fn range(&self, name: &str) -> Option<Range<u64>> {
+        self.entries.get(&format!("{}{name}", self.folder)).cloned()
+    }
+
+    /// A small entry's bytes.
+    fn bytes(&self, name: &str) -> Option<Result<Vec<u8>>> {
+        let range = self.range(name)?;
+        Some(self.file.bytes("the pickle", range.start, range.end - range.start, MAX_PICKLE))
+    }
+
+    fn tensor(&self, name: String, tensor: PickledTensor) -> Result<StoredTensor> {
+        let layout = |reason: String| Error::from(ErrorKind::TensorLayout { name: name.clone(), reason });
+        let PickledTensor { key, storage, numel, offset, shape, strides } = tensor;
+        // It is only looked up, but whatever has another one wasn't written by PyTorch.
+        if key.is_empty() || !key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') {
+            return Err(layout(format!("its storage has the impossible key {key:?}")));
+        }
+        let range = self.range(&format!("data/{key}"));
+        let range = range.ok_or_else(|| layout(format!("its storage data/{key} is missing")))?;
+        let (dtype, size) = match &*storage {
+            "FloatStorage" => (StoredType::Float(Dtype::F32), 4),
+            "HalfStorage" => (StoredType::Float(Dtype::F16), 2),
+            "BFloat16Storage" => (StoredType::Float(Dtype::Bf16), 2),
+            // What isn't a model's weights isn't looked at.
+            _ => (StoredType::Other(storage), 0),
+        };
+        let len = range.end - range.start;
+        if size > 0 && numel.checked_mul(size) != Some(len) {
+            return Err(layout(format!("its storage has {len} bytes for {numel} numbers of {size}")));
+        }
+        let end = span(&shape, &strides).and_then(|span| span.checked_add(offset));
+        if end.is_none_or(|end| end > numel) {
+            let reason = format!(
+                "shape {shape:?}, strides {strides:?} and offset {offset} reach beyond a storage of {numel}"
+            );
+            return Err(layout(reason));
+        }
+        // It is inside the storage, which is inside the file.
+        let start = range.start + offset * size;
+        StoredTensor::strided(name, self.file, start, shape, strides, dtype)
+    }
+}
+
+fn malformed(reason: String) -> Error {
+    ErrorKind::Malformed { format: FORMAT, reason }.into()
+}
