@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use babyllama::{Error, ErrorKind, Isa, Model, ModelOptions, Session, SessionOptions};
+use babyllama::{CacheDtype, Error, ErrorKind, Isa, Model, ModelOptions, Session, SessionOptions};
 use common::{RandomModel, Shape};
 
 const SHAPE: Shape = Shape {
@@ -542,4 +542,50 @@ fn a_model_outlives_its_file() {
     let model = Model::open(&on_disk).unwrap();
     drop(on_disk); // unlinked, yet mapped
     assert_same(&run(&model), &expected, "unlinked");
+}
+
+// --- Caches of half precision, weights in huge pages ---------------------------------------------------------
+
+#[test]
+fn a_cache_of_halves_changes_logits_by_no_more_than_its_rounding() {
+    let options = SessionOptions::new().cache_dtype(CacheDtype::F16);
+    for (name, file) in small_files() {
+        for isa in Isa::available() {
+            let model = open(file.clone(), isa, 1);
+            let tokens = tokens(150, SHAPE.vocab_size);
+            let exact = step_by_step(&model, &tokens);
+            let mut session = model.session_with(options);
+            let mut halves = Vec::new();
+            for &token in &tokens {
+                halves.extend_from_slice(session.forward(&[token]).unwrap());
+            }
+            // What is read of the first token is its own value alone, so its logits differ too.
+            let first = SHAPE.vocab_size;
+            assert_ne!(halves[..first], exact[..first], "{name} {}: halves are rounded", isa.name());
+            let squares = |x: &[f32]| x.iter().map(|x| f64::from(x * x)).sum::<f64>();
+            let difference: Vec<f32> = halves.iter().zip(&exact).map(|(a, b)| a - b).collect();
+            // Each key and value is off by 2^-11 at most; int8 activations turn some of that into whole steps of 1 / 127.
+            let share = (squares(&difference) / squares(&exact)).sqrt();
+            assert!(share < if name == "v2" { 1e-2 } else { 1.0 / 2048.0 }, "{name} {}: {share:e}", isa.name());
+
+            let mut at_once = model.session_with(options);
+            let prefilled = at_once.forward(&tokens).unwrap().to_vec();
+            assert_same(&prefilled, &halves[halves.len() - first..], name);
+            let mut fork = at_once.fork().unwrap();
+            assert_same(fork.forward(&[5]).unwrap(), at_once.forward(&[5]).unwrap(), name);
+            at_once.truncate(70);
+            assert_same(at_once.forward(&tokens[70..]).unwrap(), &prefilled, name);
+        }
+    }
+}
+
+#[test]
+fn weights_in_huge_pages_give_the_same_bits() {
+    for (name, file) in small_files().into_iter().chain(large_files()) {
+        let options = ModelOptions::new().threads(2);
+        let mapped = Model::from_bytes_with(file.clone(), &options).unwrap();
+        let copied = Model::from_bytes_with(file, &options.huge_pages(true)).unwrap();
+        assert_same(&run(&copied), &run(&mapped), name);
+        assert_eq!(copied.tensors(), mapped.tensors());
+    }
 }

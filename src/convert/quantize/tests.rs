@@ -74,7 +74,6 @@ fn k_quants_are_no_farther_from_the_weights_than_ggmls() {
             blocks.map(|(found, weights)| error(found, weights)).sum::<f64>() / BLOCKS as f64
         };
         let (ours, theirs) = (mean(&ours), mean(&theirs));
-        println!("{dtype}: {ours:.3e}, ggml {theirs:.3e}, {:.4}", ours / theirs);
         assert!(ours <= 1.01 * theirs, "{dtype}: {ours:e}, ggml {theirs:e}");
     }
     assert!(rest.is_empty());
