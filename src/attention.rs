@@ -1,13 +1,13 @@
 //! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a few heads a task.
 //!
 //! Every sum here is added up in the plain order of its terms: vectors hold different positions (for scores) or
-//! different dimensions (for the weighted sum), never parts of one sum. Scores round each product before it is added;
-//! the weighted sum rounds once. So the result is the same bits on every instruction set, for prefill and decode, and in
-//! runq as gcc compiles it for a processor with FMA.
+//! different dimensions (for the weighted sum), never parts of one sum. Each product is rounded together with the sum, but for the
+//! scores in runq's arithmetic, which gcc compiles so for a processor with FMA. So the result is the same bits on every
+//! instruction set, and for prefill and decode.
 
 use crate::kv_cache::{BLOCK, Element, KeysValues, View};
 use crate::matmul::Compute;
-use crate::ops::softmax;
+use crate::ops::{Arithmetic, exponentials};
 use crate::parallel::{Band, Columns};
 use crate::simd::{Simd, kernel};
 
@@ -74,6 +74,7 @@ impl Compute<'_> {
                 };
                 attend(
                     self.isa,
+                    self.arithmetic,
                     heads,
                     kv,
                     &mut scores.row(0)[i * QUERIES * room..][..QUERIES * room],
@@ -111,16 +112,19 @@ impl<'a> Task<'a> {
 
 kernel! {
     /// All queries of a task, some at a time. `scores` is room for (`QUERIES`, positions).
-    fn attend(s; task: Task<'_>, kv: KeysValues<'_>, scores: &mut [f32], out: &mut Band<'_>) {
-        match kv {
-            KeysValues::F32(kv) => attend_all(s, task, kv, scores, out),
-            KeysValues::F16(kv) => attend_all(s, task, kv, scores, out),
+    fn attend(
+        s; arithmetic: Arithmetic, task: Task<'_>, kv: KeysValues<'_>, scores: &mut [f32], out: &mut Band<'_>,
+    ) {
+        match (kv, arithmetic) {
+            (KeysValues::F32(kv), Arithmetic::Llama2c) => attend_all::<S, _, false>(s, task, kv, scores, out),
+            (KeysValues::F32(kv), Arithmetic::Exact) => attend_all::<S, _, true>(s, task, kv, scores, out),
+            (KeysValues::F16(kv), _) => attend_all::<S, _, true>(s, task, kv, scores, out),
         }
     }
 }
 
 #[inline(always)]
-fn attend_all<S: Simd, E: Element>(
+fn attend_all<S: Simd, E: Element, const FUSED: bool>(
     s: S,
     task: Task<'_>,
     kv: View<'_, E>,
@@ -131,10 +135,10 @@ fn attend_all<S: Simd, E: Element>(
     let mut i = 0;
     while i < n_queries {
         i += match n_queries - i {
-            1 => attend_some::<S, E, 1>(s, task, kv, i, scores, out),
-            2 => attend_some::<S, E, 2>(s, task, kv, i, scores, out),
-            3 => attend_some::<S, E, 3>(s, task, kv, i, scores, out),
-            _ => attend_some::<S, E, QUERIES>(s, task, kv, i, scores, out),
+            1 => attend_some::<S, E, FUSED, 1>(s, task, kv, i, scores, out),
+            2 => attend_some::<S, E, FUSED, 2>(s, task, kv, i, scores, out),
+            3 => attend_some::<S, E, FUSED, 3>(s, task, kv, i, scores, out),
+            _ => attend_some::<S, E, FUSED, QUERIES>(s, task, kv, i, scores, out),
         };
     }
 }
@@ -142,7 +146,7 @@ fn attend_all<S: Simd, E: Element>(
 /// `Q` queries from the `first` on; how many that are. A query that sees fewer positions than the last has scores of
 /// positions that it doesn't see; they are overwritten or ignored.
 #[inline(always)]
-fn attend_some<S: Simd, E: Element, const Q: usize>(
+fn attend_some<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
     s: S,
     task: Task<'_>,
     kv: View<'_, E>,
@@ -158,11 +162,9 @@ fn attend_some<S: Simd, E: Element, const Q: usize>(
     let room = scores.len() / QUERIES;
     for block in 0..lens[Q - 1].div_ceil(BLOCK) {
         let keys = kv.key_block(block, task.kv_start, task.head_dim);
-        block_scores::<S, E, Q>(s, scores, room, block * BLOCK, queries, keys);
+        block_scores::<S, E, FUSED, Q>(s, scores, room, block * BLOCK, queries, keys);
     }
-    for (scores, &len) in scores.chunks_exact_mut(room).zip(&lens) {
-        softmax(s, &mut scores[..len]);
-    }
+    softmax(s, scores, room, &lens);
     let mut column = 0;
     while column < task.head_dim {
         let vectors = (task.head_dim - column) / S::LANES;
@@ -181,10 +183,35 @@ fn attend_some<S: Simd, E: Element, const Q: usize>(
     Q
 }
 
+/// Each query's scores become weights whose sum is 1. `scores` is (`QUERIES`, `room`).
+///
+/// The queries' sums take turns: one alone waits for each of its additions, which took an eighth of attention's time.
+#[inline(always)]
+fn softmax<S: Simd, const Q: usize>(s: S, scores: &mut [f32], room: usize, lens: &[usize; Q]) {
+    for i in 0..Q {
+        exponentials(s, &mut scores[i * room..][..lens[i]]);
+    }
+    let mut sums = [0.0; Q];
+    for j in 0..lens[0] {
+        for i in 0..Q {
+            sums[i] += scores[i * room + j];
+        }
+    }
+    for i in 0..Q {
+        let scores = &mut scores[i * room..][..lens[i]];
+        for &score in &scores[lens[0]..] {
+            sums[i] += score;
+        }
+        for score in scores {
+            *score /= sums[i];
+        }
+    }
+}
+
 /// `scores[i][start + j] = q_i · keys[.., j] / sqrt(head_dim)` for the positions of a block; `keys` is (`head_dim`,
 /// [`BLOCK`]), `scores` (`QUERIES`, `room`).
 #[inline(always)]
-fn block_scores<S: Simd, E: Element, const Q: usize>(
+fn block_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
     s: S,
     scores: &mut [f32],
     room: usize,
@@ -206,7 +233,11 @@ fn block_scores<S: Simd, E: Element, const Q: usize>(
             for i in 0..Q {
                 let q = s.splat(queries[i][d]);
                 for v in 0..4 {
-                    acc[i][v] = s.add(acc[i][v], s.mul(q, ks[v]));
+                    acc[i][v] = if FUSED {
+                        s.fused_mul_add(q, ks[v], acc[i][v])
+                    } else {
+                        s.add(acc[i][v], s.mul(q, ks[v]))
+                    };
                 }
             }
         }

@@ -91,9 +91,9 @@ kernel! {
     }
 }
 
-/// `x = exp(x - max(x)) / sum(exp(x - max(x)))`
+/// `x = exp(x - max(x))`: a softmax, but for the division by their sum.
 #[inline(always)]
-pub(crate) fn softmax<S: Simd>(s: S, x: &mut [f32]) {
+pub(crate) fn exponentials<S: Simd>(s: S, x: &mut [f32]) {
     let mut max = s.splat(f32::NEG_INFINITY);
     let mut chunks = x.chunks_exact(S::LANES);
     for chunk in &mut chunks {
@@ -102,10 +102,6 @@ pub(crate) fn softmax<S: Simd>(s: S, x: &mut [f32]) {
     let max = chunks.remainder().iter().fold(s.max_lane(max), |max, &x| if x > max { x } else { max });
     for x in x.iter_mut() {
         *x = exp(*x - max);
-    }
-    let sum = x.iter().fold(0.0, |sum, x| sum + x);
-    for x in x.iter_mut() {
-        *x /= sum;
     }
 }
 

@@ -566,7 +566,11 @@ fn a_cache_of_halves_changes_logits_by_no_more_than_its_rounding() {
             let difference: Vec<f32> = halves.iter().zip(&exact).map(|(a, b)| a - b).collect();
             // Each key and value is off by 2^-11 at most; int8 activations turn some of that into whole steps of 1 / 127.
             let share = (squares(&difference) / squares(&exact)).sqrt();
-            assert!(share < if name == "v2" { 1e-2 } else { 1.0 / 2048.0 }, "{name} {}: {share:e}", isa.name());
+            assert!(
+                share < if name == "v2" { 1e-2 } else { 1.0 / 2048.0 },
+                "{name} {}: {share:e}",
+                isa.name()
+            );
 
             let mut at_once = model.session_with(options);
             let prefilled = at_once.forward(&tokens).unwrap().to_vec();
