@@ -192,9 +192,13 @@ fn softmax<S: Simd, const Q: usize>(s: S, scores: &mut [f32], room: usize, lens:
         exponentials(s, &mut scores[i * room..][..lens[i]]);
     }
     let mut sums = [0.0; Q];
+    let mut seen_by_all: [&[f32]; Q] = [&[]; Q];
+    for i in 0..Q {
+        seen_by_all[i] = &scores[i * room..][..lens[0]];
+    }
     for j in 0..lens[0] {
         for i in 0..Q {
-            sums[i] += scores[i * room + j];
+            sums[i] += seen_by_all[i][j];
         }
     }
     for i in 0..Q {

@@ -101,10 +101,14 @@ impl<'a> Input<'a> {
         let Quantized { buffer, n_groups, group } =
             self.quantized.expect("quantised weights ask for quantised activations");
         let len = n_groups * group;
-        let turned = |i: usize| buffer.turned[i].get(token * len..(token + 1) * len).unwrap_or_default();
+        let [groups, even_and_odd] = &buffer.turned;
+        let numbers = token * len..(token + 1) * len;
         QuantizedRow {
             qs: &buffer.qs[token * len..][..len],
-            turned: [turned(0), turned(1)],
+            turned: [
+                groups.get(numbers.clone()).unwrap_or_default(),
+                even_and_odd.get(numbers).unwrap_or_default(),
+            ],
             scales: &buffer.scales[token * n_groups..][..n_groups],
             sums: &buffer.sums[token * n_groups..][..n_groups],
             low_sums: &buffer.low_sums[token * n_groups..][..n_groups],

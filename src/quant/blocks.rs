@@ -280,7 +280,10 @@ impl<'a> Activations<'a> {
         let (numbers, facts) = (first * GROUP..(first + GROUPS) * GROUP, first..first + GROUPS);
         Self {
             qs: &x.qs[numbers.clone()],
-            turned: x.turned.map(|turned| turned.get(numbers.clone()).unwrap_or_default()),
+            turned: [
+                x.turned[0].get(numbers.clone()).unwrap_or_default(),
+                x.turned[1].get(numbers.clone()).unwrap_or_default(),
+            ],
             scales: &x.scales[facts.clone()],
             sums: &x.sums[facts.clone()],
             low_sums: &x.low_sums[facts],
@@ -377,4 +380,10 @@ pub(crate) fn f16_at(bytes: &[u8], at: usize) -> f32 {
 #[inline(always)]
 pub(crate) fn pair_at<B: Block>(blocks: &[u8], p: usize, at: usize) -> [&[u8]; 2] {
     [&blocks[2 * p * B::BYTES + at..], &blocks[(2 * p + 1) * B::BYTES + at..]]
+}
+
+/// `numbers * d`. (Closures for such things are sometimes left as calls, compiled without the instruction set.)
+#[inline(always)]
+pub(crate) fn times<S: Simd>(s: S, numbers: S::I32x8, d: S::F32x8) -> S::F32x8 {
+    s.mul_x8(s.to_f32x8(numbers), d)
 }

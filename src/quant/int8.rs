@@ -47,18 +47,28 @@ impl Int8Rows<'_> {
     #[inline(always)]
     fn scales<const N: usize>(&self, row: usize, g: usize) -> [f32; N] {
         let first = row * (self.n / self.step) + g;
+        let mut found = [0.0; N];
         if self.step == self.group_size {
             let scales = &self.scales[first..first + N];
-            return std::array::from_fn(|i| scales[i].get());
+            for i in 0..N {
+                found[i] = scales[i].get();
+            }
+            return found;
         }
         // Several steps share a scale: nearly always 2, as in stories42M, whose rows are 21.5 groups.
         let steps_per_group = self.group_size / self.step;
         if steps_per_group == 2 {
             let scales = &self.scales[first / 2..(first + N).div_ceil(2)];
             let odd = first % 2;
-            return std::array::from_fn(|i| scales[(i + odd) / 2].get());
+            for i in 0..N {
+                found[i] = scales[(i + odd) / 2].get();
+            }
+            return found;
         }
-        std::array::from_fn(|i| self.scales[(first + i) / steps_per_group].get())
+        for i in 0..N {
+            found[i] = self.scales[(first + i) / steps_per_group].get();
+        }
+        found
     }
 
     /// One row with one token, as runq does it, to the bit: whole dot products of int8, then
@@ -112,7 +122,9 @@ impl Int8Rows<'_> {
         x_scales[..N].copy_from_slice(&x.scales[g..g + N]);
         let dots = s.to_f32x8(s.dot_unbias(s.sum_i32x8_each(dots), s.load_i32x8(&x_sums)));
         let products = s.lanes_x8(s.mul_x8(s.mul_x8(dots, s.set_x8(w_scales)), s.set_x8(x_scales)));
-        std::array::from_fn(|i| products[i])
+        let mut first = [0.0; N];
+        first.copy_from_slice(&products[..N]);
+        first
     }
 }
 
@@ -148,9 +160,9 @@ impl Format for Int8Rows<'_> {
         token: usize,
     ) -> [[f32; T]; R] {
         let mut products = [[0.0; T]; R];
-        for r in 0..R {
-            for t in 0..T {
-                let x = x.quantized_row(token + t);
+        for t in 0..T {
+            let x = x.quantized_row(token + t);
+            for r in 0..R {
                 products[r][t] = match self.step {
                     32 => self.dot_one::<S, 1>(s, row + r, x),
                     64 => self.dot_one::<S, 2>(s, row + r, x),

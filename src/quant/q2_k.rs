@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, f16_at, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, f16_at, times, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +37,13 @@ impl Block for Q2K {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&block[..16]);
         let packed = u128::from_le_bytes(bytes);
-        let times = |halves, d: u16| {
-            s.widen_i8_pairs(halves).map(|half| s.mul_x8(s.to_f32x8(half), s.splat_f16_x8(d)))
-        };
+        let [low, high] = s.widen_i8_pairs(packed & LOW);
+        let [low_mins, high_mins] = s.widen_i8_pairs(packed >> 4 & LOW);
+        let (d, dmin) = (s.splat_f16_x8(u16_at(block, 80)), s.splat_f16_x8(u16_at(block, 82) ^ SIGN));
         Groups {
             q: load_2_bits(s, &block[16..]),
-            scales: times(packed & LOW, u16_at(block, 80)),
-            mins: times(packed >> 4 & LOW, u16_at(block, 82) ^ SIGN),
+            scales: [times(s, low, d), times(s, high, d)],
+            mins: [times(s, low_mins, dmin), times(s, high_mins, dmin)],
         }
     }
 }

@@ -63,9 +63,8 @@ impl Block for Q3K {
         }
         let d = s.splat_f16_x8(u16_at(block, 108));
         let offset = s.mul_x8(d, s.splat_x8(-32.0));
-        let scales = s
-            .widen_i8_pairs(scales(&block[96..108]))
-            .map(|scales| s.mul_add_x8(s.to_f32x8(scales), d, offset));
+        let [low, high] = s.widen_i8_pairs(scales(&block[96..108]));
+        let scales = [s.mul_add_x8(s.to_f32x8(low), d, offset), s.mul_add_x8(s.to_f32x8(high), d, offset)];
         Groups { q, scales, mins: [s.splat_x8(0.0); 2] }
     }
 }

@@ -10,7 +10,7 @@
 //! ```
 
 use super::activation::Turn;
-use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, u16_at, u32_at};
+use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, times, u16_at, u32_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +32,8 @@ pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
 #[inline(always)]
 pub(crate) fn decode_scales<S: Simd>(s: S, block: &[u8]) -> [S::F32x8; 2] {
     let [scales, mins] = scales_and_mins(&block[4..16]);
-    let times = |bytes, d| s.mul_x8(s.to_f32x8(s.widen_i8x8(bytes)), s.splat_f16_x8(d));
-    [times(scales, u16_at(block, 0)), times(mins, u16_at(block, 2) ^ SIGN)]
+    let (d, dmin) = (s.splat_f16_x8(u16_at(block, 0)), s.splat_f16_x8(u16_at(block, 2) ^ SIGN));
+    [times(s, s.widen_i8x8(scales), d), times(s, s.widen_i8x8(mins), dmin)]
 }
 
 impl Block for Q4K {

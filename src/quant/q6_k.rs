@@ -9,7 +9,7 @@
 //! weight = (d * scale) * (q - 32)                                           210 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, u16_at};
+use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, times, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +45,8 @@ impl Block for Q6K {
         let d = s.splat_f16_x8(u16_at(block, 208));
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&block[192..208]);
-        let scales =
-            s.widen_i8_pairs(u128::from_le_bytes(bytes)).map(|scales| s.mul_x8(s.to_f32x8(scales), d));
+        let [low, high] = s.widen_i8_pairs(u128::from_le_bytes(bytes));
+        let scales = [times(s, low, d), times(s, high, d)];
         Groups { q, scales, mins: [s.splat_x8(0.0); 2] }
     }
 }

@@ -114,10 +114,13 @@ macro_rules! blocks_of_256_bits {
             let from = &from[..7 * STRIDE + 16];
             // SAFETY: as above; the last 16 bytes that are read end where the slice does.
             unsafe {
-                let load = |g: usize| _mm_loadu_si128(from.as_ptr().add(g * STRIDE).cast());
-                let both =
-                    |g: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(g)), load(g + 4));
-                turn_dwords([both(0), both(1), both(2), both(3)])
+                let p = from.as_ptr();
+                turn_dwords([
+                    load_two(p, p.add(4 * STRIDE)),
+                    load_two(p.add(STRIDE), p.add(5 * STRIDE)),
+                    load_two(p.add(2 * STRIDE), p.add(6 * STRIDE)),
+                    load_two(p.add(3 * STRIDE), p.add(7 * STRIDE)),
+                ])
             }
         }
         #[inline(always)]
@@ -125,8 +128,13 @@ macro_rules! blocks_of_256_bits {
             let from = &from[..128];
             // SAFETY: as above; all of the slice is read.
             unsafe {
-                let load = |j: usize| _mm256_loadu_si256(from.as_ptr().add(32 * j).cast());
-                turn_dwords([load(0), load(1), load(2), load(3)])
+                let p = from.as_ptr().cast::<__m256i>();
+                turn_dwords([
+                    _mm256_loadu_si256(p),
+                    _mm256_loadu_si256(p.add(1)),
+                    _mm256_loadu_si256(p.add(2)),
+                    _mm256_loadu_si256(p.add(3)),
+                ])
             }
         }
         #[inline(always)]
@@ -483,6 +491,16 @@ pub(super) unsafe fn round_away_x8(value: __m256) -> __m256i {
     }
 }
 
+/// `[0 + 4, 1 + 5, 2 + 6, 3 + 7]`
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn halves(v: __m256) -> __m128 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
+}
+
 /// Each vector's lanes added in the order ((0+4)+(1+5))+((2+6)+(3+7)), four vectors at a time where there are four.
 ///
 /// # Safety
@@ -492,7 +510,6 @@ pub(super) unsafe fn sum_x8_each<const N: usize>(a: [__m256; N]) -> [f32; N] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [0.0; N];
-        let halves = |v: __m256| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
         let mut i = 0;
         while i + 4 <= N {
             let ab = _mm_hadd_ps(halves(a[i]), halves(a[i + 1]));
@@ -522,22 +539,43 @@ pub(super) unsafe fn sum_x8_each<const N: usize>(a: [__m256; N]) -> [f32; N] {
 pub(super) unsafe fn sum_halves_each<const SMALL: bool>(a: [__m256i; 8]) -> [__m256i; 2] {
     // SAFETY: the caller's promise.
     unsafe {
-        // Neighbours are added within 128-bit halves; after the second time, a half holds four vectors' sums of that half. Sums
-        // that fit int16, as those of small numbers do until the end, are added by a multiplication with 1: two operations
-        // instead of a hadd's four, which made Q4_0 a third slower.
-        let add = |a, b| {
-            if SMALL {
-                _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1))
-            } else {
-                let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
-                let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
-                let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-                _mm256_add_epi32(even, odd)
-            }
-        };
-        let abcd = add(add(a[0], a[1]), add(a[2], a[3]));
-        let efgh = add(add(a[4], a[5]), add(a[6], a[7]));
+        // After two times, a half holds four vectors' sums of that half.
+        let (ab, cd) = (add_neighbours::<SMALL>(a[0], a[1]), add_neighbours::<SMALL>(a[2], a[3]));
+        let (ef, gh) = (add_neighbours::<SMALL>(a[4], a[5]), add_neighbours::<SMALL>(a[6], a[7]));
+        let (abcd, efgh) = (add_neighbours::<SMALL>(ab, cd), add_neighbours::<SMALL>(ef, gh));
         [_mm256_permute2x128_si256::<0x20>(abcd, efgh), _mm256_permute2x128_si256::<0x31>(abcd, efgh)]
+    }
+}
+
+/// Sums of neighbours in 128 bits: two of `a`, then two of `b`. `SMALL` says that all fit int16; then they are added by a
+/// multiplication with 1, in two operations. (A hadd takes four, which made Q4_0 a third slower.)
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn add_neighbours<const SMALL: bool>(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if SMALL {
+            return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
+        }
+        let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+        let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+        let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+        _mm256_add_epi32(even, odd)
+    }
+}
+
+/// 16 bytes from one place, then 16 from another.
+///
+/// # Safety
+/// The processor has AVX2; both can be read.
+#[inline(always)]
+pub(super) unsafe fn load_two(first: *const u8, second: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let first = _mm256_castsi128_si256(_mm_loadu_si128(first.cast()));
+        _mm256_inserti128_si256::<1>(first, _mm_loadu_si128(second.cast()))
     }
 }
 

@@ -8,7 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{
-    blocks_of_256_bits, first_lanes, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
+    blocks_of_256_bits, first_lanes, load_two, nibbles, round_away_x8, sum_halves_each, sum_x8_each,
+    turn_dwords,
 };
 use super::{Kernel, Simd};
 
@@ -279,17 +280,8 @@ impl Simd for Avx512 {
         // SAFETY: as above.
         unsafe {
             // As AVX2's `sum_halves_each`, with twice the halves.
-            let add = |a, b| {
-                if SMALL {
-                    _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_set1_epi16(1))
-                } else {
-                    let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
-                    let even = _mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(a, b));
-                    let odd = _mm512_castps_si512(_mm512_shuffle_ps::<0b11_01_11_01>(a, b));
-                    _mm512_add_epi32(even, odd)
-                }
-            };
-            let sums = add(add(a[0], a[1]), add(a[2], a[3]));
+            let (ab, cd) = (add_neighbours::<SMALL>(a[0], a[1]), add_neighbours::<SMALL>(a[2], a[3]));
+            let sums = add_neighbours::<SMALL>(ab, cd);
             // The low halves of the first blocks, their high halves, then those of the second blocks.
             let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
             self.blocks(_mm512_permutexvar_epi32(order, sums))
@@ -357,4 +349,22 @@ impl Simd for Avx512 {
 unsafe fn each_block(first: i64, second: i64) -> __m512i {
     // SAFETY: the caller's promise.
     unsafe { _mm512_setr_epi64(first, first, first, first, second, second, second, second) }
+}
+
+/// Sums of neighbours in 128 bits: two of `a`, then two of `b`. `SMALL` says that all fit int16.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW.
+#[inline(always)]
+unsafe fn add_neighbours<const SMALL: bool>(a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if SMALL {
+            return _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_set1_epi16(1));
+        }
+        let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+        let even = _mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(a, b));
+        let odd = _mm512_castps_si512(_mm512_shuffle_ps::<0b11_01_11_01>(a, b));
+        _mm512_add_epi32(even, odd)
+    }
 }
