@@ -36,8 +36,9 @@ impl Keys {
         for word in words {
             hash = self.number(hash ^ u64::from_le_bytes(*word));
         }
+        // A last round by itself: without it one random factor in some 1,500 left similar texts in a seventh of a table.
         if words.len() * 8 == bytes.len() {
-            return hash;
+            return self.number(hash);
         }
         let tail = match (bytes.last_chunk::<8>(), bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
             (Some(last), ..) => u64::from_le_bytes(*last),
@@ -50,7 +51,7 @@ impl Keys {
                 byte(0) | byte(bytes.len() / 2) << 8 | byte(bytes.len() - 1) << 16
             }
         };
-        self.number(hash ^ tail)
+        self.number(self.number(hash ^ tail))
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
         for shift in [0, 20, 32, 52] {
             let slot = |n: u32| keys.bytes(format!("piece {n}").as_bytes()) >> shift & 0xfff;
             let filled = (0..4096).map(slot).collect::<HashSet<_>>().len();
-            assert!(filled > 1000, "{filled} of the bits from {shift} on");
+            assert!(filled > 2000, "{filled} of the bits from {shift} on");
         }
     }
 }
