@@ -6,12 +6,12 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
-use babyllama::convert::{Llama2c, Mix, UnknownMix};
 use babyllama::{CacheDtype, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::convert::ConvertArgs;
 use crate::failure::Failure;
 use crate::models::BUNDLED;
 
@@ -266,131 +266,6 @@ pub(crate) struct InspectArgs {
     pub(crate) tokenizer: TokenizerArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-}
-
-/// Writes a model as GGUF, with its tokenizer, in another weight format if wanted; or in one of llama2.c's formats.
-///
-/// What it writes runs in llama.cpp or llama2.c too. The file takes its place only when it is whole.
-#[derive(Debug, Args)]
-#[command(after_help = CONVERT_EXAMPLES)]
-pub(crate) struct ConvertArgs {
-    /// The model: a directory of Hugging Face's (config.json) or Meta's (params.json), or a file: GGUF or llama2.c's
-    #[arg(value_name = "SRC")]
-    pub(crate) source: PathBuf,
-
-    /// The file to write
-    #[arg(value_name = "DST")]
-    pub(crate) target: PathBuf,
-
-    /// The format of the file. llama2.c's get a NAME.tokenizer.bin beside NAME.bin
-    /// [default: llama2c-v0 if DST ends in .bin, else gguf]
-    #[arg(long, value_name = "FORMAT", value_enum)]
-    pub(crate) to: Option<TargetFormat>,
-
-    #[arg(long, value_name = "FORMAT", default_value = "auto", hide_default_value = true, help = dtype_help())]
-    pub(crate) dtype: MixOrAuto,
-
-    /// How many weights share a scale in llama2c-v2, or half as many, and so on, if that doesn't divide dim
-    #[arg(long, value_name = "N", default_value_t = Llama2c::GROUP_SIZE)]
-    pub(crate) group_size: usize,
-
-    /// Read the file back and compare every tensor, the tokenizer and the hyperparameters with the source
-    #[arg(long)]
-    pub(crate) check: bool,
-
-    #[command(flatten)]
-    pub(crate) tokenizer: ConvertTokenizerArgs,
-
-    /// Replace the file if it is there already
-    #[arg(short, long)]
-    pub(crate) force: bool,
-
-    /// Don't show how far it is
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-
-    /// How many threads encode weights [default: as many as the machine runs at once]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Option<u16>,
-
-    /// Sets a key of a GGUF file, such as general.name or general.license; may be given several times
-    #[arg(long, value_name = "KEY=TEXT")]
-    pub(crate) set: Vec<KeyAndText>,
-
-    /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default: 1e-5]
-    #[arg(long, value_name = "EPS")]
-    pub(crate) norm_eps: Option<f32>,
-
-    /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default: 1e4]
-    #[arg(long, value_name = "THETA")]
-    pub(crate) rope_theta: Option<f64>,
-
-    /// How many positions the model was made for; Meta's files don't say [default: what they look like]
-    #[arg(long, value_name = "N")]
-    pub(crate) max_seq_len: Option<usize>,
-}
-
-/// Which tokenizer a converted model gets.
-#[derive(Debug, Args)]
-pub(crate) struct ConvertTokenizerArgs {
-    /// The tokenizer's file, instead of the model's own or the one beside it: tokenizer.model, tokenizer.json,
-    /// tokenizer.bin or GGUF
-    #[arg(short = 'z', long = "tokenizer", value_name = "FILE")]
-    pub(crate) path: Option<PathBuf>,
-}
-
-/// What a model can be converted to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum TargetFormat {
-    Gguf,
-    Llama2cV0,
-    Llama2cV1,
-    Llama2cV2,
-}
-
-const CONVERT_EXAMPLES: &str = "\
-Examples:
-  babyllama convert Llama-2-7b-hf llama2-7b.gguf --dtype q8_0 --check
-  babyllama convert llama-2-7b/ llama2-7b.bin --to llama2c-v2
-  babyllama convert stories15M.bin stories15M.gguf -z tokenizer.bin --dtype q8_0
-  babyllama convert llama2-7b.F16.gguf llama2-7b.Q4_K_M.gguf --dtype q4_k_m
-  babyllama convert model.bin model.gguf --set general.name=\"My model\" --set general.license=MIT";
-
-/// The formats of matrices; `None` is what the source has.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MixOrAuto(pub(crate) Option<Mix>);
-
-impl FromStr for MixOrAuto {
-    type Err = UnknownMix;
-
-    fn from_str(name: &str) -> Result<Self, UnknownMix> {
-        if name == "auto" { Ok(Self(None)) } else { name.parse().map(|mix| Self(Some(mix))) }
-    }
-}
-
-fn dtype_help() -> String {
-    let names: Vec<_> = Mix::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
-    format!(
-        "The formats of matrices, as llama.cpp mixes them: {}; auto is what the source has [default: auto]",
-        names.join(", ")
-    )
-}
-
-/// A key of a GGUF file, and a text.
-#[derive(Clone, Debug)]
-pub(crate) struct KeyAndText(pub(crate) String, pub(crate) String);
-
-impl FromStr for KeyAndText {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, text) = text.split_once('=').ok_or("a key and a text have = between them")?;
-        // The others have types of their own, and this program sets them.
-        if !key.starts_with("general.") {
-            return Err(format!("only keys that begin with general. can be set, not {key}"));
-        }
-        Ok(Self(key.into(), text.into()))
-    }
 }
 
 /// How tokens are chosen.

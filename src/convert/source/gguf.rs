@@ -1,43 +1,32 @@
-//! A GGUF file as a source: what it says of itself is carried over, key by key.
+//! The keys of a GGUF file that is a source: what it says of itself is carried over.
 
-use std::sync::Arc;
-
-use super::llama2c::tensors;
-use super::tokenizer::SourceTokenizer;
-use super::{SourceModel, SourceTensor};
 use crate::checkpoint::gguf::metadata;
-use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
 use crate::convert::gguf::Value;
 use crate::convert::gguf::llama::{CONTEXT_LENGTH, FILE_TYPE, NORM_EPS, ROPE_THETA};
 use crate::error::Result;
 use crate::model::ModelOptions;
 use crate::storage::Storage;
-use crate::tokenizer::{Tokenizer, TokenizerParts};
 
 /// How keys begin that tell how the file is laid out or how its weights are stored.
 const OF_THE_FILE: [&str; 4] = ["general.alignment", FILE_TYPE, "general.quantization_version", "split."];
 
-/// A model in GGUF, in one file or in several.
+/// What is carried over.
 #[derive(Debug)]
-pub(super) struct Gguf {
-    checkpoint: Checkpoint,
-    tokenizer: Option<SourceTokenizer>,
-    metadata: Vec<(String, Value)>,
-    file_type: Option<u32>,
+pub(super) struct Keys {
+    pub(super) metadata: Vec<(String, Value)>,
+    pub(super) file_type: Option<u32>,
 }
 
-impl Gguf {
-    pub(super) fn read(storage: &Arc<Storage>, options: &ModelOptions) -> Result<Self> {
-        let mut checkpoint = checkpoint::read(storage)?;
-        let original = checkpoint.config.clone();
-        options.override_config(&mut checkpoint.config)?;
-        let tokenizer = SourceTokenizer::find(options, &checkpoint.config, || {
-            let own = options.find_tokenizer(storage)?;
-            Ok(own.map(|tokenizer| SourceTokenizer::Tokenizer(Box::new(tokenizer))))
-        })?;
-
-        let overrides = overrides(&original, &checkpoint.config);
+impl Keys {
+    /// Reads the keys of a model whose hyperparameters are `original` in the file and are to be `config`.
+    pub(super) fn read(
+        storage: &Storage,
+        options: &ModelOptions,
+        original: &Config,
+        config: &Config,
+    ) -> Result<Self> {
+        let overrides = overrides(original, config);
         let replaced = |key: &str| {
             overrides.iter().any(|(name, _)| key == *name)
                 || options.names_tokenizer() && key.starts_with("tokenizer.ggml.")
@@ -53,7 +42,7 @@ impl Gguf {
             }
         }
         metadata.extend(overrides.into_iter().map(|(key, value)| (key.into(), value)));
-        Ok(Self { checkpoint, tokenizer, metadata, file_type })
+        Ok(Self { metadata, file_type })
     }
 }
 
@@ -70,50 +59,4 @@ fn overrides(original: &Config, config: &Config) -> Vec<(&'static str, Value)> {
         keys.push((CONTEXT_LENGTH, u32::try_from(config.max_seq_len).unwrap_or(u32::MAX).into()));
     }
     keys
-}
-
-impl SourceModel for Gguf {
-    fn format(&self) -> &'static str {
-        self.checkpoint.format
-    }
-
-    fn config(&self) -> &Config {
-        &self.checkpoint.config
-    }
-
-    fn rope_factors(&self) -> Option<&[f32]> {
-        self.checkpoint.rope_factors.as_deref()
-    }
-
-    fn tokenizer(&self) -> Result<Option<TokenizerParts<'_>>> {
-        self.tokenizer.as_ref().map(SourceTokenizer::parts).transpose()
-    }
-
-    fn usable_tokenizer(&self) -> Result<Option<Tokenizer>> {
-        self.tokenizer.as_ref().map(SourceTokenizer::usable).transpose()
-    }
-
-    fn chat_template(&self) -> Option<&str> {
-        self.checkpoint.chat_template.as_deref()
-    }
-
-    fn described(&self) -> &[(String, String)] {
-        &self.checkpoint.metadata
-    }
-
-    fn file_bytes(&self) -> u64 {
-        self.checkpoint.file_bytes
-    }
-
-    fn tensors(&self) -> Vec<SourceTensor<'_>> {
-        tensors(&self.checkpoint.weights)
-    }
-
-    fn metadata(&self) -> Option<Vec<(String, Value)>> {
-        Some(self.metadata.clone())
-    }
-
-    fn file_type(&self) -> Option<u32> {
-        self.file_type
-    }
 }

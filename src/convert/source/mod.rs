@@ -1,7 +1,7 @@
 //! Where a model comes from: hyperparameters, a tokenizer, and tensors one after another.
 //!
 //! - here: what a model is to everything that is done with it, and which files are which
-//! - [`llama2c`] and [`gguf`]: checkpoints that this library runs
+//! - [`runnable`]: checkpoints that this library runs; [`gguf`] the keys of those that are GGUF
 //! - [`hugging_face`] and [`meta`]: directories, as models are published; [`llama`] is what they have in common
 //! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors, [`file`] the files
 //! - [`vocabulary`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] and [`hf_tokenizer`]: tokenizers; [`tokenizer`]
@@ -14,9 +14,9 @@ mod hf_tokenizer;
 mod hugging_face;
 mod json;
 mod llama;
-mod llama2c;
 mod meta;
 mod pickle;
+mod runnable;
 mod safetensors;
 mod sentencepiece;
 mod stored;
@@ -31,7 +31,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::checkpoint;
+use runnable::RunnableSource;
+
 use crate::config::Config;
 use crate::convert::gguf::Value;
 use crate::error::{Error, ErrorKind, Result};
@@ -129,12 +130,8 @@ impl Source {
             return Self::open_directory(&folder, options);
         }
         let storage = Arc::new(Storage::open(path)?);
-        let model: Result<Box<dyn SourceModel>> = if checkpoint::gguf::has_magic(&storage) {
-            gguf::Gguf::read(&storage, options).map(|model| Box::new(model) as _)
-        } else {
-            llama2c::Llama2c::read(&storage, options).map(|model| Box::new(model) as _)
-        };
-        model.map(Self).map_err(|e| e.at(storage.path()))
+        let model = RunnableSource::read(&storage, options);
+        model.map(|model| Self(Box::new(model))).map_err(|e| e.at(storage.path()))
     }
 
     fn open_directory(folder: &Path, options: &ModelOptions) -> Result<Self> {

@@ -1,37 +1,45 @@
-//! Checkpoints of llama2.c, which this library runs as they are; their tokenizer lies beside them.
+//! Checkpoints that this library runs as they are: llama2.c's, whose tokenizer lies beside them, and GGUF.
 
 use std::sync::Arc;
 
+use super::gguf::Keys;
 use super::tokenizer::SourceTokenizer;
 use super::{ReadRows, SourceModel, SourceTensor};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
+use crate::convert::gguf::Value;
 use crate::error::Result;
 use crate::model::ModelOptions;
 use crate::storage::Storage;
 use crate::tokenizer::{Tokenizer, TokenizerParts};
-use crate::weights::{Weight, Weights};
+use crate::weights::Weight;
 
-/// A checkpoint of llama2.c, and its tokenizer.
+/// A checkpoint and its tokenizer.
 #[derive(Debug)]
-pub(super) struct Llama2c {
+pub(super) struct RunnableSource {
     checkpoint: Checkpoint,
     tokenizer: Option<SourceTokenizer>,
+    /// Of GGUF alone.
+    keys: Option<Keys>,
 }
 
-impl Llama2c {
+impl RunnableSource {
     pub(super) fn read(storage: &Arc<Storage>, options: &ModelOptions) -> Result<Self> {
         let mut checkpoint = checkpoint::read(storage)?;
+        let original = checkpoint.config.clone();
         options.override_config(&mut checkpoint.config)?;
         let tokenizer = SourceTokenizer::find(options, &checkpoint.config, || {
-            let beside = options.find_tokenizer(storage)?;
-            Ok(beside.map(|tokenizer| SourceTokenizer::Tokenizer(Box::new(tokenizer))))
+            let own = options.find_tokenizer(storage)?;
+            Ok(own.map(|tokenizer| SourceTokenizer::Tokenizer(Box::new(tokenizer))))
         })?;
-        Ok(Self { checkpoint, tokenizer })
+        let is_gguf = checkpoint::gguf::has_magic(storage);
+        let keys =
+            is_gguf.then(|| Keys::read(storage, options, &original, &checkpoint.config)).transpose()?;
+        Ok(Self { checkpoint, tokenizer, keys })
     }
 }
 
-impl SourceModel for Llama2c {
+impl SourceModel for RunnableSource {
     fn format(&self) -> &'static str {
         self.checkpoint.format
     }
@@ -65,13 +73,16 @@ impl SourceModel for Llama2c {
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {
-        tensors(&self.checkpoint.weights)
+        self.checkpoint.weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
     }
-}
 
-/// The tensors of a checkpoint.
-pub(super) fn tensors(weights: &Weights) -> Vec<SourceTensor<'_>> {
-    weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
+    fn metadata(&self) -> Option<Vec<(String, Value)>> {
+        self.keys.as_ref().map(|keys| keys.metadata.clone())
+    }
+
+    fn file_type(&self) -> Option<u32> {
+        self.keys.as_ref().and_then(|keys| keys.file_type)
+    }
 }
 
 fn tensor(name: String, weight: Weight<'_>) -> SourceTensor<'_> {
