@@ -7,9 +7,9 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{
-    blocks_of_256_bits, first_lanes, load_two, nibbles, round_away_x8, sum_halves_each, sum_x8_each,
-    turn_dwords,
+use super::avx2::blocks_of_256_bits;
+use super::avx2::parts::{
+    first_lanes, load_two, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
 };
 use super::{Kernel, Simd};
 
