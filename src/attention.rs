@@ -1,13 +1,17 @@
 //! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a few heads a task.
 //!
-//! Every sum here is added up in the plain order of its terms: vectors hold different positions (for scores) or
-//! different dimensions (for the weighted sum), never parts of one sum. Each product is rounded together with the sum, but for the
-//! scores in runq's arithmetic, which gcc compiles so for a processor with FMA. So the result is the same bits on every
-//! instruction set, and for prefill and decode.
+//! Scores and weighted values are added up in the plain order of their terms: vectors hold different positions (for
+//! scores) or different dimensions (for the weighted sum), never parts of one sum. Each product is rounded together with
+//! the sum, but for the scores in runq's arithmetic, which gcc compiles so for a processor with FMA. The sum of a row's
+//! exponentials has sixteen parts, whatever a vector's length. So the result is the same bits on every instruction set,
+//! and for prefill and decode.
+//!
+//! At depth a decode reads more of the cache than of the weights' layers, and what bounds it is how often a key is
+//! loaded: eight queries meet a block while it is in the nearest cache, four at a time from registers.
 
 use crate::kv_cache::{BLOCK, Element, KeysValues, View};
 use crate::matmul::Compute;
-use crate::ops::{Arithmetic, exponentials};
+use crate::ops::{Arithmetic, exponentials, sum};
 use crate::parallel::{Band, Columns};
 use crate::simd::{Simd, kernel};
 
@@ -19,9 +23,12 @@ pub(crate) struct Heads {
     pub(crate) head_dim: usize,
 }
 
-/// Queries that meet the same keys and values together, so that these are loaded once for all of them: heads that share
-/// them, and neighbouring tokens.
-const QUERIES: usize = 4;
+/// Queries that meet a block of keys or values together, so that it comes from memory once for all of them: heads that
+/// share it, and neighbouring tokens.
+const QUERIES: usize = 8;
+
+/// Those of them that meet a vector of it together, so that it is loaded once: their sums fill the registers.
+const AT_ONCE: usize = 4;
 
 impl Heads {
     /// Heads that are computed by one thread: as many as share keys and make up whole sets of queries.
@@ -39,7 +46,8 @@ impl Heads {
 impl Compute<'_> {
     /// Lets the tokens at `position..` attend to every position up to their own.
     ///
-    /// `out` and `q` are (`n_tokens`, `n_heads` * `head_dim`). `scores` is room for the scores of each task's queries.
+    /// `out` and `q` are (`n_tokens`, `n_heads` * `head_dim`). `scores` and `sums` are room for each task's queries.
+    #[allow(clippy::too_many_arguments, reason = "two of them are buffers")]
     pub(crate) fn attention(
         &self,
         out: &mut [f32],
@@ -48,6 +56,7 @@ impl Compute<'_> {
         heads: Heads,
         position: usize,
         scores: &mut Vec<f32>,
+        sums: &mut Vec<f32>,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
         let q_dim = n_heads * head_dim;
@@ -55,12 +64,14 @@ impl Compute<'_> {
         let per_task = heads.per_task();
         let room = (position + n_tokens).next_multiple_of(BLOCK);
         scores.resize(heads.score_rows() * room, 0.0);
+        sums.resize(heads.score_rows() * head_dim, 0.0);
 
         let tasks = Columns::new(out, q_dim, per_task * head_dim);
-        let scores_width = scores.len();
-        let mut outs = [[tasks, Columns::new(scores, scores_width, QUERIES * room)]];
+        let (scores_width, sums_width) = (scores.len(), sums.len());
+        let scores = Columns::new(scores, scores_width, QUERIES * room);
+        let sums = Columns::new(sums, sums_width, QUERIES * head_dim);
         let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
-        self.team.bands(&mut outs, bytes, |_, tasks, [mut out, mut scores]| {
+        self.team.bands(&mut [[tasks, scores, sums]], bytes, |_, tasks, [mut out, mut scores, mut sums]| {
             for (i, task) in tasks.enumerate() {
                 let head = task * per_task;
                 let heads = Task {
@@ -72,14 +83,9 @@ impl Compute<'_> {
                     kv_start: head / (n_heads / n_kv_heads) * head_dim,
                     position,
                 };
-                attend(
-                    self.isa,
-                    self.arithmetic,
-                    heads,
-                    kv,
-                    &mut scores.row(0)[i * QUERIES * room..][..QUERIES * room],
-                    &mut out,
-                );
+                let scores = &mut scores.row(0)[i * QUERIES * room..][..QUERIES * room];
+                let sums = &mut sums.row(0)[i * QUERIES * head_dim..][..QUERIES * head_dim];
+                attend(self.isa, self.arithmetic, heads, kv, scores, sums, &mut out);
             }
         });
     }
@@ -111,132 +117,173 @@ impl<'a> Task<'a> {
 }
 
 kernel! {
-    /// All queries of a task, some at a time. `scores` is room for (`QUERIES`, positions).
+    /// All queries of a task, some at a time.
     fn attend(
-        s; arithmetic: Arithmetic, task: Task<'_>, kv: KeysValues<'_>, scores: &mut [f32], out: &mut Band<'_>,
+        s; arithmetic: Arithmetic, task: Task<'_>, kv: KeysValues<'_>, scores: &mut [f32], sums: &mut [f32],
+        out: &mut Band<'_>,
     ) {
         match (kv, arithmetic) {
-            (KeysValues::F32(kv), Arithmetic::Llama2c) => attend_all::<S, _, false>(s, task, kv, scores, out),
-            (KeysValues::F32(kv), Arithmetic::Exact) => attend_all::<S, _, true>(s, task, kv, scores, out),
-            (KeysValues::F16(kv), _) => attend_all::<S, _, true>(s, task, kv, scores, out),
+            (KeysValues::F32(kv), Arithmetic::Llama2c) => attend_all::<S, _, false>(s, arithmetic, task, kv, scores, sums, out),
+            (KeysValues::F32(kv), Arithmetic::Exact) => attend_all::<S, _, true>(s, arithmetic, task, kv, scores, sums, out),
+            (KeysValues::F16(kv), _) => attend_all::<S, _, true>(s, arithmetic, task, kv, scores, sums, out),
         }
     }
 }
 
+/// `FUSED` says that each product of a score is rounded together with the sum. `scores` is (`QUERIES`, positions),
+/// `sums` (`QUERIES`, `head_dim`).
 #[inline(always)]
 fn attend_all<S: Simd, E: Element, const FUSED: bool>(
     s: S,
+    arithmetic: Arithmetic,
     task: Task<'_>,
     kv: View<'_, E>,
     scores: &mut [f32],
+    sums: &mut [f32],
     out: &mut Band<'_>,
 ) {
-    let n_queries = out.n_rows() * task.per_task;
-    let mut i = 0;
-    while i < n_queries {
-        i += match n_queries - i {
-            1 => attend_some::<S, E, FUSED, 1>(s, task, kv, i, scores, out),
-            2 => attend_some::<S, E, FUSED, 2>(s, task, kv, i, scores, out),
-            3 => attend_some::<S, E, FUSED, 3>(s, task, kv, i, scores, out),
-            _ => attend_some::<S, E, FUSED, QUERIES>(s, task, kv, i, scores, out),
-        };
-    }
-}
-
-/// `Q` queries from the `first` on; how many that are. A query that sees fewer positions than the last has scores of
-/// positions that it doesn't see; they are overwritten or ignored.
-#[inline(always)]
-fn attend_some<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
-    s: S,
-    task: Task<'_>,
-    kv: View<'_, E>,
-    first: usize,
-    scores: &mut [f32],
-    out: &mut Band<'_>,
-) -> usize {
-    let mut queries: [&[f32]; Q] = [&[]; Q];
-    let mut lens = [0; Q];
-    for i in 0..Q {
-        (queries[i], lens[i]) = task.query(first + i);
-    }
+    let (n_queries, head_dim) = (out.n_rows() * task.per_task, task.head_dim);
     let room = scores.len() / QUERIES;
-    for block in 0..lens[Q - 1].div_ceil(BLOCK) {
-        let keys = kv.key_block(block, task.kv_start, task.head_dim);
-        block_scores::<S, E, FUSED, Q>(s, scores, room, block * BLOCK, queries, keys);
-    }
-    softmax(s, scores, room, &lens);
-    let mut column = 0;
-    while column < task.head_dim {
-        let vectors = (task.head_dim - column) / S::LANES;
-        let width = match vectors {
-            0 => {
-                weighted_tail::<S, E, Q>(s, task, kv, column, first, scores, &lens, out);
-                S::LANES
+    for first in (0..n_queries).step_by(QUERIES) {
+        let n = QUERIES.min(n_queries - first);
+        let mut queries: [&[f32]; QUERIES] = [&[]; QUERIES];
+        let mut seen = [0; QUERIES];
+        for i in 0..n {
+            (queries[i], seen[i]) = task.query(first + i);
+        }
+        let n_blocks = seen[n - 1].div_ceil(BLOCK);
+        for block in 0..n_blocks {
+            let keys = kv.key_block(block, task.kv_start, head_dim);
+            for i in (0..n).step_by(AT_ONCE) {
+                let (queries, scores) = (&queries[i..n], &mut scores[i * room + block * BLOCK..]);
+                let next = if i == 0 { kv.next_block() } else { 0 };
+                match queries.len() {
+                    1 => block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room),
+                    2 => block_scores::<S, E, FUSED, 2>(s, queries, keys, next, scores, room),
+                    3 => block_scores::<S, E, FUSED, 3>(s, queries, keys, next, scores, room),
+                    _ => block_scores::<S, E, FUSED, AT_ONCE>(s, queries, keys, next, scores, room),
+                }
             }
-            1 => weighted_sum::<S, E, Q, 1>(s, task, kv, column, first, scores, &lens, out),
-            2 => weighted_sum::<S, E, Q, 2>(s, task, kv, column, first, scores, &lens, out),
-            3 => weighted_sum::<S, E, Q, 3>(s, task, kv, column, first, scores, &lens, out),
-            _ => weighted_sum::<S, E, Q, 4>(s, task, kv, column, first, scores, &lens, out),
-        };
-        column += width;
+        }
+        let mut divisors = [1.0; QUERIES];
+        for i in 0..n {
+            divisors[i] = softmax(s, arithmetic, &mut scores[i * room..][..seen[i]]);
+        }
+        sums.fill(0.0);
+        for block in 0..n_blocks {
+            let values = kv.value_block(block, task.kv_start, head_dim);
+            for i in (0..n).step_by(AT_ONCE) {
+                let (seen, sums) = (&seen[i..n], &mut sums[i * head_dim..]);
+                let weights = &scores[i * room..];
+                let next = if i == 0 { kv.next_block() } else { 0 };
+                match seen.len() {
+                    1 => block_sums::<S, E, 1>(s, values, next, weights, room, block * BLOCK, seen, sums),
+                    2 => block_sums::<S, E, 2>(s, values, next, weights, room, block * BLOCK, seen, sums),
+                    3 => block_sums::<S, E, 3>(s, values, next, weights, room, block * BLOCK, seen, sums),
+                    _ => {
+                        block_sums::<S, E, AT_ONCE>(
+                            s,
+                            values,
+                            next,
+                            weights,
+                            room,
+                            block * BLOCK,
+                            seen,
+                            sums,
+                        );
+                    }
+                };
+            }
+        }
+        for (i, sums) in sums.chunks_exact(head_dim).take(n).enumerate() {
+            let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
+            let out = &mut out.row(token)[task.column + head * head_dim..][..head_dim];
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = sum / divisors[i];
+            }
+        }
     }
-    Q
 }
 
-/// Each query's scores become weights whose sum is 1. `scores` is (`QUERIES`, `room`).
-///
-/// The queries' sums take turns: one alone waits for each of its additions, which took an eighth of attention's time.
+/// A query's scores become weights; what the sum of the weighted values is to be divided by.
 #[inline(always)]
-fn softmax<S: Simd, const Q: usize>(s: S, scores: &mut [f32], room: usize, lens: &[usize; Q]) {
-    for i in 0..Q {
-        exponentials(s, &mut scores[i * room..][..lens[i]]);
-    }
-    let mut sums = [0.0; Q];
-    let mut seen_by_all: [&[f32]; Q] = [&[]; Q];
-    for i in 0..Q {
-        seen_by_all[i] = &scores[i * room..][..lens[0]];
-    }
-    for j in 0..lens[0] {
-        for i in 0..Q {
-            sums[i] += seen_by_all[i][j];
-        }
-    }
-    for i in 0..Q {
-        let scores = &mut scores[i * room..][..lens[i]];
-        for &score in &scores[lens[0]..] {
-            sums[i] += score;
-        }
-        for score in scores {
-            *score /= sums[i];
+fn softmax<S: Simd>(s: S, arithmetic: Arithmetic, scores: &mut [f32]) -> f32 {
+    exponentials(s, arithmetic, scores);
+    match arithmetic {
+        Arithmetic::Exact => sum(scores),
+        Arithmetic::Llama2c => {
+            let mut sum = 0.0;
+            for &mut score in &mut *scores {
+                sum += score;
+            }
+            for score in scores {
+                *score /= sum;
+            }
+            1.0
         }
     }
 }
 
-/// `scores[i][start + j] = q_i · keys[.., j] / sqrt(head_dim)` for the positions of a block; `keys` is (`head_dim`,
-/// [`BLOCK`]), `scores` (`QUERIES`, `room`).
+/// Has the cache fetch `width` numbers that lie `next` behind these, or nothing.
+#[inline(always)]
+fn fetch<S: Simd, E: Element>(s: S, near: &[E], next: usize, width: usize) {
+    const LINE: usize = 64;
+    if next > 0 {
+        for at in (0..width).step_by(LINE / size_of::<E>()) {
+            s.prefetch(near, next + at);
+        }
+    }
+}
+
+/// `scores[i][j] = q_i · keys[.., j] / sqrt(head_dim)` for the first `Q` queries and a block's positions; `keys` is
+/// (`head_dim`, [`BLOCK`]), and a row of `scores` begins `room` behind the last. A query that sees fewer positions has scores
+/// of those that it doesn't see; they are overwritten or ignored.
 #[inline(always)]
 fn block_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
     s: S,
+    queries: &[&[f32]],
+    keys: &[E],
+    next: usize,
     scores: &mut [f32],
     room: usize,
-    start: usize,
+) {
+    let head_dim = keys.len() / BLOCK;
+    let mut qs: [&[f32]; Q] = [&[]; Q];
+    for i in 0..Q {
+        qs[i] = &queries[i][..head_dim];
+    }
+    if S::MANY_REGISTERS {
+        parts_of_scores::<S, E, FUSED, Q, 4>(s, qs, keys, next, scores, room);
+    } else {
+        parts_of_scores::<S, E, FUSED, Q, 2>(s, qs, keys, next, scores, room);
+    }
+}
+
+/// `N` vectors of positions at a time, for each query, kept in registers.
+#[inline(always)]
+fn parts_of_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize, const N: usize>(
+    s: S,
     queries: [&[f32]; Q],
     keys: &[E],
+    next: usize,
+    scores: &mut [f32],
+    room: usize,
 ) {
     let head_dim = keys.len() / BLOCK;
     let divisor = s.splat((head_dim as f32).sqrt());
-    // Four vectors of positions at a time, for each query.
-    let width = 4 * S::LANES;
+    let width = N * S::LANES;
     for part in (0..BLOCK).step_by(width) {
-        let mut acc = [[s.splat(0.0); 4]; Q];
-        for (d, keys) in keys.chunks_exact(BLOCK).enumerate() {
-            let mut ks = [s.splat(0.0); 4];
-            for v in 0..4 {
-                ks[v] = E::load(s, &keys[part + v * S::LANES..]);
+        let mut acc = [[s.splat(0.0); N]; Q];
+        for (d, keys) in (0..head_dim).zip(keys.chunks_exact(BLOCK)) {
+            let keys = &keys[part..][..width];
+            fetch(s, keys, next, width);
+            let mut ks = [s.splat(0.0); N];
+            for v in 0..N {
+                ks[v] = E::load(s, &keys[v * S::LANES..]);
             }
             for i in 0..Q {
                 let q = s.splat(queries[i][d]);
-                for v in 0..4 {
+                for v in 0..N {
                     acc[i][v] = if FUSED {
                         s.fused_mul_add(q, ks[v], acc[i][v])
                     } else {
@@ -246,86 +293,120 @@ fn block_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
             }
         }
         for i in 0..Q {
-            let scores = &mut scores[i * room + start + part..][..width];
-            for v in 0..4 {
+            let scores = &mut scores[i * room + part..][..width];
+            for v in 0..N {
                 s.store(s.div(acc[i][v], divisor), &mut scores[v * S::LANES..]);
             }
         }
     }
 }
 
-/// `N` vectors' worth of columns of `weights · V` for each query, kept in registers; how many columns that are.
+/// Adds `weights · V` of the block of positions from `start` on to the `sums` of the first `Q` queries, which see so many
+/// positions, the first the fewest. `values` is ([`BLOCK`], `head_dim`), `sums` (`Q`, `head_dim`), and a row of `weights` begins
+/// `room` behind the last.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "the loop's state, inlined into the one caller")]
-fn weighted_sum<S: Simd, E: Element, const Q: usize, const N: usize>(
+#[allow(clippy::too_many_arguments, reason = "they are its one caller's variables")]
+fn block_sums<S: Simd, E: Element, const Q: usize>(
     s: S,
-    task: Task<'_>,
-    kv: View<'_, E>,
-    column: usize,
-    first: usize,
+    values: &[E],
+    next: usize,
     weights: &[f32],
-    lens: &[usize; Q],
-    out: &mut Band<'_>,
-) -> usize {
-    let (room, head_dim) = (weights.len() / QUERIES, task.head_dim);
-    let mut sums = [[s.splat(0.0); N]; Q];
-    // What all of them see, and what only some do.
-    for start in (0..lens[0]).step_by(BLOCK) {
-        let values = kv.value_block(start / BLOCK, task.kv_start, head_dim);
-        for j in 0..BLOCK.min(lens[0] - start) {
-            let mut value = [s.splat(0.0); N];
-            for v in 0..N {
-                value[v] = E::load(s, &values[j * head_dim + column + v * S::LANES..]);
+    room: usize,
+    start: usize,
+    seen: &[usize],
+    sums: &mut [f32],
+) {
+    let mut in_block: [&[f32]; Q] = [&[]; Q];
+    for i in 0..Q {
+        in_block[i] = &weights[i * room..][start.min(seen[i])..seen[i].min(start + BLOCK)];
+    }
+    let head_dim = values.len() / BLOCK;
+    let mut column = 0;
+    while column < head_dim {
+        let vectors = (head_dim - column) / S::LANES;
+        column += match if S::MANY_REGISTERS { vectors } else { vectors.min(2) } {
+            0 => {
+                add_tail::<S, E, Q>(s, values, in_block, column, sums);
+                S::LANES
             }
-            for i in 0..Q {
-                let weight = s.splat(weights[i * room + start + j]);
-                for v in 0..N {
-                    sums[i][v] = s.fused_mul_add(weight, value[v], sums[i][v]);
-                }
+            1 => add_columns::<S, E, Q, 1>(s, values, next, in_block, column, sums),
+            2 => add_columns::<S, E, Q, 2>(s, values, next, in_block, column, sums),
+            3 => add_columns::<S, E, Q, 3>(s, values, next, in_block, column, sums),
+            _ => add_columns::<S, E, Q, 4>(s, values, next, in_block, column, sums),
+        };
+    }
+}
+
+/// `N` vectors' worth of columns, kept in registers; how many columns that are.
+#[inline(always)]
+fn add_columns<S: Simd, E: Element, const Q: usize, const N: usize>(
+    s: S,
+    values: &[E],
+    next: usize,
+    weights: [&[f32]; Q],
+    column: usize,
+    sums: &mut [f32],
+) -> usize {
+    let (head_dim, width) = (values.len() / BLOCK, N * S::LANES);
+    let mut acc = [[s.splat(0.0); N]; Q];
+    for i in 0..Q {
+        let sums = &sums[i * head_dim + column..][..width];
+        for v in 0..N {
+            acc[i][v] = s.load(&sums[v * S::LANES..]);
+        }
+    }
+    // What all of them see, and what only some do.
+    let seen_by_all = weights[0].len();
+    let mut common: [&[f32]; Q] = [&[]; Q];
+    for i in 0..Q {
+        common[i] = &weights[i][..seen_by_all];
+    }
+    for (j, values) in (0..seen_by_all).zip(values.chunks_exact(head_dim)) {
+        let values = &values[column..][..width];
+        fetch(s, values, next, width);
+        let mut value = [s.splat(0.0); N];
+        for v in 0..N {
+            value[v] = E::load(s, &values[v * S::LANES..]);
+        }
+        for i in 0..Q {
+            let weight = s.splat(common[i][j]);
+            for v in 0..N {
+                acc[i][v] = s.fused_mul_add(weight, value[v], acc[i][v]);
             }
         }
     }
     for i in 0..Q {
-        for position in lens[0]..lens[i] {
-            let values = kv.value_block(position / BLOCK, task.kv_start, head_dim);
-            let value = &values[position % BLOCK * head_dim + column..];
-            let weight = s.splat(weights[i * room + position]);
+        for (values, &weight) in values.chunks_exact(head_dim).zip(weights[i]).skip(seen_by_all) {
+            let weight = s.splat(weight);
             for v in 0..N {
-                sums[i][v] = s.fused_mul_add(weight, E::load(s, &value[v * S::LANES..]), sums[i][v]);
+                let value = E::load(s, &values[column + v * S::LANES..]);
+                acc[i][v] = s.fused_mul_add(weight, value, acc[i][v]);
             }
         }
-        let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
-        let out = &mut out.row(token)[task.column + head * head_dim + column..][..N * S::LANES];
+        let sums = &mut sums[i * head_dim + column..][..width];
         for v in 0..N {
-            s.store(sums[i][v], &mut out[v * S::LANES..]);
+            s.store(acc[i][v], &mut sums[v * S::LANES..]);
         }
     }
-    N * S::LANES
+    width
 }
 
 /// The last columns, which are less than a vector.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "the loop's state, inlined into the one caller")]
-fn weighted_tail<S: Simd, E: Element, const Q: usize>(
+fn add_tail<S: Simd, E: Element, const Q: usize>(
     s: S,
-    task: Task<'_>,
-    kv: View<'_, E>,
+    values: &[E],
+    weights: [&[f32]; Q],
     column: usize,
-    first: usize,
-    weights: &[f32],
-    lens: &[usize; Q],
-    out: &mut Band<'_>,
+    sums: &mut [f32],
 ) {
-    let (room, head_dim) = (weights.len() / QUERIES, task.head_dim);
+    let head_dim = values.len() / BLOCK;
     for i in 0..Q {
-        let mut sum = s.splat(0.0);
-        for (position, &weight) in weights[i * room..][..lens[i]].iter().enumerate() {
-            let values = kv.value_block(position / BLOCK, task.kv_start, head_dim);
-            let value = &values[position % BLOCK * head_dim..][column..head_dim];
-            sum = s.fused_mul_add(s.splat(weight), E::load_partial(s, value), sum);
+        let sums = &mut sums[i * head_dim..][column..head_dim];
+        let mut sum = s.load_partial(sums);
+        for (values, &weight) in values.chunks_exact(head_dim).zip(weights[i]) {
+            sum = s.fused_mul_add(s.splat(weight), E::load_partial(s, &values[column..]), sum);
         }
-        let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
-        let end = task.column + (head + 1) * head_dim;
-        s.store_partial(sum, &mut out.row(token)[end - (head_dim - column)..end]);
+        s.store_partial(sum, sums);
     }
 }

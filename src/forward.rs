@@ -32,6 +32,7 @@ pub(crate) struct Scratch {
     up: Vec<f32>,     // (n_tokens, hidden_dim)
     angles: Vec<f32>, // (n_tokens, rope_dim / 2, 2): cosines and sines
     scores: Vec<f32>, // (score rows, positions)
+    sums: Vec<f32>,   // (score rows, head_dim)
     quantized: MatmulBuffer,
 }
 
@@ -138,7 +139,7 @@ fn attention_block(
     cache: &mut KvCache,
     position: usize,
 ) {
-    let Scratch { x, xb, q, k, v, heads, angles, scores, quantized, .. } = scratch;
+    let Scratch { x, xb, q, k, v, heads, angles, scores, sums, quantized, .. } = scratch;
     compute.rmsnorm(xb, x, &layer.attention_norm, config.norm_eps);
     compute.matmul([&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
 
@@ -147,7 +148,7 @@ fn attention_block(
     compute.rope(k, config.kv_dim(), angles, config.head_dim);
     cache.write(l, position, k, v);
 
-    compute.attention(heads, q, cache.layer(l), self::heads(config), position, scores);
+    compute.attention(heads, q, cache.layer(l), self::heads(config), position, scores, sums);
     compute.matmul_add(x, &layer.wo, heads, quantized);
 }
 

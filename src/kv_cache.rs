@@ -117,6 +117,12 @@ impl<'a, E: Element> View<'a, E> {
         &self.keys[(block * self.kv_dim + start) * BLOCK..][..head_dim * BLOCK]
     }
 
+    /// How far the keys, or values, of the next block lie behind those of a block.
+    #[inline(always)]
+    pub(crate) fn next_block(&self) -> usize {
+        self.kv_dim * BLOCK
+    }
+
     /// A head's values at the positions of one block: ([`BLOCK`], `head_dim`).
     #[inline(always)]
     pub(crate) fn value_block(&self, block: usize, start: usize, head_dim: usize) -> &'a [E] {

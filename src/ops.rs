@@ -93,16 +93,65 @@ kernel! {
 
 /// `x = exp(x - max(x))`: a softmax, but for the division by their sum.
 #[inline(always)]
-pub(crate) fn exponentials<S: Simd>(s: S, x: &mut [f32]) {
+pub(crate) fn exponentials<S: Simd>(s: S, arithmetic: Arithmetic, x: &mut [f32]) {
     let mut max = s.splat(f32::NEG_INFINITY);
     let mut chunks = x.chunks_exact(S::LANES);
     for chunk in &mut chunks {
         max = s.max(s.load(chunk), max);
     }
     let max = chunks.remainder().iter().fold(s.max_lane(max), |max, &x| if x > max { x } else { max });
-    for x in x.iter_mut() {
-        *x = exp(*x - max);
+    match arithmetic {
+        Arithmetic::Exact => {
+            for x in x {
+                *x = exp_in_f32(*x - max);
+            }
+        }
+        Arithmetic::Llama2c => {
+            for x in x {
+                *x = exp(*x - max);
+            }
+        }
     }
+}
+
+/// The sum, in sixteen parts, so that it is the same bits on every instruction set.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    let mut sums = [0.0; 16];
+    let mut chunks = x.chunks_exact(16);
+    for chunk in &mut chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(chunks.remainder()) {
+        *sum += x;
+    }
+    sums.iter().sum()
+}
+
+/// `e^x` to within one unit in the last place, in a fifth of [`exp`]'s time; `x` is kept within -87..=88, where it is a
+/// normal number.
+///
+/// As [`exp`], with ln 2 in two parts and a polynomial of degree 7. Its coefficient of `r^6` makes up for most of the
+/// term `r^8 / 8!` that it lacks: what is left is below 1e-9.
+#[inline(always)]
+pub(crate) fn exp_in_f32(x: f32) -> f32 {
+    const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
+    const LN_2_HIGH: f32 = 0.693_145_75; // 16 bits, so that its products with n are exact
+    const LN_2_LOW: f32 = 1.428_606_8e-6;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
+    let n = shifted - ROUNDER;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let mut e = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0 + 2.2e-6, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
+        e = r.mul_add(e, coefficient);
+    }
+    let e = (r * r).mul_add(e, r) + 1.0;
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    e * power
 }
 
 /// `e^x`, rounded as if it had been computed exactly but for one case in a million; 0 below -104, infinite above 88.8.
@@ -334,6 +383,20 @@ mod tests {
             wrong += usize::from(exp(x) != want);
         }
         assert!(wrong <= 4, "{wrong} of two million are rounded the other way");
+    }
+
+    #[test]
+    fn exp_in_f32_is_off_by_less_than_one_unit_in_the_last_place() {
+        let mut worst = 0.0f64;
+        for x in (0..1_750_000).map(|i| i as f32 * 1e-4 - 87.0) {
+            let want = f64::from(x).exp();
+            let unit = f64::from(f32::from_bits((want as f32).to_bits() + 1) - want as f32);
+            worst = worst.max((f64::from(exp_in_f32(x)) - want).abs() / unit);
+        }
+        assert!(worst < 1.0, "{worst} units");
+        assert_eq!(exp_in_f32(0.0), 1.0);
+        assert!(exp_in_f32(f32::NEG_INFINITY) < 2e-38);
+        assert!(exp_in_f32(f32::NAN).is_nan());
     }
 
     #[test]

@@ -709,7 +709,7 @@ fn inspect_shows_what_is_in_a_model() {
         "1,024 pieces, 256 of them bytes; BOS 1, EOS 2",
         "instructions  scalar",
         "threads       2",
-        "3.0 KiB (3,104 bytes) a position used",
+        "3.1 KiB (3,136 bytes) a position used",
         "6 x layers.*.attention.wk     (64, 128)    Q8_0",
         "56 tensors",
     ] {

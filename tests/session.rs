@@ -327,8 +327,8 @@ fn a_session_says_how_much_memory_it_will_take_whatever_its_length() {
     let per_position = |n: usize| Session::memory_bytes(model.config(), n);
     assert_eq!(
         per_position(2000) - per_position(1000),
-        1000 * (2 * 2 * 8 * 4 + 2 * 4 * 4),
-        "keys and values, 2 layers of 8 f32, and scores for two tasks of four queries"
+        1000 * (2 * 2 * 8 * 4 + 2 * 8 * 4),
+        "keys and values, 2 layers of 8 f32, and scores for two tasks of eight queries"
     );
     assert!(per_position(usize::MAX) > 1 << 60, "no overflow");
 }

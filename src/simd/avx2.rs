@@ -155,7 +155,7 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_and_ps(a, _mm256_castsi256_ps(first_lanes(n))) }
         }
         #[inline(always)]
-        fn prefetch(self, near: &[u8], at: usize) {
+        fn prefetch<T>(self, near: &[T], at: usize) {
             // SAFETY: as above; any address may be prefetched.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(near.as_ptr().wrapping_add(at).cast()) }
         }
@@ -262,6 +262,7 @@ pub(super) use blocks_of_256_bits;
 // checked on the line before, and the unaligned forms of load and store are used.
 impl Simd for Avx2 {
     const LANES: usize = 8;
+    const MANY_REGISTERS: bool = false;
     type F32 = __m256;
     type I8x32 = __m256i;
     type I32x8 = __m256i;

@@ -26,6 +26,8 @@ use std::ops::Range;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// f32 in an [`Simd::F32`].
     const LANES: usize;
+    /// Whether 32 of these vectors fit in registers, not 16.
+    const MANY_REGISTERS: bool;
     /// `LANES` f32.
     type F32: Copy;
     /// 32 int8.
@@ -222,8 +224,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
     /// `a` with zeros in all lanes but the first `n`.
     fn keep_x8(self, a: Self::F32x8, n: usize) -> Self::F32x8;
-    /// Has the cache fetch the line of byte `at`, which may lie behind the last one.
-    fn prefetch(self, near: &[u8], at: usize);
+    /// Has the cache fetch the line of element `at`, which may lie behind the last one.
+    fn prefetch<T>(self, near: &[T], at: usize);
 
     /// Writes 32 bytes. Panics if there is room for fewer.
     fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]);

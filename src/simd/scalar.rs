@@ -22,6 +22,7 @@ fn f16_to_f32(bits: u16) -> f32 {
 
 impl Simd for Scalar {
     const LANES: usize = LANES;
+    const MANY_REGISTERS: bool = true;
     type F32 = [f32; LANES];
     type I8x32 = [i8; 32];
     type I32x8 = [i32; 8];
@@ -250,7 +251,7 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if i < n { a[i] } else { 0.0 })
     }
     #[inline(always)]
-    fn prefetch(self, _near: &[u8], _at: usize) {}
+    fn prefetch<T>(self, _near: &[T], _at: usize) {}
 
     #[inline(always)]
     fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]) {
