@@ -115,7 +115,8 @@ impl Tensor {
             Dtype::Bf16 => Rows::bf16(self.storage.view(self.weights.clone()), self.columns),
             dtype => Rows::of_blocks(dtype, self.storage.view(self.weights.clone()), self.columns),
         };
-        Matrix { rows, n_rows: self.rows, n_columns: self.columns, len_bytes: self.len_bytes() }
+        let bytes = &self.storage.bytes()[self.weights.clone()];
+        Matrix { rows, n_rows: self.rows, n_columns: self.columns, bytes, len_bytes: self.len_bytes() }
     }
 
     /// The weights as f32, decoded.
@@ -140,6 +141,8 @@ pub(crate) struct Matrix<'a> {
     pub(crate) rows: Rows<'a>,
     pub(crate) n_rows: usize,
     pub(crate) n_columns: usize,
+    /// Row after row, without scales that lie apart.
+    pub(crate) bytes: &'a [u8],
     /// Bytes that its weights take: what it costs to read them all.
     pub(crate) len_bytes: usize,
 }

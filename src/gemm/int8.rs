@@ -7,20 +7,16 @@
 
 use std::ops::Range;
 
+use super::Ahead;
 use crate::parallel::Band;
 use crate::quant::Store;
-use crate::quant::blocks::{GROUP, Numbers};
-use crate::quant::packed::{Chains, PackedTile, Panel};
+use crate::quant::blocks::{GROUP, GROUPS, Numbers};
+use crate::quant::packed::{Chains, PackedTile, Panel, PanelChain, strip_rows};
 use crate::simd::Simd;
 use crate::tensor::Matrix;
 
 /// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level cache.
 pub(crate) const PANEL_ROWS: usize = 24;
-
-/// Rows of a tile for vectors of so many lanes: with two vectors of tokens, as many as the registers hold.
-pub(crate) fn strip_rows(lanes: usize) -> usize {
-    if lanes == 16 { 6 } else { 4 }
-}
 
 /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
 #[inline(always)]
@@ -41,17 +37,19 @@ pub(crate) fn multiply<S: Simd>(
         Numbers::Offset(n) => Some(n),
         Numbers::WithMin => None,
     };
-    panel.resize(PANEL_ROWS, strip_rows(S::LANES), weights.n_columns / GROUP);
+    panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
         weights.rows.unpack(s, first..first + n_rows, panel);
         let block = Block { panel, n_rows, column: first - rows.start, bias, store };
+        let visits = n_rows.div_ceil(strip_rows(S::LANES)) * GROUPS * x.len().div_ceil(2);
+        let mut ahead = Ahead::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
         match (numbers, halves) {
-            (Numbers::Signed, _) => block.multiply::<S, true, false, false>(s, x, out),
-            (Numbers::Offset(_), false) => block.multiply::<S, false, false, false>(s, x, out),
-            (Numbers::Offset(_), true) => block.multiply::<S, false, false, true>(s, x, out),
-            (Numbers::WithMin, false) => block.multiply::<S, false, true, false>(s, x, out),
-            (Numbers::WithMin, true) => block.multiply::<S, false, true, true>(s, x, out),
+            (Numbers::Signed, _) => block.multiply::<S, true, false, false>(s, x, &mut ahead, out),
+            (Numbers::Offset(_), false) => block.multiply::<S, false, false, false>(s, x, &mut ahead, out),
+            (Numbers::Offset(_), true) => block.multiply::<S, false, false, true>(s, x, &mut ahead, out),
+            (Numbers::WithMin, false) => block.multiply::<S, false, true, false>(s, x, &mut ahead, out),
+            (Numbers::WithMin, true) => block.multiply::<S, false, true, true>(s, x, &mut ahead, out),
         }
     }
 }
@@ -78,12 +76,13 @@ impl Block<'_> {
         self,
         s: S,
         x: &[PackedTile],
+        ahead: &mut Ahead<'_>,
         out: &mut Band<'_>,
     ) {
         if S::LANES == 16 {
-            self.all_tokens::<S, SIGNED, MIN, HALVES, 6, 4>(s, x, out);
+            self.all_tokens::<S, SIGNED, MIN, HALVES, 6, 4>(s, x, ahead, out);
         } else {
-            self.all_tokens::<S, SIGNED, MIN, HALVES, 4, 6>(s, x, out);
+            self.all_tokens::<S, SIGNED, MIN, HALVES, 4, 6>(s, x, ahead, out);
         }
     }
 
@@ -99,22 +98,30 @@ impl Block<'_> {
         self,
         s: S,
         x: &[PackedTile],
+        ahead: &mut Ahead<'_>,
         out: &mut Band<'_>,
     ) {
-        let mut sums = [[[[s.splat(0.0); 2]; R]; LEVELS]; STRIPS];
+        let mut room = Room::<S, 2, R, STRIPS>::new(s);
         let mut pairs = x.chunks_exact(2);
         let mut token = 0;
         for pair in &mut pairs {
-            self.tokens::<S, SIGNED, MIN, HALVES, 2, R>(s, [&pair[0], &pair[1]], &mut sums, token, out);
+            self.tokens::<S, SIGNED, MIN, HALVES, 2, R, STRIPS>(
+                s,
+                [&pair[0], &pair[1]],
+                &mut room,
+                token,
+                ahead,
+                out,
+            );
             token += 2 * S::LANES;
         }
         if let [last] = pairs.remainder() {
-            let mut sums = [[[[s.splat(0.0); 1]; R]; LEVELS]; STRIPS];
-            self.tokens::<S, SIGNED, MIN, HALVES, 1, R>(s, [last], &mut sums, token, out);
+            let mut room = Room::<S, 1, R, STRIPS>::new(s);
+            self.tokens::<S, SIGNED, MIN, HALVES, 1, R, STRIPS>(s, [last], &mut room, token, ahead, out);
         }
     }
 
-    /// `V` vectors of tokens, from `token` on, with all rows. `sums` is room for each strip's sums at each level of the tree.
+    /// `V` vectors of tokens, from `token` on, with all rows. `room` is for each strip's sums.
     #[inline(always)]
     fn tokens<
         S: Simd,
@@ -123,20 +130,24 @@ impl Block<'_> {
         const HALVES: bool,
         const V: usize,
         const R: usize,
+        const STRIPS: usize,
     >(
         self,
         s: S,
         x: [&PackedTile; V],
-        sums: &mut [[[[S::F32; V]; R]; LEVELS]],
+        room: &mut Room<S, V, R, STRIPS>,
         token: usize,
+        ahead: &mut Ahead<'_>,
         out: &mut Band<'_>,
     ) {
         let chains = Chains::new(self.panel.n_groups);
-        let n_strips = self.n_rows.div_ceil(R);
-        for i in 0..8 {
-            let groups = chains.visit(i);
-            for (strip, levels) in sums[..n_strips].iter_mut().enumerate() {
-                let mut sum = self.chain::<S, SIGNED, MIN, HALVES, V, R>(s, x, strip, groups.clone());
+        let strips = &mut room.levels[..self.n_rows.div_ceil(R)];
+        for i in 0..GROUPS {
+            let (chain, groups) = chains.visit(i);
+            for (strip, levels) in strips.iter_mut().enumerate() {
+                ahead.fetch(s);
+                let w = self.panel.chain(S::LANES, strip, chain);
+                let mut sum = self.chain::<S, SIGNED, MIN, HALVES, V, R>(s, x, w, groups.clone());
                 // A chain that completes a pair is added to the other, the sum perhaps to another pair's, and so on.
                 let level = i.trailing_ones() as usize;
                 for lower in &levels[..level] {
@@ -149,9 +160,15 @@ impl Block<'_> {
                 levels[level] = sum;
             }
         }
-        for (strip, levels) in sums[..n_strips].iter().enumerate() {
-            self.store::<S, V, R>(s, &levels[LEVELS - 1], strip * R, token, out);
+        for (strip, levels) in strips.iter().enumerate() {
+            for r in 0..R {
+                for v in 0..V {
+                    let at = (strip * R + r) * TILE_TOKENS + v * S::LANES;
+                    s.store(levels[LEVELS - 1][r][v], &mut room.products[at..]);
+                }
+            }
         }
+        self.store(s, &room.products, token, V * S::LANES, out);
     }
 
     /// One chain's groups of a strip with `V` vectors of tokens.
@@ -167,36 +184,34 @@ impl Block<'_> {
         self,
         s: S,
         x: [&PackedTile; V],
-        strip: usize,
+        w: PanelChain<'_>,
         groups: Range<usize>,
     ) -> [[S::F32; V]; R] {
-        let panel = self.panel;
         let n_halves = if HALVES { 2 } else { 1 };
-        let first = strip * panel.n_groups;
-        let qs = &panel.qs[first * R * GROUP..];
-        let scales: [&[f32]; 2] = std::array::from_fn(|half| &panel.scales[half][first * R..]);
-        let mins: [&[f32]; 2] = std::array::from_fn(|half| &panel.mins[half][first * R..]);
-        let x_qs: [&[i8]; V] = std::array::from_fn(|v| &*x[v].qs);
-        let x_scales: [&[f32]; V] = std::array::from_fn(|v| &*x[v].scales);
-        let x_sums: [[&[i32]; V]; 2] = std::array::from_fn(|half| {
-            std::array::from_fn(|v| &*x[v].sums[if HALVES { 1 + half } else { 0 }])
-        });
+        let mut x_qs: [&[i8]; V] = [&[]; V];
+        let mut x_scales: [&[f32]; V] = [&[]; V];
+        let mut x_sums: [[&[i32]; V]; 2] = [[&[]; V]; 2];
+        for v in 0..V {
+            x_qs[v] = &x[v].qs[groups.start * GROUP * S::LANES..groups.end * GROUP * S::LANES];
+            x_scales[v] = &x[v].scales[groups.start * S::LANES..groups.end * S::LANES];
+            for half in 0..n_halves {
+                let sums = &x[v].sums[if HALVES { 1 + half } else { 0 }];
+                x_sums[half][v] = &sums[groups.start * S::LANES..groups.end * S::LANES];
+            }
+        }
 
         let mut acc = [[s.splat(0.0); V]; R];
-        for g in groups {
-            let w = &qs[g * R * GROUP..][..R * GROUP];
-            let mut x_qs = x_qs;
-            for v in 0..V {
-                x_qs[v] = &x_qs[v][g * GROUP * S::LANES..][..GROUP * S::LANES];
-            }
+        for i in 0..groups.len() {
+            let mut group = [&[][..]; V];
             let mut d = [s.splat(0.0); V];
             for v in 0..V {
-                d[v] = s.load(&x_scales[v][g * S::LANES..]);
+                group[v] = &x_qs[v][i * GROUP * S::LANES..][..GROUP * S::LANES];
+                d[v] = s.load(&x_scales[v][i * S::LANES..]);
             }
             for half in 0..n_halves {
                 let mut sums = [s.zero_i32(); V];
                 for v in 0..V {
-                    sums[v] = s.load_i32(&x_sums[half][v][g * S::LANES..]);
+                    sums[v] = s.load_i32(&x_sums[half][v][i * S::LANES..]);
                 }
                 let mut dots = [[s.zero_i32(); V]; R];
                 if let Some(n) = self.bias {
@@ -208,20 +223,20 @@ impl Block<'_> {
                     }
                 }
                 let quads = half * 8 / n_halves..(half + 1) * 8 / n_halves;
-                let dots = s.dot_strip::<SIGNED, R, V>(dots, w, x_qs, quads);
-                let scales = &scales[half][g * R..][..R];
+                let dots = s.dot_strip::<SIGNED, R, V>(dots, w.qs::<R>(i), group, quads);
+                let scales = w.scales::<R>(half, i);
                 for r in 0..R {
-                    let scale = s.splat(scales[r]);
+                    let scale = s.splat(scales[r * GROUPS]);
                     for v in 0..V {
                         acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, d[v]), acc[r][v]);
                     }
                 }
                 if MIN {
-                    let mins = &mins[half][g * R..][..R];
+                    let mins = w.mins::<R>(half, i);
                     for v in 0..V {
                         let sum = s.mul(d[v], s.to_f32(sums[v]));
                         for r in 0..R {
-                            acc[r][v] = s.mul_add(s.splat(mins[r]), sum, acc[r][v]);
+                            acc[r][v] = s.mul_add(s.splat(mins[r * GROUPS]), sum, acc[r][v]);
                         }
                     }
                 }
@@ -230,33 +245,50 @@ impl Block<'_> {
         acc
     }
 
-    /// Writes a tile, whose tokens lie along lanes, into rows of tokens.
+    /// Writes products (`PANEL_ROWS`, `TILE_TOKENS`) into rows of tokens: all of a token's at once, as vectors, for the rows of a
+    /// tile's tokens may lie in one set of the first-level cache, and stores wait for each other.
     #[inline(always)]
-    fn store<S: Simd, const V: usize, const R: usize>(
-        self,
-        s: S,
-        tile: &[[S::F32; V]; R],
-        row: usize,
-        token: usize,
-        out: &mut Band<'_>,
-    ) {
-        let mut lanes = [[[0.0; 16]; V]; R];
-        for r in 0..R {
-            for v in 0..V {
-                s.store(tile[r][v], &mut lanes[r][v]);
-            }
-        }
-        let n_tokens = (V * S::LANES).min(out.n_rows() - token);
-        let n_rows = R.min(self.n_rows - row);
-        for t in 0..n_tokens {
-            let out = &mut out.row(token + t)[self.column + row..][..n_rows];
-            for (r, out) in out.iter_mut().enumerate() {
-                let product = lanes[r][t / S::LANES][t % S::LANES];
-                match self.store {
-                    Store::Set => *out = product,
-                    Store::Add => *out += product,
+    fn store<S: Simd>(self, s: S, products: &[f32], token: usize, n_tokens: usize, out: &mut Band<'_>) {
+        let n_tokens = n_tokens.min(out.n_rows() - token);
+        for first in (0..n_tokens).step_by(4) {
+            for row in (0..self.n_rows).step_by(8) {
+                let turned = s.turn_f32_8x4(&products[row * TILE_TOKENS + first..], TILE_TOKENS);
+                for t in 0..4.min(n_tokens - first) {
+                    let out = &mut out.row(token + first + t)[self.column..][..self.n_rows][row..];
+                    if out.len() < 8 {
+                        for (out, product) in out.iter_mut().zip(s.lanes_x8(turned[t])) {
+                            match self.store {
+                                Store::Set => *out = product,
+                                Store::Add => *out += product,
+                            }
+                        }
+                        continue;
+                    }
+                    let product = match self.store {
+                        Store::Set => turned[t],
+                        Store::Add => s.add_x8(s.load_x8(out), turned[t]),
+                    };
+                    s.store_x8(product, out);
                 }
             }
         }
+    }
+}
+
+/// The most tokens of a tile.
+const TILE_TOKENS: usize = 32;
+
+/// Room for the sums of a panel with `V` vectors of tokens.
+struct Room<S: Simd, const V: usize, const R: usize, const STRIPS: usize> {
+    /// Of each strip, at each level of the tree.
+    levels: [[[[S::F32; V]; R]; LEVELS]; STRIPS],
+    /// The last level's: (`PANEL_ROWS`, `TILE_TOKENS`).
+    products: [f32; PANEL_ROWS * TILE_TOKENS],
+}
+
+impl<S: Simd, const V: usize, const R: usize, const STRIPS: usize> Room<S, V, R, STRIPS> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Self { levels: [[[[s.splat(0.0); V]; R]; LEVELS]; STRIPS], products: [0.0; PANEL_ROWS * TILE_TOKENS] }
     }
 }

@@ -7,3 +7,42 @@
 
 pub(crate) mod float;
 pub(crate) mod int8;
+
+use std::ops::Range;
+
+use crate::simd::Simd;
+use crate::tensor::Matrix;
+
+/// Has the cache fetch the next rows of weights bit by bit, while a panel is multiplied.
+///
+/// A panel is unpacked at the speed of its weights' arrival, which a core doesn't hide by itself: without this it was a sixth of the
+/// time of a prompt of 128 tokens.
+struct Ahead<'a> {
+    bytes: &'a [u8],
+    lines: Range<usize>,
+    /// Lines that are fetched at once.
+    burst: usize,
+}
+
+impl<'a> Ahead<'a> {
+    const LINE: usize = 64;
+
+    /// Fetches some rows, as many of them as there are, in `visits` bursts.
+    #[inline(always)]
+    fn new(weights: Matrix<'a>, rows: Range<usize>, visits: usize) -> Self {
+        let row = weights.bytes.len() / weights.n_rows;
+        let end = rows.end.min(weights.n_rows);
+        let lines = (rows.start.min(end) * row / Self::LINE)..(end * row).div_ceil(Self::LINE);
+        Self { bytes: weights.bytes, burst: lines.len().div_ceil(visits.max(1)), lines }
+    }
+
+    /// The next burst.
+    #[inline(always)]
+    fn fetch<S: Simd>(&mut self, s: S) {
+        let end = self.lines.end.min(self.lines.start + self.burst);
+        for line in self.lines.start..end {
+            s.prefetch(self.bytes, line * Self::LINE);
+        }
+        self.lines.start = end;
+    }
+}

@@ -245,13 +245,15 @@ impl<B: Block> Format for BlockRows<'_, B> {
     fn unpack<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
         let mut padded = [0; MAX_STEP];
         for (i, row) in rows.enumerate() {
-            let mut first = 0;
-            for blocks in self.row(row).chunks_exact(Self::STEP) {
-                panel.set::<S, B>(s, i, first, &B::decode(s, blocks));
-                first += GROUPS;
+            let steps = self.row(row).chunks_exact(Self::STEP);
+            let rest = steps.remainder();
+            let mut step = 0;
+            for blocks in steps {
+                panel.set::<S, B>(s, i, step, &B::decode(s, blocks));
+                step += 1;
             }
-            if first < self.n / GROUP {
-                panel.set::<S, B>(s, i, first, &B::decode(s, self.last_step(row, &mut padded)));
+            if !rest.is_empty() {
+                panel.set::<S, B>(s, i, step, &B::decode(s, self.last_step(row, &mut padded)));
             }
         }
     }

@@ -4,18 +4,18 @@
 //!
 //! ```text
 //! activations  (token tiles, groups, 8 quads, LANES tokens, 4)   int8, a vector for each quad of a tile's rows
-//! weights      (strips, groups, strip rows, 32)                   a quad at a time goes to all lanes
+//! weights      (strips, steps, 8 groups, strip rows, 32)          a quad at a time goes to all lanes
 //! ```
 //!
 //! A product must come out as the same bits as decode's, whose vectors hold different groups of one row: lane `j` sums
 //! every eighth group from `j` on, and then the lanes are added as a tree. So groups are visited in that order here:
-//! first those of one lane of decode's (a *chain*), then those of the lane that the tree adds to it, and so on. Both
-//! operands are stored in the order in which they are visited.
+//! first those of one lane of decode's (a *chain*), then those of the lane that the tree adds to it, and so on. Activations
+//! are stored in the order in which they are visited; weights step after step, as they are decoded.
 
 use std::ops::{Deref, DerefMut};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
-use super::blocks::{Block, GROUP, GROUPS, Groups, Numbers};
+use super::blocks::{Block, GROUP, GROUPS, Groups, Numbers, PAIRS};
 use crate::simd::{Isa, Simd};
 
 /// The order in which decode adds up a row's groups, lane by lane.
@@ -29,18 +29,24 @@ impl Chains {
         Self { n_groups }
     }
 
+    /// The most groups that a chain has.
+    #[inline(always)]
+    fn steps(self) -> usize {
+        self.n_groups.div_ceil(GROUPS)
+    }
+
     /// Where the groups of a chain begin, among all in the order of visiting.
     #[inline(always)]
     fn start(self, chain: usize) -> usize {
         chain * (self.n_groups / GROUPS) + chain.min(self.n_groups % GROUPS)
     }
 
-    /// The positions of the `i`th chain's groups. Chain after chain, those of each pair, each pair of pairs and so on are
-    /// neighbours in decode's tree: ((0+4)+(1+5))+((2+6)+(3+7)).
+    /// The `i`th chain to be visited, and the positions of its groups. Chain after chain, those of each pair, each pair of
+    /// pairs and so on are neighbours in decode's tree: ((0+4)+(1+5))+((2+6)+(3+7)).
     #[inline(always)]
-    pub(crate) fn visit(self, i: usize) -> std::ops::Range<usize> {
+    pub(crate) fn visit(self, i: usize) -> (usize, std::ops::Range<usize>) {
         let chain = [0, 4, 1, 5, 2, 6, 3, 7][i];
-        self.start(chain)..self.start(chain + 1)
+        (chain, self.start(chain)..self.start(chain + 1))
     }
 
     /// The position of a group.
@@ -132,55 +138,99 @@ impl PackedTile {
     }
 }
 
+/// Rows of a tile of products for vectors of so many lanes: with two vectors of tokens, as many as the registers hold.
+#[inline(always)]
+pub(crate) const fn strip_rows(lanes: usize) -> usize {
+    if lanes == 16 { 6 } else { 4 }
+}
+
 /// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied together; or as f32.
 #[derive(Debug, Default)]
 pub(crate) struct Panel {
-    pub(crate) strip_rows: usize,
     pub(crate) n_groups: usize,
-    chain_starts: [usize; GROUPS],
-    pub(crate) qs: Aligned<u8>,           // (strips, groups, strip_rows, 32)
-    pub(crate) scales: [Aligned<f32>; 2], // (strips, groups, strip_rows) each: of the halves of a group, or the first for both
-    pub(crate) mins: [Aligned<f32>; 2],   // likewise
-    pub(crate) floats: Aligned<f32>,      // of weights that aren't quantised: see `packed_float.rs`
+    /// Steps of eight groups. The last may be of fewer; what stands for the missing ones isn't used.
+    n_steps: usize,
+    qs: Aligned<u8>,                 // (strips, steps, 8, strip rows, 32)
+    scales: [Aligned<f32>; 2], // (strips, steps, strip rows, 8) each: of the halves of a group, or the first for both
+    mins: [Aligned<f32>; 2],   // likewise
+    pub(crate) floats: Aligned<f32>, // of weights that aren't quantised: see `packed_float.rs`
 }
 
 impl Panel {
-    /// Makes room for some rows, which are a multiple of `strip_rows`.
-    pub(crate) fn resize(&mut self, rows: usize, strip_rows: usize, n_groups: usize) {
-        (self.strip_rows, self.n_groups) = (strip_rows, n_groups);
-        self.chain_starts = std::array::from_fn(|chain| Chains::new(n_groups).start(chain) * strip_rows);
-        self.qs.resize(rows * n_groups * GROUP);
-        self.scales.iter_mut().chain(&mut self.mins).for_each(|facts| facts.resize(rows * n_groups));
+    /// Makes room for some rows, which are a multiple of a strip's.
+    pub(crate) fn resize(&mut self, rows: usize, n_groups: usize) {
+        (self.n_groups, self.n_steps) = (n_groups, Chains::new(n_groups).steps());
+        let groups = rows * self.n_steps * GROUPS;
+        self.qs.resize(groups * GROUP);
+        self.scales.iter_mut().chain(&mut self.mins).for_each(|facts| facts.resize(groups));
     }
 
-    /// Fills in the groups of a row from the `first` on, which is a multiple of 8.
+    /// Fills in a step of a row.
     #[inline(always)]
-    pub(crate) fn set<S: Simd, B: Block>(&mut self, s: S, row: usize, first: usize, groups: &Groups<S>) {
-        let (strip, row_in_strip) = (row / self.strip_rows, row % self.strip_rows);
-        let n = GROUPS.min(self.n_groups - first);
-        // A group's place among all groups of all rows: each step along the row is one step along every chain.
-        let mut at = self.chain_starts;
-        let offset = (strip * self.n_groups + first / GROUPS) * self.strip_rows + row_in_strip;
-        at.iter_mut().for_each(|at| *at += offset);
-        let qs = &mut *self.qs;
-        for j in 0..n {
-            let q = s.blocks(groups.q[j / 2])[j % 2];
-            let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(q) } else { q };
-            s.store_u8x32(q, &mut qs[at[j] * GROUP..]);
+    pub(crate) fn set<S: Simd, B: Block>(&mut self, s: S, row: usize, step: usize, groups: &Groups<S>) {
+        let rows = strip_rows(S::LANES);
+        let (strip, row) = (row / rows, row % rows);
+        let step = strip * self.n_steps + step;
+        let qs = &mut self.qs[step * GROUPS * rows * GROUP..][..GROUPS * rows * GROUP];
+        let qs = &mut qs[row * GROUP..][..((GROUPS - 1) * rows + 1) * GROUP];
+        for p in 0..PAIRS {
+            let pair = s.blocks(groups.q[p]);
+            for i in 0..2 {
+                let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
+                s.store_u8x32(q, &mut qs[(2 * p + i) * rows * GROUP..]);
+            }
         }
+        let at = (step * rows + row) * GROUPS;
         for half in 0..if B::HALVES { 2 } else { 1 } {
-            scatter(&mut self.scales[half], &at[..n], s.lanes_x8(groups.scales[half]));
+            s.store_x8(groups.scales[half], &mut self.scales[half][at..]);
             if B::NUMBERS == Numbers::WithMin {
-                scatter(&mut self.mins[half], &at[..n], s.lanes_x8(groups.mins[half]));
+                s.store_x8(groups.mins[half], &mut self.mins[half][at..]);
             }
         }
     }
+
+    /// The groups of a strip's chain, one after another.
+    #[inline(always)]
+    pub(crate) fn chain(&self, lanes: usize, strip: usize, chain: usize) -> PanelChain<'_> {
+        let rows = strip_rows(lanes);
+        let first = strip * self.n_steps * rows * GROUPS;
+        let mut of_chain = PanelChain {
+            qs: &self.qs[first * GROUP + chain * rows * GROUP..],
+            scales: [&[]; 2],
+            mins: [&[]; 2],
+        };
+        for half in 0..2 {
+            of_chain.scales[half] = &self.scales[half][first + chain..];
+            of_chain.mins[half] = &self.mins[half][first + chain..];
+        }
+        of_chain
+    }
 }
 
-/// `to[at[j]] = values[j]` for as many as there are places.
-#[inline(always)]
-fn scatter(to: &mut [f32], at: &[usize], values: [f32; GROUPS]) {
-    for (&at, value) in at.iter().zip(values) {
-        to[at] = value;
+/// Some groups of a strip of rows.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelChain<'a> {
+    qs: &'a [u8],
+    scales: [&'a [f32]; 2],
+    mins: [&'a [f32]; 2],
+}
+
+impl<'a> PanelChain<'a> {
+    /// The `i`th group of `R` rows: (`R`, 32).
+    #[inline(always)]
+    pub(crate) fn qs<const R: usize>(&self, i: usize) -> &'a [u8] {
+        &self.qs[i * GROUPS * R * GROUP..][..R * GROUP]
+    }
+
+    /// Its scales, of either half, that of row `r` at `8 * r`.
+    #[inline(always)]
+    pub(crate) fn scales<const R: usize>(&self, half: usize, i: usize) -> &'a [f32] {
+        &self.scales[half][i * R * GROUPS..][..(R - 1) * GROUPS + 1]
+    }
+
+    /// Its minima, likewise.
+    #[inline(always)]
+    pub(crate) fn mins<const R: usize>(&self, half: usize, i: usize) -> &'a [f32] {
+        &self.mins[half][i * R * GROUPS..][..(R - 1) * GROUPS + 1]
     }
 }

@@ -238,6 +238,39 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_setr_ps(a, b, c, d, e, f, g, h) }
         }
         #[inline(always)]
+        fn add_x8(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [__m256; 4] {
+            let from = &from[..7 * stride + 4];
+            // SAFETY: as above; the last 4 that are read end where the slice does.
+            unsafe {
+                let p = from.as_ptr();
+                let row = |i: usize| p.add(i * stride).cast::<u8>();
+                let turned = turn_dwords([
+                    load_two(row(0), row(4)),
+                    load_two(row(1), row(5)),
+                    load_two(row(2), row(6)),
+                    load_two(row(3), row(7)),
+                ]);
+                let [a, b, c, d] = turned;
+                [
+                    _mm256_castsi256_ps(a),
+                    _mm256_castsi256_ps(b),
+                    _mm256_castsi256_ps(c),
+                    _mm256_castsi256_ps(d),
+                ]
+            }
+        }
+        #[inline(always)]
+        fn store_x8(self, a: __m256, to: &mut [f32]) {
+            let to = &mut to[..8];
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), a) }
+        }
+        #[inline(always)]
         fn lanes_x8(self, a: __m256) -> [f32; 8] {
             let mut lanes = [0.0; 8];
             // SAFETY: as above; 8 lanes are written.

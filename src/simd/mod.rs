@@ -157,6 +157,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn to_f32x8(self, a: Self::I32x8) -> Self::F32x8;
     /// The lanes given.
     fn set_x8(self, lanes: [f32; 8]) -> Self::F32x8;
+    /// `a + b`
+    fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
+    /// In lane `i` of vector `k`, element `i * stride + k`. Panics if there are fewer.
+    fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [Self::F32x8; 4];
+    /// Writes the lanes. Panics if there is room for fewer.
+    fn store_x8(self, a: Self::F32x8, to: &mut [f32]);
     /// The lanes.
     fn lanes_x8(self, a: Self::F32x8) -> [f32; 8];
     /// `a * b`

@@ -387,6 +387,40 @@ impl<P: Products> Simd for Neon<P> {
         self.load(&lanes)
     }
     #[inline(always)]
+    fn add_x8(self, a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+        self.add(a, b)
+    }
+    #[inline(always)]
+    fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [float32x4x2_t; 4] {
+        let from = &from[..7 * stride + 4];
+        let mut rows = [self.zero_i32x8().0; 8];
+        for i in 0..8 {
+            let row = &from[i * stride..][..4];
+            // SAFETY: as above.
+            rows[i] = unsafe { vreinterpretq_s32_f32(vld1q_f32(row.as_ptr())) };
+        }
+        let [a, b, c, d, e, f, g, h] = rows;
+        // SAFETY: as above.
+        unsafe {
+            let bytes = |rows: [int32x4_t; 4]| {
+                let [a, b, c, d] = rows;
+                [
+                    vreinterpretq_s8_s32(a),
+                    vreinterpretq_s8_s32(b),
+                    vreinterpretq_s8_s32(c),
+                    vreinterpretq_s8_s32(d),
+                ]
+            };
+            let [a, b, c, d] = transpose_4x4_twice(bytes([a, b, c, d]), bytes([e, f, g, h]));
+            let floats = |a: int8x16x2_t| float32x4x2_t(vreinterpretq_f32_s8(a.0), vreinterpretq_f32_s8(a.1));
+            [floats(a), floats(b), floats(c), floats(d)]
+        }
+    }
+    #[inline(always)]
+    fn store_x8(self, a: float32x4x2_t, to: &mut [f32]) {
+        self.store(a, to);
+    }
+    #[inline(always)]
     fn lanes_x8(self, a: float32x4x2_t) -> [f32; 8] {
         let mut lanes = [0.0; 8];
         self.store(a, &mut lanes);

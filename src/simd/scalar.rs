@@ -220,6 +220,18 @@ impl Simd for Scalar {
         lanes
     }
     #[inline(always)]
+    fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8 {
+        self.add(a, b)
+    }
+    #[inline(always)]
+    fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [Self::F32x8; 4] {
+        std::array::from_fn(|k| std::array::from_fn(|i| from[i * stride + k]))
+    }
+    #[inline(always)]
+    fn store_x8(self, a: Self::F32x8, to: &mut [f32]) {
+        to[..8].copy_from_slice(&a);
+    }
+    #[inline(always)]
     fn lanes_x8(self, a: Self::F32x8) -> [f32; 8] {
         a
     }
