@@ -34,7 +34,7 @@ impl Compute<'_> {
     ) {
         let weights = weights.map(Tensor::matrix);
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit();
+        let row_unit = x.row_unit(weights[0].n_columns);
         let mut i = 0;
         let mut outs = outs.map(|out| {
             i += 1;
@@ -49,7 +49,7 @@ impl Compute<'_> {
     pub(crate) fn matmul_add(&self, out: &mut [f32], weights: &Tensor, x: &[f32], buffer: &mut MatmulBuffer) {
         let weights = [weights.matrix()];
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit();
+        let row_unit = x.row_unit(weights[0].n_columns);
         let mut outs = [[Columns::new(out, weights[0].n_rows, row_unit)]];
         self.team.bands(&mut outs, bytes(&weights), |_, units, [mut band]| {
             products(self.isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Store::Add);
@@ -68,7 +68,7 @@ impl Compute<'_> {
     ) {
         let weights = [w1.matrix(), w3.matrix()];
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit();
+        let row_unit = x.row_unit(weights[0].n_columns);
         let columns = |out, w: &Matrix<'_>| Columns::new(out, w.n_rows, row_unit);
         let mut outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
         self.team.bands(&mut outs, bytes(&weights), |_, units, [mut gate, mut up]| {
@@ -138,12 +138,12 @@ enum Operand<'a> {
 }
 
 impl Operand<'_> {
-    /// Rows of weights are shared out in multiples of what a kernel takes at once.
-    fn row_unit(self) -> usize {
+    /// Rows of weights, of `n` numbers each, are shared out in multiples of what a kernel takes at once.
+    fn row_unit(self, n: usize) -> usize {
         match self {
             Self::Rows(_) => 8,
             Self::Packed(..) => gemm::int8::PANEL_ROWS,
-            Self::Floats(..) => gemm::float::PANEL_ROWS,
+            Self::Floats(..) => gemm::float::panel_rows(n),
         }
     }
 }

@@ -108,6 +108,9 @@ impl<F: Float16> Format for Float16Rows<'_, F> {
     }
 }
 
+/// How many numbers ahead a row is fetched.
+const AHEAD: usize = 1024;
+
 /// The dot products of one row with `T` tokens, still spread over lanes. Four accumulators hide an addition's latency.
 #[inline(always)]
 fn dot_row<S: Simd, F: Float16, const T: usize>(s: S, w: &[u16], x: [&[f32]; T]) -> [S::F32; T] {
@@ -116,6 +119,7 @@ fn dot_row<S: Simd, F: Float16, const T: usize>(s: S, w: &[u16], x: [&[f32]; T])
     let mut odd = [s.splat(0.0); T];
     let mut i = 0;
     while i + 2 * S::LANES <= n {
+        s.prefetch(w, i + AHEAD);
         let (w_even, w_odd) = (F::load(s, &w[i..]), F::load(s, &w[i + S::LANES..]));
         for t in 0..T {
             even[t] = s.mul_add(w_even, s.load(&x[t][i..]), even[t]);

@@ -27,26 +27,34 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    fn vectors(self) -> usize {
+    /// Vectors of a row.
+    #[inline(always)]
+    pub(crate) fn vectors(self) -> usize {
         self.n.div_ceil(self.lanes)
+    }
+
+    /// Those at even places.
+    #[inline(always)]
+    pub(crate) fn even_vectors(self) -> usize {
+        self.vectors().div_ceil(2)
     }
 
     /// Numbers of a tile's rows.
     #[inline(always)]
     pub(crate) fn len(self) -> usize {
-        self.vectors() * self.lanes * self.width
+        self.at(self.vectors())
     }
 
-    /// Where the odd vectors begin.
+    /// Where a vector of a tile's rows begins, of all in the order in which they are packed.
     #[inline(always)]
-    pub(crate) fn middle(self) -> usize {
-        self.vectors().div_ceil(2) * self.lanes * self.width
+    pub(crate) fn at(self, vector: usize) -> usize {
+        vector * self.lanes * self.width
     }
 
     /// Packs a row as a tile's `i`th.
     #[inline(always)]
     pub(crate) fn pack<S: Simd, F: Floats>(self, s: S, from: F, i: usize, tile: &mut [f32]) {
-        let at = |vector: usize| vector % 2 * self.middle() + (vector / 2 * self.width + i) * S::LANES;
+        let at = |vector: usize| self.at(vector % 2 * self.even_vectors() + vector / 2) + i * S::LANES;
         let whole = self.n / S::LANES;
         for vector in 0..whole {
             s.store(from.load(s, vector * S::LANES), &mut tile[at(vector)..]);
