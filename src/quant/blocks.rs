@@ -61,16 +61,6 @@ pub(crate) struct Turned<S: Simd> {
     pub(crate) mins: S::F32x8,
 }
 
-impl<S: Simd> Turned<S> {
-    /// Makes the scales and minima of all groups but the first `n` 0.
-    #[inline(always)]
-    fn keep(mut self, s: S, n: usize) -> Self {
-        self.scales = s.keep_x8(self.scales, n);
-        self.mins = s.keep_x8(self.mins, n);
-        self
-    }
-}
-
 /// Bytes of a cache's line.
 const LINE: usize = 64;
 
@@ -203,11 +193,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
             for r in 0..R {
                 let blocks = self.last_step(row + r, &mut padded);
                 let x = Activations::at(&x, steps * GROUPS);
-                acc[r] = if B::TURN.is_some() {
-                    add_turned::<S, B>(s, &B::decode_turned(s, blocks).keep(s, rest), x, acc[r])
-                } else {
-                    dot_groups::<S, B>(s, &B::decode(s, blocks).keep(s, rest), x, acc[r])
-                };
+                acc[r] = dot_groups::<S, B>(s, &B::decode(s, blocks).keep(s, rest), x, acc[r]);
             }
         }
         acc

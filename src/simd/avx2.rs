@@ -199,19 +199,6 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_cvtph_ps(_mm_set1_epi16(bits as i16)) }
         }
         #[inline(always)]
-        fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
-            let from = &from[..7 * STRIDE + 2];
-            let number = |i: usize| {
-                // SAFETY: as above; the last number ends where the slice does.
-                u64::from(unsafe { from.as_ptr().add(i * STRIDE).cast::<u16>().read_unaligned() })
-            };
-            // Put together in general registers, which are idle, and not by shuffles. (Of `u16::from_le_bytes` the compiler made a chain
-            // of twenty shuffles, which halved the speed of Q4_0.)
-            let four = |i| number(i) | number(i + 1) << 16 | number(i + 2) << 32 | number(i + 3) << 48;
-            // SAFETY: as above.
-            unsafe { _mm256_cvtph_ps(_mm_set_epi64x(four(4) as i64, four(0) as i64)) }
-        }
-        #[inline(always)]
         fn splat_x8(self, value: f32) -> __m256 {
             // SAFETY: as above.
             unsafe { _mm256_set1_ps(value) }
@@ -305,6 +292,20 @@ impl Simd for Avx2 {
     const QUADS_BIAS: Option<u32> = None;
     super::pairs_of_blocks!();
     blocks_of_256_bits!();
+
+    #[inline(always)]
+    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
+        let from = &from[..8 * STRIDE - 2];
+        let number = |i: usize| {
+            // SAFETY: as above; eight numbers at this distance lie in the slice.
+            u64::from(unsafe { from.as_ptr().add(i * STRIDE).cast::<u16>().read_unaligned() })
+        };
+        // Put together in general registers, which are idle, and not by shuffles. (Of `u16::from_le_bytes` the compiler made a chain
+        // of twenty shuffles, which halved the speed of Q4_0.)
+        let four = |i| number(i) | number(i + 1) << 16 | number(i + 2) << 32 | number(i + 3) << 48;
+        // SAFETY: as above.
+        unsafe { _mm256_cvtph_ps(_mm_set_epi64x(four(4) as i64, four(0) as i64)) }
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {

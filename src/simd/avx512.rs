@@ -56,6 +56,47 @@ impl Simd for Avx512 {
     blocks_of_256_bits!();
 
     #[inline(always)]
+    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
+        const { assert!(STRIDE >= 18 && STRIDE <= 62 && STRIDE.is_multiple_of(2)) };
+        let from = &from[..8 * STRIDE - 2];
+        let p = from.as_ptr();
+        let s = (STRIDE / 2) as i16;
+        // SAFETY: as above. 64 bytes from the fifth number on end inside the slice, as 4 STRIDE > 65; so do 32 bytes from the seventh on,
+        // as 2 STRIDE > 33; and 64 bytes are loaded there only of numbers that are more than 32 apart.
+        unsafe {
+            if 3 * STRIDE + 2 <= 64 {
+                // Four numbers lie in one vector.
+                let order = _mm_setr_epi16(0, s, 2 * s, 3 * s, 32, 32 + s, 32 + 2 * s, 32 + 3 * s);
+                let (low, high) =
+                    (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(4 * STRIDE).cast()));
+                let numbers = _mm512_permutex2var_epi16(low, _mm512_castsi128_si512(order), high);
+                return _mm256_cvtph_ps(_mm512_castsi512_si128(numbers));
+            }
+            let (p2, p4, p6) = (p.add(2 * STRIDE), p.add(4 * STRIDE), p.add(6 * STRIDE));
+            let (low, high) = if STRIDE + 2 <= 32 {
+                // Two lie in one of half the length.
+                let order = _mm256_castsi128_si256(_mm_setr_epi16(0, s, 16, 16 + s, 0, 0, 0, 0));
+                let (a, b) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p2.cast()));
+                let (c, d) = (_mm256_loadu_si256(p4.cast()), _mm256_loadu_si256(p6.cast()));
+                (
+                    _mm256_castsi256_si128(_mm256_permutex2var_epi16(a, order, b)),
+                    _mm256_castsi256_si128(_mm256_permutex2var_epi16(c, order, d)),
+                )
+            } else {
+                const { assert!(STRIDE + 2 <= 32 || 2 * STRIDE >= 66) };
+                let order = _mm512_castsi128_si512(_mm_setr_epi16(0, s, 32, 32 + s, 0, 0, 0, 0));
+                let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p2.cast()));
+                let (c, d) = (_mm512_loadu_si512(p4.cast()), _mm512_loadu_si512(p6.cast()));
+                (
+                    _mm512_castsi512_si128(_mm512_permutex2var_epi16(a, order, b)),
+                    _mm512_castsi512_si128(_mm512_permutex2var_epi16(c, order, d)),
+                )
+            };
+            _mm256_cvtph_ps(_mm_unpacklo_epi64(low, high))
+        }
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_set1_ps(value) }

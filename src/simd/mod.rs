@@ -145,7 +145,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn widen_i8_pairs(self, a: u128) -> [Self::I32x8; 2];
     /// An IEEE half-precision number as f32, in all lanes.
     fn splat_f16_x8(self, bits: u16) -> Self::F32x8;
-    /// The half-precision numbers at bytes 0, `STRIDE`, ... 7 `STRIDE`, as f32. Panics if there are fewer.
+    /// The half-precision numbers at bytes 0, `STRIDE`, ... 7 `STRIDE`, as f32. Panics if there are less than 8 `STRIDE` - 2 bytes.
     fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8;
     /// `[value; 8]`
     fn splat_x8(self, value: f32) -> Self::F32x8;

@@ -358,7 +358,7 @@ impl<P: Products> Simd for Neon<P> {
     }
     #[inline(always)]
     fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> float32x4x2_t {
-        let from = &from[..7 * STRIDE + 2];
+        let from = &from[..8 * STRIDE - 2];
         let mut numbers = [0; 8];
         for i in 0..8 {
             numbers[i] = u16::from_le_bytes([from[i * STRIDE], from[i * STRIDE + 1]]);
