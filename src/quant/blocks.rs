@@ -64,6 +64,9 @@ pub(crate) struct Turned<S: Simd> {
 /// Bytes of a cache's line.
 const LINE: usize = 64;
 
+/// How many bytes ahead a row is fetched.
+const AHEAD: usize = 2048;
+
 /// The most that [`BlockRows::STEP`] is.
 const MAX_STEP: usize = GROUPS * 34;
 
@@ -182,6 +185,9 @@ impl<'a, B: Block> BlockRows<'a, B> {
             for r in 0..R {
                 let row = self.row(row + r);
                 for i in 0..steps {
+                    for line in 0..Self::STEP.div_ceil(LINE) {
+                        s.prefetch(row, i * Self::STEP + AHEAD + line * LINE);
+                    }
                     let groups = B::decode(s, &row[i * Self::STEP..(i + 1) * Self::STEP]);
                     acc[r] = dot_groups::<S, B>(s, &groups, Activations::at(&x, i * GROUPS), acc[r]);
                 }
