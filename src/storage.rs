@@ -26,6 +26,7 @@ use std::sync::Arc;
 use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::simd::Number;
 
 /// Tensors of f32 are viewed in place, so the storage must start at a multiple of this many bytes.
 const ALIGNMENT: usize = 64;
@@ -54,9 +55,9 @@ unsafe impl Plain for UnalignedF32 {}
 #[repr(transparent)]
 pub(crate) struct UnalignedF32([u8; 4]);
 
-impl UnalignedF32 {
+impl Number for UnalignedF32 {
     #[inline(always)]
-    pub(crate) fn get(self) -> f32 {
+    fn get(self) -> f32 {
         f32::from_le_bytes(self.0)
     }
 }

@@ -208,21 +208,8 @@ impl<'a, B: Block> BlockRows<'a, B> {
 
 impl<B: Block> Format for BlockRows<'_, B> {
     #[inline(always)]
-    fn dot<S: Simd, const R: usize, const T: usize>(
-        self,
-        s: S,
-        row: usize,
-        x: Input<'_>,
-        token: usize,
-    ) -> [[f32; T]; R] {
-        let mut sums = [[0.0; T]; R];
-        for t in 0..T {
-            let column = s.sum_x8_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token + t)));
-            for r in 0..R {
-                sums[r][t] = column[r];
-            }
-        }
-        sums
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
+        s.sum_x8_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token)))
     }
 
     fn turn(self) -> Option<Turn> {

@@ -30,14 +30,12 @@ impl F32Rows<'_> {
 
 impl Format for F32Rows<'_> {
     #[inline(always)]
-    fn dot<S: Simd, const R: usize, const T: usize>(
-        self,
-        s: S,
-        row: usize,
-        x: Input<'_>,
-        token: usize,
-    ) -> [[f32; T]; R] {
-        dot_slices(s, std::array::from_fn(|r| self.row(row + r)), std::array::from_fn(|t| x.row(token + t)))
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
+        let mut acc = [s.fold_x8(s.splat(0.0)); R];
+        for r in 0..R {
+            acc[r] = s.fold_x8(dot_row(s, self.row(row + r), x.row(token)));
+        }
+        s.sum_x8_each(acc)
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {
@@ -48,59 +46,32 @@ impl Format for F32Rows<'_> {
 /// How many numbers ahead a row is fetched.
 const AHEAD: usize = 512;
 
-/// The dot products of `R` vectors with `T` others, all of one length.
+/// The dot product of two vectors of one length, still spread over lanes.
 ///
 /// Rows are read one after another, to their ends: walking along 8 of them at once halved the speed from memory (12
 /// against 23 GB/s on one thread), for the prefetcher follows one stream better than eight. Only the sums across lanes
 /// are shared. Two accumulators, taken in turns, hide most of an addition's latency.
 #[inline(always)]
-fn dot_slices<S: Simd, const R: usize, const T: usize>(
-    s: S,
-    w: [&[f32]; R],
-    x: [&[f32]; T],
-) -> [[f32; T]; R] {
-    let mut acc = [[s.splat(0.0); T]; R];
-    for r in 0..R {
-        acc[r] = dot_row(s, w[r], x);
-    }
-    sum_tile(s, acc)
-}
-
-/// The dot products of one vector with `T` others, still spread over lanes.
-#[inline(always)]
-fn dot_row<S: Simd, const T: usize>(s: S, w: &[f32], x: [&[f32]; T]) -> [S::F32; T] {
+fn dot_row<S: Simd>(s: S, w: &[f32], x: &[f32]) -> S::F32 {
     let n = w.len();
-    let mut even = [s.splat(0.0); T];
-    let mut odd = [s.splat(0.0); T];
+    let (mut even, mut odd) = (s.splat(0.0), s.splat(0.0));
     let mut i = 0;
     while i + 2 * S::LANES <= n {
         s.prefetch(w, i + AHEAD);
         s.prefetch(w, i + AHEAD + S::LANES);
-        let (w_even, w_odd) = (s.load(&w[i..]), s.load(&w[i + S::LANES..]));
-        for t in 0..T {
-            even[t] = s.mul_add(w_even, s.load(&x[t][i..]), even[t]);
-            odd[t] = s.mul_add(w_odd, s.load(&x[t][i + S::LANES..]), odd[t]);
-        }
+        even = s.mul_add(s.load(&w[i..]), s.load(&x[i..]), even);
+        odd = s.mul_add(s.load(&w[i + S::LANES..]), s.load(&x[i + S::LANES..]), odd);
         i += 2 * S::LANES;
     }
     if i + S::LANES <= n {
-        let w = s.load(&w[i..]);
-        for t in 0..T {
-            even[t] = s.mul_add(w, s.load(&x[t][i..]), even[t]);
-        }
+        even = s.mul_add(s.load(&w[i..]), s.load(&x[i..]), even);
         i += S::LANES;
     }
     if i < n {
-        let sums = if i / S::LANES % 2 == 0 { &mut even } else { &mut odd };
-        let w = s.load_partial(&w[i..]);
-        for t in 0..T {
-            sums[t] = s.mul_add(w, s.load_partial(&x[t][i..]), sums[t]);
-        }
+        let sum = if i / S::LANES % 2 == 0 { &mut even } else { &mut odd };
+        *sum = s.mul_add(s.load_partial(&w[i..]), s.load_partial(&x[i..]), *sum);
     }
-    for t in 0..T {
-        even[t] = s.add(even[t], odd[t]);
-    }
-    even
+    s.add(even, odd)
 }
 
 /// The sums of a tile of vectors.

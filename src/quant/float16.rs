@@ -88,19 +88,12 @@ impl<F: Float16> Floats for Halves<'_, F> {
 
 impl<F: Float16> Format for Float16Rows<'_, F> {
     #[inline(always)]
-    fn dot<S: Simd, const R: usize, const T: usize>(
-        self,
-        s: S,
-        row: usize,
-        x: Input<'_>,
-        token: usize,
-    ) -> [[f32; T]; R] {
-        let x: [&[f32]; T] = std::array::from_fn(|t| x.row(token + t));
-        let mut acc = [[s.splat(0.0); T]; R];
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
+        let mut acc = [s.fold_x8(s.splat(0.0)); R];
         for r in 0..R {
-            acc[r] = dot_row::<S, F, T>(s, self.row(row + r), x);
+            acc[r] = s.fold_x8(dot_row::<S, F>(s, self.row(row + r), x.row(token)));
         }
-        super::f32::sum_tile(s, acc)
+        s.sum_x8_each(acc)
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {
@@ -111,37 +104,28 @@ impl<F: Float16> Format for Float16Rows<'_, F> {
 /// How many numbers ahead a row is fetched.
 const AHEAD: usize = 1024;
 
-/// The dot products of one row with `T` tokens, still spread over lanes. Four accumulators hide an addition's latency.
+/// The dot product of a row with a token, still spread over lanes. Two accumulators, taken in turns, hide most of an
+/// addition's latency.
 #[inline(always)]
-fn dot_row<S: Simd, F: Float16, const T: usize>(s: S, w: &[u16], x: [&[f32]; T]) -> [S::F32; T] {
+fn dot_row<S: Simd, F: Float16>(s: S, w: &[u16], x: &[f32]) -> S::F32 {
     let n = w.len();
-    let mut even = [s.splat(0.0); T];
-    let mut odd = [s.splat(0.0); T];
+    let (mut even, mut odd) = (s.splat(0.0), s.splat(0.0));
     let mut i = 0;
     while i + 2 * S::LANES <= n {
         s.prefetch(w, i + AHEAD);
-        let (w_even, w_odd) = (F::load(s, &w[i..]), F::load(s, &w[i + S::LANES..]));
-        for t in 0..T {
-            even[t] = s.mul_add(w_even, s.load(&x[t][i..]), even[t]);
-            odd[t] = s.mul_add(w_odd, s.load(&x[t][i + S::LANES..]), odd[t]);
-        }
+        even = s.mul_add(F::load(s, &w[i..]), s.load(&x[i..]), even);
+        odd = s.mul_add(F::load(s, &w[i + S::LANES..]), s.load(&x[i + S::LANES..]), odd);
         i += 2 * S::LANES;
     }
     while i < n {
         let len = S::LANES.min(n - i);
         let mut padded_w = [0; 16];
         padded_w[..len].copy_from_slice(&w[i..i + len]);
-        let w = F::load(s, &padded_w);
-        let sums = if i / S::LANES % 2 == 0 { &mut even } else { &mut odd };
-        for t in 0..T {
-            let mut padded_x = [0.0; 16];
-            padded_x[..len].copy_from_slice(&x[t][i..i + len]);
-            sums[t] = s.mul_add(w, s.load(&padded_x), sums[t]);
-        }
+        let mut padded_x = [0.0; 16];
+        padded_x[..len].copy_from_slice(&x[i..i + len]);
+        let sum = if i / S::LANES % 2 == 0 { &mut even } else { &mut odd };
+        *sum = s.mul_add(F::load(s, &padded_w), s.load(&padded_x), *sum);
         i += len;
     }
-    for t in 0..T {
-        even[t] = s.add(even[t], odd[t]);
-    }
-    even
+    s.add(even, odd)
 }

@@ -11,7 +11,7 @@
 
 use super::Format;
 use super::activation::{Input, QuantizedRow};
-use crate::simd::Simd;
+use crate::simd::{Number, Simd};
 use crate::storage::UnalignedF32;
 
 /// A matrix of int8 with scales: (rows, `n`).
@@ -39,94 +39,77 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Steps whose dot products share a vector.
+/// Rows whose dot products share a vector.
 const LANES: usize = 8;
 
+/// Steps whose scales are loaded together.
+const STEPS: usize = 4;
+
 impl Int8Rows<'_> {
-    /// The scales of some of a row's steps, from `g` on.
+    /// The scales of some of a row's steps from `g` on, row by row in a vector's lanes.
     #[inline(always)]
-    fn scales<const N: usize>(&self, row: usize, g: usize) -> [f32; N] {
-        let first = row * (self.n / self.step) + g;
-        let mut found = [0.0; N];
-        if self.step == self.group_size {
-            let scales = &self.scales[first..first + N];
-            for i in 0..N {
-                found[i] = scales[i].get();
-            }
-            return found;
+    fn scales<S: Simd, const R: usize>(&self, s: S, row: usize, g: usize, n: usize) -> [S::F32x8; STEPS] {
+        let per_row = self.n / self.step;
+        if R == LANES && n == STEPS && self.step == self.group_size {
+            return s.turn_f32_8x4(&self.scales[row * per_row + g..], per_row);
         }
-        // Several steps share a scale: nearly always 2, as in stories42M, whose rows are 21.5 groups.
+        // A step may be a part of a group: as in stories42M, whose rows are 21.5 groups.
         let steps_per_group = self.group_size / self.step;
-        if steps_per_group == 2 {
-            let scales = &self.scales[first / 2..(first + N).div_ceil(2)];
-            let odd = first % 2;
-            for i in 0..N {
-                found[i] = scales[(i + odd) / 2].get();
+        let mut turned = [s.splat_x8(0.0); STEPS];
+        for i in 0..n {
+            let mut lanes = [0.0; LANES];
+            for r in 0..R {
+                lanes[r] = self.scales[((row + r) * per_row + g + i) / steps_per_group].get();
             }
-            return found;
+            turned[i] = s.set_x8(lanes);
         }
-        for i in 0..N {
-            found[i] = self.scales[(first + i) / steps_per_group].get();
-        }
-        found
+        turned
     }
 
-    /// One row with one token, as runq does it, to the bit: whole dot products of int8, then
+    /// `R` rows with one token, as runq does it, to the bit: whole dot products of int8, then
     /// `sum += (dot as f32 * w_scale) * x_scale`, step after step. `BLOCKS` is `step / 32`, or 0 for any step.
+    ///
+    /// A vector's lanes are rows, so that their sums go on side by side: one row's would wait for each other.
     #[inline(always)]
-    fn dot_one<S: Simd, const BLOCKS: usize>(self, s: S, row: usize, x: QuantizedRow<'_>) -> f32 {
-        let n_steps = self.n / self.step;
-        let mut sum = 0.0;
-        let mut g = 0;
-        while g + LANES <= n_steps {
-            let products = self.products::<S, BLOCKS, LANES>(s, row, g, x);
-            for product in products {
-                sum += product;
-            }
-            g += LANES;
-        }
-        if g + 4 <= n_steps {
-            for product in self.products::<S, BLOCKS, 4>(s, row, g, x) {
-                sum += product;
-            }
-            g += 4;
-        }
-        while g < n_steps {
-            sum += self.products::<S, BLOCKS, 1>(s, row, g, x)[0];
-            g += 1;
-        }
-        sum
-    }
-
-    /// The scaled dot products of `N` steps, from `g` on.
-    #[inline(always)]
-    fn products<S: Simd, const BLOCKS: usize, const N: usize>(
+    fn dot_rows<S: Simd, const BLOCKS: usize, const R: usize>(
         self,
         s: S,
         row: usize,
-        g: usize,
         x: QuantizedRow<'_>,
-    ) -> [f32; N] {
+    ) -> [f32; R] {
         let step = if BLOCKS > 0 { 32 * BLOCKS } else { self.step };
-        let w = &self.qs[row * self.n + g * step..][..N * step];
-        let qs = &x.qs[g * step..][..N * step];
-        let mut dots = [s.zero_i32x8(); LANES];
-        for i in 0..N {
-            dots[i] = dot_step::<S, BLOCKS>(s, &w[i * step..(i + 1) * step], &qs[i * step..(i + 1) * step]);
+        let n_steps = self.n / step;
+        let mut rows: [&[i8]; R] = [&[]; R];
+        for r in 0..R {
+            rows[r] = &self.qs[(row + r) * self.n..][..self.n];
         }
-        let mut x_sums = [0; LANES];
-        x_sums[..N].copy_from_slice(&x.sums[g..g + N]);
-        let mut w_scales = [0.0; LANES];
-        w_scales[..N].copy_from_slice(&self.scales::<N>(row, g));
-        let mut x_scales = [0.0; LANES];
-        x_scales[..N].copy_from_slice(&x.scales[g..g + N]);
-        let dots = s.to_f32x8(s.dot_unbias(s.sum_i32x8_each(dots), s.load_i32x8(&x_sums)));
-        let products = s.lanes_x8(s.mul_x8(s.mul_x8(dots, s.set_x8(w_scales)), s.set_x8(x_scales)));
-        let mut first = [0.0; N];
-        first.copy_from_slice(&products[..N]);
+        let qs = &x.qs[..self.n];
+        let mut sums = s.splat_x8(0.0);
+        for first in (0..n_steps).step_by(STEPS) {
+            let n = STEPS.min(n_steps - first);
+            let scales = self.scales::<S, R>(s, row, first, n);
+            for g in first..first + n {
+                // What the next rows will read: the processor follows one stream by itself, but not eight.
+                for at in (0..R * step).step_by(LINE) {
+                    s.prefetch(rows[0], R * (self.n + g * step) + at);
+                }
+                let mut dots = [s.zero_i32x8(); LANES];
+                for r in 0..R {
+                    dots[r] = dot_step::<S, BLOCKS>(s, &rows[r][g * step..][..step], &qs[g * step..][..step]);
+                }
+                let dots = s.dot_unbias(s.sum_i32x8_each(dots), s.load_i32x8(&[x.sums[g]; LANES]));
+                let product = s.mul_x8(s.to_f32x8(dots), scales[g - first]);
+                sums = s.add_x8(sums, s.mul_x8(product, s.splat_x8(x.scales[g])));
+            }
+        }
+        let mut first = [0.0; R];
+        first.copy_from_slice(&s.lanes_x8(sums)[..R]);
         first
     }
 }
+
+/// Bytes of a cache's line.
+const LINE: usize = 64;
 
 /// The dot product of one step, spread over lanes.
 #[inline(always)]
@@ -149,28 +132,16 @@ fn dot_step<S: Simd, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S::I32x8 
 }
 
 impl Format for Int8Rows<'_> {
-    const HAS_PANELS: bool = false;
+    const EIGHT_ROWS: bool = true;
 
     #[inline(always)]
-    fn dot<S: Simd, const R: usize, const T: usize>(
-        self,
-        s: S,
-        row: usize,
-        x: Input<'_>,
-        token: usize,
-    ) -> [[f32; T]; R] {
-        let mut products = [[0.0; T]; R];
-        for t in 0..T {
-            let x = x.quantized_row(token + t);
-            for r in 0..R {
-                products[r][t] = match self.step {
-                    32 => self.dot_one::<S, 1>(s, row + r, x),
-                    64 => self.dot_one::<S, 2>(s, row + r, x),
-                    _ => self.dot_one::<S, 0>(s, row + r, x),
-                };
-            }
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
+        let x = x.quantized_row(token);
+        match self.step {
+            32 => self.dot_rows::<S, 1, R>(s, row, x),
+            64 => self.dot_rows::<S, 2, R>(s, row, x),
+            _ => self.dot_rows::<S, 0, R>(s, row, x),
         }
-        products
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {

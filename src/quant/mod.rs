@@ -138,19 +138,13 @@ impl fmt::Display for Dtype {
 
 /// Rows of weights in one format. All of them have the same number of columns.
 pub(crate) trait Format: Copy {
-    /// Whether many tokens are multiplied with panels; then [`Format::dot`] is only for one or two.
-    const HAS_PANELS: bool = true;
+    /// Whether [`Format::dot`] wants eight rows at once, and not four.
+    const EIGHT_ROWS: bool = false;
 
-    /// The dot products of `R` rows, from `row` on, with `T` tokens, from `token` on: `[row][token]`.
+    /// The dot products of `R` rows, from `row` on, with a token.
     ///
-    /// Each product is added up in the same order whatever `R` and `T` are.
-    fn dot<S: Simd, const R: usize, const T: usize>(
-        self,
-        s: S,
-        row: usize,
-        x: Input<'_>,
-        token: usize,
-    ) -> [[f32; T]; R];
+    /// Each product is added up in the same order whatever `R` is.
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R];
 
     /// The numbers that a row stands for.
     fn dequantize(self, row: usize, out: &mut [f32]);
@@ -321,8 +315,7 @@ pub(crate) enum Store {
 /// Rows that are multiplied with all tokens before the next ones: about what fits a second-level cache.
 const ROW_BLOCK: usize = 32;
 
-/// Walks the products tile by tile. One token: 4 rows at a time share the loads of its activations. Many tokens, in formats
-/// without panels: 2 rows by 4 tokens, so that a weight is loaded once for 4 products.
+/// Walks the products, a few rows at a time, which share the loads of a token's activations.
 #[inline(always)]
 fn dot_all<S: Simd, F: Format>(
     s: S,
@@ -336,27 +329,22 @@ fn dot_all<S: Simd, F: Format>(
     let mut block = rows.start;
     while block < rows.end {
         let end = rows.end.min(block + ROW_BLOCK);
-        let mut token = 0;
-        if !F::HAS_PANELS {
-            while token + 4 <= n_tokens {
-                let row = tiles::<S, F, 2, 4>(s, format, rows.start, block..end, x, token, out, store);
-                tiles::<S, F, 1, 4>(s, format, rows.start, row..end, x, token, out, store);
-                token += 4;
-            }
-        }
-        while token < n_tokens {
-            let row = tiles::<S, F, 4, 1>(s, format, rows.start, block..end, x, token, out, store);
-            tiles::<S, F, 1, 1>(s, format, rows.start, row..end, x, token, out, store);
-            token += 1;
+        for token in 0..n_tokens {
+            let row = if F::EIGHT_ROWS {
+                dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, store)
+            } else {
+                dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, store)
+            };
+            dot_rows::<S, F, 1>(s, format, rows.start, row..end, x, token, out, store);
         }
         block = end;
     }
 }
 
-/// Multiplies as many whole tiles of `R` rows as there are; the first row that is left.
+/// Multiplies rows, `R` at a time; the first row that is left.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the loop's state, inlined into the one caller")]
-fn tiles<S: Simd, F: Format, const R: usize, const T: usize>(
+fn dot_rows<S: Simd, F: Format, const R: usize>(
     s: S,
     format: F,
     first: usize,
@@ -368,14 +356,12 @@ fn tiles<S: Simd, F: Format, const R: usize, const T: usize>(
 ) -> usize {
     let mut row = rows.start;
     while row + R <= rows.end {
-        let products: [[f32; T]; R] = format.dot(s, row, x, token);
-        for (r, products) in products.iter().enumerate() {
-            for (t, &product) in products.iter().enumerate() {
-                let out = &mut out.row(token + t)[row + r - first];
-                match store {
-                    Store::Set => *out = product,
-                    Store::Add => *out += product,
-                }
+        let products: [f32; R] = format.dot(s, row, x, token);
+        let out = &mut out.row(token)[row - first..][..R];
+        for (out, product) in out.iter_mut().zip(products) {
+            match store {
+                Store::Set => *out = product,
+                Store::Add => *out += product,
             }
         }
         row += R;

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 pub(super) mod parts;
 
 use self::parts::{first_lanes, load_two, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords};
-use super::{Kernel, Simd};
+use super::{Kernel, Number, Simd};
 
 /// Proof that AVX2, FMA and F16C are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,9 +230,10 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_add_ps(a, b) }
         }
         #[inline(always)]
-        fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [__m256; 4] {
+        fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [__m256; 4] {
+            const { assert!(size_of::<N>() == size_of::<f32>()) };
             let from = &from[..7 * stride + 4];
-            // SAFETY: as above; the last 4 that are read end where the slice does.
+            // SAFETY: as above; the last 4 that are read end where the slice does, and are plain numbers of 4 bytes.
             unsafe {
                 let p = from.as_ptr();
                 let row = |i: usize| p.add(i * stride).cast::<u8>();

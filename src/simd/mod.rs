@@ -19,6 +19,21 @@ mod neon;
 
 use std::ops::Range;
 
+use crate::storage::Plain;
+
+/// An f32, perhaps at an address that isn't a multiple of four: its bytes are the f32's.
+pub(crate) trait Number: Plain {
+    /// Its value.
+    fn get(self) -> f32;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn get(self) -> f32 {
+        self
+    }
+}
+
 /// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
 ///
 /// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the unit that every
@@ -160,7 +175,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `a + b`
     fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
     /// In lane `i` of vector `k`, element `i * stride + k`. Panics if there are fewer.
-    fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [Self::F32x8; 4];
+    fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [Self::F32x8; 4];
     /// Writes the lanes. Panics if there is room for fewer.
     fn store_x8(self, a: Self::F32x8, to: &mut [f32]);
     /// The lanes.

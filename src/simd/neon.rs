@@ -35,7 +35,7 @@ use std::ops::Range;
 use self::parts::{load_below_4, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8};
 use self::products::Products;
 pub(super) use self::products::{Dotprod, Widening};
-use super::{Kernel, Simd};
+use super::{Kernel, Number, Simd};
 
 /// Proof that NEON is there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -391,13 +391,14 @@ impl<P: Products> Simd for Neon<P> {
         self.add(a, b)
     }
     #[inline(always)]
-    fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [float32x4x2_t; 4] {
+    fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [float32x4x2_t; 4] {
+        const { assert!(size_of::<N>() == size_of::<f32>()) };
         let from = &from[..7 * stride + 4];
         let mut rows = [self.zero_i32x8().0; 8];
         for i in 0..8 {
             let row = &from[i * stride..][..4];
-            // SAFETY: as above.
-            rows[i] = unsafe { vreinterpretq_s32_f32(vld1q_f32(row.as_ptr())) };
+            // SAFETY: as above; they are plain numbers of 4 bytes.
+            rows[i] = unsafe { vreinterpretq_s32_u8(vld1q_u8(row.as_ptr().cast())) };
         }
         let [a, b, c, d, e, f, g, h] = rows;
         // SAFETY: as above.

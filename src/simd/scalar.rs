@@ -1,6 +1,6 @@
 //! The oracle: every operation as plain arithmetic on arrays. The other instruction sets are tested against it.
 
-use super::Simd;
+use super::{Number, Simd};
 
 /// No instruction set at all. Arrays of 8 let the compiler use what every processor of the target has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +224,8 @@ impl Simd for Scalar {
         self.add(a, b)
     }
     #[inline(always)]
-    fn turn_f32_8x4(self, from: &[f32], stride: usize) -> [Self::F32x8; 4] {
-        std::array::from_fn(|k| std::array::from_fn(|i| from[i * stride + k]))
+    fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [Self::F32x8; 4] {
+        std::array::from_fn(|k| std::array::from_fn(|i| from[i * stride + k].get()))
     }
     #[inline(always)]
     fn store_x8(self, a: Self::F32x8, to: &mut [f32]) {
