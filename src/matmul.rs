@@ -76,7 +76,7 @@ impl Compute<'_> {
             products(self.isa, weights[0], rows.clone(), x, &mut gate, Store::Set);
             products(self.isa, weights[1], rows, x, &mut up, Store::Set);
             for token in 0..gate.n_rows() {
-                ops::swiglu(self.isa, gate.row(token), up.row(token));
+                ops::swiglu(self.isa, self.arithmetic, gate.row(token), up.row(token));
             }
         });
     }

@@ -84,9 +84,18 @@ impl Compute<'_> {
 
 kernel! {
     /// SwiGLU (arXiv 2002.05202): `gate = silu(gate) * up`, where `silu(g) = g / (1 + exp(-g))`.
-    pub(crate) fn swiglu(_s; gate: &mut [f32], up: &[f32]) {
-        for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = *gate * (1.0 / (1.0 + exp(-*gate))) * up;
+    pub(crate) fn swiglu(_s; arithmetic: Arithmetic, gate: &mut [f32], up: &[f32]) {
+        match arithmetic {
+            Arithmetic::Exact => {
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    *gate = *gate / (1.0 + exp_in_f32(-*gate)) * up;
+                }
+            }
+            Arithmetic::Llama2c => {
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    *gate = *gate * (1.0 / (1.0 + exp(-*gate))) * up;
+                }
+            }
         }
     }
 }
@@ -130,8 +139,8 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// `e^x` to within one unit in the last place, in a fifth of [`exp`]'s time; `x` is kept within -87..=88, where it is a
-/// normal number.
+/// `e^x` to within one unit in the last place, in a fifth of [`exp`]'s time; as at -87 below that, and infinite above
+/// 88.4.
 ///
 /// As [`exp`], with ln 2 in two parts and a polynomial of degree 7. Its coefficient of `r^6` makes up for most of the
 /// term `r^8 / 8!` that it lacks: what is left is below 1e-9.
@@ -141,7 +150,7 @@ pub(crate) fn exp_in_f32(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_145_75; // 16 bits, so that its products with n are exact
     const LN_2_LOW: f32 = 1.428_606_8e-6;
     let x = if x < -87.0 { -87.0 } else { x };
-    let x = if x > 88.0 { 88.0 } else { x };
+    let x = if x > 89.0 { 89.0 } else { x };
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
@@ -397,6 +406,7 @@ mod tests {
         assert_eq!(exp_in_f32(0.0), 1.0);
         assert!(exp_in_f32(f32::NEG_INFINITY) < 2e-38);
         assert!(exp_in_f32(f32::NAN).is_nan());
+        assert_eq!([exp_in_f32(89.0), exp_in_f32(1e30), exp_in_f32(f32::INFINITY)], [f32::INFINITY; 3]);
     }
 
     #[test]
@@ -445,11 +455,37 @@ mod tests {
                 assert_eq!(out, want, "{} n {n}", isa.name());
 
                 let mut gate = x.clone();
-                swiglu(isa, &mut gate, &w);
+                swiglu(isa, Arithmetic::Llama2c, &mut gate, &w);
                 let silu = |g: f32| g * (1.0 / (1.0 + (f64::from(-g)).exp() as f32));
                 let want: Vec<f32> = x.iter().zip(&w).map(|(&x, w)| silu(x) * w).collect();
                 assert_eq!(gate, want, "{} n {n}", isa.name());
             }
+        }
+    }
+
+    #[test]
+    fn exact_swiglu_loses_few_roundings_and_keeps_its_edges() {
+        let edges = [0.0, -0.0, 1e-30, -88.5, -1000.0, 1000.0, f32::MIN, f32::NEG_INFINITY];
+        let gates: Vec<f32> = (0..4001).map(|i| i as f32 * 0.02 - 40.0).chain(edges).collect();
+        let up = vec![1.5; gates.len()];
+        let mut bits: Option<Vec<u32>> = None;
+        for isa in Isa::available() {
+            let mut found = gates.clone();
+            swiglu(isa, Arithmetic::Exact, &mut found, &up);
+            for (&gate, &found) in gates.iter().zip(&found).take(gates.len() - 1) {
+                let gate = f64::from(gate);
+                let want = gate / (1.0 + (-gate).exp()) * 1.5;
+                // The exponential's unit, and the roundings of the sum, the quotient and the product; or next to nothing.
+                let bound = 5.0 * want.abs() / f64::from(1 << 24) + 1e-34;
+                assert!(
+                    (f64::from(found) - want).abs() <= bound,
+                    "{} {gate}: {found}, not {want}",
+                    isa.name()
+                );
+            }
+            assert!(found[gates.len() - 1].is_nan(), "minus infinity has no sigmoid");
+            let found: Vec<u32> = found.iter().map(|x| x.to_bits()).collect();
+            assert_eq!(*bits.get_or_insert_with(|| found.clone()), found, "{}", isa.name());
         }
     }
 }
