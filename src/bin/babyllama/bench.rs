@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use babyllama::{Dtype, Isa, Model, ModelOptions, Session, SessionOptions, TokenId};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::MmapMut;
 use serde_json::{Value, json};
 
 use crate::args::{cache_dtype, isa_parser};
@@ -107,7 +110,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let options = ModelOptions::new().no_tokenizer().huge_pages(args.huge_pages);
     let mut rows = Vec::new();
     for &n_threads in &threads {
-        let bandwidth = bandwidth(n_threads);
+        let bandwidth = bandwidth(n_threads, args.huge_pages).map_err(babyllama::Error::from)?;
         for &isa in &isas {
             let model = source.open(options.clone().isa(isa).threads(n_threads))?;
             rows.push(measure(args, &model, bandwidth)?);
@@ -320,9 +323,17 @@ impl Row {
     }
 }
 
-/// What some threads read from memory together, in bytes per second: the best of five passes.
-fn bandwidth(threads: usize) -> f64 {
-    let data: Vec<u64> = (0..(256 << 20) / 8).collect();
+/// What some threads read from memory together, in bytes per second: the best of five passes. Where the system can choose, the
+/// memory is in pages of the size that the model's weights are in.
+#[cfg_attr(not(target_os = "linux"), allow(unused_mut, unused_variables, reason = "one size of pages"))]
+fn bandwidth(threads: usize, huge_pages: bool) -> std::io::Result<f64> {
+    let mut data = MmapMut::map_anon(256 << 20)?;
+    #[cfg(target_os = "linux")]
+    {
+        // A system without such a choice says so here, and has one size.
+        let _ = data.advise(if huge_pages { Advice::HugePage } else { Advice::NoHugePage });
+    }
+    data.fill(1);
     let part = data.len().div_ceil(threads);
     let pass = || {
         let start = Instant::now();
@@ -330,18 +341,18 @@ fn bandwidth(threads: usize) -> f64 {
             for part in data.chunks(part) {
                 scope.spawn(move || {
                     let mut sums = [0_u64; 32];
-                    for chunk in part.chunks_exact(32) {
-                        for (sum, x) in sums.iter_mut().zip(chunk) {
-                            *sum = sum.wrapping_add(*x);
+                    for chunk in part.as_chunks::<256>().0 {
+                        for (sum, x) in sums.iter_mut().zip(chunk.as_chunks().0) {
+                            *sum = sum.wrapping_add(u64::from_ne_bytes(*x));
                         }
                     }
                     black_box(sums);
                 });
             }
         });
-        size_of_val(&data[..]) as f64 / start.elapsed().as_secs_f64()
+        data.len() as f64 / start.elapsed().as_secs_f64()
     };
-    (0..5).map(|_| pass()).fold(0.0, f64::max)
+    Ok((0..5).map(|_| pass()).fold(0.0, f64::max))
 }
 
 /// What some threads compute together, in operations per second: the best of five passes.
