@@ -41,7 +41,7 @@ const SPIN_BETWEEN_PASSES: Duration = Duration::from_micros(200);
 /// A region that reads fewer bytes than this is done by the caller alone: sharing it would take longer.
 const MIN_REGION_BYTES: usize = 48 << 10;
 
-/// A chunk reads at least about this many bytes.
+/// A chunk reads at least about this many bytes. (8 KB made stories15M's shape 4 % faster in f32, and 6 % slower in int8.)
 const MIN_CHUNK_BYTES: usize = 24 << 10;
 
 /// At most this many chunks a thread: enough to even out a thread that was interrupted.

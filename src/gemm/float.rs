@@ -37,6 +37,7 @@ pub(crate) fn panel_rows(n: usize) -> usize {
 const MAX_STRIPS: usize = MAX_PANEL_ROWS / STRIP_ROWS;
 
 /// Vectors of columns that pass all rows of a panel before the next ones: those of six tokens take 24 KB of the first-level cache.
+/// With 32, a prompt in F16 took 8 % longer: sums come and go twice as often.
 const BLOCK_VECTORS: usize = 64;
 
 /// From so many tokens on it pays to pack.
