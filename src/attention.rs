@@ -6,14 +6,14 @@
 //! exponentials has sixteen parts, whatever a vector's length. So the result is the same bits on every instruction set,
 //! and for prefill and decode.
 //!
-//! At depth a decode reads more of the cache than of the weights' layers, and what bounds it is how often a key is
-//! loaded: eight queries meet a block while it is in the nearest cache, four at a time from registers.
+//! In a long context it is loads that cost, not arithmetic: so eight queries meet a block while it is in the nearest
+//! cache, four at a time from registers.
 
 use crate::kv_cache::{BLOCK, Element, KeysValues, View};
 use crate::matmul::Compute;
 use crate::ops::{Arithmetic, exponentials, sum};
 use crate::parallel::{Band, Columns};
-use crate::simd::{Simd, kernel};
+use crate::simd::{LINE, Simd, kernel};
 
 /// The shape of an attention: `n_heads / n_kv_heads` query heads share a head of keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -227,7 +227,6 @@ fn softmax<S: Simd>(s: S, arithmetic: Arithmetic, scores: &mut [f32]) -> f32 {
 /// Has the cache fetch `width` numbers that lie `next` behind these, or nothing.
 #[inline(always)]
 fn fetch<S: Simd, E: Element>(s: S, near: &[E], next: usize, width: usize) {
-    const LINE: usize = 64;
     if next > 0 {
         for at in (0..width).step_by(LINE / size_of::<E>()) {
             s.prefetch(near, next + at);

@@ -10,7 +10,7 @@ pub(crate) mod int8;
 
 use std::ops::Range;
 
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 use crate::tensor::Matrix;
 
 /// Has the cache fetch the next rows of weights bit by bit, while a panel is multiplied.
@@ -25,14 +25,12 @@ struct Ahead<'a> {
 }
 
 impl<'a> Ahead<'a> {
-    const LINE: usize = 64;
-
     /// Fetches some rows, as many of them as there are, in `visits` bursts.
     #[inline(always)]
     fn new(weights: Matrix<'a>, rows: Range<usize>, visits: usize) -> Self {
         let row = weights.bytes.len() / weights.n_rows;
         let end = rows.end.min(weights.n_rows);
-        let lines = (rows.start.min(end) * row / Self::LINE)..(end * row).div_ceil(Self::LINE);
+        let lines = (rows.start.min(end) * row / LINE)..(end * row).div_ceil(LINE);
         Self { bytes: weights.bytes, burst: lines.len().div_ceil(visits.max(1)), lines }
     }
 
@@ -41,7 +39,7 @@ impl<'a> Ahead<'a> {
     fn fetch<S: Simd>(&mut self, s: S) {
         let end = self.lines.end.min(self.lines.start + self.burst);
         for line in self.lines.start..end {
-            s.prefetch(self.bytes, line * Self::LINE);
+            s.prefetch(self.bytes, line * LINE);
         }
         self.lines.start = end;
     }

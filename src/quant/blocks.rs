@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::Format;
 use super::activation::{Input, QuantizedRow, Turn};
 use super::packed::Panel;
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 
 /// Weights that share an activation scale.
 pub(crate) const GROUP: usize = 32;
@@ -60,9 +60,6 @@ pub(crate) struct Turned<S: Simd> {
     /// What is added, likewise.
     pub(crate) mins: S::F32x8,
 }
-
-/// Bytes of a cache's line.
-const LINE: usize = 64;
 
 /// How many bytes ahead a row is fetched.
 const AHEAD: usize = 2048;

@@ -11,7 +11,7 @@
 
 use super::Format;
 use super::activation::{Input, QuantizedRow};
-use crate::simd::{Number, Simd};
+use crate::simd::{LINE, Number, Simd};
 use crate::storage::UnalignedF32;
 
 /// A matrix of int8 with scales: (rows, `n`).
@@ -107,9 +107,6 @@ impl Int8Rows<'_> {
         first
     }
 }
-
-/// Bytes of a cache's line.
-const LINE: usize = 64;
 
 /// The dot product of one step, spread over lanes.
 #[inline(always)]

@@ -16,7 +16,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
 use super::blocks::{Block, GROUP, GROUPS, Groups, Numbers, PAIRS};
-use crate::simd::{Isa, Simd};
+use crate::simd::{Isa, LINE, Simd};
 
 /// The order in which decode adds up a row's groups, lane by lane.
 #[derive(Clone, Copy, Debug)]
@@ -65,14 +65,12 @@ pub(crate) struct Aligned<T> {
 }
 
 impl<T: Copy + Default> Aligned<T> {
-    const LINE: usize = 64;
-
     /// Makes room for `len` numbers, which are whatever was there.
     pub(crate) fn resize(&mut self, len: usize) {
-        let needed = len + Self::LINE / size_of::<T>();
+        let needed = len + LINE / size_of::<T>();
         if self.buffer.len() < needed {
             self.buffer.resize(needed, T::default());
-            self.start = self.buffer.as_ptr().align_offset(Self::LINE).min(needed - len);
+            self.start = self.buffer.as_ptr().align_offset(LINE).min(needed - len);
         }
         self.len = len;
     }

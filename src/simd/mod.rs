@@ -21,6 +21,9 @@ use std::ops::Range;
 
 use crate::storage::Plain;
 
+/// Bytes of a cache's line, on nearly every processor.
+pub(crate) const LINE: usize = 64;
+
 /// An f32, perhaps at an address that isn't a multiple of four: its bytes are the f32's.
 pub(crate) trait Number: Plain {
     /// Its value.
