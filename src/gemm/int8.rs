@@ -45,12 +45,13 @@ pub(crate) fn multiply<S: Simd>(
         let block = Block { panel, n_rows, column: first - rows.start, bias, store };
         let visits = n_rows.div_ceil(strip_rows(S::LANES)) * GROUPS * x.len().div_ceil(2);
         let mut ahead = Ahead::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
+        debug_assert!(numbers == Numbers::Signed || numbers.bits() <= if halves { 6 } else { 5 });
         match (numbers, halves) {
-            (Numbers::Signed, _) => block.multiply::<S, true, false, false>(s, x, &mut ahead, out),
-            (Numbers::Offset(_), false) => block.multiply::<S, false, false, false>(s, x, &mut ahead, out),
-            (Numbers::Offset(_), true) => block.multiply::<S, false, false, true>(s, x, &mut ahead, out),
-            (Numbers::WithMin, false) => block.multiply::<S, false, true, false>(s, x, &mut ahead, out),
-            (Numbers::WithMin, true) => block.multiply::<S, false, true, true>(s, x, &mut ahead, out),
+            (Numbers::Signed, _) => block.multiply::<S, 8, false, false>(s, x, &mut ahead, out),
+            (Numbers::Offset(_), false) => block.multiply::<S, 5, false, false>(s, x, &mut ahead, out),
+            (Numbers::Offset(_), true) => block.multiply::<S, 6, false, true>(s, x, &mut ahead, out),
+            (Numbers::WithMin, false) => block.multiply::<S, 5, true, false>(s, x, &mut ahead, out),
+            (Numbers::WithMin, true) => block.multiply::<S, 5, true, true>(s, x, &mut ahead, out),
         }
     }
 }
@@ -73,7 +74,7 @@ const LEVELS: usize = 4;
 impl Block<'_> {
     /// All rows with all tokens. A tile is as large as the registers allow.
     #[inline(always)]
-    fn multiply<S: Simd, const SIGNED: bool, const MIN: bool, const HALVES: bool>(
+    fn multiply<S: Simd, const BITS: u32, const MIN: bool, const HALVES: bool>(
         self,
         s: S,
         x: &[PackedTile],
@@ -81,16 +82,16 @@ impl Block<'_> {
         out: &mut Band<'_>,
     ) {
         if S::LANES == 16 {
-            self.all_tokens::<S, SIGNED, MIN, HALVES, 6, 4>(s, x, ahead, out);
+            self.all_tokens::<S, BITS, MIN, HALVES, 6, 4>(s, x, ahead, out);
         } else {
-            self.all_tokens::<S, SIGNED, MIN, HALVES, 4, 6>(s, x, ahead, out);
+            self.all_tokens::<S, BITS, MIN, HALVES, 4, 6>(s, x, ahead, out);
         }
     }
 
     #[inline(always)]
     fn all_tokens<
         S: Simd,
-        const SIGNED: bool,
+        const BITS: u32,
         const MIN: bool,
         const HALVES: bool,
         const R: usize,
@@ -106,7 +107,7 @@ impl Block<'_> {
         let mut pairs = x.chunks_exact(2);
         let mut token = 0;
         for pair in &mut pairs {
-            self.tokens::<S, SIGNED, MIN, HALVES, 2, R, STRIPS>(
+            self.tokens::<S, BITS, MIN, HALVES, 2, R, STRIPS>(
                 s,
                 [&pair[0], &pair[1]],
                 &mut room,
@@ -118,7 +119,7 @@ impl Block<'_> {
         }
         if let [last] = pairs.remainder() {
             let mut room = Room::<S, 1, R, STRIPS>::new(s);
-            self.tokens::<S, SIGNED, MIN, HALVES, 1, R, STRIPS>(s, [last], &mut room, token, ahead, out);
+            self.tokens::<S, BITS, MIN, HALVES, 1, R, STRIPS>(s, [last], &mut room, token, ahead, out);
         }
     }
 
@@ -126,7 +127,7 @@ impl Block<'_> {
     #[inline(always)]
     fn tokens<
         S: Simd,
-        const SIGNED: bool,
+        const BITS: u32,
         const MIN: bool,
         const HALVES: bool,
         const V: usize,
@@ -148,7 +149,7 @@ impl Block<'_> {
             for (strip, levels) in strips.iter_mut().enumerate() {
                 ahead.fetch(s);
                 let w = self.panel.chain(S::LANES, strip, chain);
-                let mut sum = self.chain::<S, SIGNED, MIN, HALVES, V, R>(s, x, w, groups.clone());
+                let mut sum = self.chain::<S, BITS, MIN, HALVES, V, R>(s, x, w, groups.clone());
                 // A chain that completes a pair is added to the other, the sum perhaps to another pair's, and so on.
                 let level = i.trailing_ones() as usize;
                 for lower in &levels[..level] {
@@ -176,7 +177,7 @@ impl Block<'_> {
     #[inline(always)]
     fn chain<
         S: Simd,
-        const SIGNED: bool,
+        const BITS: u32,
         const MIN: bool,
         const HALVES: bool,
         const V: usize,
@@ -224,7 +225,7 @@ impl Block<'_> {
                     }
                 }
                 let quads = half * 8 / n_halves..(half + 1) * 8 / n_halves;
-                let dots = s.dot_strip::<SIGNED, R, V>(dots, w.qs::<R>(i), group, quads);
+                let dots = s.dot_strip::<BITS, R, V>(dots, w.qs::<R>(i), group, quads);
                 let scales = w.scales::<R>(half, i);
                 for r in 0..R {
                     let scale = s.splat(scales[r * GROUPS]);

@@ -72,10 +72,21 @@ const MAX_STEP: usize = GROUPS * 34;
 pub(crate) enum Numbers {
     /// int8: weight = scale * q.
     Signed,
-    /// 0..=127: weight = scale * (q - 2^n).
+    /// `n + 1` bits: weight = scale * (q - 2^n).
     Offset(u32),
-    /// 0..=127: weight = scale * q + min.
+    /// 0..=31: weight = scale * q + min.
     WithMin,
+}
+
+impl Numbers {
+    /// Bits of a number; 8 for those with a sign.
+    pub(crate) const fn bits(self) -> u32 {
+        match self {
+            Self::Signed => 8,
+            Self::Offset(n) => n + 1,
+            Self::WithMin => 5,
+        }
+    }
 }
 
 /// The sign of a half-precision number.
@@ -92,7 +103,7 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// Whether the halves of a group have scales of their own. Then numbers aren't [`Numbers::Signed`].
     const HALVES: bool = false;
     /// Whether `q` is within 0..=31.
-    const SMALL: bool = true;
+    const SMALL: bool = Self::NUMBERS.bits() <= 5;
 
     /// The numbers that a block stands for, as ggml defines them, to the bit.
     fn dequantize(block: &[u8], out: &mut [f32]);

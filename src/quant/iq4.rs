@@ -46,7 +46,6 @@ impl Block for Iq4Nl {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
     const NUMBERS: Numbers = Numbers::Signed;
-    const SMALL: bool = false;
     const TURN: Option<Turn> = Some(Turn::Groups);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
@@ -97,7 +96,6 @@ impl Block for Iq4Xs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 136;
     const NUMBERS: Numbers = Numbers::Signed;
-    const SMALL: bool = false;
     const TURN: Option<Turn> = Some(Turn::Groups);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {

@@ -19,7 +19,6 @@ impl Block for Q6K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 210;
     const NUMBERS: Numbers = Numbers::Offset(5);
-    const SMALL: bool = false;
     const HALVES: bool = true;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {

@@ -15,7 +15,6 @@ impl Block for Q8_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 34;
     const NUMBERS: Numbers = Numbers::Signed;
-    const SMALL: bool = false;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "intrinsics: the token proves that the processor has them")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 pub(super) mod parts;
 
@@ -460,6 +461,63 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot_quads_i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         self.dot_i8x32(acc, w, x)
+    }
+    #[inline(always)]
+    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
+        self,
+        mut dots: [[__m256i; V]; R],
+        w: &[u8],
+        x: [&[i8]; V],
+        quads: Range<usize>,
+    ) -> [[__m256i; V]; R] {
+        // Two products of numbers of 5 bits are at most 2 * 31 * 127 = 7,874: four such pairs fit an i16 (31,496) and are widened
+        // together, which makes a prompt in Q4_0 9 % faster. Most of what is saved goes to spilled registers: in strips of three rows
+        // it was 17 %. (Two pairs of 6 bits would fit too, but a prompt in Q6_K was 9 % slower so.)
+        const PAIRS: usize = 4;
+        if BITS > 5 {
+            for q in quads {
+                for v in 0..V {
+                    let x = self.load_quads(&x[v][q * 32..]);
+                    for r in 0..R {
+                        let w = self.splat_quad(&w[r * 32 + q * 4..]);
+                        dots[r][v] = if BITS == 8 {
+                            self.dot_quads_i8(dots[r][v], w, x)
+                        } else {
+                            self.dot_quads_u8(dots[r][v], w, x)
+                        };
+                    }
+                }
+            }
+            return dots;
+        }
+        for first in quads.step_by(PAIRS) {
+            let mut pairs = [[self.zero_i32(); V]; R];
+            for q in first..first + PAIRS {
+                let mut x_quads = [self.zero_i32(); V];
+                for v in 0..V {
+                    x_quads[v] = self.load_quads(&x[v][q * 32..]);
+                }
+                for r in 0..R {
+                    let w = self.splat_quad(&w[r * 32 + q * 4..]);
+                    for v in 0..V {
+                        // SAFETY: as above.
+                        unsafe {
+                            pairs[r][v] = _mm256_add_epi16(pairs[r][v], _mm256_maddubs_epi16(w, x_quads[v]));
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for v in 0..V {
+                    // SAFETY: as above.
+                    unsafe {
+                        let sum = _mm256_madd_epi16(pairs[r][v], _mm256_set1_epi16(1));
+                        dots[r][v] = _mm256_add_epi32(dots[r][v], sum);
+                    }
+                }
+            }
+        }
+        dots
     }
     #[inline(always)]
     fn quads_of_i8x32(self, w: __m256i) -> __m256i {

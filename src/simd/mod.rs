@@ -265,10 +265,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// int8 as [`Simd::dot_quads_i8`] wants them.
     fn quads_of_i8x32(self, w: Self::I8x32) -> Self::I8x32;
     /// `dots[r][v]` with the dot products of some quads of row `r` and of the tokens `v` added, as
-    /// [`Simd::dot_quads_i8`] or else [`Simd::dot_quads_u8`] does it. `w` is (`R`, 32), `x[v]` (8, `LANES`, 4), `quads` 4 or
-    /// 8 of the 8.
+    /// [`Simd::dot_quads_i8`] does it if `BITS` is 8, or else, for weights of so many bits, [`Simd::dot_quads_u8`]. `w` is (`R`, 32),
+    /// `x[v]` (8, `LANES`, 4), `quads` 4 or 8 of the 8.
     #[inline(always)]
-    fn dot_strip<const SIGNED: bool, const R: usize, const V: usize>(
+    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
         self,
         mut dots: [[Self::I32; V]; R],
         w: &[u8],
@@ -283,7 +283,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
             for r in 0..R {
                 let w = self.splat_quad(&w[r * 32 + q * 4..]);
                 for v in 0..V {
-                    dots[r][v] = if SIGNED {
+                    dots[r][v] = if BITS == 8 {
                         self.dot_quads_i8(dots[r][v], w, x_quads[v])
                     } else {
                         self.dot_quads_u8(dots[r][v], w, x_quads[v])

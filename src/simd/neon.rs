@@ -535,7 +535,7 @@ impl<P: Products> Simd for Neon<P> {
         w
     }
     #[inline(always)]
-    fn dot_strip<const SIGNED: bool, const R: usize, const V: usize>(
+    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
         self,
         mut dots: [[int32x4x2_t; V]; R],
         w: &[u8],

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use babyllama::{Dtype, Isa, Model, ModelOptions, Session, SessionOptions, TokenId};
+use babyllama::{Dtype, Isa, Model, ModelOptions, Session, SessionOptions, TensorInfo, TokenId};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 #[cfg(target_os = "linux")]
@@ -199,8 +199,8 @@ struct Row {
     depth: usize,
     prefill: f64,
     decode: f64,
-    /// Of all matrices that a token meets.
-    operations_per_token: f64,
+    /// Of all matrices that the prompt meets: of its tokens, only the last one meets the classifier.
+    operations_per_prompt: f64,
     bytes_per_token: f64,
     bandwidth: f64,
     /// Operations per second.
@@ -231,7 +231,10 @@ fn measure(args: &BenchArgs, model: &Model, bandwidth: f64) -> Result<Row, Failu
     let used = |name: &str| name != "tok_embeddings" || tied;
     let mut matrices = model.tensors();
     matrices.retain(|tensor| tensor.shape.len() == 2 && used(&tensor.name));
-    let weights: usize = matrices.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let weights = |tensor: &TensorInfo| tensor.shape.iter().product::<usize>() as f64;
+    let all: f64 = matrices.iter().map(weights).sum();
+    let classifier = if tied { "tok_embeddings" } else { "output" };
+    let of_classifier: f64 = matrices.iter().filter(|tensor| tensor.name == classifier).map(weights).sum();
     let int8 = matrices.iter().any(|tensor| !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
     Ok(Row {
         isa: model.isa(),
@@ -241,7 +244,7 @@ fn measure(args: &BenchArgs, model: &Model, bandwidth: f64) -> Result<Row, Failu
         depth: args.depth,
         prefill: args.prompt as f64 / prefill.as_secs_f64(),
         decode: args.generate as f64 / decode.as_secs_f64(),
-        operations_per_token: 2.0 * weights as f64,
+        operations_per_prompt: 2.0 * (args.prompt as f64 * (all - of_classifier) + of_classifier),
         bytes_per_token: matrices.iter().map(|tensor| tensor.bytes as f64).sum(),
         bandwidth,
         peak: peak(model.isa(), model.threads(), int8),
@@ -269,9 +272,8 @@ fn median(repetitions: usize, mut work: impl FnMut() -> Result<(), Failure>) -> 
 }
 
 impl Row {
-    // Of a prompt only the last token meets the classifier, which this leaves out of account.
     fn operations(&self) -> f64 {
-        self.prefill * self.operations_per_token
+        self.prefill / self.prompt.max(1) as f64 * self.operations_per_prompt
     }
 
     fn bytes(&self) -> f64 {
@@ -355,16 +357,22 @@ fn bandwidth(threads: usize, huge_pages: bool) -> std::io::Result<f64> {
     Ok((0..5).map(|_| pass()).fold(0.0, f64::max))
 }
 
-/// What some threads compute together, in operations per second: the best of five passes.
+/// What some threads compute together, in operations per second: the best of five passes. Each thread counts by its own clock and for
+/// long enough that its start, and the time in which a processor comes up to its speed, don't weigh.
 fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
-    let pass = || {
-        let start = Instant::now();
-        let operations: u64 = thread::scope(|scope| {
-            let work = move || if int8 { isa.multiply_int8(1 << 18) } else { isa.multiply_f32(1 << 18) };
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
-        });
+    const PASS: Duration = Duration::from_millis(10);
+    let rate = move || {
+        let (start, mut operations) = (Instant::now(), 0);
+        while start.elapsed() < PASS {
+            operations += if int8 { isa.multiply_int8(1 << 12) } else { isa.multiply_f32(1 << 12) };
+        }
         operations as f64 / start.elapsed().as_secs_f64()
+    };
+    let pass = || {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(rate)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum()
+        })
     };
     (0..5).map(|_| pass()).fold(1.0, f64::max)
 }
