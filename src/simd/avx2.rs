@@ -471,24 +471,11 @@ impl Simd for Avx2 {
         quads: Range<usize>,
     ) -> [[__m256i; V]; R] {
         // Two products of numbers of 5 bits are at most 2 * 31 * 127 = 7,874: four such pairs fit an i16 (31,496) and are widened
-        // together, which makes a prompt in Q4_0 9 % faster. Most of what is saved goes to spilled registers: in strips of three rows
+        // together, which makes a prompt in Q4_0 9 to 13 % faster. Most of what is saved goes to spilled registers: in strips of three rows
         // it was 17 %. (Two pairs of 6 bits would fit too, but a prompt in Q6_K was 9 % slower so.)
         const PAIRS: usize = 4;
         if BITS > 5 {
-            for q in quads {
-                for v in 0..V {
-                    let x = self.load_quads(&x[v][q * 32..]);
-                    for r in 0..R {
-                        let w = self.splat_quad(&w[r * 32 + q * 4..]);
-                        dots[r][v] = if BITS == 8 {
-                            self.dot_quads_i8(dots[r][v], w, x)
-                        } else {
-                            self.dot_quads_u8(dots[r][v], w, x)
-                        };
-                    }
-                }
-            }
-            return dots;
+            return self.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads);
         }
         for first in quads.step_by(PAIRS) {
             let mut pairs = [[self.zero_i32(); V]; R];

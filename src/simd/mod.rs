@@ -270,6 +270,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
         self,
+        dots: [[Self::I32; V]; R],
+        w: &[u8],
+        x: [&[i8]; V],
+        quads: Range<usize>,
+    ) -> [[Self::I32; V]; R] {
+        self.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads)
+    }
+    /// [`Simd::dot_strip`] of one quad after another: for what has no faster way.
+    #[inline(always)]
+    fn dot_strip_by_quads<const BITS: u32, const R: usize, const V: usize>(
+        self,
         mut dots: [[Self::I32; V]; R],
         w: &[u8],
         x: [&[i8]; V],
