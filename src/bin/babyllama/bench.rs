@@ -133,7 +133,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 const HEADING: &str = "\
-isa      threads  prefill tok/s  GOP/s  of peak  decode tok/s   GB/s  of bandwidth
+isa           threads  prefill tok/s  GOP/s  of peak  decode tok/s   GB/s  of bandwidth
 ";
 
 /// Where the model comes from.
@@ -282,7 +282,7 @@ impl Row {
 
     fn line(&self) -> String {
         format!(
-            "{:<8} {:>7}  {:>13.1}  {:>5.0}  {:>6.0}%  {:>12.1}  {:>5.1}  {:>11.0}%\n",
+            "{:<13} {:>7}  {:>13.1}  {:>5.0}  {:>6.0}%  {:>12.1}  {:>5.1}  {:>11.0}%\n",
             self.isa.name(),
             self.threads,
             self.prefill,
