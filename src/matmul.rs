@@ -11,8 +11,8 @@ use crate::ops::{self, Arithmetic};
 use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
-use crate::quant::packed::{PackedTile, Panel};
-use crate::quant::packed_float::{FloatTile, tile_tokens};
+use crate::quant::float::{FloatTile, tile_tokens};
+use crate::quant::packed::{Aligned, PackedTile, Panel};
 use crate::simd::{Isa, kernel};
 use crate::tensor::{Matrix, Tensor};
 
@@ -34,7 +34,7 @@ impl Compute<'_> {
     ) {
         let weights = weights.map(Tensor::matrix);
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit(weights[0].n_columns);
+        let row_unit = x.row_unit(&weights[0]);
         let mut i = 0;
         let mut outs = outs.map(|out| {
             i += 1;
@@ -49,7 +49,7 @@ impl Compute<'_> {
     pub(crate) fn matmul_add(&self, out: &mut [f32], weights: &Tensor, x: &[f32], buffer: &mut MatmulBuffer) {
         let weights = [weights.matrix()];
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit(weights[0].n_columns);
+        let row_unit = x.row_unit(&weights[0]);
         let mut outs = [[Columns::new(out, weights[0].n_rows, row_unit)]];
         self.team.bands(&mut outs, bytes(&weights), |_, units, [mut band]| {
             products(self.isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Store::Add);
@@ -68,7 +68,7 @@ impl Compute<'_> {
     ) {
         let weights = [w1.matrix(), w3.matrix()];
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit(weights[0].n_columns);
+        let row_unit = x.row_unit(&weights[0]);
         let columns = |out, w: &Matrix<'_>| Columns::new(out, w.n_rows, row_unit);
         let mut outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
         self.team.bands(&mut outs, bytes(&weights), |_, units, [mut gate, mut up]| {
@@ -102,7 +102,7 @@ impl Compute<'_> {
                 let rows = &x[i * tile_tokens * n..];
                 tile.pack(self.isa, &rows[..rows.len().min(tile_tokens * n)], n);
             });
-            return Operand::Floats(&buffer.float_tiles, &buffer.panels);
+            return Operand::Floats(&buffer.float_tiles, &buffer.float_panels);
         }
         Operand::Rows(match weights.iter().find_map(|w| w.rows.activation_group()) {
             Some(group) => {
@@ -124,6 +124,7 @@ pub(crate) struct MatmulBuffer {
     tiles: Vec<PackedTile>,
     float_tiles: Vec<FloatTile>,
     panels: Mutex<Vec<Panel>>,
+    float_panels: Mutex<Vec<Aligned<f32>>>,
 }
 
 /// The input of a product.
@@ -133,17 +134,17 @@ enum Operand<'a> {
     Rows(Input<'a>),
     /// Packed, for the panels of int8 that some rows of weights are unpacked into.
     Packed(&'a [PackedTile], &'a Mutex<Vec<Panel>>),
-    /// Packed, for panels of f32.
-    Floats(&'a [FloatTile], &'a Mutex<Vec<Panel>>),
+    /// Packed, for f32 products.
+    Floats(&'a [FloatTile], &'a Mutex<Vec<Aligned<f32>>>),
 }
 
 impl Operand<'_> {
-    /// Rows of weights, of `n` numbers each, are shared out in multiples of what a kernel takes at once.
-    fn row_unit(self, n: usize) -> usize {
+    /// Rows of weights are shared out in multiples of what a kernel takes at once.
+    fn row_unit(self, weights: &Matrix<'_>) -> usize {
         match self {
             Self::Rows(_) => 8,
             Self::Packed(..) => gemm::int8::PANEL_ROWS,
-            Self::Floats(..) => gemm::float::panel_rows(n),
+            Self::Floats(..) => gemm::float::panel_rows(weights.row_bytes()),
         }
     }
 }
@@ -159,11 +160,11 @@ fn bytes(weights: &[Matrix<'_>]) -> usize {
 }
 
 /// A panel that no thread is using.
-fn take(panels: &Mutex<Vec<Panel>>) -> Panel {
+fn take<P: Default>(panels: &Mutex<Vec<P>>) -> P {
     panels.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
 }
 
-fn give_back(panels: &Mutex<Vec<Panel>>, panel: Panel) {
+fn give_back<P>(panels: &Mutex<Vec<P>>, panel: P) {
     panels.lock().unwrap_or_else(PoisonError::into_inner).push(panel);
 }
 

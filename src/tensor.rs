@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::quant::{Dtype, F32Rows, Int8Rows, Rows};
+use crate::quant::{Dtype, Int8Rows, Rows};
 use crate::storage::{Storage, UnalignedF32};
 
 /// A matrix of weights (rows, columns), or a vector (1, columns), inside a checkpoint.
@@ -102,9 +102,7 @@ impl Tensor {
     /// The weights, ready to be multiplied.
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         let rows = match self.dtype {
-            Dtype::F32 => {
-                Rows::F32(F32Rows { weights: self.storage.view(self.weights.clone()), n: self.columns })
-            }
+            Dtype::F32 => Rows::f32(self.storage.view(self.weights.clone()), self.columns),
             Dtype::Int8 { group_size } => Rows::Int8(Int8Rows::new(
                 self.storage.view(self.weights.clone()),
                 self.storage.view(self.scales.clone()),
@@ -145,6 +143,14 @@ pub(crate) struct Matrix<'a> {
     pub(crate) bytes: &'a [u8],
     /// Bytes that its weights take: what it costs to read them all.
     pub(crate) len_bytes: usize,
+}
+
+impl Matrix<'_> {
+    /// Bytes of a row, without scales that lie apart.
+    #[inline(always)]
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.bytes.len() / self.n_rows
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The matrix products of prefill, which read each weight once for a whole batch of tokens. They know no format.
 //!
 //! - `int8`: quantised weights, unpacked into int8 panels
-//! - `float`: the others, widened to f32
+//! - `float`: the others, widened to f32 on their way
 //!
 //! Source of the shape: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008).
 
@@ -28,7 +28,7 @@ impl<'a> Ahead<'a> {
     /// Fetches some rows, as many of them as there are, in `visits` bursts.
     #[inline(always)]
     fn new(weights: Matrix<'a>, rows: Range<usize>, visits: usize) -> Self {
-        let row = weights.bytes.len() / weights.n_rows;
+        let row = weights.row_bytes();
         let end = rows.end.min(weights.n_rows);
         let lines = (rows.start.min(end) * row / LINE)..(end * row).div_ceil(LINE);
         Self { bytes: weights.bytes, burst: lines.len().div_ceil(visits.max(1)), lines }

@@ -6,12 +6,10 @@
 
 pub(crate) mod activation;
 pub(crate) mod blocks;
-pub(crate) mod f32;
-mod float16;
+pub(crate) mod float;
 mod int8;
 mod iq4;
 pub(crate) mod packed;
-pub(crate) mod packed_float;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -22,8 +20,7 @@ mod q6_k;
 mod q8_0;
 
 use self::blocks::{Block, BlockRows, GROUP, Numbers};
-pub(crate) use self::f32::F32Rows;
-use self::float16::{Bf16, F16, Float16Rows};
+use self::float::{Bf16, F16, F32, FloatRows};
 pub(crate) use self::int8::Int8Rows;
 use self::iq4::{Iq4Nl, Iq4Xs};
 use self::q2_k::Q2K;
@@ -40,7 +37,7 @@ use std::ops::Range;
 
 use crate::parallel::Band;
 use crate::quant::activation::{Input, Turn};
-use crate::quant::packed::{Aligned, Panel};
+use crate::quant::packed::Panel;
 use crate::simd::Simd;
 
 /// How the weights of a tensor are stored.
@@ -173,9 +170,9 @@ pub(crate) trait Format: Copy {
 /// A matrix's weights, in whichever format they are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rows<'a> {
-    F32(F32Rows<'a>),
-    F16(Float16Rows<'a, F16>),
-    Bf16(Float16Rows<'a, Bf16>),
+    F32(FloatRows<'a, F32>),
+    F16(FloatRows<'a, F16>),
+    Bf16(FloatRows<'a, Bf16>),
     Int8(Int8Rows<'a>),
     Q8_0(BlockRows<'a, Q8_0>),
     Q4_0(BlockRows<'a, Q4_0>),
@@ -238,12 +235,16 @@ impl<'a> Rows<'a> {
         }
     }
 
+    pub(crate) fn f32(weights: &'a [f32], n: usize) -> Self {
+        Self::F32(FloatRows::new(weights, n))
+    }
+
     pub(crate) fn f16(weights: &'a [u16], n: usize) -> Self {
-        Self::F16(Float16Rows::new(weights, n))
+        Self::F16(FloatRows::new(weights, n))
     }
 
     pub(crate) fn bf16(weights: &'a [u16], n: usize) -> Self {
-        Self::Bf16(Float16Rows::new(weights, n))
+        Self::Bf16(FloatRows::new(weights, n))
     }
 
     /// The numbers that a row stands for.
@@ -275,20 +276,6 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(crate) fn unpack<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
         with_format!(self, format => format.unpack(s, rows, panel));
-    }
-
-    /// Packs rows of floats as f32, see `gemm/float.rs`.
-    ///
-    /// # Panics
-    /// If the weights are quantised.
-    #[inline(always)]
-    pub(crate) fn pack_floats<S: Simd>(self, s: S, rows: Range<usize>, to: &mut Aligned<f32>) {
-        match self {
-            Self::F32(weights) => weights.pack(s, rows, to),
-            Self::F16(weights) => weights.pack(s, rows, to),
-            Self::Bf16(weights) => weights.pack(s, rows, to),
-            _ => unreachable!("only floats are packed as such"),
-        }
     }
 
     /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).

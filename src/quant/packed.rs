@@ -143,16 +143,15 @@ pub(crate) const fn strip_rows(lanes: usize) -> usize {
     if lanes == 16 { 6 } else { 4 }
 }
 
-/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied together; or as f32.
+/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied together.
 #[derive(Debug, Default)]
 pub(crate) struct Panel {
     pub(crate) n_groups: usize,
     /// Steps of eight groups. The last may be of fewer; what stands for the missing ones isn't used.
     n_steps: usize,
-    qs: Aligned<u8>,                 // (strips, steps, 8, strip rows, 32)
+    qs: Aligned<u8>,           // (strips, steps, 8, strip rows, 32)
     scales: [Aligned<f32>; 2], // (strips, steps, strip rows, 8) each: of the halves of a group, or the first for both
     mins: [Aligned<f32>; 2],   // likewise
-    pub(crate) floats: Aligned<f32>, // of weights that aren't quantised: see `packed_float.rs`
 }
 
 impl Panel {
