@@ -13,7 +13,7 @@ use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
 use crate::quant::float::{FloatTile, tile_tokens};
 use crate::quant::packed::{Aligned, PackedTile, Panel};
-use crate::simd::{Isa, kernel};
+use crate::simd::Isa;
 use crate::tensor::{Matrix, Tensor};
 
 /// What a forward pass computes with.
@@ -168,21 +168,26 @@ fn give_back<P>(panels: &Mutex<Vec<P>>, panel: P) {
     panels.lock().unwrap_or_else(PoisonError::into_inner).push(panel);
 }
 
-kernel! {
-    /// Some rows of `x W^T`, into the columns of the output that belong to them.
-    fn products(s; weights: Matrix<'_>, rows: Range<usize>, x: Operand<'_>, out: &mut Band<'_>, store: Store) {
-        match x {
-            Operand::Rows(x) => weights.rows.dot_all(s, rows, x, out, store),
-            Operand::Packed(x, panels) => {
-                let mut panel = take(panels);
-                gemm::int8::multiply(s, weights, rows, x, &mut panel, out, store);
-                give_back(panels, panel);
-            }
-            Operand::Floats(x, panels) => {
-                let mut panel = take(panels);
-                gemm::float::multiply(s, weights, rows, x, &mut panel, out, store);
-                give_back(panels, panel);
-            }
+/// Some rows of `x W^T`, into the columns of the output that belong to them.
+fn products(
+    isa: Isa,
+    weights: Matrix<'_>,
+    rows: Range<usize>,
+    x: Operand<'_>,
+    out: &mut Band<'_>,
+    store: Store,
+) {
+    match x {
+        Operand::Rows(x) => weights.rows.dot_all(isa, rows, x, out, store),
+        Operand::Packed(x, panels) => {
+            let mut panel = take(panels);
+            gemm::int8::multiply(isa, weights, rows, x, &mut panel, out, store);
+            give_back(panels, panel);
+        }
+        Operand::Floats(x, panels) => {
+            let mut panel = take(panels);
+            gemm::float::multiply(isa, weights, rows, x, &mut panel, out, store);
+            give_back(panels, panel);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::parallel::Band;
 use crate::quant::float::{Float, FloatRows, FloatTile, tile_tokens};
 use crate::quant::packed::Aligned;
 use crate::quant::{Rows, Store};
-use crate::simd::Simd;
+use crate::simd::{Isa, Simd, kernel};
 use crate::tensor::Matrix;
 
 /// The most rows of a panel. All tokens' activations pass by each panel, from the third-level cache if they are many:
@@ -46,9 +46,8 @@ const BLOCK_COLUMNS: usize = 1024;
 pub(crate) const MIN_TOKENS: usize = 3;
 
 /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
-#[inline(always)]
-pub(crate) fn multiply<S: Simd>(
-    s: S,
+pub(crate) fn multiply(
+    isa: Isa,
     weights: Matrix<'_>,
     rows: Range<usize>,
     x: &[FloatTile],
@@ -57,42 +56,37 @@ pub(crate) fn multiply<S: Simd>(
     store: Store,
 ) {
     match weights.rows {
-        Rows::F32(floats) => panels(s, weights, floats, rows, x, room, out, store),
-        Rows::F16(floats) => panels(s, weights, floats, rows, x, room, out, store),
-        Rows::Bf16(floats) => panels(s, weights, floats, rows, x, room, out, store),
+        Rows::F32(floats) => panels(isa, weights, floats, rows, x, room, out, store),
+        Rows::F16(floats) => panels(isa, weights, floats, rows, x, room, out, store),
+        Rows::Bf16(floats) => panels(isa, weights, floats, rows, x, room, out, store),
         _ => unreachable!("quantised weights are multiplied as int8"),
     }
 }
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "those of its one caller, and the weights with their type")]
-fn panels<S: Simd, F: Float>(
-    s: S,
-    weights: Matrix<'_>,
-    floats: FloatRows<'_, F>,
-    rows: Range<usize>,
-    x: &[FloatTile],
-    room: &mut Aligned<f32>,
-    out: &mut Band<'_>,
-    store: Store,
-) {
-    let panel_rows = panel_rows(weights.row_bytes());
-    for first in rows.clone().step_by(panel_rows) {
-        let panel_rows = first..rows.end.min(first + panel_rows);
-        let next = panel_rows.end..panel_rows.end + panel_rows.len();
-        let (floats, panel_rows) = F::align::<S>(floats, panel_rows, room);
-        let panel = Panel {
-            weights: floats,
-            column: first - rows.start,
-            rows: panel_rows,
-            n_columns: weights.n_columns,
-            store,
-        };
-        let ahead = Ahead::new(weights, next, panel.n_strips() * x.len());
-        if S::LANES == 16 {
-            panel.multiply::<S, 6>(s, x, ahead, out);
-        } else {
-            panel.multiply::<S, 3>(s, x, ahead, out);
+kernel! {
+    #[allow(clippy::too_many_arguments, reason = "those of its one caller, and the weights with their type")]
+    fn panels<F: Float>(
+        s; weights: Matrix<'_>, floats: FloatRows<'_, F>, rows: Range<usize>, x: &[FloatTile], room: &mut Aligned<f32>,
+        out: &mut Band<'_>, store: Store,
+    ) {
+        let panel_rows = panel_rows(weights.row_bytes());
+        for first in rows.clone().step_by(panel_rows) {
+            let panel_rows = first..rows.end.min(first + panel_rows);
+            let next = panel_rows.end..panel_rows.end + panel_rows.len();
+            let (floats, panel_rows) = F::align::<S>(floats, panel_rows, room);
+            let panel = Panel {
+                weights: floats,
+                column: first - rows.start,
+                rows: panel_rows,
+                n_columns: weights.n_columns,
+                store,
+            };
+            let ahead = Ahead::new(weights, next, panel.n_strips() * x.len());
+            if S::LANES == 16 {
+                panel.multiply::<S, 6>(s, x, ahead, out);
+            } else {
+                panel.multiply::<S, 3>(s, x, ahead, out);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::parallel::Band;
 use crate::quant::Store;
 use crate::quant::blocks::{GROUP, GROUPS, Numbers};
 use crate::quant::packed::{Chains, PackedTile, Panel, PanelChain, strip_rows};
-use crate::simd::Simd;
+use crate::simd::{Isa, Kernel, Simd};
 use crate::tensor::Matrix;
 
 /// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level cache.
@@ -20,9 +20,8 @@ use crate::tensor::Matrix;
 pub(crate) const PANEL_ROWS: usize = 24;
 
 /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
-#[inline(always)]
-pub(crate) fn multiply<S: Simd>(
-    s: S,
+pub(crate) fn multiply(
+    isa: Isa,
     weights: Matrix<'_>,
     rows: Range<usize>,
     x: &[PackedTile],
@@ -33,25 +32,20 @@ pub(crate) fn multiply<S: Simd>(
     let Some((numbers, halves)) = weights.rows.int8_kind() else {
         unreachable!("only what can be unpacked is packed")
     };
-    let bias = match numbers {
-        Numbers::Signed => S::QUADS_BIAS,
-        Numbers::Offset(n) => Some(n),
-        Numbers::WithMin => None,
-    };
+    debug_assert!(numbers == Numbers::Signed || numbers.bits() <= if halves { 6 } else { 5 });
     panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
-        weights.rows.unpack(s, first..first + n_rows, panel);
-        let block = Block { panel, n_rows, column: first - rows.start, bias, store };
-        let visits = n_rows.div_ceil(strip_rows(S::LANES)) * GROUPS * x.len().div_ceil(2);
-        let mut ahead = Ahead::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
-        debug_assert!(numbers == Numbers::Signed || numbers.bits() <= if halves { 6 } else { 5 });
+        weights.rows.unpack(isa, first..first + n_rows, panel);
+        let block = Block { panel, n_rows, column: first - rows.start, numbers, store };
+        let visits = n_rows.div_ceil(strip_rows(isa.lanes())) * GROUPS * x.len().div_ceil(2);
+        let ahead = Ahead::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
         match (numbers, halves) {
-            (Numbers::Signed, _) => block.multiply::<S, 8, false, false>(s, x, &mut ahead, out),
-            (Numbers::Offset(_), false) => block.multiply::<S, 5, false, false>(s, x, &mut ahead, out),
-            (Numbers::Offset(_), true) => block.multiply::<S, 6, false, true>(s, x, &mut ahead, out),
-            (Numbers::WithMin, false) => block.multiply::<S, 5, true, false>(s, x, &mut ahead, out),
-            (Numbers::WithMin, true) => block.multiply::<S, 5, true, true>(s, x, &mut ahead, out),
+            (Numbers::Signed, _) => isa.run(Product::<8, false, false> { block, x, ahead, out }),
+            (Numbers::Offset(_), false) => isa.run(Product::<5, false, false> { block, x, ahead, out }),
+            (Numbers::Offset(_), true) => isa.run(Product::<6, false, true> { block, x, ahead, out }),
+            (Numbers::WithMin, false) => isa.run(Product::<5, true, false> { block, x, ahead, out }),
+            (Numbers::WithMin, true) => isa.run(Product::<5, true, true> { block, x, ahead, out }),
         }
     }
 }
@@ -63,31 +57,38 @@ struct Block<'a> {
     n_rows: usize,
     /// The first column of the output.
     column: usize,
-    /// The power of two that is to be taken off each weight.
-    bias: Option<u32>,
+    numbers: Numbers,
     store: Store,
+}
+
+/// The product of a panel with all tokens: of numbers of so many bits, perhaps with minima, or with scales for each half of a
+/// group. Each is compiled by itself: in one function, a change of one of them would move another's registers.
+struct Product<'a, 'o, const BITS: u32, const MIN: bool, const HALVES: bool> {
+    block: Block<'a>,
+    x: &'a [PackedTile],
+    ahead: Ahead<'a>,
+    out: &'a mut Band<'o>,
+}
+
+impl<const BITS: u32, const MIN: bool, const HALVES: bool> Kernel for Product<'_, '_, BITS, MIN, HALVES> {
+    type Output = ();
+
+    /// A tile is as large as the registers allow.
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        if S::LANES == 16 {
+            self.block.all_tokens::<S, BITS, MIN, HALVES, 6, 4>(s, self.x, &mut self.ahead, self.out);
+        } else {
+            self.block.all_tokens::<S, BITS, MIN, HALVES, 4, 6>(s, self.x, &mut self.ahead, self.out);
+        }
+    }
 }
 
 /// The levels of decode's tree of eight sums.
 const LEVELS: usize = 4;
 
 impl Block<'_> {
-    /// All rows with all tokens. A tile is as large as the registers allow.
-    #[inline(always)]
-    fn multiply<S: Simd, const BITS: u32, const MIN: bool, const HALVES: bool>(
-        self,
-        s: S,
-        x: &[PackedTile],
-        ahead: &mut Ahead<'_>,
-        out: &mut Band<'_>,
-    ) {
-        if S::LANES == 16 {
-            self.all_tokens::<S, BITS, MIN, HALVES, 6, 4>(s, x, ahead, out);
-        } else {
-            self.all_tokens::<S, BITS, MIN, HALVES, 4, 6>(s, x, ahead, out);
-        }
-    }
-
+    /// All rows with all tokens.
     #[inline(always)]
     fn all_tokens<
         S: Simd,
@@ -189,6 +190,12 @@ impl Block<'_> {
         w: PanelChain<'_>,
         groups: Range<usize>,
     ) -> [[S::F32; V]; R] {
+        // The power of two that is to be taken off each weight.
+        let bias = match self.numbers {
+            Numbers::Signed => S::QUADS_BIAS,
+            Numbers::Offset(n) => Some(n),
+            Numbers::WithMin => None,
+        };
         let n_halves = if HALVES { 2 } else { 1 };
         let mut x_qs: [&[i8]; V] = [&[]; V];
         let mut x_scales: [&[f32]; V] = [&[]; V];
@@ -216,7 +223,7 @@ impl Block<'_> {
                     sums[v] = s.load_i32(&x_sums[half][v][i * S::LANES..]);
                 }
                 let mut dots = [[s.zero_i32(); V]; R];
-                if let Some(n) = self.bias {
+                if let Some(n) = bias {
                     for v in 0..V {
                         let bias = s.sub_shifted_i32(s.zero_i32(), sums[v], n);
                         for r in 0..R {

@@ -38,7 +38,7 @@ use std::ops::Range;
 use crate::parallel::Band;
 use crate::quant::activation::{Input, Turn};
 use crate::quant::packed::Panel;
-use crate::simd::Simd;
+use crate::simd::{Isa, Simd, kernel};
 
 /// How the weights of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -267,28 +267,25 @@ impl<'a> Rows<'a> {
     }
 
     /// See [`Format::int8_kind`].
-    #[inline(always)]
     pub(crate) fn int8_kind(self) -> Option<(Numbers, bool)> {
         with_format!(self, format => format.int8_kind())
     }
 
     /// See [`Format::unpack`].
-    #[inline(always)]
-    pub(crate) fn unpack<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
-        with_format!(self, format => format.unpack(s, rows, panel));
+    pub(crate) fn unpack(self, isa: Isa, rows: Range<usize>, panel: &mut Panel) {
+        with_format!(self, format => unpack(isa, format, rows, panel));
     }
 
     /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
-    #[inline(always)]
-    pub(crate) fn dot_all<S: Simd>(
+    pub(crate) fn dot_all(
         self,
-        s: S,
+        isa: Isa,
         rows: Range<usize>,
         x: Input<'_>,
         out: &mut Band<'_>,
         store: Store,
     ) {
-        with_format!(self, format => dot_all(s, format, rows, x, out, store));
+        with_format!(self, format => dot_all(isa, format, rows, x, out, store));
     }
 }
 
@@ -302,29 +299,31 @@ pub(crate) enum Store {
 /// Rows that are multiplied with all tokens before the next ones: about what fits a second-level cache.
 const ROW_BLOCK: usize = 32;
 
-/// Walks the products, a few rows at a time, which share the loads of a token's activations.
-#[inline(always)]
-fn dot_all<S: Simd, F: Format>(
-    s: S,
-    format: F,
-    rows: Range<usize>,
-    x: Input<'_>,
-    out: &mut Band<'_>,
-    store: Store,
-) {
-    let n_tokens = x.n_tokens();
-    let mut block = rows.start;
-    while block < rows.end {
-        let end = rows.end.min(block + ROW_BLOCK);
-        for token in 0..n_tokens {
-            let row = if F::EIGHT_ROWS {
-                dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, store)
-            } else {
-                dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, store)
-            };
-            dot_rows::<S, F, 1>(s, format, rows.start, row..end, x, token, out, store);
+kernel! {
+    /// Walks the products, a few rows at a time, which share the loads of a token's activations.
+    fn dot_all<F: Format>(
+        s; format: F, rows: Range<usize>, x: Input<'_>, out: &mut Band<'_>, store: Store,
+    ) {
+        let n_tokens = x.n_tokens();
+        let mut block = rows.start;
+        while block < rows.end {
+            let end = rows.end.min(block + ROW_BLOCK);
+            for token in 0..n_tokens {
+                let row = if F::EIGHT_ROWS {
+                    dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, store)
+                } else {
+                    dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, store)
+                };
+                dot_rows::<S, F, 1>(s, format, rows.start, row..end, x, token, out, store);
+            }
+            block = end;
         }
-        block = end;
+    }
+}
+
+kernel! {
+    fn unpack<F: Format>(s; format: F, rows: Range<usize>, panel: &mut Panel) {
+        format.unpack(s, rows, panel);
     }
 }
 

@@ -505,18 +505,25 @@ impl Isa {
 }
 
 /// Lets a kernel be written like a function: `kernel! { fn name(s; args) -> T { body } }` makes `name(isa, args)`,
-/// whose body is compiled for every instruction set with `s` as its [`Simd`].
+/// whose body is compiled for every instruction set with `s` as its [`Simd`]. A type parameter must be in an argument's
+/// type.
 macro_rules! kernel {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($s:ident; $($arg:ident: $type:ty),* $(,)?) $body:block) => {
-        $crate::simd::kernel! { $(#[$meta])* $vis fn $name($s; $($arg: $type),*) -> () $body }
+    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<$($param:ident: $bound:path),+>)?(
+        $s:ident; $($arg:ident: $type:ty),* $(,)?
+    ) $body:block) => {
+        $crate::simd::kernel! {
+            $(#[$meta])* $vis fn $name$(<$($param: $bound),+>)?($s; $($arg: $type),*) -> () $body
+        }
     };
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($s:ident; $($arg:ident: $type:ty),* $(,)?) -> $out:ty $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<$($param:ident: $bound:path),+>)?(
+        $s:ident; $($arg:ident: $type:ty),* $(,)?
+    ) -> $out:ty $body:block) => {
         $(#[$meta])*
         #[inline]
-        $vis fn $name(isa: $crate::simd::Isa, $($arg: $type),*) -> $out {
+        $vis fn $name$(<$($param: $bound),+>)?(isa: $crate::simd::Isa, $($arg: $type),*) -> $out {
             #[allow(non_camel_case_types, reason = "each argument's type parameter has the argument's name")]
             struct Arguments<$($arg),*> { $($arg: $arg),* }
-            impl $crate::simd::Kernel for Arguments<$($type),*> {
+            impl$(<$($param: $bound),+>)? $crate::simd::Kernel for Arguments<$($type),*> {
                 type Output = $out;
                 #[inline(always)]
                 fn run<S: $crate::simd::Simd>(self, $s: S) -> $out {
