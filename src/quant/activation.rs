@@ -9,7 +9,8 @@ use super::blocks::{GROUP, GROUPS};
 use super::packed::Aligned;
 use crate::simd::{Isa, Simd, kernel};
 
-/// Room for quantised activations, reused from product to product. Rows are padded with zeros to eight groups.
+/// Room for quantised activations, reused from product to product. Rows are padded to whole
+/// steps of eight groups, by repeating those that are left over.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
     qs: Aligned<i8>,          // (n_tokens, padded n)
@@ -66,7 +67,7 @@ pub(crate) struct Quantized<'a> {
     group: usize,
 }
 
-/// One token's activations as int8, padded with zeros to eight groups.
+/// One token's activations as int8, padded to whole steps of eight groups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuantizedRow<'a> {
     pub(crate) qs: &'a [i8],          // (padded n)
@@ -159,18 +160,19 @@ kernel! {
     ) {
         let n_groups = x.len() / group;
         let [sums, low_sums] = sums;
-        qs[x.len()..].fill(0);
-        scales[n_groups..].fill(0.0);
-        sums[n_groups..].fill(0);
-        low_sums[n_groups..].fill(0);
         let groups = x.chunks_exact(group).zip(qs.chunks_exact_mut(group));
-        let facts = scales.iter_mut().zip(sums.iter_mut().zip(low_sums));
+        let facts = scales.iter_mut().zip(sums.iter_mut().zip(&mut *low_sums));
         for ((x, qs), (scale, (sum, low_sum))) in groups.zip(facts) {
             *scale = if all_finite(s, x) { max_abs(s, x) / 127.0 } else { f32::NAN };
             quantize_group(s, x, *scale, qs);
             let (low, high) = qs.split_at(group / 2);
             *low_sum = low.iter().map(|&q| i32::from(q)).sum();
             *sum = *low_sum + high.iter().map(|&q| i32::from(q)).sum::<i32>();
+        }
+        for to in n_groups..scales.len() {
+            let from = to - n_groups % GROUPS;
+            qs.copy_within(from * group..(from + 1) * group, to * group);
+            (scales[to], sums[to], low_sums[to]) = (scales[from], sums[from], low_sums[from]);
         }
     }
 }
@@ -285,6 +287,21 @@ mod tests {
                 (zeros.quantized_row(0).qs, zeros.quantized_row(0).scales),
                 (&[0; 32][..], &[0.0; 8][..])
             );
+        }
+    }
+
+    #[test]
+    fn groups_that_are_left_over_are_repeated() {
+        let x: Vec<f32> = (0..40).map(|i| i as f32 - 17.5).collect();
+        for isa in Isa::available() {
+            let mut buffer = ActivationBuffer::default();
+            let row = buffer.quantize(isa, &x, 40, 4, |_| false).quantized_row(0);
+            for group in 8..16 {
+                let like = 8 + group % 2;
+                assert_eq!(row.qs[4 * group..][..4], row.qs[4 * like..][..4]);
+                let facts = |g: usize| (row.scales[g], row.sums[g], row.low_sums[g]);
+                assert_eq!(facts(group), facts(like));
+            }
         }
     }
 }

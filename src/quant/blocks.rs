@@ -39,18 +39,6 @@ pub(crate) struct Groups<S: Simd> {
     pub(crate) mins: [S::F32x8; 2],
 }
 
-impl<S: Simd> Groups<S> {
-    /// Makes the scales and minima of all groups but the first `n` 0.
-    #[inline(always)]
-    fn keep(mut self, s: S, n: usize) -> Self {
-        for half in 0..2 {
-            self.scales[half] = s.keep_x8(self.scales[half], n);
-            self.mins[half] = s.keep_x8(self.mins[half], n);
-        }
-        self
-    }
-}
-
 /// Eight decoded groups of 32 weights in a [`Turn`]'s order.
 pub(crate) struct Turned<S: Simd> {
     /// The whole numbers, as [`Block::NUMBERS`] says.
@@ -63,6 +51,9 @@ pub(crate) struct Turned<S: Simd> {
 
 /// How many bytes ahead a row is fetched.
 const AHEAD: usize = 2048;
+
+/// How many bytes ahead rows are fetched that are read side by side, at least. (Four of `SmolLM2`'s rows have 1,440.)
+const MIN_AHEAD: usize = 4096;
 
 /// The most that [`BlockRows::STEP`] is.
 const MAX_STEP: usize = GROUPS * 34;
@@ -163,54 +154,99 @@ impl<'a, B: Block> BlockRows<'a, B> {
     fn dot_rows<S: Simd, const R: usize>(&self, s: S, row: usize, x: QuantizedRow<'_>) -> [S::F32x8; R] {
         let mut acc = [s.splat_x8(0.0); R];
         let steps = self.n / STEP_WEIGHTS;
+        let mut rows: [&[u8]; R] = [&[]; R];
+        for r in 0..R {
+            rows[r] = self.row(row + r);
+        }
         if B::TURN.is_some() {
-            let mut rows: [&[u8]; R] = [&[]; R];
-            for r in 0..R {
-                rows[r] = self.row(row + r);
-            }
+            let mut ahead = Fetch { near: rows[0], at: (R * rows[0].len()).max(MIN_AHEAD) };
             for i in 0..steps {
                 let x = Activations::at(&x, i * GROUPS);
                 if R > 1 {
                     // The processor fetches one stream ahead by itself, but not several: without this, two rows at once were
                     // read at a third of the speed of one (6 against 15 GB/s on a thread), and with it four at 21.
-                    for line in 0..(R * Self::STEP).div_ceil(LINE) {
-                        s.prefetch(rows[R - 1], rows[0].len() + i * R * Self::STEP + line * LINE);
-                    }
+                    ahead.fetch(s, R * Self::STEP);
                 }
                 // Written out: the compiler leaves a loop of four such steps a loop, with its sums in memory.
                 if R == 4 {
-                    acc[0] = dot_turned::<S, B>(s, &rows[0][i * Self::STEP..], x, acc[0]);
-                    acc[1] = dot_turned::<S, B>(s, &rows[1][i * Self::STEP..], x, acc[1]);
-                    acc[2] = dot_turned::<S, B>(s, &rows[2][i * Self::STEP..], x, acc[2]);
-                    acc[3] = dot_turned::<S, B>(s, &rows[3][i * Self::STEP..], x, acc[3]);
+                    acc[0] = dot_turned::<S, B>(s, &rows[0][i * Self::STEP..], x).add(s, acc[0]);
+                    acc[1] = dot_turned::<S, B>(s, &rows[1][i * Self::STEP..], x).add(s, acc[1]);
+                    acc[2] = dot_turned::<S, B>(s, &rows[2][i * Self::STEP..], x).add(s, acc[2]);
+                    acc[3] = dot_turned::<S, B>(s, &rows[3][i * Self::STEP..], x).add(s, acc[3]);
                 } else {
                     for r in 0..R {
-                        acc[r] = dot_turned::<S, B>(s, &rows[r][i * Self::STEP..], x, acc[r]);
+                        acc[r] = dot_turned::<S, B>(s, &rows[r][i * Self::STEP..], x).add(s, acc[r]);
                     }
                 }
+            }
+            if R > 1 {
+                ahead.fetch(s, R * (rows[0].len() - steps * Self::STEP));
             }
         } else {
             for r in 0..R {
-                let row = self.row(row + r);
+                let mut ahead = Fetch { near: rows[r], at: AHEAD };
                 for i in 0..steps {
-                    for line in 0..Self::STEP.div_ceil(LINE) {
-                        s.prefetch(row, i * Self::STEP + AHEAD + line * LINE);
-                    }
-                    let groups = B::decode(s, &row[i * Self::STEP..(i + 1) * Self::STEP]);
+                    ahead.fetch(s, Self::STEP);
+                    let groups = B::decode(s, &rows[r][i * Self::STEP..(i + 1) * Self::STEP]);
                     acc[r] = dot_groups::<S, B>(s, &groups, Activations::at(&x, i * GROUPS), acc[r]);
                 }
+                ahead.fetch(s, rows[r].len() - steps * Self::STEP);
             }
         }
-        let rest = self.n / GROUP % GROUPS;
-        if rest > 0 {
-            let mut padded = [0; MAX_STEP];
-            for r in 0..R {
-                let blocks = self.last_step(row + r, &mut padded);
-                let x = Activations::at(&x, steps * GROUPS);
-                acc[r] = dot_groups::<S, B>(s, &B::decode(s, blocks).keep(s, rest), x, acc[r]);
+        let rest = if B::WEIGHTS == GROUP { self.n / GROUP % GROUPS } else { 0 };
+        match rest {
+            0 => acc,
+            1 if R > 1 && R <= GROUPS => self.add_tails::<S, R, 1>(s, rows, x, acc),
+            2 if R > 1 && R * 2 <= GROUPS => self.add_tails::<S, R, 2>(s, rows, x, acc),
+            _ => {
+                let mut padded = [0; MAX_STEP];
+                for r in 0..R {
+                    let blocks = self.last_step(row + r, &mut padded);
+                    let tail = dot_step::<S, B>(s, blocks, Activations::at(&x, steps * GROUPS));
+                    acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
+                }
+                acc
             }
+        }
+    }
+
+    /// Adds the products of the last `G` groups of `R` rows, which make up a step: a token's last groups are repeated for it.
+    #[inline(always)]
+    fn add_tails<S: Simd, const R: usize, const G: usize>(
+        &self,
+        s: S,
+        rows: [&[u8]; R],
+        x: QuantizedRow<'_>,
+        mut acc: [S::F32x8; R],
+    ) -> [S::F32x8; R] {
+        let steps = self.n / STEP_WEIGHTS;
+        let mut blocks = [0; MAX_STEP];
+        for r in 0..R {
+            let tail = &rows[r][steps * Self::STEP..][..G * B::BYTES];
+            blocks[r * G * B::BYTES..][..G * B::BYTES].copy_from_slice(tail);
+        }
+        let tails = dot_step::<S, B>(s, &blocks[..Self::STEP], Activations::at(&x, steps * GROUPS));
+        for r in 0..R {
+            acc[r] = tails.of_row(s, r * G, G).add(s, acc[r]);
         }
         acc
+    }
+}
+
+/// Has the cache fetch what follows `near`, bit by bit.
+struct Fetch<'a> {
+    near: &'a [u8],
+    /// The next byte.
+    at: usize,
+}
+
+impl Fetch<'_> {
+    #[inline(always)]
+    fn fetch<S: Simd>(&mut self, s: S, bytes: usize) {
+        for at in (0..bytes).step_by(LINE) {
+            s.prefetch(self.near, self.at + at);
+        }
+        self.at += bytes;
     }
 }
 
@@ -280,13 +316,64 @@ impl<'a> Activations<'a> {
     }
 }
 
+/// What eight groups add to a sum: a product of whole numbers and its scale in each lane, and a minimum and what it is to be
+/// multiplied with.
+#[derive(Clone, Copy)]
+struct Terms<S: Simd, B> {
+    dots: S::F32x8,
+    scales: S::F32x8,
+    mins: S::F32x8,
+    sums: S::F32x8,
+    _format: PhantomData<B>,
+}
+
+impl<S: Simd, B: Block> Terms<S, B> {
+    /// `(scale * d) * dot` and `min * (d * sum)`.
+    #[inline(always)]
+    fn new(s: S, dots: S::I32x8, sums: S::I32x8, scales: S::F32x8, mins: S::F32x8, d: S::F32x8) -> Self {
+        let dots = match B::NUMBERS {
+            Numbers::Signed => s.dot_unbias(dots, sums),
+            Numbers::Offset(n) => s.sub_shifted_i32x8(dots, sums, n),
+            Numbers::WithMin => dots,
+        };
+        let (dots, scales) = (s.to_f32x8(dots), s.mul_x8(scales, d));
+        Self { dots, scales, mins, sums: s.mul_x8(d, s.to_f32x8(sums)), _format: PhantomData }
+    }
+
+    /// Those of `n` groups only, from `first` on, in the first lanes.
+    #[inline(always)]
+    fn of_row(self, s: S, first: usize, n: usize) -> Self {
+        Self {
+            dots: s.some_x8(self.dots, first, n),
+            scales: s.some_x8(self.scales, first, n),
+            mins: s.some_x8(self.mins, first, n),
+            sums: s.some_x8(self.sums, first, n),
+            _format: PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, s: S, acc: S::F32x8) -> S::F32x8 {
+        let acc = s.mul_add_x8(self.dots, self.scales, acc);
+        match B::NUMBERS {
+            Numbers::WithMin => s.mul_add_x8(self.mins, self.sums, acc),
+            _ => acc,
+        }
+    }
+}
+
+/// The products of eight groups whose halves have no scales of their own, in whichever order suits the format.
 #[inline(always)]
-fn dot_turned<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
-    add_turned::<S, B>(s, &B::decode_turned(s, &blocks[..BlockRows::<B>::STEP]), x, acc)
+fn dot_step<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+    if B::TURN.is_some() {
+        return dot_turned(s, blocks, x);
+    }
+    dot_in_order(s, &B::decode(s, blocks), x)
 }
 
 #[inline(always)]
-fn add_turned<S: Simd, B: Block>(s: S, turned: &Turned<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
+fn dot_turned<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+    let turned = B::decode_turned(s, &blocks[..BlockRows::<B>::STEP]);
     let qs = if B::TURN == Some(Turn::Groups) { x.turned[0] } else { x.turned[1] };
     let mut dots = [s.zero_i32x8(); 2];
     for k in 0..GROUPS {
@@ -302,16 +389,20 @@ fn add_turned<S: Simd, B: Block>(s: S, turned: &Turned<S>, x: Activations<'_>, a
         _ => s.add_i32x8(dots[0], dots[1]),
     };
     let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
-    add_groups::<S, B>(s, dots, sums, turned.scales, turned.mins, d, acc)
+    Terms::new(s, dots, sums, turned.scales, turned.mins, d)
+}
+
+#[inline(always)]
+fn dot_in_order<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>) -> Terms<S, B> {
+    let dots = s.dot_each(&groups.q, x.qs, B::NUMBERS == Numbers::Signed, B::SMALL);
+    let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
+    Terms::new(s, dots, sums, groups.scales[0], groups.mins[0], d)
 }
 
 #[inline(always)]
 fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
-    let d = s.load_x8(x.scales);
-    let sums = s.load_i32x8(x.sums);
     if !B::HALVES {
-        let dots = s.dot_each(&groups.q, x.qs, B::NUMBERS == Numbers::Signed, B::SMALL);
-        return add_groups::<S, B>(s, dots, sums, groups.scales[0], groups.mins[0], d, acc);
+        return dot_in_order::<S, B>(s, groups, x).add(s, acc);
     }
     let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
     for p in 0..PAIRS {
@@ -319,33 +410,10 @@ fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, a
     }
     let [low, high] =
         if B::SMALL { s.sum_halves_of_pairs::<true>(dots) } else { s.sum_halves_of_pairs::<false>(dots) };
-    let low_sums = s.load_i32x8(x.low_sums);
-    let acc = add_groups::<S, B>(s, low, low_sums, groups.scales[0], groups.mins[0], d, acc);
+    let (d, sums, low_sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums), s.load_i32x8(x.low_sums));
     let high_sums = s.sub_i32x8(sums, low_sums);
-    add_groups::<S, B>(s, high, high_sums, groups.scales[1], groups.mins[1], d, acc)
-}
-
-/// `acc + (scale * d) * dot + min * (d * sum)` of eight groups.
-#[inline(always)]
-fn add_groups<S: Simd, B: Block>(
-    s: S,
-    dots: S::I32x8,
-    sums: S::I32x8,
-    scales: S::F32x8,
-    mins: S::F32x8,
-    d: S::F32x8,
-    acc: S::F32x8,
-) -> S::F32x8 {
-    let dots = match B::NUMBERS {
-        Numbers::Signed => s.dot_unbias(dots, sums),
-        Numbers::Offset(n) => s.sub_shifted_i32x8(dots, sums, n),
-        Numbers::WithMin => dots,
-    };
-    let acc = s.mul_add_x8(s.to_f32x8(dots), s.mul_x8(scales, d), acc);
-    match B::NUMBERS {
-        Numbers::WithMin => s.mul_add_x8(mins, s.mul_x8(d, s.to_f32x8(sums)), acc),
-        _ => acc,
-    }
+    let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins[0], d).add(s, acc);
+    Terms::<S, B>::new(s, high, high_sums, groups.scales[1], groups.mins[1], d).add(s, acc)
 }
 
 /// The little-endian u16 at a byte.

@@ -147,9 +147,13 @@ macro_rules! blocks_of_256_bits {
             }
         }
         #[inline(always)]
-        fn keep_x8(self, a: __m256, n: usize) -> __m256 {
+        fn some_x8(self, a: __m256, first: usize, n: usize) -> __m256 {
             // SAFETY: as above.
-            unsafe { _mm256_and_ps(a, _mm256_castsi256_ps(first_lanes(n))) }
+            unsafe {
+                let order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                let order = _mm256_add_epi32(order, _mm256_set1_epi32(first as i32));
+                _mm256_and_ps(_mm256_permutevar8x32_ps(a, order), _mm256_castsi256_ps(first_lanes(n)))
+            }
         }
         #[inline(always)]
         fn prefetch<T>(self, near: &[T], at: usize) {

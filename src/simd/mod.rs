@@ -246,8 +246,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
     /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
     fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
-    /// `a` with zeros in all lanes but the first `n`.
-    fn keep_x8(self, a: Self::F32x8, n: usize) -> Self::F32x8;
+    /// The `n` lanes from `first` on, then zeros. `first + n` is at most 8.
+    fn some_x8(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8;
     /// Has the cache fetch the line of element `at`, which may lie behind the last one.
     fn prefetch<T>(self, near: &[T], at: usize);
 

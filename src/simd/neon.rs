@@ -480,15 +480,11 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn keep_x8(self, a: float32x4x2_t, n: usize) -> float32x4x2_t {
-        let lanes = self.load_i32x8(&[0, 1, 2, 3, 4, 5, 6, 7]);
-        // SAFETY: as above.
-        unsafe {
-            let n = vdupq_n_s32(n as i32);
-            let keep =
-                |a, lanes| vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vcltq_s32(lanes, n)));
-            float32x4x2_t(keep(a.0, lanes.0), keep(a.1, lanes.1))
-        }
+    fn some_x8(self, a: float32x4x2_t, first: usize, n: usize) -> float32x4x2_t {
+        let mut lanes = [0.0; 16];
+        self.store_x8(a, &mut lanes);
+        lanes[first + n..].fill(0.0);
+        self.load_x8(&lanes[first..])
     }
     #[inline(always)]
     fn prefetch<T>(self, near: &[T], at: usize) {

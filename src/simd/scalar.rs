@@ -259,8 +259,8 @@ impl Simd for Scalar {
         std::array::from_fn(|i| [even, odd][i % 2][i / 2] + [even, odd][i % 2][i / 2 + 4])
     }
     #[inline(always)]
-    fn keep_x8(self, a: Self::F32x8, n: usize) -> Self::F32x8 {
-        std::array::from_fn(|i| if i < n { a[i] } else { 0.0 })
+    fn some_x8(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8 {
+        std::array::from_fn(|i| if i < n { a[first + i] } else { 0.0 })
     }
     #[inline(always)]
     fn prefetch<T>(self, _near: &[T], _at: usize) {}
