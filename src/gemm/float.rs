@@ -1,14 +1,14 @@
 //! The product of weights that aren't quantised, which are widened on their way into registers.
 //!
-//! A tile of the output is two rows of weights by some tokens, and has two registers each, whose lanes hold parts of a sum: one adds up
-//! the vectors of columns at even places, the other those at odd ones, as decode does, so a product comes out as decode's bits.
-//! Some columns of a tile's tokens meet all rows of a panel while they are in the first-level cache; the rows come from the second
-//! level, in which a panel stays until all tokens have passed.
+//! A tile of the output is two rows of weights by some tokens, and has two registers each, whose lanes hold parts of a sum: one
+//! adds up the vectors of columns at even places, the other those at odd ones, as decode does, so a product comes out as
+//! decode's bits. Some columns of a tile's tokens meet all rows of a panel while they are in the first-level cache; the rows
+//! come from the second level, in which a panel stays until all tokens have passed.
 //!
-//! Weights aren't packed. They were, as f32 and interleaved vector by vector, with four rows in a tile and the even vectors before the odd ones:
-//! that took 10 % of the time of a prompt in F16, and keeping one half's sums while the other's were made, 7 %. Widening in the loop costs
-//! nothing beside 24 multiplications for four vectors. What rows that aren't interleaved need is that few columns are taken at a time:
-//! those of 8 KB all begin in one set of the first-level cache.
+//! Weights aren't packed. They were, as f32 and interleaved vector by vector, with four rows in a tile and the even vectors
+//! before the odd ones: that took 10 % of the time of a prompt in F16, and keeping one half's sums while the other's were made,
+//! 7 %. Widening in the loop costs nothing beside 24 multiplications for four vectors. What rows that aren't interleaved need
+//! is that few columns are taken at a time: those of 8 KB all begin in one set of the first-level cache.
 
 use std::ops::Range;
 

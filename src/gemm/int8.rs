@@ -42,10 +42,12 @@ pub(crate) fn multiply(
         let ahead = Ahead::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
         match (numbers, halves) {
             (Numbers::Signed, _) => isa.run(Product::<8, false, false> { block, x, ahead, out }),
+            (Numbers::Offset(..=3), false) => isa.run(Product::<4, false, false> { block, x, ahead, out }),
             (Numbers::Offset(_), false) => isa.run(Product::<5, false, false> { block, x, ahead, out }),
             (Numbers::Offset(_), true) => isa.run(Product::<6, false, true> { block, x, ahead, out }),
-            (Numbers::WithMin, false) => isa.run(Product::<5, true, false> { block, x, ahead, out }),
-            (Numbers::WithMin, true) => isa.run(Product::<5, true, true> { block, x, ahead, out }),
+            (Numbers::WithMin(..=4), false) => isa.run(Product::<4, true, false> { block, x, ahead, out }),
+            (Numbers::WithMin(_), false) => isa.run(Product::<5, true, false> { block, x, ahead, out }),
+            (Numbers::WithMin(_), true) => isa.run(Product::<5, true, true> { block, x, ahead, out }),
         }
     }
 }
@@ -194,7 +196,7 @@ impl Block<'_> {
         let bias = match self.numbers {
             Numbers::Signed => S::QUADS_BIAS,
             Numbers::Offset(n) => Some(n),
-            Numbers::WithMin => None,
+            Numbers::WithMin(_) => None,
         };
         let n_halves = if HALVES { 2 } else { 1 };
         let mut x_qs: [&[i8]; V] = [&[]; V];

@@ -65,8 +65,8 @@ pub(crate) enum Numbers {
     Signed,
     /// `n + 1` bits: weight = scale * (q - 2^n).
     Offset(u32),
-    /// 0..=31: weight = scale * q + min.
-    WithMin,
+    /// So many bits, at most 5: weight = scale * q + min.
+    WithMin(u32),
 }
 
 impl Numbers {
@@ -75,7 +75,7 @@ impl Numbers {
         match self {
             Self::Signed => 8,
             Self::Offset(n) => n + 1,
-            Self::WithMin => 5,
+            Self::WithMin(bits) => bits,
         }
     }
 }
@@ -334,7 +334,7 @@ impl<S: Simd, B: Block> Terms<S, B> {
         let dots = match B::NUMBERS {
             Numbers::Signed => s.dot_unbias(dots, sums),
             Numbers::Offset(n) => s.sub_shifted_i32x8(dots, sums, n),
-            Numbers::WithMin => dots,
+            Numbers::WithMin(_) => dots,
         };
         let (dots, scales) = (s.to_f32x8(dots), s.mul_x8(scales, d));
         Self { dots, scales, mins, sums: s.mul_x8(d, s.to_f32x8(sums)), _format: PhantomData }
@@ -356,7 +356,7 @@ impl<S: Simd, B: Block> Terms<S, B> {
     fn add(self, s: S, acc: S::F32x8) -> S::F32x8 {
         let acc = s.mul_add_x8(self.dots, self.scales, acc);
         match B::NUMBERS {
-            Numbers::WithMin => s.mul_add_x8(self.mins, self.sums, acc),
+            Numbers::WithMin(_) => s.mul_add_x8(self.mins, self.sums, acc),
             _ => acc,
         }
     }

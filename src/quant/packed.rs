@@ -181,7 +181,7 @@ impl Panel {
         let at = (step * rows + row) * GROUPS;
         for half in 0..if B::HALVES { 2 } else { 1 } {
             s.store_x8(groups.scales[half], &mut self.scales[half][at..]);
-            if B::NUMBERS == Numbers::WithMin {
+            if matches!(B::NUMBERS, Numbers::WithMin(_)) {
                 s.store_x8(groups.mins[half], &mut self.mins[half][at..]);
             }
         }

@@ -18,7 +18,7 @@ pub(crate) struct Q2K;
 impl Block for Q2K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 84;
-    const NUMBERS: Numbers = Numbers::WithMin;
+    const NUMBERS: Numbers = Numbers::WithMin(2);
     const HALVES: bool = true;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {

@@ -65,7 +65,7 @@ impl Block for Q4_0 {
 impl Block for Q4_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 20;
-    const NUMBERS: Numbers = Numbers::WithMin;
+    const NUMBERS: Numbers = Numbers::WithMin(4);
     const TURN: Option<Turn> = Some(Turn::Groups);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {

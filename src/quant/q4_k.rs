@@ -39,7 +39,7 @@ pub(crate) fn decode_scales<S: Simd>(s: S, block: &[u8]) -> [S::F32x8; 2] {
 impl Block for Q4K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 144;
-    const NUMBERS: Numbers = Numbers::WithMin;
+    const NUMBERS: Numbers = Numbers::WithMin(4);
     const TURN: Option<Turn> = Some(Turn::EvenAndOdd);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {

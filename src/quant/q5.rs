@@ -61,7 +61,7 @@ impl Block for Q5_0 {
 impl Block for Q5_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 24;
-    const NUMBERS: Numbers = Numbers::WithMin;
+    const NUMBERS: Numbers = Numbers::WithMin(5);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));

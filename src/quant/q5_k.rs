@@ -20,7 +20,7 @@ pub(crate) struct Q5K;
 impl Block for Q5K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 176;
-    const NUMBERS: Numbers = Numbers::WithMin;
+    const NUMBERS: Numbers = Numbers::WithMin(5);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));

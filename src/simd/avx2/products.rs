@@ -88,16 +88,16 @@ impl Products for Widening {
         x: [&[i8]; V],
         quads: Range<usize>,
     ) -> [[__m256i; V]; R] {
-        // Two products of numbers of 5 bits are at most 2 * 31 * 127 = 7,874: four such pairs fit an i16 (31,496) and are widened
-        // together, which makes a prompt in Q4_0 9 to 13 % faster; most of what is saved goes to spilled registers. (Two pairs of 6
-        // bits would fit too, but a prompt in Q6_K was 9 % slower so. Strips of three rows: Q4_0 5 % faster, Q6_K 17 % slower.)
-        const PAIRS: usize = 4;
-        if BITS > 5 {
-            return token.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads);
-        }
-        for first in quads.step_by(PAIRS) {
+        // A sum of products of so many quads fits an i16, and is widened together: two products of numbers of 4 bits are at most
+        // 2 * 15 * 127, of 5 bits 2 * 31 * 127, and eight and four times that are 30,480 and 31,496.
+        let step = match BITS {
+            0..=4 => quads.len(),
+            5 => 4,
+            _ => return token.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads),
+        };
+        for first in quads.step_by(step) {
             let mut pairs = [[token.zero_i32(); V]; R];
-            for q in first..first + PAIRS {
+            for q in first..first + step {
                 let mut x_quads = [token.zero_i32(); V];
                 for v in 0..V {
                     x_quads[v] = token.load_quads(&x[v][q * 32..]);
