@@ -90,6 +90,8 @@ impl Products for Widening {
     ) -> [[__m256i; V]; R] {
         // A sum of products of so many quads fits an i16, and is widened together: two products of numbers of 4 bits are at most
         // 2 * 15 * 127, of 5 bits 2 * 31 * 127, and eight and four times that are 30,480 and 31,496.
+        // (Two times two products of 6 bits would fit too, but a prompt in Q6_K took 30 % longer so. Strips of three
+        // rows of weights: Q4_0 5 % faster, Q6_K 17 % slower.)
         let step = match BITS {
             0..=4 => quads.len(),
             5 => 4,
