@@ -320,14 +320,10 @@ impl Job {
         Self { work: std::ptr::from_ref(work).cast(), call: call::<F>, n_chunks, helpers }
     }
 
-    /// The caller's `i`th chunk.
-    fn of_caller(self, i: u32) -> u32 {
-        if i < self.helpers { i } else { self.n_chunks - 1 - (i - self.helpers) }
-    }
-
-    /// The helpers' `i`th chunk.
-    fn of_helpers(self, i: u32) -> u32 {
-        if self.helpers + i < self.n_chunks { self.helpers + i } else { self.n_chunks - 1 - i }
+    /// The chunk of a claim: each has one, as claims from `helpers` on only stand in the other order.
+    fn chunk(self, claim: u32) -> usize {
+        let chunk = if claim < self.helpers { claim } else { self.helpers + (self.n_chunks - 1 - claim) };
+        chunk as usize
     }
 
     /// # Safety
@@ -340,8 +336,8 @@ impl Job {
 
 /// What the caller and its helpers share.
 ///
-/// `unclaimed` packs how many chunks of the region under way nobody has claimed yet, `from..to`, in one word: the caller
-/// claims from the front and helpers from the back. [`Job`] says which chunks that are.
+/// `unclaimed` packs the claims on the region's chunks that nobody has made yet, `from..to`, in one word: the caller makes
+/// them from the front and helpers from the back. [`Job::chunk`] says which chunk each is for.
 struct Crew {
     /// A forward pass holds the crew.
     entered: AtomicBool,
@@ -431,9 +427,9 @@ impl Crew {
         self.unclaimed.store(pack(0, n), Ordering::Release);
 
         let mut region = Region { crew: self, by_helpers: n };
-        while let Some(i) = self.claim(|from, to| (from, pack(from + 1, to))) {
+        while let Some(claim) = self.claim(|from, to| (from, pack(from + 1, to))) {
             region.by_helpers -= 1;
-            work(job.of_caller(i) as usize);
+            work(job.chunk(claim));
         }
         drop(region);
         if let Some(payload) = lock(&self.panic).take() {
@@ -462,13 +458,12 @@ impl Crew {
     fn help(&self) {
         let mut idle_since = None;
         loop {
-            if let Some(from_back) = self.claim(|from, to| (to - 1, pack(from, to - 1))) {
+            if let Some(claim) = self.claim(|from, to| (to - 1, pack(from, to - 1))) {
                 idle_since = None;
                 // SAFETY: a claimed chunk keeps the region alive until it is counted as finished below.
                 let job = unsafe { *self.job.get() };
                 // SAFETY: as above, and so what the job was made from is alive.
-                let run =
-                    |job: Job| unsafe { job.run(job.of_helpers(job.n_chunks - 1 - from_back) as usize) };
+                let run = |job: Job| unsafe { job.run(job.chunk(claim)) };
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job.into_iter().for_each(run))) {
                     *lock(&self.panic) = Some(payload);
                 }
