@@ -144,6 +144,7 @@ fn attend_all<S: Simd, E: Element, const FUSED: bool>(
 ) {
     let (n_queries, head_dim) = (out.n_rows() * task.per_task, task.head_dim);
     let room = scores.len() / QUERIES;
+    let at_once = if S::TILE_WIDTH > 1 { AT_ONCE } else { 1 };
     for first in (0..n_queries).step_by(QUERIES) {
         let n = QUERIES.min(n_queries - first);
         let mut queries: [&[f32]; QUERIES] = [&[]; QUERIES];
@@ -154,10 +155,13 @@ fn attend_all<S: Simd, E: Element, const FUSED: bool>(
         let n_blocks = seen[n - 1].div_ceil(BLOCK);
         for block in 0..n_blocks {
             let keys = kv.key_block(block, task.kv_start, head_dim);
-            for i in (0..n).step_by(AT_ONCE) {
+            for i in (0..n).step_by(at_once) {
                 let (queries, scores) = (&queries[i..n], &mut scores[i * room + block * BLOCK..]);
                 let next = if i == 0 { kv.next_block() } else { 0 };
                 match queries.len() {
+                    _ if S::TILE_WIDTH == 1 => {
+                        block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room);
+                    }
                     1 => block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room),
                     2 => block_scores::<S, E, FUSED, 2>(s, queries, keys, next, scores, room),
                     3 => block_scores::<S, E, FUSED, 3>(s, queries, keys, next, scores, room),
@@ -172,27 +176,19 @@ fn attend_all<S: Simd, E: Element, const FUSED: bool>(
         sums.fill(0.0);
         for block in 0..n_blocks {
             let values = kv.value_block(block, task.kv_start, head_dim);
-            for i in (0..n).step_by(AT_ONCE) {
+            for i in (0..n).step_by(at_once) {
                 let (seen, sums) = (&seen[i..n], &mut sums[i * head_dim..]);
-                let weights = &scores[i * room..];
+                let (weights, start) = (&scores[i * room..], block * BLOCK);
                 let next = if i == 0 { kv.next_block() } else { 0 };
                 match seen.len() {
-                    1 => block_sums::<S, E, 1>(s, values, next, weights, room, block * BLOCK, seen, sums),
-                    2 => block_sums::<S, E, 2>(s, values, next, weights, room, block * BLOCK, seen, sums),
-                    3 => block_sums::<S, E, 3>(s, values, next, weights, room, block * BLOCK, seen, sums),
-                    _ => {
-                        block_sums::<S, E, AT_ONCE>(
-                            s,
-                            values,
-                            next,
-                            weights,
-                            room,
-                            block * BLOCK,
-                            seen,
-                            sums,
-                        );
+                    _ if S::TILE_WIDTH == 1 => {
+                        block_sums::<S, E, 1>(s, values, next, weights, room, start, seen, sums);
                     }
-                };
+                    1 => block_sums::<S, E, 1>(s, values, next, weights, room, start, seen, sums),
+                    2 => block_sums::<S, E, 2>(s, values, next, weights, room, start, seen, sums),
+                    3 => block_sums::<S, E, 3>(s, values, next, weights, room, start, seen, sums),
+                    _ => block_sums::<S, E, AT_ONCE>(s, values, next, weights, room, start, seen, sums),
+                }
             }
         }
         for (i, sums) in sums.chunks_exact(head_dim).take(n).enumerate() {
@@ -251,10 +247,12 @@ fn block_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
     for i in 0..Q {
         qs[i] = &queries[i][..head_dim];
     }
-    if S::MANY_REGISTERS {
+    if S::TILE_WIDTH == 4 {
         parts_of_scores::<S, E, FUSED, Q, 4>(s, qs, keys, next, scores, room);
-    } else {
+    } else if S::TILE_WIDTH == 2 {
         parts_of_scores::<S, E, FUSED, Q, 2>(s, qs, keys, next, scores, room);
+    } else {
+        parts_of_scores::<S, E, FUSED, Q, 1>(s, qs, keys, next, scores, room);
     }
 }
 
@@ -323,15 +321,15 @@ fn block_sums<S: Simd, E: Element, const Q: usize>(
     let mut column = 0;
     while column < head_dim {
         let vectors = (head_dim - column) / S::LANES;
-        column += match if S::MANY_REGISTERS { vectors } else { vectors.min(2) } {
-            0 => {
-                add_tail::<S, E, Q>(s, values, in_block, column, sums);
-                S::LANES
-            }
-            1 => add_columns::<S, E, Q, 1>(s, values, next, in_block, column, sums),
-            2 => add_columns::<S, E, Q, 2>(s, values, next, in_block, column, sums),
-            3 => add_columns::<S, E, Q, 3>(s, values, next, in_block, column, sums),
-            _ => add_columns::<S, E, Q, 4>(s, values, next, in_block, column, sums),
+        column += if S::TILE_WIDTH >= 4 && vectors >= 4 {
+            add_columns::<S, E, Q, 4>(s, values, next, in_block, column, sums)
+        } else if S::TILE_WIDTH >= 2 && vectors >= 2 {
+            add_columns::<S, E, Q, 2>(s, values, next, in_block, column, sums)
+        } else if vectors >= 1 {
+            add_columns::<S, E, Q, 1>(s, values, next, in_block, column, sums)
+        } else {
+            add_tail::<S, E, Q>(s, values, in_block, column, sums);
+            S::LANES
         };
     }
 }

@@ -106,23 +106,21 @@ impl Block<'_> {
         ahead: &mut Ahead<'_>,
         out: &mut Band<'_>,
     ) {
-        let mut room = Room::<S, 2, R, STRIPS>::new(s);
-        let mut pairs = x.chunks_exact(2);
-        let mut token = 0;
-        for pair in &mut pairs {
-            self.tokens::<S, BITS, MIN, HALVES, 2, R, STRIPS>(
-                s,
-                [&pair[0], &pair[1]],
-                &mut room,
-                token,
-                ahead,
-                out,
-            );
-            token += 2 * S::LANES;
+        let (mut x, mut token) = (x, 0);
+        if S::TILE_WIDTH > 1 {
+            let mut room = Room::<S, 2, R, STRIPS>::new(s);
+            while let [first, second, rest @ ..] = x {
+                let tiles = [first, second];
+                self.tokens::<S, BITS, MIN, HALVES, 2, R, STRIPS>(s, tiles, &mut room, token, ahead, out);
+                (x, token) = (rest, token + 2 * S::LANES);
+            }
         }
-        if let [last] = pairs.remainder() {
+        if !x.is_empty() {
             let mut room = Room::<S, 1, R, STRIPS>::new(s);
-            self.tokens::<S, BITS, MIN, HALVES, 1, R, STRIPS>(s, [last], &mut room, token, ahead, out);
+            for tile in x {
+                self.tokens::<S, BITS, MIN, HALVES, 1, R, STRIPS>(s, [tile], &mut room, token, ahead, out);
+                token += S::LANES;
+            }
         }
     }
 

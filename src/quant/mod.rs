@@ -309,7 +309,9 @@ kernel! {
         while block < rows.end {
             let end = rows.end.min(block + ROW_BLOCK);
             for token in 0..n_tokens {
-                let row = if F::EIGHT_ROWS {
+                let row = if S::TILE_WIDTH == 1 {
+                    block
+                } else if F::EIGHT_ROWS {
                     dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, store)
                 } else {
                     dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, store)

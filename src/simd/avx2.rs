@@ -284,7 +284,7 @@ pub(super) use blocks_of_256_bits;
 // checked on the line before, and the unaligned forms of load and store are used.
 impl<P: Products> Simd for Avx2<P> {
     const LANES: usize = 8;
-    const MANY_REGISTERS: bool = false;
+    const TILE_WIDTH: usize = 2;
     type F32 = __m256;
     type I8x32 = __m256i;
     type I32x8 = __m256i;

@@ -43,7 +43,7 @@ impl Avx512 {
 // the line before, and the unaligned or masked forms of load and store are used.
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    const MANY_REGISTERS: bool = true;
+    const TILE_WIDTH: usize = 4;
     type F32 = __m512;
     type I8x32 = __m256i;
     type I32x8 = __m256i;

@@ -44,8 +44,9 @@ impl Number for f32 {
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// f32 in an [`Simd::F32`].
     const LANES: usize;
-    /// Whether 32 of these vectors fit in registers, not 16.
-    const MANY_REGISTERS: bool;
+    /// How many vectors a tile of sums is wide: 4 where 32 of them fit in registers, 2 where 16 do. 1 where nothing is
+    /// gained by tiles: kernels then leave out their versions for several rows, which take long to compile.
+    const TILE_WIDTH: usize;
     /// `LANES` f32.
     type F32: Copy;
     /// 32 int8.

@@ -56,7 +56,7 @@ impl<P: Products> Neon<P> {
 // before, and loads and stores want no alignment beyond their element's.
 impl<P: Products> Simd for Neon<P> {
     const LANES: usize = 8;
-    const MANY_REGISTERS: bool = false;
+    const TILE_WIDTH: usize = 2;
     type F32 = float32x4x2_t;
     type I8x32 = int8x16x2_t;
     type I32x8 = int32x4x2_t;

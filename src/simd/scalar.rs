@@ -22,7 +22,7 @@ fn f16_to_f32(bits: u16) -> f32 {
 
 impl Simd for Scalar {
     const LANES: usize = LANES;
-    const MANY_REGISTERS: bool = true;
+    const TILE_WIDTH: usize = 1;
     type F32 = [f32; LANES];
     type I8x32 = [i8; 32];
     type I32x8 = [i32; 8];
