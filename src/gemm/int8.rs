@@ -217,38 +217,10 @@ impl Block<'_> {
                 group[v] = &x_qs[v][i * GROUP * S::LANES..][..GROUP * S::LANES];
                 d[v] = s.load(&x_scales[v][i * S::LANES..]);
             }
-            for half in 0..n_halves {
-                let mut sums = [s.zero_i32(); V];
-                for v in 0..V {
-                    sums[v] = s.load_i32(&x_sums[half][v][i * S::LANES..]);
-                }
-                let mut dots = [[s.zero_i32(); V]; R];
-                if let Some(n) = bias {
-                    for v in 0..V {
-                        let bias = s.sub_shifted_i32(s.zero_i32(), sums[v], n);
-                        for r in 0..R {
-                            dots[r][v] = bias;
-                        }
-                    }
-                }
-                let quads = half * 8 / n_halves..(half + 1) * 8 / n_halves;
-                let dots = s.dot_strip::<BITS, R, V>(dots, w.qs::<R>(i), group, quads);
-                let scales = w.scales::<R>(half, i);
-                for r in 0..R {
-                    let scale = s.splat(scales[r * GROUPS]);
-                    for v in 0..V {
-                        acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, d[v]), acc[r][v]);
-                    }
-                }
-                if MIN {
-                    let mins = w.mins::<R>(half, i);
-                    for v in 0..V {
-                        let sum = s.mul(d[v], s.to_f32(sums[v]));
-                        for r in 0..R {
-                            acc[r][v] = s.mul_add(s.splat(mins[r * GROUPS]), sum, acc[r][v]);
-                        }
-                    }
-                }
+            let terms = Terms { w, bias, i, group, d, x_sums };
+            acc = terms.add::<BITS, MIN, HALVES, 0, R>(s, acc);
+            if HALVES {
+                acc = terms.add::<BITS, MIN, HALVES, 1, R>(s, acc);
             }
         }
         acc
@@ -281,6 +253,64 @@ impl Block<'_> {
                 }
             }
         }
+    }
+}
+
+/// What a group adds to the sums of a tile.
+#[derive(Clone, Copy)]
+struct Terms<'a, S: Simd, const V: usize> {
+    w: PanelChain<'a>,
+    /// The power of two that is to be taken off each weight.
+    bias: Option<u32>,
+    /// The group's place in its chain.
+    i: usize,
+    /// Its activations: (8, `LANES`, 4) of each vector.
+    group: [&'a [i8]; V],
+    d: [S::F32; V],
+    x_sums: [[&'a [i32]; V]; 2],
+}
+
+impl<S: Simd, const V: usize> Terms<'_, S, V> {
+    /// Adds those of the first (0) or the second (1) half, or of the whole group if it has no halves. (A loop over both halves
+    /// stayed a loop, with everything in memory that it chose from: a prompt in Q6_K took so much longer.)
+    #[inline(always)]
+    fn add<const BITS: u32, const MIN: bool, const HALVES: bool, const HALF: usize, const R: usize>(
+        self,
+        s: S,
+        mut acc: [[S::F32; V]; R],
+    ) -> [[S::F32; V]; R] {
+        let mut sums = [s.zero_i32(); V];
+        for v in 0..V {
+            sums[v] = s.load_i32(&self.x_sums[HALF][v][self.i * S::LANES..]);
+        }
+        let mut dots = [[s.zero_i32(); V]; R];
+        if let Some(n) = self.bias {
+            for v in 0..V {
+                let bias = s.sub_shifted_i32(s.zero_i32(), sums[v], n);
+                for r in 0..R {
+                    dots[r][v] = bias;
+                }
+            }
+        }
+        let quads = if HALVES { 4 * HALF..4 * HALF + 4 } else { 0..8 };
+        let dots = s.dot_strip::<BITS, R, V>(dots, self.w.qs::<R>(self.i), self.group, quads);
+        let scales = self.w.scales::<R>(HALF, self.i);
+        for r in 0..R {
+            let scale = s.splat(scales[r * GROUPS]);
+            for v in 0..V {
+                acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, self.d[v]), acc[r][v]);
+            }
+        }
+        if MIN {
+            let mins = self.w.mins::<R>(HALF, self.i);
+            for v in 0..V {
+                let sum = s.mul(self.d[v], s.to_f32(sums[v]));
+                for r in 0..R {
+                    acc[r][v] = s.mul_add(s.splat(mins[r * GROUPS]), sum, acc[r][v]);
+                }
+            }
+        }
+        acc
     }
 }
 
