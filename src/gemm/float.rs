@@ -1,20 +1,20 @@
 //! The product of weights that aren't quantised, which are widened on their way into registers.
 //!
-//! A tile of the output is two rows of weights by some tokens, and has two registers each, whose lanes hold parts of a sum: one
-//! adds up the vectors of columns at even places, the other those at odd ones, as decode does, so a product comes out as
-//! decode's bits. Some columns of a tile's tokens meet all rows of a panel while they are in the first-level cache; the rows
-//! come from the second level, in which a panel stays until all tokens have passed.
+//! A tile of the output is some rows of weights by some tokens. Its sums stay in registers, sixteen parts of each as in decode,
+//! so a product comes out as decode's bits. In vectors of sixteen a part is a lane, and four rows by six tokens take 24 registers:
+//! ten loads for 24 multiplications. (With two vectors of parts, and so two rows, they were sixteen; a prompt in F16 took 6 %
+//! longer.) Some columns of a tile's tokens meet all rows of a panel while they are in the
+//! first-level cache; the rows come from the second level, in which a panel stays until all tokens have passed.
 //!
-//! Weights aren't packed. They were, as f32 and interleaved vector by vector, with four rows in a tile and the even vectors
-//! before the odd ones: that took 10 % of the time of a prompt in F16, and keeping one half's sums while the other's were made,
-//! 7 %. Widening in the loop costs nothing beside 24 multiplications for four vectors. What rows that aren't interleaved need
+//! Weights aren't packed. They were, as f32 and interleaved vector by vector: that took 10 % of the time of a prompt in F16.
+//! Widening in the loop costs nothing beside 24 multiplications for four vectors. What rows that aren't interleaved need
 //! is that few columns are taken at a time: those of 8 KB all begin in one set of the first-level cache.
 
 use std::ops::Range;
 
 use super::Ahead;
 use crate::parallel::Band;
-use crate::quant::float::{Float, FloatRows, FloatTile, tile_tokens};
+use crate::quant::float::{Float, FloatRows, FloatTile, PARTS, tile_tokens};
 use crate::quant::packed::Aligned;
 use crate::quant::{Rows, Store};
 use crate::simd::{Isa, Simd, kernel};
@@ -29,12 +29,13 @@ const PANEL_BYTES: usize = 768 << 10;
 
 /// Rows, of so many bytes each, that all tokens pass by before the next ones.
 pub(crate) fn panel_rows(row_bytes: usize) -> usize {
-    (PANEL_BYTES / row_bytes / STRIP_ROWS * STRIP_ROWS).clamp(STRIP_ROWS, MAX_PANEL_ROWS)
+    (PANEL_BYTES / row_bytes / MAX_STRIP_ROWS * MAX_STRIP_ROWS).clamp(MAX_STRIP_ROWS, MAX_PANEL_ROWS)
 }
 
-/// Rows of a tile.
-const STRIP_ROWS: usize = 2;
-const MAX_STRIPS: usize = MAX_PANEL_ROWS / STRIP_ROWS;
+/// The most rows of a tile, and the least.
+const MAX_STRIP_ROWS: usize = 4;
+const MIN_STRIP_ROWS: usize = 2;
+const MAX_STRIPS: usize = MAX_PANEL_ROWS / MIN_STRIP_ROWS;
 
 /// The most tokens of a tile.
 const MAX_TILE_TOKENS: usize = tile_tokens(16);
@@ -81,11 +82,10 @@ kernel! {
                 n_columns: weights.n_columns,
                 store,
             };
-            let ahead = Ahead::new(weights, next, panel.n_strips() * x.len());
-            if S::LANES == 16 {
-                panel.multiply::<S, 6>(s, x, ahead, out);
+            if S::LANES == PARTS {
+                panel.multiply::<S, 1, 4, 6>(s, x, weights, next, out);
             } else {
-                panel.multiply::<S, 3>(s, x, ahead, out);
+                panel.multiply::<S, 2, 2, 3>(s, x, weights, next, out);
             }
         }
     }
@@ -101,51 +101,48 @@ struct Panel<'a, F: Float> {
     store: Store,
 }
 
-/// The sums of the vectors at even and at odd places, of a strip of rows with `T` tokens.
-type Sums<S, const T: usize> = [[[<S as Simd>::F32; T]; STRIP_ROWS]; 2];
+/// The sums of a strip of `R` rows with `T` tokens: `P` vectors hold the parts of each.
+type Sums<S, const P: usize, const R: usize, const T: usize> = [[[<S as Simd>::F32; T]; R]; P];
 
 impl<F: Float> Panel<'_, F> {
-    fn n_strips(&self) -> usize {
-        self.rows.len().div_ceil(STRIP_ROWS)
-    }
-
-    /// All rows with all tokens, in tiles of `T` tokens.
+    /// All rows with all tokens, in tiles of `R` rows and `T` tokens. `next` are the rows to fetch meanwhile.
     #[inline(always)]
-    fn multiply<S: Simd, const T: usize>(
+    fn multiply<S: Simd, const P: usize, const R: usize, const T: usize>(
         &self,
         s: S,
         x: &[FloatTile],
-        mut ahead: Ahead<'_>,
+        weights: Matrix<'_>,
+        next: Range<usize>,
         out: &mut Band<'_>,
     ) {
-        let mut room = [[[[s.splat(0.0); T]; STRIP_ROWS]; 2]; MAX_STRIPS];
+        let n_strips = self.rows.len().div_ceil(R);
+        let mut ahead = Ahead::new(weights, next, n_strips * x.len());
+        let mut room = [[[[s.splat(0.0); T]; R]; P]; MAX_STRIPS];
         let mut products = [[0.0; MAX_PANEL_ROWS]; MAX_TILE_TOKENS];
         for (i, tile) in x.iter().enumerate() {
             for first in (0..self.n_columns).step_by(BLOCK_COLUMNS) {
                 let columns = first..self.n_columns.min(first + BLOCK_COLUMNS);
                 let x = &tile.x[first * T..][..columns.len().next_multiple_of(S::LANES) * T];
-                for strip in 0..self.n_strips() {
+                for strip in 0..n_strips {
                     // Where a row is missing, the last one stands for it.
-                    let mut w = [&[][..]; STRIP_ROWS];
-                    for r in 0..STRIP_ROWS {
-                        let row = (self.rows.start + strip * STRIP_ROWS + r).min(self.rows.end - 1);
+                    let mut w = [&[][..]; R];
+                    for r in 0..R {
+                        let row = (self.rows.start + strip * R + r).min(self.rows.end - 1);
                         w[r] = &self.weights.row(row)[columns.clone()];
                     }
-                    let mut sums = [[[s.splat(0.0); T]; STRIP_ROWS]; 2];
+                    let mut sums = [[[s.splat(0.0); T]; R]; P];
                     if first > 0 {
                         sums = room[strip];
                     }
-                    sums = add_products::<S, F, T>(s, w, x, sums);
+                    sums = add_products::<S, F, P, R, T>(s, w, x, sums);
                     if columns.end < self.n_columns {
                         room[strip] = sums;
                         continue;
                     }
                     ahead.fetch(s);
-                    let sums = sum_lanes(s, sums);
+                    let sums = sum_parts(s, sums);
                     for t in 0..T {
-                        for r in 0..STRIP_ROWS {
-                            products[t][strip * STRIP_ROWS + r] = sums[t * STRIP_ROWS + r];
-                        }
+                        products[t][strip * R..][..R].copy_from_slice(&sums[t * R..][..R]);
                     }
                 }
             }
@@ -170,30 +167,39 @@ impl<F: Float> Panel<'_, F> {
 /// The sums, with the products of some columns added. (They come and go by value: a reference has them written to memory at every
 /// step.)
 #[inline(always)]
-fn add_products<S: Simd, F: Float, const T: usize>(
+fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usize>(
     s: S,
-    [w0, w1]: [&[F::Stored]; STRIP_ROWS],
+    w: [&[F::Stored]; R],
     x: &[f32],
-    [mut even, mut odd]: Sums<S, T>,
-) -> Sums<S, T> {
-    let (mut pairs0, mut pairs1) = (w0.chunks_exact(2 * S::LANES), w1.chunks_exact(2 * S::LANES));
-    let (x_pairs, x_rest) = x.split_at(w0.len() / (2 * S::LANES) * (2 * S::LANES) * T);
-    for ((w0, w1), x) in (&mut pairs0).zip(&mut pairs1).zip(x_pairs.chunks_exact(2 * T * S::LANES)) {
-        even = add_vector(s, [F::load(s, w0), F::load(s, w1)], x, even);
-        let w = [F::load(s, &w0[S::LANES..]), F::load(s, &w1[S::LANES..])];
-        odd = add_vector(s, w, &x[T * S::LANES..], odd);
+    mut sums: Sums<S, P, R, T>,
+) -> Sums<S, P, R, T> {
+    let n = w[0].len();
+    let mut rows = [&[][..]; R];
+    for r in 0..R {
+        rows[r] = &w[r][..n];
     }
-    // Less than two vectors are left.
-    let (w0, w1) = (pairs0.remainder(), pairs1.remainder());
-    let mut x_rest = x_rest.chunks_exact(T * S::LANES);
-    if let Some(x) = x_rest.next() {
-        even = add_vector(s, [load_up_to::<S, F>(s, w0), load_up_to::<S, F>(s, w1)], x, even);
+    let (x_whole, x_rest) = x.split_at(n / (P * S::LANES) * (P * S::LANES) * T);
+    let mut i = 0;
+    for x in x_whole.chunks_exact(P * S::LANES * T) {
+        for p in 0..P {
+            let mut w = [s.splat(0.0); R];
+            for r in 0..R {
+                w[r] = F::load(s, &rows[r][i + p * S::LANES..]);
+            }
+            sums[p] = add_vector(s, w, &x[p * S::LANES * T..], sums[p]);
+        }
+        i += P * S::LANES;
     }
-    if let Some(x) = x_rest.next() {
-        let (w0, w1) = (&w0[S::LANES..], &w1[S::LANES..]);
-        odd = add_vector(s, [load_up_to::<S, F>(s, w0), load_up_to::<S, F>(s, w1)], x, odd);
+    // Less than `P` vectors are left.
+    for (x, p) in x_rest.chunks_exact(S::LANES * T).zip(0..P) {
+        let mut w = [s.splat(0.0); R];
+        for r in 0..R {
+            w[r] = load_up_to::<S, F>(s, &rows[r][i..]);
+        }
+        sums[p] = add_vector(s, w, x, sums[p]);
+        i += S::LANES;
     }
-    [even, odd]
+    sums
 }
 
 /// A vector, or what there is of it, and then zeros.
@@ -204,30 +210,34 @@ fn load_up_to<S: Simd, F: Float>(s: S, from: &[F::Stored]) -> S::F32 {
 
 /// The sums, with the products of a vector of columns added.
 #[inline(always)]
-fn add_vector<S: Simd, const T: usize>(
+fn add_vector<S: Simd, const R: usize, const T: usize>(
     s: S,
-    w: [S::F32; STRIP_ROWS],
+    w: [S::F32; R],
     x: &[f32],
-    mut sums: [[S::F32; T]; STRIP_ROWS],
-) -> [[S::F32; T]; STRIP_ROWS] {
+    mut sums: [[S::F32; T]; R],
+) -> [[S::F32; T]; R] {
     let x = &x[..T * S::LANES];
     for t in 0..T {
         let x = s.load(&x[t * S::LANES..]);
-        for r in 0..STRIP_ROWS {
+        for r in 0..R {
             sums[r][t] = s.mul_add(w[r], x, sums[r][t]);
         }
     }
     sums
 }
 
-/// The products of a strip, that of row `r` and token `t` at `t * STRIP_ROWS + r`.
+/// The products of a strip, that of row `r` and token `t` at `t * R + r`.
 #[inline(always)]
-fn sum_lanes<S: Simd, const T: usize>(s: S, [even, odd]: Sums<S, T>) -> [f32; MAX_TILE_TOKENS * STRIP_ROWS] {
-    let mut lanes = [s.fold_x8(s.splat(0.0)); MAX_TILE_TOKENS * STRIP_ROWS];
+fn sum_parts<S: Simd, const P: usize, const R: usize, const T: usize>(
+    s: S,
+    sums: Sums<S, P, R, T>,
+) -> [f32; MAX_TILE_TOKENS * MAX_STRIP_ROWS] {
+    let mut eight = [s.fold_x8(s.splat(0.0)); MAX_TILE_TOKENS * MAX_STRIP_ROWS];
     for t in 0..T {
-        for r in 0..STRIP_ROWS {
-            lanes[t * STRIP_ROWS + r] = s.fold_x8(s.add(even[r][t], odd[r][t]));
+        for r in 0..R {
+            let sum = if P == 2 { s.add(sums[0][r][t], sums[1][r][t]) } else { sums[0][r][t] };
+            eight[t * R + r] = s.fold_x8(sum);
         }
     }
-    s.sum_x8_each(lanes)
+    s.sum_x8_each(eight)
 }

@@ -262,6 +262,23 @@ proptest! {
         }
     }
 
+    /// But for plain arithmetic, which may round a product before it is added.
+    #[test]
+    fn a_product_has_the_same_bits_on_every_isa(
+        (case, sizes) in any_product(),
+        (bytes, kind, seed) in any_contents(),
+    ) {
+        let mut noise = Noise(seed);
+        let data = finite_weights(case, sizes, bytes, &mut noise);
+        let x = activations(kind, sizes, &mut noise);
+        let w = tensor(case.dtype, sizes.columns, &data);
+        let isas = Isa::available();
+        for pair in isas[1..].windows(2) {
+            let [one, other] = [pair[0], pair[1]].map(|isa| bits(&product(isa, &w, &x)));
+            prop_assert_eq!(one, other, "{} {:?}", case.dtype, pair);
+        }
+    }
+
     #[test]
     fn an_activation_that_is_not_finite_shows_in_its_tokens_products_alone(
         (case, sizes) in any_product(),

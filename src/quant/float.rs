@@ -137,8 +137,12 @@ impl<F: Float> Format for FloatRows<'_, F> {
 /// How far ahead a row is fetched.
 const AHEAD_BYTES: usize = 2048;
 
-/// The dot product of a row with a token, still spread over the lanes: that of the vectors at even places, plus that of those at odd
-/// ones. Taken in turns, they hide most of an addition's latency.
+/// Parts in which a product is added up, whatever a vector's length: each adds every sixteenth column. So it is the same bits on
+/// every instruction set that rounds a product together with its sum. In shorter vectors than these, the parts hide most of an
+/// addition's latency; one row's vectors of sixteen wait for each other, but not for the next row's.
+pub(crate) const PARTS: usize = 16;
+
+/// The dot product of a row with a token, still spread over the lanes.
 ///
 /// Rows are read one after another, to their ends: walking along 8 of them at once halved the speed from memory (12
 /// against 23 GB/s on one thread), for the prefetcher follows one stream better than eight. Only the sums across lanes
@@ -147,6 +151,8 @@ const AHEAD_BYTES: usize = 2048;
 fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
     let n = w.len();
     let ahead = AHEAD_BYTES / size_of::<F::Stored>();
+    // Where the vectors at odd places are added.
+    let odd = if S::LANES == PARTS { 0 } else { 1 };
     let mut sums = [s.splat(0.0); 2];
     let mut i = 0;
     while i + 2 * S::LANES <= n {
@@ -155,19 +161,19 @@ fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
             s.prefetch(w, i + ahead + S::LANES);
         }
         sums[0] = s.mul_add(F::load(s, &w[i..]), s.load(&x[i..]), sums[0]);
-        sums[1] = s.mul_add(F::load(s, &w[i + S::LANES..]), s.load(&x[i + S::LANES..]), sums[1]);
+        sums[odd] = s.mul_add(F::load(s, &w[i + S::LANES..]), s.load(&x[i + S::LANES..]), sums[odd]);
         i += 2 * S::LANES;
     }
-    let mut odd = 0;
+    let mut last = 0;
     if i + S::LANES <= n {
         sums[0] = s.mul_add(F::load(s, &w[i..]), s.load(&x[i..]), sums[0]);
         i += S::LANES;
-        odd = 1;
+        last = odd;
     }
     if i < n {
-        sums[odd] = s.mul_add(F::load_partial(s, &w[i..]), s.load_partial(&x[i..]), sums[odd]);
+        sums[last] = s.mul_add(F::load_partial(s, &w[i..]), s.load_partial(&x[i..]), sums[last]);
     }
-    s.add(sums[0], sums[1])
+    if odd == 0 { sums[0] } else { s.add(sums[0], sums[1]) }
 }
 
 /// Tokens of a tile of products for vectors of so many lanes: as many as leave registers for the operands.
