@@ -15,9 +15,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Format;
 use super::activation::{Input, QuantizedRow, Turn};
 use super::packed::Panel;
+use super::{AHEAD, Format};
 use crate::simd::{LINE, Simd};
 
 /// Weights that share an activation scale.
@@ -48,12 +48,6 @@ pub(crate) struct Turned<S: Simd> {
     /// What is added, likewise.
     pub(crate) mins: S::F32x8,
 }
-
-/// How many bytes ahead a row is fetched.
-const AHEAD: usize = 2048;
-
-/// How many bytes ahead rows are fetched that are read side by side, at least. (Four of `SmolLM2`'s rows have 1,440.)
-const MIN_AHEAD: usize = 4096;
 
 /// The most that [`BlockRows::STEP`] is.
 const MAX_STEP: usize = GROUPS * 34;
@@ -159,7 +153,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
             rows[r] = self.row(row + r);
         }
         if B::TURN.is_some() {
-            let mut ahead = Fetch { near: rows[0], at: (R * rows[0].len()).max(MIN_AHEAD) };
+            let mut ahead = Fetch { near: rows[0], at: (R * rows[0].len()).max(AHEAD) };
             for i in 0..steps {
                 let x = Activations::at(&x, i * GROUPS);
                 if R > 1 {

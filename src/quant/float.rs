@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
-use super::Format;
 use super::activation::Input;
 use super::packed::Aligned;
+use super::{AHEAD, Format};
 use crate::simd::{Isa, Simd, kernel};
 
 /// How a number is stored.
@@ -134,9 +134,6 @@ impl<F: Float> Format for FloatRows<'_, F> {
     }
 }
 
-/// How far ahead a row is fetched.
-const AHEAD_BYTES: usize = 2048;
-
 /// Parts in which a product is added up, whatever a vector's length: each adds every sixteenth column. So it is the same bits on
 /// every instruction set that rounds a product together with its sum. In shorter vectors than these, the parts hide most of an
 /// addition's latency; one row's vectors of sixteen wait for each other, but not for the next row's.
@@ -150,7 +147,7 @@ pub(crate) const PARTS: usize = 16;
 #[inline(always)]
 fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
     let n = w.len();
-    let ahead = AHEAD_BYTES / size_of::<F::Stored>();
+    let ahead = AHEAD / size_of::<F::Stored>();
     // Where the vectors at odd places are added.
     let odd = if S::LANES == PARTS { 0 } else { 1 };
     let mut sums = [s.splat(0.0); 2];

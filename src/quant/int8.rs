@@ -9,8 +9,8 @@
 //! therefore quantised in groups of `gcd(n, group_size)`: such a group lies within one group of weights in every row,
 //! and where a row is a whole number of groups it is simply `group_size`.
 
-use super::Format;
 use super::activation::{Input, QuantizedRow};
+use super::{AHEAD, Format};
 use crate::simd::{LINE, Number, Simd};
 use crate::storage::UnalignedF32;
 
@@ -84,6 +84,7 @@ impl Int8Rows<'_> {
             rows[r] = &self.qs[(row + r) * self.n..][..self.n];
         }
         let qs = &x.qs[..self.n];
+        let ahead = (R * self.n).max(AHEAD);
         let mut sums = s.splat_x8(0.0);
         for first in (0..n_steps).step_by(STEPS) {
             let n = STEPS.min(n_steps - first);
@@ -91,7 +92,7 @@ impl Int8Rows<'_> {
             for g in first..first + n {
                 // What the next rows will read: the processor follows one stream by itself, but not eight.
                 for at in (0..R * step).step_by(LINE) {
-                    s.prefetch(rows[0], R * (self.n + g * step) + at);
+                    s.prefetch(rows[0], ahead + R * g * step + at);
                 }
                 let mut dots = [s.zero_i32x8(); LANES];
                 for r in 0..R {
