@@ -15,10 +15,10 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::Format;
 use super::activation::{Input, QuantizedRow, Turn};
 use super::packed::Panel;
-use super::{AHEAD, Format};
-use crate::simd::{LINE, Simd};
+use crate::simd::{AHEAD, LINE, Simd};
 
 /// Weights that share an activation scale.
 pub(crate) const GROUP: usize = 32;

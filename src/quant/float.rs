@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
+use super::Format;
 use super::activation::Input;
 use super::packed::Aligned;
-use super::{AHEAD, Format};
-use crate::simd::{Isa, Simd, kernel};
+use crate::simd::{AHEAD, Isa, Simd, kernel};
 
 /// How a number is stored.
 pub(crate) trait Float: Copy + Send + Sync + 'static {

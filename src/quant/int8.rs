@@ -9,9 +9,9 @@
 //! therefore quantised in groups of `gcd(n, group_size)`: such a group lies within one group of weights in every row,
 //! and where a row is a whole number of groups it is simply `group_size`.
 
+use super::Format;
 use super::activation::{Input, QuantizedRow};
-use super::{AHEAD, Format};
-use crate::simd::{LINE, Number, Simd};
+use crate::simd::{AHEAD, LINE, Number, Simd};
 use crate::storage::UnalignedF32;
 
 /// A matrix of int8 with scales: (rows, `n`).

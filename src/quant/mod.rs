@@ -40,12 +40,6 @@ use crate::quant::activation::{Input, Turn};
 use crate::quant::packed::Panel;
 use crate::simd::{Isa, Simd, kernel};
 
-/// How many bytes ahead of a product weights are fetched, at least: what memory delivers to a thread in the time that a line
-/// takes. Two threads at 65 GB/s read 30 bytes in a nanosecond each, and a line may take more than 200 of them.
-/// (2 KB: F16 decoded at 78 % of that speed, `Q8_0` at 85 %, `Q4_K` mixed at 91 %, `SmolLM2` in `Q4_1` at 87 %. 16 KB: 79 % in that mix,
-/// 107 % in `Q4_0`, the others as with 8.)
-const AHEAD: usize = 8 << 10;
-
 /// How the weights of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -1,6 +1,6 @@
-//! How much an instruction set computes from registers alone: what kernels are measured against.
+//! How much an instruction set computes from registers alone, and reads without computing: what kernels are measured against.
 
-use super::{Isa, kernel};
+use super::{AHEAD, Isa, kernel};
 
 /// Chains of operations: enough to hide an operation's latency.
 const CHAINS: usize = 12;
@@ -19,6 +19,33 @@ impl Isa {
     pub fn multiply_f32(self, rounds: usize) -> u64 {
         f32(self, rounds);
         (rounds * CHAINS * self.lanes() * 2) as u64
+    }
+
+    /// Reads memory as kernels read weights, in order and fetched ahead; the bits that any byte has. Time it to know how fast
+    /// memory can be read.
+    #[must_use]
+    pub fn read(self, bytes: &[u8]) -> u8 {
+        read(self, bytes)
+    }
+}
+
+kernel! {
+    fn read(s; bytes: &[u8]) -> u8 {
+        let mut bits = [s.zero_pair(); 4];
+        let mut chunks = bytes.chunks_exact(256);
+        for chunk in &mut chunks {
+            for i in 0..4 {
+                s.prefetch(chunk, AHEAD + 64 * i);
+                bits[i] = s.or_pair(bits[i], s.load_u8x64(&chunk[64 * i..]));
+            }
+        }
+        let mut all = chunks.remainder().iter().fold(0, |bits, byte| bits | byte);
+        for block in bits.map(|pair| s.blocks(pair)).as_flattened() {
+            let mut block_bytes = [0; 32];
+            s.store_u8x32(*block, &mut block_bytes);
+            all = block_bytes.iter().fold(all, |bits, byte| bits | byte);
+        }
+        all
     }
 }
 
@@ -47,5 +74,25 @@ kernel! {
             }
         }
         std::hint::black_box(acc);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_sees_every_byte() {
+        for isa in Isa::available() {
+            for len in [0, 1, 255, 256, 257, 1000] {
+                let mut bytes = vec![0; len];
+                assert_eq!(isa.read(&bytes), 0);
+                for at in 0..len {
+                    bytes[at] = 0x41;
+                    assert_eq!(isa.read(&bytes), 0x41, "{} {at} of {len}", isa.name());
+                    bytes[at] = 0;
+                }
+            }
+        }
     }
 }
