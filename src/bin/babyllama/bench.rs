@@ -1,21 +1,17 @@
 //! `babyllama bench`: how fast a model runs here, or would run, before it is downloaded.
 
-use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use babyllama::{Dtype, Isa, Model, ModelOptions, Session, SessionOptions, TensorInfo, TokenId};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-#[cfg(target_os = "linux")]
-use memmap2::Advice;
-use memmap2::MmapMut;
 use serde_json::{Value, json};
 
 use crate::args::{cache_dtype, isa_parser};
 use crate::failure::Failure;
+use crate::machine::{self, Memory};
 use crate::made_up::{DTYPES, SHAPES, Shape};
 use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{note, print};
@@ -107,14 +103,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         [] => vec![thread::available_parallelism().map_or(1, usize::from)],
         threads => threads.iter().map(|&n| n.into()).collect(),
     };
+    let memory = Memory::new(args.huge_pages).map_err(babyllama::Error::from)?;
     let source = Source::of(args)?;
     let options = ModelOptions::new().no_tokenizer().huge_pages(args.huge_pages);
     let mut rows = Vec::new();
     for &n_threads in &threads {
-        let bandwidth = bandwidth(n_threads, args.huge_pages).map_err(babyllama::Error::from)?;
         for &isa in &isas {
             let model = source.open(options.clone().isa(isa).threads(n_threads))?;
-            rows.push(measure(args, &model, bandwidth)?);
+            rows.push(measure(args, &model, &memory)?);
             if !args.json {
                 if rows.len() == 1 {
                     print(format!("{}\n{HEADING}", source.title(&model)).as_bytes())?;
@@ -148,7 +144,7 @@ impl<'a> Source<'a> {
         let Some(shape) = args.shape else { return Ok(Self::File(&args.model)) };
         let dtype = args.dtype;
         // The session and this program want some memory too.
-        let room = available_memory().map_or(u64::MAX, |bytes| bytes / 10 * 8);
+        let room = machine::available_memory().map_or(u64::MAX, |bytes| bytes / 10 * 8);
         let mut n_layers = shape.n_layers;
         while n_layers > 1 && shape.bytes(dtype, n_layers)? > room {
             n_layers -= 1;
@@ -203,12 +199,13 @@ struct Row {
     /// Of all matrices that the prompt meets: of its tokens, only the last one meets the classifier.
     operations_per_prompt: f64,
     bytes_per_token: f64,
+    /// Bytes per second.
     bandwidth: f64,
     /// Operations per second.
     peak: f64,
 }
 
-fn measure(args: &BenchArgs, model: &Model, bandwidth: f64) -> Result<Row, Failure> {
+fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, Failure> {
     let context = args.depth + args.prompt.max(1) + args.generate;
     let mut session = model
         .session_with(SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache)));
@@ -219,14 +216,21 @@ fn measure(args: &BenchArgs, model: &Model, bandwidth: f64) -> Result<Row, Failu
         session.forward(&depth)?;
     }
     let prompt: Vec<TokenId> = (0..args.prompt).map(token).collect();
-    let prefill = median(args.repetitions, || {
+    let prefill = times(args.repetitions, || {
         session.truncate(args.depth);
         feed(&mut session, &prompt)
     })?;
-    let decode = median(args.repetitions, || {
-        session.truncate(args.depth);
-        (0..args.generate).try_for_each(|i| feed(&mut session, &[token(i)]))
-    })?;
+    // Other programs take their share of the memory, now more and now less: so it is measured in turn with what needs it.
+    let (mut decode, mut bandwidth) = (Vec::new(), Vec::new());
+    for _ in 0..args.repetitions {
+        bandwidth.push(memory.read(model.threads()));
+        let generated = (0..args.generate).map(token);
+        let once = times(1, || {
+            session.truncate(args.depth);
+            generated.clone().try_for_each(|token| feed(&mut session, &[token]))
+        })?;
+        decode.extend(once);
+    }
 
     let tied = !model.tensors().iter().any(|tensor| tensor.name == "output");
     let used = |name: &str| name != "tok_embeddings" || tied;
@@ -243,12 +247,12 @@ fn measure(args: &BenchArgs, model: &Model, bandwidth: f64) -> Result<Row, Failu
         prompt: args.prompt,
         generated: args.generate,
         depth: args.depth,
-        prefill: args.prompt as f64 / prefill.as_secs_f64(),
-        decode: args.generate as f64 / decode.as_secs_f64(),
+        prefill: args.prompt as f64 / median(prefill),
+        decode: args.generate as f64 / median(decode),
         operations_per_prompt: 2.0 * (args.prompt as f64 * (all - of_classifier) + of_classifier),
         bytes_per_token: matrices.iter().map(|tensor| tensor.bytes as f64).sum(),
-        bandwidth,
-        peak: peak(model.isa(), model.threads(), int8),
+        bandwidth: median(bandwidth),
+        peak: machine::peak(model.isa(), model.threads(), int8),
     })
 }
 
@@ -259,17 +263,21 @@ fn feed(session: &mut Session, tokens: &[TokenId]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The median time of some calls, after one that isn't counted.
-fn median(repetitions: usize, mut work: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
+/// The seconds that some calls take, after one that isn't counted.
+fn times(repetitions: usize, mut work: impl FnMut() -> Result<(), Failure>) -> Result<Vec<f64>, Failure> {
     work()?;
     let mut times = Vec::new();
     for _ in 0..repetitions {
         let start = Instant::now();
         work()?;
-        times.push(start.elapsed());
+        times.push(start.elapsed().max(Duration::from_nanos(1)).as_secs_f64());
     }
-    times.sort();
-    Ok(times[times.len() / 2].max(Duration::from_nanos(1)))
+    Ok(times)
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
 }
 
 impl Row {
@@ -324,60 +332,4 @@ impl Row {
             "machine": { "gb_per_second": self.bandwidth / 1e9, "gop_per_second": self.peak / 1e9 },
         })
     }
-}
-
-/// What some threads read from memory together, in bytes per second: the best of five passes. Where the system can choose, the
-/// memory is in pages of the size that the model's weights are in.
-#[cfg_attr(not(target_os = "linux"), allow(unused_mut, unused_variables, reason = "one size of pages"))]
-fn bandwidth(threads: usize, huge_pages: bool) -> std::io::Result<f64> {
-    let mut data = MmapMut::map_anon(256 << 20)?;
-    #[cfg(target_os = "linux")]
-    {
-        // A system without such a choice says so here, and has one size.
-        let _ = data.advise(if huge_pages { Advice::HugePage } else { Advice::NoHugePage });
-    }
-    data.fill(1);
-    let part = data.len().div_ceil(threads);
-    let all_are_there = Barrier::new(data.chunks(part).len());
-    let read = |part| {
-        all_are_there.wait();
-        let start = Instant::now();
-        black_box(Isa::best().read(part));
-        start.elapsed()
-    };
-    let pass = || {
-        thread::scope(|scope| {
-            let threads: Vec<_> = data.chunks(part).map(|part| scope.spawn(move || read(part))).collect();
-            let slowest = threads.into_iter().filter_map(|thread| thread.join().ok()).max();
-            data.len() as f64 / slowest.unwrap_or(Duration::MAX).as_secs_f64()
-        })
-    };
-    Ok((0..5).map(|_| pass()).fold(0.0, f64::max))
-}
-
-/// What some threads compute together, in operations per second: the best of five passes. Each thread counts by its own clock and for
-/// long enough that its start, and the time in which a processor comes up to its speed, don't weigh.
-fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
-    const PASS: Duration = Duration::from_millis(10);
-    let rate = move || {
-        let (start, mut operations) = (Instant::now(), 0);
-        while start.elapsed() < PASS {
-            operations += if int8 { isa.multiply_int8(1 << 12) } else { isa.multiply_f32(1 << 12) };
-        }
-        operations as f64 / start.elapsed().as_secs_f64()
-    };
-    let pass = || {
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(rate)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum()
-        })
-    };
-    (0..5).map(|_| pass()).fold(1.0, f64::max)
-}
-
-/// What Linux says can be had without swapping; `None` elsewhere.
-fn available_memory() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -11,6 +11,7 @@ mod failure;
 mod inspect;
 mod interrupt;
 mod logits;
+mod machine;
 mod made_up;
 mod models;
 mod output;

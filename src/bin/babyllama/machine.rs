@@ -1,0 +1,75 @@
+//! What this machine can do: what `bench` measures a model's speed against.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use babyllama::Isa;
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::MmapMut;
+
+/// Some memory to read, much more than a cache holds. Where the system can choose, it is in pages of the size that the model's
+/// weights are in.
+pub(crate) struct Memory(MmapMut);
+
+impl Memory {
+    /// A gigabyte, if that is little of what there is.
+    #[cfg_attr(not(target_os = "linux"), allow(unused_mut, unused_variables, reason = "one size of pages"))]
+    pub(crate) fn new(huge_pages: bool) -> std::io::Result<Self> {
+        let little = available_memory().map_or(u64::MAX, |bytes| bytes / 16);
+        let mut memory = MmapMut::map_anon(little.clamp(64 << 20, 1 << 30) as usize)?;
+        #[cfg(target_os = "linux")]
+        {
+            // A system without such a choice says so here, and has one size.
+            let _ = memory.advise(if huge_pages { Advice::HugePage } else { Advice::NoHugePage });
+        }
+        memory.fill(1);
+        Ok(Self(memory))
+    }
+
+    /// What some threads read together, in bytes per second.
+    pub(crate) fn read(&self, threads: usize) -> f64 {
+        let part = self.0.len().div_ceil(threads);
+        let all_are_there = Barrier::new(self.0.len().div_ceil(part));
+        let read = |part| {
+            all_are_there.wait();
+            let start = Instant::now();
+            black_box(Isa::best().read(part));
+            start.elapsed()
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = self.0.chunks(part).map(|part| scope.spawn(move || read(part))).collect();
+            let slowest = threads.into_iter().filter_map(|thread| thread.join().ok()).max();
+            self.0.len() as f64 / slowest.unwrap_or(Duration::MAX).as_secs_f64()
+        })
+    }
+}
+
+/// What some threads compute together, in operations per second: the best of five passes. Each thread counts by its own clock and for
+/// long enough that its start, and the time in which a processor comes up to its speed, don't weigh.
+pub(crate) fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
+    const PASS: Duration = Duration::from_millis(10);
+    let rate = move || {
+        let (start, mut operations) = (Instant::now(), 0);
+        while start.elapsed() < PASS {
+            operations += if int8 { isa.multiply_int8(1 << 12) } else { isa.multiply_f32(1 << 12) };
+        }
+        operations as f64 / start.elapsed().as_secs_f64()
+    };
+    let pass = || {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(rate)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum()
+        })
+    };
+    (0..5).map(|_| pass()).fold(1.0, f64::max)
+}
+
+/// What Linux says can be had without swapping; `None` elsewhere.
+pub(crate) fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}
