@@ -9,7 +9,9 @@ use std::ops::Range;
 pub(super) mod parts;
 mod products;
 
-use self::parts::{first_lanes, load_two, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords};
+use self::parts::{
+    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
+};
 use self::products::Products;
 pub(super) use self::products::{Vnni, Widening};
 use super::{Kernel, Number, Simd};
@@ -98,6 +100,12 @@ macro_rules! blocks_of_256_bits {
             let from = &from[..8];
             // SAFETY: as above.
             unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn store_i32x8(self, a: __m256i, to: &mut [i32]) {
+            let to = &mut to[..8];
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), a) }
         }
         #[inline(always)]
         fn zero_i32x8(self) -> __m256i {
@@ -383,9 +391,23 @@ impl<P: Products> Simd for Avx2<P> {
         unsafe { _mm256_max_ps(a, b) }
     }
     #[inline(always)]
-    fn abs(self, a: __m256) -> __m256 {
+    fn max_size(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as above. The bits of numbers without a sign have the order of the numbers.
+        unsafe {
+            let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), b);
+            _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(size)))
+        }
+    }
+    #[inline(always)]
+    fn max_size_of_each(self, a: [__m256; 8]) -> __m256 {
         // SAFETY: as above.
-        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+        unsafe {
+            let mut bits = [_mm256_setzero_si256(); 8];
+            for i in 0..8 {
+                bits[i] = _mm256_castps_si256(a[i]);
+            }
+            _mm256_castsi256_ps(max_of_each(bits))
+        }
     }
     #[inline(always)]
     fn fold_x8(self, a: __m256) -> __m256 {

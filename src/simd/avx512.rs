@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use super::avx2::blocks_of_256_bits;
 use super::avx2::parts::{
-    first_lanes, load_two, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
+    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
 };
 use super::{Kernel, Number, Simd};
 
@@ -170,9 +170,24 @@ impl Simd for Avx512 {
         unsafe { _mm512_max_ps(a, b) }
     }
     #[inline(always)]
-    fn abs(self, a: __m512) -> __m512 {
+    fn max_size(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: as above. The bits of numbers without a sign have the order of the numbers.
+        unsafe {
+            let size = _mm512_castps_si512(_mm512_abs_ps(b));
+            _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), size))
+        }
+    }
+    #[inline(always)]
+    fn max_size_of_each(self, a: [__m512; 8]) -> __m256 {
         // SAFETY: as above.
-        unsafe { _mm512_abs_ps(a) }
+        unsafe {
+            let mut halves = [_mm256_setzero_si256(); 8];
+            for i in 0..8 {
+                let a = _mm512_castps_si512(a[i]);
+                halves[i] = _mm256_max_epu32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a));
+            }
+            _mm256_castsi256_ps(max_of_each(halves))
+        }
     }
     #[inline(always)]
     fn fold_x8(self, a: __m512) -> __m256 {

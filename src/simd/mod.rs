@@ -99,8 +99,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn fused_mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// `a > b ? a : b`, so a NaN in `b` wins.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `|a|`
-    fn abs(self, a: Self::F32) -> Self::F32;
+    /// `max(a, |b|)` where `a` has no signs, and what is not finite counts as greater than what is.
+    fn max_size(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// In lane `i`, the greatest lane of `a[i]`, likewise.
+    fn max_size_of_each(self, a: [Self::F32; 8]) -> Self::F32x8;
     /// 8 lanes whose sum is the sum of all lanes of `a`.
     fn fold_x8(self, a: Self::F32) -> Self::F32x8;
     /// The greatest of all lanes.
@@ -138,6 +140,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn lookup(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32;
     /// The first 8 elements. Panics if there are fewer.
     fn load_i32x8(self, from: &[i32]) -> Self::I32x8;
+    /// Writes the lanes. Panics if there is room for fewer.
+    fn store_i32x8(self, a: Self::I32x8, to: &mut [i32]);
     /// `[0; 8]`
     fn zero_i32x8(self) -> Self::I32x8;
     /// `acc` with `w · x` added, spread over the lanes, and with a bias that [`Simd::dot_unbias`] takes off. `w` is

@@ -162,9 +162,27 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn abs(self, a: float32x4x2_t) -> float32x4x2_t {
+    fn max_size(self, a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+        // SAFETY: as above. The bits of numbers without a sign have the order of the numbers.
+        unsafe {
+            let low = vmaxq_u32(vreinterpretq_u32_f32(a.0), vreinterpretq_u32_f32(vabsq_f32(b.0)));
+            let high = vmaxq_u32(vreinterpretq_u32_f32(a.1), vreinterpretq_u32_f32(vabsq_f32(b.1)));
+            float32x4x2_t(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
+        }
+    }
+    #[inline(always)]
+    fn max_size_of_each(self, a: [float32x4x2_t; 8]) -> float32x4x2_t {
         // SAFETY: as above.
-        unsafe { float32x4x2_t(vabsq_f32(a.0), vabsq_f32(a.1)) }
+        unsafe {
+            let mut of_four = [vdupq_n_u32(0); 8];
+            for i in 0..8 {
+                of_four[i] = vmaxq_u32(vreinterpretq_u32_f32(a[i].0), vreinterpretq_u32_f32(a[i].1));
+            }
+            let [a, b, c, d, e, f, g, h] = of_four;
+            let low = vpmaxq_u32(vpmaxq_u32(a, b), vpmaxq_u32(c, d));
+            let high = vpmaxq_u32(vpmaxq_u32(e, f), vpmaxq_u32(g, h));
+            float32x4x2_t(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
+        }
     }
     #[inline(always)]
     fn fold_x8(self, a: float32x4x2_t) -> float32x4x2_t {
@@ -270,6 +288,15 @@ impl<P: Products> Simd for Neon<P> {
         let from = &from[..8];
         // SAFETY: as above.
         unsafe { int32x4x2_t(vld1q_s32(from.as_ptr()), vld1q_s32(from.as_ptr().add(4))) }
+    }
+    #[inline(always)]
+    fn store_i32x8(self, a: int32x4x2_t, to: &mut [i32]) {
+        let to = &mut to[..8];
+        // SAFETY: as above.
+        unsafe {
+            vst1q_s32(to.as_mut_ptr(), a.0);
+            vst1q_s32(to.as_mut_ptr().add(4), a.1);
+        }
     }
     #[inline(always)]
     fn zero_i32x8(self) -> int32x4x2_t {

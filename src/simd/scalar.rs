@@ -86,8 +86,12 @@ impl Simd for Scalar {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    fn abs(self, a: Self::F32) -> Self::F32 {
-        a.map(f32::abs)
+    fn max_size(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| f32::from_bits(a[i].to_bits().max(b[i].abs().to_bits())))
+    }
+    #[inline(always)]
+    fn max_size_of_each(self, a: [Self::F32; 8]) -> Self::F32x8 {
+        a.map(|sizes| f32::from_bits(sizes.iter().fold(0, |max, size| size.to_bits().max(max))))
     }
     #[inline(always)]
     fn fold_x8(self, a: Self::F32) -> Self::F32x8 {
@@ -147,6 +151,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_i32x8(self, from: &[i32]) -> Self::I32x8 {
         std::array::from_fn(|i| from[i])
+    }
+    #[inline(always)]
+    fn store_i32x8(self, a: Self::I32x8, to: &mut [i32]) {
+        to[..8].copy_from_slice(&a);
     }
     #[inline(always)]
     fn zero_i32x8(self) -> Self::I32x8 {

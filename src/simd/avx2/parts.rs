@@ -26,6 +26,23 @@ pub(in crate::simd) unsafe fn turn_dwords([a, b, c, d]: [__m256i; 4]) -> [__m256
     }
 }
 
+/// In lane `i`, the greatest lane of `a[i]`, as unsigned numbers.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(in crate::simd) unsafe fn max_of_each([a, b, c, d, e, f, g, h]: [__m256i; 8]) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [a, b, c, d] = turn_dwords([a, b, c, d]);
+        let [e, f, g, h] = turn_dwords([e, f, g, h]);
+        let first = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+        let last = _mm256_max_epu32(_mm256_max_epu32(e, f), _mm256_max_epu32(g, h));
+        let low_halves = _mm256_permute2x128_si256::<0x20>(first, last);
+        _mm256_max_epu32(low_halves, _mm256_permute2x128_si256::<0x31>(first, last))
+    }
+}
+
 /// A mask of the first `n` lanes.
 ///
 /// # Safety
