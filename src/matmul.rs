@@ -12,7 +12,7 @@ use crate::parallel::{Band, Columns, Team};
 use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
 use crate::quant::float::{FloatTile, tile_tokens};
-use crate::quant::packed::{Aligned, PackedTile, Panel};
+use crate::quant::packed::{Aligned, PackedTile, Panel, Wanted};
 use crate::simd::Isa;
 use crate::tensor::{Matrix, Tensor};
 
@@ -85,12 +85,13 @@ impl Compute<'_> {
     fn operand<'b>(&self, weights: &[Matrix<'_>], x: &'b [f32], buffer: &'b mut MatmulBuffer) -> Operand<'b> {
         let n = weights[0].n_columns;
         let n_tokens = x.len() / n;
-        if n_tokens >= MIN_PACKED_TOKENS && weights.iter().all(|w| w.rows.int8_kind().is_some()) {
-            let lanes = self.isa.lanes();
+        let int8_kinds = || weights.iter().map(|w| w.rows.int8_kind());
+        if n_tokens >= MIN_PACKED_TOKENS && int8_kinds().all(|kind| kind.is_some()) {
+            let (lanes, wanted) = (self.isa.lanes(), Wanted::by(int8_kinds().flatten()));
             buffer.tiles.resize_with(n_tokens.div_ceil(lanes), PackedTile::default);
             self.team.for_each_mut(&mut buffer.tiles, size_of_val(x), |i, tile| {
                 let rows = &x[i * lanes * n..];
-                tile.pack(self.isa, lanes, &rows[..rows.len().min(lanes * n)], n);
+                tile.pack(self.isa, &rows[..rows.len().min(lanes * n)], n, wanted);
             });
             return Operand::Packed(&buffer.tiles, &buffer.panels);
         }

@@ -196,16 +196,21 @@ impl Block<'_> {
             Numbers::Offset(n) => Some(n),
             Numbers::WithMin(_) => None,
         };
-        let n_halves = if HALVES { 2 } else { 1 };
+        let lanes = groups.start * S::LANES..groups.end * S::LANES;
+        let parts = if HALVES { 1..3 } else { 0..1 };
         let mut x_qs: [&[i8]; V] = [&[]; V];
         let mut x_scales: [&[f32]; V] = [&[]; V];
         let mut x_sums: [[&[i32]; V]; 2] = [[&[]; V]; 2];
+        let mut x_scaled_sums: [[&[f32]; V]; 2] = [[&[]; V]; 2];
         for v in 0..V {
-            x_qs[v] = &x[v].qs[groups.start * GROUP * S::LANES..groups.end * GROUP * S::LANES];
-            x_scales[v] = &x[v].scales[groups.start * S::LANES..groups.end * S::LANES];
-            for half in 0..n_halves {
-                let sums = &x[v].sums[if HALVES { 1 + half } else { 0 }];
-                x_sums[half][v] = &sums[groups.start * S::LANES..groups.end * S::LANES];
+            x_qs[v] = &x[v].qs[lanes.start * GROUP..lanes.end * GROUP];
+            x_scales[v] = &x[v].scales[lanes.clone()];
+            for (half, part) in parts.clone().enumerate() {
+                if MIN {
+                    x_scaled_sums[half][v] = &x[v].scaled_sums[part][lanes.clone()];
+                } else {
+                    x_sums[half][v] = &x[v].sums[part][lanes.clone()];
+                }
             }
         }
 
@@ -217,7 +222,7 @@ impl Block<'_> {
                 group[v] = &x_qs[v][i * GROUP * S::LANES..][..GROUP * S::LANES];
                 d[v] = s.load(&x_scales[v][i * S::LANES..]);
             }
-            let terms = Terms { w, bias, i, group, d, x_sums };
+            let terms = Terms { w, bias, i, group, d, x_sums, x_scaled_sums };
             acc = terms.add::<BITS, MIN, HALVES, 0, R>(s, acc);
             if HALVES {
                 acc = terms.add::<BITS, MIN, HALVES, 1, R>(s, acc);
@@ -268,6 +273,7 @@ struct Terms<'a, S: Simd, const V: usize> {
     group: [&'a [i8]; V],
     d: [S::F32; V],
     x_sums: [[&'a [i32]; V]; 2],
+    x_scaled_sums: [[&'a [f32]; V]; 2],
 }
 
 impl<S: Simd, const V: usize> Terms<'_, S, V> {
@@ -279,14 +285,11 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
         s: S,
         mut acc: [[S::F32; V]; R],
     ) -> [[S::F32; V]; R] {
-        let mut sums = [s.zero_i32(); V];
-        for v in 0..V {
-            sums[v] = s.load_i32(&self.x_sums[HALF][v][self.i * S::LANES..]);
-        }
         let mut dots = [[s.zero_i32(); V]; R];
         if let Some(n) = self.bias {
             for v in 0..V {
-                let bias = s.sub_shifted_i32(s.zero_i32(), sums[v], n);
+                let sums = s.load_i32(&self.x_sums[HALF][v][self.i * S::LANES..]);
+                let bias = s.sub_shifted_i32(s.zero_i32(), sums, n);
                 for r in 0..R {
                     dots[r][v] = bias;
                 }
@@ -304,7 +307,7 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
         if MIN {
             let mins = self.w.mins::<R>(HALF, self.i);
             for v in 0..V {
-                let sum = s.mul(self.d[v], s.to_f32(sums[v]));
+                let sum = s.load(&self.x_scaled_sums[HALF][v][self.i * S::LANES..]);
                 for r in 0..R {
                     acc[r][v] = s.mul_add(s.splat(mins[r * GROUPS]), sum, acc[r][v]);
                 }

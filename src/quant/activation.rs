@@ -128,20 +128,9 @@ impl ActivationBuffer {
         group: usize,
         turns: impl Fn(Turn) -> bool,
     ) -> Input<'a> {
-        assert!(n.is_multiple_of(group) && x.len().is_multiple_of(n), "whole groups and whole rows");
-        let n_groups = (n / group).next_multiple_of(GROUPS);
-        let (n_tokens, padded) = (x.len() / n, n_groups * group);
-        self.qs.resize(n_tokens * padded);
-        self.scales.resize(n_tokens * n_groups, 0.0);
-        self.sums.resize(n_tokens * n_groups, 0);
-        self.low_sums.resize(n_tokens * n_groups, 0);
-        for (token, x) in x.chunks_exact(n).enumerate() {
-            let (facts, qs) =
-                (token * n_groups..(token + 1) * n_groups, token * padded..(token + 1) * padded);
-            let qs = &mut self.qs[qs];
-            let sums = [&mut self.sums[facts.clone()], &mut self.low_sums[facts.clone()]];
-            quantize_groups(isa, x, group, qs, &mut self.scales[facts], sums);
-        }
+        let n_tokens = x.len() / n;
+        let n_groups = self.quantize_rows(isa, x, n, group, n_tokens);
+        let padded = n_groups * group;
         for (turn, turned) in Turn::ALL.into_iter().zip(&mut self.turned) {
             turned.resize(if turns(turn) { n_tokens * padded } else { 0 });
             for (from, to) in
@@ -151,6 +140,37 @@ impl ActivationBuffer {
             }
         }
         Input { x, n, quantized: Some(Quantized { buffer: self, n_groups, group }) }
+    }
+
+    /// Quantises `x`, (at most `n_rows`, `n`), in groups of 32: `n_rows` rows, one behind the other, with zeros for those that `x`
+    /// doesn't have.
+    pub(crate) fn quantize_tile(&mut self, isa: Isa, x: &[f32], n: usize, n_rows: usize) -> QuantizedRow<'_> {
+        self.quantize_rows(isa, x, n, GROUP, n_rows);
+        let Self { qs, turned: _, scales, sums, low_sums } = self;
+        QuantizedRow { qs, turned: [&[]; 2], scales, sums, low_sums }
+    }
+
+    /// Quantises the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups a row has then.
+    fn quantize_rows(&mut self, isa: Isa, x: &[f32], n: usize, group: usize, n_rows: usize) -> usize {
+        assert!(n.is_multiple_of(group) && x.len().is_multiple_of(n), "whole groups and whole rows");
+        let n_groups = (n / group).next_multiple_of(GROUPS);
+        let padded = n_groups * group;
+        self.qs.resize(n_rows * padded);
+        self.scales.resize(n_rows * n_groups, 0.0);
+        self.sums.resize(n_rows * n_groups, 0);
+        self.low_sums.resize(n_rows * n_groups, 0);
+        for (token, x) in x.chunks_exact(n).enumerate() {
+            let facts = token * n_groups..(token + 1) * n_groups;
+            let qs = &mut self.qs[token * padded..(token + 1) * padded];
+            let sums = [&mut self.sums[facts.clone()], &mut self.low_sums[facts.clone()]];
+            quantize_groups(isa, x, group, qs, &mut self.scales[facts], sums);
+        }
+        let n_tokens = x.len() / n;
+        self.qs[n_tokens * padded..].fill(0);
+        self.scales[n_tokens * n_groups..].fill(0.0);
+        self.sums[n_tokens * n_groups..].fill(0);
+        self.low_sums[n_tokens * n_groups..].fill(0);
+        n_groups
     }
 }
 

@@ -16,7 +16,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
 use super::blocks::{Block, GROUP, GROUPS, Groups, Numbers, PAIRS};
-use crate::simd::{Isa, LINE, Simd};
+use crate::simd::{Isa, LINE, Simd, kernel};
 
 /// The order in which decode adds up a row's groups, lane by lane.
 #[derive(Clone, Copy, Debug)]
@@ -94,47 +94,94 @@ impl<T> DerefMut for Aligned<T> {
 /// The activations of as many tokens as a vector has lanes, in groups of 32. Lanes without a token hold zeros.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PackedTile {
-    pub(crate) qs: Aligned<i8>,         // (groups, 8, LANES, 4)
-    pub(crate) scales: Aligned<f32>,    // (groups, LANES)
-    pub(crate) sums: [Aligned<i32>; 3], // (groups, LANES) each: of the group, of its first and of its second half
-    row: ActivationBuffer,
+    pub(crate) qs: Aligned<i8>,                // (groups, 8, LANES, 4)
+    pub(crate) scales: Aligned<f32>,           // (groups, LANES)
+    pub(crate) sums: [Aligned<i32>; 3],        // (groups, LANES) each, or nothing, as `Wanted` says
+    pub(crate) scaled_sums: [Aligned<f32>; 3], // likewise: each sum times the scale
+    rows: ActivationBuffer,
+}
+
+/// Which sums of a group's activations some weights want: those of the whole group, of its first and of its second half.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    sums: [bool; 3],
+    scaled_sums: [bool; 3],
+}
+
+impl Wanted {
+    /// Those for weights of these kinds, as [`Format::int8_kind`](super::Format::int8_kind) has them.
+    pub(crate) fn by(kinds: impl Iterator<Item = (Numbers, bool)>) -> Self {
+        let mut wanted = Self::default();
+        for (numbers, halves) in kinds {
+            let sums = if matches!(numbers, Numbers::WithMin(_)) {
+                &mut wanted.scaled_sums
+            } else {
+                &mut wanted.sums
+            };
+            if halves {
+                (sums[1], sums[2]) = (true, true);
+            } else {
+                sums[0] = true;
+            }
+        }
+        wanted
+    }
 }
 
 impl PackedTile {
-    /// Quantises and packs at most `lanes` tokens: `x` is (tokens, `n`).
-    pub(crate) fn pack(&mut self, isa: Isa, lanes: usize, x: &[f32], n: usize) {
+    /// Quantises and packs at most as many tokens as a vector has lanes: `x` is (tokens, `n`).
+    pub(crate) fn pack(&mut self, isa: Isa, x: &[f32], n: usize, wanted: Wanted) {
+        let (n_groups, lanes) = (n / GROUP, isa.lanes());
         self.qs.resize(n * lanes);
-        self.scales.resize(n / GROUP * lanes);
-        self.sums.iter_mut().for_each(|sums| sums.resize(n / GROUP * lanes));
-        if x.len() < lanes * n {
-            self.qs.fill(0);
-            self.scales.fill(0.0);
-            self.sums.iter_mut().for_each(|sums| sums.fill(0));
+        self.scales.resize(n_groups * lanes);
+        for part in 0..3 {
+            self.sums[part].resize(if wanted.sums[part] { n_groups * lanes } else { 0 });
+            self.scaled_sums[part].resize(if wanted.scaled_sums[part] { n_groups * lanes } else { 0 });
         }
-        let mut row = std::mem::take(&mut self.row);
-        for (lane, x) in x.chunks_exact(n).enumerate() {
-            self.set(lanes, lane, n / GROUP, row.quantize(isa, x, n, GROUP, |_| false).quantized_row(0));
-        }
-        self.row = row;
+        let mut rows = std::mem::take(&mut self.rows);
+        pack_rows(isa, rows.quantize_tile(isa, x, n, lanes), n_groups, self);
+        self.rows = rows;
     }
+}
 
-    /// Puts a token into a lane.
-    fn set(&mut self, lanes: usize, lane: usize, n_groups: usize, row: QuantizedRow<'_>) {
-        let chains = Chains::new(n_groups);
-        let (qs, scales) = (&mut *self.qs, &mut *self.scales);
-        let [sums, low_sums, high_sums] = self.sums.each_mut().map(|sums| &mut **sums);
-        for (g, q) in row.qs.chunks_exact(GROUP).take(n_groups).enumerate() {
+kernel! {
+    /// Packs the rows of a tile's tokens, one behind the other in `rows`, each padded to whole steps.
+    fn pack_rows(s; rows: QuantizedRow<'_>, n_groups: usize, tile: &mut PackedTile) {
+        let (chains, padded) = (Chains::new(n_groups), rows.scales.len() / S::LANES);
+        for g in 0..n_groups {
             let position = chains.position(g);
-            let quads = qs[position * GROUP * lanes..][..GROUP * lanes].chunks_exact_mut(4 * lanes);
-            for (quad, q) in quads.zip(q.chunks_exact(4)) {
-                quad[4 * lane..][..4].copy_from_slice(q);
+            let qs = &mut tile.qs[position * GROUP * S::LANES..][..GROUP * S::LANES];
+            for first in (0..S::LANES).step_by(8) {
+                for half in 0..2 {
+                    let from = first * padded * GROUP + g * GROUP + half * GROUP / 2;
+                    let quads = s.turn_16x8(&rows.qs[from..], padded * GROUP);
+                    for k in 0..4 {
+                        s.store_bytes(quads[k], &mut qs[((4 * half + k) * S::LANES + first) * 4..]);
+                    }
+                }
             }
-            let at = position * lanes + lane;
-            let (sum, low) = (row.sums[g], row.low_sums[g]);
-            (scales[at], sums[at], low_sums[at], high_sums[at]) = (row.scales[g], sum, low, sum - low);
+            let lanes = position * S::LANES..(position + 1) * S::LANES;
+            let (mut d, mut sums) = ([0.0; MAX_LANES], [[0; MAX_LANES]; 3]);
+            for lane in 0..S::LANES {
+                let at = lane * padded + g;
+                let (sum, low) = (rows.sums[at], rows.low_sums[at]);
+                (d[lane], sums[0][lane], sums[1][lane], sums[2][lane]) = (rows.scales[at], sum, low, sum - low);
+            }
+            tile.scales[lanes.clone()].copy_from_slice(&d[..S::LANES]);
+            for part in 0..3 {
+                if let Some(to) = tile.sums[part].get_mut(lanes.clone()) {
+                    to.copy_from_slice(&sums[part][..S::LANES]);
+                }
+                if let Some(to) = tile.scaled_sums[part].get_mut(lanes.clone()) {
+                    s.store(s.mul(s.load(&d), s.to_f32(s.load_i32(&sums[part]))), to);
+                }
+            }
         }
     }
 }
+
+/// The most lanes that a vector has.
+const MAX_LANES: usize = 16;
 
 /// Rows of a tile of products for vectors of so many lanes: with two vectors of tokens, as many as the registers hold.
 /// (AVX-VNNI has fewer loads with six than with four, and is as fast: 1.00 in Q4_0, Q6_K and Q8_0.)
@@ -175,7 +222,7 @@ impl Panel {
             let pair = s.blocks(groups.q[p]);
             for i in 0..2 {
                 let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
-                s.store_u8x32(q, &mut qs[(2 * p + i) * rows * GROUP..]);
+                s.store_bytes(q, &mut qs[(2 * p + i) * rows * GROUP..]);
             }
         }
         let at = (step * rows + row) * GROUPS;

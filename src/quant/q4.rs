@@ -22,7 +22,7 @@ pub(crate) struct Q4_1;
 /// The halves of 16 bytes of each of eight blocks, in the order of [`Turn::Groups`].
 #[inline(always)]
 pub(crate) fn turn_nibbles<S: Simd, const STRIDE: usize>(s: S, bytes: &[u8]) -> [S::I8x32; GROUPS] {
-    let bytes = s.turn_16x8::<STRIDE>(bytes);
+    let bytes = s.turn_16x8(bytes, STRIDE);
     let mut q = [s.splat_u8x32(0); GROUPS];
     for k in 0..4 {
         q[k] = s.bits::<0>(bytes[k], 15);

@@ -14,7 +14,7 @@ use self::parts::{
 };
 use self::products::Products;
 pub(super) use self::products::{Vnni, Widening};
-use super::{Kernel, Number, Simd};
+use super::{Byte, Kernel, Number, Simd};
 
 /// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,16 +118,17 @@ macro_rules! blocks_of_256_bits {
             unsafe { sum_halves_each::<SMALL>(a) }
         }
         #[inline(always)]
-        fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [__m256i; 4] {
-            let from = &from[..7 * STRIDE + 16];
-            // SAFETY: as above; the last 16 bytes that are read end where the slice does.
+        fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [__m256i; 4] {
+            const { assert!(size_of::<B>() == 1) };
+            let from = &from[..7 * stride + 16];
+            // SAFETY: as above; the last 16 that are read end where the slice does, and are plain bytes.
             unsafe {
-                let p = from.as_ptr();
+                let p = from.as_ptr().cast::<u8>();
                 turn_dwords([
-                    load_two(p, p.add(4 * STRIDE)),
-                    load_two(p.add(STRIDE), p.add(5 * STRIDE)),
-                    load_two(p.add(2 * STRIDE), p.add(6 * STRIDE)),
-                    load_two(p.add(3 * STRIDE), p.add(7 * STRIDE)),
+                    load_two(p, p.add(4 * stride)),
+                    load_two(p.add(stride), p.add(5 * stride)),
+                    load_two(p.add(2 * stride), p.add(6 * stride)),
+                    load_two(p.add(3 * stride), p.add(7 * stride)),
                 ])
             }
         }
@@ -174,9 +175,10 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_sub_epi32(a, _mm256_sll_epi32(b, _mm_cvtsi32_si128(n as i32))) }
         }
         #[inline(always)]
-        fn store_u8x32(self, value: __m256i, to: &mut [u8]) {
+        fn store_bytes<B: Byte>(self, value: __m256i, to: &mut [B]) {
+            const { assert!(size_of::<B>() == 1) };
             let to = &mut to[..32];
-            // SAFETY: as above.
+            // SAFETY: as above; any bits are a byte's.
             unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
         }
         #[inline(always)]

@@ -11,7 +11,7 @@ use super::avx2::blocks_of_256_bits;
 use super::avx2::parts::{
     first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
 };
-use super::{Kernel, Number, Simd};
+use super::{Byte, Kernel, Number, Simd};
 
 /// Proof that AVX-512 F, BW, DQ, VL and VNNI are there, and all of AVX2's company.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,6 +44,36 @@ impl Number for f32 {
     }
 }
 
+/// A byte, with a sign or without.
+pub(crate) trait Byte: Plain {
+    /// The same bits with a sign.
+    fn signed(self) -> i8;
+    /// The same bits.
+    fn of(bits: i8) -> Self;
+}
+
+impl Byte for i8 {
+    #[inline(always)]
+    fn signed(self) -> i8 {
+        self
+    }
+    #[inline(always)]
+    fn of(bits: i8) -> Self {
+        bits
+    }
+}
+
+impl Byte for u8 {
+    #[inline(always)]
+    fn signed(self) -> i8 {
+        self as i8
+    }
+    #[inline(always)]
+    fn of(bits: i8) -> Self {
+        bits as Self
+    }
+}
+
 /// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
 ///
 /// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the unit that every
@@ -251,8 +281,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         self.add_i32x8(low, high)
     }
 
-    /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g * STRIDE`. Panics if there are fewer.
-    fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x32; 4];
+    /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g * stride`. Panics if there are fewer.
+    fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [Self::I8x32; 4];
     /// In dword `j` of the first half of vector `k`, bytes `4k` to `4k + 3` of the 32 that begin at byte `32 j`; in its second half,
     /// bytes `4k + 16` to `4k + 19`. Panics if there are fewer.
     fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
@@ -264,7 +294,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn prefetch<T>(self, near: &[T], at: usize);
 
     /// Writes 32 bytes. Panics if there is room for fewer.
-    fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]);
+    fn store_bytes<B: Byte>(self, value: Self::I8x32, to: &mut [B]);
     /// The first `4 * LANES` int8. Panics if there are fewer.
     fn load_quads(self, from: &[i8]) -> Self::Quads;
     /// The first 4 bytes, `LANES` times. Panics if there are fewer.

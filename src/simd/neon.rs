@@ -35,7 +35,7 @@ use std::ops::Range;
 use self::parts::{load_below_4, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8};
 use self::products::Products;
 pub(super) use self::products::{Dotprod, Widening};
-use super::{Kernel, Number, Simd};
+use super::{Byte, Kernel, Number, Simd};
 
 /// Proof that NEON is there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -481,11 +481,12 @@ impl<P: Products> Simd for Neon<P> {
     }
 
     #[inline(always)]
-    fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [int8x16x2_t; 4] {
-        let from = &from[..7 * STRIDE + 16];
+    fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [int8x16x2_t; 4] {
+        const { assert!(size_of::<B>() == 1) };
+        let from = &from[..7 * stride + 16];
         let row = |i: usize| {
-            let row = &from[i * STRIDE..][..16];
-            // SAFETY: as above.
+            let row = &from[i * stride..][..16];
+            // SAFETY: as above; they are plain bytes.
             unsafe { vld1q_s8(row.as_ptr().cast()) }
         };
         // SAFETY: as above.
@@ -526,9 +527,10 @@ impl<P: Products> Simd for Neon<P> {
     }
 
     #[inline(always)]
-    fn store_u8x32(self, value: int8x16x2_t, to: &mut [u8]) {
+    fn store_bytes<B: Byte>(self, value: int8x16x2_t, to: &mut [B]) {
+        const { assert!(size_of::<B>() == 1) };
         let to = &mut to[..32];
-        // SAFETY: as above.
+        // SAFETY: as above; any bits are a byte's.
         unsafe {
             vst1q_s8(to.as_mut_ptr().cast(), value.0);
             vst1q_s8(to.as_mut_ptr().add(16).cast(), value.1);

@@ -41,8 +41,8 @@ kernel! {
         }
         let mut all = chunks.remainder().iter().fold(0, |bits, byte| bits | byte);
         for block in bits.map(|pair| s.blocks(pair)).as_flattened() {
-            let mut block_bytes = [0; 32];
-            s.store_u8x32(*block, &mut block_bytes);
+            let mut block_bytes = [0_u8; 32];
+            s.store_bytes(*block, &mut block_bytes);
             all = block_bytes.iter().fold(all, |bits, byte| bits | byte);
         }
         all

@@ -1,6 +1,6 @@
 //! The oracle: every operation as plain arithmetic on arrays. The other instruction sets are tested against it.
 
-use super::{Number, Simd};
+use super::{Byte, Number, Simd};
 
 /// No instruction set at all. Arrays of 8 let the compiler use what every processor of the target has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,8 +253,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn turn_16x8<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x32; 4] {
-        std::array::from_fn(|k| std::array::from_fn(|i| from[i / 4 * STRIDE + 4 * k + i % 4] as i8))
+    fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [Self::I8x32; 4] {
+        std::array::from_fn(|k| std::array::from_fn(|i| from[i / 4 * stride + 4 * k + i % 4].signed()))
     }
     #[inline(always)]
     fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4] {
@@ -274,9 +274,9 @@ impl Simd for Scalar {
     fn prefetch<T>(self, _near: &[T], _at: usize) {}
 
     #[inline(always)]
-    fn store_u8x32(self, value: Self::I8x32, to: &mut [u8]) {
+    fn store_bytes<B: Byte>(self, value: Self::I8x32, to: &mut [B]) {
         for (to, value) in to[..32].iter_mut().zip(value) {
-            *to = value as u8;
+            *to = B::of(value);
         }
     }
     #[inline(always)]
