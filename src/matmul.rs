@@ -13,7 +13,7 @@ use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
 use crate::quant::float::{FloatTile, tile_tokens};
 use crate::quant::packed::{Aligned, PackedTile, Panel, Wanted};
-use crate::simd::Isa;
+use crate::simd::{AHEAD, Isa, LINE, kernel};
 use crate::tensor::{Matrix, Tensor};
 
 /// What a forward pass computes with.
@@ -73,6 +73,10 @@ impl Compute<'_> {
         let mut outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
         self.team.bands(&mut outs, bytes(&weights), |_, units, [mut gate, mut up]| {
             let rows = rows(units, row_unit, weights[0]);
+            if matches!(x, Operand::Rows(_)) {
+                // What is fetched ahead at the end of one matrix's rows isn't the start of the other's.
+                fetch(self.isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
+            }
             products(self.isa, weights[0], rows.clone(), x, &mut gate, Store::Set);
             products(self.isa, weights[1], rows, x, &mut up, Store::Set);
             for token in 0..gate.n_rows() {
@@ -153,6 +157,15 @@ impl Operand<'_> {
 /// The rows that some units are.
 fn rows(units: Range<usize>, unit: usize, matrix: Matrix<'_>) -> Range<usize> {
     units.start * unit..(units.end * unit).min(matrix.n_rows)
+}
+
+kernel! {
+    /// Has the cache fetch what a product will read first.
+    fn fetch(s; bytes: &[u8]) {
+        for at in (0..AHEAD).step_by(LINE) {
+            s.prefetch(bytes, at);
+        }
+    }
 }
 
 /// What a product reads.
