@@ -178,34 +178,53 @@ fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usiz
     for r in 0..R {
         rows[r] = &w[r][..n];
     }
-    let (x_whole, x_rest) = x.split_at(n / (P * S::LANES) * (P * S::LANES) * T);
     let mut i = 0;
-    for x in x_whole.chunks_exact(P * S::LANES * T) {
-        for p in 0..P {
-            let mut w = [s.splat(0.0); R];
-            for r in 0..R {
-                w[r] = F::load(s, &rows[r][i + p * S::LANES..]);
-            }
-            sums[p] = add_vector(s, w, &x[p * S::LANES * T..], sums[p]);
+    // The parts are written out: an index that isn't a constant keeps all sums in memory (with AVX2, at half the speed).
+    while i + P * S::LANES <= n {
+        let x = &x[i * T..][..P * S::LANES * T];
+        sums[0] = add_vector(s, load_each::<S, F, R>(s, rows, i), x, sums[0]);
+        if P == 2 {
+            let x = &x[S::LANES * T..];
+            sums[1] = add_vector(s, load_each::<S, F, R>(s, rows, i + S::LANES), x, sums[1]);
         }
         i += P * S::LANES;
     }
-    // Less than `P` vectors are left.
-    for (x, p) in x_rest.chunks_exact(S::LANES * T).zip(0..P) {
-        let mut w = [s.splat(0.0); R];
-        for r in 0..R {
-            w[r] = load_up_to::<S, F>(s, &rows[r][i..]);
-        }
-        sums[p] = add_vector(s, w, x, sums[p]);
-        i += S::LANES;
+    // Less than `P` vectors are left, the last of which may not be whole.
+    let mut x_rest = x[i * T..].chunks_exact(S::LANES * T);
+    if let Some(x) = x_rest.next() {
+        sums[0] = add_vector(s, load_up_to_each::<S, F, R>(s, rows, i), x, sums[0]);
+    }
+    if P == 2
+        && let Some(x) = x_rest.next()
+    {
+        sums[1] = add_vector(s, load_up_to_each::<S, F, R>(s, rows, i + S::LANES), x, sums[1]);
     }
     sums
 }
 
-/// A vector, or what there is of it, and then zeros.
+/// A vector of each row.
 #[inline(always)]
-fn load_up_to<S: Simd, F: Float>(s: S, from: &[F::Stored]) -> S::F32 {
-    if from.len() < S::LANES { F::load_partial(s, from) } else { F::load(s, from) }
+fn load_each<S: Simd, F: Float, const R: usize>(s: S, rows: [&[F::Stored]; R], at: usize) -> [S::F32; R] {
+    let mut vectors = [s.splat(0.0); R];
+    for r in 0..R {
+        vectors[r] = F::load(s, &rows[r][at..]);
+    }
+    vectors
+}
+
+/// A vector of each row, or what there is of it, and then zeros.
+#[inline(always)]
+fn load_up_to_each<S: Simd, F: Float, const R: usize>(
+    s: S,
+    rows: [&[F::Stored]; R],
+    at: usize,
+) -> [S::F32; R] {
+    let mut vectors = [s.splat(0.0); R];
+    for r in 0..R {
+        let rest = &rows[r][at..];
+        vectors[r] = if rest.len() < S::LANES { F::load_partial(s, rest) } else { F::load(s, rest) };
+    }
+    vectors
 }
 
 /// The sums, with the products of a vector of columns added.
