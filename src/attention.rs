@@ -13,7 +13,7 @@ use crate::kv_cache::{BLOCK, Element, KeysValues, View};
 use crate::matmul::Compute;
 use crate::ops::{Arithmetic, exponentials, sum};
 use crate::parallel::{Band, Columns};
-use crate::simd::{LINE, Simd, kernel};
+use crate::simd::{Simd, kernel};
 
 /// The shape of an attention: `n_heads / n_kv_heads` query heads share a head of keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -222,9 +222,7 @@ fn softmax<S: Simd>(s: S, arithmetic: Arithmetic, scores: &mut [f32]) -> f32 {
 #[inline(always)]
 fn fetch<S: Simd, E: Element>(s: S, near: &[E], next: usize, width: usize) {
     if next > 0 {
-        for at in (0..width).step_by(LINE / size_of::<E>()) {
-            s.prefetch(near, next + at);
-        }
+        s.prefetch_all(near, next, width);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::quant::Store;
 use crate::quant::activation::{ActivationBuffer, Input};
 use crate::quant::float::{FloatTile, tile_tokens};
 use crate::quant::packed::{Aligned, PackedTile, Panel, Wanted};
-use crate::simd::{AHEAD, Isa, LINE, kernel};
+use crate::simd::{AHEAD, Isa, kernel};
 use crate::tensor::{Matrix, Tensor};
 
 /// What a forward pass computes with.
@@ -162,9 +162,7 @@ fn rows(units: Range<usize>, unit: usize, matrix: Matrix<'_>) -> Range<usize> {
 kernel! {
     /// Has the cache fetch what a product will read first.
     fn fetch(s; bytes: &[u8]) {
-        for at in (0..AHEAD).step_by(LINE) {
-            s.prefetch(bytes, at);
-        }
+        s.prefetch_all(bytes, 0, AHEAD);
     }
 }
 

@@ -38,9 +38,7 @@ impl<'a> Ahead<'a> {
     #[inline(always)]
     fn fetch<S: Simd>(&mut self, s: S) {
         let end = self.lines.end.min(self.lines.start + self.burst);
-        for line in self.lines.start..end {
-            s.prefetch(self.bytes, line * LINE);
-        }
+        s.prefetch_all(self.bytes, self.lines.start * LINE, (end - self.lines.start) * LINE);
         self.lines.start = end;
     }
 }

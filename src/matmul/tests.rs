@@ -122,6 +122,21 @@ fn activations(kind: Activations, sizes: Sizes, noise: &mut Noise) -> Vec<f32> {
     (0..sizes.n_tokens * sizes.columns).map(|_| one(noise)).collect()
 }
 
+/// Finite weights as bytes and as a matrix, and activations.
+fn operands(
+    case: Case,
+    sizes: Sizes,
+    bytes: Bytes,
+    kind: Activations,
+    seed: u64,
+) -> (Vec<u8>, Tensor, Vec<f32>) {
+    let mut noise = Noise(seed);
+    let data = finite_weights(case, sizes, bytes, &mut noise);
+    let x = activations(kind, sizes, &mut noise);
+    let w = tensor(case.dtype, sizes.columns, &data);
+    (data, w, x)
+}
+
 /// `x W^T`: (`n_tokens`, rows)
 fn product(isa: Isa, w: &Tensor, x: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.len() / w.columns() * w.rows()];
@@ -226,10 +241,7 @@ proptest! {
         (case, sizes) in any_product(),
         (bytes, kind, seed) in any_contents(),
     ) {
-        let mut noise = Noise(seed);
-        let data = finite_weights(case, sizes, bytes, &mut noise);
-        let x = activations(kind, sizes, &mut noise);
-        let w = tensor(case.dtype, sizes.columns, &data);
+        let (data, w, x) = operands(case, sizes, bytes, kind, seed);
         let expected = exact(case, sizes.columns, &data, &x);
         for isa in Isa::available() {
             let name = format!("{} {}", case.dtype, isa.name());
@@ -245,10 +257,7 @@ proptest! {
         (case, sizes) in any_product(),
         (bytes, kind, seed) in any_contents(),
     ) {
-        let mut noise = Noise(seed);
-        let data = finite_weights(case, sizes, bytes, &mut noise);
-        let x = activations(kind, sizes, &mut noise);
-        let w = tensor(case.dtype, sizes.columns, &data);
+        let (data, w, x) = operands(case, sizes, bytes, kind, seed);
         let last_row = tensor(case.dtype, sizes.columns, &data[data.len() / sizes.rows * (sizes.rows - 1)..]);
         for isa in Isa::available() {
             let name = format!("{} {}", case.dtype, isa.name());
@@ -268,10 +277,7 @@ proptest! {
         (case, sizes) in any_product(),
         (bytes, kind, seed) in any_contents(),
     ) {
-        let mut noise = Noise(seed);
-        let data = finite_weights(case, sizes, bytes, &mut noise);
-        let x = activations(kind, sizes, &mut noise);
-        let w = tensor(case.dtype, sizes.columns, &data);
+        let (_, w, x) = operands(case, sizes, bytes, kind, seed);
         let isas = Isa::available();
         for pair in isas[1..].windows(2) {
             let [one, other] = [pair[0], pair[1]].map(|isa| bits(&product(isa, &w, &x)));

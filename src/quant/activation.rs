@@ -161,9 +161,13 @@ impl ActivationBuffer {
         self.low_sums.resize(n_rows * n_groups, 0);
         for (token, x) in x.chunks_exact(n).enumerate() {
             let facts = token * n_groups..(token + 1) * n_groups;
-            let qs = &mut self.qs[token * padded..(token + 1) * padded];
-            let sums = [&mut self.sums[facts.clone()], &mut self.low_sums[facts.clone()]];
-            quantize_groups(isa, x, group, qs, &mut self.scales[facts], sums);
+            let out = GroupsMut {
+                qs: &mut self.qs[token * padded..(token + 1) * padded],
+                scales: &mut self.scales[facts.clone()],
+                sums: &mut self.sums[facts.clone()],
+                low_sums: &mut self.low_sums[facts],
+            };
+            quantize_groups(isa, x, group, out);
         }
         let n_tokens = x.len() / n;
         self.qs[n_tokens * padded..].fill(0);
@@ -174,14 +178,33 @@ impl ActivationBuffer {
     }
 }
 
+/// Where some groups go, and what is told of each: as in [`ActivationBuffer`].
+struct GroupsMut<'a> {
+    qs: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+    low_sums: &'a mut [i32],
+}
+
+impl GroupsMut<'_> {
+    /// `n` of these groups, of so many numbers each.
+    #[inline(always)]
+    fn some(&mut self, first: usize, n: usize, group: usize) -> GroupsMut<'_> {
+        GroupsMut {
+            qs: &mut self.qs[first * group..][..n * group],
+            scales: &mut self.scales[first..][..n],
+            sums: &mut self.sums[first..][..n],
+            low_sums: &mut self.low_sums[first..][..n],
+        }
+    }
+}
+
 kernel! {
-    fn quantize_groups(
-        s; x: &[f32], group: usize, qs: &mut [i8], scales: &mut [f32], sums: [&mut [i32]; 2],
-    ) {
+    fn quantize_groups(s; x: &[f32], group: usize, out: GroupsMut<'_>) {
         match group {
-            GROUP => quantize_row::<S, GROUP>(s, x, group, qs, scales, sums),
-            64 => quantize_row::<S, 64>(s, x, group, qs, scales, sums),
-            _ => quantize_row::<S, 0>(s, x, group, qs, scales, sums),
+            GROUP => quantize_row::<S, GROUP>(s, x, group, out),
+            64 => quantize_row::<S, 64>(s, x, group, out),
+            _ => quantize_row::<S, 0>(s, x, group, out),
         }
     }
 }
@@ -189,32 +212,17 @@ kernel! {
 /// Quantises a row in groups of `G`, or of `group` if that is 0: eight at a time, for their reductions across lanes cost
 /// little more than one's.
 #[inline(always)]
-fn quantize_row<S: Simd, const G: usize>(
-    s: S,
-    x: &[f32],
-    group: usize,
-    qs: &mut [i8],
-    scales: &mut [f32],
-    [sums, low_sums]: [&mut [i32]; 2],
-) {
+fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out: GroupsMut<'_>) {
     let group = if G > 0 { G } else { group };
     let n_groups = x.len() / group;
     let whole = n_groups / GROUPS * GROUPS;
     for g in (0..whole).step_by(GROUPS) {
-        let sums = [&mut sums[g..], &mut low_sums[g..]];
-        quantize_step::<S, G, GROUPS>(
-            s,
-            &x[g * group..],
-            group,
-            &mut qs[g * group..],
-            &mut scales[g..],
-            sums,
-        );
+        quantize_step::<S, G, GROUPS>(s, &x[g * group..], group, out.some(g, GROUPS, group));
     }
     for g in whole..n_groups {
-        let sums = [&mut sums[g..], &mut low_sums[g..]];
-        quantize_step::<S, G, 1>(s, &x[g * group..], group, &mut qs[g * group..], &mut scales[g..], sums);
+        quantize_step::<S, G, 1>(s, &x[g * group..], group, out.some(g, 1, group));
     }
+    let GroupsMut { qs, scales, sums, low_sums } = out;
     for to in n_groups..scales.len() {
         let from = to - n_groups % GROUPS;
         qs.copy_within(from * group..(from + 1) * group, to * group);
@@ -224,17 +232,10 @@ fn quantize_row<S: Simd, const G: usize>(
 
 /// The first `N` groups, at most eight.
 #[inline(always)]
-fn quantize_step<S: Simd, const G: usize, const N: usize>(
-    s: S,
-    x: &[f32],
-    group: usize,
-    qs: &mut [i8],
-    scales: &mut [f32],
-    [sums, low_sums]: [&mut [i32]; 2],
-) {
+fn quantize_step<S: Simd, const G: usize, const N: usize>(s: S, x: &[f32], group: usize, out: GroupsMut<'_>) {
     let group = if G > 0 { G } else { group };
-    let (x, qs) = (&x[..N * group], &mut qs[..N * group]);
-    let (scales, sums, low_sums) = (&mut scales[..N], &mut sums[..N], &mut low_sums[..N]);
+    let x = &x[..N * group];
+    let GroupsMut { qs, scales, sums, low_sums } = out;
     let mut sizes = [s.splat(0.0); GROUPS];
     for g in 0..N {
         sizes[g] = max_size(s, &x[g * group..][..group]);

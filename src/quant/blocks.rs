@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::Format;
 use super::activation::{Input, QuantizedRow, Turn};
 use super::packed::Panel;
-use crate::simd::{AHEAD, LINE, Simd};
+use crate::simd::{AHEAD, Simd};
 
 /// Weights that share an activation scale.
 pub(crate) const GROUP: usize = 32;
@@ -237,9 +237,7 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     #[inline(always)]
     fn fetch<S: Simd>(&mut self, s: S, bytes: usize) {
-        for at in (0..bytes).step_by(LINE) {
-            s.prefetch(self.near, self.at + at);
-        }
+        s.prefetch_all(self.near, self.at, bytes);
         self.at += bytes;
     }
 }

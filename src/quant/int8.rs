@@ -11,7 +11,7 @@
 
 use super::Format;
 use super::activation::{Input, QuantizedRow};
-use crate::simd::{AHEAD, LINE, Number, Simd};
+use crate::simd::{AHEAD, Number, Simd};
 use crate::storage::UnalignedF32;
 
 /// A matrix of int8 with scales: (rows, `n`).
@@ -91,9 +91,7 @@ impl Int8Rows<'_> {
             let scales = self.scales::<S, R>(s, row, first, n);
             for g in first..first + n {
                 // What the next rows will read: the processor follows one stream by itself, but not eight.
-                for at in (0..R * step).step_by(LINE) {
-                    s.prefetch(rows[0], ahead + R * g * step + at);
-                }
+                s.prefetch_all(rows[0], ahead + R * g * step, R * step);
                 let mut dots = [s.zero_i32x8(); LANES];
                 for r in 0..R {
                     dots[r] = dot_step::<S, BLOCKS>(s, &rows[r][g * step..][..step], &qs[g * step..][..step]);

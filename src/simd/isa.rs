@@ -1,0 +1,150 @@
+//! Which instruction sets there are, and how a kernel is compiled for each of them.
+
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+use super::{Simd, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// A computation that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// An instruction set that this processor has been seen to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Scalar(scalar::Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2<avx2::Widening>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2Vnni(avx2::Avx2<avx2::Vnni>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<neon::Widening>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(neon::Neon<neon::Dotprod>),
+}
+
+impl Isa {
+    /// The instruction sets that this processor has, the slowest first. The first is always `scalar`.
+    ///
+    /// ```
+    /// let isas = babyllama::Isa::available();
+    /// assert_eq!(isas[0].name(), "scalar");
+    /// ```
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let found = [
+            Some(Level::Scalar(scalar::Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::<avx2::Widening>::detect().map(Level::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::<avx2::Vnni>::detect().map(Level::Avx2Vnni),
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::detect().map(Level::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::<neon::Widening>::detect().map(Level::Neon),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::<neon::Dotprod>::detect().map(Level::NeonDotprod),
+        ];
+        found.into_iter().flatten().map(Self).collect()
+    }
+
+    /// The fastest instruction set that this processor has.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::available().pop().unwrap_or(Self(Level::Scalar(scalar::Scalar)))
+    }
+
+    /// Its name: `scalar`, `avx2`, `avx2-vnni`, `avx512`, `neon` or `neon-dotprod`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni(_) => "avx2-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(_) => "neon-dotprod",
+        }
+    }
+
+    /// f32 in a vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self.0 {
+            Level::Scalar(_) => scalar::Scalar::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(_) => avx2::Avx2::<avx2::Widening>::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni(_) => avx2::Avx2::<avx2::Vnni>::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(_) => avx512::Avx512::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => neon::Neon::<neon::Widening>::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(_) => neon::Neon::<neon::Dotprod>::LANES,
+        }
+    }
+
+    /// Runs the version of a kernel that was compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Scalar(s) => kernel.run(s),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(s) => s.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni(s) => s.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(s) => s.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(s) => s.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod(s) => s.run(kernel),
+        }
+    }
+}
+
+/// Lets a kernel be written like a function: `kernel! { fn name(s; args) -> T { body } }` makes `name(isa, args)`,
+/// whose body is compiled for every instruction set with `s` as its [`Simd`]. A type parameter must be in an argument's
+/// type.
+macro_rules! kernel {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<$($param:ident: $bound:path),+>)?(
+        $s:ident; $($arg:ident: $type:ty),* $(,)?
+    ) $body:block) => {
+        $crate::simd::kernel! {
+            $(#[$meta])* $vis fn $name$(<$($param: $bound),+>)?($s; $($arg: $type),*) -> () $body
+        }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<$($param:ident: $bound:path),+>)?(
+        $s:ident; $($arg:ident: $type:ty),* $(,)?
+    ) -> $out:ty $body:block) => {
+        $(#[$meta])*
+        #[inline]
+        $vis fn $name$(<$($param: $bound),+>)?(isa: $crate::simd::Isa, $($arg: $type),*) -> $out {
+            #[allow(non_camel_case_types, reason = "each argument's type parameter has the argument's name")]
+            struct Arguments<$($arg),*> { $($arg: $arg),* }
+            impl$(<$($param: $bound),+>)? $crate::simd::Kernel for Arguments<$($type),*> {
+                type Output = $out;
+                #[inline(always)]
+                fn run<S: $crate::simd::Simd>(self, $s: S) -> $out {
+                    let Self { $($arg),* } = self;
+                    $body
+                }
+            }
+            isa.run(Arguments { $($arg),* })
+        }
+    };
+}
+pub(crate) use kernel;
