@@ -18,6 +18,8 @@
     reason = "chunks write disjoint columns of one buffer, which slices alone can't express"
 )]
 
+mod chunks;
+
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -40,12 +42,6 @@ const SPIN_BETWEEN_PASSES: Duration = Duration::from_micros(200);
 
 /// A region that reads fewer bytes than this is done by the caller alone: sharing it would take longer.
 const MIN_REGION_BYTES: usize = 48 << 10;
-
-/// A chunk reads at least about this many bytes. (8 KB made stories15M's shape 4 % faster in f32, and 6 % slower in int8.)
-const MIN_CHUNK_BYTES: usize = 24 << 10;
-
-/// At most this many chunks a thread: enough to even out a thread that was interrupted. (Twice as many decode 1-2 % slower.)
-const CHUNKS_PER_THREAD: usize = 16;
 
 /// The threads of a model: the calling one, and helpers from a pool.
 #[derive(Clone)]
@@ -151,22 +147,6 @@ pub(crate) struct Team<'a> {
 }
 
 impl Team<'_> {
-    /// The number of chunks for a region of `units` indivisible pieces that reads `bytes` of memory.
-    fn chunks(&self, units: usize, bytes: usize) -> usize {
-        if self.crew.is_none() || bytes < MIN_REGION_BYTES {
-            return 1;
-        }
-        (self.threads * CHUNKS_PER_THREAD).min(bytes / MIN_CHUNK_BYTES).clamp(1, units.max(1))
-    }
-
-    /// Calls `work(i)` once for every `i` below `n`, in any order, on any threads.
-    fn for_each<F: Fn(usize) + Sync>(&self, n: usize, work: &F) {
-        match self.crew {
-            Some(crew) if n > 1 => crew.run_region(n, self.threads, work),
-            _ => (0..n).for_each(work),
-        }
-    }
-
     /// Calls `work(i, items[i])` once for every item, in any order, on any threads. `bytes` is what they read.
     pub(crate) fn for_each_mut<T: Send>(
         &self,
@@ -174,12 +154,13 @@ impl Team<'_> {
         bytes: usize,
         work: impl Fn(usize, &mut T) + Sync,
     ) {
-        if bytes < MIN_REGION_BYTES {
+        let Some(crew) = self.crew.filter(|_| bytes >= MIN_REGION_BYTES && items.len() > 1) else {
             return items.iter_mut().enumerate().for_each(|(i, item)| work(i, item));
-        }
+        };
         let start = Shared(items.as_mut_ptr());
-        self.for_each(items.len(), &|i| {
-            // SAFETY: `i` is below the number of items, and `for_each` gives it to one call, so this is the only borrow of
+        let callers = items.len().div_ceil(self.threads);
+        crew.run_region(callers, items.len() - callers, &|i| {
+            // SAFETY: `i` is below the number of items, and a region runs each chunk once, so this is the only borrow of
             // the item; `items` is borrowed for as long as the region lasts.
             work(i, unsafe { &mut *start.get().add(i) });
         });
@@ -195,19 +176,28 @@ impl Team<'_> {
     ) {
         let groups: &[[Columns<'_>; N]] = groups;
         let units: usize = groups.iter().map(|group| group[0].n_units()).sum();
-        let per_chunk = units.div_ceil(self.chunks(units, bytes)).max(1);
-        let n_chunks = |group: &[Columns<'_>; N]| group[0].n_units().div_ceil(per_chunk);
-        self.for_each(groups.iter().map(n_chunks).sum(), &|chunk| {
-            let (mut g, mut chunk) = (0, chunk);
-            while chunk >= n_chunks(&groups[g]) {
-                chunk -= n_chunks(&groups[g]);
-                g += 1;
+        let run = |chunk: Range<usize>| {
+            let mut first = 0;
+            for (g, group) in groups.iter().enumerate() {
+                let end = first + group[0].n_units();
+                let units = chunk.start.max(first)..chunk.end.min(end);
+                if !units.is_empty() {
+                    let units = units.start - first..units.end - first;
+                    // SAFETY: a region runs each chunk once, and different chunks are different columns or different matrices,
+                    // which `groups` borrows exclusively for as long as the region lasts.
+                    let bands = std::array::from_fn(|i| unsafe { group[i].band(units.clone()) });
+                    work(g, units, bands);
+                }
+                first = end;
             }
-            let units = chunk * per_chunk..((chunk + 1) * per_chunk).min(groups[g][0].n_units());
-            // SAFETY: `for_each` gives each chunk to one call, and different chunks are different columns or different
-            // matrices, which `groups` borrows exclusively for as long as the region lasts.
-            let bands = std::array::from_fn(|i| unsafe { groups[g][i].band(units.clone()) });
-            work(g, units, bands);
+        };
+        let Some(crew) = self.crew.filter(|_| bytes >= MIN_REGION_BYTES) else {
+            return run(0..units);
+        };
+        let (caller, helpers) = chunks::share_out(units, bytes, self.threads);
+        let callers = caller.n_chunks();
+        crew.run_region(callers, helpers.n_chunks(), &|i| {
+            run(if i < callers { caller.chunk(i) } else { helpers.chunk(i - callers) });
         });
     }
 }
@@ -308,7 +298,7 @@ struct Job {
 }
 
 impl Job {
-    fn new<F: Fn(usize) + Sync>(work: &F, n_chunks: u32, threads: usize) -> Self {
+    fn new<F: Fn(usize) + Sync>(work: &F, callers: u32, n_chunks: u32) -> Self {
         /// # Safety
         /// `work` points to a live `F`.
         unsafe fn call<F: Fn(usize)>(work: *const (), index: usize) {
@@ -316,8 +306,7 @@ impl Job {
             let work = unsafe { &*work.cast::<F>() };
             work(index);
         }
-        let helpers = n_chunks.div_ceil(threads as u32);
-        Self { work: std::ptr::from_ref(work).cast(), call: call::<F>, n_chunks, helpers }
+        Self { work: std::ptr::from_ref(work).cast(), call: call::<F>, n_chunks, helpers: callers }
     }
 
     /// The chunk of a claim: each has one, as claims from `helpers` on only stand in the other order.
@@ -414,13 +403,15 @@ impl Crew {
         true
     }
 
-    /// Calls `work(i)` once for every `i` below `n`, on the caller's thread and those of helpers that show up.
+    /// Calls `work(i)` once for every `i` below `callers + helpers`, on the caller's thread and those of helpers that show up. The
+    /// caller begins with the first, helpers with number `callers`.
     ///
     /// The job is used by whoever has claimed a chunk of this region, and `Region::drop` lets nobody past before every
     /// claimed chunk is finished, also when one panics: so the borrow of `work` outlives each use.
-    fn run_region<F: Fn(usize) + Sync>(&self, n: usize, threads: usize, work: &F) {
-        let n = u32::try_from(n).expect("a region has at most some hundred chunks");
-        let job = Job::new(work, n, threads);
+    fn run_region<F: Fn(usize) + Sync>(&self, callers: usize, helpers: usize, work: &F) {
+        let count = |n| u32::try_from(n).expect("a region has at most some thousand chunks");
+        let n = count(callers + helpers);
+        let job = Job::new(work, count(callers), n);
         // SAFETY: every chunk of the region before is finished (its `Region` was dropped), so nobody reads `job` now.
         unsafe { *self.job.get() = Some(job) };
         self.finished.store(0, Ordering::Relaxed);

@@ -60,7 +60,7 @@ fn a_panic_in_a_chunk_reaches_the_caller_and_the_team_survives() {
     for bad in [0, 40, 79] {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             threads.enter(false, |team| {
-                team.for_each(80, &|i| {
+                team.for_each_mut(&mut [(); 80], 1 << 20, |i, ()| {
                     std::thread::sleep(Duration::from_micros(20));
                     assert!(i != bad, "chunk {bad}");
                 });
