@@ -7,7 +7,7 @@
 
 use super::blocks::{GROUP, GROUPS, PAIRS};
 use super::packed::Aligned;
-use crate::simd::{Isa, Simd, kernel};
+use crate::simd::{Isa, Simd, Turn, kernel};
 
 /// Room for quantised activations, reused from product to product. Rows are padded to whole
 /// steps of eight groups, by repeating those that are left over.
@@ -18,36 +18,6 @@ pub(crate) struct ActivationBuffer {
     scales: Vec<f32>,         // (n_tokens, padded n / group)
     sums: Vec<i32>,           // (n_tokens, padded n / group): the sum of each group's q
     low_sums: Vec<i32>,       // (n_tokens, padded n / group): that of its first half
-}
-
-/// An order of eight groups of 32 int8 in which a vector's lanes belong to different groups, so that their products need no
-/// sum across lanes. A quad is four neighbours; a vector has eight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Vector `k`: quad `k` of each group.
-    Groups,
-    /// Vector `k`, below 4: quad `k` of groups 0, 2, 4 and 6, then their quad `k + 4`; vector `k + 4`: likewise of the odd groups.
-    EvenAndOdd,
-}
-
-impl Turn {
-    pub(crate) const ALL: [Self; 2] = [Self::Groups, Self::EvenAndOdd];
-
-    /// The group and its quad that are in a lane of a vector.
-    fn at(self, vector: usize, lane: usize) -> (usize, usize) {
-        match self {
-            Self::Groups => (lane, vector),
-            Self::EvenAndOdd => (lane % 4 * 2 + vector / 4, vector % 4 + lane / 4 * 4),
-        }
-    }
-
-    /// Turns eight groups.
-    fn turn(self, from: &[i8], to: &mut [i8]) {
-        for (i, to) in to.chunks_exact_mut(4).enumerate() {
-            let (group, quad) = self.at(i / GROUPS, i % GROUPS);
-            to.copy_from_slice(&from[group * GROUP + 4 * quad..][..4]);
-        }
-    }
 }
 
 /// The input of a matrix product: (`n_tokens`, `n`).
@@ -102,13 +72,13 @@ impl<'a> Input<'a> {
         let Quantized { buffer, n_groups, group } =
             self.quantized.expect("quantised weights ask for quantised activations");
         let len = n_groups * group;
-        let [groups, even_and_odd] = &buffer.turned;
+        let [nibbles_16, nibbles_32] = &buffer.turned;
         let numbers = token * len..(token + 1) * len;
         QuantizedRow {
             qs: &buffer.qs[token * len..][..len],
             turned: [
-                groups.get(numbers.clone()).unwrap_or_default(),
-                even_and_odd.get(numbers).unwrap_or_default(),
+                nibbles_16.get(numbers.clone()).unwrap_or_default(),
+                nibbles_32.get(numbers).unwrap_or_default(),
             ],
             scales: &buffer.scales[token * n_groups..][..n_groups],
             sums: &buffer.sums[token * n_groups..][..n_groups],
@@ -133,11 +103,7 @@ impl ActivationBuffer {
         let padded = n_groups * group;
         for (turn, turned) in Turn::ALL.into_iter().zip(&mut self.turned) {
             turned.resize(if turns(turn) { n_tokens * padded } else { 0 });
-            for (from, to) in
-                self.qs.chunks_exact(GROUPS * GROUP).zip(turned.chunks_exact_mut(GROUPS * GROUP))
-            {
-                turn.turn(from, to);
-            }
+            turn_groups(isa, turn, &self.qs, turned);
         }
         Input { x, n, quantized: Some(Quantized { buffer: self, n_groups, group }) }
     }
@@ -195,6 +161,19 @@ impl GroupsMut<'_> {
             scales: &mut self.scales[first..][..n],
             sums: &mut self.sums[first..][..n],
             low_sums: &mut self.low_sums[first..][..n],
+        }
+    }
+}
+
+kernel! {
+    /// Brings int8 into an order, as many as there is room for.
+    fn turn_groups(_s; turn: Turn, from: &[i8], to: &mut [i8]) {
+        const STEP: usize = GROUPS * GROUP;
+        for (from, to) in from.chunks_exact(STEP).zip(to.chunks_exact_mut(STEP)) {
+            for (i, to) in to.chunks_exact_mut(4).enumerate() {
+                let (group, quad) = S::quad_at(turn, i);
+                to.copy_from_slice(&from[group * GROUP + 4 * quad..][..4]);
+            }
         }
     }
 }

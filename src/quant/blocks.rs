@@ -16,9 +16,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Format;
-use super::activation::{Input, QuantizedRow, Turn};
+use super::activation::{Input, QuantizedRow};
 use super::packed::Panel;
-use crate::simd::{AHEAD, Simd};
+use crate::simd::{AHEAD, Simd, Turn};
 
 /// Weights that share an activation scale.
 pub(crate) const GROUP: usize = 32;
@@ -42,7 +42,7 @@ pub(crate) struct Groups<S: Simd> {
 /// Eight decoded groups of 32 weights in a [`Turn`]'s order.
 pub(crate) struct Turned<S: Simd> {
     /// The whole numbers, as [`Block::NUMBERS`] says.
-    pub(crate) q: [S::I8x32; GROUPS],
+    pub(crate) q: S::Turned,
     /// The scale of each group.
     pub(crate) scales: S::F32x8,
     /// What is added, likewise.
@@ -152,55 +152,54 @@ impl<'a, B: Block> BlockRows<'a, B> {
         for r in 0..R {
             rows[r] = self.row(row + r);
         }
-        if B::TURN.is_some() {
-            let mut ahead = Fetch { near: rows[0], at: (R * rows[0].len()).max(AHEAD) };
-            for i in 0..steps {
-                let x = Activations::at(&x, i * GROUPS);
-                if R > 1 {
-                    // The processor fetches one stream ahead by itself, but not several: without this, two rows at once were
-                    // read at a third of the speed of one (6 against 15 GB/s on a thread), and with it four at 21.
-                    ahead.fetch(s, R * Self::STEP);
-                }
-                // Written out: the compiler leaves a loop of four such steps a loop, with its sums in memory.
-                if R == 4 {
-                    acc[0] = dot_turned::<S, B>(s, &rows[0][i * Self::STEP..], x).add(s, acc[0]);
-                    acc[1] = dot_turned::<S, B>(s, &rows[1][i * Self::STEP..], x).add(s, acc[1]);
-                    acc[2] = dot_turned::<S, B>(s, &rows[2][i * Self::STEP..], x).add(s, acc[2]);
-                    acc[3] = dot_turned::<S, B>(s, &rows[3][i * Self::STEP..], x).add(s, acc[3]);
-                } else {
-                    for r in 0..R {
-                        acc[r] = dot_turned::<S, B>(s, &rows[r][i * Self::STEP..], x).add(s, acc[r]);
-                    }
-                }
-            }
-            if R > 1 {
-                ahead.fetch(s, R * (rows[0].len() - steps * Self::STEP));
-            }
-        } else {
-            for r in 0..R {
-                let mut ahead = Fetch { near: rows[r], at: AHEAD };
-                for i in 0..steps {
-                    ahead.fetch(s, Self::STEP);
-                    let groups = B::decode(s, &rows[r][i * Self::STEP..(i + 1) * Self::STEP]);
-                    acc[r] = dot_groups::<S, B>(s, &groups, Activations::at(&x, i * GROUPS), acc[r]);
-                }
-                ahead.fetch(s, rows[r].len() - steps * Self::STEP);
-            }
-        }
         let rest = if B::WEIGHTS == GROUP { self.n / GROUP % GROUPS } else { 0 };
+        // Copied long before they are loaded: a vector can't be loaded from several stores that are still under way.
+        let together = R > 1 && R * rest <= GROUPS;
+        let mut tails = [0; MAX_STEP];
+        match rest {
+            1 if together => self.copy_tails::<R, 1>(rows, &mut tails),
+            2 if together => self.copy_tails::<R, 2>(rows, &mut tails),
+            _ => {}
+        }
+        // One after another, for the processor reads one stream fastest. (Four at once shared the loads of activations; `Q4_K` was then
+        // read at 42 GB/s where one row is at 49, by two threads, and Q4_0 at 63 instead of 66.)
+        for r in 0..R {
+            let row = rows[r];
+            let mut ahead = Fetch { near: row, at: AHEAD };
+            let mut sum = s.splat_x8(0.0);
+            for (blocks, x) in row.chunks_exact(Self::STEP).zip(Activations::steps::<B>(&x)) {
+                ahead.fetch(s, Self::STEP);
+                sum = if B::TURN.is_some() {
+                    dot_turned::<S, B>(s, blocks, x).add(s, sum)
+                } else {
+                    dot_groups::<S, B>(s, &B::decode(s, blocks), x, sum)
+                };
+            }
+            ahead.fetch(s, row.len() - steps * Self::STEP);
+            acc[r] = sum;
+        }
         match rest {
             0 => acc,
-            1 if R > 1 && R <= GROUPS => self.add_tails::<S, R, 1>(s, rows, x, acc),
-            2 if R > 1 && R * 2 <= GROUPS => self.add_tails::<S, R, 2>(s, rows, x, acc),
+            1 if together => self.add_tails::<S, R, 1>(s, &tails, x, acc),
+            2 if together => self.add_tails::<S, R, 2>(s, &tails, x, acc),
             _ => {
                 let mut padded = [0; MAX_STEP];
                 for r in 0..R {
                     let blocks = self.last_step(row + r, &mut padded);
-                    let tail = dot_step::<S, B>(s, blocks, Activations::at(&x, steps * GROUPS));
+                    let tail = dot_step::<S, B>(s, blocks, Activations::at::<B>(&x, steps * GROUPS));
                     acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
                 }
                 acc
             }
+        }
+    }
+
+    /// The last `G` groups of `R` rows, as a step.
+    #[inline(always)]
+    fn copy_tails<const R: usize, const G: usize>(&self, rows: [&[u8]; R], to: &mut [u8; MAX_STEP]) {
+        let start = self.n / STEP_WEIGHTS * Self::STEP;
+        for r in 0..R {
+            to[r * G * B::BYTES..][..G * B::BYTES].copy_from_slice(&rows[r][start..][..G * B::BYTES]);
         }
     }
 
@@ -209,17 +208,12 @@ impl<'a, B: Block> BlockRows<'a, B> {
     fn add_tails<S: Simd, const R: usize, const G: usize>(
         &self,
         s: S,
-        rows: [&[u8]; R],
+        tails: &[u8; MAX_STEP],
         x: QuantizedRow<'_>,
         mut acc: [S::F32x8; R],
     ) -> [S::F32x8; R] {
-        let steps = self.n / STEP_WEIGHTS;
-        let mut blocks = [0; MAX_STEP];
-        for r in 0..R {
-            let tail = &rows[r][steps * Self::STEP..][..G * B::BYTES];
-            blocks[r * G * B::BYTES..][..G * B::BYTES].copy_from_slice(tail);
-        }
-        let tails = dot_step::<S, B>(s, &blocks[..Self::STEP], Activations::at(&x, steps * GROUPS));
+        let first = self.n / STEP_WEIGHTS * GROUPS;
+        let tails = dot_step::<S, B>(s, &tails[..Self::STEP], Activations::at::<B>(&x, first));
         for r in 0..R {
             acc[r] = tails.of_row(s, r * G, G).add(s, acc[r]);
         }
@@ -284,26 +278,45 @@ impl<B: Block> Format for BlockRows<'_, B> {
 /// Eight groups of a token's activations.
 #[derive(Clone, Copy)]
 struct Activations<'a> {
+    /// In the order of [`Block::TURN`].
     qs: &'a [i8],
-    turned: [&'a [i8]; 2],
     scales: &'a [f32],
     sums: &'a [i32],
     low_sums: &'a [i32],
 }
 
 impl<'a> Activations<'a> {
+    /// A row's, as a format wants them.
     #[inline(always)]
-    fn at(x: &QuantizedRow<'a>, first: usize) -> Self {
-        let (numbers, facts) = (first * GROUP..(first + GROUPS) * GROUP, first..first + GROUPS);
+    fn row<B: Block>(x: &QuantizedRow<'a>) -> Self {
+        let qs = match B::TURN {
+            None => x.qs,
+            Some(Turn::Nibbles16) => x.turned[0],
+            Some(Turn::Nibbles32) => x.turned[1],
+        };
+        Self { qs, scales: x.scales, sums: x.sums, low_sums: x.low_sums }
+    }
+
+    /// All of a row's, eight groups at a time.
+    #[inline(always)]
+    fn steps<B: Block>(x: &QuantizedRow<'a>) -> impl Iterator<Item = Self> {
+        let row = Self::row::<B>(x);
+        let facts = row.scales.chunks_exact(GROUPS).zip(row.sums.chunks_exact(GROUPS));
+        let facts = facts.zip(row.low_sums.chunks_exact(GROUPS));
+        let steps = row.qs.chunks_exact(STEP_WEIGHTS).zip(facts);
+        steps.map(|(qs, ((scales, sums), low_sums))| Self { qs, scales, sums, low_sums })
+    }
+
+    /// Those of a row from a group on.
+    #[inline(always)]
+    fn at<B: Block>(x: &QuantizedRow<'a>, first: usize) -> Self {
+        let row = Self::row::<B>(x);
+        let facts = first..first + GROUPS;
         Self {
-            qs: &x.qs[numbers.clone()],
-            turned: [
-                x.turned[0].get(numbers.clone()).unwrap_or_default(),
-                x.turned[1].get(numbers.clone()).unwrap_or_default(),
-            ],
-            scales: &x.scales[facts.clone()],
-            sums: &x.sums[facts.clone()],
-            low_sums: &x.low_sums[facts],
+            qs: &row.qs[first * GROUP..][..STEP_WEIGHTS],
+            scales: &row.scales[facts.clone()],
+            sums: &row.sums[facts.clone()],
+            low_sums: &row.low_sums[facts],
         }
     }
 }
@@ -366,19 +379,10 @@ fn dot_step<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms
 #[inline(always)]
 fn dot_turned<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
     let turned = B::decode_turned(s, &blocks[..BlockRows::<B>::STEP]);
-    let qs = if B::TURN == Some(Turn::Groups) { x.turned[0] } else { x.turned[1] };
-    let mut dots = [s.zero_i32x8(); 2];
-    for k in 0..GROUPS {
-        let q = s.load_i8x32(&qs[k * GROUP..]);
-        dots[k / 4] = if B::NUMBERS == Numbers::Signed {
-            s.dot_i8x32(dots[k / 4], turned.q[k], q)
-        } else {
-            s.dot_u8x32(dots[k / 4], turned.q[k], q)
-        };
-    }
-    let dots = match B::TURN {
-        Some(Turn::EvenAndOdd) => s.sum_halves_alternately(dots[0], dots[1]),
-        _ => s.add_i32x8(dots[0], dots[1]),
+    let turn = B::TURN.unwrap_or(Turn::Nibbles16);
+    let dots = match B::NUMBERS {
+        Numbers::Signed => s.dot_turned::<true>(turn, turned.q, x.qs),
+        _ => s.dot_turned::<false>(turn, turned.q, x.qs),
     };
     let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
     Terms::new(s, dots, sums, turned.scales, turned.mins, d)

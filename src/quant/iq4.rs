@@ -11,10 +11,8 @@
 //! ```
 //! In both, 16 bytes hold a group's q as in Q4_0.
 
-use super::activation::Turn;
-use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, Turned, f16_at, pair_at, u16_at};
-use super::q4::turn_nibbles;
-use crate::simd::Simd;
+use super::blocks::{Block, Groups, Numbers, PAIRS, Turned, f16_at, pair_at, u16_at};
+use crate::simd::{Simd, Turn};
 
 /// ggml's `kvalues_iq4nl`.
 const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -32,21 +30,11 @@ fn values(qs: &[u8]) -> [f32; 32] {
     })
 }
 
-/// The values of 16 bytes of each of eight groups, in the order of [`Turn::Groups`].
-#[inline(always)]
-fn turn_values<S: Simd, const STRIDE: usize>(s: S, bytes: &[u8]) -> [S::I8x32; GROUPS] {
-    let mut q = turn_nibbles::<S, STRIDE>(s, bytes);
-    for k in 0..GROUPS {
-        q[k] = s.lookup(&VALUES, q[k]);
-    }
-    q
-}
-
 impl Block for Iq4Nl {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
     const NUMBERS: Numbers = Numbers::Signed;
-    const TURN: Option<Turn> = Some(Turn::Groups);
+    const TURN: Option<Turn> = Some(Turn::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -67,7 +55,7 @@ impl Block for Iq4Nl {
 
     #[inline(always)]
     fn decode_turned<S: Simd>(s: S, blocks: &[u8]) -> Turned<S> {
-        let q = turn_values::<S, { Self::BYTES }>(s, &blocks[2..]);
+        let q = s.lookup_turned(&VALUES, s.turn_nibbles_16::<{ Self::BYTES }>(&blocks[2..]));
         Turned { q, scales: s.f16_of_each::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
     }
 }
@@ -96,7 +84,7 @@ impl Block for Iq4Xs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 136;
     const NUMBERS: Numbers = Numbers::Signed;
-    const TURN: Option<Turn> = Some(Turn::Groups);
+    const TURN: Option<Turn> = Some(Turn::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -121,7 +109,7 @@ impl Block for Iq4Xs {
 
     #[inline(always)]
     fn decode_turned<S: Simd>(s: S, block: &[u8]) -> Turned<S> {
-        let q = turn_values::<S, 16>(s, &block[8..]);
+        let q = s.lookup_turned(&VALUES, s.turn_nibbles_16::<16>(&block[8..]));
         Turned { q, scales: decode_scales(s, block), mins: s.splat_x8(0.0) }
     }
 }

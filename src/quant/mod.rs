@@ -36,9 +36,9 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::parallel::Band;
-use crate::quant::activation::{Input, Turn};
+use crate::quant::activation::Input;
 use crate::quant::packed::Panel;
-use crate::simd::{Isa, Simd, kernel};
+use crate::simd::{Isa, Simd, Turn, kernel};
 
 /// How the weights of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,32 +10,19 @@
 //! weight i = d * (q[i] - 8)        weight i = d * q[i] + m
 //! ```
 
-use super::activation::Turn;
-use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, Turned, f16_at, pair_at};
-use crate::simd::Simd;
+use super::blocks::{Block, Groups, Numbers, PAIRS, Turned, f16_at, pair_at};
+use crate::simd::{Simd, Turn};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q4_0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q4_1;
 
-/// The halves of 16 bytes of each of eight blocks, in the order of [`Turn::Groups`].
-#[inline(always)]
-pub(crate) fn turn_nibbles<S: Simd, const STRIDE: usize>(s: S, bytes: &[u8]) -> [S::I8x32; GROUPS] {
-    let bytes = s.turn_16x8(bytes, STRIDE);
-    let mut q = [s.splat_u8x32(0); GROUPS];
-    for k in 0..4 {
-        q[k] = s.bits::<0>(bytes[k], 15);
-        q[k + 4] = s.bits::<4>(bytes[k], 15);
-    }
-    q
-}
-
 impl Block for Q4_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
     const NUMBERS: Numbers = Numbers::Offset(3);
-    const TURN: Option<Turn> = Some(Turn::Groups);
+    const TURN: Option<Turn> = Some(Turn::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -57,7 +44,7 @@ impl Block for Q4_0 {
 
     #[inline(always)]
     fn decode_turned<S: Simd>(s: S, blocks: &[u8]) -> Turned<S> {
-        let q = turn_nibbles::<S, { Self::BYTES }>(s, &blocks[2..]);
+        let q = s.turn_nibbles_16::<{ Self::BYTES }>(&blocks[2..]);
         Turned { q, scales: s.f16_of_each::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
     }
 }
@@ -66,7 +53,7 @@ impl Block for Q4_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 20;
     const NUMBERS: Numbers = Numbers::WithMin(4);
-    const TURN: Option<Turn> = Some(Turn::Groups);
+    const TURN: Option<Turn> = Some(Turn::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
@@ -89,7 +76,7 @@ impl Block for Q4_1 {
 
     #[inline(always)]
     fn decode_turned<S: Simd>(s: S, blocks: &[u8]) -> Turned<S> {
-        let q = turn_nibbles::<S, { Self::BYTES }>(s, &blocks[4..]);
+        let q = s.turn_nibbles_16::<{ Self::BYTES }>(&blocks[4..]);
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         Turned { q, scales, mins: s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]) }
     }

@@ -9,9 +9,8 @@
 //! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
 //! ```
 
-use super::activation::Turn;
-use super::blocks::{Block, GROUPS, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, times, u16_at, u32_at};
-use crate::simd::Simd;
+use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, times, u16_at, u32_at};
+use crate::simd::{Simd, Turn};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q4K;
@@ -40,7 +39,7 @@ impl Block for Q4K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 144;
     const NUMBERS: Numbers = Numbers::WithMin(4);
-    const TURN: Option<Turn> = Some(Turn::EvenAndOdd);
+    const TURN: Option<Turn> = Some(Turn::Nibbles32);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
@@ -65,12 +64,7 @@ impl Block for Q4K {
 
     #[inline(always)]
     fn decode_turned<S: Simd>(s: S, block: &[u8]) -> Turned<S> {
-        let bytes = s.turn_32x4(&block[16..]);
-        let mut q = [s.splat_u8x32(0); GROUPS];
-        for k in 0..4 {
-            q[k] = s.bits::<0>(bytes[k], 15);
-            q[k + 4] = s.bits::<4>(bytes[k], 15);
-        }
+        let q = s.turn_nibbles_32(&block[16..]);
         let [scales, mins] = decode_scales(s, block);
         Turned { q, scales, mins }
     }

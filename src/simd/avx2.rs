@@ -14,7 +14,7 @@ use self::parts::{
 };
 use self::products::Products;
 pub(super) use self::products::{Vnni, Widening};
-use super::{Byte, Kernel, Number, Simd};
+use super::{Byte, Kernel, Number, Simd, Turn};
 
 /// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -77,6 +77,20 @@ impl Byte for u8 {
     }
 }
 
+/// An order of eight groups of 32 numbers that suits the products of one token with weights of 4 bits: how weights are decoded and
+/// activations laid down for them. Which it is depends on the machine, see [`Simd::quad_at`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// For groups that are the low halves of 16 bytes, then the high ones.
+    Nibbles16,
+    /// For two groups that are the low and the high halves of 32 bytes.
+    Nibbles32,
+}
+
+impl Turn {
+    pub(crate) const ALL: [Self; 2] = [Self::Nibbles16, Self::Nibbles32];
+}
+
 /// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
 ///
 /// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the unit that every
@@ -93,6 +107,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type I8x32: Copy;
     /// Two blocks of 32 int8: what is decoded and multiplied at once.
     type I8x64: Copy;
+    /// Eight groups of 32 int8, in the order of a [`Turn`].
+    type Turned: Copy;
     /// 8 int32.
     type I32x8: Copy;
     /// Two times 8 int32.
@@ -291,6 +307,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
     /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
     fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
+    /// Which four neighbours are at the `i`th place of an order: the group, and which of its eight quads.
+    fn quad_at(turn: Turn, i: usize) -> (usize, usize);
+    /// The halves of 16 bytes of each of eight groups, which begin at bytes 0, `STRIDE`, ... 7 `STRIDE`, as [`Turn::Nibbles16`]. Panics
+    /// if there are fewer.
+    fn turn_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Turned;
+    /// The halves of four times 32 bytes, as [`Turn::Nibbles32`]. Panics if there are fewer.
+    fn turn_nibbles_32(self, from: &[u8]) -> Self::Turned;
+    /// `table[a[i]]`, where every `a[i]` is below 16.
+    fn lookup_turned(self, table: &[i8; 16], a: Self::Turned) -> Self::Turned;
+    /// In lane `i`, the dot product of group `i` of both: of int8, as [`Simd::dot_i8x32`] makes it, bias and all, if they are
+    /// `SIGNED`, or else of numbers within 0..=15. Panics if there are less than 256 `x`.
+    fn dot_turned<const SIGNED: bool>(self, turn: Turn, w: Self::Turned, x: &[i8]) -> Self::I32x8;
     /// The `n` lanes from `first` on, then zeros. `first + n` is at most 8.
     fn some_x8(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8;
     /// Has the cache fetch the line of element `at`, which may lie behind the last one.
@@ -367,12 +395,66 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn to_f32(self, a: Self::I32) -> Self::F32;
 }
 
-/// The operations on pairs, in an `impl Simd` whose machine has no vector that wide: each block by itself.
+/// The low halves of some bytes, then their high halves.
+#[inline(always)]
+fn nibbles<S: Simd>(s: S, bytes: [S::I8x32; 4]) -> [S::I8x32; 8] {
+    let mut nibbles = [s.splat_u8x32(0); 8];
+    for k in 0..4 {
+        nibbles[k] = s.bits::<0>(bytes[k], 15);
+        nibbles[k + 4] = s.bits::<4>(bytes[k], 15);
+    }
+    nibbles
+}
+
+/// The operations on pairs and more, in an `impl Simd` whose machine has no vector that wide: each block by itself.
 macro_rules! pairs_of_blocks {
     () => {
         type I8x64 = [Self::I8x32; 2];
         type I32x16 = [Self::I32x8; 2];
+        /// Vectors whose lanes belong to different groups, so that their products need no sum across lanes. [`Turn::Nibbles16`]:
+        /// vector `k` has quad `k` of each group. [`Turn::Nibbles32`]: vector `k`, below 4, has quad `k` of groups 0, 2, 4 and 6,
+        /// then their quad `k + 4`; vector `k + 4` likewise of the odd groups.
+        type Turned = [Self::I8x32; 8];
 
+        #[inline(always)]
+        fn quad_at(turn: Turn, i: usize) -> (usize, usize) {
+            let (vector, lane) = (i / 8, i % 8);
+            match turn {
+                Turn::Nibbles16 => (lane, vector),
+                Turn::Nibbles32 => (lane % 4 * 2 + vector / 4, vector % 4 + lane / 4 * 4),
+            }
+        }
+        #[inline(always)]
+        fn turn_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Turned {
+            crate::simd::nibbles(self, self.turn_16x8(from, STRIDE))
+        }
+        #[inline(always)]
+        fn turn_nibbles_32(self, from: &[u8]) -> Self::Turned {
+            crate::simd::nibbles(self, self.turn_32x4(from))
+        }
+        #[inline(always)]
+        fn lookup_turned(self, table: &[i8; 16], mut a: Self::Turned) -> Self::Turned {
+            for k in 0..8 {
+                a[k] = self.lookup(table, a[k]);
+            }
+            a
+        }
+        #[inline(always)]
+        fn dot_turned<const SIGNED: bool>(self, turn: Turn, w: Self::Turned, x: &[i8]) -> Self::I32x8 {
+            let mut dots = [self.zero_i32x8(); 2];
+            for k in 0..8 {
+                let x = self.load_i8x32(&x[k * 32..]);
+                dots[k / 4] = if SIGNED {
+                    self.dot_i8x32(dots[k / 4], w[k], x)
+                } else {
+                    self.dot_u8x32(dots[k / 4], w[k], x)
+                };
+            }
+            match turn {
+                Turn::Nibbles16 => self.add_i32x8(dots[0], dots[1]),
+                Turn::Nibbles32 => self.sum_halves_alternately(dots[0], dots[1]),
+            }
+        }
         #[inline(always)]
         fn load_i8x64(self, from: &[i8]) -> Self::I8x64 {
             [self.load_i8x32(from), self.load_i8x32(&from[32..])]

@@ -35,7 +35,7 @@ use std::ops::Range;
 use self::parts::{load_below_4, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8};
 use self::products::Products;
 pub(super) use self::products::{Dotprod, Widening};
-use super::{Byte, Kernel, Number, Simd};
+use super::{Byte, Kernel, Number, Simd, Turn};
 
 /// Proof that NEON is there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The oracle: every operation as plain arithmetic on arrays. The other instruction sets are tested against it.
 
-use super::{Byte, Number, Simd};
+use super::{Byte, Number, Simd, Turn};
 
 /// No instruction set at all. Arrays of 8 let the compiler use what every processor of the target has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
