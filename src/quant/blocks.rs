@@ -169,10 +169,10 @@ impl<'a, B: Block> BlockRows<'a, B> {
             let mut sum = s.splat_x8(0.0);
             for (blocks, x) in row.chunks_exact(Self::STEP).zip(Activations::steps::<B>(&x)) {
                 ahead.fetch(s, Self::STEP);
-                sum = if B::TURN.is_some() {
-                    dot_turned::<S, B>(s, blocks, x).add(s, sum)
+                sum = if B::HALVES {
+                    dot_halves::<S, B>(s, &B::decode(s, blocks), x, sum)
                 } else {
-                    dot_groups::<S, B>(s, &B::decode(s, blocks), x, sum)
+                    dot_step::<S, B>(s, blocks, x).add(s, sum)
                 };
             }
             ahead.fetch(s, row.len() - steps * Self::STEP);
@@ -395,11 +395,9 @@ fn dot_in_order<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>)
     Terms::new(s, dots, sums, groups.scales[0], groups.mins[0], d)
 }
 
+/// Adds the products of eight groups whose halves have scales of their own to a sum.
 #[inline(always)]
-fn dot_groups<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
-    if !B::HALVES {
-        return dot_in_order::<S, B>(s, groups, x).add(s, acc);
-    }
+fn dot_halves<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
     let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
     for p in 0..PAIRS {
         dots[p] = s.dot_u8_pair(groups.q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
