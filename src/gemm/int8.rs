@@ -11,7 +11,7 @@ use super::Ahead;
 use crate::parallel::Band;
 use crate::quant::Store;
 use crate::quant::blocks::{GROUP, GROUPS, Numbers};
-use crate::quant::packed::{Chains, PackedTile, Panel, PanelChain, strip_rows};
+use crate::quant::packed::{Chains, PackedTile, Panel, PanelChain, PanelView};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::tensor::Matrix;
 
@@ -37,8 +37,8 @@ pub(crate) fn multiply(
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
         weights.rows.unpack(isa, first..first + n_rows, panel);
-        let block = Block { panel, n_rows, column: first - rows.start, numbers, store };
-        let visits = n_rows.div_ceil(strip_rows(isa.lanes())) * GROUPS * x.len().div_ceil(2);
+        let block = Block { panel: panel.view(), n_rows, column: first - rows.start, numbers, store };
+        let visits = GROUPS * x.len().div_ceil(2);
         let ahead = Ahead::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
         match (numbers, halves) {
             (Numbers::Signed, _) => isa.run(Product::<8, false, false> { block, x, ahead, out }),
@@ -55,7 +55,7 @@ pub(crate) fn multiply(
 /// A panel, and where its products go.
 #[derive(Clone, Copy)]
 struct Block<'a> {
-    panel: &'a Panel,
+    panel: PanelView<'a>,
     n_rows: usize,
     /// The first column of the output.
     column: usize,
@@ -147,10 +147,11 @@ impl Block<'_> {
         let strips = &mut room.levels[..self.n_rows.div_ceil(R)];
         for i in 0..GROUPS {
             let (chain, groups) = chains.visit(i);
+            let x = TokensChain::new::<S, MIN, HALVES>(x, groups);
+            ahead.fetch(s);
             for (strip, levels) in strips.iter_mut().enumerate() {
-                ahead.fetch(s);
-                let w = self.panel.chain(S::LANES, strip, chain);
-                let mut sum = self.chain::<S, BITS, MIN, HALVES, V, R>(s, x, w, groups.clone());
+                let w = self.panel.chain::<MIN, HALVES>(S::LANES, strip, chain);
+                let mut sum = self.chain::<S, BITS, MIN, HALVES, V, R>(s, x, w);
                 // A chain that completes a pair is added to the other, the sum perhaps to another pair's, and so on.
                 let level = i.trailing_ones() as usize;
                 for lower in &levels[..level] {
@@ -186,9 +187,8 @@ impl Block<'_> {
     >(
         self,
         s: S,
-        x: [&PackedTile; V],
+        x: TokensChain<'_, V>,
         w: PanelChain<'_>,
-        groups: Range<usize>,
     ) -> [[S::F32; V]; R] {
         // The power of two that is to be taken off each weight.
         let bias = match self.numbers {
@@ -196,33 +196,15 @@ impl Block<'_> {
             Numbers::Offset(n) => Some(n),
             Numbers::WithMin(_) => None,
         };
-        let lanes = groups.start * S::LANES..groups.end * S::LANES;
-        let parts = if HALVES { 1..3 } else { 0..1 };
-        let mut x_qs: [&[i8]; V] = [&[]; V];
-        let mut x_scales: [&[f32]; V] = [&[]; V];
-        let mut x_sums: [[&[i32]; V]; 2] = [[&[]; V]; 2];
-        let mut x_scaled_sums: [[&[f32]; V]; 2] = [[&[]; V]; 2];
-        for v in 0..V {
-            x_qs[v] = &x[v].qs[lanes.start * GROUP..lanes.end * GROUP];
-            x_scales[v] = &x[v].scales[lanes.clone()];
-            for (half, part) in parts.clone().enumerate() {
-                if MIN {
-                    x_scaled_sums[half][v] = &x[v].scaled_sums[part][lanes.clone()];
-                } else {
-                    x_sums[half][v] = &x[v].sums[part][lanes.clone()];
-                }
-            }
-        }
-
         let mut acc = [[s.splat(0.0); V]; R];
-        for i in 0..groups.len() {
+        for i in 0..x.n_groups {
             let mut group = [&[][..]; V];
             let mut d = [s.splat(0.0); V];
             for v in 0..V {
-                group[v] = &x_qs[v][i * GROUP * S::LANES..][..GROUP * S::LANES];
-                d[v] = s.load(&x_scales[v][i * S::LANES..]);
+                group[v] = &x.qs[v][i * GROUP * S::LANES..][..GROUP * S::LANES];
+                d[v] = s.load(&x.scales[v][i * S::LANES..]);
             }
-            let terms = Terms { w, bias, i, group, d, x_sums, x_scaled_sums };
+            let terms = Terms { w, x, bias, i, group, d };
             acc = terms.add::<BITS, MIN, HALVES, 0, R>(s, acc);
             if HALVES {
                 acc = terms.add::<BITS, MIN, HALVES, 1, R>(s, acc);
@@ -261,10 +243,53 @@ impl Block<'_> {
     }
 }
 
+/// A chain's activations, in `V` vectors of tokens. (They are cut out of the tiles once for all strips, for it takes as many
+/// instructions as a third of a group: for each strip, a prompt took 1 to 2 % longer.)
+#[derive(Clone, Copy)]
+struct TokensChain<'a, const V: usize> {
+    n_groups: usize,
+    qs: [&'a [i8]; V],                // (groups, 8, LANES, 4)
+    scales: [&'a [f32]; V],           // (groups, LANES)
+    sums: [[&'a [i32]; V]; 2],        // likewise: of the halves of a group, or the first for all of it
+    scaled_sums: [[&'a [f32]; V]; 2], // likewise
+}
+
+impl<'a, const V: usize> TokensChain<'a, V> {
+    /// The groups at some positions.
+    #[inline(always)]
+    fn new<S: Simd, const MIN: bool, const HALVES: bool>(
+        x: [&'a PackedTile; V],
+        groups: Range<usize>,
+    ) -> Self {
+        let lanes = groups.start * S::LANES..groups.end * S::LANES;
+        let mut chain = Self {
+            n_groups: groups.len(),
+            qs: [&[]; V],
+            scales: [&[]; V],
+            sums: [[&[]; V]; 2],
+            scaled_sums: [[&[]; V]; 2],
+        };
+        for v in 0..V {
+            chain.qs[v] = &x[v].qs[lanes.start * GROUP..lanes.end * GROUP];
+            chain.scales[v] = &x[v].scales[lanes.clone()];
+            for half in 0..if HALVES { 2 } else { 1 } {
+                let part = if HALVES { half + 1 } else { 0 };
+                if MIN {
+                    chain.scaled_sums[half][v] = &x[v].scaled_sums[part][lanes.clone()];
+                } else {
+                    chain.sums[half][v] = &x[v].sums[part][lanes.clone()];
+                }
+            }
+        }
+        chain
+    }
+}
+
 /// What a group adds to the sums of a tile.
 #[derive(Clone, Copy)]
 struct Terms<'a, S: Simd, const V: usize> {
     w: PanelChain<'a>,
+    x: TokensChain<'a, V>,
     /// The power of two that is to be taken off each weight.
     bias: Option<u32>,
     /// The group's place in its chain.
@@ -272,8 +297,6 @@ struct Terms<'a, S: Simd, const V: usize> {
     /// Its activations: (8, `LANES`, 4) of each vector.
     group: [&'a [i8]; V],
     d: [S::F32; V],
-    x_sums: [[&'a [i32]; V]; 2],
-    x_scaled_sums: [[&'a [f32]; V]; 2],
 }
 
 impl<S: Simd, const V: usize> Terms<'_, S, V> {
@@ -288,7 +311,7 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
         let mut dots = [[s.zero_i32(); V]; R];
         if let Some(n) = self.bias {
             for v in 0..V {
-                let sums = s.load_i32(&self.x_sums[HALF][v][self.i * S::LANES..]);
+                let sums = s.load_i32(&self.x.sums[HALF][v][self.i * S::LANES..]);
                 let bias = s.sub_shifted_i32(s.zero_i32(), sums, n);
                 for r in 0..R {
                     dots[r][v] = bias;
@@ -307,7 +330,7 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
         if MIN {
             let mins = self.w.mins::<R>(HALF, self.i);
             for v in 0..V {
-                let sum = s.load(&self.x_scaled_sums[HALF][v][self.i * S::LANES..]);
+                let sum = s.load(&self.x.scaled_sums[HALF][v][self.i * S::LANES..]);
                 for r in 0..R {
                     acc[r][v] = s.mul_add(s.splat(mins[r * GROUPS]), sum, acc[r][v]);
                 }

@@ -234,19 +234,46 @@ impl Panel {
         }
     }
 
+    /// What is in it, to be read.
+    pub(crate) fn view(&self) -> PanelView<'_> {
+        PanelView {
+            n_groups: self.n_groups,
+            n_steps: self.n_steps,
+            qs: &self.qs,
+            scales: [&self.scales[0], &self.scales[1]],
+            mins: [&self.mins[0], &self.mins[1]],
+        }
+    }
+}
+
+/// A [`Panel`], to be read.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelView<'a> {
+    pub(crate) n_groups: usize,
+    n_steps: usize,
+    qs: &'a [u8],
+    scales: [&'a [f32]; 2],
+    mins: [&'a [f32]; 2],
+}
+
+impl<'a> PanelView<'a> {
     /// The groups of a strip's chain, one after another.
     #[inline(always)]
-    pub(crate) fn chain(&self, lanes: usize, strip: usize, chain: usize) -> PanelChain<'_> {
+    pub(crate) fn chain<const MIN: bool, const HALVES: bool>(
+        &self,
+        lanes: usize,
+        strip: usize,
+        chain: usize,
+    ) -> PanelChain<'a> {
         let rows = strip_rows(lanes);
         let first = strip * self.n_steps * rows * GROUPS;
-        let mut of_chain = PanelChain {
-            qs: &self.qs[first * GROUP + chain * rows * GROUP..],
-            scales: [&[]; 2],
-            mins: [&[]; 2],
-        };
-        for half in 0..2 {
+        let mut of_chain =
+            PanelChain { qs: &self.qs[(first + chain * rows) * GROUP..], scales: [&[]; 2], mins: [&[]; 2] };
+        for half in 0..if HALVES { 2 } else { 1 } {
             of_chain.scales[half] = &self.scales[half][first + chain..];
-            of_chain.mins[half] = &self.mins[half][first + chain..];
+            if MIN {
+                of_chain.mins[half] = &self.mins[half][first + chain..];
+            }
         }
         of_chain
     }
