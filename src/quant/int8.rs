@@ -85,26 +85,63 @@ impl Int8Rows<'_> {
         }
         let qs = &x.qs[..self.n];
         let ahead = (R * self.n).max(AHEAD);
+        // The scale of the same place. (Without fetching scales, 110M parameters were decoded at 97 % of the speed; 15M at 102 %.)
+        let scales_ahead = (row * self.n + ahead) / self.group_size;
         let mut sums = s.splat_x8(0.0);
         for first in (0..n_steps).step_by(STEPS) {
             let n = STEPS.min(n_steps - first);
             let scales = self.scales::<S, R>(s, row, first, n);
-            for g in first..first + n {
+            s.prefetch_all(self.scales, scales_ahead + R * first, R * STEPS);
+            let mut i = 0;
+            while i < n {
+                let g = first + i;
+                let steps = if BLOCKS == 1 && i + 2 <= n { 2 } else { 1 };
                 // What the next rows will read: the processor follows one stream by itself, but not eight.
-                s.prefetch_all(rows[0], ahead + R * g * step, R * step);
-                let mut dots = [s.zero_i32x8(); LANES];
-                for r in 0..R {
-                    dots[r] = dot_step::<S, BLOCKS>(s, &rows[r][g * step..][..step], &qs[g * step..][..step]);
+                s.prefetch_all(rows[0], ahead + R * g * step, R * steps * step);
+                if BLOCKS == 2 || steps == 2 {
+                    // Two blocks at once: a step of 64, or two of 32.
+                    let qs = s.load_i8x64(&qs[g * step..]);
+                    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); LANES];
+                    for r in 0..R {
+                        dots[r] = s.dot_i8_pair(s.load_i8x64(&rows[r][g * step..]), qs);
+                    }
+                    if BLOCKS == 2 {
+                        sums = add_step(s, sums, s.sum_pairs_each(dots), x, g, scales[i]);
+                    } else {
+                        let dots = s.sum_blocks_each(dots);
+                        sums = add_step(s, sums, dots[0], x, g, scales[i]);
+                        sums = add_step(s, sums, dots[1], x, g + 1, scales[i + 1]);
+                    }
+                } else {
+                    let mut dots = [s.zero_i32x8(); LANES];
+                    for r in 0..R {
+                        dots[r] =
+                            dot_step::<S, BLOCKS>(s, &rows[r][g * step..][..step], &qs[g * step..][..step]);
+                    }
+                    sums = add_step(s, sums, s.sum_i32x8_each(dots), x, g, scales[i]);
                 }
-                let dots = s.dot_unbias(s.sum_i32x8_each(dots), s.load_i32x8(&[x.sums[g]; LANES]));
-                let product = s.mul_x8(s.to_f32x8(dots), scales[g - first]);
-                sums = s.add_x8(sums, s.mul_x8(product, s.splat_x8(x.scales[g])));
+                i += steps;
             }
         }
         let mut first = [0.0; R];
         first.copy_from_slice(&s.lanes_x8(sums)[..R]);
         first
     }
+}
+
+/// The sums of eight rows, with a step's products added. `dots` are biased.
+#[inline(always)]
+fn add_step<S: Simd>(
+    s: S,
+    sums: S::F32x8,
+    dots: S::I32x8,
+    x: QuantizedRow<'_>,
+    g: usize,
+    scales: S::F32x8,
+) -> S::F32x8 {
+    let dots = s.dot_unbias(dots, s.load_i32x8(&[x.sums[g]; LANES]));
+    let product = s.mul_x8(s.to_f32x8(dots), scales);
+    s.add_x8(sums, s.mul_x8(product, s.splat_x8(x.scales[g])))
 }
 
 /// The dot product of one step, spread over lanes.

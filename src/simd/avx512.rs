@@ -351,6 +351,25 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn sum_blocks_each(self, [a, b, c, d, e, f, g, h]: [__m512i; 8]) -> [__m256i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let (ab, cd) = (add_neighbours::<false>(a, b), add_neighbours::<false>(c, d));
+            let (ef, gh) = (add_neighbours::<false>(e, f), add_neighbours::<false>(g, h));
+            // Of each block, two lanes of 128 bits have parts of the sums.
+            let (first, last) = (add_neighbours::<false>(ab, cd), add_neighbours::<false>(ef, gh));
+            let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(first, last);
+            let odd = _mm512_shuffle_i32x4::<0b11_01_11_01>(first, last);
+            let sums = _mm512_add_epi32(even, odd);
+            self.blocks(_mm512_shuffle_i32x4::<0b11_01_10_00>(sums, sums))
+        }
+    }
+    #[inline(always)]
+    fn sum_pairs_each(self, a: [__m512i; 8]) -> __m256i {
+        let [first, second] = self.sum_blocks_each(a);
+        self.add_i32x8(first, second)
+    }
+    #[inline(always)]
     fn quad_at(turn: Turn, i: usize) -> (usize, usize) {
         let (vector, lane) = (i / 16, i % 16);
         let (quarter, quad) = (lane / 4, lane % 4);

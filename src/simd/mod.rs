@@ -283,6 +283,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_u8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
     /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the dot products were within 0..=31.
     fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
+    /// The sum of all lanes of each block of each pair: those of the first blocks, and those of the second ones.
+    fn sum_blocks_each(self, a: [Self::I32x16; 8]) -> [Self::I32x8; 2];
+    /// The sum of all lanes of each pair.
+    fn sum_pairs_each(self, a: [Self::I32x16; 8]) -> Self::I32x8;
     /// In lane `i`, the dot product of block `i` of the pairs and the `i`th 32 elements of `x`: of int8, as
     /// [`Simd::dot_i8x32`] makes it, bias and all, or else of numbers within 0..=127, or 0..=31 if they are `small`.
     #[inline(always)]
@@ -519,6 +523,22 @@ macro_rules! pairs_of_blocks {
         #[inline(always)]
         fn dot_u8_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I32x16 {
             [self.dot_u8x32(self.zero_i32x8(), a, c), self.dot_u8x32(self.zero_i32x8(), b, d)]
+        }
+        #[inline(always)]
+        fn sum_blocks_each(self, a: [Self::I32x16; 8]) -> [Self::I32x8; 2] {
+            let mut blocks = [[self.zero_i32x8(); 8]; 2];
+            for i in 0..8 {
+                (blocks[0][i], blocks[1][i]) = (a[i][0], a[i][1]);
+            }
+            [self.sum_i32x8_each(blocks[0]), self.sum_i32x8_each(blocks[1])]
+        }
+        #[inline(always)]
+        fn sum_pairs_each(self, a: [Self::I32x16; 8]) -> Self::I32x8 {
+            let mut sums = [self.zero_i32x8(); 8];
+            for i in 0..8 {
+                sums[i] = self.add_i32x8(a[i][0], a[i][1]);
+            }
+            self.sum_i32x8_each(sums)
         }
         #[inline(always)]
         fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2] {
