@@ -113,6 +113,11 @@ impl SamplerOptions {
         self.penalty_window > 0 && penalties != (1.0, 0.0, 0.0)
     }
 
+    /// Whether logits are changed before a token is chosen.
+    fn adjusts(&self) -> bool {
+        self.has_penalties() || !self.logit_bias.is_empty()
+    }
+
     fn has_top_p(&self) -> bool {
         self.top_p > 0.0 && self.top_p < 1.0
     }
@@ -186,14 +191,15 @@ impl Sampler {
             let token = logits.iter().position(|logit| logit.is_nan()).unwrap_or_default() as TokenId;
             return Err(ErrorKind::NanLogit { token }.into());
         }
+        let greedy = self.options.temperature == 0.0;
+        if greedy && !self.options.adjusts() {
+            return Ok(position(logits, greatest(logits)?));
+        }
         self.probs.clear();
         self.probs.extend_from_slice(logits);
         self.adjust();
-        let max = max(&self.probs);
-        if max == f32::NEG_INFINITY {
-            return Err(ErrorKind::NoCandidate.into());
-        }
-        if self.options.temperature == 0.0 {
+        let max = greatest(&self.probs)?;
+        if greedy {
             return Ok(position(&self.probs, max));
         }
 
@@ -379,6 +385,16 @@ fn softmax(x: &mut [f32], max: f32, temperature: f32) {
     }
 }
 
+/// The greatest logit, none of which may be NaN.
+///
+/// # Errors
+///
+/// [`ErrorKind::NoCandidate`] if there is none above minus infinity.
+fn greatest(logits: &[f32]) -> Result<f32> {
+    let max = max(logits);
+    if max == f32::NEG_INFINITY { Err(ErrorKind::NoCandidate.into()) } else { Ok(max) }
+}
+
 /// The greatest, or minus infinity of none. None may be NaN.
 fn max(x: &[f32]) -> f32 {
     // Sixteen maxima side by side: the compiler may not reorder a single one, and this takes whole vectors.
@@ -395,7 +411,11 @@ fn max(x: &[f32]) -> f32 {
 
 /// The lowest index of `value`, or 0 if it is not there.
 fn position(x: &[f32], value: f32) -> TokenId {
-    x.iter().position(|&x| x == value).unwrap_or_default() as TokenId
+    // A chunk that has it is found with whole vectors; a search that stops anywhere takes one number after another.
+    let in_chunk = |chunk: &[f32; 16]| chunk.iter().fold(false, |found, &x| found | (x == value));
+    let (chunks, _) = x.as_chunks::<16>();
+    let first = 16 * chunks.iter().position(in_chunk).unwrap_or(chunks.len());
+    x[first..].iter().position(|&x| x == value).map_or(0, |i| first + i) as TokenId
 }
 
 /// The accepted tokens that count as recent, and how often each occurs.
