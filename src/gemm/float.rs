@@ -1,10 +1,10 @@
 //! The product of weights that aren't quantised, which are widened on their way into registers.
 //!
-//! A tile of the output is some rows of weights by some tokens. Its sums stay in registers, sixteen parts of each as in decode,
-//! so a product comes out as decode's bits. In vectors of sixteen a part is a lane, and four rows by six tokens take 24 registers:
-//! ten loads for 24 multiplications. (With two vectors of parts, and so two rows, they were sixteen; a prompt in F16 took 6 %
-//! longer.) Some columns of a tile's tokens meet all rows of a panel while they are in the
-//! first-level cache; the rows come from the second level, in which a panel stays until all tokens have passed.
+//! A tile of the output is some rows of weights by some tokens. Its sums stay in registers, sixteen lanes of each as in decode,
+//! so a product comes out as decode's bits. In vectors of sixteen, four rows by six tokens take 24 registers: ten loads for 24
+//! multiplications. (With two vectors for each product, and so two rows, they were sixteen; a prompt in F16 took 6 % longer.) Some
+//! columns of a tile's tokens meet all rows of a panel while they are in the first-level cache; the rows come from the second level,
+//! in which a panel stays until all tokens have passed. Where a format has two sums, the columns of one pass before those of the other.
 //!
 //! Weights aren't packed. They were, as f32 and interleaved vector by vector: that took 10 % of the time of a prompt in F16.
 //! Widening in the loop costs nothing beside 24 multiplications for four vectors. What rows that aren't interleaved need
@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::Ahead;
 use crate::parallel::Band;
-use crate::quant::float::{Float, FloatRows, FloatTile, PARTS, tile_tokens};
+use crate::quant::float::{Float, FloatRows, FloatTile, LANES, SPAN, add_sums, sum_vectors, tile_tokens};
 use crate::quant::packed::Aligned;
 use crate::quant::{Rows, Store};
 use crate::simd::{Isa, Simd, kernel};
@@ -32,15 +32,13 @@ pub(crate) fn panel_rows(row_bytes: usize) -> usize {
     (PANEL_BYTES / row_bytes / MAX_STRIP_ROWS * MAX_STRIP_ROWS).clamp(MAX_STRIP_ROWS, MAX_PANEL_ROWS)
 }
 
-/// The most rows of a tile, and the least.
+/// The most rows of a tile.
 const MAX_STRIP_ROWS: usize = 4;
-const MIN_STRIP_ROWS: usize = 2;
-const MAX_STRIPS: usize = MAX_PANEL_ROWS / MIN_STRIP_ROWS;
 
 /// The most tokens of a tile.
 const MAX_TILE_TOKENS: usize = tile_tokens(16);
 
-/// Columns that pass all rows of a panel before the next ones: those of six tokens take 24 KB of the first-level cache.
+/// Columns of one sum that pass all rows of a panel before the next ones: those of six tokens take 24 KB of the first-level cache.
 const BLOCK_COLUMNS: usize = 1024;
 
 /// From so many tokens on, a tile beats a product after another.
@@ -82,10 +80,10 @@ kernel! {
                 n_columns: weights.n_columns,
                 store,
             };
-            if S::LANES == PARTS {
-                panel.multiply::<S, 1, 4, 6>(s, x, weights, next, out);
+            if S::LANES == LANES {
+                panel.multiply::<S, 1, 4, 6, { MAX_PANEL_ROWS / 4 }>(s, x, weights, next, out);
             } else {
-                panel.multiply::<S, 2, 2, 3>(s, x, weights, next, out);
+                panel.multiply::<S, 2, 2, 3, { MAX_PANEL_ROWS / 2 }>(s, x, weights, next, out);
             }
         }
     }
@@ -101,13 +99,16 @@ struct Panel<'a, F: Float> {
     store: Store,
 }
 
-/// The sums of a strip of `R` rows with `T` tokens: `P` vectors hold the parts of each.
-type Sums<S, const P: usize, const R: usize, const T: usize> = [[[<S as Simd>::F32; T]; R]; P];
+/// The most sums of a product.
+const MAX_SUMS: usize = 2;
+
+/// One sum of each product of a strip of `R` rows with `T` tokens, in `P` vectors each.
+type Sums<S, const P: usize, const R: usize, const T: usize> = [[[<S as Simd>::F32; P]; T]; R];
 
 impl<F: Float> Panel<'_, F> {
     /// All rows with all tokens, in tiles of `R` rows and `T` tokens. `next` are the rows to fetch meanwhile.
     #[inline(always)]
-    fn multiply<S: Simd, const P: usize, const R: usize, const T: usize>(
+    fn multiply<S: Simd, const P: usize, const R: usize, const T: usize, const STRIPS: usize>(
         &self,
         s: S,
         x: &[FloatTile],
@@ -117,32 +118,42 @@ impl<F: Float> Panel<'_, F> {
     ) {
         let n_strips = self.rows.len().div_ceil(R);
         let mut ahead = Ahead::new(weights, next, n_strips * x.len());
-        let mut room = [[[[s.splat(0.0); T]; R]; P]; MAX_STRIPS];
+        let mut room = [[[[[s.splat(0.0); P]; T]; R]; STRIPS]; MAX_SUMS];
         let mut products = [[0.0; MAX_PANEL_ROWS]; MAX_TILE_TOKENS];
         for (i, tile) in x.iter().enumerate() {
-            for first in (0..self.n_columns).step_by(BLOCK_COLUMNS) {
-                let columns = first..self.n_columns.min(first + BLOCK_COLUMNS);
+            let block_columns = F::SUMS * BLOCK_COLUMNS;
+            for first in (0..self.n_columns).step_by(block_columns) {
+                let columns = first..self.n_columns.min(first + block_columns);
                 let x = &tile.x[first * T..][..columns.len().next_multiple_of(S::LANES) * T];
-                for strip in 0..n_strips {
-                    // Where a row is missing, the last one stands for it.
-                    let mut w = [&[][..]; R];
-                    for r in 0..R {
-                        let row = (self.rows.start + strip * R + r).min(self.rows.end - 1);
-                        w[r] = &self.weights.row(row)[columns.clone()];
-                    }
-                    let mut sums = [[[s.splat(0.0); T]; R]; P];
-                    if first > 0 {
-                        sums = room[strip];
-                    }
-                    sums = add_products::<S, F, P, R, T>(s, w, x, sums);
-                    if columns.end < self.n_columns {
-                        room[strip] = sums;
-                        continue;
-                    }
-                    ahead.fetch(s);
-                    let sums = sum_parts(s, sums);
-                    for t in 0..T {
-                        products[t][strip * R..][..R].copy_from_slice(&sums[t * R..][..R]);
+                for sum in 0..F::SUMS {
+                    for strip in 0..n_strips {
+                        // Where a row is missing, the last one stands for it.
+                        let mut w = [&[][..]; R];
+                        for r in 0..R {
+                            let row = (self.rows.start + strip * R + r).min(self.rows.end - 1);
+                            w[r] = &self.weights.row(row)[columns.clone()];
+                        }
+                        let mut sums = [[[s.splat(0.0); P]; T]; R];
+                        if first > 0 {
+                            sums = room[sum][strip];
+                        }
+                        sums = add_products::<S, F, P, R, T>(s, w, x, sum, sums);
+                        if columns.end < self.n_columns || sum + 1 < F::SUMS {
+                            room[sum][strip] = sums;
+                            continue;
+                        }
+                        ahead.fetch(s);
+                        if F::SUMS == 2 {
+                            for r in 0..R {
+                                for t in 0..T {
+                                    sums[r][t] = add_sums(s, room[0][strip][r][t], sums[r][t]);
+                                }
+                            }
+                        }
+                        let sums = sum_lanes(s, sums);
+                        for t in 0..T {
+                            products[t][strip * R..][..R].copy_from_slice(&sums[t * R..][..R]);
+                        }
                     }
                 }
             }
@@ -164,13 +175,14 @@ impl<F: Float> Panel<'_, F> {
     }
 }
 
-/// The sums, with the products of some columns added. (They come and go by value: a reference has them written to memory at every
-/// step.)
+/// The sums, with the products of those of some columns added that belong to the `sum`th sum. (They come and go by value: a reference
+/// has them written to memory at every step.)
 #[inline(always)]
 fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usize>(
     s: S,
     w: [&[F::Stored]; R],
     x: &[f32],
+    sum: usize,
     mut sums: Sums<S, P, R, T>,
 ) -> Sums<S, P, R, T> {
     let n = w[0].len();
@@ -178,26 +190,28 @@ fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usiz
     for r in 0..R {
         rows[r] = &w[r][..n];
     }
-    let mut i = 0;
-    // The parts are written out: an index that isn't a constant keeps all sums in memory (with AVX2, at half the speed).
-    while i + P * S::LANES <= n {
-        let x = &x[i * T..][..P * S::LANES * T];
-        sums[0] = add_vector(s, load_each::<S, F, R>(s, rows, i), x, sums[0]);
-        if P == 2 {
-            let x = &x[S::LANES * T..];
-            sums[1] = add_vector(s, load_each::<S, F, R>(s, rows, i + S::LANES), x, sums[1]);
+    let mut i = sum * SPAN;
+    // Two vectors at once: with more, the compiler mixes their loads and then keeps sums in memory. So it does for an index that isn't a
+    // constant, which is why both are written out. (With AVX2, a prompt took 1.3 and 2 times as long.)
+    while i + 2 * S::LANES <= n {
+        let x = &x[i * T..][..2 * S::LANES * T];
+        sums = add_vector::<S, P, R, T, 0>(s, load_each::<S, F, R>(s, rows, i), x, sums);
+        let (second, x) = (load_each::<S, F, R>(s, rows, i + S::LANES), &x[S::LANES * T..]);
+        sums = add_second_vector(s, second, x, sums);
+        i += 2 * S::LANES;
+        if i.is_multiple_of(SPAN) {
+            i += (F::SUMS - 1) * SPAN;
         }
-        i += P * S::LANES;
     }
-    // Less than `P` vectors are left, the last of which may not be whole.
-    let mut x_rest = x[i * T..].chunks_exact(S::LANES * T);
-    if let Some(x) = x_rest.next() {
-        sums[0] = add_vector(s, load_up_to_each::<S, F, R>(s, rows, i), x, sums[0]);
-    }
-    if P == 2
-        && let Some(x) = x_rest.next()
-    {
-        sums[1] = add_vector(s, load_up_to_each::<S, F, R>(s, rows, i + S::LANES), x, sums[1]);
+    // Less is left, whose last vector may not be whole.
+    if i < n {
+        let rest = &x[i * T..];
+        sums = add_vector::<S, P, R, T, 0>(s, load_up_to_each::<S, F, R>(s, rows, i), rest, sums);
+        i += S::LANES;
+        if i < n {
+            let rest = &x[i * T..];
+            sums = add_second_vector(s, load_up_to_each::<S, F, R>(s, rows, i), rest, sums);
+        }
     }
     sums
 }
@@ -227,35 +241,49 @@ fn load_up_to_each<S: Simd, F: Float, const R: usize>(
     vectors
 }
 
-/// The sums, with the products of a vector of columns added.
+/// The sums, with the products of a vector of columns added to the `V`th of their vectors.
 #[inline(always)]
-fn add_vector<S: Simd, const R: usize, const T: usize>(
+fn add_vector<S: Simd, const P: usize, const R: usize, const T: usize, const V: usize>(
     s: S,
     w: [S::F32; R],
     x: &[f32],
-    mut sums: [[S::F32; T]; R],
-) -> [[S::F32; T]; R] {
+    mut sums: Sums<S, P, R, T>,
+) -> Sums<S, P, R, T> {
     let x = &x[..T * S::LANES];
     for t in 0..T {
         let x = s.load(&x[t * S::LANES..]);
         for r in 0..R {
-            sums[r][t] = s.mul_add(w[r], x, sums[r][t]);
+            sums[r][t][V] = s.mul_add(w[r], x, sums[r][t][V]);
         }
     }
     sums
 }
 
+/// As [`add_vector`], for the second of two vectors of columns: to the same vectors if they have all [`LANES`], else to the others.
+#[inline(always)]
+fn add_second_vector<S: Simd, const P: usize, const R: usize, const T: usize>(
+    s: S,
+    w: [S::F32; R],
+    x: &[f32],
+    sums: Sums<S, P, R, T>,
+) -> Sums<S, P, R, T> {
+    if P == 2 {
+        add_vector::<S, P, R, T, 1>(s, w, x, sums)
+    } else {
+        add_vector::<S, P, R, T, 0>(s, w, x, sums)
+    }
+}
+
 /// The products of a strip, that of row `r` and token `t` at `t * R + r`.
 #[inline(always)]
-fn sum_parts<S: Simd, const P: usize, const R: usize, const T: usize>(
+fn sum_lanes<S: Simd, const P: usize, const R: usize, const T: usize>(
     s: S,
     sums: Sums<S, P, R, T>,
 ) -> [f32; MAX_TILE_TOKENS * MAX_STRIP_ROWS] {
     let mut eight = [s.fold_x8(s.splat(0.0)); MAX_TILE_TOKENS * MAX_STRIP_ROWS];
     for t in 0..T {
         for r in 0..R {
-            let sum = if P == 2 { s.add(sums[0][r][t], sums[1][r][t]) } else { sums[0][r][t] };
-            eight[t * R + r] = s.fold_x8(sum);
+            eight[t * R + r] = s.fold_x8(sum_vectors(s, sums[r][t]));
         }
     }
     s.sum_x8_each(eight)
