@@ -87,6 +87,9 @@ impl Int8Rows<'_> {
         let ahead = (R * self.n).max(AHEAD);
         // The scale of the same place. (Without fetching scales, 110M parameters were decoded at 97 % of the speed; 15M at 102 %.)
         let scales_ahead = (row * self.n + ahead) / self.group_size;
+        // Whether two blocks are one vector: a step of 64, or two of 32. (As two, they don't fit AVX2's registers: 15M took 1.1 times as
+        // long.)
+        let pairs = BLOCKS > 0 && S::LANES == 16;
         let mut sums = s.splat_x8(0.0);
         for first in (0..n_steps).step_by(STEPS) {
             let n = STEPS.min(n_steps - first);
@@ -95,11 +98,10 @@ impl Int8Rows<'_> {
             let mut i = 0;
             while i < n {
                 let g = first + i;
-                let steps = if BLOCKS == 1 && i + 2 <= n { 2 } else { 1 };
+                let steps = if pairs && BLOCKS == 1 && i + 2 <= n { 2 } else { 1 };
                 // What the next rows will read: the processor follows one stream by itself, but not eight.
                 s.prefetch_all(rows[0], ahead + R * g * step, R * steps * step);
-                if BLOCKS == 2 || steps == 2 {
-                    // Two blocks at once: a step of 64, or two of 32.
+                if pairs && (BLOCKS == 2 || steps == 2) {
                     let qs = s.load_i8x64(&qs[g * step..]);
                     let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); LANES];
                     for r in 0..R {
