@@ -14,7 +14,9 @@ use std::ops::Range;
 
 use super::Ahead;
 use crate::parallel::Band;
-use crate::quant::float::{Float, FloatRows, FloatTile, LANES, SPAN, add_sums, sum_vectors, tile_tokens};
+use crate::quant::float::{
+    Float, FloatRows, FloatTile, LANES, MAX_SUMS, SPAN, add_sums, sum_vectors, tile_tokens,
+};
 use crate::quant::packed::Aligned;
 use crate::quant::{Rows, Store};
 use crate::simd::{Isa, Simd, kernel};
@@ -99,9 +101,6 @@ struct Panel<'a, F: Float> {
     store: Store,
 }
 
-/// The most sums of a product.
-const MAX_SUMS: usize = 2;
-
 /// One sum of each product of a strip of `R` rows with `T` tokens, in `P` vectors each.
 type Sums<S, const P: usize, const R: usize, const T: usize> = [[[<S as Simd>::F32; P]; T]; R];
 
@@ -143,7 +142,7 @@ impl<F: Float> Panel<'_, F> {
                             continue;
                         }
                         ahead.fetch(s);
-                        if F::SUMS == 2 {
+                        if F::SUMS == MAX_SUMS {
                             for r in 0..R {
                                 for t in 0..T {
                                     sums[r][t] = add_sums(s, room[0][strip][r][t], sums[r][t]);

@@ -14,7 +14,7 @@ use crate::simd::{AHEAD, Isa, Simd, kernel};
 /// How a number is stored.
 pub(crate) trait Float: Copy + Send + Sync + 'static {
     type Stored: Copy + Default;
-    /// Sums to which spans of [`SPAN`] columns are added in turn.
+    /// Sums to which spans of [`SPAN`] columns are added in turn: one, or [`MAX_SUMS`].
     const SUMS: usize;
     /// The first `LANES` numbers. Panics if there are fewer.
     fn load<S: Simd>(s: S, from: &[Self::Stored]) -> S::F32;
@@ -149,8 +149,11 @@ pub(crate) const LANES: usize = 16;
 /// what the memory gave, which was 73 GB/s, and as two at 98 %.
 pub(crate) const SPAN: usize = 32;
 
+/// The most sums of a product.
+pub(crate) const MAX_SUMS: usize = 2;
+
 /// The most vectors that [`LANES`] take.
-pub(crate) const MAX_VECTORS: usize = 2;
+const MAX_VECTORS: usize = 2;
 
 /// The dot product of a row with a token, still spread over the lanes.
 ///
@@ -161,7 +164,7 @@ pub(crate) const MAX_VECTORS: usize = 2;
 fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
     let n = w.len();
     let ahead = AHEAD / size_of::<F::Stored>();
-    let mut sums = [[s.splat(0.0); MAX_VECTORS]; 2];
+    let mut sums = [[s.splat(0.0); MAX_VECTORS]; MAX_SUMS];
     let mut i = 0;
     while i + F::SUMS * SPAN <= n {
         for span in 0..F::SUMS {

@@ -107,12 +107,12 @@ impl Int8Rows<'_> {
                     for r in 0..R {
                         dots[r] = s.dot_i8_pair(s.load_i8x64(&rows[r][g * step..]), qs);
                     }
+                    let [first, second] = s.sum_blocks_each(dots);
                     if BLOCKS == 2 {
-                        sums = add_step(s, sums, s.sum_pairs_each(dots), x, g, scales[i]);
+                        sums = add_step(s, sums, s.add_i32x8(first, second), x, g, scales[i]);
                     } else {
-                        let dots = s.sum_blocks_each(dots);
-                        sums = add_step(s, sums, dots[0], x, g, scales[i]);
-                        sums = add_step(s, sums, dots[1], x, g + 1, scales[i + 1]);
+                        sums = add_step(s, sums, first, x, g, scales[i]);
+                        sums = add_step(s, sums, second, x, g + 1, scales[i + 1]);
                     }
                 } else {
                     let mut dots = [s.zero_i32x8(); LANES];

@@ -365,11 +365,6 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn sum_pairs_each(self, a: [__m512i; 8]) -> __m256i {
-        let [first, second] = self.sum_blocks_each(a);
-        self.add_i32x8(first, second)
-    }
-    #[inline(always)]
     fn quad_at(turn: Turn, i: usize) -> (usize, usize) {
         let (vector, lane) = (i / 16, i % 16);
         let (quarter, quad) = (lane / 4, lane % 4);

@@ -285,8 +285,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
     /// The sum of all lanes of each block of each pair: those of the first blocks, and those of the second ones.
     fn sum_blocks_each(self, a: [Self::I32x16; 8]) -> [Self::I32x8; 2];
-    /// The sum of all lanes of each pair.
-    fn sum_pairs_each(self, a: [Self::I32x16; 8]) -> Self::I32x8;
     /// In lane `i`, the dot product of block `i` of the pairs and the `i`th 32 elements of `x`: of int8, as
     /// [`Simd::dot_i8x32`] makes it, bias and all, or else of numbers within 0..=127, or 0..=31 if they are `small`.
     #[inline(always)]
@@ -531,14 +529,6 @@ macro_rules! pairs_of_blocks {
                 (blocks[0][i], blocks[1][i]) = (a[i][0], a[i][1]);
             }
             [self.sum_i32x8_each(blocks[0]), self.sum_i32x8_each(blocks[1])]
-        }
-        #[inline(always)]
-        fn sum_pairs_each(self, a: [Self::I32x16; 8]) -> Self::I32x8 {
-            let mut sums = [self.zero_i32x8(); 8];
-            for i in 0..8 {
-                sums[i] = self.add_i32x8(a[i][0], a[i][1]);
-            }
-            self.sum_i32x8_each(sums)
         }
         #[inline(always)]
         fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2] {
