@@ -9,9 +9,9 @@
 //! In a long context it is loads that cost, not arithmetic: so eight queries meet a block while it is in the nearest
 //! cache, four at a time from registers.
 
-use crate::kv_cache::{BLOCK, Element, KeysValues, View};
+use crate::kv_cache::{BLOCK, Element, Layer, LayerMut, store};
 use crate::matmul::Compute;
-use crate::ops::{Arithmetic, exponentials, sum};
+use crate::ops::{Arithmetic, exponentials, rope, sum};
 use crate::parallel::{Band, Columns};
 use crate::simd::{Simd, kernel};
 
@@ -31,169 +31,206 @@ const QUERIES: usize = 8;
 const AT_ONCE: usize = 4;
 
 impl Heads {
-    /// Heads that are computed by one thread: as many as share keys and make up whole sets of queries.
-    fn per_task(self) -> usize {
-        let sharing = self.n_heads / self.n_kv_heads;
-        (1..=QUERIES).rev().find(|heads| sharing.is_multiple_of(*heads)).unwrap_or(1)
-    }
-
     /// Rows of scores that are needed at once.
     pub(crate) fn score_rows(self) -> usize {
-        self.n_heads / self.per_task() * QUERIES
+        self.n_kv_heads * QUERIES
     }
+}
+
+/// What some tokens ask, and what they add to the cache.
+pub(crate) struct Tokens<'a> {
+    pub(crate) q: &'a mut [f32],  // (n_tokens, n_heads * head_dim)
+    pub(crate) k: &'a mut [f32],  // (n_tokens, n_kv_heads * head_dim)
+    pub(crate) v: &'a [f32],      // (n_tokens, n_kv_heads * head_dim)
+    pub(crate) angles: &'a [f32], // (n_tokens, pairs, 2): cosines and sines
+    /// Of the first token.
+    pub(crate) position: usize,
+}
+
+/// Room that is reused from pass to pass.
+#[derive(Debug, Default)]
+pub(crate) struct AttentionBuffer {
+    pub(crate) scores: Vec<f32>, // (score rows, positions)
+    sums: Vec<f32>,              // (score rows, head_dim)
 }
 
 impl Compute<'_> {
-    /// Lets the tokens at `position..` attend to every position up to their own.
+    /// Turns queries and keys by their angles, adds keys and values to the cache, and lets each token attend to every position up to
+    /// its own. `out` is (`n_tokens`, `n_heads` * `head_dim`).
     ///
-    /// `out` and `q` are (`n_tokens`, `n_heads` * `head_dim`). `scores` and `sums` are room for each task's queries.
-    #[allow(clippy::too_many_arguments, reason = "two of them are buffers")]
+    /// A thread does all of that for a head of keys and values: what it reads of them isn't in another's cache then.
     pub(crate) fn attention(
         &self,
         out: &mut [f32],
-        q: &[f32],
-        kv: KeysValues<'_>,
+        tokens: Tokens<'_>,
+        cache: LayerMut<'_>,
         heads: Heads,
-        position: usize,
-        scores: &mut Vec<f32>,
-        sums: &mut Vec<f32>,
+        buffer: &mut AttentionBuffer,
+    ) {
+        match cache {
+            LayerMut::F32(layer) => self.attention_in(out, tokens, layer, heads, buffer),
+            LayerMut::F16(layer) => self.attention_in(out, tokens, layer, heads, buffer),
+        }
+    }
+
+    fn attention_in<E: Element>(
+        &self,
+        out: &mut [f32],
+        tokens: Tokens<'_>,
+        layer: &mut Layer<E>,
+        heads: Heads,
+        buffer: &mut AttentionBuffer,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        let q_dim = n_heads * head_dim;
+        let Tokens { q, k, v, angles, position } = tokens;
+        let (q_dim, kv_dim) = (n_heads * head_dim, n_kv_heads * head_dim);
         let n_tokens = q.len() / q_dim;
-        let per_task = heads.per_task();
         let room = (position + n_tokens).next_multiple_of(BLOCK);
-        scores.resize(heads.score_rows() * room, 0.0);
-        sums.resize(heads.score_rows() * head_dim, 0.0);
+        buffer.scores.resize(heads.score_rows() * room, 0.0);
+        buffer.sums.resize(heads.score_rows() * head_dim, 0.0);
 
-        let tasks = Columns::new(out, q_dim, per_task * head_dim);
-        let (scores_width, sums_width) = (scores.len(), sums.len());
-        let scores = Columns::new(scores, scores_width, QUERIES * room);
-        let sums = Columns::new(sums, sums_width, QUERIES * head_dim);
+        let sharing = q_dim / n_kv_heads;
+        let mut floats = [
+            Columns::new(out, q_dim, sharing),
+            Columns::new(q, q_dim, sharing),
+            Columns::new(k, kv_dim, head_dim),
+            Columns::parts(&mut buffer.scores, n_kv_heads),
+            Columns::parts(&mut buffer.sums, n_kv_heads),
+        ];
+        let mut cache =
+            [&mut layer.keys, &mut layer.values].map(|numbers| Columns::parts(numbers, n_kv_heads));
         let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
-        self.team.bands(&mut [[tasks, scores, sums]], bytes, |_, tasks, [mut out, mut scores, mut sums]| {
-            for (i, task) in tasks.enumerate() {
-                let head = task * per_task;
-                let heads = Task {
-                    q: &q[head * head_dim..],
-                    q_dim,
+        self.team.units(
+            &mut floats,
+            &mut cache,
+            bytes,
+            |head, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
+                let head = Head {
                     head_dim,
-                    column: i * per_task * head_dim,
-                    per_task,
-                    kv_start: head / (n_heads / n_kv_heads) * head_dim,
+                    sharing: n_heads / n_kv_heads,
                     position,
+                    out,
+                    q,
+                    k,
+                    v: &v[head * head_dim..],
+                    kv_dim,
+                    angles,
+                    cache: [keys.row(0), values.row(0)],
+                    scores: scores.row(0),
+                    sums: sums.row(0),
                 };
-                let scores = &mut scores.row(0)[i * QUERIES * room..][..QUERIES * room];
-                let sums = &mut sums.row(0)[i * QUERIES * head_dim..][..QUERIES * head_dim];
-                attend(self.isa, self.arithmetic, heads, kv, scores, sums, &mut out);
-            }
-        });
+                attend(self.isa, self.arithmetic, head);
+            },
+        );
     }
 }
 
-/// Some heads that share keys and values, and all tokens.
-#[derive(Clone, Copy)]
-struct Task<'a> {
-    /// From the first head's queries on: (`n_tokens`, `q_dim`).
-    q: &'a [f32],
-    q_dim: usize,
+/// A head of keys and values, the queries that share it, and all tokens.
+struct Head<'a, E> {
     head_dim: usize,
-    /// The first head's column in the output.
-    column: usize,
-    per_task: usize,
-    /// The first column of the keys and values.
-    kv_start: usize,
+    /// Heads of queries.
+    sharing: usize,
     /// Of the first token.
     position: usize,
-}
-
-impl<'a> Task<'a> {
-    /// The `i`th query, token after token: (`head_dim`), and how many positions it sees.
-    #[inline(always)]
-    fn query(&self, i: usize) -> (&'a [f32], usize) {
-        let (token, head) = (i / self.per_task, i % self.per_task);
-        (&self.q[token * self.q_dim + head * self.head_dim..][..self.head_dim], self.position + token + 1)
-    }
+    out: Band<'a>, // (n_tokens, sharing * head_dim)
+    q: Band<'a>,   // (n_tokens, sharing * head_dim)
+    k: Band<'a>,   // (n_tokens, head_dim)
+    v: &'a [f32],  // (n_tokens, kv_dim), from this head's columns on
+    kv_dim: usize,
+    angles: &'a [f32],       // (n_tokens, pairs, 2)
+    cache: [&'a mut [E]; 2], // (blocks, head_dim, BLOCK) and (positions, head_dim)
+    scores: &'a mut [f32],   // (QUERIES, positions)
+    sums: &'a mut [f32],     // (QUERIES, head_dim)
 }
 
 kernel! {
-    /// All queries of a task, some at a time.
-    fn attend(
-        s; arithmetic: Arithmetic, task: Task<'_>, kv: KeysValues<'_>, scores: &mut [f32], sums: &mut [f32],
-        out: &mut Band<'_>,
-    ) {
-        match (kv, arithmetic) {
-            (KeysValues::F32(kv), Arithmetic::Llama2c) => attend_all::<S, _, false>(s, arithmetic, task, kv, scores, sums, out),
-            (KeysValues::F32(kv), Arithmetic::Exact) => attend_all::<S, _, true>(s, arithmetic, task, kv, scores, sums, out),
-            (KeysValues::F16(kv), _) => attend_all::<S, _, true>(s, arithmetic, task, kv, scores, sums, out),
+    fn attend<E: Element>(s; arithmetic: Arithmetic, head: Head<'_, E>) {
+        let mut head = head;
+        head.turn_and_store();
+        match arithmetic {
+            Arithmetic::Llama2c => head.attend::<S, false>(s, arithmetic),
+            Arithmetic::Exact => head.attend::<S, true>(s, arithmetic),
         }
     }
 }
 
-/// `FUSED` says that each product of a score is rounded together with the sum. `scores` is (`QUERIES`, positions),
-/// `sums` (`QUERIES`, `head_dim`).
-#[inline(always)]
-fn attend_all<S: Simd, E: Element, const FUSED: bool>(
-    s: S,
-    arithmetic: Arithmetic,
-    task: Task<'_>,
-    kv: View<'_, E>,
-    scores: &mut [f32],
-    sums: &mut [f32],
-    out: &mut Band<'_>,
-) {
-    let (n_queries, head_dim) = (out.n_rows() * task.per_task, task.head_dim);
-    let room = scores.len() / QUERIES;
-    let at_once = if S::TILE_WIDTH > 1 { AT_ONCE } else { 1 };
-    for first in (0..n_queries).step_by(QUERIES) {
-        let n = QUERIES.min(n_queries - first);
-        let mut queries: [&[f32]; QUERIES] = [&[]; QUERIES];
-        let mut seen = [0; QUERIES];
-        for i in 0..n {
-            (queries[i], seen[i]) = task.query(first + i);
+impl<E: Element> Head<'_, E> {
+    /// Positions enter here: queries and keys are turned, and a dot product then depends on their distance alone.
+    #[inline(always)]
+    fn turn_and_store(&mut self) {
+        let Self { head_dim, position, q, k, v, kv_dim, angles, cache: [keys, values], .. } = self;
+        let n_tokens = q.n_rows();
+        for (token, angles) in angles.chunks_exact(angles.len() / n_tokens).enumerate() {
+            rope(q.row(token), angles, *head_dim);
+            rope(k.row(token), angles, *head_dim);
+            let value = &v[token * *kv_dim..][..*head_dim];
+            store([keys, values], *position + token, k.get(token), value);
         }
-        let n_blocks = seen[n - 1].div_ceil(BLOCK);
-        for block in 0..n_blocks {
-            let keys = kv.key_block(block, task.kv_start, head_dim);
-            for i in (0..n).step_by(at_once) {
-                let (queries, scores) = (&queries[i..n], &mut scores[i * room + block * BLOCK..]);
-                let next = if i == 0 { kv.next_block() } else { 0 };
-                match queries.len() {
-                    n if S::TILE_WIDTH == 1 || n == 1 => {
-                        block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room);
+    }
+
+    /// All queries, some at a time. `FUSED` says that each product of a score is rounded together with the sum.
+    #[inline(always)]
+    fn attend<S: Simd, const FUSED: bool>(self, s: S, arithmetic: Arithmetic) {
+        let Self { head_dim, sharing, position, mut out, q, cache: [keys, values], scores, sums, .. } = self;
+        let (keys, values) = (&*keys, &*values);
+        let n_queries = q.n_rows() * sharing;
+        let (room, block_len) = (scores.len() / QUERIES, BLOCK * head_dim);
+        let at_once = if S::TILE_WIDTH > 1 { AT_ONCE } else { 1 };
+        for first in (0..n_queries).step_by(QUERIES) {
+            let n = QUERIES.min(n_queries - first);
+            let mut queries: [&[f32]; QUERIES] = [&[]; QUERIES];
+            let mut seen = [0; QUERIES];
+            for i in 0..n {
+                let (token, head) = ((first + i) / sharing, (first + i) % sharing);
+                queries[i] = &q.get(token)[head * head_dim..][..head_dim];
+                seen[i] = position + token + 1;
+            }
+            let n_blocks = seen[n - 1].div_ceil(BLOCK);
+            for block in 0..n_blocks {
+                let (keys, behind) = keys[block * block_len..].split_at(block_len);
+                let next = if block + 1 < n_blocks { (behind, 0) } else { (values, 0) };
+                for i in (0..n).step_by(at_once) {
+                    let (queries, scores) = (&queries[i..n], &mut scores[i * room + block * BLOCK..]);
+                    let next = Next::part(next, block_len, i / at_once, n.div_ceil(at_once));
+                    match queries.len() {
+                        n if S::TILE_WIDTH == 1 || n == 1 => {
+                            block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room);
+                        }
+                        2 => block_scores::<S, E, FUSED, 2>(s, queries, keys, next, scores, room),
+                        3 => block_scores::<S, E, FUSED, 3>(s, queries, keys, next, scores, room),
+                        _ => block_scores::<S, E, FUSED, AT_ONCE>(s, queries, keys, next, scores, room),
                     }
-                    2 => block_scores::<S, E, FUSED, 2>(s, queries, keys, next, scores, room),
-                    3 => block_scores::<S, E, FUSED, 3>(s, queries, keys, next, scores, room),
-                    _ => block_scores::<S, E, FUSED, AT_ONCE>(s, queries, keys, next, scores, room),
                 }
             }
-        }
-        let mut divisors = [1.0; QUERIES];
-        for i in 0..n {
-            divisors[i] = softmax(s, arithmetic, &mut scores[i * room..][..seen[i]]);
-        }
-        sums.fill(0.0);
-        for block in 0..n_blocks {
-            let values = kv.value_block(block, task.kv_start, head_dim);
-            for i in (0..n).step_by(at_once) {
-                let (seen, sums) = (&seen[i..n], &mut sums[i * head_dim..]);
-                let (weights, start) = (&scores[i * room..], block * BLOCK);
-                let next = if i == 0 { kv.next_block() } else { 0 };
-                match seen.len() {
-                    n if S::TILE_WIDTH == 1 || n == 1 => {
-                        block_sums::<S, E, 1>(s, values, next, weights, room, start, seen, sums);
+            let mut divisors = [1.0; QUERIES];
+            for i in 0..n {
+                divisors[i] = softmax(s, arithmetic, &mut scores[i * room..][..seen[i]]);
+            }
+            sums.fill(0.0);
+            for block in 0..n_blocks {
+                let (values, behind) = values[block * block_len..].split_at(block_len);
+                // Right behind a head's keys lie those of the next, which is this thread's next task.
+                let next = if block + 1 < n_blocks { (behind, 0) } else { (keys, keys.len()) };
+                for i in (0..n).step_by(at_once) {
+                    let (seen, sums) = (&seen[i..n], &mut sums[i * head_dim..]);
+                    let (weights, start) = (&scores[i * room..], block * BLOCK);
+                    let next = Next::part(next, block_len, i / at_once, n.div_ceil(at_once));
+                    match seen.len() {
+                        n if S::TILE_WIDTH == 1 || n == 1 => {
+                            block_sums::<S, E, 1>(s, values, next, weights, room, start, seen, sums);
+                        }
+                        2 => block_sums::<S, E, 2>(s, values, next, weights, room, start, seen, sums),
+                        3 => block_sums::<S, E, 3>(s, values, next, weights, room, start, seen, sums),
+                        _ => block_sums::<S, E, AT_ONCE>(s, values, next, weights, room, start, seen, sums),
                     }
-                    2 => block_sums::<S, E, 2>(s, values, next, weights, room, start, seen, sums),
-                    3 => block_sums::<S, E, 3>(s, values, next, weights, room, start, seen, sums),
-                    _ => block_sums::<S, E, AT_ONCE>(s, values, next, weights, room, start, seen, sums),
                 }
             }
-        }
-        for (i, sums) in sums.chunks_exact(head_dim).take(n).enumerate() {
-            let (token, head) = ((first + i) / task.per_task, (first + i) % task.per_task);
-            let out = &mut out.row(token)[task.column + head * head_dim..][..head_dim];
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sum / divisors[i];
+            for (i, sums) in sums.chunks_exact(head_dim).take(n).enumerate() {
+                let (token, head) = ((first + i) / sharing, (first + i) % sharing);
+                let out = &mut out.row(token)[head * head_dim..][..head_dim];
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = sum / divisors[i];
+                }
             }
         }
     }
@@ -218,11 +255,30 @@ fn softmax<S: Simd>(s: S, arithmetic: Arithmetic, scores: &mut [f32]) -> f32 {
     }
 }
 
-/// Has the cache fetch `width` numbers that lie `next` behind these, or nothing.
-#[inline(always)]
-fn fetch<S: Simd, E: Element>(s: S, near: &[E], next: usize, width: usize) {
-    if next > 0 {
-        s.prefetch_all(near, next, width);
+/// What is read after a block, to be fetched meanwhile: evenly, for memory that waits for arithmetic is lost time. The first of two
+/// sets of queries fetches one half, the second the other.
+#[derive(Clone, Copy)]
+struct Next<'a, E> {
+    numbers: &'a [E],
+    start: usize,
+    half: bool,
+}
+
+impl<'a, E: Element> Next<'a, E> {
+    /// The part of the next block that belongs to one of some sets of queries.
+    #[inline(always)]
+    fn part((numbers, start): (&'a [E], usize), block_len: usize, set: usize, n_sets: usize) -> Self {
+        Self { numbers, start: start + if set == 0 { 0 } else { block_len / 2 }, half: n_sets > 1 }
+    }
+
+    /// Has the cache fetch what belongs to `width` numbers at `at` of this block.
+    #[inline(always)]
+    fn fetch<S: Simd>(self, s: S, at: usize, width: usize) {
+        if self.half {
+            s.prefetch_all(self.numbers, self.start + at / 2, width / 2);
+        } else {
+            s.prefetch_all(self.numbers, self.start + at, width);
+        }
     }
 }
 
@@ -234,7 +290,7 @@ fn block_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
     s: S,
     queries: &[&[f32]],
     keys: &[E],
-    next: usize,
+    next: Next<'_, E>,
     scores: &mut [f32],
     room: usize,
 ) {
@@ -258,7 +314,7 @@ fn parts_of_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize, const
     s: S,
     queries: [&[f32]; Q],
     keys: &[E],
-    next: usize,
+    next: Next<'_, E>,
     scores: &mut [f32],
     room: usize,
 ) {
@@ -269,7 +325,7 @@ fn parts_of_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize, const
         let mut acc = [[s.splat(0.0); N]; Q];
         for (d, keys) in (0..head_dim).zip(keys.chunks_exact(BLOCK)) {
             let keys = &keys[part..][..width];
-            fetch(s, keys, next, width);
+            next.fetch(s, d * BLOCK + part, width);
             let mut ks = [s.splat(0.0); N];
             for v in 0..N {
                 ks[v] = E::load(s, &keys[v * S::LANES..]);
@@ -302,7 +358,7 @@ fn parts_of_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize, const
 fn block_sums<S: Simd, E: Element, const Q: usize>(
     s: S,
     values: &[E],
-    next: usize,
+    next: Next<'_, E>,
     weights: &[f32],
     room: usize,
     start: usize,
@@ -335,7 +391,7 @@ fn block_sums<S: Simd, E: Element, const Q: usize>(
 fn add_columns<S: Simd, E: Element, const Q: usize, const N: usize>(
     s: S,
     values: &[E],
-    next: usize,
+    next: Next<'_, E>,
     weights: [&[f32]; Q],
     column: usize,
     sums: &mut [f32],
@@ -356,7 +412,7 @@ fn add_columns<S: Simd, E: Element, const Q: usize, const N: usize>(
     }
     for (j, values) in (0..seen_by_all).zip(values.chunks_exact(head_dim)) {
         let values = &values[column..][..width];
-        fetch(s, values, next, width);
+        next.fetch(s, j * head_dim + column, width);
         let mut value = [s.splat(0.0); N];
         for v in 0..N {
             value[v] = E::load(s, &values[v * S::LANES..]);

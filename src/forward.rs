@@ -11,7 +11,7 @@
 //! | `q_dim` | all queries of a token: `n_heads * head_dim` | 288, 4096 |
 //! | `kv_dim` | all keys, or values: `n_kv_heads * head_dim` | 288, 4096 |
 
-use crate::attention::Heads;
+use crate::attention::{AttentionBuffer, Heads, Tokens};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
@@ -31,8 +31,7 @@ pub(crate) struct Scratch {
     gate: Vec<f32>,   // (n_tokens, hidden_dim)
     up: Vec<f32>,     // (n_tokens, hidden_dim)
     angles: Vec<f32>, // (n_tokens, rope_dim / 2, 2): cosines and sines
-    scores: Vec<f32>, // (score rows, positions)
-    sums: Vec<f32>,   // (score rows, head_dim)
+    attention: AttentionBuffer,
     quantized: MatmulBuffer,
 }
 
@@ -60,10 +59,11 @@ impl Scratch {
     /// [`ErrorKind::OutOfMemory`].
     pub(crate) fn reserve_scores(&mut self, config: &Config, positions: usize) -> Result<()> {
         let len = heads(config).score_rows().saturating_mul(positions);
-        let more = len.saturating_sub(self.scores.len());
+        let scores = &mut self.attention.scores;
+        let more = len.saturating_sub(scores.len());
         let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
         let out_of_memory = |_| ErrorKind::OutOfMemory { what: "the attention scores", bytes }.into();
-        self.scores.try_reserve_exact(more).map_err(out_of_memory)
+        scores.try_reserve_exact(more).map_err(out_of_memory)
     }
 
     /// Bytes of scores that a position takes.
@@ -129,7 +129,7 @@ fn heads(config: &Config) -> Heads {
     Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim }
 }
 
-/// `x += Wo attention(Wq norm(x), Wk norm(x), Wv norm(x))`
+/// `x += Wo attention(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x))`
 fn attention_block(
     config: &Config,
     l: usize,
@@ -139,16 +139,12 @@ fn attention_block(
     cache: &mut KvCache,
     position: usize,
 ) {
-    let Scratch { x, xb, q, k, v, heads, angles, scores, sums, quantized, .. } = scratch;
+    let Scratch { x, xb, q, k, v, heads, angles, attention, quantized, .. } = scratch;
     compute.rmsnorm(xb, x, &layer.attention_norm, config.norm_eps);
     compute.matmul([&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
 
-    // Positions enter here: queries and keys are turned, and a dot product then depends on their distance alone.
-    compute.rope(q, config.q_dim(), angles, config.head_dim);
-    compute.rope(k, config.kv_dim(), angles, config.head_dim);
-    cache.write(l, position, k, v);
-
-    compute.attention(heads, q, cache.layer(l), self::heads(config), position, scores, sums);
+    let tokens = Tokens { q, k, v, angles, position };
+    compute.attention(heads, tokens, cache.layer(l), self::heads(config), attention);
     compute.matmul_add(x, &layer.wo, heads, quantized);
 }
 

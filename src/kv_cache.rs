@@ -1,7 +1,8 @@
 //! The keys and values of the tokens fed so far. Keys are stored turned by RoPE.
 //!
-//! Both lie in blocks of [`BLOCK`] positions, and a block's heads one after another, so that a head is read as a stream. A query meets
-//! the keys of many positions at once, so a block's keys lie transposed: the products of one query with them then need no sum across
+//! Each head has a stretch of memory of its own, which is read as one stream. (With the heads of 64 positions one behind the other, a
+//! head was pieces of 16 KB, from which a core got two thirds of what it gets from a stream.) A query meets the keys of many
+//! positions at once, so those of [`BLOCK`] positions lie transposed: the products of one query with them then need no sum across
 //! lanes, and each is added up in the plain order of its dimensions, whatever the width of a vector.
 
 use crate::error::{ErrorKind, Result};
@@ -31,7 +32,7 @@ impl CacheDtype {
 }
 
 /// A number of the cache.
-pub(crate) trait Element: Copy + Default {
+pub(crate) trait Element: Copy + Default + Send {
     fn of(value: f32) -> Self;
     /// The first `LANES` numbers.
     fn load<S: Simd>(s: S, from: &[Self]) -> S::F32;
@@ -89,75 +90,43 @@ enum Layers {
     F16(Vec<Layer<u16>>),
 }
 
+/// Keys and values of one layer.
 #[derive(Clone, Debug, Default)]
-struct Layer<E> {
-    keys: Vec<E>,   // (capacity / BLOCK, kv_dim, BLOCK)
-    values: Vec<E>, // (capacity / BLOCK, n_kv_heads, BLOCK, head_dim)
+pub(crate) struct Layer<E> {
+    pub(crate) keys: Vec<E>,   // (n_kv_heads, capacity / BLOCK, head_dim, BLOCK)
+    pub(crate) values: Vec<E>, // (n_kv_heads, capacity, head_dim)
 }
 
-/// What attention reads of a layer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum KeysValues<'a> {
-    F32(View<'a, f32>),
-    F16(View<'a, u16>),
-}
-
-/// Keys and values of one kind of number.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct View<'a, E> {
-    keys: &'a [E],
-    values: &'a [E],
-    kv_dim: usize,
-}
-
-impl<'a, E: Element> View<'a, E> {
-    /// A head's keys at the positions of one block: (`head_dim`, [`BLOCK`]). `start` is the head's first column.
-    #[inline(always)]
-    pub(crate) fn key_block(&self, block: usize, start: usize, head_dim: usize) -> &'a [E] {
-        &self.keys[(block * self.kv_dim + start) * BLOCK..][..head_dim * BLOCK]
-    }
-
-    /// How far the keys, or values, of the next block lie behind those of a block.
-    #[inline(always)]
-    pub(crate) fn next_block(&self) -> usize {
-        self.kv_dim * BLOCK
-    }
-
-    /// A head's values at the positions of one block: ([`BLOCK`], `head_dim`).
-    #[inline(always)]
-    pub(crate) fn value_block(&self, block: usize, start: usize, head_dim: usize) -> &'a [E] {
-        &self.values[(block * self.kv_dim + start) * BLOCK..][..BLOCK * head_dim]
-    }
+/// A layer, to add to and to read.
+pub(crate) enum LayerMut<'a> {
+    F32(&'a mut Layer<f32>),
+    F16(&'a mut Layer<u16>),
 }
 
 impl<E: Element> Layer<E> {
-    fn longer(&self, len: usize) -> Self {
-        Self { keys: longer_copy(&self.keys, len), values: longer_copy(&self.values, len) }
-    }
-
-    fn copy_start(&mut self, from: &Self) {
-        let len = self.keys.len();
-        self.keys.copy_from_slice(&from.keys[..len]);
-        self.values.copy_from_slice(&from.values[..len]);
-    }
-
-    fn write(&mut self, [kv_dim, head_dim]: [usize; 2], position: usize, keys: &[f32], values: &[f32]) {
-        for (i, key) in keys.chunks_exact(kv_dim).enumerate() {
-            let (block, j) = ((position + i) / BLOCK * BLOCK * kv_dim, (position + i) % BLOCK);
-            for (column, &key) in self.keys[block..][..BLOCK * kv_dim].chunks_exact_mut(BLOCK).zip(key) {
-                column[j] = E::of(key);
-            }
-            let value = values[i * kv_dim..][..kv_dim].chunks_exact(head_dim);
-            for (head, value) in self.values[block..].chunks_exact_mut(BLOCK * head_dim).zip(value) {
-                for (to, &value) in head[j * head_dim..][..head_dim].iter_mut().zip(value) {
-                    *to = E::of(value);
-                }
+    /// Copies as many positions of each head as both have room for.
+    fn copy_start(&mut self, from: &Self, n_kv_heads: usize) {
+        for (to, from) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
+            let (to_len, from_len) = (to.len() / n_kv_heads, from.len() / n_kv_heads);
+            let both = to_len.min(from_len);
+            for head in 0..n_kv_heads {
+                to[head * to_len..][..both].copy_from_slice(&from[head * from_len..][..both]);
             }
         }
     }
+}
 
-    fn view(&self, kv_dim: usize) -> View<'_, E> {
-        View { keys: &self.keys, values: &self.values, kv_dim }
+/// Stores a head's key and value of one position, (`head_dim`) each, where [`Layer`] has them.
+#[inline(always)]
+pub(crate) fn store<E: Element>([keys, values]: [&mut [E]; 2], position: usize, key: &[f32], value: &[f32]) {
+    let head_dim = key.len();
+    let (block, j) = (position / BLOCK * BLOCK, position % BLOCK);
+    let columns = keys[block * head_dim..][..BLOCK * head_dim].chunks_exact_mut(BLOCK);
+    for (column, &key) in columns.zip(key) {
+        column[j] = E::of(key);
+    }
+    for (to, &value) in values[position * head_dim..][..head_dim].iter_mut().zip(value) {
+        *to = E::of(value);
     }
 }
 
@@ -211,27 +180,19 @@ impl KvCache {
         if !is_room_for(2 * self.n_layers, bytes) {
             return Err(out_of_memory().into());
         }
-        self.layers = match &self.layers {
-            Layers::F32(layers) => Layers::F32(layers.iter().map(|layer| layer.longer(len)).collect()),
-            Layers::F16(layers) => Layers::F16(layers.iter().map(|layer| layer.longer(len)).collect()),
-        };
+        let n_kv_heads = self.kv_dim / self.head_dim;
+        match &mut self.layers {
+            Layers::F32(layers) => lengthen(layers, len, n_kv_heads),
+            Layers::F16(layers) => lengthen(layers, len, n_kv_heads),
+        }
         self.capacity = capacity;
         Ok(())
     }
 
-    /// Stores the keys and values of consecutive positions: (`n_tokens`, `kv_dim`) each.
-    pub(crate) fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
-        let widths = [self.kv_dim, self.head_dim];
+    pub(crate) fn layer(&mut self, layer: usize) -> LayerMut<'_> {
         match &mut self.layers {
-            Layers::F32(layers) => layers[layer].write(widths, position, keys, values),
-            Layers::F16(layers) => layers[layer].write(widths, position, keys, values),
-        }
-    }
-
-    pub(crate) fn layer(&self, layer: usize) -> KeysValues<'_> {
-        match &self.layers {
-            Layers::F32(layers) => KeysValues::F32(layers[layer].view(self.kv_dim)),
-            Layers::F16(layers) => KeysValues::F16(layers[layer].view(self.kv_dim)),
+            Layers::F32(layers) => LayerMut::F32(&mut layers[layer]),
+            Layers::F16(layers) => LayerMut::F16(&mut layers[layer]),
         }
     }
 
@@ -242,12 +203,13 @@ impl KvCache {
     pub(crate) fn fork(&self, len: usize) -> Result<Self> {
         let mut copy = Self::new(self.n_layers, self.kv_dim, self.head_dim, self.dtype());
         copy.reserve(len, len)?;
+        let n_kv_heads = self.kv_dim / self.head_dim;
         match (&mut copy.layers, &self.layers) {
             (Layers::F32(to), Layers::F32(from)) => {
-                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from));
+                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from, n_kv_heads));
             }
             (Layers::F16(to), Layers::F16(from)) => {
-                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from));
+                to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from, n_kv_heads));
             }
             _ => unreachable!("a copy is of the same kind"),
         }
@@ -265,9 +227,12 @@ fn is_room_for(n_vectors: usize, bytes: usize) -> bool {
     vectors.iter_mut().all(|vector| vector.try_reserve_exact(bytes).is_ok())
 }
 
-/// A longer copy, with zeros behind. They come from the system and are not touched, so they take no memory yet.
-fn longer_copy<E: Element>(old: &[E], len: usize) -> Vec<E> {
-    let mut new = vec![E::default(); len];
-    new[..old.len()].copy_from_slice(old);
-    new
+/// Makes room for `len` numbers of keys and of values in each layer. What is new comes as zeros from the system and is not touched, so
+/// it takes no memory yet.
+fn lengthen<E: Element>(layers: &mut [Layer<E>], len: usize, n_kv_heads: usize) {
+    for layer in layers {
+        let mut longer = Layer { keys: vec![E::default(); len], values: vec![E::default(); len] };
+        longer.copy_start(layer, n_kv_heads);
+        *layer = longer;
+    }
 }

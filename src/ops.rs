@@ -66,20 +66,6 @@ impl Compute<'_> {
             }
         });
     }
-
-    /// RoPE of each token: `x` is (`n_tokens`, `width`), `angles` (`n_tokens`, pairs, 2).
-    pub(crate) fn rope(&self, x: &mut [f32], width: usize, angles: &[f32], head_dim: usize) {
-        let bytes = size_of_val(x);
-        let n_angles = angles.len() / (x.len() / width);
-        let len = x.len();
-        self.team.bands(&mut [[Columns::new(x, len, width)]], bytes, |_, units, [mut x]| {
-            for (x, angles) in
-                x.row(0).chunks_exact_mut(width).zip(angles[units.start * n_angles..].chunks_exact(n_angles))
-            {
-                rope(x, angles, head_dim);
-            }
-        });
-    }
 }
 
 kernel! {
@@ -271,7 +257,8 @@ impl RopeFrequencies {
 
 /// RoPE (arXiv 2104.09864): turns adjacent pairs of each head by their angles. `x` is (n heads, `head_dim`), `angles`
 /// (pairs, 2). Where a head has more dimensions than there are angles, the rest stays as it is.
-fn rope(x: &mut [f32], angles: &[f32], head_dim: usize) {
+#[inline(always)]
+pub(crate) fn rope(x: &mut [f32], angles: &[f32], head_dim: usize) {
     for head in x.chunks_exact_mut(head_dim) {
         for (x, angle) in head.chunks_exact_mut(2).zip(angles.chunks_exact(2)) {
             let (a, b, cos, sin) = (x[0], x[1], angle[0], angle[1]);

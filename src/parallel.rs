@@ -166,6 +166,36 @@ impl Team<'_> {
         });
     }
 
+    /// Shares out the columns of some matrices that have the same number of units, a unit at a time: `work(unit, bands, bands)` fills it
+    /// in each of them. `bytes` is what the region reads.
+    pub(crate) fn units<T: Send, const N: usize, const M: usize>(
+        &self,
+        floats: &mut [Columns<'_>; N],
+        others: &mut [Columns<'_, T>; M],
+        bytes: usize,
+        work: impl Fn(usize, [Band<'_>; N], [Band<'_, T>; M]) + Sync,
+    ) {
+        let (floats, others): (&[Columns<'_>; N], &[Columns<'_, T>; M]) = (floats, others);
+        let n = floats[0].n_units();
+        assert!(
+            floats.iter().all(|m| m.n_units() == n) && others.iter().all(|m| m.n_units() == n),
+            "one number of units"
+        );
+        let run = |unit: usize| {
+            // SAFETY: below, each unit is run once, and different units are different columns of matrices that are borrowed
+            // exclusively for as long as this function runs.
+            let floats = std::array::from_fn(|i| unsafe { floats[i].band(unit..unit + 1) });
+            // SAFETY: likewise.
+            let others = std::array::from_fn(|i| unsafe { others[i].band(unit..unit + 1) });
+            work(unit, floats, others);
+        };
+        let Some(crew) = self.crew.filter(|_| bytes >= MIN_REGION_BYTES && n > 1) else {
+            return (0..n).for_each(run);
+        };
+        let callers = n.div_ceil(self.threads);
+        crew.run_region(callers, n - callers, &run);
+    }
+
     /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of units, which belong
     /// together; `work(group, units, bands)` fills these units of each of them. `bytes` is what the region reads.
     pub(crate) fn bands<const N: usize>(
@@ -215,27 +245,37 @@ impl<T> Shared<T> {
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 /// A matrix (`n_rows`, `width`) that lies row by row, whose columns are to be shared out `unit` at a time.
-pub(crate) struct Columns<'a> {
-    start: *mut f32,
+pub(crate) struct Columns<'a, T = f32> {
+    start: *mut T,
     n_rows: usize,
     width: usize,
     unit: usize,
-    _borrowed: PhantomData<&'a mut [f32]>,
+    _borrowed: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is an exclusive borrow of f32, which may move to and be shared with other threads; `band` says what it
-// takes to write through it.
-unsafe impl Send for Columns<'_> {}
+// SAFETY: it is an exclusive borrow of numbers that may be sent, so it may move to and be shared with other threads; `band` says
+// what it takes to write through it.
+unsafe impl<T: Send> Send for Columns<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Columns<'_> {}
+unsafe impl<T: Send> Sync for Columns<'_, T> {}
 
-impl<'a> Columns<'a> {
+impl<'a, T> Columns<'a, T> {
     /// # Panics
     /// If the matrix isn't a whole number of rows.
-    pub(crate) fn new(matrix: &'a mut [f32], width: usize, unit: usize) -> Self {
+    pub(crate) fn new(matrix: &'a mut [T], width: usize, unit: usize) -> Self {
         assert!(width > 0 && unit > 0 && matrix.len().is_multiple_of(width), "whole rows");
         let (start, n_rows) = (matrix.as_mut_ptr(), matrix.len() / width);
         Self { start, n_rows, width, unit, _borrowed: PhantomData }
+    }
+
+    /// A matrix of one row, whose columns are to be shared out in so many equal parts.
+    ///
+    /// # Panics
+    /// If it isn't so many parts.
+    pub(crate) fn parts(row: &'a mut [T], n: usize) -> Self {
+        assert!(row.len().is_multiple_of(n), "equal parts");
+        let width = row.len();
+        Self::new(row, width, width / n)
     }
 
     /// The last unit may be narrower.
@@ -245,7 +285,7 @@ impl<'a> Columns<'a> {
 
     /// # Safety
     /// While the band lives, nothing else may touch these columns.
-    unsafe fn band(&self, units: Range<usize>) -> Band<'_> {
+    unsafe fn band(&self, units: Range<usize>) -> Band<'_, T> {
         assert!(units.start <= units.end && units.end <= self.n_units());
         let columns = units.start * self.unit..(units.end * self.unit).min(self.width);
         // SAFETY: the assertion keeps the start inside the matrix or one past its end.
@@ -255,15 +295,15 @@ impl<'a> Columns<'a> {
 }
 
 /// Some columns of a matrix, exclusively.
-pub(crate) struct Band<'a> {
-    start: *mut f32,
+pub(crate) struct Band<'a, T = f32> {
+    start: *mut T,
     n_rows: usize,
     stride: usize,
     width: usize,
-    _borrowed: PhantomData<&'a mut f32>,
+    _borrowed: PhantomData<&'a mut T>,
 }
 
-impl Band<'_> {
+impl<T> Band<'_, T> {
     /// The number of rows, which is that of the matrix.
     pub(crate) fn n_rows(&self) -> usize {
         self.n_rows
@@ -274,11 +314,19 @@ impl Band<'_> {
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
-    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.n_rows);
         // SAFETY: row < n_rows and the band's columns lie inside the matrix, both checked; whoever made the band
         // promised that nobody else touches them; the borrow of `self` keeps rows from being taken twice.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.width) }
+    }
+
+    /// As [`Band::row`], to read, with others.
+    #[inline(always)]
+    pub(crate) fn get(&self, row: usize) -> &[T] {
+        assert!(row < self.n_rows);
+        // SAFETY: as in `row`, and the borrow of `self` keeps rows from being written.
+        unsafe { std::slice::from_raw_parts(self.start.add(row * self.stride), self.width) }
     }
 }
 
