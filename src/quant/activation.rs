@@ -170,9 +170,10 @@ kernel! {
     fn turn_groups(_s; turn: Turn, from: &[i8], to: &mut [i8]) {
         const STEP: usize = GROUPS * GROUP;
         for (from, to) in from.chunks_exact(STEP).zip(to.chunks_exact_mut(STEP)) {
-            for (i, to) in to.chunks_exact_mut(4).enumerate() {
-                let (group, quad) = S::quad_at(turn, i);
-                to.copy_from_slice(&from[group * GROUP + 4 * quad..][..4]);
+            let (from, _) = from.as_chunks::<4>();
+            let (to, _) = to.as_chunks_mut::<4>();
+            for (to, &quad) in to.iter_mut().zip(&S::TURNS[turn as usize]) {
+                *to = from[usize::from(quad)];
             }
         }
     }

@@ -59,6 +59,20 @@ impl Simd for Avx512 {
     /// (As with AVX2, lane by lane, Q4_0 was multiplied at 43 GB/s from a near cache and not at 63, `Q4_K` at 37 and not at 47: Zen 5.)
     type Turned = [__m512i; 4];
     const QUADS_BIAS: Option<u32> = Some(7);
+    const TURNS: [[u8; 64]; 2] = {
+        let mut turns = [[0; 64]; 2];
+        let mut i = 0;
+        while i < 64 {
+            let (vector, quarter, quad) = (i / 16, i / 4 % 4, i % 4);
+            let (group, of_group) = (vector / 2 * 4 + quarter, vector % 2 * 4 + quad);
+            turns[Turn::Nibbles16 as usize][i] = (8 * group + of_group) as u8;
+            let group = quad / 2 * 4 + quarter / 2 * 2 + vector / 2;
+            let of_group = quarter % 2 * 4 + vector % 2 * 2 + quad % 2;
+            turns[Turn::Nibbles32 as usize][i] = (8 * group + of_group) as u8;
+            i += 1;
+        }
+        turns
+    };
     blocks_of_256_bits!();
 
     #[inline(always)]
@@ -362,17 +376,6 @@ impl Simd for Avx512 {
             let odd = _mm512_shuffle_i32x4::<0b11_01_11_01>(first, last);
             let sums = _mm512_add_epi32(even, odd);
             self.blocks(_mm512_shuffle_i32x4::<0b11_01_10_00>(sums, sums))
-        }
-    }
-    #[inline(always)]
-    fn quad_at(turn: Turn, i: usize) -> (usize, usize) {
-        let (vector, lane) = (i / 16, i % 16);
-        let (quarter, quad) = (lane / 4, lane % 4);
-        match turn {
-            Turn::Nibbles16 => (vector / 2 * 4 + quarter, vector % 2 * 4 + quad),
-            Turn::Nibbles32 => {
-                (quad / 2 * 4 + quarter / 2 * 2 + vector / 2, quarter % 2 * 4 + vector % 2 * 2 + quad % 2)
-            }
         }
     }
     #[inline(always)]

@@ -78,7 +78,7 @@ impl Byte for u8 {
 }
 
 /// An order of eight groups of 32 numbers that suits the products of one token with weights of 4 bits: how weights are decoded and
-/// activations laid down for them. Which it is depends on the machine, see [`Simd::quad_at`].
+/// activations laid down for them. Which it is depends on the machine, see [`Simd::TURNS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// For groups that are the low halves of 16 bytes, then the high ones.
@@ -121,6 +121,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type Quads: Copy;
     /// What [`Simd::dot_quads_i8`] adds beside the product: this power of two for each `x`. `None`: nothing.
     const QUADS_BIAS: Option<u32>;
+    /// Of each [`Turn`], what stands at each place of the order: one of the 64 quads of neighbours of eight groups.
+    const TURNS: [[u8; 64]; 2];
 
     /// `[value; LANES]`
     fn splat(self, value: f32) -> Self::F32;
@@ -309,8 +311,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
     /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
     fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
-    /// Which four neighbours are at the `i`th place of an order: the group, and which of its eight quads.
-    fn quad_at(turn: Turn, i: usize) -> (usize, usize);
     /// The halves of 16 bytes of each of eight groups, which begin at bytes 0, `STRIDE`, ... 7 `STRIDE`, as [`Turn::Nibbles16`]. Panics
     /// if there are fewer.
     fn turn_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Turned;
@@ -418,14 +418,19 @@ macro_rules! pairs_of_blocks {
         /// then their quad `k + 4`; vector `k + 4` likewise of the odd groups.
         type Turned = [Self::I8x32; 8];
 
-        #[inline(always)]
-        fn quad_at(turn: Turn, i: usize) -> (usize, usize) {
-            let (vector, lane) = (i / 8, i % 8);
-            match turn {
-                Turn::Nibbles16 => (lane, vector),
-                Turn::Nibbles32 => (lane % 4 * 2 + vector / 4, vector % 4 + lane / 4 * 4),
+        const TURNS: [[u8; 64]; 2] = {
+            let mut turns = [[0; 64]; 2];
+            let mut i = 0;
+            while i < 64 {
+                let (vector, lane) = (i / 8, i % 8);
+                turns[Turn::Nibbles16 as usize][i] = (8 * lane + vector) as u8;
+                turns[Turn::Nibbles32 as usize][i] =
+                    (8 * (lane % 4 * 2 + vector / 4) + vector % 4 + lane / 4 * 4) as u8;
+                i += 1;
             }
-        }
+            turns
+        };
+
         #[inline(always)]
         fn turn_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Turned {
             crate::simd::nibbles(self, self.turn_16x8(from, STRIDE))
