@@ -162,7 +162,7 @@ fn rows(units: Range<usize>, unit: usize, matrix: Matrix<'_>) -> Range<usize> {
 kernel! {
     /// Has the cache fetch what a product will read first.
     fn fetch(s; bytes: &[u8]) {
-        s.prefetch_all(bytes, 0, AHEAD);
+        s.prefetch_all_once(bytes, 0, AHEAD);
     }
 }
 

@@ -231,7 +231,7 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     #[inline(always)]
     fn fetch<S: Simd>(&mut self, s: S, bytes: usize) {
-        s.prefetch_all(self.near, self.at, bytes);
+        s.prefetch_all_once(self.near, self.at, bytes);
         self.at += bytes;
     }
 }

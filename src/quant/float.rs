@@ -169,7 +169,7 @@ fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
     while i + F::SUMS * SPAN <= n {
         for span in 0..F::SUMS {
             let first = i + span * SPAN;
-            s.prefetch_all(w, first + ahead, SPAN);
+            s.prefetch_all_once(w, first + ahead, SPAN);
             let (w, x) = (&w[first..][..SPAN], &x[first..][..SPAN]);
             for v in 0..SPAN / S::LANES {
                 let at = v * S::LANES;

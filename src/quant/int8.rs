@@ -94,13 +94,13 @@ impl Int8Rows<'_> {
         for first in (0..n_steps).step_by(STEPS) {
             let n = STEPS.min(n_steps - first);
             let scales = self.scales::<S, R>(s, row, first, n);
-            s.prefetch_all(self.scales, scales_ahead + R * first, R * STEPS);
+            s.prefetch_all_once(self.scales, scales_ahead + R * first, R * STEPS);
             let mut i = 0;
             while i < n {
                 let g = first + i;
                 let steps = if pairs && BLOCKS == 1 && i + 2 <= n { 2 } else { 1 };
                 // What the next rows will read: the processor follows one stream by itself, but not eight.
-                s.prefetch_all(rows[0], ahead + R * g * step, R * steps * step);
+                s.prefetch_all_once(rows[0], ahead + R * g * step, R * steps * step);
                 if pairs && (BLOCKS == 2 || steps == 2) {
                     let qs = s.load_i8x64(&qs[g * step..]);
                     let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); LANES];

@@ -170,6 +170,11 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(near.as_ptr().wrapping_add(at).cast()) }
         }
         #[inline(always)]
+        fn prefetch_once<T>(self, near: &[T], at: usize) {
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_NTA>(near.as_ptr().wrapping_add(at).cast()) }
+        }
+        #[inline(always)]
         fn sub_shifted_i32x8(self, a: __m256i, b: __m256i, n: u32) -> __m256i {
             // SAFETY: as above.
             unsafe { _mm256_sub_epi32(a, _mm256_sll_epi32(b, _mm_cvtsi32_si128(n as i32))) }

@@ -527,6 +527,18 @@ impl<P: Products> Simd for Neon<P> {
     }
 
     #[inline(always)]
+    fn prefetch_once<T>(self, near: &[T], at: usize) {
+        // SAFETY: any address may be prefetched.
+        unsafe {
+            asm!(
+                "prfm pldl1strm, [{line}]",
+                line = in(reg) near.as_ptr().wrapping_add(at),
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+    }
+
+    #[inline(always)]
     fn store_bytes<B: Byte>(self, value: int8x16x2_t, to: &mut [B]) {
         const { assert!(size_of::<B>() == 1) };
         let to = &mut to[..32];

@@ -272,6 +272,8 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn prefetch<T>(self, _near: &[T], _at: usize) {}
+    #[inline(always)]
+    fn prefetch_once<T>(self, _near: &[T], _at: usize) {}
 
     #[inline(always)]
     fn store_bytes<B: Byte>(self, value: Self::I8x32, to: &mut [B]) {
