@@ -35,7 +35,7 @@ kernel! {
         let mut chunks = bytes.chunks_exact(256);
         for chunk in &mut chunks {
             for i in 0..4 {
-                s.prefetch(chunk, AHEAD + 64 * i);
+                s.prefetch_once(chunk, AHEAD + 64 * i);
                 bits[i] = s.or_pair(bits[i], s.load_u8x64(&chunk[64 * i..]));
             }
         }
