@@ -1,4 +1,4 @@
-//! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a few heads a task.
+//! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a head of keys and values at a time, with all queries that share it.
 //!
 //! Scores and weighted values are added up in the plain order of their terms: vectors hold different positions (for
 //! scores) or different dimensions (for the weighted sum), never parts of one sum. Each product is rounded together with

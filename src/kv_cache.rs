@@ -236,3 +236,54 @@ fn lengthen<E: Element>(layers: &mut [Layer<E>], len: usize, n_kv_heads: usize) 
         *layer = longer;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: usize = BLOCK + 5;
+    const HEADS: usize = 3;
+
+    /// A number for each head, position and dimension.
+    fn number(head: usize, position: usize, d: usize) -> f32 {
+        (head * 1000 + position * 4 + d) as f32
+    }
+
+    /// The first positions of each head have their keys and values.
+    fn holds(cache: &mut KvCache, len: usize) {
+        let LayerMut::F32(layer) = cache.layer(1) else { panic!("the cache is of f32") };
+        let per_head = layer.keys.len() / HEADS;
+        for head in 0..HEADS {
+            for position in 0..len {
+                for d in 0..4 {
+                    let want = number(head, position, d);
+                    let key = head * per_head + position / BLOCK * BLOCK * 4 + d * BLOCK + position % BLOCK;
+                    assert_eq!(layer.keys[key], want);
+                    assert_eq!(layer.values[head * per_head + position * 4 + d], -want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_head_keeps_its_positions_when_the_cache_grows_or_is_forked() {
+        let mut cache = KvCache::new(2, HEADS * 4, 4, CacheDtype::F32);
+        cache.reserve(LEN, 1000).unwrap();
+        let LayerMut::F32(layer) = cache.layer(1) else { panic!("the cache is of f32") };
+        let per_head = layer.keys.len() / HEADS;
+        let heads = layer.keys.chunks_exact_mut(per_head).zip(layer.values.chunks_exact_mut(per_head));
+        for (head, (keys, values)) in heads.enumerate() {
+            for position in 0..LEN {
+                let key: [f32; 4] = std::array::from_fn(|d| number(head, position, d));
+                store([keys, values], position, &key, &key.map(|x| -x));
+            }
+        }
+        holds(&mut cache, LEN);
+        cache.reserve(4 * BLOCK, 1000).unwrap();
+        assert!(cache.capacity() >= 4 * BLOCK);
+        holds(&mut cache, LEN);
+        for len in [1, BLOCK, LEN] {
+            holds(&mut cache.fork(len).unwrap(), len);
+        }
+    }
+}
