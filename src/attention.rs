@@ -89,10 +89,10 @@ impl Compute<'_> {
         buffer.scores.resize(heads.score_rows() * room, 0.0);
         buffer.sums.resize(heads.score_rows() * head_dim, 0.0);
 
-        let sharing = q_dim / n_kv_heads;
+        let sharing = n_heads / n_kv_heads;
         let mut floats = [
-            Columns::new(out, q_dim, sharing),
-            Columns::new(q, q_dim, sharing),
+            Columns::new(out, q_dim, sharing * head_dim),
+            Columns::new(q, q_dim, sharing * head_dim),
             Columns::new(k, kv_dim, head_dim),
             Columns::parts(&mut buffer.scores, n_kv_heads),
             Columns::parts(&mut buffer.sums, n_kv_heads),
@@ -107,7 +107,7 @@ impl Compute<'_> {
             |head, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
                 let head = Head {
                     head_dim,
-                    sharing: n_heads / n_kv_heads,
+                    sharing,
                     position,
                     out,
                     q,
@@ -144,6 +144,7 @@ struct Head<'a, E> {
 }
 
 kernel! {
+    /// Turns and stores a head's keys, and lets its queries attend.
     fn attend<E: Element>(s; arithmetic: Arithmetic, head: Head<'_, E>) {
         let mut head = head;
         head.turn_and_store();
