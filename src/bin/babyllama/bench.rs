@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use babyllama::{Dtype, Isa, Model, ModelOptions, Session, SessionOptions, TensorInfo, TokenId};
+use babyllama::{Dtype, Isa, Model, ModelOptions, SessionOptions, TensorInfo, TokenId};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
@@ -194,53 +194,51 @@ struct Row {
     prompt: usize,
     generated: usize,
     depth: usize,
+    /// Tokens per second, as is `decode`.
     prefill: f64,
     decode: f64,
-    /// Of all matrices that the prompt meets: of its tokens, only the last one meets the classifier.
-    operations_per_prompt: f64,
-    bytes_per_token: f64,
+    cost: Cost,
     /// Bytes per second.
     bandwidth: f64,
+    share_of_bandwidth: f64,
     /// Operations per second.
     peak: f64,
 }
 
 fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, Failure> {
-    let context = args.depth + args.prompt.max(1) + args.generate;
+    let context = args.depth + args.prompt.max(args.generate);
     let mut session = model
         .session_with(SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache)));
     let vocab_size = model.config().vocab_size;
-    let token = |i: usize| (i * 7919 % vocab_size) as TokenId;
-    let depth: Vec<TokenId> = (0..args.depth).map(token).collect();
-    if !depth.is_empty() {
-        session.forward(&depth)?;
+    let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab_size) as TokenId).collect::<Vec<_>>();
+    if args.depth > 0 {
+        session.forward(&tokens(args.depth))?;
     }
-    let prompt: Vec<TokenId> = (0..args.prompt).map(token).collect();
+    let (prompt, generated) = (tokens(args.prompt), tokens(args.generate));
     let prefill = times(args.repetitions, || {
         session.truncate(args.depth);
-        feed(&mut session, &prompt)
+        session.forward(&prompt)?;
+        Ok(())
     })?;
-    // Other programs take their share of the memory, now more and now less: so it is measured in turn with what needs it.
-    let (mut decode, mut bandwidth) = (Vec::new(), Vec::new());
-    for _ in 0..args.repetitions {
-        bandwidth.push(memory.read(model.threads()));
-        let generated = (0..args.generate).map(token);
-        let once = times(1, || {
-            session.truncate(args.depth);
-            generated.clone().try_for_each(|token| feed(&mut session, &[token]))
-        })?;
-        decode.extend(once);
-    }
 
-    let tied = !model.tensors().iter().any(|tensor| tensor.name == "output");
-    let used = |name: &str| name != "tok_embeddings" || tied;
-    let mut matrices = model.tensors();
-    matrices.retain(|tensor| tensor.shape.len() == 2 && used(&tensor.name));
-    let weights = |tensor: &TensorInfo| tensor.shape.iter().product::<usize>() as f64;
-    let all: f64 = matrices.iter().map(weights).sum();
-    let classifier = if tied { "tok_embeddings" } else { "output" };
-    let of_classifier: f64 = matrices.iter().filter(|tensor| tensor.name == classifier).map(weights).sum();
-    let int8 = matrices.iter().any(|tensor| !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16));
+    let cost = Cost::of(args, model);
+    let (mut decode, mut bandwidth, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    // Memory is shared with other programs, and faster at one time than at another: so it is measured on both sides of each
+    // repetition.
+    bandwidth.push(memory.read(model.threads()));
+    for repetition in 0..args.repetitions {
+        let seconds = median(times(1, || {
+            session.truncate(args.depth);
+            for &token in &generated {
+                session.forward(&[token])?;
+            }
+            Ok(())
+        })?);
+        bandwidth.push(memory.read(model.threads()));
+        let limit = (bandwidth[repetition] + bandwidth[repetition + 1]) / 2.0;
+        shares.push(args.generate as f64 * cost.bytes_per_token / seconds / limit);
+        decode.push(seconds);
+    }
     Ok(Row {
         isa: model.isa(),
         threads: model.threads(),
@@ -249,18 +247,47 @@ fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, Fail
         depth: args.depth,
         prefill: args.prompt as f64 / median(prefill),
         decode: args.generate as f64 / median(decode),
-        operations_per_prompt: 2.0 * (args.prompt as f64 * (all - of_classifier) + of_classifier),
-        bytes_per_token: matrices.iter().map(|tensor| tensor.bytes as f64).sum(),
+        peak: machine::peak(model.isa(), model.threads(), cost.int8),
+        cost,
         bandwidth: median(bandwidth),
-        peak: machine::peak(model.isa(), model.threads(), int8),
+        share_of_bandwidth: median(shares),
     })
 }
 
-fn feed(session: &mut Session, tokens: &[TokenId]) -> Result<(), Failure> {
-    if !tokens.is_empty() {
-        session.forward(tokens)?;
+/// What a model's matrices and its cache ask of the machine.
+struct Cost {
+    /// Of all matrices that the prompt meets: of its tokens, only the last one meets the classifier.
+    operations_per_prompt: f64,
+    /// Of the matrices, and of the keys and values that a generated token looks back at.
+    bytes_per_token: f64,
+    /// Whether products are of int8.
+    int8: bool,
+}
+
+impl Cost {
+    fn of(args: &BenchArgs, model: &Model) -> Self {
+        let tied = !model.tensors().iter().any(|tensor| tensor.name == "output");
+        let classifier = if tied { "tok_embeddings" } else { "output" };
+        let mut matrices = model.tensors();
+        matrices.retain(|tensor| {
+            tensor.shape.len() == 2 && (tensor.name != "tok_embeddings" || tensor.name == classifier)
+        });
+        let weights = |tensor: &TensorInfo| tensor.shape.iter().product::<usize>() as f64;
+        let all: f64 = matrices.iter().map(weights).sum();
+        let of_classifier: f64 =
+            matrices.iter().filter(|tensor| tensor.name == classifier).map(weights).sum();
+        let of_matrices: f64 = matrices.iter().map(|tensor| tensor.bytes as f64).sum();
+        let config = model.config();
+        let per_position = 2 * config.n_layers * config.kv_dim() * if args.f16_cache { 2 } else { 4 };
+        let positions = args.depth as f64 + (args.generate as f64 + 1.0) / 2.0;
+        Self {
+            operations_per_prompt: 2.0 * (args.prompt as f64 * (all - of_classifier) + of_classifier),
+            bytes_per_token: of_matrices + positions * per_position as f64,
+            int8: matrices
+                .iter()
+                .any(|tensor| !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16)),
+        }
     }
-    Ok(())
 }
 
 /// The seconds that some calls take, after one that isn't counted.
@@ -282,11 +309,11 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 
 impl Row {
     fn operations(&self) -> f64 {
-        self.prefill / self.prompt.max(1) as f64 * self.operations_per_prompt
+        self.prefill / self.prompt as f64 * self.cost.operations_per_prompt
     }
 
     fn bytes(&self) -> f64 {
-        self.decode * self.bytes_per_token
+        self.decode * self.cost.bytes_per_token
     }
 
     fn line(&self) -> String {
@@ -299,7 +326,7 @@ impl Row {
             100.0 * self.operations() / self.peak,
             self.decode,
             self.bytes() / 1e9,
-            100.0 * self.bytes() / self.bandwidth,
+            100.0 * self.share_of_bandwidth,
         )
     }
 
@@ -327,7 +354,7 @@ impl Row {
                 "tokens": self.generated,
                 "tokens_per_second": self.decode,
                 "gb_per_second": self.bytes() / 1e9,
-                "share_of_bandwidth": self.bytes() / self.bandwidth,
+                "share_of_bandwidth": self.share_of_bandwidth,
             },
             "machine": { "gb_per_second": self.bandwidth / 1e9, "gop_per_second": self.peak / 1e9 },
         })
