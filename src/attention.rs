@@ -89,22 +89,22 @@ impl Compute<'_> {
         buffer.scores.resize(heads.score_rows() * room, 0.0);
         buffer.sums.resize(heads.score_rows() * head_dim, 0.0);
 
+        let (isa, arithmetic) = (self.isa, self.arithmetic);
         let sharing = n_heads / n_kv_heads;
-        let mut floats = [
+        let floats = [
             Columns::new(out, q_dim, sharing * head_dim),
             Columns::new(q, q_dim, sharing * head_dim),
             Columns::new(k, kv_dim, head_dim),
             Columns::parts(&mut buffer.scores, n_kv_heads),
             Columns::parts(&mut buffer.sums, n_kv_heads),
         ];
-        let mut cache =
-            [&mut layer.keys, &mut layer.values].map(|numbers| Columns::parts(numbers, n_kv_heads));
+        let cache = [&mut layer.keys, &mut layer.values].map(|numbers| Columns::parts(numbers, n_kv_heads));
         let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
         self.team.units(
-            &mut floats,
-            &mut cache,
+            floats,
+            cache,
             bytes,
-            |head, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
+            move |head, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
                 let head = Head {
                     head_dim,
                     sharing,
@@ -119,7 +119,7 @@ impl Compute<'_> {
                     scores: scores.row(0),
                     sums: sums.row(0),
                 };
-                attend(self.isa, self.arithmetic, head);
+                attend(isa, arithmetic, head);
             },
         );
     }

@@ -34,14 +34,14 @@ impl Compute<'_> {
     ) {
         let weights = weights.map(Tensor::matrix);
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit(&weights[0]);
+        let (isa, row_unit) = (self.isa, x.row_unit(&weights[0]));
         let mut i = 0;
-        let mut outs = outs.map(|out| {
+        let outs = outs.map(|out| {
             i += 1;
             [Columns::new(out, weights[i - 1].n_rows, row_unit)]
         });
-        self.team.bands(&mut outs, bytes(&weights), |i, units, [mut band]| {
-            products(self.isa, weights[i], rows(units, row_unit, weights[i]), x, &mut band, Store::Set);
+        self.team.bands(outs, bytes(&weights), move |i, units, [mut band]| {
+            products(isa, weights[i], rows(units, row_unit, weights[i]), x, &mut band, Store::Set);
         });
     }
 
@@ -49,10 +49,10 @@ impl Compute<'_> {
     pub(crate) fn matmul_add(&self, out: &mut [f32], weights: &Tensor, x: &[f32], buffer: &mut MatmulBuffer) {
         let weights = [weights.matrix()];
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit(&weights[0]);
-        let mut outs = [[Columns::new(out, weights[0].n_rows, row_unit)]];
-        self.team.bands(&mut outs, bytes(&weights), |_, units, [mut band]| {
-            products(self.isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Store::Add);
+        let (isa, row_unit) = (self.isa, x.row_unit(&weights[0]));
+        let outs = [[Columns::new(out, weights[0].n_rows, row_unit)]];
+        self.team.bands(outs, bytes(&weights), move |_, units, [mut band]| {
+            products(isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Store::Add);
         });
     }
 
@@ -68,19 +68,19 @@ impl Compute<'_> {
     ) {
         let weights = [w1.matrix(), w3.matrix()];
         let x = self.operand(&weights, x, buffer);
-        let row_unit = x.row_unit(&weights[0]);
+        let (isa, arithmetic, row_unit) = (self.isa, self.arithmetic, x.row_unit(&weights[0]));
         let columns = |out, w: &Matrix<'_>| Columns::new(out, w.n_rows, row_unit);
-        let mut outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
-        self.team.bands(&mut outs, bytes(&weights), |_, units, [mut gate, mut up]| {
+        let outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
+        self.team.bands(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
             let rows = rows(units, row_unit, weights[0]);
             if matches!(x, Operand::Rows(_)) {
                 // What is fetched ahead at the end of one matrix's rows isn't the start of the other's.
-                fetch(self.isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
+                fetch(isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
             }
-            products(self.isa, weights[0], rows.clone(), x, &mut gate, Store::Set);
-            products(self.isa, weights[1], rows, x, &mut up, Store::Set);
+            products(isa, weights[0], rows.clone(), x, &mut gate, Store::Set);
+            products(isa, weights[1], rows, x, &mut up, Store::Set);
             for token in 0..gate.n_rows() {
-                ops::swiglu(self.isa, self.arithmetic, gate.row(token), up.row(token));
+                ops::swiglu(isa, arithmetic, gate.row(token), up.row(token));
             }
         });
     }

@@ -59,10 +59,10 @@ impl Compute<'_> {
     pub(crate) fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
         let bytes = size_of_val(x);
         let dim = weight.len();
-        let len = out.len();
-        self.team.bands(&mut [[Columns::new(out, len, dim)]], bytes, |_, units, [mut out]| {
+        let (len, isa, arithmetic) = (out.len(), self.isa, self.arithmetic);
+        self.team.bands([[Columns::new(out, len, dim)]], bytes, move |_, units, [mut out]| {
             for (out, x) in out.row(0).chunks_exact_mut(dim).zip(x[units.start * dim..].chunks_exact(dim)) {
-                rmsnorm(self.isa, self.arithmetic, out, x, weight, eps);
+                rmsnorm(isa, arithmetic, out, x, weight, eps);
             }
         });
     }

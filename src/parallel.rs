@@ -170,18 +170,17 @@ impl Team<'_> {
     /// in each of them. `bytes` is what the region reads.
     pub(crate) fn units<T: Send, const N: usize, const M: usize>(
         &self,
-        floats: &mut [Columns<'_>; N],
-        others: &mut [Columns<'_, T>; M],
+        floats: [Columns<'_>; N],
+        others: [Columns<'_, T>; M],
         bytes: usize,
         work: impl Fn(usize, [Band<'_>; N], [Band<'_, T>; M]) + Sync,
     ) {
-        let (floats, others): (&[Columns<'_>; N], &[Columns<'_, T>; M]) = (floats, others);
         let n = floats[0].n_units();
         assert!(
             floats.iter().all(|m| m.n_units() == n) && others.iter().all(|m| m.n_units() == n),
             "one number of units"
         );
-        let run = |unit: usize| {
+        let run = move |unit: usize| {
             // SAFETY: below, each unit is run once, and different units are different columns of matrices that are borrowed
             // exclusively for as long as this function runs.
             let floats = std::array::from_fn(|i| unsafe { floats[i].band(unit..unit + 1) });
@@ -198,15 +197,14 @@ impl Team<'_> {
 
     /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of units, which belong
     /// together; `work(group, units, bands)` fills these units of each of them. `bytes` is what the region reads.
-    pub(crate) fn bands<const N: usize>(
+    pub(crate) fn bands<const G: usize, const N: usize>(
         &self,
-        groups: &mut [[Columns<'_>; N]],
+        groups: [[Columns<'_>; N]; G],
         bytes: usize,
         work: impl Fn(usize, Range<usize>, [Band<'_>; N]) + Sync,
     ) {
-        let groups: &[[Columns<'_>; N]] = groups;
         let units: usize = groups.iter().map(|group| group[0].n_units()).sum();
-        let run = |chunk: Range<usize>| {
+        let run = move |chunk: Range<usize>| {
             let mut first = 0;
             for (g, group) in groups.iter().enumerate() {
                 let end = first + group[0].n_units();
@@ -225,8 +223,8 @@ impl Team<'_> {
             return run(0..units);
         };
         let (caller, helpers) = chunks::share_out(units, bytes, self.threads);
-        let callers = caller.n_chunks();
-        crew.run_region(callers, helpers.n_chunks(), &|i| {
+        let (callers, n_helpers) = (caller.n_chunks(), helpers.n_chunks());
+        crew.run_region(callers, n_helpers, &move |i| {
             run(if i < callers { caller.chunk(i) } else { helpers.chunk(i - callers) });
         });
     }

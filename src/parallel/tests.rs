@@ -11,7 +11,7 @@ fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
                 let [a, b, c] = &mut data;
                 let [wa, wb, wc] = widths;
                 let columns = [Columns::new(a, wa, 4), Columns::new(b, wb, 4), Columns::new(c, wc, 4)];
-                team.bands(&mut columns.map(|c| [c]), 1 << 20, |group, units, [mut band]| {
+                team.bands(columns.map(|c| [c]), 1 << 20, |group, units, [mut band]| {
                     for row in 0..band.n_rows() {
                         for (x, column) in band.row(row).iter_mut().zip(units.start * 4..) {
                             *x += (group * 1000 + row * 300 + column) as f32;

@@ -31,7 +31,8 @@ pub(crate) struct Input<'a> {
 /// Activations as int8, a scale for each `group`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quantized<'a> {
-    buffer: &'a ActivationBuffer,
+    /// Of all tokens, one behind the other.
+    rows: QuantizedRow<'a>,
     /// Groups of a row, padded.
     n_groups: usize,
     group: usize,
@@ -69,20 +70,16 @@ impl<'a> Input<'a> {
     /// If they weren't quantised.
     #[inline(always)]
     pub(crate) fn quantized_row(self, token: usize) -> QuantizedRow<'a> {
-        let Quantized { buffer, n_groups, group } =
+        let Quantized { rows, n_groups, group } =
             self.quantized.expect("quantised weights ask for quantised activations");
-        let len = n_groups * group;
-        let [nibbles_16, nibbles_32] = &buffer.turned;
-        let numbers = token * len..(token + 1) * len;
+        let numbers = token * n_groups * group..(token + 1) * n_groups * group;
+        let groups = token * n_groups..(token + 1) * n_groups;
         QuantizedRow {
-            qs: &buffer.qs[token * len..][..len],
-            turned: [
-                nibbles_16.get(numbers.clone()).unwrap_or_default(),
-                nibbles_32.get(numbers).unwrap_or_default(),
-            ],
-            scales: &buffer.scales[token * n_groups..][..n_groups],
-            sums: &buffer.sums[token * n_groups..][..n_groups],
-            low_sums: &buffer.low_sums[token * n_groups..][..n_groups],
+            qs: &rows.qs[numbers.clone()],
+            turned: rows.turned.map(|qs| qs.get(numbers.clone()).unwrap_or_default()),
+            scales: &rows.scales[groups.clone()],
+            sums: &rows.sums[groups.clone()],
+            low_sums: &rows.low_sums[groups],
         }
     }
 }
@@ -105,15 +102,20 @@ impl ActivationBuffer {
             turned.resize(if turns(turn) { n_tokens * padded } else { 0 });
             turn_groups(isa, turn, &self.qs, turned);
         }
-        Input { x, n, quantized: Some(Quantized { buffer: self, n_groups, group }) }
+        Input { x, n, quantized: Some(Quantized { rows: self.rows(), n_groups, group }) }
     }
 
     /// Quantises `x`, (at most `n_rows`, `n`), in groups of 32: `n_rows` rows, one behind the other, with zeros for those that `x`
     /// doesn't have.
     pub(crate) fn quantize_tile(&mut self, isa: Isa, x: &[f32], n: usize, n_rows: usize) -> QuantizedRow<'_> {
         self.quantize_rows(isa, x, n, GROUP, n_rows);
-        let Self { qs, turned: _, scales, sums, low_sums } = self;
-        QuantizedRow { qs, turned: [&[]; 2], scales, sums, low_sums }
+        self.turned.iter_mut().for_each(|turned| turned.resize(0));
+        self.rows()
+    }
+
+    fn rows(&self) -> QuantizedRow<'_> {
+        let Self { qs, turned: [nibbles_16, nibbles_32], scales, sums, low_sums } = self;
+        QuantizedRow { qs, turned: [nibbles_16, nibbles_32], scales, sums, low_sums }
     }
 
     /// Quantises the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups a row has then.
