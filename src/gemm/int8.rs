@@ -47,7 +47,7 @@ pub(crate) fn multiply(
             (Numbers::Offset(_), true) => isa.run(Product::<6, false, true> { block, x, ahead, out }),
             (Numbers::WithMin(..=4), false) => isa.run(Product::<4, true, false> { block, x, ahead, out }),
             (Numbers::WithMin(_), false) => isa.run(Product::<5, true, false> { block, x, ahead, out }),
-            (Numbers::WithMin(_), true) => isa.run(Product::<5, true, true> { block, x, ahead, out }),
+            (Numbers::WithMin(_), true) => isa.run(Product::<6, true, true> { block, x, ahead, out }),
         }
     }
 }
@@ -63,8 +63,8 @@ struct Block<'a> {
     store: Store,
 }
 
-/// The product of a panel with all tokens: of numbers of so many bits, perhaps with minima, or with scales for each half of a
-/// group. Each is compiled by itself: in one function, a change of one of them would move another's registers.
+/// The product of a panel with all tokens: of numbers of so many bits, perhaps with minima, perhaps with scales for each half of a
+/// group or, if they have minima, with these for each half. Each is compiled by itself: in one function, a change of one of them would move another's registers.
 struct Product<'a, 'o, const BITS: u32, const MIN: bool, const HALVES: bool> {
     block: Block<'a>,
     x: &'a [PackedTile],
@@ -206,7 +206,7 @@ impl Block<'_> {
             }
             let terms = Terms { w, x, bias, i, group, d };
             acc = terms.add::<BITS, MIN, HALVES, 0, R>(s, acc);
-            if HALVES {
+            if HALVES && !MIN {
                 acc = terms.add::<BITS, MIN, HALVES, 1, R>(s, acc);
             }
         }
@@ -248,10 +248,11 @@ impl Block<'_> {
 #[derive(Clone, Copy)]
 struct TokensChain<'a, const V: usize> {
     n_groups: usize,
-    qs: [&'a [i8]; V],                // (groups, 8, LANES, 4)
-    scales: [&'a [f32]; V],           // (groups, LANES)
-    sums: [[&'a [i32]; V]; 2],        // likewise: of the halves of a group, or the first for all of it
-    scaled_sums: [[&'a [f32]; V]; 2], // likewise
+    qs: [&'a [i8]; V],           // (groups, 8, LANES, 4)
+    scales: [&'a [f32]; V],      // (groups, LANES)
+    sums: [[&'a [i32]; V]; 2],   // likewise: of the halves of a group, or the first for all of it
+    half_sums: [&'a [i32]; V],   // likewise: of both halves, as two int16
+    scaled_sums: [&'a [f32]; V], // likewise: of all of a group
 }
 
 impl<'a, const V: usize> TokensChain<'a, V> {
@@ -267,18 +268,21 @@ impl<'a, const V: usize> TokensChain<'a, V> {
             qs: [&[]; V],
             scales: [&[]; V],
             sums: [[&[]; V]; 2],
-            scaled_sums: [[&[]; V]; 2],
+            half_sums: [&[]; V],
+            scaled_sums: [&[]; V],
         };
         for v in 0..V {
             chain.qs[v] = &x[v].qs[lanes.start * GROUP..lanes.end * GROUP];
             chain.scales[v] = &x[v].scales[lanes.clone()];
-            for half in 0..if HALVES { 2 } else { 1 } {
-                let part = if HALVES { half + 1 } else { 0 };
-                if MIN {
-                    chain.scaled_sums[half][v] = &x[v].scaled_sums[part][lanes.clone()];
-                } else {
-                    chain.sums[half][v] = &x[v].sums[part][lanes.clone()];
+            let lanes = lanes.clone();
+            match (MIN, HALVES) {
+                (true, true) => chain.half_sums[v] = &x[v].half_sums[lanes],
+                (true, false) => chain.scaled_sums[v] = &x[v].scaled_sums[lanes],
+                (false, true) => {
+                    chain.sums[0][v] = &x[v].sums[1][lanes.clone()];
+                    chain.sums[1][v] = &x[v].sums[2][lanes];
                 }
+                (false, false) => chain.sums[0][v] = &x[v].sums[0][lanes],
             }
         }
         chain
@@ -300,7 +304,7 @@ struct Terms<'a, S: Simd, const V: usize> {
 }
 
 impl<S: Simd, const V: usize> Terms<'_, S, V> {
-    /// Adds those of the first (0) or the second (1) half, or of the whole group if it has no halves. (A loop over both halves
+    /// Adds those of the first (0) or the second (1) half, or of the whole group if its halves have no scales. (A loop over both halves
     /// stayed a loop, with everything in memory that it chose from: on AVX2, Q6_K took 245 instructions for 1,024 products.)
     #[inline(always)]
     fn add<const BITS: u32, const MIN: bool, const HALVES: bool, const HALF: usize, const R: usize>(
@@ -318,7 +322,7 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
                 }
             }
         }
-        let quads = if HALVES { 4 * HALF..4 * HALF + 4 } else { 0..8 };
+        let quads = if HALVES && !MIN { 4 * HALF..4 * HALF + 4 } else { 0..8 };
         let dots = s.dot_strip::<BITS, R, V>(dots, self.w.qs::<R>(self.i), self.group, quads);
         let scales = self.w.scales::<R>(HALF, self.i);
         for r in 0..R {
@@ -327,10 +331,20 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
                 acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, self.d[v]), acc[r][v]);
             }
         }
-        if MIN {
-            let mins = self.w.mins::<R>(HALF, self.i);
+        if MIN && HALVES {
+            let (mins, half_mins) = (self.w.mins::<R>(self.i), self.w.half_mins::<R>(self.i));
             for v in 0..V {
-                let sum = s.load(&self.x.scaled_sums[HALF][v][self.i * S::LANES..]);
+                let sums = s.load_i32(&self.x.half_sums[v][self.i * S::LANES..]);
+                for r in 0..R {
+                    let multiple = s.to_f32(s.dot_pairs(s.splat_i32(half_mins[r * GROUPS]), sums));
+                    let min = s.mul(s.splat(mins[r * GROUPS]), self.d[v]);
+                    acc[r][v] = s.mul_add(multiple, min, acc[r][v]);
+                }
+            }
+        } else if MIN {
+            let mins = self.w.mins::<R>(self.i);
+            for v in 0..V {
+                let sum = s.load(&self.x.scaled_sums[v][self.i * S::LANES..]);
                 for r in 0..R {
                     acc[r][v] = s.mul_add(s.splat(mins[r * GROUPS]), sum, acc[r][v]);
                 }

@@ -17,7 +17,7 @@ pub(crate) struct ActivationBuffer {
     turned: [Aligned<i8>; 2], // the same, as `Turn` orders it
     scales: Vec<f32>,         // (n_tokens, padded n / group)
     sums: Vec<i32>,           // (n_tokens, padded n / group): the sum of each group's q
-    low_sums: Vec<i32>,       // (n_tokens, padded n / group): that of its first half
+    half_sums: Vec<i32>,      // (n_tokens, padded n / group): those of its halves, as two int16
 }
 
 /// The input of a matrix product: (`n_tokens`, `n`).
@@ -45,7 +45,7 @@ pub(crate) struct QuantizedRow<'a> {
     pub(crate) turned: [&'a [i8]; 2], // (padded n) each, or nothing
     pub(crate) scales: &'a [f32],     // (padded n / group)
     pub(crate) sums: &'a [i32],       // (padded n / group)
-    pub(crate) low_sums: &'a [i32],   // (padded n / group)
+    pub(crate) half_sums: &'a [i32],  // (padded n / group)
 }
 
 impl<'a> Input<'a> {
@@ -79,7 +79,7 @@ impl<'a> Input<'a> {
             turned: rows.turned.map(|qs| qs.get(numbers.clone()).unwrap_or_default()),
             scales: &rows.scales[groups.clone()],
             sums: &rows.sums[groups.clone()],
-            low_sums: &rows.low_sums[groups],
+            half_sums: &rows.half_sums[groups],
         }
     }
 }
@@ -114,8 +114,8 @@ impl ActivationBuffer {
     }
 
     fn rows(&self) -> QuantizedRow<'_> {
-        let Self { qs, turned: [nibbles_16, nibbles_32], scales, sums, low_sums } = self;
-        QuantizedRow { qs, turned: [nibbles_16, nibbles_32], scales, sums, low_sums }
+        let Self { qs, turned: [nibbles_16, nibbles_32], scales, sums, half_sums } = self;
+        QuantizedRow { qs, turned: [nibbles_16, nibbles_32], scales, sums, half_sums }
     }
 
     /// Quantises the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups a row has then.
@@ -126,14 +126,14 @@ impl ActivationBuffer {
         self.qs.resize(n_rows * padded);
         self.scales.resize(n_rows * n_groups, 0.0);
         self.sums.resize(n_rows * n_groups, 0);
-        self.low_sums.resize(n_rows * n_groups, 0);
+        self.half_sums.resize(n_rows * n_groups, 0);
         for (token, x) in x.chunks_exact(n).enumerate() {
             let facts = token * n_groups..(token + 1) * n_groups;
             let out = GroupsMut {
                 qs: &mut self.qs[token * padded..(token + 1) * padded],
                 scales: &mut self.scales[facts.clone()],
                 sums: &mut self.sums[facts.clone()],
-                low_sums: &mut self.low_sums[facts],
+                half_sums: &mut self.half_sums[facts],
             };
             quantize_groups(isa, x, group, out);
         }
@@ -141,7 +141,7 @@ impl ActivationBuffer {
         self.qs[n_tokens * padded..].fill(0);
         self.scales[n_tokens * n_groups..].fill(0.0);
         self.sums[n_tokens * n_groups..].fill(0);
-        self.low_sums[n_tokens * n_groups..].fill(0);
+        self.half_sums[n_tokens * n_groups..].fill(0);
         n_groups
     }
 }
@@ -151,7 +151,7 @@ struct GroupsMut<'a> {
     qs: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
-    low_sums: &'a mut [i32],
+    half_sums: &'a mut [i32],
 }
 
 impl GroupsMut<'_> {
@@ -162,7 +162,7 @@ impl GroupsMut<'_> {
             qs: &mut self.qs[first * group..][..n * group],
             scales: &mut self.scales[first..][..n],
             sums: &mut self.sums[first..][..n],
-            low_sums: &mut self.low_sums[first..][..n],
+            half_sums: &mut self.half_sums[first..][..n],
         }
     }
 }
@@ -204,11 +204,11 @@ fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out:
     for g in whole..n_groups {
         quantize_step::<S, G, 1>(s, &x[g * group..], group, out.some(g, 1, group));
     }
-    let GroupsMut { qs, scales, sums, low_sums } = out;
+    let GroupsMut { qs, scales, sums, half_sums } = out;
     for to in n_groups..scales.len() {
         let from = to - n_groups % GROUPS;
         qs.copy_within(from * group..(from + 1) * group, to * group);
-        (scales[to], sums[to], low_sums[to]) = (scales[from], sums[from], low_sums[from]);
+        (scales[to], sums[to], half_sums[to]) = (scales[from], sums[from], half_sums[from]);
     }
 }
 
@@ -217,7 +217,7 @@ fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out:
 fn quantize_step<S: Simd, const G: usize, const N: usize>(s: S, x: &[f32], group: usize, out: GroupsMut<'_>) {
     let group = if G > 0 { G } else { group };
     let x = &x[..N * group];
-    let GroupsMut { qs, scales, sums, low_sums } = out;
+    let GroupsMut { qs, scales, sums, half_sums } = out;
     let mut sizes = [s.splat(0.0); GROUPS];
     for g in 0..N {
         sizes[g] = max_size(s, &x[g * group..][..group]);
@@ -238,13 +238,14 @@ fn quantize_step<S: Simd, const G: usize, const N: usize>(s: S, x: &[f32], group
         }
         let [low, high] = s.sum_halves_of_pairs::<true>(pairs);
         s.store_i32x8(s.add_i32x8(low, high), sums);
-        s.store_i32x8(low, low_sums);
+        s.store_i32x8(s.pairs(low, high), half_sums);
         return;
     }
     for g in 0..N {
         let (low, high) = qs[g * group..][..group].split_at(group / 2);
-        low_sums[g] = low.iter().map(|&q| i32::from(q)).sum();
-        sums[g] = low_sums[g] + high.iter().map(|&q| i32::from(q)).sum::<i32>();
+        let [low, high] = [low, high].map(|half| half.iter().map(|&q| i32::from(q)).sum::<i32>());
+        sums[g] = low + high;
+        half_sums[g] = low & 0xffff | high << 16;
     }
 }
 
@@ -355,7 +356,7 @@ mod tests {
             for group in 8..16 {
                 let like = 8 + group % 2;
                 assert_eq!(row.qs[4 * group..][..4], row.qs[4 * like..][..4]);
-                let facts = |g: usize| (row.scales[g], row.sums[g], row.low_sums[g]);
+                let facts = |g: usize| (row.scales[g], row.sums[g], row.half_sums[g]);
                 assert_eq!(facts(group), facts(like));
             }
         }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Eight whole-number products share one reduction across lanes, and their scales are applied as one vector. Lane `j` of
-//! the sum holds every eighth group from `j` on. The packed product of many tokens (`packed.rs`) rounds the same terms in
+//! the sum holds every eighth group from `j` on. Where the halves of a group have whole numbers as scales ([`Halves::WholeScales`]), so
+//! is what is in the brackets: both halves' products, each times its scale. The packed product of many tokens (`packed.rs`) rounds the same terms in
 //! the same order.
 
 use std::marker::PhantomData;
@@ -31,12 +32,42 @@ pub(crate) const PAIRS: usize = GROUPS / 2;
 
 /// Eight decoded groups of 32 weights.
 pub(crate) struct Groups<S: Simd> {
-    /// The whole numbers, as [`Block::NUMBERS`] says.
+    /// The whole numbers, as [`Block::PANEL`] says.
     pub(crate) q: [S::I8x64; PAIRS],
-    /// The scale of each group; of the first and the second half of each group if [`Block::HALVES`], else twice the same.
+    /// The scale of each group; of the first and the second half of each group with [`Halves::Scales`], else twice the same.
     pub(crate) scales: [S::F32x8; 2],
-    /// What is added, likewise.
-    pub(crate) mins: [S::F32x8; 2],
+    /// What is added to each group; with `half_mins`, what these are multiples of.
+    pub(crate) mins: S::F32x8,
+    /// With [`Halves::WholeScales`] and minima: which multiples of `mins` the halves have, as two int16.
+    pub(crate) half_mins: S::I32x8,
+}
+
+impl<S: Simd> Groups<S> {
+    /// Groups without minima.
+    #[inline(always)]
+    pub(crate) fn scaled(s: S, q: [S::I8x64; PAIRS], scales: S::F32x8) -> Self {
+        Self::with_mins(s, q, scales, s.splat_x8(0.0))
+    }
+
+    /// Groups with minima.
+    #[inline(always)]
+    pub(crate) fn with_mins(s: S, q: [S::I8x64; PAIRS], scales: S::F32x8, mins: S::F32x8) -> Self {
+        Self { q, scales: [scales; 2], mins, half_mins: s.zero_i32x8() }
+    }
+}
+
+/// Eight decoded groups of 32 weights whose halves have whole numbers as scales ([`Halves::WholeScales`]).
+pub(crate) struct WholeHalves<S: Simd> {
+    /// The whole numbers, as [`Block::NUMBERS`] says, within 0..=7.
+    pub(crate) q: [S::I8x64; PAIRS],
+    /// The scales of the halves, int8, in the first 16 places.
+    pub(crate) scales: S::I8x32,
+    /// What the sums of the halves' activations are multiplied with, as two int16: the minima, or the scales.
+    pub(crate) of_sums: S::I32x8,
+    /// What scales are multiples of.
+    pub(crate) d: S::F32x8,
+    /// What minima are multiples of, with its sign.
+    pub(crate) dmin: S::F32x8,
 }
 
 /// Eight decoded groups of 32 weights in a [`Turn`]'s order.
@@ -59,7 +90,7 @@ pub(crate) enum Numbers {
     Signed,
     /// `n + 1` bits: weight = scale * (q - 2^n).
     Offset(u32),
-    /// So many bits, at most 5: weight = scale * q + min.
+    /// So many bits, at most 6: weight = scale * q + min.
     WithMin(u32),
 }
 
@@ -74,6 +105,18 @@ impl Numbers {
     }
 }
 
+/// What the halves of a group have of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Halves {
+    /// Nothing.
+    Alike,
+    /// A scale each.
+    Scales,
+    /// A scale each, and perhaps a minimum, which are small whole numbers: the products of both halves are multiplied with them and
+    /// added up before they become f32, which is exact.
+    WholeScales,
+}
+
 /// The sign of a half-precision number.
 pub(crate) const SIGN: u16 = 0x8000;
 
@@ -85,8 +128,11 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     const BYTES: usize;
     /// What `q` is.
     const NUMBERS: Numbers;
-    /// Whether the halves of a group have scales of their own. Then numbers aren't [`Numbers::Signed`].
-    const HALVES: bool = false;
+    /// What the halves of a group have of their own. If it is anything, numbers aren't [`Numbers::Signed`].
+    const HALVES: Halves = Halves::Alike;
+    /// What the whole numbers of a panel are, and whether the halves of its groups have their own scales or, where there are minima,
+    /// their own minima: [`Halves::WholeScales`] are part of a panel's numbers.
+    const PANEL: (Numbers, bool) = (Self::NUMBERS, matches!(Self::HALVES, Halves::Scales));
     /// Whether `q` is within 0..=31.
     const SMALL: bool = Self::NUMBERS.bits() <= 5;
 
@@ -96,8 +142,14 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// The order in which one token's product takes the groups. `None`: one after another, with sums across lanes.
     const TURN: Option<Turn> = None;
 
-    /// Decodes eight groups.
+    /// Decodes eight groups, as [`Block::PANEL`] says.
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S>;
+
+    /// Decodes eight groups of [`Halves::WholeScales`].
+    #[inline(always)]
+    fn decode_halves<S: Simd>(_s: S, _block: &[u8]) -> WholeHalves<S> {
+        unreachable!("only of halves with whole numbers as scales")
+    }
 
     /// Decodes eight groups in the order of [`Block::TURN`].
     #[inline(always)]
@@ -169,10 +221,10 @@ impl<'a, B: Block> BlockRows<'a, B> {
             let mut sum = s.splat_x8(0.0);
             for (blocks, x) in row.chunks_exact(Self::STEP).zip(Activations::steps::<B>(&x)) {
                 ahead.fetch(s, Self::STEP);
-                sum = if B::HALVES {
-                    dot_halves::<S, B>(s, &B::decode(s, blocks), x, sum)
-                } else {
-                    dot_step::<S, B>(s, blocks, x).add(s, sum)
+                sum = match B::HALVES {
+                    Halves::Alike => dot_step::<S, B>(s, blocks, x).add(s, sum),
+                    Halves::Scales => dot_halves::<S, B>(s, &B::decode(s, blocks), x, sum),
+                    Halves::WholeScales => dot_whole_halves::<S, B>(s, &B::decode_halves(s, blocks), x, sum),
                 };
             }
             ahead.fetch(s, row.len() - steps * Self::STEP);
@@ -247,7 +299,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
     }
 
     fn int8_kind(self) -> Option<(Numbers, bool)> {
-        Some((B::NUMBERS, B::HALVES))
+        Some(B::PANEL)
     }
 
     #[inline(always)]
@@ -282,7 +334,7 @@ struct Activations<'a> {
     qs: &'a [i8],
     scales: &'a [f32],
     sums: &'a [i32],
-    low_sums: &'a [i32],
+    half_sums: &'a [i32],
 }
 
 impl<'a> Activations<'a> {
@@ -294,7 +346,7 @@ impl<'a> Activations<'a> {
             Some(Turn::Nibbles16) => x.turned[0],
             Some(Turn::Nibbles32) => x.turned[1],
         };
-        Self { qs, scales: x.scales, sums: x.sums, low_sums: x.low_sums }
+        Self { qs, scales: x.scales, sums: x.sums, half_sums: x.half_sums }
     }
 
     /// All of a row's, eight groups at a time.
@@ -302,9 +354,9 @@ impl<'a> Activations<'a> {
     fn steps<B: Block>(x: &QuantizedRow<'a>) -> impl Iterator<Item = Self> {
         let row = Self::row::<B>(x);
         let facts = row.scales.chunks_exact(GROUPS).zip(row.sums.chunks_exact(GROUPS));
-        let facts = facts.zip(row.low_sums.chunks_exact(GROUPS));
+        let facts = facts.zip(row.half_sums.chunks_exact(GROUPS));
         let steps = row.qs.chunks_exact(STEP_WEIGHTS).zip(facts);
-        steps.map(|(qs, ((scales, sums), low_sums))| Self { qs, scales, sums, low_sums })
+        steps.map(|(qs, ((scales, sums), half_sums))| Self { qs, scales, sums, half_sums })
     }
 
     /// Those of a row from a group on.
@@ -316,7 +368,7 @@ impl<'a> Activations<'a> {
             qs: &row.qs[first * GROUP..][..STEP_WEIGHTS],
             scales: &row.scales[facts.clone()],
             sums: &row.sums[facts.clone()],
-            low_sums: &row.low_sums[facts],
+            half_sums: &row.half_sums[facts],
         }
     }
 }
@@ -392,7 +444,7 @@ fn dot_turned<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Ter
 fn dot_in_order<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>) -> Terms<S, B> {
     let dots = s.dot_each(&groups.q, x.qs, B::NUMBERS == Numbers::Signed, B::SMALL);
     let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
-    Terms::new(s, dots, sums, groups.scales[0], groups.mins[0], d)
+    Terms::new(s, dots, sums, groups.scales[0], groups.mins, d)
 }
 
 /// Adds the products of eight groups whose halves have scales of their own to a sum.
@@ -404,10 +456,51 @@ fn dot_halves<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, a
     }
     let [low, high] =
         if B::SMALL { s.sum_halves_of_pairs::<true>(dots) } else { s.sum_halves_of_pairs::<false>(dots) };
-    let (d, sums, low_sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums), s.load_i32x8(x.low_sums));
-    let high_sums = s.sub_i32x8(sums, low_sums);
-    let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins[0], d).add(s, acc);
-    Terms::<S, B>::new(s, high, high_sums, groups.scales[1], groups.mins[1], d).add(s, acc)
+    let d = s.load_x8(x.scales);
+    let [low_sums, high_sums] = s.split_pairs(s.load_i32x8(x.half_sums));
+    let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins, d).add(s, acc);
+    Terms::<S, B>::new(s, high, high_sums, groups.scales[1], groups.mins, d).add(s, acc)
+}
+
+/// Adds the products of eight groups whose halves have whole numbers as scales to a sum. (With f32 for each half, a sum waited for four
+/// products one after another in `Q2_K` and two in `Q3_K`, which were read at 33 and 45 GB/s by two threads, and not at 47 and 48.)
+#[inline(always)]
+fn dot_whole_halves<S: Simd, B: Block>(
+    s: S,
+    halves: &WholeHalves<S>,
+    x: Activations<'_>,
+    acc: S::F32x8,
+) -> S::F32x8 {
+    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
+    for p in 0..PAIRS {
+        dots[p] = s.dot_u8_pair(halves.q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
+    }
+    let dots = s.sum_scaled_halves_of_pairs(dots, halves.scales);
+    let sums = s.dot_pairs_x8(halves.of_sums, s.load_i32x8(x.half_sums));
+    let d = s.load_x8(x.scales);
+    let scales = s.mul_x8(halves.d, d);
+    match B::NUMBERS {
+        Numbers::Offset(n) => s.mul_add_x8(s.to_f32x8(s.sub_shifted_i32x8(dots, sums, n)), scales, acc),
+        _ => {
+            let acc = s.mul_add_x8(s.to_f32x8(dots), scales, acc);
+            s.mul_add_x8(s.to_f32x8(sums), s.mul_x8(halves.dmin, d), acc)
+        }
+    }
+}
+
+/// `q` with each half of its groups multiplied with its scale, as int8: modulo 256.
+#[inline(always)]
+pub(crate) fn scale_halves<S: Simd>(s: S, q: [S::I8x64; PAIRS], scales: &[i8; 16]) -> [S::I8x64; PAIRS] {
+    let mut scaled = q;
+    for p in 0..PAIRS {
+        let mut of_each = [0; 2 * GROUP];
+        for i in 0..2 * GROUP {
+            of_each[i] = (4 * p + i / (GROUP / 2)) as i8;
+        }
+        let of_each = s.lookup_pair(scales, s.load_i8x64(&of_each));
+        scaled[p] = s.mul_pair(q[p], of_each);
+    }
+    scaled
 }
 
 /// The little-endian u16 at a byte.
@@ -420,6 +513,12 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
 #[inline(always)]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The little-endian u64 at a byte.
+#[inline(always)]
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 /// The half-precision number at a byte, for specifications: not on a hot path.

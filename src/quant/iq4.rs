@@ -50,7 +50,7 @@ impl Block for Iq4Nl {
             q[p] = s.lookup_pair(&VALUES, s.load_nibbles_pair(pair_at::<Self>(blocks, p, 2)));
         }
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
-        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
+        Groups::scaled(s, q, scales)
     }
 
     #[inline(always)]
@@ -104,7 +104,7 @@ impl Block for Iq4Xs {
             let nibbles = s.load_nibbles_pair([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
             q[p] = s.lookup_pair(&VALUES, nibbles);
         }
-        Groups { q, scales: [decode_scales(s, block); 2], mins: [s.splat_x8(0.0); 2] }
+        Groups::scaled(s, q, decode_scales(s, block))
     }
 
     #[inline(always)]

@@ -94,18 +94,21 @@ impl<T> DerefMut for Aligned<T> {
 /// The activations of as many tokens as a vector has lanes, in groups of 32. Lanes without a token hold zeros.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PackedTile {
-    pub(crate) qs: Aligned<i8>,                // (groups, 8, LANES, 4)
-    pub(crate) scales: Aligned<f32>,           // (groups, LANES)
-    pub(crate) sums: [Aligned<i32>; 3],        // (groups, LANES) each, or nothing, as `Wanted` says
-    pub(crate) scaled_sums: [Aligned<f32>; 3], // likewise: each sum times the scale
+    pub(crate) qs: Aligned<i8>,           // (groups, 8, LANES, 4)
+    pub(crate) scales: Aligned<f32>,      // (groups, LANES)
+    pub(crate) sums: [Aligned<i32>; 3],   // (groups, LANES) each, or nothing, as `Wanted` says
+    pub(crate) half_sums: Aligned<i32>,   // likewise: the sums of both halves, as two int16
+    pub(crate) scaled_sums: Aligned<f32>, // likewise: the sum of a whole group times its scale
     rows: ActivationBuffer,
 }
 
-/// Which sums of a group's activations some weights want: those of the whole group, of its first and of its second half.
+/// Which sums of a group's activations some weights want.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
+    /// Of the whole group, of its first and of its second half.
     sums: [bool; 3],
-    scaled_sums: [bool; 3],
+    half_sums: bool,
+    scaled_sums: bool,
 }
 
 impl Wanted {
@@ -113,15 +116,11 @@ impl Wanted {
     pub(crate) fn by(kinds: impl Iterator<Item = (Numbers, bool)>) -> Self {
         let mut wanted = Self::default();
         for (numbers, halves) in kinds {
-            let sums = if matches!(numbers, Numbers::WithMin(_)) {
-                &mut wanted.scaled_sums
-            } else {
-                &mut wanted.sums
-            };
-            if halves {
-                (sums[1], sums[2]) = (true, true);
-            } else {
-                sums[0] = true;
+            match (numbers, halves) {
+                (Numbers::WithMin(_), false) => wanted.scaled_sums = true,
+                (Numbers::WithMin(_), true) => wanted.half_sums = true,
+                (_, false) => wanted.sums[0] = true,
+                (_, true) => wanted.sums[1..].fill(true),
             }
         }
         wanted
@@ -134,10 +133,12 @@ impl PackedTile {
         let (n_groups, lanes) = (n / GROUP, isa.lanes());
         self.qs.resize(n * lanes);
         self.scales.resize(n_groups * lanes);
-        for part in 0..3 {
-            self.sums[part].resize(if wanted.sums[part] { n_groups * lanes } else { 0 });
-            self.scaled_sums[part].resize(if wanted.scaled_sums[part] { n_groups * lanes } else { 0 });
+        let len = |wanted| if wanted { n_groups * lanes } else { 0 };
+        for (sums, wanted) in self.sums.iter_mut().zip(wanted.sums) {
+            sums.resize(len(wanted));
         }
+        self.half_sums.resize(len(wanted.half_sums));
+        self.scaled_sums.resize(len(wanted.scaled_sums));
         let mut rows = std::mem::take(&mut self.rows);
         pack_rows(isa, rows.quantize_tile(isa, x, n, lanes), n_groups, self);
         self.rows = rows;
@@ -161,20 +162,25 @@ kernel! {
                 }
             }
             let lanes = position * S::LANES..(position + 1) * S::LANES;
-            let (mut d, mut sums) = ([0.0; MAX_LANES], [[0; MAX_LANES]; 3]);
+            let (mut d, mut sums, mut half_sums) =
+                ([0.0; MAX_LANES], [[0; MAX_LANES]; 3], [0; MAX_LANES]);
             for lane in 0..S::LANES {
                 let at = lane * padded + g;
-                let (sum, low) = (rows.sums[at], rows.low_sums[at]);
-                (d[lane], sums[0][lane], sums[1][lane], sums[2][lane]) = (rows.scales[at], sum, low, sum - low);
+                let (sum, halves) = (rows.sums[at], rows.half_sums[at]);
+                (d[lane], half_sums[lane]) = (rows.scales[at], halves);
+                (sums[0][lane], sums[1][lane], sums[2][lane]) = (sum, i32::from(halves as i16), halves >> 16);
             }
             tile.scales[lanes.clone()].copy_from_slice(&d[..S::LANES]);
             for part in 0..3 {
                 if let Some(to) = tile.sums[part].get_mut(lanes.clone()) {
                     to.copy_from_slice(&sums[part][..S::LANES]);
                 }
-                if let Some(to) = tile.scaled_sums[part].get_mut(lanes.clone()) {
-                    s.store(s.mul(s.load(&d), s.to_f32(s.load_i32(&sums[part]))), to);
-                }
+            }
+            if let Some(to) = tile.half_sums.get_mut(lanes.clone()) {
+                to.copy_from_slice(&half_sums[..S::LANES]);
+            }
+            if let Some(to) = tile.scaled_sums.get_mut(lanes) {
+                s.store(s.mul(s.load(&d), s.to_f32(s.load_i32(&sums[0]))), to);
             }
         }
     }
@@ -198,7 +204,8 @@ pub(crate) struct Panel {
     n_steps: usize,
     qs: Aligned<u8>,           // (strips, steps, 8, strip rows, 32)
     scales: [Aligned<f32>; 2], // (strips, steps, strip rows, 8) each: of the halves of a group, or the first for both
-    mins: [Aligned<f32>; 2],   // likewise
+    mins: Aligned<f32>,        // (strips, steps, strip rows, 8)
+    half_mins: Aligned<i32>,   // likewise: multiples of these, of both halves, as two int16
 }
 
 impl Panel {
@@ -207,13 +214,14 @@ impl Panel {
         (self.n_groups, self.n_steps) = (n_groups, Chains::new(n_groups).steps());
         let groups = rows * self.n_steps * GROUPS;
         self.qs.resize(groups * GROUP);
-        self.scales.iter_mut().chain(&mut self.mins).for_each(|facts| facts.resize(groups));
+        self.scales.iter_mut().chain([&mut self.mins]).for_each(|facts| facts.resize(groups));
+        self.half_mins.resize(groups);
     }
 
     /// Fills in a step of a row.
     #[inline(always)]
     pub(crate) fn set<S: Simd, B: Block>(&mut self, s: S, row: usize, step: usize, groups: &Groups<S>) {
-        let rows = strip_rows(S::LANES);
+        let ((numbers, halves), rows) = (B::PANEL, strip_rows(S::LANES));
         let (strip, row) = (row / rows, row % rows);
         let step = strip * self.n_steps + step;
         let qs = &mut self.qs[step * GROUPS * rows * GROUP..][..GROUPS * rows * GROUP];
@@ -221,16 +229,21 @@ impl Panel {
         for p in 0..PAIRS {
             let pair = s.blocks(groups.q[p]);
             for i in 0..2 {
-                let q = if B::NUMBERS == Numbers::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
+                let q = if numbers == Numbers::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
                 s.store_bytes(q, &mut qs[(2 * p + i) * rows * GROUP..]);
             }
         }
         let at = (step * rows + row) * GROUPS;
-        for half in 0..if B::HALVES { 2 } else { 1 } {
-            s.store_x8(groups.scales[half], &mut self.scales[half][at..]);
-            if matches!(B::NUMBERS, Numbers::WithMin(_)) {
-                s.store_x8(groups.mins[half], &mut self.mins[half][at..]);
+        s.store_x8(groups.scales[0], &mut self.scales[0][at..]);
+        match (numbers, halves) {
+            (Numbers::WithMin(_), _) => {
+                s.store_x8(groups.mins, &mut self.mins[at..]);
+                if halves {
+                    s.store_i32x8(groups.half_mins, &mut self.half_mins[at..]);
+                }
             }
+            (_, true) => s.store_x8(groups.scales[1], &mut self.scales[1][at..]),
+            (_, false) => {}
         }
     }
 
@@ -241,7 +254,8 @@ impl Panel {
             n_steps: self.n_steps,
             qs: &self.qs,
             scales: [&self.scales[0], &self.scales[1]],
-            mins: [&self.mins[0], &self.mins[1]],
+            mins: &self.mins,
+            half_mins: &self.half_mins,
         }
     }
 }
@@ -253,7 +267,8 @@ pub(crate) struct PanelView<'a> {
     n_steps: usize,
     qs: &'a [u8],
     scales: [&'a [f32]; 2],
-    mins: [&'a [f32]; 2],
+    mins: &'a [f32],
+    half_mins: &'a [i32],
 }
 
 impl<'a> PanelView<'a> {
@@ -267,15 +282,13 @@ impl<'a> PanelView<'a> {
     ) -> PanelChain<'a> {
         let rows = strip_rows(lanes);
         let first = strip * self.n_steps * rows * GROUPS;
-        let mut of_chain =
-            PanelChain { qs: &self.qs[(first + chain * rows) * GROUP..], scales: [&[]; 2], mins: [&[]; 2] };
-        for half in 0..if HALVES { 2 } else { 1 } {
-            of_chain.scales[half] = &self.scales[half][first + chain..];
-            if MIN {
-                of_chain.mins[half] = &self.mins[half][first + chain..];
-            }
+        let facts = first + chain;
+        PanelChain {
+            qs: &self.qs[(first + chain * rows) * GROUP..],
+            scales: [&self.scales[0][facts..], if HALVES && !MIN { &self.scales[1][facts..] } else { &[] }],
+            mins: if MIN { &self.mins[facts..] } else { &[] },
+            half_mins: if MIN && HALVES { &self.half_mins[facts..] } else { &[] },
         }
-        of_chain
     }
 }
 
@@ -284,7 +297,8 @@ impl<'a> PanelView<'a> {
 pub(crate) struct PanelChain<'a> {
     qs: &'a [u8],
     scales: [&'a [f32]; 2],
-    mins: [&'a [f32]; 2],
+    mins: &'a [f32],
+    half_mins: &'a [i32],
 }
 
 impl<'a> PanelChain<'a> {
@@ -300,9 +314,15 @@ impl<'a> PanelChain<'a> {
         &self.scales[half][i * R * GROUPS..][..(R - 1) * GROUPS + 1]
     }
 
-    /// Its minima, likewise.
+    /// Its minima, likewise, or what they are multiples of.
     #[inline(always)]
-    pub(crate) fn mins<const R: usize>(&self, half: usize, i: usize) -> &'a [f32] {
-        &self.mins[half][i * R * GROUPS..][..(R - 1) * GROUPS + 1]
+    pub(crate) fn mins<const R: usize>(&self, i: usize) -> &'a [f32] {
+        &self.mins[i * R * GROUPS..][..(R - 1) * GROUPS + 1]
+    }
+
+    /// The multiples for both halves, likewise.
+    #[inline(always)]
+    pub(crate) fn half_mins<const R: usize>(&self, i: usize) -> &'a [i32] {
+        &self.half_mins[i * R * GROUPS..][..(R - 1) * GROUPS + 1]
     }
 }

@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, f16_at, times, u16_at};
+use super::blocks::{Block, Groups, Halves, Numbers, PAIRS, SIGN, WholeHalves, f16_at, scale_halves, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,9 @@ impl Block for Q2K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 84;
     const NUMBERS: Numbers = Numbers::WithMin(2);
-    const HALVES: bool = true;
+    const HALVES: Halves = Halves::WholeScales;
+    /// A number times its scale is at most 3 * 15.
+    const PANEL: (Numbers, bool) = (Numbers::WithMin(6), true);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
@@ -33,17 +35,24 @@ impl Block for Q2K {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
-        const LOW: u128 = u128::from_ne_bytes([15; 16]);
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&block[..16]);
-        let packed = u128::from_le_bytes(bytes);
-        let [low, high] = s.widen_i8_pairs(packed & LOW);
-        let [low_mins, high_mins] = s.widen_i8_pairs(packed >> 4 & LOW);
-        let (d, dmin) = (s.splat_f16_x8(u16_at(block, 80)), s.splat_f16_x8(u16_at(block, 82) ^ SIGN));
-        Groups {
+        let WholeHalves { q, of_sums, d, dmin, .. } = Self::decode_halves(s, block);
+        let mut scales = [0; 16];
+        for (scale, packed) in scales.iter_mut().zip(block) {
+            *scale = (packed & 15) as i8;
+        }
+        Groups { half_mins: of_sums, ..Groups::with_mins(s, scale_halves(s, q, &scales), d, dmin) }
+    }
+
+    #[inline(always)]
+    fn decode_halves<S: Simd>(s: S, block: &[u8]) -> WholeHalves<S> {
+        let scales_and_mins = s.load_nibbles(block);
+        let [_, mins] = s.widen_to_pairs(scales_and_mins);
+        WholeHalves {
             q: load_2_bits(s, &block[16..]),
-            scales: [times(s, low, d), times(s, high, d)],
-            mins: [times(s, low_mins, dmin), times(s, high_mins, dmin)],
+            scales: scales_and_mins,
+            of_sums: mins,
+            d: s.splat_f16_x8(u16_at(block, 80)),
+            dmin: s.splat_f16_x8(u16_at(block, 82) ^ SIGN),
         }
     }
 }

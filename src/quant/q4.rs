@@ -39,7 +39,7 @@ impl Block for Q4_0 {
             q[p] = s.load_nibbles_pair(pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
-        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
+        Groups::scaled(s, q, scales)
     }
 
     #[inline(always)]
@@ -71,7 +71,7 @@ impl Block for Q4_1 {
         }
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         let mins = s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]);
-        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+        Groups::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]

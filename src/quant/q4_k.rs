@@ -59,7 +59,7 @@ impl Block for Q4K {
             q[j] = s.bits_pair::<0, 4>(s.load_u8x32(&block[16 + 32 * j..]), 15);
         }
         let [scales, mins] = decode_scales(s, block);
-        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+        Groups::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]

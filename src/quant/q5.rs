@@ -54,7 +54,7 @@ impl Block for Q5_0 {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
-        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
+        Groups::scaled(s, q, scales)
     }
 }
 
@@ -78,6 +78,6 @@ impl Block for Q5_1 {
         }
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
         let mins = s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]);
-        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+        Groups::with_mins(s, q, scales, mins)
     }
 }

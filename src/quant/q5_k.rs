@@ -50,6 +50,6 @@ impl Block for Q5K {
             q[j] = s.or_pair(s.bits_pair::<0, 4>(s.load_u8x32(&block[48 + 32 * j..]), 15), high[j]);
         }
         let [scales, mins] = decode_scales(s, block);
-        Groups { q, scales: [scales; 2], mins: [mins; 2] }
+        Groups::with_mins(s, q, scales, mins)
     }
 }

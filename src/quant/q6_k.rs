@@ -9,7 +9,7 @@
 //! weight = (d * scale) * (q - 32)                                           210 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, times, u16_at};
+use super::blocks::{Block, Groups, Halves, Numbers, PAIRS, f16_at, times, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ impl Block for Q6K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 210;
     const NUMBERS: Numbers = Numbers::Offset(5);
-    const HALVES: bool = true;
+    const HALVES: Halves = Halves::Scales;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 208);
@@ -46,6 +46,6 @@ impl Block for Q6K {
         bytes.copy_from_slice(&block[192..208]);
         let [low, high] = s.widen_i8_pairs(u128::from_le_bytes(bytes));
         let scales = [times(s, low, d), times(s, high, d)];
-        Groups { q, scales, mins: [s.splat_x8(0.0); 2] }
+        Groups { scales, ..Groups::scaled(s, q, scales[0]) }
     }
 }

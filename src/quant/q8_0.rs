@@ -30,6 +30,6 @@ impl Block for Q8_0 {
             q[p] = s.load_u8_pair(pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
-        Groups { q, scales: [scales; 2], mins: [s.splat_x8(0.0); 2] }
+        Groups::scaled(s, q, scales)
     }
 }

@@ -10,7 +10,8 @@ pub(super) mod parts;
 mod products;
 
 use self::parts::{
-    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
+    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_scaled_halves_each,
+    sum_x8_each, turn_dwords,
 };
 use self::products::Products;
 pub(super) use self::products::{Vnni, Widening};
@@ -118,6 +119,49 @@ macro_rules! blocks_of_256_bits {
             unsafe { sum_halves_each::<SMALL>(a) }
         }
         #[inline(always)]
+        fn sum_scaled_halves_each(self, a: [__m256i; 8], scales: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { sum_scaled_halves_each(a, scales) }
+        }
+        #[inline(always)]
+        fn splat_u128(self, a: u128) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_broadcastsi128_si256(_mm_set_epi64x((a >> 64) as i64, a as i64)) }
+        }
+        #[inline(always)]
+        fn mul_u8x32(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: as above. The low byte of a product of words is that of their low bytes.
+            unsafe {
+                let even = _mm256_mullo_epi16(a, b);
+                let odd = _mm256_mullo_epi16(_mm256_srli_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
+                let low = _mm256_and_si256(even, _mm256_set1_epi16(0xff));
+                _mm256_or_si256(low, _mm256_slli_epi16::<8>(odd))
+            }
+        }
+        #[inline(always)]
+        fn widen_to_pairs(self, a: __m256i) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe {
+                let second = _mm256_extracti128_si256::<1>(a);
+                [_mm256_cvtepi8_epi16(_mm256_castsi256_si128(a)), _mm256_cvtepi8_epi16(second)]
+            }
+        }
+        #[inline(always)]
+        fn pairs(self, low: __m256i, high: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high)) }
+        }
+        #[inline(always)]
+        fn split_pairs(self, a: __m256i) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe { [_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a)), _mm256_srai_epi32::<16>(a)] }
+        }
+        #[inline(always)]
+        fn dot_pairs_x8(self, a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: as above.
+            unsafe { _mm256_madd_epi16(a, b) }
+        }
+        #[inline(always)]
         fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [__m256i; 4] {
             const { assert!(size_of::<B>() == 1) };
             let from = &from[..7 * stride + 16];
@@ -190,11 +234,6 @@ macro_rules! blocks_of_256_bits {
         fn add_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
             // SAFETY: as above.
             unsafe { _mm256_add_epi32(a, b) }
-        }
-        #[inline(always)]
-        fn sub_i32x8(self, a: __m256i, b: __m256i) -> __m256i {
-            // SAFETY: as above.
-            unsafe { _mm256_sub_epi32(a, b) }
         }
         #[inline(always)]
         fn widen_i8x8(self, a: u64) -> __m256i {
@@ -507,6 +546,15 @@ impl<P: Products> Simd for Avx2<P> {
     #[inline(always)]
     fn sub_shifted_i32(self, a: __m256i, b: __m256i, n: u32) -> __m256i {
         self.sub_shifted_i32x8(a, b, n)
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m256i, b: __m256i) -> __m256i {
+        self.dot_pairs_x8(a, b)
     }
     #[inline(always)]
     fn zero_i32(self) -> __m256i {

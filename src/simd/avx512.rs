@@ -9,7 +9,8 @@ use std::arch::x86_64::*;
 
 use super::avx2::blocks_of_256_bits;
 use super::avx2::parts::{
-    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_x8_each, turn_dwords,
+    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_scaled_halves_each,
+    sum_x8_each, turn_dwords,
 };
 use super::{Byte, Kernel, Number, Simd, Turn};
 
@@ -365,6 +366,42 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn sum_scaled_halves_of_pairs(self, a: [__m512i; 4], scales: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe {
+            // As `sum_halves_of_pairs`. 128 bits have two sums of a half of each pair, and each gets the half's scale: as the high byte
+            // of a word, which is then its own.
+            let (ab, cd) = (add_neighbours::<true>(a[0], a[1]), add_neighbours::<true>(a[2], a[3]));
+            let which =
+                _mm512_broadcast_i32x4(_mm_setr_epi32(0x0080_0080, 0x0480_0480, 0x0880_0880, 0x0c80_0c80));
+            let half = _mm512_setr_epi64(
+                0,
+                0,
+                0x0100_0100_0100_0100,
+                0x0100_0100_0100_0100,
+                0x0200_0200_0200_0200,
+                0x0200_0200_0200_0200,
+                0x0300_0300_0300_0300,
+                0x0300_0300_0300_0300,
+            );
+            let scales = _mm512_broadcast_i32x4(_mm256_castsi256_si128(scales));
+            let scales = _mm512_shuffle_epi8(scales, _mm512_or_si512(which, half));
+            let sums = _mm512_madd_epi16(_mm512_packs_epi32(ab, cd), _mm512_srai_epi16::<8>(scales));
+            let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+            let [low, high] = self.blocks(_mm512_permutexvar_epi32(order, sums));
+            self.add_i32x8(low, high)
+        }
+    }
+    #[inline(always)]
+    fn mul_pair(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as above. The low byte of a product of words is that of their low bytes.
+        unsafe {
+            let even = _mm512_mullo_epi16(a, b);
+            let odd = _mm512_mullo_epi16(_mm512_srli_epi16::<8>(a), _mm512_srli_epi16::<8>(b));
+            _mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, even, _mm512_slli_epi16::<8>(odd))
+        }
+    }
+    #[inline(always)]
     fn sum_blocks_each(self, [a, b, c, d, e, f, g, h]: [__m512i; 8]) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe {
@@ -467,6 +504,16 @@ impl Simd for Avx512 {
     fn sub_shifted_i32(self, a: __m512i, b: __m512i, n: u32) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_sub_epi32(a, _mm512_sll_epi32(b, _mm_cvtsi32_si128(n as i32))) }
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_madd_epi16(a, b) }
     }
     #[inline(always)]
     fn zero_i32(self) -> __m512i {

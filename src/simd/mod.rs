@@ -209,12 +209,25 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions at once cost little
     /// more than two. `SMALL` says that each lane is the sum of four products of a number within 0..=31 and an int8.
     fn sum_halves_each<const SMALL: bool>(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
+    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i` of `scales`, and that of lanes 4 to 7 times the int8 `2i + 1`.
+    /// Each lane of `a` is the sum of four products of a number within 0..=31 and an int8.
+    fn sum_scaled_halves_each(self, a: [Self::I32x8; 8], scales: Self::I8x32) -> Self::I32x8;
+    /// The little-endian word's 16 int8, twice.
+    fn splat_u128(self, a: u128) -> Self::I8x32;
+    /// `a * b` modulo 256, byte by byte.
+    fn mul_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
+    /// The first 16 int8 as int16, two in a lane, the first in its low half; then the others.
+    fn widen_to_pairs(self, a: Self::I8x32) -> [Self::I32x8; 2];
+    /// Two numbers that fit int16 in each lane, the first in its low half.
+    fn pairs(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8;
+    /// The low and the high int16 of each lane.
+    fn split_pairs(self, a: Self::I32x8) -> [Self::I32x8; 2];
+    /// In each lane, the dot product of two int16 and two others.
+    fn dot_pairs_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
     /// `a - (b << n)`
     fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8;
     /// `a + b`
     fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
-    /// `a - b`
-    fn sub_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
     /// In lane `i`, the sum of the lanes of `a[i]`.
     #[inline(always)]
     fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8 {
@@ -286,6 +299,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_u8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
     /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the dot products were within 0..=31.
     fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
+    /// As [`Simd::sum_scaled_halves_each`] of the eight in four pairs.
+    fn sum_scaled_halves_of_pairs(self, a: [Self::I32x16; 4], scales: Self::I8x32) -> Self::I32x8;
+    /// As [`Simd::mul_u8x32`] of both.
+    fn mul_pair(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
     /// The sum of all lanes of each block of each pair: those of the first blocks, and those of the second ones.
     fn sum_blocks_each(self, a: [Self::I32x16; 8]) -> [Self::I32x8; 2];
     /// In lane `i`, the dot product of block `i` of the pairs and the `i`th 32 elements of `x`: of int8, as
@@ -401,6 +418,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_i32(self, from: &[i32]) -> Self::I32;
     /// `a - (b << n)`
     fn sub_shifted_i32(self, a: Self::I32, b: Self::I32, n: u32) -> Self::I32;
+    /// `[value; LANES]`
+    fn splat_i32(self, value: i32) -> Self::I32;
+    /// In each lane, the dot product of two int16 and two others.
+    fn dot_pairs(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// `[0; LANES]`
     fn zero_i32(self) -> Self::I32;
     /// `a as f32`
@@ -549,6 +570,15 @@ macro_rules! pairs_of_blocks {
         fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2] {
             let [[a, b], [c, d], [e, f], [g, h]] = a;
             self.sum_halves_each::<SMALL>([a, b, c, d, e, f, g, h])
+        }
+        #[inline(always)]
+        fn sum_scaled_halves_of_pairs(self, a: [Self::I32x16; 4], scales: Self::I8x32) -> Self::I32x8 {
+            let [[a, b], [c, d], [e, f], [g, h]] = a;
+            self.sum_scaled_halves_each([a, b, c, d, e, f, g, h], scales)
+        }
+        #[inline(always)]
+        fn mul_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I8x64 {
+            [self.mul_u8x32(a, c), self.mul_u8x32(b, d)]
         }
     };
 }

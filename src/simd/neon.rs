@@ -32,7 +32,9 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
 
-use self::parts::{load_below_4, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8};
+use self::parts::{
+    dot_pairs, load_below_4, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8,
+};
 use self::products::Products;
 pub(super) use self::products::{Dotprod, Widening};
 use super::{Byte, Kernel, Number, Simd, Turn};
@@ -347,6 +349,60 @@ impl<P: Products> Simd for Neon<P> {
         unsafe { sum_i32x4_each(dots) }
     }
     #[inline(always)]
+    fn sum_scaled_halves_each(self, a: [int32x4x2_t; 8], scales: int8x16x2_t) -> int32x4x2_t {
+        let [low, high] = self.sum_halves_each::<true>(a);
+        // SAFETY: as above.
+        unsafe {
+            let (first, second) = (vget_low_s8(scales.0), vget_high_s8(scales.0));
+            let (of_low, of_high) = (widen_i8(vuzp1_s8(first, second)), widen_i8(vuzp2_s8(first, second)));
+            int32x4x2_t(
+                vmlaq_s32(vmulq_s32(low.0, of_low.0), high.0, of_high.0),
+                vmlaq_s32(vmulq_s32(low.1, of_low.1), high.1, of_high.1),
+            )
+        }
+    }
+    #[inline(always)]
+    fn splat_u128(self, a: u128) -> int8x16x2_t {
+        // SAFETY: as above.
+        let half = unsafe { vcombine_s8(vcreate_s8(a as u64), vcreate_s8((a >> 64) as u64)) };
+        int8x16x2_t(half, half)
+    }
+    #[inline(always)]
+    fn mul_u8x32(self, a: int8x16x2_t, b: int8x16x2_t) -> int8x16x2_t {
+        // SAFETY: as above.
+        unsafe { int8x16x2_t(vmulq_s8(a.0, b.0), vmulq_s8(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn widen_to_pairs(self, a: int8x16x2_t) -> [int32x4x2_t; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let pairs = |a| {
+                let (low, high) = (vmovl_s8(vget_low_s8(a)), vmovl_high_s8(a));
+                int32x4x2_t(vreinterpretq_s32_s16(low), vreinterpretq_s32_s16(high))
+            };
+            [pairs(a.0), pairs(a.1)]
+        }
+    }
+    #[inline(always)]
+    fn pairs(self, low: int32x4x2_t, high: int32x4x2_t) -> int32x4x2_t {
+        // SAFETY: as above.
+        unsafe { int32x4x2_t(vsliq_n_s32::<16>(low.0, high.0), vsliq_n_s32::<16>(low.1, high.1)) }
+    }
+    #[inline(always)]
+    fn split_pairs(self, a: int32x4x2_t) -> [int32x4x2_t; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let low = |a| vshrq_n_s32::<16>(vshlq_n_s32::<16>(a));
+            let high = |a| vshrq_n_s32::<16>(a);
+            [int32x4x2_t(low(a.0), low(a.1)), int32x4x2_t(high(a.0), high(a.1))]
+        }
+    }
+    #[inline(always)]
+    fn dot_pairs_x8(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+        // SAFETY: as above.
+        unsafe { int32x4x2_t(dot_pairs(a.0, b.0), dot_pairs(a.1, b.1)) }
+    }
+    #[inline(always)]
     fn sub_shifted_i32x8(self, a: int32x4x2_t, b: int32x4x2_t, n: u32) -> int32x4x2_t {
         // SAFETY: as above.
         unsafe {
@@ -358,11 +414,6 @@ impl<P: Products> Simd for Neon<P> {
     fn add_i32x8(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
         // SAFETY: as above.
         unsafe { int32x4x2_t(vaddq_s32(a.0, b.0), vaddq_s32(a.1, b.1)) }
-    }
-    #[inline(always)]
-    fn sub_i32x8(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
-        // SAFETY: as above.
-        unsafe { int32x4x2_t(vsubq_s32(a.0, b.0), vsubq_s32(a.1, b.1)) }
     }
     #[inline(always)]
     fn widen_i8x8(self, a: u64) -> int32x4x2_t {
@@ -605,6 +656,16 @@ impl<P: Products> Simd for Neon<P> {
     #[inline(always)]
     fn sub_shifted_i32(self, a: int32x4x2_t, b: int32x4x2_t, n: u32) -> int32x4x2_t {
         self.sub_shifted_i32x8(a, b, n)
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> int32x4x2_t {
+        // SAFETY: as above.
+        let half = unsafe { vdupq_n_s32(value) };
+        int32x4x2_t(half, half)
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+        self.dot_pairs_x8(a, b)
     }
     #[inline(always)]
     fn zero_i32(self) -> int32x4x2_t {

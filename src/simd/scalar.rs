@@ -179,16 +179,46 @@ impl Simd for Scalar {
         [a.map(|v| v[..4].iter().sum()), a.map(|v| v[4..].iter().sum())]
     }
     #[inline(always)]
+    fn sum_scaled_halves_each(self, a: [Self::I32x8; 8], scales: Self::I8x32) -> Self::I32x8 {
+        let [low, high] = self.sum_halves_each::<true>(a);
+        std::array::from_fn(|i| low[i] * i32::from(scales[2 * i]) + high[i] * i32::from(scales[2 * i + 1]))
+    }
+    #[inline(always)]
+    fn splat_u128(self, a: u128) -> Self::I8x32 {
+        let bytes = a.to_le_bytes();
+        std::array::from_fn(|i| bytes[i % 16] as i8)
+    }
+    #[inline(always)]
+    fn mul_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32 {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+    #[inline(always)]
+    fn widen_to_pairs(self, a: Self::I8x32) -> [Self::I32x8; 2] {
+        let wide = a.map(i32::from);
+        [0, 16].map(|first| {
+            let pair = |i: usize| wide[first + 2 * i] & 0xffff | wide[first + 2 * i + 1] << 16;
+            std::array::from_fn(pair)
+        })
+    }
+    #[inline(always)]
+    fn pairs(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8 {
+        std::array::from_fn(|i| low[i] & 0xffff | high[i] << 16)
+    }
+    #[inline(always)]
+    fn split_pairs(self, a: Self::I32x8) -> [Self::I32x8; 2] {
+        [a.map(|pair| i32::from(pair as i16)), a.map(|pair| pair >> 16)]
+    }
+    #[inline(always)]
+    fn dot_pairs_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
+        std::array::from_fn(|i| i32::from(a[i] as i16) * i32::from(b[i] as i16) + (a[i] >> 16) * (b[i] >> 16))
+    }
+    #[inline(always)]
     fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8 {
         std::array::from_fn(|i| a[i] - (b[i] << n))
     }
     #[inline(always)]
     fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
         std::array::from_fn(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    fn sub_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
-        std::array::from_fn(|i| a[i] - b[i])
     }
     #[inline(always)]
     fn widen_i8x8(self, a: u64) -> Self::I32x8 {
@@ -308,6 +338,14 @@ impl Simd for Scalar {
     #[inline(always)]
     fn sub_shifted_i32(self, a: Self::I32, b: Self::I32, n: u32) -> Self::I32 {
         std::array::from_fn(|i| a[i] - (b[i] << n))
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> Self::I32 {
+        [value; LANES]
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_pairs_x8(a, b)
     }
     #[inline(always)]
     fn zero_i32(self) -> Self::I32 {

@@ -124,6 +124,37 @@ pub(in crate::simd) unsafe fn sum_halves_each<const SMALL: bool>(a: [__m256i; 8]
     }
 }
 
+/// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i`, and that of lanes 4 to 7 times the int8 `2i + 1` of the first
+/// 16. All sums fit int16.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(in crate::simd) unsafe fn sum_scaled_halves_each(a: [__m256i; 8], scales: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (ab, cd) = (add_neighbours::<true>(a[0], a[1]), add_neighbours::<true>(a[2], a[3]));
+        let (ef, gh) = (add_neighbours::<true>(a[4], a[5]), add_neighbours::<true>(a[6], a[7]));
+        let scales = _mm256_permute2x128_si256::<0>(scales, scales);
+        // Each vector has two sums of each half, and each gets the half's scale: as the high byte of a word, which is then its own.
+        let (first, step) = (
+            _mm256_setr_epi64x(
+                0x0280_0280_0080_0080,
+                0x0680_0680_0480_0480,
+                0x0380_0380_0180_0180,
+                0x0780_0780_0580_0580,
+            ),
+            _mm256_set1_epi16(0x0800),
+        );
+        let abcd_scales = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(scales, first));
+        let efgh_scales = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(scales, _mm256_or_si256(first, step)));
+        let abcd = _mm256_madd_epi16(_mm256_packs_epi32(ab, cd), abcd_scales);
+        let efgh = _mm256_madd_epi16(_mm256_packs_epi32(ef, gh), efgh_scales);
+        let low = _mm256_permute2x128_si256::<0x20>(abcd, efgh);
+        _mm256_add_epi32(low, _mm256_permute2x128_si256::<0x31>(abcd, efgh))
+    }
+}
+
 /// Sums of neighbours in 128 bits: two of `a`, then two of `b`. `SMALL` says that all fit int16; then they are added by a
 /// multiplication with 1, in two operations. (A hadd takes four, which made Q4_0 a third slower.)
 ///

@@ -62,6 +62,19 @@ pub(super) unsafe fn widen_i8(bytes: int8x8_t) -> int32x4x2_t {
     }
 }
 
+/// In each lane, the dot product of two int16 and two others.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+pub(super) unsafe fn dot_pairs(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+        vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b))
+    }
+}
+
 /// 8 half-precision numbers as f32.
 ///
 /// # Safety
