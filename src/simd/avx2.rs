@@ -501,6 +501,10 @@ impl<P: Products> Simd for Avx2<P> {
         self.0.dot_u8(acc, w, x)
     }
     #[inline(always)]
+    fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i {
+        P::dot_nibbles(self, w, x)
+    }
+    #[inline(always)]
     fn dot_unbias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
         match P::BIAS {
             Some(n) => self.sub_shifted_i32x8(dots, x_sums, n),

@@ -204,6 +204,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `acc` with `w · x` added, spread over the lanes: the first 16 products in lanes 0 to 3, the others in lanes 4
     /// to 7. `w` is within 0..=127, `x` within -127..=127.
     fn dot_u8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
+    /// In lane `i`, the dot products of the quads `i` of four times 32 numbers within 0..=15 and the `x`, added up.
+    #[inline(always)]
+    fn dot_nibbles(self, w: [Self::I8x32; 4], x: &[i8]) -> Self::I32x8 {
+        dot_each_in_turn(self, w, x)
+    }
     /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that they saw.
     fn dot_unbias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
     /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions at once cost little
@@ -428,6 +433,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn to_f32(self, a: Self::I32) -> Self::F32;
 }
 
+/// [`Simd::dot_nibbles`] of one vector after another: for what has no faster way.
+#[inline(always)]
+fn dot_each_in_turn<S: Simd>(s: S, w: [S::I8x32; 4], x: &[i8]) -> S::I32x8 {
+    let mut dots = s.zero_i32x8();
+    for k in 0..4 {
+        dots = s.dot_u8x32(dots, w[k], s.load_i8x32(&x[32 * k..]));
+    }
+    dots
+}
+
 /// The low halves of some bytes, then their high halves.
 #[inline(always)]
 fn nibbles<S: Simd>(s: S, bytes: [S::I8x32; 4]) -> [S::I8x32; 8] {
@@ -479,14 +494,14 @@ macro_rules! pairs_of_blocks {
         }
         #[inline(always)]
         fn dot_turned<const SIGNED: bool>(self, turn: Turn, w: Self::Turned, x: &[i8]) -> Self::I32x8 {
+            let [a, b, c, d, e, f, g, h] = w;
             let mut dots = [self.zero_i32x8(); 2];
-            for k in 0..8 {
-                let x = self.load_i8x32(&x[k * 32..]);
-                dots[k / 4] = if SIGNED {
-                    self.dot_i8x32(dots[k / 4], w[k], x)
-                } else {
-                    self.dot_u8x32(dots[k / 4], w[k], x)
-                };
+            if SIGNED {
+                for k in 0..8 {
+                    dots[k / 4] = self.dot_i8x32(dots[k / 4], w[k], self.load_i8x32(&x[k * 32..]));
+                }
+            } else {
+                dots = [self.dot_nibbles([a, b, c, d], x), self.dot_nibbles([e, f, g, h], &x[128..])];
             }
             match turn {
                 Turn::Nibbles16 => self.add_i32x8(dots[0], dots[1]),

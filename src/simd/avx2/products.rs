@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Avx2, Kernel, Simd};
+use crate::simd::dot_each_in_turn;
 
 /// AVX2 alone: pairs of products are added to int16, and these added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,11 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     fn dot_i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// In lane `i`, `acc[i]` and the dot product of the quads `i`, where `w` is within 0..=127.
     fn dot_u8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
+    /// As [`Simd::dot_nibbles`].
+    #[inline(always)]
+    fn dot_nibbles(token: Avx2<Self>, w: [__m256i; 4], x: &[i8]) -> __m256i {
+        dot_each_in_turn(token, w, x)
+    }
     /// As [`Simd::dot_strip`].
     #[inline(always)]
     fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
@@ -79,6 +85,18 @@ impl Products for Widening {
         // A pair is at most 2 * 127 * 127 = 32,258, which fits an i16.
         // SAFETY: as above.
         unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))) }
+    }
+    #[inline(always)]
+    fn dot_nibbles(token: Avx2<Self>, w: [__m256i; 4], x: &[i8]) -> __m256i {
+        let mut pairs = token.zero_i32x8();
+        for k in 0..4 {
+            let x = token.load_i8x32(&x[32 * k..]);
+            // Eight products are at most 8 * 15 * 127 = 15,240, which fits an i16.
+            // SAFETY: as above.
+            pairs = unsafe { _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[k], x)) };
+        }
+        // SAFETY: as above.
+        unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) }
     }
     #[inline(always)]
     fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
