@@ -64,7 +64,8 @@ struct Block<'a> {
 }
 
 /// The product of a panel with all tokens: of numbers of so many bits, perhaps with minima, perhaps with scales for each half of a
-/// group or, if they have minima, with these for each half. Each is compiled by itself: in one function, a change of one of them would move another's registers.
+/// group or, if they have minima, with these for each half. Each is compiled by itself: in one function, a change of one of them
+/// would move another's registers.
 struct Product<'a, 'o, const BITS: u32, const MIN: bool, const HALVES: bool> {
     block: Block<'a>,
     x: &'a [PackedTile],

@@ -447,15 +447,20 @@ fn dot_in_order<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>)
     Terms::new(s, dots, sums, groups.scales[0], groups.mins, d)
 }
 
+/// The products of eight groups' numbers without a sign, not yet summed up.
+#[inline(always)]
+fn dots_of_pairs<S: Simd>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S::I32x16; PAIRS] {
+    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
+    for p in 0..PAIRS {
+        dots[p] = s.dot_u8_pair(q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
+    }
+    dots
+}
+
 /// Adds the products of eight groups whose halves have scales of their own to a sum.
 #[inline(always)]
 fn dot_halves<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
-    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
-    for p in 0..PAIRS {
-        dots[p] = s.dot_u8_pair(groups.q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
-    }
-    let [low, high] =
-        if B::SMALL { s.sum_halves_of_pairs::<true>(dots) } else { s.sum_halves_of_pairs::<false>(dots) };
+    let [low, high] = s.sum_halves_of_pairs::<false>(dots_of_pairs(s, &groups.q, x));
     let d = s.load_x8(x.scales);
     let [low_sums, high_sums] = s.split_pairs(s.load_i32x8(x.half_sums));
     let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins, d).add(s, acc);
@@ -471,11 +476,7 @@ fn dot_whole_halves<S: Simd, B: Block>(
     x: Activations<'_>,
     acc: S::F32x8,
 ) -> S::F32x8 {
-    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
-    for p in 0..PAIRS {
-        dots[p] = s.dot_u8_pair(halves.q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
-    }
-    let dots = s.sum_scaled_halves_of_pairs(dots, halves.scales);
+    let dots = s.sum_scaled_halves_of_pairs(dots_of_pairs(s, &halves.q, x), halves.scales);
     let sums = s.dot_pairs_x8(halves.of_sums, s.load_i32x8(x.half_sums));
     let d = s.load_x8(x.scales);
     let scales = s.mul_x8(halves.d, d);

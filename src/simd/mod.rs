@@ -207,7 +207,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// In lane `i`, the dot products of the quads `i` of four times 32 numbers within 0..=15 and the `x`, added up.
     #[inline(always)]
     fn dot_nibbles(self, w: [Self::I8x32; 4], x: &[i8]) -> Self::I32x8 {
-        dot_each_in_turn(self, w, x)
+        dot_nibbles_one_by_one(self, w, x)
     }
     /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that they saw.
     fn dot_unbias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
@@ -435,7 +435,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
 /// [`Simd::dot_nibbles`] of one vector after another: for what has no faster way.
 #[inline(always)]
-fn dot_each_in_turn<S: Simd>(s: S, w: [S::I8x32; 4], x: &[i8]) -> S::I32x8 {
+fn dot_nibbles_one_by_one<S: Simd>(s: S, w: [S::I8x32; 4], x: &[i8]) -> S::I32x8 {
     let mut dots = s.zero_i32x8();
     for k in 0..4 {
         dots = s.dot_u8x32(dots, w[k], s.load_i8x32(&x[32 * k..]));

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Avx2, Kernel, Simd};
-use crate::simd::dot_each_in_turn;
+use crate::simd::dot_nibbles_one_by_one;
 
 /// AVX2 alone: pairs of products are added to int16, and these added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     /// As [`Simd::dot_nibbles`].
     #[inline(always)]
     fn dot_nibbles(token: Avx2<Self>, w: [__m256i; 4], x: &[i8]) -> __m256i {
-        dot_each_in_turn(token, w, x)
+        dot_nibbles_one_by_one(token, w, x)
     }
     /// As [`Simd::dot_strip`].
     #[inline(always)]
