@@ -67,6 +67,8 @@ mod perplexity;
 mod quant;
 mod sampler;
 mod session;
+#[cfg(feature = "convert")]
+mod settings;
 mod simd;
 mod storage;
 mod tensor;

@@ -143,6 +143,9 @@ impl FromStr for KeyAndText {
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     let source = Source::open(&args.source, &model_options(args))?;
+    if !args.quiet {
+        source.notes().iter().for_each(|text| note(&format!("note: {text}")));
+    }
     match version(args) {
         None => write_gguf(args, &source)?,
         Some(version) => write_llama2c(args, &source, version)?,

@@ -103,6 +103,7 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
         chat_template: hf_tokenizer::chat_template(folder)?,
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         file_bytes: file_bytes(&files)?,
+        notes: Vec::new(),
     })
 }
 

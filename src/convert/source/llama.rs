@@ -20,6 +20,7 @@ pub(super) struct FloatModel {
     pub(super) chat_template: Option<String>,
     pub(super) metadata: Vec<(String, String)>,
     pub(super) file_bytes: u64,
+    pub(super) notes: Vec<String>,
 }
 
 impl SourceModel for FloatModel {
@@ -53,6 +54,10 @@ impl SourceModel for FloatModel {
 
     fn file_bytes(&self) -> u64 {
         self.file_bytes
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {

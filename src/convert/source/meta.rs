@@ -69,6 +69,7 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
         chat_template: None,
         metadata,
         file_bytes,
+        notes: Vec::new(),
     })
 }
 

@@ -71,6 +71,9 @@ pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
     /// Of all files of weights.
     fn file_bytes(&self) -> u64;
 
+    /// What the converted file can't say or does otherwise, each a sentence for people. Empty if it is the source's equal.
+    fn notes(&self) -> &[String];
+
     /// The tensors, in the order in which they are best read.
     fn tensors(&self) -> Vec<SourceTensor<'_>>;
 
@@ -163,6 +166,13 @@ impl Source {
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
         self.0.described()
+    }
+
+    /// What whoever converts it should know: settings that aren't known, and what the written file can't say or does
+    /// otherwise than the source. Each is a sentence for people, and none means that the written file is the source's equal.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        self.0.notes()
     }
 
     /// The template that its files bring for chats, in Jinja.

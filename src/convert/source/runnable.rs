@@ -72,6 +72,10 @@ impl SourceModel for RunnableSource {
         self.checkpoint.file_bytes
     }
 
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
     fn tensors(&self) -> Vec<SourceTensor<'_>> {
         self.checkpoint.weights.named().into_iter().map(|(name, weight)| tensor(name, weight)).collect()
     }
