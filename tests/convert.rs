@@ -400,7 +400,7 @@ fn the_bundled_model_is_what_its_card_says_how_to_make() {
     let mut open = ModelOptions::new();
     for pair in flags.chunks_exact(2) {
         match (&*pair[0], &*pair[1]) {
-            ("--tokenizer", path) => open = open.tokenizer_path(shared.join("models").join(path)),
+            ("--tokenizer", path) => open = open.tokenizer_path(shared.join("models/512").join(path)),
             ("--dtype", "q8_0") => options = options.mix(Mix::Q8_0),
             ("--set", text) => {
                 let (key, text) = text.split_once('=').unwrap();
@@ -410,7 +410,7 @@ fn the_bundled_model_is_what_its_card_says_how_to_make() {
         }
     }
     assert_eq!((&**target, flags.len()), ("models/babyllama.gguf", 10), "{command:?}");
-    let source = Source::open(shared.join("models").join(source), &open).unwrap();
+    let source = Source::open(shared.join("models/512").join(source), &open).unwrap();
     let mut made = Vec::new();
     to_gguf(&source, &options, &mut made).unwrap();
     let bundled = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")).unwrap();

@@ -200,7 +200,7 @@ fn check_finds_what_was_changed() {
 #[test]
 fn llama2c_files_are_what_its_export_writes() {
     let Some(shared) = common::shared("llama2.c's export of the trained model") else { return };
-    let file = |name: &str| shared.join("models").join(name);
+    let file = |name: &str| shared.join("models/512").join(name);
     let open = ModelOptions::new().tokenizer_path(file("babyllama.tokenizer.model"));
     let source = Source::open(file("babyllama.v0.bin"), &open).unwrap();
     let write = |version| {

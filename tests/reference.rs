@@ -73,7 +73,7 @@ fn assert_told(story: &Story<'_>) {
 
 #[test]
 fn the_bundled_model_tells_llama_cpps_stories() {
-    for (text, prompt) in [("red_ball", "The big red ball"), ("small_fish", "A small fish")] {
+    for (text, prompt) in [("bird", "One day, a bird"), ("small_fish", "A small fish")] {
         assert_told(&Story {
             model: in_repository("models/babyllama.gguf"),
             tokenizer: None,
@@ -92,9 +92,9 @@ fn the_int8_form_of_the_bundled_model_tells_runqs_stories() {
     let Some(shared) = common::shared("the int8 form of the bundled model") else { return };
     for (text, temperature, seed) in [("v2.greedy.txt", 0.0, 42), ("v2.t0.8-p0.9-s1.txt", 0.8, 1)] {
         assert_told(&Story {
-            model: shared.join("models/babyllama.v2.bin"),
-            tokenizer: Some(shared.join("models/babyllama.tokenizer.bin")),
-            text: shared.join("models").join(text),
+            model: shared.join("models/512/babyllama.v2.bin"),
+            tokenizer: Some(shared.join("models/512/babyllama.tokenizer.bin")),
+            text: shared.join("models/512").join(text),
             prompt: "",
             temperature,
             top_p: 0.9,
@@ -109,9 +109,9 @@ fn the_f32_form_of_the_bundled_model_tells_runs_stories() {
     let Some(shared) = common::shared("the f32 form of the bundled model") else { return };
     let story = |text: &str, prompt, temperature, seed, steps| {
         assert_told(&Story {
-            model: shared.join("models/babyllama.v0.bin"),
-            tokenizer: Some(shared.join("models/babyllama.tokenizer.bin")),
-            text: shared.join("models").join(text),
+            model: shared.join("models/512/babyllama.v0.bin"),
+            tokenizer: Some(shared.join("models/512/babyllama.tokenizer.bin")),
+            text: shared.join("models/512").join(text),
             prompt,
             temperature,
             top_p: 0.9,
