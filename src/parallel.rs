@@ -10,7 +10,10 @@
 //!   every thread waits for the caller, costs speed and never liveness.
 //! - A chunk computes the same numbers whoever runs it, so results are the same bits for any number of threads.
 //! - The process-global pool is never built or used.
-//! - After the first, entering allocates nothing: a helper lingers for [`LINGER`] before it gives its thread back.
+//! - In a pool of our own entering allocates nothing after the first time: a helper lingers for [`LINGER`] before it gives
+//!   its thread back.
+//! - In the caller's pool a helper gives its thread back after a [`STINT`], and is sent for again behind whatever waits for
+//!   it there. For rayon may run a helper inside a `join` of the caller's, which goes on only when the helper returns.
 
 #![cfg_attr(not(feature = "rayon"), allow(dead_code, unused_imports, reason = "without it nobody helps"))]
 #![allow(
@@ -39,6 +42,17 @@ const LINGER: Duration = Duration::from_millis(20);
 
 /// How long a helper spins between two forward passes before it sleeps: waking it costs about 50 us.
 const SPIN_BETWEEN_PASSES: Duration = Duration::from_micros(200);
+
+/// How long a helper keeps a thread of the caller's pool. It leaves at the end of a region, where its place is taken again
+/// within microseconds; so what it costs is the caller's time to send for it.
+const STINT: Duration = Duration::from_millis(1);
+
+/// How long it keeps the thread if the region doesn't end: then it leaves between two chunks.
+const MAX_STINT: Duration = Duration::from_millis(2);
+
+/// A chunk in the caller's pool is at most about this much work, in bytes of weights times tokens: a millisecond for
+/// decode at 16 GB/s, and less for prefill, whose products meet a weight in the cache.
+const MAX_CHUNK_WORK: usize = 16 << 20;
 
 /// A region that reads fewer bytes than this is done by the caller alone: sharing it would take longer.
 const MIN_REGION_BYTES: usize = 48 << 10;
@@ -82,8 +96,7 @@ impl Threads {
     /// # Errors
     /// [`ErrorKind::InvalidOption`] beyond 1 to 1024, and as [`Threads::new`].
     pub(crate) fn of_option(threads: Option<usize>) -> Result<Self> {
-        let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = threads.unwrap_or_else(available);
+        let threads = threads.unwrap_or_else(available_threads);
         if !(1..=1024).contains(&threads) {
             let (name, value, reason) = ("threads", threads.to_string(), "must be between 1 and 1024".into());
             return Err(ErrorKind::InvalidOption { name, value, reason }.into());
@@ -97,11 +110,12 @@ impl Threads {
         Ok(Self { count: 1, crew: Arc::default() })
     }
 
-    /// The caller and a pool of the caller's: as many threads as the pool has.
+    /// The caller and a pool of the caller's: as many threads as the pool has, but no more than the machine runs at once,
+    /// beyond which helpers would only take the processors from each other.
     #[cfg(feature = "rayon")]
     pub(crate) fn from_pool(pool: Arc<ThreadPool>) -> Self {
-        let count = pool.current_num_threads().max(1);
-        Self { count, crew: Arc::default(), pool: Some(pool) }
+        let count = pool.current_num_threads().clamp(1, available_threads().max(2));
+        Self { count, crew: Arc::new(Crew { is_lent: true, ..Crew::default() }), pool: Some(pool) }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -111,11 +125,32 @@ impl Threads {
     /// Runs `work` with a team. `alone` keeps everything on the calling thread. So does another forward pass of the
     /// same model that is under way: two at once would only wait for each other's helpers.
     pub(crate) fn enter<R>(&self, alone: bool, work: impl FnOnce(&Team<'_>) -> R) -> R {
-        if alone || self.count == 1 || !self.crew.open(self) {
-            return work(&Team { crew: None, threads: 1 });
+        if alone || self.count == 1 || !self.crew.open() {
+            return work(&Team { threads: None });
         }
-        let open = Opened(&self.crew);
-        work(&Team { crew: Some(open.0), threads: self.count })
+        let _open = Opened(&self.crew);
+        self.send_for_helpers();
+        work(&Team { threads: Some(self) })
+    }
+
+    /// Sends for the helpers that are missing.
+    #[inline]
+    fn send_for_helpers(&self) {
+        let wanted = self.count - 1;
+        let missing = wanted.saturating_sub(self.crew.present.load(Ordering::Relaxed));
+        if missing > 0 {
+            self.crew.present.fetch_add(missing, Ordering::Relaxed);
+            (0..missing).for_each(|_| self.spawn_helper());
+        }
+    }
+
+    /// Calls `work(i)` once for every `i` below `callers + helpers`; see [`Crew::run_region`].
+    fn run_region<F: Fn(usize) + Sync>(&self, callers: usize, helpers: usize, work: &F) {
+        if !self.crew.is_lent {
+            return self.crew.run_region(callers, helpers, work, || ());
+        }
+        self.send_for_helpers();
+        self.crew.run_region(callers, helpers, work, || self.send_for_helpers());
     }
 
     #[cfg(feature = "rayon")]
@@ -130,6 +165,10 @@ impl Threads {
     fn spawn_helper(&self) {}
 }
 
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// Closes the crew when the forward pass ends, also by a panic.
 struct Opened<'a>(&'a Crew);
 
@@ -142,8 +181,8 @@ impl Drop for Opened<'_> {
 
 /// What the caller of a forward pass shares out its regions with.
 pub(crate) struct Team<'a> {
-    crew: Option<&'a Crew>,
-    threads: usize,
+    /// `None` if the caller is alone.
+    threads: Option<&'a Threads>,
 }
 
 impl Team<'_> {
@@ -154,12 +193,12 @@ impl Team<'_> {
         bytes: usize,
         work: impl Fn(usize, &mut T) + Sync,
     ) {
-        let Some(crew) = self.crew.filter(|_| bytes >= MIN_REGION_BYTES && items.len() > 1) else {
+        let Some(threads) = self.threads.filter(|_| bytes >= MIN_REGION_BYTES && items.len() > 1) else {
             return items.iter_mut().enumerate().for_each(|(i, item)| work(i, item));
         };
         let start = Shared(items.as_mut_ptr());
-        let callers = items.len().div_ceil(self.threads);
-        crew.run_region(callers, items.len() - callers, &|i| {
+        let callers = items.len().div_ceil(threads.count);
+        threads.run_region(callers, items.len() - callers, &|i| {
             // SAFETY: `i` is below the number of items, and a region runs each chunk once, so this is the only borrow of
             // the item; `items` is borrowed for as long as the region lasts.
             work(i, unsafe { &mut *start.get().add(i) });
@@ -188,11 +227,11 @@ impl Team<'_> {
             let others = std::array::from_fn(|i| unsafe { others[i].band(unit..unit + 1) });
             work(unit, floats, others);
         };
-        let Some(crew) = self.crew.filter(|_| bytes >= MIN_REGION_BYTES && n > 1) else {
+        let Some(threads) = self.threads.filter(|_| bytes >= MIN_REGION_BYTES && n > 1) else {
             return (0..n).for_each(run);
         };
-        let callers = n.div_ceil(self.threads);
-        crew.run_region(callers, n - callers, &run);
+        let callers = n.div_ceil(threads.count);
+        threads.run_region(callers, n - callers, &run);
     }
 
     /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of units, which belong
@@ -204,6 +243,7 @@ impl Team<'_> {
         work: impl Fn(usize, Range<usize>, [Band<'_>; N]) + Sync,
     ) {
         let units: usize = groups.iter().map(|group| group[0].n_units()).sum();
+        let work_in_all = bytes.saturating_mul(groups[0][0].n_rows).max(1);
         let run = move |chunk: Range<usize>| {
             let mut first = 0;
             for (g, group) in groups.iter().enumerate() {
@@ -219,12 +259,14 @@ impl Team<'_> {
                 first = end;
             }
         };
-        let Some(crew) = self.crew.filter(|_| bytes >= MIN_REGION_BYTES) else {
+        let Some(threads) = self.threads.filter(|_| bytes >= MIN_REGION_BYTES) else {
             return run(0..units);
         };
-        let (caller, helpers) = chunks::share_out(units, bytes, self.threads);
+        let max_units =
+            if threads.crew.is_lent { units.saturating_mul(MAX_CHUNK_WORK) / work_in_all } else { units };
+        let (caller, helpers) = chunks::share_out(units, bytes, threads.count, max_units.max(1));
         let (callers, n_helpers) = (caller.n_chunks(), helpers.n_chunks());
-        crew.run_region(callers, n_helpers, &move |i| {
+        threads.run_region(callers, n_helpers, &move |i| {
             run(if i < callers { caller.chunk(i) } else { helpers.chunk(i - callers) });
         });
     }
@@ -428,7 +470,12 @@ struct Crew {
     open: AtomicBool,
     callers: Apart<Unclaimed>,
     shared: Apart<Region>,
-    helpers: Mutex<Helpers>,
+    /// Helpers that were sent for and have not left.
+    present: AtomicUsize,
+    /// Whether they are in the caller's pool, whose threads they must soon give back.
+    is_lent: bool,
+    /// Helpers that sleep between two passes.
+    asleep: Mutex<usize>,
     wake: Condvar,
     /// What a chunk panicked with in a helper.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -444,13 +491,6 @@ struct Region {
     job: UnsafeCell<Option<Job>>,
 }
 
-#[derive(Default)]
-struct Helpers {
-    /// Helpers that were sent for and have not left.
-    present: usize,
-    asleep: usize,
-}
-
 // SAFETY: `job` is the only field that isn't Sync by itself. It is written before chunks are stored with Release to be claimed
 // and read after one was claimed with Acquire, and it isn't written again before all chunks are finished, which the writer
 // sees with Acquire.
@@ -463,21 +503,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Crew {
-    /// Takes the crew for one forward pass and calls its helpers; false if another pass has it.
-    fn open(&self, threads: &Threads) -> bool {
+    /// Takes the crew for one forward pass and wakes its helpers; false if another pass has it.
+    fn open(&self) -> bool {
         if self.entered.swap(true, Ordering::Acquire) {
             return false;
         }
-        let mut helpers = lock(&self.helpers);
+        let asleep = lock(&self.asleep);
         self.open.store(true, Ordering::Release);
-        let missing = (threads.count - 1).saturating_sub(helpers.present);
-        helpers.present += missing;
-        let asleep = helpers.asleep > 0;
-        drop(helpers);
-        if asleep {
+        if *asleep > 0 {
             self.wake.notify_all();
         }
-        (0..missing).for_each(|_| threads.spawn_helper());
         true
     }
 
@@ -485,8 +520,9 @@ impl Crew {
     /// caller begins with the first, helpers with number `callers`.
     ///
     /// The job is used by whoever has claimed a chunk of this region, and `Unfinished::drop` lets nobody past before every
-    /// claimed chunk is finished, also when one panics: so the borrow of `work` outlives each use.
-    fn run_region<F: Fn(usize) + Sync>(&self, callers: usize, helpers: usize, work: &F) {
+    /// claimed chunk is finished, also when one panics: so the borrow of `work` outlives each use. `between` is called after
+    /// each of the caller's chunks.
+    fn run_region<F: Fn(usize) + Sync>(&self, callers: usize, helpers: usize, work: &F, between: impl Fn()) {
         let count = |n| u32::try_from(n).expect("a region has at most some thousand chunks");
         let (callers, n) = (count(callers), count(callers + helpers));
         let region = &self.shared.0;
@@ -502,6 +538,7 @@ impl Crew {
         while let Some(chunk) = claimed {
             unfinished.by_helpers -= 1;
             work(chunk as usize);
+            between();
             claimed = self.callers.0.claim_first().or_else(|| region.unclaimed.claim_last());
         }
         drop(unfinished);
@@ -510,9 +547,11 @@ impl Crew {
         }
     }
 
-    /// A helper's whole stay: claims chunks while a pass is open, sleeps between passes, leaves when it isn't called.
+    /// A helper's whole stay: claims chunks while a pass is open, waits between passes, and signs off.
     fn help(&self) {
         let region = &self.shared.0;
+        let arrived = Instant::now();
+        let stays = |limit| !self.is_lent || arrived.elapsed() < limit;
         loop {
             while let Some(chunk) = region.unclaimed.claim_first().or_else(|| self.callers.0.claim_last()) {
                 // SAFETY: a claimed chunk keeps the region alive until it is counted as finished below.
@@ -523,11 +562,21 @@ impl Crew {
                     *lock(&self.panic) = Some(payload);
                 }
                 region.finished.fetch_add(1, Ordering::Release);
+                if !stays(MAX_STINT) {
+                    return self.sign_off();
+                }
+            }
+            if !stays(STINT) {
+                return self.sign_off();
             }
             if !self.wait() {
                 return;
             }
         }
+    }
+
+    fn sign_off(&self) {
+        self.present.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Waits for chunks; false if the helper has signed off.
@@ -536,6 +585,10 @@ impl Crew {
         while !spin(64, || !self.shared.0.unclaimed.is_empty()) {
             if since.elapsed() < SPIN_BETWEEN_PASSES {
                 continue;
+            }
+            if self.is_lent {
+                self.sign_off(); // the caller is busy with something of its own, and its pool may have other work
+                return false;
             }
             if self.open.load(Ordering::Acquire) {
                 std::thread::yield_now(); // the caller is busy with something of its own: let others run
@@ -548,14 +601,14 @@ impl Crew {
 
     /// Sleeps until a pass opens; false if none did within [`LINGER`], and the helper has signed off.
     fn sleep(&self) -> bool {
-        let mut helpers = lock(&self.helpers);
-        helpers.asleep += 1;
-        let closed = |_: &mut Helpers| !self.open.load(Ordering::Acquire);
-        let waited = self.wake.wait_timeout_while(helpers, LINGER, closed);
-        let (mut helpers, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        helpers.asleep -= 1;
+        let mut asleep = lock(&self.asleep);
+        *asleep += 1;
+        let closed = |_: &mut usize| !self.open.load(Ordering::Acquire);
+        let waited = self.wake.wait_timeout_while(asleep, LINGER, closed);
+        let (mut asleep, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        *asleep -= 1;
         if timeout.timed_out() {
-            helpers.present -= 1;
+            self.sign_off(); // while nobody can open, who would count on this helper
         }
         !timeout.timed_out()
     }

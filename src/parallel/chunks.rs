@@ -16,12 +16,14 @@ const CLAIM: usize = 4;
 /// But no less than this part of all that is its own. (A 64th decoded 1 % slower, and 16 equal chunks 2 %.)
 const MIN_CLAIM: usize = 32;
 
-/// The caller's part of `units` indivisible pieces, which are `bytes` of memory, and the part of its helpers.
-pub(super) fn share_out(units: usize, bytes: usize, threads: usize) -> (Part, Part) {
+/// The caller's part of `units` indivisible pieces, which are `bytes` of memory, and the part of its helpers. No chunk has
+/// more than `max` units.
+pub(super) fn share_out(units: usize, bytes: usize, threads: usize, max: usize) -> (Part, Part) {
     let min = (units * MIN_BYTES).div_ceil(bytes.max(1));
-    let min = min.max(units / (MIN_CLAIM * threads)).max(1);
+    let min = min.max(units / (MIN_CLAIM * threads)).clamp(1, max);
     let middle = units.div_ceil(threads);
-    (Part { units: 0..middle, threads: 1, min }, Part { units: middle..units, threads: threads - 1, min })
+    let part = |units, threads| Part { units, threads, min, max };
+    (part(0..middle, 1), part(middle..units, threads - 1))
 }
 
 /// Units of a region that some threads have to do.
@@ -30,12 +32,14 @@ pub(super) struct Part {
     threads: usize,
     /// The fewest units of a chunk, but for the last.
     min: usize,
+    /// The most.
+    max: usize,
 }
 
 impl Part {
     /// Takes a round of chunks, one of the same size for each thread, off what is left: how many, and their size.
     fn round(&self, left: &mut Range<usize>) -> (usize, usize) {
-        let size = (left.len() / (CLAIM * self.threads)).max(self.min);
+        let size = (left.len() / (CLAIM * self.threads)).clamp(self.min, self.max);
         let n_chunks = left.len().div_ceil(size).min(self.threads);
         left.start = (left.start + n_chunks * size).min(left.end);
         (n_chunks, size)
@@ -77,16 +81,16 @@ mod tests {
     proptest! {
         #[test]
         fn chunks_are_all_units_once_and_never_grow(
-            units in 0usize..5000, bytes in 0usize..100 << 20, threads in 1usize..70,
+            units in 0usize..5000, bytes in 0usize..100 << 20, threads in 1usize..70, max in 1usize..5000,
         ) {
-            let (caller, helpers) = share_out(units, bytes, threads);
+            let (caller, helpers) = share_out(units, bytes, threads, max);
             let mut next = 0;
             for part in [caller, helpers] {
                 let mut last = usize::MAX;
                 for i in 0..part.n_chunks() {
                     let chunk = part.chunk(i);
                     prop_assert_eq!(chunk.start, next);
-                    prop_assert!(!chunk.is_empty() && chunk.len() <= last);
+                    prop_assert!(!chunk.is_empty() && chunk.len() <= last.min(max));
                     (next, last) = (chunk.end, chunk.len());
                 }
             }
@@ -95,7 +99,7 @@ mod tests {
 
         #[test]
         fn what_a_thread_may_be_waited_for_is_little(units in 1000usize..5000, threads in 1usize..8) {
-            let (caller, helpers) = share_out(units, 100 << 20, threads);
+            let (caller, helpers) = share_out(units, 100 << 20, threads, units);
             for part in [caller, helpers] {
                 let n = part.n_chunks();
                 prop_assert!(n == 0 || part.chunk(n - 1).len() <= units / threads / MIN_CLAIM + 1);

@@ -76,9 +76,74 @@ fn helpers_leave_when_they_are_not_called() {
     let threads = Threads::new(2).unwrap();
     fill(&threads, 1, [64, 64, 64]);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while lock(&threads.crew.helpers).present > 0 {
+    while threads.crew.present.load(Ordering::Relaxed) > 0 {
         assert!(Instant::now() < deadline, "the helper still holds its thread");
         std::thread::sleep(Duration::from_millis(5));
     }
     fill(&threads, 1, [64, 64, 64]);
+}
+
+/// Waits until `flag` is set, which takes moments; false if it wasn't in ten seconds.
+fn wait_for(flag: &AtomicBool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !flag.load(Ordering::Acquire) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+#[test]
+fn a_join_of_the_callers_returns_while_a_pass_that_it_helps_goes_on() {
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+    let threads = Threads::from_pool(Arc::clone(&pool));
+    let [begun, helped, joined] = [const { AtomicBool::new(false) }; 3];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for(&begun);
+            // A pass that goes on until the join has returned.
+            threads.enter(false, |team| {
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while !joined.load(Ordering::Acquire) && Instant::now() < deadline {
+                    team.for_each_mut(&mut [(); 8], 1 << 20, |_, ()| {
+                        if rayon::current_thread_index().is_some() {
+                            helped.store(true, Ordering::Release);
+                        }
+                    });
+                }
+            });
+        });
+        // The second half is stolen and goes on until somebody has helped: that is the thread that waits for it.
+        let second = || {
+            begun.store(true, Ordering::Release);
+            wait_for(&helped)
+        };
+        let start = Instant::now();
+        let (stolen, helped) = pool.install(|| rayon::join(|| wait_for(&begun), second));
+        joined.store(true, Ordering::Release);
+        assert!(stolen && helped);
+        assert!(start.elapsed() < Duration::from_secs(9), "the join waited for the whole pass");
+    });
+}
+
+#[test]
+fn helpers_of_the_callers_pool_come_back_for_as_long_as_a_pass_goes_on() {
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+    let threads = Threads::from_pool(Arc::clone(&pool));
+    threads.enter(false, |team| {
+        for _ in 0..5 {
+            let helped = AtomicBool::new(false);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !helped.load(Ordering::Acquire) {
+                assert!(Instant::now() < deadline, "nobody came back");
+                team.for_each_mut(&mut [(); 8], 1 << 20, |_, ()| {
+                    std::thread::sleep(Duration::from_micros(50));
+                    helped.fetch_or(rayon::current_thread_index().is_some(), Ordering::AcqRel);
+                });
+            }
+            std::thread::sleep(2 * MAX_STINT); // it has left
+        }
+    });
 }
