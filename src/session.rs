@@ -5,9 +5,10 @@ use std::fmt;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
-use crate::kv_cache::{CacheDtype, KvCache};
+use crate::kv_cache::{BLOCK, CacheDtype, KvCache};
 use crate::matmul::Compute;
 use crate::model::Model;
+use crate::tokenizer::Decoder;
 
 /// Tokens that pass through the layers together. More would share the reading of the weights among more products, but
 /// their activations would no longer stay in the cache.
@@ -47,6 +48,32 @@ impl SessionOptions {
     pub fn cache_dtype(mut self, dtype: CacheDtype) -> Self {
         self.cache_dtype = dtype;
         self
+    }
+
+    /// Bytes that a session of a model with these hyperparameters takes, beside the model, when its whole context is
+    /// used: its cache, and the buffers of a pass. A context that is used in part takes less.
+    ///
+    /// ```no_run
+    /// use babyllama::{CacheDtype, Model, SessionOptions};
+    ///
+    /// # let model = Model::open("model.bin")?;
+    /// let options = SessionOptions::new().context_length(4096);
+    /// let exact = options.memory_bytes(model.config());
+    /// assert!(options.cache_dtype(CacheDtype::F16).memory_bytes(model.config()) < exact);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    #[must_use]
+    pub fn memory_bytes(&self, config: &Config) -> u64 {
+        let positions = self.context_length.unwrap_or(config.max_seq_len);
+        // The cache grows by whole blocks.
+        let cached = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
+        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), self.cache_dtype)
+            + Scratch::bytes_per_position(config)
+            + size_of::<TokenId>();
+        let batch = positions.min(MAX_BATCH) as u64;
+        (per_position as u64)
+            .saturating_mul(cached)
+            .saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
     }
 }
 
@@ -183,20 +210,11 @@ impl Session {
             capacity: self.capacity,
             logits: self.logits.clone(),
             has_logits: self.has_logits,
+            tail: self.tail.clone(),
         })
     }
 
-    /// Bytes that a session takes when its whole context is used, beside the model, with a cache of [`CacheDtype::F32`].
-    #[must_use]
-    pub fn memory_bytes(config: &Config, context_length: usize) -> u64 {
-        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), CacheDtype::F32)
-            + Scratch::bytes_per_position(config);
-        let cache = (per_position as u64).saturating_mul(context_length as u64);
-        let batch = context_length.min(MAX_BATCH) as u64;
-        cache.saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
-    }
-
-    /// Whether these tokens could be fed now.
+    /// Whether these tokens could be fed now, after what is pending.
     pub(crate) fn check(&self, tokens: &[TokenId]) -> Result<()> {
         let vocab_size = self.model.config().vocab_size;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {

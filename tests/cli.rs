@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use babyllama::chat::Template;
 use babyllama::convert::{GgufOptions, Mix, Source, to_gguf};
 use babyllama::{
-    Chat, Isa, Model, ModelOptions, Sampler, SamplerOptions, Session, SessionOptions, Tokenizer,
+    CacheDtype, Chat, Isa, Model, ModelOptions, Sampler, SamplerOptions, SessionOptions, Tokenizer,
 };
 use common::gguf::Value;
 use common::{RandomModel, Shape, TempFile, shared, tokenizer_bin};
@@ -728,9 +728,14 @@ fn inspect_shows_what_is_in_a_model() {
     ] {
         assert!(shown.contains(part), "{part:?} is not in\n{shown}");
     }
-    let memory = |n: usize| Session::memory_bytes(Model::open(MODEL).unwrap().config(), n).to_string();
-    let shown = stdout(&babyllama(&["inspect", "--context-length", "2000"])).replace(',', "");
-    assert!(shown.contains(&format!("({} bytes) when all 2000 positions", memory(2000))), "{shown}");
+    let model = Model::open(MODEL).unwrap();
+    for (dtype, option) in [(CacheDtype::F32, None), (CacheDtype::F16, Some("--f16-cache"))] {
+        let options = SessionOptions::new().context_length(2000).cache_dtype(dtype);
+        let memory = options.memory_bytes(model.config());
+        let args = [&["inspect", "--context-length", "2000"][..], option.as_slice()].concat();
+        let shown = stdout(&babyllama(&args)).replace(',', "");
+        assert!(shown.contains(&format!("({memory} bytes) when all 2000 positions")), "{shown}");
+    }
 }
 
 #[test]

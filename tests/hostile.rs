@@ -9,8 +9,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use babyllama::{
-    Config, Error, ErrorKind, Model, ModelOptions, Sampler, SamplerOptions, Session, SessionOptions,
-    Tokenizer,
+    Config, Error, ErrorKind, Model, ModelOptions, Sampler, SamplerOptions, SessionOptions, Tokenizer,
 };
 use common::{RandomModel, Shape, SplitMix64, TempFile, tokenizer_bin};
 use counting::{Counting, peak};
@@ -82,7 +81,8 @@ fn open_and_use(bytes: Vec<u8>, options: &ModelOptions) -> Result<(), Error> {
         }
         session
     });
-    let justified = 2 * Session::memory_bytes(model.config(), 64) as usize + SESSION;
+    let options = SessionOptions::new().context_length(64);
+    let justified = 2 * options.memory_bytes(model.config()) as usize + SESSION;
     assert!(using <= justified, "a session took {using}, of {justified}");
     drop(session);
 

@@ -324,13 +324,21 @@ fn context_length_may_be_less_or_more_than_the_model_was_made_for() {
 #[test]
 fn a_session_says_how_much_memory_it_will_take_whatever_its_length() {
     let model = open_small();
-    let per_position = |n: usize| Session::memory_bytes(model.config(), n);
-    assert_eq!(
-        per_position(2000) - per_position(1000),
-        1000 * (2 * 2 * 8 * 4 + 2 * 8 * 4),
-        "keys and values, 2 layers of 8 f32, and scores for two tasks of eight queries"
-    );
-    assert!(per_position(usize::MAX) > 1 << 60, "no overflow");
+    let memory = |n: usize, dtype| {
+        SessionOptions::new().context_length(n).cache_dtype(dtype).memory_bytes(model.config())
+    };
+    for (dtype, bytes) in [(CacheDtype::F32, 4), (CacheDtype::F16, 2)] {
+        let (more, less) = (memory(64 * 30, dtype), memory(64 * 20, dtype));
+        assert_eq!(
+            more - less,
+            640 * (2 * 2 * 8 * bytes + 2 * 8 * 4 + 4),
+            "{dtype:?}: keys and values, 2 layers of 8, scores for two tasks of eight queries, and the token"
+        );
+        assert!(memory(65, dtype) - memory(64, dtype) > 64 * 32, "blocks of 64");
+        assert!(memory(usize::MAX, dtype) > 1 << 60, "no overflow");
+    }
+    let default = SessionOptions::new().memory_bytes(model.config());
+    assert_eq!(default, memory(model.config().max_seq_len, CacheDtype::F32), "the model's context");
 }
 
 // --- The same bits everywhere --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use babyllama::convert::Source;
-use babyllama::{Config, Model, PieceKind, RopeScaling, Session, TensorInfo, Tokenizer};
+use babyllama::{Config, Model, PieceKind, RopeScaling, SessionOptions, TensorInfo, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::args::InspectArgs;
@@ -49,6 +49,7 @@ struct Engine {
     threads: usize,
     /// Positions that a session holds.
     context: usize,
+    session: SessionOptions,
 }
 
 impl Facts {
@@ -69,7 +70,8 @@ impl Facts {
             }
             (Err(failure), _) => return Err(failure),
         };
-        let context = model.session_with(args.engine.session_options()).capacity();
+        let session = args.engine.session_options();
+        let context = model.session_with(session).capacity();
         Ok(Self {
             name: args.model.display().to_string(),
             format: model.format(),
@@ -79,7 +81,12 @@ impl Facts {
             tokenizer,
             chat_template: model.chat_template().map(str::to_owned),
             metadata: model.metadata().to_vec(),
-            engine: Some(Engine { isa: Model::isa(&model).name(), threads: model.threads(), context }),
+            engine: Some(Engine {
+                isa: Model::isa(&model).name(),
+                threads: model.threads(),
+                context,
+                session,
+            }),
         })
     }
 
@@ -148,13 +155,13 @@ impl Facts {
             ("tokenizer", tokenizer),
             ("chat template", template),
         ]);
-        if let Some(Engine { isa, threads, context }) = &self.engine {
+        if let Some(Engine { isa, threads, context, session }) = &self.engine {
             lines.extend([
                 ("", String::new()),
                 ("instructions", (*isa).into()),
                 ("threads", threads.to_string()),
-                ("memory", format!("{} a position used", size(bytes_per_position(config)))),
-                ("session", describe_session(config, *context)),
+                ("memory", format!("{} a position used", size(bytes_per_position(*session, config)))),
+                ("session", describe_session(session.memory_bytes(config), *context)),
             ]);
         }
         let mut text = String::new();
@@ -194,11 +201,11 @@ impl Facts {
         if args.metadata {
             all["metadata"] = self.metadata.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         }
-        if let Some(Engine { isa, threads, context }) = &self.engine {
+        if let Some(Engine { isa, threads, context, session }) = &self.engine {
             all["instructions"] = (*isa).into();
             all["threads"] = (*threads).into();
             all["context_length"] = (*context).into();
-            all["session_bytes"] = Session::memory_bytes(&self.config, *context).into();
+            all["session_bytes"] = session.memory_bytes(&self.config).into();
         }
         all
     }
@@ -221,15 +228,14 @@ fn counts(config: &Config) -> impl Iterator<Item = (&'static str, usize)> {
 }
 
 /// What a session takes for one more position.
-fn bytes_per_position(config: &Config) -> u64 {
-    let memory = |positions| Session::memory_bytes(config, positions);
+fn bytes_per_position(options: SessionOptions, config: &Config) -> u64 {
+    let memory = |positions| options.context_length(positions).memory_bytes(config);
     // Far from the start only the cache grows.
-    memory(1 << 16).saturating_sub(memory((1 << 16) - 1))
+    memory(1 << 16).saturating_sub(memory(1 << 15)) >> 15
 }
 
-fn describe_session(config: &Config, context: usize) -> String {
-    let memory = size(Session::memory_bytes(config, context));
-    format!("{memory} when all {} positions are used", digits(context as u128))
+fn describe_session(bytes: u64, context: usize) -> String {
+    format!("{} when all {} positions are used", size(bytes), digits(context as u128))
 }
 
 fn tokenizer_json(tokenizer: &Tokenizer) -> Value {
