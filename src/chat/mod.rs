@@ -12,6 +12,7 @@ mod layouts;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -118,9 +119,23 @@ pub enum Part {
     /// The token that ends a text.
     Eos,
     /// The control token of this name, such as `<|im_start|>`; its text, if the vocabulary has no such token.
-    Control(&'static str),
+    Control(Cow<'static, str>),
     /// Text, never a control token.
     Text(String),
+}
+
+impl Part {
+    /// The control token of this name, which may come from a configuration.
+    ///
+    /// ```
+    /// use babyllama::chat::Part;
+    ///
+    /// let name = format!("<|{}|>", "user");
+    /// assert_eq!(Part::control(name), Part::control("<|user|>"));
+    /// ```
+    pub fn control(name: impl Into<Cow<'static, str>>) -> Self {
+        Self::Control(name.into())
+    }
 }
 
 impl Template {
@@ -245,6 +260,20 @@ impl Template {
         joined(parts)
     }
 
+    /// Lays out the beginning of an answer that the model is to go on from, to follow a question. Nothing for no words.
+    ///
+    /// ```
+    /// use babyllama::chat::{Part, Template};
+    ///
+    /// assert_eq!(Template::Llama2.answer_beginning("Once"), [Part::Text(" Once".into())]);
+    /// ```
+    #[must_use]
+    pub fn answer_beginning(self, words: &str) -> Vec<Part> {
+        let text =
+            if words.is_empty() { String::new() } else { format!("{}{words}", self.layout().before_answer) };
+        joined(vec![Part::Text(text)])
+    }
+
     /// What ends an answer.
     #[must_use]
     pub fn end(self) -> Vec<Part> {
@@ -291,7 +320,7 @@ fn push(parts: &mut Vec<Part>, items: &[Item], content: &str) {
         Item::Begin => Part::Begin,
         Item::Bos => Part::Bos,
         Item::Eos => Part::Eos,
-        Item::Mark(name) => Part::Control(name),
+        Item::Mark(name) => Part::control(name),
         Item::Text(text) => Part::Text(text.into()),
         Item::Content => Part::Text(content.into()),
     }));

@@ -11,7 +11,7 @@ fn text(template: Template, system: bool, turns: usize) -> String {
         Part::Begin => "^".to_string(),
         Part::Bos => "<s>".into(),
         Part::Eos => "</s>".into(),
-        Part::Control(name) => name.into(),
+        Part::Control(name) => name.into_owned(),
         Part::Text(text) => text,
     };
     template.render(&messages).into_iter().map(say).collect()
