@@ -5,8 +5,8 @@ use std::ops::Deref;
 
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::sampler::Sampler;
-use crate::session::Session;
-use crate::tokenizer::Decoder;
+use crate::session::{Session, Tail};
+use crate::tokenizer::{PieceKind, Tokenizer};
 
 /// Hardly any piece has more bytes than this: room for one more spares an allocation in the middle of a text.
 const MAX_USUAL_PIECE: usize = 64;
@@ -68,20 +68,48 @@ pub enum FinishReason {
 /// Generates text: each item is the text that one more token makes.
 ///
 /// Texts joined are the answer; one may be empty while a character is incomplete or a stop string may be beginning.
-/// The prompt is fed by the first `next`. A sampled token is fed by the `next` after it, so when the iterator ends or is
-/// dropped, the session has read the prompt and all tokens but the last, and can go on from there. After an error the
-/// iterator ends.
+/// The prompt is fed by the first `next`; before that, nothing has happened. A sampled token is fed by the `next` after
+/// it. After an error the iterator ends.
+///
+/// # Going on
+/// However a generation ends or is dropped, the session knows where it was, and one with an empty prompt goes on from
+/// there: with the same sampler, the items of all of them are those of a single generation, and so are the random
+/// numbers, wherever the cuts are. What isn't settled at a cut stays with the session until then: the last token, which
+/// is [`Session::pending`], the bytes of an incomplete character, and text that may be the beginning of a stop string.
+/// A generation with a prompt feeds the pending token and then the prompt, and begins a text of its own.
+///
+/// ```
+/// # use babyllama::{Model, Sampler, SamplerOptions};
+/// # fn main() -> babyllama::Result<()> {
+/// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+/// let mut whole = String::new();
+/// let mut sampler = Sampler::new(SamplerOptions::default());
+/// for piece in model.session().generate("Once upon a time", &mut sampler)?.max_tokens(30) {
+///     whole += &piece?;
+/// }
+///
+/// let mut parts = String::new();
+/// let mut sampler = Sampler::new(SamplerOptions::default());
+/// let mut session = model.session();
+/// for prompt in ["Once upon a time", "", ""] {
+///     for piece in session.generate(prompt, &mut sampler)?.max_tokens(10) {
+///         parts += &piece?;
+///     }
+/// }
+/// assert_eq!(parts, whole);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Generate<'a> {
+    /// Where the text is: its tail has what this generation leaves to the next.
     session: &'a mut Session,
     sampler: &'a mut Sampler,
-    decoder: Decoder,
-    /// What is to be fed before the next token can be sampled.
-    unfed: Vec<TokenId>,
+    /// What is to be fed first.
+    prompt: Vec<TokenId>,
+    has_begun: bool,
     max_tokens: usize,
     stops: Vec<String>,
-    /// Decoded text that may be the beginning of a stop string.
-    held: String,
     n_generated: usize,
     finished: Option<FinishReason>,
     failed: bool,
@@ -90,8 +118,9 @@ pub struct Generate<'a> {
 impl Session {
     /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
     ///
-    /// A text is encoded with the tokenizer, and at the start of a session the token that begins a text comes first.
-    /// Tokens (`&[TokenId]`) are fed as they are. An empty prompt behind tokens that were fed goes on from them.
+    /// A text is encoded with the tokenizer. At the start of a session the token that begins a text comes first; after
+    /// text it goes on from that, without the space that SentencePiece puts before a text. Tokens (`&[TokenId]`) are fed
+    /// as they are. An empty prompt after tokens that were fed goes on from them.
     ///
     /// # Errors
     /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text; [`ErrorKind::EmptyInput`] if there
@@ -104,40 +133,54 @@ impl Session {
     ) -> Result<Generate<'a>> {
         Generate::new(self, prompt.into(), sampler)
     }
+
+    /// The tokens of a text that is to follow what was fed and is pending.
+    fn encode_next(&self, tokenizer: &Tokenizer, text: &str) -> Vec<TokenId> {
+        let Some(last) = self.pending().or(self.tokens().last().copied()) else {
+            return tokenizer.encode_prompt(text);
+        };
+        // As within one text, a dummy prefix follows tokens that stand for themselves.
+        let goes_on =
+            matches!(tokenizer.kind(last), Some(PieceKind::Normal | PieceKind::Byte | PieceKind::Unknown));
+        let mut tokens = Vec::new();
+        if goes_on {
+            tokenizer.encode_continued(text, &mut tokens);
+        } else {
+            tokenizer.encode_into(text, &mut tokens);
+        }
+        tokens
+    }
 }
 
 impl<'a> Generate<'a> {
     fn new(session: &'a mut Session, prompt: Prompt<'_>, sampler: &'a mut Sampler) -> Result<Self> {
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
-        let unfed = match prompt {
+        let prompt = match prompt {
             Prompt::Tokens(tokens) => tokens.to_vec(),
-            Prompt::Text(text) if session.position() == 0 => tokenizer.encode_prompt(text),
-            Prompt::Text(text) => tokenizer.encode(text),
+            Prompt::Text(text) => session.encode_next(tokenizer, text),
         };
-        if unfed.is_empty() && session.logits().is_none() {
+        if !prompt.is_empty() {
+            session.check(&prompt)?;
+        } else if session.pending().is_none() && session.logits().is_none() {
             return Err(ErrorKind::EmptyInput.into());
         }
-        session.check(&unfed)?;
-        unfed.iter().for_each(|&token| sampler.accept(token));
-        let decoder = match unfed.last().or(session.tokens().last()) {
-            Some(&previous) => tokenizer.decoder_after(previous),
-            None => tokenizer.decoder(),
-        };
         Ok(Self {
             session,
             sampler,
-            decoder,
-            unfed,
+            prompt,
+            has_begun: false,
             max_tokens: usize::MAX,
             stops: Vec::new(),
-            held: String::with_capacity(MAX_USUAL_PIECE),
             n_generated: 0,
             finished: None,
             failed: false,
         })
     }
 
-    /// Ends after this many tokens.
+    /// Ends after this many tokens. With 0 it reads the prompt and ends.
+    ///
+    /// Text that is held back then, and the bytes of an incomplete character, come with the next generation: see
+    /// [`Generate`], and [`Generate::held`] for a text that isn't to go on.
     #[must_use]
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
@@ -145,10 +188,13 @@ impl<'a> Generate<'a> {
     }
 
     /// Ends before this text would come up. May be given several times; an empty one is ignored.
+    ///
+    /// The token that completes it is the last one generated. What it says after the stop string comes with the next
+    /// generation, if that goes on.
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         let text = text.into();
-        self.held.reserve(text.len() + MAX_USUAL_PIECE); // a beginning of it and one more piece
+        self.session.tail_mut().held.reserve(text.len() + MAX_USUAL_PIECE); // a beginning of it and one more piece
         self.stops.push(text);
         self
     }
@@ -165,17 +211,61 @@ impl<'a> Generate<'a> {
         self.n_generated
     }
 
-    /// Feeds what is unfed, samples a token and returns the text that has become certain.
+    /// Text that isn't handed out yet, because it may be the beginning of a stop string. When
+    /// [`max_tokens`](Self::max_tokens) has ended a text that isn't to go on, this belongs to it.
+    #[must_use]
+    pub fn held(&self) -> &str {
+        // Before the prompt is fed, it is what an earlier generation held.
+        if self.has_begun || self.prompt.is_empty() { &self.session.tail().held } else { "" }
+    }
+
+    /// What is held back, for a text that doesn't go on.
+    pub(crate) fn take_held(&mut self) -> Option<Piece> {
+        let held = &mut self.session.tail_mut().held;
+        let piece = Piece { token: None, text: Text::new(held) };
+        let is_empty = held.is_empty();
+        held.clear();
+        (!is_empty).then_some(piece)
+    }
+
+    /// Feeds the prompt, and makes ready what turns tokens into text. What a generation before left is gone on from if
+    /// there is no prompt.
+    fn begin(&mut self) -> Result<()> {
+        if !self.prompt.is_empty() {
+            self.session.forward(&self.prompt)?; // it ends what was held
+            self.prompt.iter().for_each(|&token| self.sampler.accept(token));
+        }
+        if self.session.tail().decoder.is_none() {
+            let tokenizer = self.session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
+            let decoder = match self.session.tokens().last() {
+                Some(&previous) => tokenizer.decoder_after(previous),
+                None => tokenizer.decoder(),
+            };
+            self.session.tail_mut().decoder = Some(decoder);
+        }
+        self.session.tail_mut().held.reserve(MAX_USUAL_PIECE);
+        self.has_begun = true;
+        Ok(())
+    }
+
+    /// Feeds what is pending, samples a token and returns the text that has become certain.
     fn step(&mut self) -> Result<Option<Piece>> {
+        if !self.has_begun {
+            self.begin()?;
+            // What was held may be a stop string of this generation.
+            if let Some(text) = self.stopped() {
+                return Ok((!text.as_str().is_empty()).then_some(Piece { token: None, text }));
+            }
+        }
         if self.n_generated >= self.max_tokens {
-            return Ok(self.finish(FinishReason::MaxTokens));
+            self.finished = Some(FinishReason::MaxTokens);
+            return Ok(None);
         }
-        if self.session.position() + self.unfed.len() > self.session.capacity() {
-            return Ok(self.finish(FinishReason::ContextFull));
-        }
-        if !self.unfed.is_empty() {
-            self.session.forward(&self.unfed)?;
-            self.unfed.clear();
+        if self.session.pending().is_some() {
+            if self.session.position() >= self.session.capacity() {
+                return Ok(self.finish(FinishReason::ContextFull));
+            }
+            self.session.forward(&[])?;
         }
         // A padded model has more logits than the tokenizer has pieces: those can't be chosen.
         let tokenizer = self.session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
@@ -185,31 +275,44 @@ impl<'a> Generate<'a> {
             return Ok(self.finish(FinishReason::EndOfText(token)));
         }
         self.sampler.accept(token);
-        self.unfed.push(token);
         self.n_generated += 1;
-        self.held.push_str(self.decoder.push(tokenizer, token));
-        if let Some((at, stop)) = find_stop(&self.held, &self.stops) {
-            self.finished = Some(FinishReason::StopString(stop));
-            return Ok(Some(Piece { token: Some(token), text: Text::new(&self.held[..at]) }));
+        self.session.hand_out(token);
+        let token = Some(token);
+        if let Some(text) = self.stopped() {
+            return Ok(Some(Piece { token, text }));
         }
-        let certain = self.held.len() - possible_stop(&self.held, &self.stops);
-        let text = Text::new(&self.held[..certain]);
-        self.held.drain(..certain);
-        Ok(Some(Piece { token: Some(token), text }))
+        let Tail { held, .. } = self.session.tail_mut();
+        let certain = held.len() - possible_stop(held, &self.stops);
+        let text = Text::new(&held[..certain]);
+        held.drain(..certain);
+        Ok(Some(Piece { token, text }))
     }
 
-    /// Ends, with the text that was still held back if there is any.
+    /// Ends at the first stop string, if there is one: the text before it. What is after it stays.
+    fn stopped(&mut self) -> Option<Text> {
+        let held = &mut self.session.tail_mut().held;
+        let (at, stop) = find_stop(held, &self.stops)?;
+        let text = Text::new(&held[..at]);
+        held.drain(..at + self.stops[stop].len());
+        self.finished = Some(FinishReason::StopString(stop));
+        Some(text)
+    }
+
+    /// Ends for good, with the text that was still held back if there is any.
     fn finish(&mut self, reason: FinishReason) -> Option<Piece> {
         self.finished = Some(reason);
-        self.held.push_str(self.decoder.finish());
-        if self.held.is_empty() {
-            return None;
-        }
-        if let Some((at, stop)) = find_stop(&self.held, &self.stops) {
-            self.finished = Some(FinishReason::StopString(stop));
-            self.held.truncate(at);
-        }
-        Some(Piece { token: None, text: Text::new(&self.held) })
+        let Tail { decoder, held, .. } = self.session.tail_mut();
+        held.push_str(decoder.take().as_mut().map_or("", |decoder| decoder.finish()));
+        let text = match find_stop(held, &self.stops) {
+            Some((at, stop)) => {
+                self.finished = Some(FinishReason::StopString(stop));
+                Text::new(&held[..at])
+            }
+            None => Text::new(held),
+        };
+        let is_empty = held.is_empty();
+        held.clear();
+        (!is_empty).then_some(Piece { token: None, text })
     }
 }
 

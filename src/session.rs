@@ -93,6 +93,9 @@ impl Model {
 
 /// One text: the tokens fed so far, and what the model remembers of them.
 ///
+/// [`Session::generate`] leaves its last token pending: it belongs to the text, but isn't fed before the text goes on.
+/// Whatever feeds the session feeds it first. Only [`Session::truncate`] and [`Session::keep_prefix`] take it back.
+///
 /// ```no_run
 /// # let model = babyllama::Model::open("model.bin")?;
 /// let mut session = model.session();
@@ -113,6 +116,26 @@ pub struct Session {
     logits: Vec<f32>, // (1 or n_tokens, vocab_size)
     /// Whether the last row of `logits` follows the last of `tokens`.
     has_logits: bool,
+    tail: Tail,
+}
+
+/// Where a generation left the text. The next one goes on from it as if there had been no end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tail {
+    /// The token that was handed out last, if it isn't fed yet.
+    pub(crate) pending: Option<TokenId>,
+    /// The decoder after that token, which may hold the beginning of a character. `None`: no generation came last.
+    pub(crate) decoder: Option<Decoder>,
+    /// Decoded text that wasn't handed out, since it may be the beginning of a stop string.
+    pub(crate) held: String,
+}
+
+impl Tail {
+    fn clear(&mut self) {
+        self.pending = None;
+        self.decoder = None;
+        self.held.clear();
+    }
 }
 
 /// What it has read, not what it holds.
@@ -132,7 +155,16 @@ impl Session {
         let capacity = options.context_length.unwrap_or(max_seq_len);
         let cache = KvCache::new(n_layers, model.config().kv_dim(), head_dim, options.cache_dtype);
         let scratch = Scratch::default();
-        Self { model, scratch, cache, tokens: Vec::new(), capacity, logits: Vec::new(), has_logits: false }
+        Self {
+            model,
+            scratch,
+            cache,
+            tokens: Vec::new(),
+            capacity,
+            logits: Vec::new(),
+            has_logits: false,
+            tail: Tail::default(),
+        }
     }
 
     /// The model.
@@ -141,7 +173,7 @@ impl Session {
         &self.model
     }
 
-    /// How many tokens have been fed.
+    /// How many tokens have been fed. One that is [pending](Self::pending) isn't counted.
     #[must_use]
     pub fn position(&self) -> usize {
         self.tokens.len()
@@ -159,16 +191,23 @@ impl Session {
         &self.tokens
     }
 
+    /// The token that a generation handed out last, while it isn't fed: whatever feeds the session next feeds it first.
+    #[must_use]
+    pub fn pending(&self) -> Option<TokenId> {
+        self.tail.pending
+    }
+
     /// The logits that follow the last token fed: (`vocab_size`). `None` if nothing was fed since the start or since
-    /// [`Session::truncate`].
+    /// [`Session::truncate`]. A token that is [pending](Self::pending) was chosen by them.
     #[must_use]
     pub fn logits(&self) -> Option<&[f32]> {
         let last = self.logits.len().checked_sub(self.model.config().vocab_size)?;
         self.has_logits.then(|| &self.logits[last..])
     }
 
-    /// Feeds tokens behind those fed before and returns the logits of the last: (`vocab_size`).
+    /// Feeds tokens after those fed before and returns the logits of the last: (`vocab_size`).
     ///
+    /// A token that is [pending](Self::pending) goes first; it alone is fed if there are no others.
     /// A prompt is fed at once, a generated text token by token; both give the same bits. After the first call, calls
     /// with no more tokens than the longest before allocate nothing until the cache has to grow, which doubles it.
     ///
@@ -176,28 +215,108 @@ impl Session {
     /// [`ErrorKind::EmptyInput`], [`ErrorKind::TokenOutOfRange`], [`ErrorKind::ContextFull`],
     /// [`ErrorKind::OutOfMemory`]; nothing was fed then.
     pub fn forward(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
-        self.feed(tokens, Logits::Last)?;
+        self.check(tokens)?;
+        match self.tail.pending {
+            Some(pending) if tokens.is_empty() => self.feed(&[pending], Logits::Last)?,
+            Some(pending) => {
+                // In one pass: a token alone takes as long as some more with it.
+                let mut all = Vec::with_capacity(1 + tokens.len());
+                all.push(pending);
+                all.extend_from_slice(tokens);
+                self.feed(&all, Logits::Last)?;
+            }
+            None if tokens.is_empty() => return Err(ErrorKind::EmptyInput.into()),
+            None => self.feed(tokens, Logits::Last)?,
+        }
+        self.fed_after_tail(tokens);
         Ok(&self.logits)
     }
 
-    /// As [`Session::forward`], but returns the logits of every token: (`n_tokens`, `vocab_size`).
+    /// As [`Session::forward`], but returns the logits of every token that is given: (`n_tokens`, `vocab_size`).
     ///
     /// # Errors
     /// As [`Session::forward`].
     pub fn forward_all(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
+        if tokens.is_empty() {
+            return Err(ErrorKind::EmptyInput.into());
+        }
+        self.check(tokens)?;
+        let n_pending = usize::from(self.tail.pending.is_some());
+        self.reserve(n_pending + tokens.len(), Logits::All)?;
+        if let Some(pending) = self.tail.pending {
+            self.feed(&[pending], Logits::Last)?;
+            self.fed_after_tail(&[]);
+        }
         self.feed(tokens, Logits::All)?;
+        self.fed_after_tail(tokens);
         Ok(&self.logits)
     }
 
-    /// Forgets all but the first `position` tokens. Does nothing if there are no more than that.
+    /// Forgets all but the first `position` tokens, and a token that is [pending](Self::pending). The first
+    /// [`position`](Self::position) are all that were fed: then only the pending one is taken back.
     pub fn truncate(&mut self, position: usize) {
+        if position <= self.tokens.len() {
+            self.tail.clear();
+        }
         if position < self.tokens.len() {
             self.tokens.truncate(position);
             self.has_logits = false;
         }
     }
 
-    /// A second session that has read the same tokens and goes its own way. It copies the cache of these tokens.
+    /// Forgets all but the longest beginning that the session shares with `tokens`, short of their last one, and
+    /// returns its length `n`: feed `&tokens[n..]`, and the session has read `tokens` and no token twice that it held.
+    ///
+    /// ```no_run
+    /// # let model = babyllama::Model::open("model.bin")?;
+    /// let mut session = model.session();
+    /// session.forward(&[1, 403, 407, 261])?;
+    /// let tokens = [1, 403, 407, 315, 9];
+    /// let n = session.keep_prefix(&tokens);
+    /// assert_eq!(n, 3);
+    /// session.forward(&tokens[n..])?;
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    pub fn keep_prefix(&mut self, tokens: &[TokenId]) -> usize {
+        let n = self.shared_prefix(tokens);
+        self.truncate(n);
+        n
+    }
+
+    /// How many tokens [`Session::keep_prefix`] would keep.
+    pub(crate) fn shared_prefix(&self, tokens: &[TokenId]) -> usize {
+        let before_last = &tokens[..tokens.len().saturating_sub(1)];
+        self.tokens.iter().zip(before_last).take_while(|(held, token)| held == token).count()
+    }
+
+    /// Where the last generation left the text.
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    pub(crate) fn tail_mut(&mut self) -> &mut Tail {
+        &mut self.tail
+    }
+
+    /// Notes that a generation hands out this token, and adds its text to what is held.
+    pub(crate) fn hand_out(&mut self, token: TokenId) {
+        self.tail.pending = Some(token);
+        if let (Some(decoder), Some(tokenizer)) = (&mut self.tail.decoder, self.model.tokenizer()) {
+            self.tail.held.push_str(decoder.push(tokenizer, token));
+        }
+    }
+
+    /// Notes that what was pending is fed, and then these tokens. Without any, the text is still the generation's.
+    fn fed_after_tail(&mut self, tokens: &[TokenId]) {
+        if tokens.is_empty() {
+            self.tail.pending = None;
+        } else {
+            self.tail.clear();
+        }
+    }
+
+    /// A second session that has read the same tokens and goes its own way, from the same pending token. It copies the
+    /// cache of these tokens.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
@@ -220,18 +339,16 @@ impl Session {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(ErrorKind::TokenOutOfRange { token, vocab_size }.into());
         }
-        let requested = self.position().saturating_add(tokens.len());
+        let n_pending = usize::from(self.tail.pending.is_some());
+        let requested = self.position().saturating_add(n_pending).saturating_add(tokens.len());
         if requested > self.capacity {
             return Err(ErrorKind::ContextFull { capacity: self.capacity, requested }.into());
         }
         Ok(())
     }
 
+    /// Feeds these tokens, at least one, which were checked. Those that call it see to what is pending.
     fn feed(&mut self, tokens: &[TokenId], wanted: Logits) -> Result<()> {
-        if tokens.is_empty() {
-            return Err(ErrorKind::EmptyInput.into());
-        }
-        self.check(tokens)?;
         self.reserve(tokens.len(), wanted)?;
         self.has_logits = false;
 

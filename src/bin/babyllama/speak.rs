@@ -60,6 +60,9 @@ impl Speaker {
         {
             show(&piece?)?;
         }
+        if generate.finish_reason() == Some(FinishReason::MaxTokens) {
+            show(generate.held())?; // this text doesn't go on
+        }
         let (reason, n_generated) = (generate.finish_reason(), generate.n_generated());
         drop(generate);
         let fed = self.session.position() - before;
