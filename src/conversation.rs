@@ -1,12 +1,14 @@
 //! A conversation: questions and answers in one session, which reads only what is new.
 //!
-//! Invariant: between two questions the session has read a beginning of the conversation, and [`Chat`] knows what of it
-//! is missing: what ends the last answer, or everything. A question changes nothing until it has been read whole.
+//! Invariant: when an answer begins, the session has read exactly the conversation up to there as the template lays it
+//! out, whatever it had read before and however the conversation came about. It keeps the longest beginning of that which
+//! it holds already, so nothing else is to be known of what was said and what became of it. A question changes nothing
+//! until it has been read whole.
 
 use std::mem;
 
-use crate::chat::{Message, Part, Role, Template, encode_after};
-use crate::error::{ErrorKind, Result, TokenId};
+use crate::chat::{Message, Role, Template, encode};
+use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::generate::{FinishReason, Generate, Piece, Prompt};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -36,47 +38,26 @@ const CHUNK: usize = 128;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A conversation need not begin here: [`set_messages`](Self::set_messages) takes one that was saved, or that another
+/// program keeps. A session that has read some of it already reads the rest alone. If the model's own answer encodes to
+/// other tokens than those it was generated with, which is rare, it is read again from there.
 #[derive(Debug)]
 pub struct Chat {
     session: Session,
     template: Template,
     stops: Vec<String>,
     messages: Vec<Message>,
-    last: Last,
-}
-
-/// What of the conversation so far the session has read.
-#[derive(Debug)]
-enum Last {
-    /// Nothing; what it holds is to be forgotten.
-    Unread,
-    /// All but what ends the last answer.
-    Answer(Answered),
-}
-
-/// Where an answer has ended.
-#[derive(Debug, Default)]
-struct Answered {
-    /// Tokens that the session keeps. Behind them it may have read some of what ended the answer.
-    keep: usize,
-    /// The last token of the answer, if it is unread.
-    unfed: Option<TokenId>,
-    /// The end of the answer, if a text stopped it in the middle of a token.
-    tail: String,
-    /// The token by which the model ended the answer.
-    end: Option<TokenId>,
-    /// Whether white space is the last of it.
-    ends_with_space: bool,
 }
 
 impl Chat {
-    /// A conversation that begins. What the session has read is forgotten.
+    /// A conversation that begins. What the session has read stays as far as the conversation begins with it.
     ///
     /// # Errors
     /// [`ErrorKind::NoTokenizer`] if the session's model has none.
     pub fn new(session: Session, template: Template) -> Result<Self> {
         session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
-        Ok(Self { session, template, stops: Vec::new(), messages: Vec::new(), last: Last::Unread })
+        Ok(Self { session, template, stops: Vec::new(), messages: Vec::new() })
     }
 
     /// Ends each answer before this text would come up, as the template's own stops do. May be given several times.
@@ -92,7 +73,7 @@ impl Chat {
         self.template
     }
 
-    /// The session. It may lack the end of the last answer.
+    /// The session. It may lack the end of the last answer, or have read what is no longer of the conversation.
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
@@ -117,8 +98,8 @@ impl Chat {
         first.map(|message| message.content.as_str())
     }
 
-    /// Says how the assistant should behave; `None` or an empty text says nothing. With the next question the session
-    /// reads the whole conversation anew.
+    /// Says how the assistant should behave; `None` or an empty text says nothing. Before the next answer the session
+    /// reads the conversation anew from there.
     pub fn set_system(&mut self, system: Option<&str>) {
         if self.system().is_some() {
             self.messages.remove(0);
@@ -126,10 +107,30 @@ impl Chat {
         if let Some(system) = system.filter(|system| !system.is_empty()) {
             self.messages.insert(0, Message::system(system));
         }
-        self.last = Last::Unread;
     }
 
-    /// Goes on from another conversation, which the session reads with the next question.
+    /// Goes on from another conversation. Before the next answer the session reads of it what it hasn't read.
+    ///
+    /// ```
+    /// # use babyllama::{Model, Sampler, SamplerOptions};
+    /// use babyllama::Chat;
+    /// use babyllama::chat::{Message, Template};
+    ///
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// # let mut sampler = Sampler::new(SamplerOptions::default());
+    /// let mut chat = Chat::new(model.session(), Template::ChatMl)?;
+    /// chat.set_messages(vec![Message::user("Who is Lily?"), Message::assistant("A girl.")])?;
+    /// let whole = chat.ask("And Tom?", &mut sampler)?.max_tokens(5).n_prompt();
+    /// # chat.ask("And Tom?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
+    ///
+    /// // Another conversation in the same session, with the same beginning: what follows it is read alone.
+    /// let mut other = Chat::new(chat.into_session(), Template::ChatMl)?;
+    /// other.set_messages(vec![Message::user("Who is Lily?"), Message::assistant("A girl.")])?;
+    /// assert!(other.ask("And Sue?", &mut sampler)?.n_prompt() < whole / 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`], if the messages aren't a system prompt, which may be absent, and then questions each
@@ -145,7 +146,6 @@ impl Chat {
             return Err(ErrorKind::InvalidOption { name: "messages", value, reason }.into());
         }
         self.messages = messages;
-        self.last = Last::Unread;
         Ok(())
     }
 
@@ -153,77 +153,76 @@ impl Chat {
     pub fn reset(&mut self) {
         self.messages.truncate(usize::from(self.system().is_some()));
         self.session.truncate(0);
-        self.last = Last::Unread;
     }
 
-    /// Asks something. The answer comes piece by piece: see [`Answer`].
+    /// Takes back the last question and its answer, and returns them; `None` if there is no question.
+    ///
+    /// ```
+    /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// # let mut sampler = Sampler::new(SamplerOptions::default());
+    /// let mut chat = Chat::new(model.session(), Template::Llama2)?;
+    /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
+    /// let [question, _answer] = chat.undo().expect("there is a turn");
+    /// assert_eq!(question.content, "Who is Lily?");
+    /// assert!(chat.messages().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn undo(&mut self) -> Option<[Message; 2]> {
+        if self.messages.len() < 2 {
+            return None;
+        }
+        let answer = self.messages.pop()?;
+        let question = self.messages.pop()?;
+        let tokenizer = self.session.model().tokenizer()?;
+        if let Ok(tokens) = encode(&self.template.render(&self.messages), tokenizer) {
+            self.session.keep_prefix(&tokens);
+        }
+        Some([question, answer])
+    }
+
+    /// Asks something. The answer comes piece by piece: see [`Answer`]. The sampler's penalties count the tokens of this
+    /// conversation, and no others.
     ///
     /// # Errors
     /// [`ErrorKind::ContextFull`] if the session has no room for the question, [`ErrorKind::Tokenizer`] if the tokenizer
     /// lacks a token that the template needs. The conversation is then as it was before.
     pub fn ask<'a>(&'a mut self, question: &str, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
-        let (keep, unread) = self.unread(question)?;
-        let (capacity, requested) = (self.session.capacity(), keep.saturating_add(unread.len()));
-        if requested > capacity {
-            return Err(ErrorKind::ContextFull { capacity, requested }.into());
-        }
-        let tokenizer = self.session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?.clone();
-        let stops = self.template.stops(&tokenizer).into_iter().map(str::to_string);
-        let stops = stops.chain(self.stops.iter().cloned()).collect();
-        self.session.truncate(keep);
-        Ok(Answer {
-            stage: Stage::Reading { session: &mut self.session, sampler, unread, read: 0 },
-            question: question.into(),
-            messages: &mut self.messages,
-            last: &mut self.last,
-            tokenizer,
-            stops,
-            max_tokens: usize::MAX,
-            start: keep,
-            n_prompt: requested - keep,
-            tokens: Vec::new(),
-            text: String::new(),
-            space: String::new(),
-            reason: None,
-        })
+        let mut asked = self.messages.clone();
+        asked.push(Message::user(question));
+        Answer::new(self, asked, sampler)
     }
 
-    /// How many tokens of the session stay, and those to be read then: the end of the last answer and the question, or the
-    /// whole conversation.
-    fn unread(&self, question: &str) -> Result<(usize, Vec<TokenId>)> {
-        let tokenizer = self.session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
-        let mut tokens = Vec::new();
-        let answered = match &self.last {
-            Last::Answer(answered) => answered,
-            Last::Unread => {
-                let mut messages = self.messages.clone();
-                messages.push(Message::user(question));
-                encode_after(&self.template.render(&messages), tokenizer, false, &mut tokens)?;
-                return Ok((0, tokens));
-            }
+    /// Answers the last question anew. The answer that it had stays until the new one begins.
+    ///
+    /// With the same sampler the answer is another one, if it is left to chance.
+    ///
+    /// ```
+    /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// # let mut sampler = Sampler::new(SamplerOptions::default());
+    /// let mut chat = Chat::new(model.session(), Template::Llama2)?;
+    /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
+    /// let answer = chat.regenerate(&mut sampler)?;
+    /// assert_eq!(answer.n_prompt(), 1, "the question has been read: only its last token is read again");
+    /// answer.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
+    /// assert_eq!(chat.messages().len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] if nothing was asked, and as [`ask`](Self::ask). Nothing has changed then.
+    pub fn regenerate<'a>(&'a mut self, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
+        let Some((Message { role: Role::Assistant, .. }, asked)) = self.messages.split_last() else {
+            let (value, reason) = ("none".into(), "there is no answer to be given anew".into());
+            return Err(ErrorKind::InvalidOption { name: "messages", value, reason }.into());
         };
-        tokens.extend(answered.unfed);
-        let mut parts = vec![Part::Text(answered.tail.clone())];
-        let mut end = self.template.end();
-        if answered.ends_with_space && matches!(end.first(), Some(Part::Text(text)) if text == " ") {
-            end.remove(0); // the model has said the space itself
-        }
-        // The template may end answers by text where this model has a token for it.
-        let own_end = answered.end.filter(|_| !end.iter().any(|part| is_token(part, tokenizer)));
-        tokens.extend(own_end);
-        parts.extend(end);
-        parts.extend(self.template.question(false, None, question));
-        encode_after(&parts, tokenizer, own_end.is_none(), &mut tokens)?;
-        Ok((answered.keep, tokens))
-    }
-}
-
-/// Whether a part becomes a control token.
-fn is_token(part: &Part, tokenizer: &Tokenizer) -> bool {
-    match part {
-        Part::Bos | Part::Eos => true,
-        Part::Control(name) => tokenizer.control(name).is_some(),
-        _ => false,
+        let asked = asked.to_vec();
+        Answer::new(self, asked, sampler)
     }
 }
 
@@ -236,17 +235,17 @@ fn is_token(part: &Part, tokenizer: &Tokenizer) -> bool {
 #[derive(Debug)]
 pub struct Answer<'a> {
     stage: Stage<'a>,
-    question: String,
     messages: &'a mut Vec<Message>,
-    last: &'a mut Last,
+    template: Template,
     tokenizer: Tokenizer,
     stops: Vec<String>,
     max_tokens: usize,
-    /// Where the session was.
-    start: usize,
+    /// The conversation with the question as its last message.
+    asked: Vec<Message>,
+    /// What the answer is to begin with.
+    beginning: String,
     n_prompt: usize,
-    /// The tokens of the answer.
-    tokens: Vec<TokenId>,
+    n_generated: usize,
     /// The answer so far, without white space around it.
     text: String,
     /// White space that belongs to it if more comes.
@@ -256,9 +255,45 @@ pub struct Answer<'a> {
 
 #[derive(Debug)]
 enum Stage<'a> {
-    Reading { session: &'a mut Session, sampler: &'a mut Sampler, unread: Vec<TokenId>, read: usize },
-    Speaking(Generate<'a>),
-    Over,
+    Prefill(Prefill<'a>),
+    Decode(Generate<'a>),
+    Done,
+}
+
+/// A question that is being read.
+#[derive(Debug)]
+struct Prefill<'a> {
+    session: &'a mut Session,
+    sampler: &'a mut Sampler,
+    /// All that the session is to have read.
+    tokens: Vec<TokenId>,
+    /// What the session kept of it; `None` before the first item.
+    kept: Option<usize>,
+}
+
+impl<'a> Answer<'a> {
+    fn new(chat: &'a mut Chat, asked: Vec<Message>, sampler: &'a mut Sampler) -> Result<Self> {
+        let Chat { session, template, stops, messages } = chat;
+        let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?.clone();
+        let tokens = encode(&template.render(&asked), &tokenizer)?;
+        let n_prompt = unread(session, &tokens)?;
+        let own_stops = template.stops(&tokenizer).into_iter().map(str::to_string);
+        Ok(Self {
+            stops: own_stops.chain(stops.iter().cloned()).collect(),
+            stage: Stage::Prefill(Prefill { session, sampler, tokens, kept: None }),
+            messages,
+            template: *template,
+            tokenizer,
+            max_tokens: usize::MAX,
+            asked,
+            beginning: String::new(),
+            n_prompt,
+            n_generated: 0,
+            text: String::new(),
+            space: String::new(),
+            reason: None,
+        })
+    }
 }
 
 impl Answer<'_> {
@@ -267,6 +302,37 @@ impl Answer<'_> {
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
         self
+    }
+
+    /// Has the model go on from these words, with which its answer is to begin. They are the first text of the answer,
+    /// and no token of them is counted. White space before them is left out; a stop string in them doesn't count.
+    ///
+    /// ```
+    /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// # let mut sampler = Sampler::new(SamplerOptions::default());
+    /// let mut chat = Chat::new(model.session(), Template::Llama2)?;
+    /// let answer = chat.ask("Who is Lily?", &mut sampler)?.begin_with("Once upon a time")?;
+    /// answer.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
+    /// assert!(chat.messages()[1].content.starts_with("Once upon a time"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Chat::ask`]; and [`ErrorKind::InvalidOption`] if the question is read already.
+    pub fn begin_with(mut self, words: &str) -> Result<Self> {
+        let Stage::Prefill(prefill @ Prefill { kept: None, .. }) = &mut self.stage else {
+            let reason = "must be given before the first item".into();
+            return Err(ErrorKind::InvalidOption { name: "begin_with", value: words.into(), reason }.into());
+        };
+        words.trim_start().clone_into(&mut self.beginning);
+        let mut parts = self.template.render(&self.asked);
+        parts.extend(self.template.answer_beginning(&self.beginning));
+        prefill.tokens = encode(&parts, &self.tokenizer)?;
+        self.n_prompt = unread(prefill.session, &prefill.tokens)?;
+        Ok(self)
     }
 
     /// The answer so far.
@@ -281,7 +347,7 @@ impl Answer<'_> {
         self.reason
     }
 
-    /// How many tokens are read before the answer begins.
+    /// How many tokens are read before the model says something: those of the conversation that the session hasn't read.
     #[must_use]
     pub fn n_prompt(&self) -> usize {
         self.n_prompt
@@ -290,51 +356,56 @@ impl Answer<'_> {
     /// Whether the question has been read, so that the next item is of the answer.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        !matches!(self.stage, Stage::Reading { .. })
+        !matches!(self.stage, Stage::Prefill(_))
     }
 
     /// How many tokens were generated, not counting one that ended the answer.
     #[must_use]
     pub fn n_generated(&self) -> usize {
-        self.tokens.len()
+        self.n_generated
     }
 
     fn step(&mut self) -> Result<Option<Piece>> {
         match &mut self.stage {
-            Stage::Reading { session, sampler, unread, read } => {
-                let chunk = &unread[*read..unread.len().min(*read + CHUNK)];
+            Stage::Prefill(prefill) => {
+                let Prefill { session, tokens, kept, .. } = prefill;
+                kept.get_or_insert_with(|| session.keep_prefix(tokens));
+                let read = session.position();
+                let chunk = &tokens[read..tokens.len().min(read + CHUNK)];
                 session.forward(chunk)?;
-                *read += chunk.len();
-                if *read == unread.len() {
-                    unread.iter().for_each(|&token| sampler.accept(token));
-                    self.begin()?;
+                if session.position() < tokens.len() {
+                    return Ok(Some(Piece::new(None, "")));
                 }
-                Ok(Some(Piece::new(None, "")))
+                self.begin()?;
+                let beginning = Piece::new(None, &mem::take(&mut self.beginning));
+                Ok(Some(self.trimmed(&beginning)))
             }
-            Stage::Speaking(generate) => {
-                let piece = generate.next().transpose()?;
+            Stage::Decode(generate) => {
+                // The answer doesn't go on, so what is held back belongs to it.
+                let piece = generate.next().transpose()?.or_else(|| generate.take_held());
                 self.reason = generate.finish_reason();
                 let Some(piece) = piece else { return Ok(None) };
-                self.tokens.extend(piece.token());
+                self.n_generated = generate.n_generated();
                 Ok(Some(self.trimmed(&piece)))
             }
-            Stage::Over => Ok(None),
+            Stage::Done => Ok(None),
         }
     }
 
     /// Goes over from the question, which is now said, to the answer.
     fn begin(&mut self) -> Result<()> {
-        let Stage::Reading { session, sampler, .. } = mem::replace(&mut self.stage, Stage::Over) else {
+        let Stage::Prefill(prefill) = mem::replace(&mut self.stage, Stage::Done) else {
             return Ok(());
         };
-        self.messages.push(Message::user(mem::take(&mut self.question)));
+        let Prefill { session, sampler, tokens, .. } = prefill;
+        sampler.accept_only(&tokens);
+        *self.messages = mem::take(&mut self.asked);
         self.messages.push(Message::assistant(""));
-        *self.last = Last::Answer(Answered { keep: session.position(), ..Answered::default() });
         let mut generate = session.generate(Prompt::Tokens(&[]), sampler)?.max_tokens(self.max_tokens);
         for stop in &self.stops {
             generate = generate.stop(stop);
         }
-        self.stage = Stage::Speaking(generate);
+        self.stage = Stage::Decode(generate);
         Ok(())
     }
 
@@ -353,63 +424,16 @@ impl Answer<'_> {
         Piece::new(piece.token(), &shown)
     }
 
-    /// Notes how far the answer got, so that the next question can end it.
-    fn settle(&mut self) {
-        let (begin, n) = (self.start + self.n_prompt, self.tokens.len());
-        let mut answered = Answered {
-            keep: begin + n.saturating_sub(1),
-            unfed: self.tokens.last().copied(),
-            ends_with_space: !self.space.is_empty(),
-            ..Answered::default()
-        };
-        match self.reason {
-            Some(FinishReason::EndOfText(token)) => {
-                // The last token was read before the end was chosen.
-                answered.keep = begin + n;
-                answered.unfed = None;
-                answered.end = Some(token);
-            }
-            Some(FinishReason::StopString(_)) => {
-                let (kept, tail) = self.before_stop();
-                answered.keep = begin + kept;
-                answered.unfed = None;
-                answered.tail = tail;
-                answered.ends_with_space = false;
-            }
-            _ => {} // the last token is unread, or was read when an error came: it is read again
-        }
-        if let Some(message) = self.messages.last_mut() {
-            message.content.clone_from(&self.text);
-        }
-        *self.last = Last::Answer(answered);
-    }
-
-    /// How many tokens lie wholly in the answer's text, and the text behind them: the last token may have said a part of
-    /// the text that stopped it too.
-    fn before_stop(&self) -> (usize, String) {
-        // What is before the answer is never BOS, behind which the decoder would strip a space.
-        let mut decoder = self.tokenizer.decoder_after(TokenId::MAX);
-        let mut said = String::new();
-        let ends = self.tokens.iter().map(|&token| {
-            said.push_str(decoder.push(&self.tokenizer, token));
-            (said.len(), decoder.clone().finish().is_empty())
-        });
-        let ends: Vec<(usize, bool)> = ends.collect();
-        // What was said begins with white space that isn't in the text.
-        let before = said.len() - said.trim_start().len();
-        let end = if self.text.is_empty() { 0 } else { before + self.text.len() };
-        let kept =
-            ends.iter().rposition(|&(length, is_whole)| length <= end && is_whole).map_or(0, |i| i + 1);
-        let length = kept.checked_sub(1).map_or(0, |i| ends[i].0);
-        (kept, said.get(length..end).unwrap_or_default().to_string())
-    }
-
-    /// Ends it, if it hasn't ended.
+    /// Ends it, if it hasn't ended: the question is taken back, or the answer is what it is so far.
     fn end(&mut self) {
-        match mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Reading { session, .. } => session.truncate(self.start),
-            Stage::Speaking(_) => self.settle(),
-            Stage::Over => {}
+        match mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Prefill(Prefill { session, kept: Some(kept), .. }) => session.truncate(kept),
+            Stage::Decode(_) => {
+                if let Some(message) = self.messages.last_mut() {
+                    message.content.clone_from(&self.text);
+                }
+            }
+            _ => {} // it was over, or hadn't begun
         }
     }
 }
@@ -432,4 +456,13 @@ impl Drop for Answer<'_> {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// How many of these tokens the session has still to read, if it has room for all.
+fn unread(session: &Session, tokens: &[TokenId]) -> Result<usize> {
+    let (capacity, requested) = (session.capacity(), tokens.len());
+    if requested > capacity {
+        return Err(Error::from(ErrorKind::ContextFull { capacity, requested }));
+    }
+    Ok(requested - session.shared_prefix(tokens))
 }

@@ -223,6 +223,13 @@ impl Sampler {
         }
     }
 
+    /// Forgets the accepted tokens and accepts these: they are the text so far.
+    pub(crate) fn accept_only(&mut self, tokens: &[TokenId]) {
+        self.history.clear();
+        let recent = tokens.len().saturating_sub(self.options.penalty_window);
+        tokens[recent..].iter().for_each(|&token| self.accept(token));
+    }
+
     /// Forgets the accepted tokens and starts the random numbers again.
     pub fn reset(&mut self) {
         self.history.clear();
