@@ -3,10 +3,18 @@
 //! ```
 //! use babyllama::{Model, Sampler, SamplerOptions};
 //!
+//! # #[cfg(not(feature = "bundled"))]
+//! # trait Bundled { fn bundled() -> babyllama::Result<Model>; }
+//! # #[cfg(not(feature = "bundled"))]
+//! # impl Bundled for Model {
+//! #     fn bundled() -> babyllama::Result<Model> {
+//! #         Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))
+//! #     }
+//! # }
 //! # fn main() -> Result<(), babyllama::Error> {
-//! # let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models/");
-//! # let path = format!("{dir}babyllama.gguf");
-//! let model = Model::open(path)?; // mapped: milliseconds, whatever the size
+//! // The small model of the feature `bundled`. Others come from a file, which is mapped, in milliseconds whatever its
+//! // size: `Model::open("llama-2-7b-chat.Q4_K_M.gguf")?`.
+//! let model = Model::bundled()?;
 //! let mut session = model.session();
 //! let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
 //! let mut story = String::new();
@@ -44,6 +52,7 @@
 //!
 //! # Features
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.
+//! - `bundled`: a model of 1.3 MB as part of the program, `Model::bundled`.
 //! - `convert`: writing models, in [`convert`](mod@convert).
 //! - `cli`: the `babyllama` binary, and the crates that only it needs.
 

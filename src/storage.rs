@@ -19,8 +19,10 @@
 )]
 
 use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use memmap2::{Mmap, MmapMut};
@@ -77,8 +79,7 @@ pub(crate) struct Storage {
 enum Bytes {
     Mapped(Mmap),
     Static(&'static [u8]),
-    Shared(Arc<[u8]>),
-    Owned(Vec<u8>),
+    Owned(OwnedBytes),
     Aligned(AlignedBytes),
     /// Anonymous memory, of which the part from `start` on is used.
     HugePages {
@@ -92,8 +93,7 @@ impl std::fmt::Debug for Bytes {
         let (name, len) = match self {
             Self::Mapped(b) => ("Mapped", b.len()),
             Self::Static(b) => ("Static", b.len()),
-            Self::Shared(b) => ("Shared", b.len()),
-            Self::Owned(b) => ("Owned", b.len()),
+            Self::Owned(b) => ("Owned", b.len),
             Self::Aligned(b) => ("Aligned", b.len),
             Self::HugePages { map, .. } => ("HugePages", map.len()),
         };
@@ -112,12 +112,8 @@ impl Storage {
             return Err(Error::from(e).at(Some(path)));
         }
         let file = File::open(path).map_err(at)?;
-        let bytes = if metadata.len() == 0 {
-            Bytes::Static(&[])
-        } else {
-            // SAFETY: the four rules at the top of this module hold for everything that reads the mapping.
-            Bytes::Mapped(unsafe { Mmap::map(&file) }.map_err(at)?)
-        };
+        let bytes =
+            if metadata.len() == 0 { Bytes::Static(&[]) } else { map(&file, metadata.len()).map_err(at)? };
         Ok(Self { bytes, path: Some(path.to_path_buf()) })
     }
 
@@ -126,12 +122,14 @@ impl Storage {
         Self::aligned_or_copied(Bytes::Static(bytes))
     }
 
-    pub(crate) fn from_shared(bytes: Arc<[u8]>) -> Self {
-        Self::aligned_or_copied(Bytes::Shared(bytes))
+    #[cfg(any(test, feature = "convert"))]
+    pub(crate) fn from_vec(bytes: Vec<u8>) -> Self {
+        Self::from_owner(bytes)
     }
 
-    pub(crate) fn from_vec(bytes: Vec<u8>) -> Self {
-        Self::aligned_or_copied(Bytes::Owned(bytes))
+    /// Takes bytes with what owns them. They are asked for once.
+    pub(crate) fn from_owner<T: AsRef<[u8]> + Send + Sync + 'static>(owner: T) -> Self {
+        Self::aligned_or_copied(Bytes::Owned(OwnedBytes::new(owner)))
     }
 
     /// Copies some bytes to memory in pages of 2 MiB, which the processor reads faster than pages of 4 KiB, and says where each of
@@ -147,6 +145,10 @@ impl Storage {
         for part in parts {
             ranges.push(len..len + part.len());
             len = (len + part.len()).next_multiple_of(ALIGNMENT);
+        }
+        if !HAS_MAPPINGS {
+            let blocks = parts.iter().flat_map(|part| AlignedBytes::copy_of(part).blocks).collect();
+            return Ok((Self { bytes: Bytes::Aligned(AlignedBytes { blocks, len }), path: None }, ranges));
         }
         let out_of_memory = |_| ErrorKind::OutOfMemory { what: "a copy of the weights", bytes: len as u64 };
         let mut map = MmapMut::map_anon(len + HUGE_PAGE).map_err(out_of_memory)?;
@@ -174,8 +176,7 @@ impl Storage {
         match &self.bytes {
             Bytes::Mapped(b) => b,
             Bytes::Static(b) => b,
-            Bytes::Shared(b) => b,
-            Bytes::Owned(b) => b,
+            Bytes::Owned(b) => b.as_slice(),
             Bytes::Aligned(b) => b.as_slice(),
             Bytes::HugePages { map, start } => &map[*start..],
         }
@@ -204,6 +205,23 @@ impl Storage {
     }
 }
 
+/// Whether the system maps files. WASI doesn't.
+const HAS_MAPPINGS: bool = cfg!(any(unix, windows));
+
+/// Maps a file; where that isn't possible, reads it.
+fn map(file: &File, len: u64) -> std::io::Result<Bytes> {
+    if HAS_MAPPINGS {
+        // SAFETY: the four rules at the top of this module hold for everything that reads the mapping.
+        return Ok(Bytes::Mapped(unsafe { Mmap::map(file) }?));
+    }
+    let mut bytes = Vec::new();
+    let too_large = |_| std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+    bytes.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX)).map_err(too_large)?;
+    let mut file = file;
+    file.read_to_end(&mut bytes)?;
+    Ok(Storage::from_owner(bytes).bytes)
+}
+
 /// Views bytes as numbers; `None` if they are misaligned or don't divide evenly.
 fn cast<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
     let size = size_of::<T>();
@@ -214,6 +232,37 @@ fn cast<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
     // SAFETY: the pointer is aligned and the bytes are as many as the elements need (both checked above); `T: Plain`
     // vouches that any bytes are valid; the lifetime is that of the bytes.
     Some(unsafe { std::slice::from_raw_parts(start, bytes.len() / size) })
+}
+
+/// Bytes of an owner that the caller brought: a vector, a mapping, or a type of its own.
+///
+/// A safe `AsRef` may give another slice each time, so it is asked once, and the slice is kept as a pointer beside the
+/// owner. An `Arc` holds the owner: it stays where it is when this moves, and unlike a `Box` it claims no sole access to
+/// it, which the pointer would break.
+struct OwnedBytes {
+    start: NonNull<u8>,
+    len: usize,
+    _owner: Arc<dyn Send + Sync>,
+}
+
+// SAFETY: it is a shared slice of bytes, which may go to and be read by any thread, and an owner that is Send and Sync.
+unsafe impl Send for OwnedBytes {}
+// SAFETY: as for Send.
+unsafe impl Sync for OwnedBytes {}
+
+impl OwnedBytes {
+    fn new<T: AsRef<[u8]> + Send + Sync + 'static>(owner: T) -> Self {
+        let owner = Arc::new(owner);
+        let bytes: &[u8] = T::as_ref(&owner);
+        Self { start: NonNull::from(bytes).cast(), len: bytes.len(), _owner: owner }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        // SAFETY: `new` got the pointer and the length from a `&[u8]` that was borrowed from the owner, so it holds for as
+        // long as the owner could stay borrowed. It could from then until it is dropped: nobody else has this Arc, and
+        // nothing here calls the owner, moves it or borrows it mutably before its drop, which comes with that of `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
 }
 
 /// Owned bytes that start at a multiple of [`ALIGNMENT`].
@@ -257,6 +306,59 @@ mod tests {
         assert_eq!(odd.view::<f32>(0..8).len(), 2);
         let even = Storage::from_static(&BACKING.0[4..12]);
         assert_eq!(even.bytes().as_ptr(), BACKING.0[4..].as_ptr(), "an aligned slice is not copied");
+    }
+
+    #[test]
+    fn bytes_of_every_owner_stay_where_they_are() {
+        let numbers = || (0..1000).map(|i| i as u8).collect::<Vec<u8>>();
+        let vector = numbers();
+        let address = vector.as_ptr();
+        assert_eq!(Storage::from_owner(vector).bytes().as_ptr(), address);
+        let boxed = numbers().into_boxed_slice();
+        let address = boxed.as_ptr();
+        assert_eq!(Storage::from_owner(boxed).bytes().as_ptr(), address);
+        let shared: Arc<[u8]> = numbers().into();
+        let storage = Storage::from_owner(Arc::clone(&shared));
+        assert_eq!(storage.bytes().as_ptr(), shared.as_ptr());
+        let mut map = MmapMut::map_anon(1000).unwrap();
+        map.copy_from_slice(&numbers());
+        let map = map.make_read_only().unwrap();
+        let address = map.as_ptr();
+        let storage = Storage::from_owner(map);
+        assert_eq!(storage.bytes().as_ptr(), address);
+        // The bytes may lie in the owner itself, which then stays where it is when the storage moves.
+        let storage = Storage::from_owner(Block([7; ALIGNMENT]));
+        let address = storage.bytes().as_ptr();
+        let moved = std::thread::spawn(move || Box::new(storage)).join().unwrap();
+        assert_eq!((moved.bytes().as_ptr(), moved.bytes()), (address, &[7; ALIGNMENT][..]));
+    }
+
+    impl AsRef<[u8]> for Block {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn an_owner_that_gives_other_bytes_each_time_is_asked_once() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        struct Fickle(Vec<u8>, AtomicUsize, Arc<AtomicUsize>);
+
+        impl AsRef<[u8]> for Fickle {
+            fn as_ref(&self) -> &[u8] {
+                let asked = self.1.fetch_add(1, Ordering::Relaxed);
+                self.2.store(asked + 1, Ordering::Relaxed);
+                [&self.0[..], &self.0[..1], &[]][asked.min(2)]
+            }
+        }
+
+        let asked = Arc::new(AtomicUsize::new(0));
+        let storage = Storage::from_owner(Fickle(vec![5; 400], AtomicUsize::new(0), Arc::clone(&asked)));
+        for _ in 0..3 {
+            assert_eq!((storage.len(), storage.view::<u8>(396..400)), (400, &[5; 4][..]));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -4,7 +4,9 @@ mod common;
 
 use std::sync::Arc;
 
-use babyllama::{CacheDtype, Error, ErrorKind, Isa, Model, ModelOptions, Session, SessionOptions};
+use babyllama::{
+    CacheDtype, Error, ErrorKind, Isa, Model, ModelBytes, ModelOptions, Session, SessionOptions,
+};
 use common::{RandomModel, Shape};
 
 const SHAPE: Shape = Shape {
@@ -529,6 +531,10 @@ fn bytes_of_every_kind_and_alignment_make_the_same_model() {
         };
         check(Model::from_bytes(file.clone()), "Vec");
         check(Model::from_bytes(Arc::<[u8]>::from(&file[..])), "Arc");
+        check(Model::from_bytes(file.clone().into_boxed_slice()), "Box");
+        let mut map = memmap2::MmapMut::map_anon(file.len()).unwrap();
+        map.copy_from_slice(&file);
+        check(Model::from_bytes(ModelBytes::from_owner(map.make_read_only().unwrap())), "Mmap");
         let leaked: &'static mut [u8] = vec![0; file.len() + 64].leak();
         for offset in 0..=17 {
             let mut shifted = vec![0xFF; file.len() + 64];
@@ -542,6 +548,38 @@ fn bytes_of_every_kind_and_alignment_make_the_same_model() {
         let on_disk = common::TempFile::new("model.bin", &file);
         check(Model::open(&on_disk), "mapped");
     }
+}
+
+#[test]
+fn the_owner_of_bytes_lives_as_long_as_the_last_clone_of_the_model() {
+    struct Owner(Vec<u8>, Arc<()>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let (_, file) = small_files()[0].clone();
+    let alive = Arc::new(());
+    let model = Model::from_bytes(ModelBytes::from_owner(Owner(file, Arc::clone(&alive)))).unwrap();
+    let session = model.session();
+    drop(model);
+    assert_eq!(Arc::strong_count(&alive), 2, "used in place");
+    drop(session);
+    assert_eq!(Arc::strong_count(&alive), 1);
+    // What can't be a model is given back, too.
+    assert!(Model::from_bytes(ModelBytes::from_owner(Owner(vec![1; 99], Arc::clone(&alive)))).is_err());
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[test]
+fn a_model_that_is_included_is_used_in_place() {
+    let bytes = babyllama::include_model!("../models/babyllama.gguf");
+    assert!(bytes.as_ptr().addr().is_multiple_of(64));
+    assert_eq!(bytes, std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")).unwrap());
+    let model = Model::from_bytes(bytes).unwrap();
+    assert_eq!(model.file_bytes(), bytes.len() as u64);
+    #[cfg(feature = "bundled")]
+    assert_eq!(format!("{:?}", Model::bundled().unwrap()), format!("{model:?}"));
 }
 
 #[test]

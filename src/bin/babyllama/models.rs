@@ -9,13 +9,6 @@ use crate::failure::Failure;
 /// What stands for the bundled model where a file could be named. A file of this name is `./bundled`.
 pub(crate) const BUNDLED: &str = "bundled";
 
-/// Bytes aligned to a cache line, so that the library uses them where they are and doesn't copy them.
-#[repr(C, align(64))]
-struct Aligned<T: ?Sized>(T);
-
-static BABYLLAMA: &Aligned<[u8]> =
-    &Aligned(*include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")));
-
 /// Which tokenizer a model gets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TokenizerChoice<'a> {
@@ -45,11 +38,7 @@ pub(crate) fn open(
         TokenizerChoice::File(path) => options.tokenizer_path(path),
         TokenizerChoice::Own => options,
     };
-    Ok(if bundled {
-        Model::from_bytes_with(&BABYLLAMA.0, &options)?
-    } else {
-        Model::open_with(model, &options)?
-    })
+    Ok(if bundled { Model::bundled_with(&options)? } else { Model::open_with(model, &options)? })
 }
 
 /// The model's tokenizer, for commands that can't do without.
