@@ -62,7 +62,7 @@ impl OutputFile {
     /// [`ErrorKind::DiskFull`].
     pub fn require_space(&self, needed: u64) -> Result<()> {
         let Some(beside) = &self.beside else { return Ok(()) };
-        match fs4::available_space(beside.parent().unwrap_or(beside)) {
+        match available_space(beside.parent().unwrap_or(beside)) {
             Ok(available) if available < needed => {
                 Err(Error::from(ErrorKind::DiskFull { needed, available }).at(Some(&self.target)))
             }
@@ -84,6 +84,23 @@ impl OutputFile {
     }
 }
 
+/// Bytes that are free where a folder is.
+#[cfg(any(unix, windows))]
+fn available_space(folder: &Path) -> io::Result<u64> {
+    fs4::available_space(folder)
+}
+
+/// WASI doesn't say.
+#[cfg(not(any(unix, windows)))]
+fn available_space(_folder: &Path) -> io::Result<u64> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A number that no other process has, where there are processes: WASI panics when asked.
+fn process_number() -> u64 {
+    if cfg!(target_family = "wasm") { 0 } else { std::process::id().into() }
+}
+
 /// What the names of files on their way to `target` begin with. A process's number follows, and [`ENDING`].
 fn beginning(target: &Path) -> OsString {
     let mut name = OsString::from(".");
@@ -96,7 +113,7 @@ const ENDING: &str = ".tmp";
 
 /// Creates a file beside `target`, locked for as long as it is open.
 fn create_beside(target: &Path) -> io::Result<(File, PathBuf)> {
-    let mut number = u64::from(std::process::id());
+    let mut number = process_number();
     loop {
         let mut name = beginning(target);
         name.push(format!("{number}{ENDING}"));
