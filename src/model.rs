@@ -182,7 +182,7 @@ impl ModelOptions {
     }
 
     /// The number of threads, the calling one included. The default is as many as the machine runs at once. The others
-    /// are a pool of the model's own.
+    /// are a pool of the model's own, which starts with its first pass; a small model never needs them.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
@@ -352,7 +352,7 @@ impl Model {
     /// Opens a checkpoint with options.
     ///
     /// # Errors
-    /// As [`Model::open`]; and [`ErrorKind::InvalidOption`] or [`ErrorKind::ThreadPool`] for options.
+    /// As [`Model::open`]; and [`ErrorKind::InvalidOption`] for options.
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
         Self::load(Storage::open(path.as_ref())?, options)
     }

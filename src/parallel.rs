@@ -29,7 +29,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{ErrorKind, Result};
@@ -62,8 +62,9 @@ const MIN_REGION_BYTES: usize = 48 << 10;
 pub(crate) struct Threads {
     count: usize,
     crew: Arc<Crew>,
+    /// Threads of our own start with the first pass that shares its work.
     #[cfg(feature = "rayon")]
-    pool: Option<Arc<ThreadPool>>,
+    pool: Arc<OnceLock<Arc<ThreadPool>>>,
 }
 
 impl std::fmt::Debug for Threads {
@@ -73,41 +74,71 @@ impl std::fmt::Debug for Threads {
 }
 
 impl Threads {
-    /// As many threads as `count`, of which one is the caller's; the others are a pool of our own.
+    /// As many threads as `count`, of which one is the caller's; the others are a pool of our own, started already.
     ///
     /// # Errors
-    /// [`ErrorKind::ThreadPool`] if the system can't start them.
-    #[cfg(feature = "rayon")]
+    /// As [`Threads::start`].
+    #[cfg(test)]
     pub(crate) fn new(count: usize) -> Result<Self> {
-        let helpers = count.saturating_sub(1);
-        let pool = match helpers {
-            0 => None,
-            _ => {
-                let builder = rayon::ThreadPoolBuilder::new().num_threads(helpers);
-                let pool = builder.thread_name(|i| format!("babyllama-{}", i + 1)).build();
-                Some(Arc::new(pool.map_err(|e| ErrorKind::ThreadPool(e.to_string()))?))
-            }
-        };
-        Ok(Self { count: helpers + 1, crew: Arc::default(), pool })
+        let threads = Self::unstarted(count);
+        threads.start().map(|()| threads)
     }
 
-    /// As many threads as an option asks for, or as the machine runs at once.
+    #[cfg(feature = "rayon")]
+    fn unstarted(count: usize) -> Self {
+        Self { count: count.max(1), crew: Arc::default(), pool: Arc::default() }
+    }
+
+    /// Without rayon there is only the caller.
+    #[cfg(not(feature = "rayon"))]
+    fn unstarted(_count: usize) -> Self {
+        Self { count: 1, crew: Arc::default() }
+    }
+
+    /// Starts the threads, if they are ours and haven't been started.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] beyond 1 to 1024, and as [`Threads::new`].
+    /// [`ErrorKind::ThreadPool`] if the system can't start them; the next call tries again.
+    #[cfg(feature = "rayon")]
+    pub(crate) fn start(&self) -> Result<()> {
+        if self.count > 1 && self.pool.get().is_none() {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(self.count - 1);
+            let pool = builder.thread_name(|i| format!("babyllama-{}", i + 1)).build();
+            let pool = pool.map_err(|e| ErrorKind::ThreadPool(e.to_string()))?;
+            // If another pass was first, these end again.
+            let _ = self.pool.set(Arc::new(pool));
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "rayon")]
+    fn is_started(&self) -> bool {
+        self.pool.get().is_some()
+    }
+
+    /// There are none to be started.
+    #[cfg(not(feature = "rayon"))]
+    pub(crate) fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    #[cfg(not(feature = "rayon"))]
+    fn is_started(&self) -> bool {
+        false
+    }
+
+    /// As many threads as an option asks for, or as the machine runs at once, unstarted: until they are, the caller works
+    /// alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] beyond 1 to 1024.
     pub(crate) fn of_option(threads: Option<usize>) -> Result<Self> {
         let threads = threads.unwrap_or_else(available_threads);
         if !(1..=1024).contains(&threads) {
             let (name, value, reason) = ("threads", threads.to_string(), "must be between 1 and 1024".into());
             return Err(ErrorKind::InvalidOption { name, value, reason }.into());
         }
-        Self::new(threads)
-    }
-
-    /// Without rayon there is only the caller.
-    #[cfg(not(feature = "rayon"))]
-    pub(crate) fn new(_count: usize) -> Result<Self> {
-        Ok(Self { count: 1, crew: Arc::default() })
+        Ok(Self::unstarted(threads))
     }
 
     /// The caller and a pool of the caller's: as many threads as the pool has, but no more than the machine runs at once,
@@ -115,7 +146,8 @@ impl Threads {
     #[cfg(feature = "rayon")]
     pub(crate) fn from_pool(pool: Arc<ThreadPool>) -> Self {
         let count = pool.current_num_threads().clamp(1, available_threads().max(2));
-        Self { count, crew: Arc::new(Crew { is_lent: true, ..Crew::default() }), pool: Some(pool) }
+        let crew = Crew { is_lent: true, ..Crew::default() };
+        Self { count, crew: Arc::new(crew), pool: Arc::new(pool.into()) }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -125,7 +157,7 @@ impl Threads {
     /// Runs `work` with a team. `alone` keeps everything on the calling thread. So does another forward pass of the
     /// same model that is under way: two at once would only wait for each other's helpers.
     pub(crate) fn enter<R>(&self, alone: bool, work: impl FnOnce(&Team<'_>) -> R) -> R {
-        if alone || self.count == 1 || !self.crew.open() {
+        if alone || self.count == 1 || !self.is_started() || !self.crew.open() {
             return work(&Team { threads: None });
         }
         let _open = Opened(&self.crew);
@@ -155,7 +187,7 @@ impl Threads {
 
     #[cfg(feature = "rayon")]
     fn spawn_helper(&self) {
-        if let Some(pool) = &self.pool {
+        if let Some(pool) = self.pool.get() {
             let crew = Arc::clone(&self.crew);
             pool.spawn(move || crew.help());
         }

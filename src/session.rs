@@ -213,7 +213,8 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::EmptyInput`], [`ErrorKind::TokenOutOfRange`], [`ErrorKind::ContextFull`],
-    /// [`ErrorKind::OutOfMemory`]; nothing was fed then.
+    /// [`ErrorKind::OutOfMemory`], and [`ErrorKind::ThreadPool`] if the model's threads, which start with its first
+    /// pass, can't be had; nothing was fed then.
     pub fn forward(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
         self.check(tokens)?;
         match self.tail.pending {
@@ -349,12 +350,15 @@ impl Session {
 
     /// Feeds these tokens, at least one, which were checked. Those that call it see to what is pending.
     fn feed(&mut self, tokens: &[TokenId], wanted: Logits) -> Result<()> {
+        let alone = self.model.llama().weights.bytes_per_token() < MIN_SHARED_MODEL_BYTES;
+        if !alone {
+            self.model.thread_team().start()?;
+        }
         self.reserve(tokens.len(), wanted)?;
         self.has_logits = false;
 
         let llama = self.model.llama();
         let vocab_size = llama.config.vocab_size;
-        let alone = llama.weights.bytes_per_token() < MIN_SHARED_MODEL_BYTES;
         for (i, batch) in tokens.chunks(MAX_BATCH).enumerate() {
             let logits = match wanted {
                 Logits::Last => &mut self.logits[..],

@@ -471,6 +471,34 @@ mod pools {
         );
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_model_starts_no_thread_before_its_first_shared_pass() {
+        // In a process of its own, as the tests beside it start threads.
+        if std::env::var_os("BABYLLAMA_COUNTS_THREADS").is_none() {
+            let this = std::env::current_exe().unwrap();
+            let name = "pools::a_model_starts_no_thread_before_its_first_shared_pass";
+            let mut test = std::process::Command::new(this);
+            test.args([name, "--exact", "--test-threads", "1"]).env("BABYLLAMA_COUNTS_THREADS", "1");
+            assert!(test.status().unwrap().success());
+            return;
+        }
+        let count = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let before = count();
+        let small = open(small_files()[0].1.clone(), Isa::best(), 16);
+        small.session().forward(&[1]).unwrap();
+        let model = open(large_files()[1].1.clone(), Isa::best(), 16);
+        let mut session = model.session();
+        assert_eq!((model.threads(), count()), (16, before));
+        assert!(session.forward(&[u32::MAX]).is_err());
+        assert_eq!(count(), before, "what is refused needs none");
+        session.forward(&[1]).unwrap();
+        assert_eq!(count(), before + 15);
+        let clone = model.clone();
+        clone.session().forward(&[1]).unwrap();
+        assert_eq!(count(), before + 15, "clones share them");
+    }
+
     #[test]
     fn a_models_own_pool_serves_a_caller_inside_another_pool() {
         let model = open(large_files()[0].1.clone(), Isa::best(), 2);
@@ -552,22 +580,26 @@ fn bytes_of_every_kind_and_alignment_make_the_same_model() {
 
 #[test]
 fn the_owner_of_bytes_lives_as_long_as_the_last_clone_of_the_model() {
-    struct Owner(Vec<u8>, Arc<()>);
+    struct Owner {
+        bytes: Vec<u8>,
+        _alive: Arc<()>,
+    }
     impl AsRef<[u8]> for Owner {
         fn as_ref(&self) -> &[u8] {
-            &self.0
+            &self.bytes
         }
     }
     let (_, file) = small_files()[0].clone();
     let alive = Arc::new(());
-    let model = Model::from_bytes(ModelBytes::from_owner(Owner(file, Arc::clone(&alive)))).unwrap();
+    let owner = |bytes| ModelBytes::from_owner(Owner { bytes, _alive: Arc::clone(&alive) });
+    let model = Model::from_bytes(owner(file)).unwrap();
     let session = model.session();
     drop(model);
     assert_eq!(Arc::strong_count(&alive), 2, "used in place");
     drop(session);
     assert_eq!(Arc::strong_count(&alive), 1);
     // What can't be a model is given back, too.
-    assert!(Model::from_bytes(ModelBytes::from_owner(Owner(vec![1; 99], Arc::clone(&alive)))).is_err());
+    assert!(Model::from_bytes(owner(vec![1; 99])).is_err());
     assert_eq!(Arc::strong_count(&alive), 1);
 }
 

@@ -106,7 +106,9 @@ impl GgufOptions {
         if let Some(pool) = &self.pool {
             return Ok(Threads::from_pool(Arc::clone(pool)));
         }
-        Threads::of_option(self.threads)
+        let threads = Threads::of_option(self.threads)?;
+        threads.start()?;
+        Ok(threads)
     }
 }
 
