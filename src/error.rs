@@ -273,7 +273,7 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
-            Self::UnknownFormat { hint } => write!(f, "not a checkpoint that babyllama knows: {hint}"),
+            Self::UnknownFormat { hint } => write!(f, "not a file that babyllama can use: {hint}"),
             Self::UnsupportedVersion { format, found } => {
                 write!(f, "{format} version {found} is not supported")
             }

@@ -500,11 +500,13 @@ fn other_formats_are_recognised() {
         (padded(b"FUGG\0\0\0\x03"), "GGUF file with its bytes in the wrong order"),
         (padded(b"PK\x03\x04"), "zip"),
         (padded(b"\x40\x01\0\0\0\0\0\0{\"__metadata__\":{}}"), "safetensors"),
-        (padded(b"\x89PNG\r\n\x1a\n"), "no known magic"),
-        (b"Once upon a time, there was a little girl named Lily.".to_vec(), "no known magic"),
-        (vec![0; 1000], "no known magic"),
+        (padded(b"\x89PNG\r\n\x1a\n"), "picture"),
+        (b"Once upon a time, there was a little girl named Lily.".to_vec(), "it is text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 75\n".to_vec(), "git lfs pull"),
+        (padded(b"algg\x01\0\0\0\x08\0\0\0\x10\0\0\0"), "LoRA adapter"),
+        (vec![0; 1000], "filled with zeros"),
         (vec![0xFF; 1000], "no known magic"),
-        (b"24k".to_vec(), "no known magic"),
+        (b"24\x01".to_vec(), "no known magic"),
     ] {
         let kind = refused(&bytes, &[says]);
         assert!(matches!(kind, ErrorKind::UnknownFormat { .. }), "{says}: {kind:?}");

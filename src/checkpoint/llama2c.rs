@@ -19,6 +19,7 @@ use std::sync::Arc;
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::Checkpoint;
+use super::file_kind::FileKind;
 use crate::config::{Config, RopeScaling};
 use crate::error::{ErrorKind, Result};
 use crate::ops::Arithmetic;
@@ -39,12 +40,11 @@ pub(super) fn has_magic(storage: &Storage) -> bool {
     storage.bytes().get(..4).is_some_and(|magic| LittleEndian::read_u32(magic) == MAGIC)
 }
 
-/// v0 has no magic: its header must be possible, whatever the size of the file then is.
+/// v0 has no magic: its header must be possible, whatever the size of the file then is, and like no other kind of file.
 pub(super) fn looks_like_v0(storage: &Storage) -> bool {
-    let known_magics: [&[u8]; 3] = [b"GGUF", b"PK\x03\x04", b"ggjt"];
     let bytes = storage.bytes();
-    !known_magics.iter().any(|magic| bytes.starts_with(magic))
-        && bytes.get(..4 * HEADER_INTS).is_some_and(|ints| v0_header(ints).is_ok())
+    let is_possible = bytes.get(..4 * HEADER_INTS).is_some_and(|ints| v0_header(ints).is_ok());
+    is_possible && FileKind::detect(bytes, storage.len()).is_none()
 }
 
 /// Why a file that [`looks_like_v0`] refused is none.

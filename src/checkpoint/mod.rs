@@ -4,10 +4,13 @@
 //! tensor, allocate no more than the file's own length justifies, and never panic. A new format is a file here and a
 //! line in [`READERS`].
 
+pub(crate) mod file_kind;
 pub(crate) mod gguf;
 mod llama2c;
 
 use std::sync::Arc;
+
+use file_kind::{FileKind, Wanted};
 
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
@@ -83,19 +86,8 @@ pub(crate) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
 
 /// What a file that no reader takes might be.
 fn hint(storage: &Storage) -> String {
-    let known = match storage.bytes() {
-        [] => "it is empty",
-        [b'F', b'U', b'G', b'G', ..] => "it may be a GGUF file with its bytes in the wrong order",
-        [b'P', b'K', 3, 4, ..] => {
-            "it is a zip archive, perhaps a PyTorch checkpoint, which has to be converted"
-        }
-        [_, _, _, _, _, _, _, 0, b'{', ..] => "it is a safetensors file, which has to be converted",
-        _ => {
-            return format!(
-                "it has no known magic number, and as llama2.c's v0 {}",
-                llama2c::why_not_v0(storage)
-            );
-        }
-    };
-    known.into()
+    FileKind::detect(storage.bytes(), storage.len()).map_or_else(
+        || format!("it has no known magic number, and as llama2.c's v0 {}", llama2c::why_not_v0(storage)),
+        |kind| kind.sentence(Wanted::Model),
+    )
 }

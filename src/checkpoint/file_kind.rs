@@ -1,0 +1,490 @@
+//! What a file is that isn't what was wanted, told by its first bytes, and what to do about it.
+//!
+//! A new kind is a line in [`KINDS`]. Nothing here decides how a file is read: a reader that doesn't know a file's beginning
+//! asks here what to say. So a kind may be told by a likeness, as long as no good file is like it.
+
+use std::path::Path;
+
+use Advice::{Any, By};
+
+/// So many bytes of a file's beginning are enough to tell its kind; fewer will do if the file has no more.
+pub(crate) const SAMPLE_BYTES: usize = 4096;
+
+/// What a file was opened as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// A model that runs.
+    Model,
+    /// A tokenizer that is used with a model that runs: GGUF or `tokenizer.bin`.
+    Tokenizer,
+    /// One of the files of a published model: weights, a tokenizer, settings.
+    Published,
+}
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    Empty,
+    Zeros,
+    GitLfsPointer,
+    Html,
+    Xml,
+    ErrorAnswer,
+    TokenizerJson,
+    TokenizerConfigJson,
+    AdapterConfigJson,
+    IndexJson,
+    ConfigJson,
+    ParamsJson,
+    Json,
+    Gzip,
+    Zstd,
+    Xz,
+    Bzip2,
+    Lz4,
+    SevenZip,
+    Rar,
+    Tar,
+    PyTorch,
+    NumpyArchive,
+    Zip,
+    OldPyTorch,
+    Pickle,
+    Numpy,
+    Hdf5,
+    Gguf,
+    SwappedGguf,
+    Ggml,
+    GgmlAdapter,
+    GgmlSession,
+    LoraSafetensors,
+    Safetensors,
+    SentencePiece,
+    Tiktoken,
+    TokenizerBin,
+    ImportanceMatrix,
+    Executable,
+    Pdf,
+    Image,
+    Sqlite,
+    Arrow,
+    Utf16,
+    Text,
+}
+
+/// What to do, by what was wanted.
+enum Advice {
+    /// Whatever was wanted.
+    Any(&'static str),
+    By {
+        model: &'static str,
+        tokenizer: &'static str,
+        published: &'static str,
+    },
+}
+
+/// How a kind is told, and what is said of it.
+struct Row {
+    kind: FileKind,
+    is: fn(&Sample) -> bool,
+    /// What it is: ends a sentence that begins with "it is".
+    what: &'static str,
+    /// What to do, if there is something.
+    advice: Advice,
+}
+
+const fn row(kind: FileKind, is: fn(&Sample) -> bool, what: &'static str, advice: Advice) -> Row {
+    Row { kind, is, what, advice }
+}
+
+const AGAIN: Advice = Any("download the model's file again, and look at what the server says");
+const UNPACK: Advice = Any("unpack it first");
+const NOTHING: Advice = Any("");
+/// For what `convert` makes a runnable file of.
+const CONVERT: Advice = By {
+    model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs to",
+    tokenizer: "the tokenizer is another file",
+    published: "",
+};
+/// For tokenizers that only `convert` reads.
+const CONVERT_TOKENIZER: Advice = By {
+    model: "the model's weights are in another file",
+    tokenizer: "only `babyllama convert` takes it; the GGUF file that it writes then holds the tokenizer",
+    published: "",
+};
+const MERGE_ADAPTER: Advice =
+    Any("it only changes another model: merge it into that first, with PEFT's merge_and_unload for example");
+const OLD_GGML: Advice = Any("it has been out of use since 2023, so download the model as GGUF");
+
+/// All kinds. The first that fits is it.
+const KINDS: &[Row] = {
+    use FileKind::*;
+    &[
+        row(Empty, |s| s.len == 0, "empty", AGAIN),
+        row(
+            GitLfsPointer,
+            |s| s.starts(&[b"version https://git-lfs", b"version https://hawser"]),
+            "a Git LFS pointer, which only stands for the file",
+            Any("run `git lfs pull` where it was cloned, or download the file itself"),
+        ),
+        row(Html, Sample::is_html, "an HTML page, not the file that was to be downloaded", AGAIN),
+        row(Xml, |s| s.text_starts(&["<?xml", "<error"]), "XML, perhaps a server's error message", AGAIN),
+        row(TokenizerJson, Sample::is_tokenizer_json, "a tokenizer.json", CONVERT_TOKENIZER),
+        row(
+            TokenizerConfigJson,
+            |s| s.has_key(&["tokenizer_class", "added_tokens_decoder", "chat_template"]),
+            "a tokenizer_config.json",
+            CONVERT_TOKENIZER,
+        ),
+        row(
+            AdapterConfigJson,
+            |s| s.has_key(&["peft_type"]),
+            "the settings of a LoRA adapter",
+            MERGE_ADAPTER,
+        ),
+        row(IndexJson, |s| s.has_key(&["weight_map", "total_size"]), "an index of a model's files", CONVERT),
+        row(
+            ConfigJson,
+            |s| s.has_key(&["architectures", "model_type", "hidden_size", "_name_or_path"]),
+            "a config.json, a model's hyperparameters",
+            CONVERT,
+        ),
+        row(
+            ParamsJson,
+            |s| s.has_key(&["dim"]) && s.has_key(&["n_layers", "n_heads"]),
+            "a params.json, a model's hyperparameters",
+            CONVERT,
+        ),
+        row(
+            ErrorAnswer,
+            |s| s.len < 4096 && s.has_key(&["error", "errors", "message", "detail"]),
+            "JSON, a server's error message",
+            AGAIN,
+        ),
+        row(Json, Sample::is_json, "JSON", NOTHING),
+        row(Gzip, |s| s.starts(&[b"\x1f\x8b\x08"]), "compressed with gzip", UNPACK),
+        row(Zstd, |s| s.starts(&[b"\x28\xb5\x2f\xfd"]), "compressed with zstd", UNPACK),
+        row(Xz, |s| s.starts(&[b"\xfd7zXZ\0"]), "compressed with xz", UNPACK),
+        row(Bzip2, |s| s.starts(&[b"BZh"]) && s.at(4, b"1AY&SY"), "compressed with bzip2", UNPACK),
+        row(Lz4, |s| s.starts(&[b"\x04\x22\x4d\x18"]), "compressed with lz4", UNPACK),
+        row(SevenZip, |s| s.starts(&[b"7z\xbc\xaf\x27\x1c"]), "a 7z archive", UNPACK),
+        row(Rar, |s| s.starts(&[b"Rar!\x1a\x07"]), "a RAR archive", UNPACK),
+        row(Tar, |s| s.at(257, b"ustar"), "a tar archive", UNPACK),
+        row(PyTorch, Sample::is_pytorch, "a zip archive of PyTorch's, which has to be converted", CONVERT),
+        row(
+            NumpyArchive,
+            |s| s.is_zip() && s.first_entry().ends_with(b".npy"),
+            "a zip archive of NumPy's",
+            Any("it is in no format in which models are published"),
+        ),
+        row(Zip, Sample::is_zip, "a zip archive", UNPACK),
+        row(
+            OldPyTorch,
+            |s| s.starts(&[b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46"]),
+            "a file of PyTorch before 1.6",
+            Any("load it with torch.load, and save it again with torch.save"),
+        ),
+        row(Pickle, Sample::is_pickle, "a Python pickle", Any("save the weights as safetensors")),
+        row(
+            Numpy,
+            |s| s.starts(&[b"\x93NUMPY"]),
+            "an array of NumPy's",
+            Any("it is in no format in which models are published"),
+        ),
+        row(
+            Hdf5,
+            |s| s.starts(&[b"\x89HDF\r\n\x1a\n"]),
+            "an HDF5 file, perhaps Keras's or TensorFlow's",
+            Any("take the model's safetensors"),
+        ),
+        row(
+            Gguf,
+            |s| s.starts(&[b"GGUF"]),
+            "GGUF",
+            By { model: "", tokenizer: "", published: "it is a whole model: name it, and not its directory" },
+        ),
+        row(
+            SwappedGguf,
+            |s| s.starts(&[b"FUGG"]),
+            "a GGUF file with its bytes in the wrong order",
+            Any("download it for little-endian machines"),
+        ),
+        row(Ggml, |s| s.starts(&[b"lmgg", b"fmgg", b"tjgg", b"ccgg"]), "GGML, GGUF's forerunner", OLD_GGML),
+        row(
+            GgmlAdapter,
+            |s| s.starts(&[b"algg"]),
+            "a LoRA adapter in GGML, GGUF's forerunner",
+            MERGE_ADAPTER,
+        ),
+        row(
+            GgmlSession,
+            |s| s.starts(&[b"nsgg", b"qsgg"]),
+            "a saved session of llama.cpp's",
+            Any("it holds no model: name the model's file"),
+        ),
+        row(
+            LoraSafetensors,
+            |s| s.is_safetensors() && s.has(b"lora_A."),
+            "a LoRA adapter in safetensors",
+            MERGE_ADAPTER,
+        ),
+        row(
+            Safetensors,
+            Sample::is_safetensors,
+            "a safetensors file, which has to be converted",
+            By {
+                model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs \
+                        to, with its config.json and its tokenizer",
+                tokenizer: "it holds weights: the tokenizer is another file",
+                published: "",
+            },
+        ),
+        row(
+            SentencePiece,
+            Sample::is_sentencepiece,
+            "a tokenizer.model, SentencePiece's tokenizer",
+            CONVERT_TOKENIZER,
+        ),
+        row(Tiktoken, Sample::is_tiktoken, "a tokenizer.model, Llama 3's tokenizer", CONVERT_TOKENIZER),
+        row(
+            TokenizerBin,
+            Sample::is_tokenizer_bin,
+            "a tokenizer.bin, llama2.c's tokenizer",
+            By { model: "name the model's file, and give this with -z", tokenizer: "", published: "" },
+        ),
+        row(
+            ImportanceMatrix,
+            Sample::is_importance_matrix,
+            "an importance matrix of llama.cpp's",
+            Any("it helps to quantize a model, and holds none"),
+        ),
+        row(Executable, Sample::is_executable, "a program", NOTHING),
+        row(Pdf, |s| s.starts(&[b"%PDF-"]), "a PDF document", NOTHING),
+        row(
+            Image,
+            |s| s.starts(&[b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8"]) || s.at(8, b"WEBP"),
+            "a picture",
+            NOTHING,
+        ),
+        row(Sqlite, |s| s.starts(&[b"SQLite format 3\0"]), "a database of SQLite's", NOTHING),
+        row(Arrow, |s| s.starts(&[b"PAR1", b"ARROW1"]), "a table of data: Parquet or Arrow", NOTHING),
+        row(
+            Utf16,
+            |s| s.starts(&[b"\xff\xfe", b"\xfe\xff"]) && s.bytes[2..].contains(&0),
+            "text in UTF-16, as PowerShell's > writes it",
+            AGAIN,
+        ),
+        row(
+            Zeros,
+            |s| s.bytes.iter().all(|&byte| byte == 0),
+            "filled with zeros: room was made for it, but its download didn't begin",
+            AGAIN,
+        ),
+        row(Text, Sample::is_text, "text", NOTHING),
+    ]
+};
+
+/// How names end of downloads that aren't done, as browsers and other programs call them.
+const UNFINISHED: [&str; 9] =
+    ["part", "partial", "crdownload", "download", "opdownload", "incomplete", "aria2", "!qb", "tmp"];
+
+impl FileKind {
+    /// The kind of a file that begins so and has so many bytes, if it is a known one. [`SAMPLE_BYTES`] will do.
+    pub(crate) fn detect(start: &[u8], len: u64) -> Option<Self> {
+        let sample = Sample::new(start, len);
+        KINDS.iter().find(|row| (row.is)(&sample)).map(|row| row.kind)
+    }
+
+    /// What it is: ends a sentence that begins with "it is".
+    pub(crate) fn what(self) -> &'static str {
+        self.row().what
+    }
+
+    /// What to do about it, if there is something.
+    pub(crate) fn advice(self, wanted: Wanted) -> Option<&'static str> {
+        let advice = match &self.row().advice {
+            Any(advice) => advice,
+            By { model, tokenizer, published } => match wanted {
+                Wanted::Model => model,
+                Wanted::Tokenizer => tokenizer,
+                Wanted::Published => published,
+            },
+        };
+        (!advice.is_empty()).then_some(advice)
+    }
+
+    /// Whether there is nothing of a model or a tokenizer in it: whatever was wanted, this is why it can't be had.
+    #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "asked of the files of published models"))]
+    pub(crate) fn is_no_model(self) -> bool {
+        use FileKind::*;
+        matches!(self, Empty | Zeros | GitLfsPointer | Html | Xml | ErrorAnswer | Utf16)
+            || matches!(self, Gzip | Zstd | Xz | Bzip2 | Lz4 | SevenZip | Rar | Tar)
+    }
+
+    /// A sentence: what it is, and what to do.
+    pub(crate) fn sentence(self, wanted: Wanted) -> String {
+        let what = self.what();
+        self.advice(wanted).map_or(format!("it is {what}"), |advice| format!("it is {what}: {advice}"))
+    }
+
+    fn row(self) -> &'static Row {
+        KINDS.iter().find(|row| row.kind == self).expect("each kind has a row")
+    }
+}
+
+/// Whether a file's name says that its download isn't done.
+pub(crate) fn is_unfinished(path: &Path) -> bool {
+    let extension = path.extension().map(|it| it.to_string_lossy().to_ascii_lowercase());
+    extension.is_some_and(|extension| UNFINISHED.contains(&&*extension))
+}
+
+/// The beginning of a file.
+struct Sample {
+    bytes: Vec<u8>,
+    /// Of the whole file.
+    len: u64,
+    /// From the first character on that is no white space, in lower case. Empty if it isn't text.
+    text: String,
+}
+
+impl Sample {
+    fn new(start: &[u8], len: u64) -> Self {
+        let bytes = &start[..start.len().min(SAMPLE_BYTES)];
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            // It may be cut inside a character.
+            Err(e) if bytes.len() - e.valid_up_to() < 4 => {
+                std::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or_default()
+            }
+            Err(_) => "",
+        };
+        let is_text = !text.contains(|c: char| c.is_control() && !c.is_whitespace());
+        let text = if is_text { text.trim_start_matches('\u{feff}').trim_start() } else { "" };
+        Self { bytes: bytes.to_vec(), len, text: text.to_ascii_lowercase() }
+    }
+
+    fn starts(&self, magics: &[&[u8]]) -> bool {
+        magics.iter().any(|magic| self.bytes.starts_with(magic))
+    }
+
+    fn at(&self, offset: usize, magic: &[u8]) -> bool {
+        self.bytes.get(offset..).is_some_and(|bytes| bytes.starts_with(magic))
+    }
+
+    fn has(&self, part: &[u8]) -> bool {
+        self.bytes.windows(part.len()).any(|window| window == part)
+    }
+
+    fn u32(&self, offset: usize) -> Option<u32> {
+        let bytes = self.bytes.get(offset..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes))
+    }
+
+    fn text_starts(&self, starts: &[&str]) -> bool {
+        starts.iter().any(|start| self.text.starts_with(start))
+    }
+
+    fn is_text(&self) -> bool {
+        !self.text.is_empty()
+    }
+
+    fn is_html(&self) -> bool {
+        let starts = ["<!doctype html", "<html", "<head", "<body", "<title", "<script", "<!--"];
+        self.text_starts(&starts)
+    }
+
+    fn is_json(&self) -> bool {
+        let rest = self.text.strip_prefix(['{', '[']).map(str::trim_start);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['"', '{', '[', '}', ']']))
+    }
+
+    /// Whether it is JSON in which one of these is a key, or rather stands as one might.
+    fn has_key(&self, keys: &[&str]) -> bool {
+        let is_key = |key: &&str| {
+            let quoted = format!("\"{}\"", key.to_ascii_lowercase());
+            let mut behind = self.text.match_indices(&quoted).map(|(at, _)| &self.text[at + quoted.len()..]);
+            behind.any(|behind| behind.trim_start().starts_with(':'))
+        };
+        self.is_json() && keys.iter().any(is_key)
+    }
+
+    fn is_tokenizer_json(&self) -> bool {
+        let others = ["truncation", "added_tokens", "normalizer", "pre_tokenizer", "model"];
+        self.has_key(&["version"]) && self.has_key(&others)
+    }
+
+    fn is_zip(&self) -> bool {
+        self.starts(&[b"PK\x03\x04", b"PK\x05\x06"])
+    }
+
+    /// The name of a zip archive's first entry.
+    fn first_entry(&self) -> &[u8] {
+        let len = self.bytes.get(26..28).map_or(0, |len| usize::from(u16::from_le_bytes([len[0], len[1]])));
+        self.bytes.get(30..30 + len).unwrap_or_default()
+    }
+
+    fn is_pytorch(&self) -> bool {
+        let entries: [&[u8]; 5] =
+            [b"data.pkl", b"/version", b"byteorder", b".format_version", b"constants.pkl"];
+        self.is_zip() && entries.iter().any(|entry| self.first_entry().ends_with(entry))
+    }
+
+    fn is_pickle(&self) -> bool {
+        // PROTO, and then a dictionary, an object, a tuple, a frame or a name.
+        matches!(*self.bytes, [0x80, 2..=5, b'}' | b']' | b'(' | b'c' | b'X' | 0x8a | 0x8c | 0x95, _, ..])
+    }
+
+    fn is_safetensors(&self) -> bool {
+        matches!(*self.bytes, [_, _, _, _, 0, 0, 0, 0, b'{', ..])
+    }
+
+    fn is_sentencepiece(&self) -> bool {
+        // A message of a few bytes, which begins with a text and then has a float.
+        let [0x0a, len @ 4..0x80, 0x0a, text_len, ..] = *self.bytes else { return false };
+        text_len < len - 1 && self.bytes.get(4 + usize::from(text_len)).is_some_and(|&tag| tag == 0x15)
+    }
+
+    fn is_tiktoken(&self) -> bool {
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        let is_piece = |(rank, line): (usize, &[u8])| {
+            let parts: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+            matches!(*parts, [piece, number] if !piece.is_empty()
+                && piece.iter().all(|&byte| is_base64(byte))
+                && number.trim_ascii_end() == rank.to_string().as_bytes())
+        };
+        let lines: Vec<&[u8]> = self.bytes.split(|&byte| byte == b'\n').collect();
+        lines.len() > 2 && lines.iter().take(2).copied().enumerate().all(is_piece)
+    }
+
+    /// Whether it begins with the unknown piece, BOS and EOS: a score, a length and so many characters.
+    fn is_tokenizer_bin(&self) -> bool {
+        let longest = self.u32(0).unwrap_or(0);
+        let mut at = 4;
+        for _ in 0..3 {
+            let (Some(score), Some(len)) = (self.u32(at), self.u32(at + 4)) else { return false };
+            let end = at.saturating_add(8).saturating_add(len as usize);
+            let text = self.bytes.get(at + 8..end).unwrap_or_default();
+            let is_piece = (1..=longest).contains(&len) && f32::from_bits(score).is_finite();
+            if !is_piece || text.is_empty() || text.iter().any(|&byte| byte < b'\t') {
+                return false;
+            }
+            at = end;
+        }
+        longest <= 1024
+    }
+
+    /// The old kind: how many tensors, and a name behind its length. The new one is GGUF.
+    fn is_importance_matrix(&self) -> bool {
+        let has_name = self.at(8, b"blk.") || self.at(8, b"output.");
+        has_name && self.u32(4).is_some_and(|len| len < 64)
+    }
+
+    fn is_executable(&self) -> bool {
+        let mach_o: [&[u8]; 3] = [b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe"];
+        self.starts(&[b"\x7fELF"]) || self.starts(&mach_o) || (self.starts(&[b"MZ"]) && !self.is_text())
+    }
+}
+
+#[cfg(test)]
+#[path = "file_kind/tests.rs"]
+mod tests;
