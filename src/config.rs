@@ -39,6 +39,9 @@ pub struct Config {
     pub rope_theta: f64,
     /// How the rotary frequencies were changed to make the context longer.
     pub rope_scaling: RopeScaling,
+    /// Positions that a query sees, its own included; `None` if it sees all before it. No context is longer than that, so
+    /// that within it nothing is left out.
+    pub sliding_window: Option<usize>,
 }
 
 /// How rotary frequencies are changed, so that a model reads further than it was first trained for.
@@ -103,6 +106,20 @@ impl Config {
         self.n_heads * self.head_dim
     }
 
+    /// Sets the window of attention, and shortens a context that is longer; says so, for people.
+    pub(crate) fn keep_inside_window(&mut self, window: usize) -> Option<String> {
+        self.sliding_window = Some(window);
+        let made_for = self.max_seq_len;
+        self.max_seq_len = made_for.min(window);
+        let note = || {
+            format!(
+                "the model's attention has a sliding window of {window} positions, which is not supported yet: the context \
+                 is {window} positions instead of {made_for}, and within them every result is the model's own"
+            )
+        };
+        (window < made_for).then(note)
+    }
+
     /// Checks what the forward pass takes for granted: nothing is zero, heads divide evenly and pair up for RoPE, and
     /// no product of two widths overflows.
     ///
@@ -122,6 +139,14 @@ impl Config {
         for (field, value) in counts {
             if value == 0 || value > i32::MAX as usize {
                 return Err(invalid(field, value, "must be between 1 and 2^31 - 1"));
+            }
+        }
+        if let Some(window) = self.sliding_window {
+            if window == 0 {
+                return Err(invalid("sliding_window", window, "must be at least 1"));
+            }
+            if self.max_seq_len > window {
+                return Err(invalid("max_seq_len", self.max_seq_len, &beyond_window(window)));
             }
         }
         if self.n_layers > MAX_LAYERS {
@@ -152,6 +177,14 @@ impl Config {
         }
         self.rope_scaling.validate()
     }
+}
+
+/// Why a context can't be longer than the window.
+pub(crate) fn beyond_window(window: usize) -> String {
+    format!(
+        "must be at most {window}, the sliding window of the model's attention: beyond it queries see only a part of what \
+         is before them, which is not supported yet"
+    )
 }
 
 fn invalid(field: &'static str, value: impl std::fmt::Display + Copy, reason: &str) -> crate::error::Error {

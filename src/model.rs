@@ -43,6 +43,7 @@ struct Inner {
     chat_template: Option<String>,
     metadata: Vec<(String, String)>,
     file_bytes: u64,
+    notes: Vec<String>,
 }
 
 /// What it is, not its weights.
@@ -242,7 +243,8 @@ impl ModelOptions {
         self
     }
 
-    /// Overrides the number of positions that the model was made for.
+    /// Overrides the number of positions that the model was made for. A model whose attention has a sliding window takes no
+    /// more than that.
     #[must_use]
     pub fn max_seq_len(mut self, max_seq_len: usize) -> Self {
         self.max_seq_len = Some(max_seq_len);
@@ -434,6 +436,7 @@ impl Model {
             chat_template: checkpoint.chat_template,
             metadata: checkpoint.metadata,
             file_bytes: checkpoint.file_bytes,
+            notes: checkpoint.notes,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -467,6 +470,13 @@ impl Model {
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
         &self.inner.metadata
+    }
+
+    /// What whoever runs it should know: keys that aren't known, and a context that is shorter than the file says. Each is a
+    /// sentence for people; of most models there is none.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.inner.notes
     }
 
     /// The file's size in bytes; of all files, if the model is split.

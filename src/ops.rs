@@ -287,6 +287,7 @@ mod tests {
             norm_eps: 1e-5,
             rope_theta,
             rope_scaling,
+            sliding_window: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::Config;
+use crate::config::{Config, beyond_window};
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
 use crate::kv_cache::{BLOCK, CacheDtype, KvCache};
@@ -36,7 +36,8 @@ impl SessionOptions {
     }
 
     /// The number of positions that the session can hold. The default is the model's `max_seq_len`; more is possible,
-    /// though the model has never seen such positions.
+    /// though the model has never seen such positions. A model whose attention has a sliding window takes no more than
+    /// that: such a session refuses every token, with [`ErrorKind::InvalidOption`].
     #[must_use]
     pub fn context_length(mut self, positions: usize) -> Self {
         self.context_length = Some(positions);
@@ -339,6 +340,10 @@ impl Session {
         let vocab_size = self.model.config().vocab_size;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(ErrorKind::TokenOutOfRange { token, vocab_size }.into());
+        }
+        if let Some(window) = self.model.config().sliding_window.filter(|&window| self.capacity > window) {
+            let (value, reason) = (self.capacity.to_string(), beyond_window(window));
+            return Err(ErrorKind::InvalidOption { name: "context_length", value, reason }.into());
         }
         let n_pending = usize::from(self.tail.pending.is_some());
         let requested = self.position().saturating_add(n_pending).saturating_add(tokens.len());

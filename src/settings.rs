@@ -7,7 +7,6 @@
 /// A setting: where it is in the file, and what is done with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting<P> {
-    /// The keys that lead to it, with points between.
     pub(crate) key: &'static str,
     pub(crate) treatment: Treatment<P>,
 }
@@ -23,7 +22,19 @@ pub(crate) enum Treatment<P> {
     Harmless(&'static str),
 }
 
-/// What is done with the setting of this key, if it is known.
-pub(crate) fn find<'a, P>(table: &'a [Setting<P>], key: &str) -> Option<&'a Treatment<P>> {
-    table.iter().find(|setting| setting.key == key).map(|setting| &setting.treatment)
+/// The setting of this key, if it is known.
+pub(crate) fn find<'a, P>(table: &'a [Setting<P>], key: &str) -> Option<&'a Setting<P>> {
+    table.iter().find(|setting| setting.key == key)
+}
+
+pub(crate) const fn honored<P>(key: &'static str) -> Setting<P> {
+    Setting { key, treatment: Treatment::Honored }
+}
+
+pub(crate) const fn refused<P: Copy>(key: &'static str, unless: P, reason: &'static str) -> Setting<P> {
+    Setting { key, treatment: Treatment::RefusedUnless(unless, reason) }
+}
+
+pub(crate) const fn harmless<P>(key: &'static str, reason: &'static str) -> Setting<P> {
+    Setting { key, treatment: Treatment::Harmless(reason) }
 }

@@ -155,6 +155,7 @@ fn config_of(
         norm_eps: 1e-5,
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
+        sliding_window: None,
     };
     config.validate()?;
     Ok(config)

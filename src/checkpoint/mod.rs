@@ -35,6 +35,8 @@ pub(crate) struct Checkpoint {
     pub(crate) metadata: Vec<(String, String)>,
     /// Of all files that it was read from.
     pub(crate) file_bytes: u64,
+    /// What whoever runs it should know, each a sentence for people.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Checkpoint {
@@ -48,7 +50,8 @@ impl Checkpoint {
     ) -> Self {
         let file_bytes = storage.len();
         let (rope_factors, chat_template, metadata) = (None, None, Vec::new());
-        Self { format, config, weights, rope_factors, arithmetic, chat_template, metadata, file_bytes }
+        let notes = Vec::new();
+        Self { format, config, weights, rope_factors, arithmetic, chat_template, metadata, file_bytes, notes }
     }
 }
 

@@ -47,14 +47,14 @@ fn mismatch(what: &str, reason: String) -> Error {
     ErrorKind::Mismatch { what: what.into(), reason }.into()
 }
 
-/// llama2.c's files hold no `norm_eps` and no `rope_theta`; GGUF holds fractions as f32.
+/// llama2.c's files hold no `norm_eps`, no `rope_theta` and no window, whose context they keep; GGUF holds fractions as f32.
 fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result<()> {
     let mut expected = source.clone();
     let mut found = converted.clone();
     for config in [&mut expected, &mut found] {
         config.rope_theta = f64::from(config.rope_theta as f32);
         if !is_gguf {
-            (config.norm_eps, config.rope_theta) = (0.0, 0.0);
+            (config.norm_eps, config.rope_theta, config.sliding_window) = (0.0, 0.0, None);
         }
     }
     if are_close(expected.rope_scaling, found.rope_scaling) {

@@ -1,6 +1,7 @@
 //! A Llama's hyperparameters, from the keys of a GGUF file.
 
 use super::metadata::{FromValue, Metadata, Value, wrong_type};
+use super::settings;
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,20 +16,13 @@ pub(super) fn check_architecture(metadata: &Metadata<'_>) -> Result<()> {
 
 /// The hyperparameters, not yet validated. `vocab_size` is not taken from the keys: the embeddings' rows tell it.
 ///
-/// Other keys are not read. `attention.sliding_window` is one, which Mistral 7B's first version has: llama.cpp doesn't apply
-/// it to this architecture, and within the window of 4096 positions there is no difference.
-pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize) -> Result<Config> {
+/// [`settings`] has the table of all keys. Of those that aren't known a note is added.
+///
+/// `attention.sliding_window` is one that Mistral 7B's first version may have. llama.cpp doesn't apply it to this
+/// architecture; here the context ends with it, and within it there is no difference.
+pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize, notes: &mut Vec<String>) -> Result<Config> {
     let keys = Keys(metadata);
-    if let Some(experts) = keys.optional::<usize>("expert_count")?.filter(|&experts| experts > 0) {
-        return Err(invalid("expert_count", &experts, "mixtures of experts are not supported"));
-    }
-    if keys.optional::<bool>("attention.causal")? == Some(false) {
-        return Err(invalid(
-            "attention.causal",
-            &false,
-            "models that read in both directions are not supported",
-        ));
-    }
+    notes.extend(settings::go_through(metadata, ARCHITECTURE)?);
     let dim = keys.required("embedding_length")?;
     let n_layers: usize = keys.required("block_count")?;
     let per_layer = PerLayer { keys: &keys, n_layers };
@@ -45,7 +39,7 @@ pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize) -> Result<Confi
         return Err(invalid("attention.value_length", &found, &reason));
     }
     let max_seq_len = keys.required("context_length")?;
-    Ok(Config {
+    let mut config = Config {
         dim,
         hidden_dim: per_layer.required("feed_forward_length")?,
         n_layers,
@@ -58,7 +52,12 @@ pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize) -> Result<Confi
         norm_eps: keys.required::<f64>("attention.layer_norm_rms_epsilon")? as f32,
         rope_theta: keys.optional("rope.freq_base")?.unwrap_or(1e4),
         rope_scaling: rope_scaling(&keys, max_seq_len)?,
-    })
+        sliding_window: None,
+    };
+    if let Some(window) = keys.optional("attention.sliding_window")?.filter(|&window| window != 0) {
+        notes.extend(config.keep_inside_window(window));
+    }
+    Ok(config)
 }
 
 /// llama.cpp's rules: without a type a factor means linear scaling, and a factor of 0 means none.

@@ -144,6 +144,13 @@ impl<'a> Value<'a> {
         Some((self.elements.0, elements))
     }
 
+    /// What it is, for people, without its type.
+    pub(super) fn bare(&self) -> String {
+        let bare = self.integer().map(|n| n.to_string());
+        let bare = bare.or_else(|| self.float().map(|x| x.to_string()));
+        bare.or_else(|| self.bool().map(|b| b.to_string())).unwrap_or_else(|| self.to_string())
+    }
+
     fn float(&self) -> Option<f64> {
         match self.kind {
             Kind::F32 => Some(LittleEndian::read_f32(self.bytes).into()),
@@ -299,6 +306,11 @@ impl<'a> Metadata<'a> {
 
     pub(super) fn get(&self, key: &str) -> Option<&Value<'a>> {
         self.0.get(key)
+    }
+
+    /// Every key and its value, in the order of the keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
+        self.0.iter().map(|(key, value)| (&**key, value))
     }
 
     /// The value of a key that may be absent.

@@ -16,7 +16,7 @@
 //! - [`metadata`]: keys and values, by type
 //! - [`tensors`]: where tensors lie, and in which format
 //! - [`names`]: what tensors are called
-//! - [`hyperparameters`]: the [`Config`]
+//! - [`hyperparameters`]: the [`Config`], and [`settings`] which keys may say something of it
 //! - [`vocabulary`]: the tokenizer
 //!
 //! Source: `docs/gguf.md` in the ggml repository; and, for what is required and what is the default, llama.cpp.
@@ -25,6 +25,7 @@ mod cursor;
 mod hyperparameters;
 mod metadata;
 pub(crate) mod names;
+mod settings;
 mod tensors;
 mod vocabulary;
 
@@ -80,7 +81,8 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         parts.check_total(metadata, &tensors)?;
     }
 
-    let (config, weights, rope_factors) = weights(metadata, tensors)?;
+    let mut notes = Vec::new();
+    let (config, weights, rope_factors) = weights(metadata, tensors, &mut notes)?;
     Ok(Checkpoint {
         format: header.format,
         config,
@@ -90,6 +92,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         chat_template: metadata.optional("tokenizer.chat_template")?,
         metadata: metadata.describe(),
         file_bytes,
+        notes,
     })
 }
 
@@ -164,7 +167,11 @@ impl<'a> Header<'a> {
 }
 
 /// The hyperparameters, the weights, and what Llama 3.1's rotary frequencies are divided by.
-fn weights(metadata: &Metadata<'_>, mut tensors: Tensors) -> Result<(Config, Weights, Option<Vec<f32>>)> {
+fn weights(
+    metadata: &Metadata<'_>,
+    mut tensors: Tensors,
+    notes: &mut Vec<String>,
+) -> Result<(Config, Weights, Option<Vec<f32>>)> {
     let name = |tensor: &str| names::of(tensor).expect("it is one of a Llama's");
     let embeddings = name("tok_embeddings");
     let Some(shape) = tensors.shape(&embeddings) else {
@@ -177,7 +184,7 @@ fn weights(metadata: &Metadata<'_>, mut tensors: Tensors) -> Result<(Config, Wei
         (_, _, &[rows, _]) => rows,
         _ => 1, // its shape is then no matrix's, which is found out below
     };
-    let config = hyperparameters::config(metadata, vocab_size)?;
+    let config = hyperparameters::config(metadata, vocab_size, notes)?;
     config.validate()?;
 
     let (dim, q_dim, kv_dim, hidden) = (config.dim, config.q_dim(), config.kv_dim(), config.hidden_dim);
@@ -204,8 +211,33 @@ fn weights(metadata: &Metadata<'_>, mut tensors: Tensors) -> Result<(Config, Wei
         let (value, reason) = (bad.to_string(), "must be positive numbers".into());
         return Err(ErrorKind::Config { field: "rope_freqs", value, reason }.into());
     }
+    leave_out_frequencies(&mut tensors, &config)?;
     tensors.finish()?;
     Ok((config, Weights { tok_embeddings, layers, norm, output }, rope_factors))
+}
+
+/// Leaves out the rotary frequencies that a converter of 2024 wrote into every layer, though the keys say them: llama.cpp
+/// refuses such files.
+fn leave_out_frequencies(tensors: &mut Tensors, config: &Config) -> Result<()> {
+    /// Of a frequency: they are f32, or were f16.
+    const TOLERANCE: f64 = 1e-3;
+    let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
+    for l in 0..config.n_layers {
+        for name in [format!("blk.{l}.attn_rot_embd"), format!("blk.{l}.attn_rot_embd.weight")] {
+            let Some(found) = tensors.optional_vector(&name, config.rope_dim / 2)? else { continue };
+            let is_close = |(i, found): (usize, &f32)| {
+                (f64::from(*found) - frequency(i)).abs() <= TOLERANCE * frequency(i)
+            };
+            if !found.iter().enumerate().all(is_close) {
+                let theta = config.rope_theta;
+                let reason = format!(
+                    "it holds other rotary frequencies than llama.rope.freq_base, {theta}, gives, so one of them is wrong"
+                );
+                return Err(ErrorKind::TensorLayout { name, reason }.into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A model in several files: `NAME-00001-of-00003.gguf` and so on. The first has all the metadata.

@@ -128,6 +128,9 @@ fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
         header.set("llama.attention.key_length", count(config.head_dim))?;
         header.set("llama.attention.value_length", count(config.head_dim))?;
     }
+    if let Some(window) = config.sliding_window {
+        header.set("llama.attention.sliding_window", count(window))?;
+    }
     header.set("llama.rope.dimension_count", count(config.rope_dim))?;
     header.set(ROPE_THETA, config.rope_theta as f32)?;
     match config.rope_scaling {

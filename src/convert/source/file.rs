@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use crate::checkpoint::file_kind::{FileKind, SAMPLE_BYTES, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file, and what it was when it was opened.
@@ -78,6 +79,39 @@ impl DataFile {
         let mut bytes = vec![0; len as usize];
         self.read_at(what, offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// An error of this file. If it isn't the kind of file that its name says, the error says so, and what to do.
+    ///
+    /// What another program wrote in its place, a Git LFS pointer or a server's page, breaks the format's rules in ways
+    /// that help nobody.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let is_of_content = matches!(
+            error.kind(),
+            ErrorKind::Malformed { .. } | ErrorKind::Truncated { .. } | ErrorKind::FileSize { .. }
+        );
+        match self.kind().filter(|&kind| is_of_content && self.is_surprise(kind)) {
+            Some(kind) => {
+                let hint = kind.sentence(Wanted::Published);
+                Error::from(ErrorKind::UnknownFormat { hint }).at(Some(&self.path))
+            }
+            None => error.at(Some(&self.path)),
+        }
+    }
+
+    /// Whether a kind of file is not what the file's name promises: of what it is, the format's own error says more.
+    fn is_surprise(&self, kind: FileKind) -> bool {
+        use FileKind::{LoraSafetensors, OldPyTorch, Pickle, PyTorch, Safetensors, Zip};
+        let is_json = self.path.extension().is_some_and(|extension| extension == "json");
+        let is_tensors = matches!(kind, Safetensors | LoraSafetensors | PyTorch | OldPyTorch | Pickle | Zip);
+        kind.is_no_model() || if is_json { is_tensors } else { !is_tensors }
+    }
+
+    /// What the file's first bytes are like.
+    pub(super) fn kind(&self) -> Option<FileKind> {
+        let mut start = vec![0; self.len.min(SAMPLE_BYTES as u64) as usize];
+        self.read_at("its beginning", 0, &mut start).ok()?;
+        FileKind::detect(&start, self.len)
     }
 
     /// All of a file that is small.

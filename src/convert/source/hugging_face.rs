@@ -7,22 +7,23 @@
 //! tokenizer.model, tokenizer.json, tokenizer_config.json, added_tokens.json, generation_config.json, chat_template.jinja
 //! ```
 //!
-//! A setting that would change what the model computes and isn't supported is refused, never passed over.
+//! A setting that would change what the model computes and isn't supported is refused, never passed over: [`settings`] has
+//! the table of all.
 //!
-//! Source: `configuration_llama.py`, `modeling_llama.py` and `modeling_rope_utils.py` in the transformers repository.
+//! Source: `configuration_llama.py`, `modeling_llama.py`, `configuration_mistral.py` and `modeling_mistral.py` in the
+//! transformers repository.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::hf_tokenizer;
+use super::hf_tensors::{self, Tensors};
 use super::json::{JsonFile, Object};
-use super::llama::{FloatModel, Layout, Llama3Scaling};
-use super::stored::{Join, StoredTensor, StoredTensors};
+use super::llama::{FloatModel, Layout};
+use super::stored::{Join, Joined, StoredTensors};
 use super::tokenizer::SourceTokenizer;
-use super::{safetensors, torch};
+use super::{hf_tokenizer, rope, settings};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
@@ -30,13 +31,12 @@ use crate::model::ModelOptions;
 /// What every directory has.
 pub(super) const CONFIG: &str = "config.json";
 
-/// Where weights are: a file, or an index of files. The first that is there counts, as for transformers.
-const WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
+/// What a LoRA adapter's directory has.
+pub(super) const ADAPTER: &str = "adapter_config.json";
+/// Positions that transformers takes where a file doesn't say them, for Llama and for Mistral.
+const DEFAULT_POSITIONS: (usize, usize) = (2048, 131_072);
+/// The window that transformers takes where a file of Mistral's doesn't say it.
+const DEFAULT_WINDOW: usize = 4096;
 
 /// Hugging Face's names of a layer's tensors, and Meta's.
 const LAYER: [(&str, &str); 9] = [
@@ -65,33 +65,33 @@ fn name(meta: &str) -> String {
     .into()
 }
 
-/// Whether a directory has weights in one of the formats.
-pub(super) fn has_weights(folder: &Path) -> bool {
-    WEIGHTS.iter().any(|name| folder.join(name).is_file())
-}
-
 pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> {
     let file = JsonFile::open(&folder.join(CONFIG))?;
     let json = file.object();
     let at = |e: Error| e.at(Some(file.path()));
     check_architecture(&json).map_err(at)?;
-    let mut config = config(&json).map_err(at)?;
-    let scaling = rope(&json, &mut config).map_err(at)?;
+    check_quantization(&json).map_err(at)?;
+    let mut notes = Vec::new();
+    let mut unknown = settings::go_through(&json, settings::CONFIG).map_err(at)?;
+    let mut config = config(&json, &mut notes).map_err(at)?;
+    let rope = rope::read(&json, &mut config).map_err(at)?;
+    unknown.extend(rope.unknown);
+    notes.extend(settings::unknown_note(CONFIG, &unknown));
+    notes.extend(rope.notes);
+    window(&json, &mut config, &mut notes).map_err(at)?;
     options.override_config(&mut config).map_err(at)?;
-    let rope_factors = scaling.map(|scaling| scaling.factors(config.rope_dim, config.rope_theta));
+    let rope_factors = rope.llama3.map(|scaling| scaling.factors(config.rope_dim, config.rope_theta));
     let rope_factors = rope_factors.transpose().map_err(at)?;
 
-    let (mut stored, files) = stored_tensors(folder)?;
-    // Tables that can be computed, which old versions saved.
-    stored.ignore(|name| name.ends_with(".self_attn.rotary_emb.inv_freq"));
-    let layout = Layout {
-        name: &name,
-        n_shards: 1,
-        half_split: true,
-        embeddings: Join::Same,
-        untied: Some(!json.optional("tie_word_embeddings")?.unwrap_or(false)),
-    };
-    let tensors = layout.take(&config, stored, folder)?;
+    if folder.join(ADAPTER).is_file() {
+        if hf_tensors::find(folder).is_none() {
+            return Err(adapter(folder));
+        }
+        notes.push(format!("the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"));
+    }
+    let Tensors { stored, files, notes: of_tensors } = tensors(folder, &config)?;
+    notes.extend(of_tensors);
+    let tensors = take(&json, &config, stored, folder, &mut notes)?;
     let tokenizer =
         SourceTokenizer::find(options, &config, || hf_tokenizer::open(folder, &json, config.vocab_size))?;
     Ok(FloatModel {
@@ -103,8 +103,75 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
         chat_template: hf_tokenizer::chat_template(folder)?,
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         file_bytes: file_bytes(&files)?,
-        notes: Vec::new(),
+        notes,
     })
+}
+
+/// That a directory has an adapter, and no model.
+pub(super) fn adapter(folder: &Path) -> Error {
+    let path = folder.join(ADAPTER);
+    let base = JsonFile::open(&path).ok().and_then(|file| {
+        file.object().optional::<&str>("base_model_name_or_path").ok().flatten().map(str::to_owned)
+    });
+    let of = base.map_or_else(String::new, |base| format!(" of {base}"));
+    let hint = format!(
+        "a LoRA adapter{of}, which only changes that model: merge it into its base first (merge_and_unload of PEFT), \
+         and convert what that saves"
+    );
+    Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder))
+}
+
+/// The stored tensors that the model may need.
+fn tensors(folder: &Path, config: &Config) -> Result<Tensors> {
+    let mut tensors = Tensors::open(folder)?;
+    let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
+    let frequencies: Vec<f64> = (0..config.rope_dim / 2).map(frequency).collect();
+    tensors.leave_out_buffers(&frequencies)?;
+    Ok(tensors)
+}
+
+/// The model's tensors.
+///
+/// A classifier that is stored counts, unless the model is said to use its embeddings and it holds the same numbers. So it
+/// is in transformers 5 and in llama.cpp's converter.
+fn take(
+    json: &Object<'_>,
+    config: &Config,
+    mut stored: StoredTensors,
+    folder: &Path,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Joined>> {
+    let is_tied = json.optional("tie_word_embeddings")?.unwrap_or(false);
+    let (output, embeddings) = (name("output"), name("tok_embeddings"));
+    let has_output = stored.has(&output);
+    if is_tied && has_output && !stored.has(&embeddings) {
+        stored.rename(&output, &embeddings);
+    } else if !is_tied && !has_output {
+        let reason = format!(
+            "tensor {output} is missing, which a model with a classifier of its own has. Either the files aren't whole, \
+             or the classifier is the embeddings, and config.json must say true"
+        );
+        let value = if json.get("tie_word_embeddings").is_some() { "false" } else { "not there, which means false" };
+        return Err(json.refuse("tie_word_embeddings", &value, &reason));
+    }
+    let layout = Layout {
+        name: &name,
+        n_shards: 1,
+        half_split: true,
+        embeddings: Join::Same,
+    };
+    let mut tensors = layout.take(config, stored, folder)?;
+    if is_tied && let [embeddings, .., classifier] = &*tensors && classifier.info().name == "output" {
+        if classifier.is_equal(embeddings)? {
+            tensors.pop();
+        } else {
+            notes.push(format!(
+                "config.json says that the classifier is the embeddings, but {output} is stored and holds other weights: \
+                 it counts, as in transformers"
+            ));
+        }
+    }
+    Ok(tensors)
 }
 
 fn file_bytes(files: &[PathBuf]) -> Result<u64> {
@@ -128,22 +195,37 @@ fn check_architecture(json: &Object<'_>) -> Result<()> {
     Err(ErrorKind::UnsupportedArchitecture { found: found.trim_matches('"').into() }.into())
 }
 
-/// The hyperparameters, without RoPE's.
-fn config(json: &Object<'_>) -> Result<Config> {
-    for bias in ["attention_bias", "mlp_bias"] {
-        if json.optional(bias)? == Some(true) {
-            return Err(json.refuse(bias, &true, "only matrices without a bias are supported"));
-        }
+/// That the weights aren't numbers of some other kind, and where to find the model that they were made from.
+fn check_quantization(json: &Object<'_>) -> Result<()> {
+    let Some(found) = json.get("quantization_config").or_else(|| json.get("compression_config")) else {
+        return Ok(());
+    };
+    let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+    let is_bitsandbytes = method == "bitsandbytes" || found.get("load_in_4bit").is_some();
+    let name = match method {
+        "gptq" => "GPTQ",
+        "awq" => "AWQ",
+        _ if is_bitsandbytes => "bitsandbytes",
+        other => other,
+    };
+    let reason = format!(
+        "the weights are quantized by {name}, and only floating-point ones can be converted. Convert the model that this \
+         one was made from, and choose a format with --dtype, such as q4_k_m"
+    );
+    Err(json.refuse("quantization_config", &method, &reason))
+}
+
+/// Whether transformers takes the model for a Mistral.
+fn is_mistral(json: &Object<'_>) -> Result<bool> {
+    if let Some(kind) = json.optional::<&str>("model_type")? {
+        return Ok(kind == "mistral");
     }
-    if let Some(found) =
-        json.optional::<&str>("hidden_act")?.filter(|&found| !matches!(found, "silu" | "swish"))
-    {
-        return Err(json.refuse("hidden_act", &found, "only silu is supported"));
-    }
-    if let Some(found) = json.get("quantization_config") {
-        let method = found.get("quant_method").map_or_else(|| "unknown".into(), Value::to_string);
-        return Err(json.refuse("quantization_config", &method, "only floating-point weights are supported"));
-    }
+    let names = json.optional::<&Vec<Value>>("architectures")?;
+    Ok(names.is_some_and(|names| names.iter().any(|name| *name == *"MistralForCausalLM")))
+}
+
+/// The hyperparameters, without RoPE's and the window.
+fn config(json: &Object<'_>, notes: &mut Vec<String>) -> Result<Config> {
     let dim: usize = json.required("hidden_size")?;
     let n_heads: usize = json.required("num_attention_heads")?;
     let head_dim = match json.optional("head_dim")? {
@@ -157,11 +239,8 @@ fn config(json: &Object<'_>) -> Result<Config> {
             ));
         }
     };
-    if let Some(found) = json.optional::<f64>("partial_rotary_factor")?.filter(|&found| found != 1.0) {
-        return Err(json.refuse("partial_rotary_factor", &found, "only 1 is supported"));
-    }
     // What transformers takes where a file says nothing.
-    let is_mistral = json.optional::<&str>("model_type")? == Some("mistral");
+    let is_mistral = is_mistral(json)?;
     let n_kv_heads = if is_mistral { 8 } else { n_heads };
     Ok(Config {
         dim,
@@ -172,128 +251,50 @@ fn config(json: &Object<'_>) -> Result<Config> {
         head_dim,
         rope_dim: head_dim,
         vocab_size: json.required("vocab_size")?,
-        max_seq_len: max_seq_len(json)?,
+        max_seq_len: max_seq_len(json, is_mistral, notes)?,
         norm_eps: json.optional::<f64>("rms_norm_eps")?.unwrap_or(1e-6) as f32,
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
+        sliding_window: None,
     })
 }
 
 /// The positions that a model was made for: Vicuna says it under a name of its own, where RoPE was scaled for more.
-fn max_seq_len(json: &Object<'_>) -> Result<usize> {
+fn max_seq_len(json: &Object<'_>, is_mistral: bool, notes: &mut Vec<String>) -> Result<usize> {
     let vicuna: Option<usize> = json.optional("max_sequence_length")?;
-    let positions: usize = match vicuna {
-        Some(vicuna) => json.optional("max_position_embeddings")?.unwrap_or(vicuna),
-        None => json.required("max_position_embeddings")?,
-    };
-    Ok(positions.max(vicuna.unwrap_or(0)))
+    let positions: Option<usize> = json.optional("max_position_embeddings")?;
+    if let Some(positions) = positions.or(vicuna) {
+        return Ok(positions.max(vicuna.unwrap_or(0)));
+    }
+    let positions = if is_mistral { DEFAULT_POSITIONS.1 } else { DEFAULT_POSITIONS.0 };
+    notes.push(format!("config.json doesn't say max_position_embeddings: {positions}, as transformers takes it"));
+    Ok(positions)
 }
 
-/// Sets the base of the rotary frequencies and how they are scaled; gives Llama 3's scaling, which is a tensor in GGUF.
+/// Sets the window of attention, and keeps the context inside it.
 ///
-/// Newer files say all of it in `rope_parameters`, older ones in `rope_theta` and `rope_scaling`, whose `type` was renamed
-/// to `rope_type`.
-fn rope(json: &Object<'_>, config: &mut Config) -> Result<Option<Llama3Scaling>> {
-    let newer = json.object("rope_parameters")?;
-    let scaling = if newer.is_some() { newer.clone() } else { json.object("rope_scaling")? };
-    let theta = match &newer {
-        Some(newer) => newer.optional("rope_theta")?,
-        None => None,
-    };
-    let theta = if theta.is_some() { theta } else { json.optional("rope_theta")? };
-    config.rope_theta = theta.unwrap_or(config.rope_theta);
-    let Some(scaling) = scaling else { return Ok(None) };
-    if let Some(found) = scaling.optional::<f64>("partial_rotary_factor")?.filter(|&found| found != 1.0) {
-        return Err(json.refuse("partial_rotary_factor", &found, "only 1 is supported"));
+/// transformers windows every layer of a Mistral, whatever `layer_types` and `use_sliding_window` say, and no layer of a
+/// Llama; but a Llama that names windowed layers isn't one that it knows, so the context is kept inside the window there,
+/// too.
+fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
+    const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
+    let layers = json.optional::<&Vec<Value>>("layer_types")?;
+    let kinds: Vec<&str> = layers.into_iter().flatten().map(|kind| kind.as_str().unwrap_or("no text")).collect();
+    if let Some(kind) = kinds.iter().find(|kind| !KINDS.contains(kind)) {
+        return Err(json.refuse("layer_types", kind, "only full_attention and sliding_attention are supported"));
     }
-    let kind = scaling.optional::<&str>("rope_type")?;
-    let kind = if kind.is_some() { kind } else { scaling.optional("type")? };
-    match kind.unwrap_or("default") {
-        "default" => Ok(None),
-        "linear" => {
-            config.rope_scaling = RopeScaling::Linear { factor: scaling.required("factor")? };
-            Ok(None)
+    let said: Option<usize> = json.optional("sliding_window")?;
+    let is_mistral = is_mistral(json)?;
+    let is_silent = is_mistral && !json.map.contains_key("sliding_window");
+    let Some(window) = said.or(is_silent.then_some(DEFAULT_WINDOW)) else { return Ok(()) };
+    if !is_mistral && !kinds.contains(&"sliding_attention") {
+        if window < config.max_seq_len {
+            notes.push(format!(
+                "config.json has a sliding_window of {window}, which transformers doesn't apply to a Llama: attention is full"
+            ));
         }
-        "yarn" => {
-            config.rope_scaling = yarn(&scaling, config.max_seq_len)?;
-            Ok(None)
-        }
-        "llama3" => Ok(Some(Llama3Scaling {
-            factor: scaling.required("factor")?,
-            low_freq_factor: scaling.required("low_freq_factor")?,
-            high_freq_factor: scaling.required("high_freq_factor")?,
-            original_context_length: scaling.required("original_max_position_embeddings")?,
-        })),
-        kind => {
-            Err(scaling.refuse("rope_type", &kind, "only default, linear, yarn and llama3 are supported"))
-        }
+        return Ok(());
     }
-}
-
-fn yarn(scaling: &Object<'_>, max_seq_len: usize) -> Result<RopeScaling> {
-    for key in ["mscale", "mscale_all_dim"] {
-        if let Some(found) = scaling.get(key) {
-            return Err(scaling.refuse("mscale", &found, "yarn's mscale is not supported"));
-        }
-    }
-    if scaling.optional("truncate")? == Some(false) {
-        return Err(scaling.refuse("truncate", &false, "yarn is supported only with whole corrections"));
-    }
-    let factor: f64 = scaling.required("factor")?;
-    Ok(RopeScaling::Yarn {
-        factor,
-        original_context_length: scaling.optional("original_max_position_embeddings")?.unwrap_or(max_seq_len),
-        beta_fast: scaling.optional("beta_fast")?.unwrap_or(32.0),
-        beta_slow: scaling.optional("beta_slow")?.unwrap_or(1.0),
-        magnitude: scaling.optional("attention_factor")?.unwrap_or(1.0 + 0.1 * factor.max(1.0).ln()),
-    })
-}
-
-/// The tensors of all files, and the files.
-fn stored_tensors(folder: &Path) -> Result<(StoredTensors, Vec<PathBuf>)> {
-    let Some(weights) = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file()) else {
-        let hint = format!("it has {CONFIG}, but none of {}", WEIGHTS.join(", "));
-        return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)));
-    };
-    let mut stored = StoredTensors::default();
-    if weights.extension().is_some_and(|extension| extension != "json") {
-        read(&weights)?.into_iter().for_each(|tensor| stored.add(tensor));
-        return Ok((stored, vec![weights]));
-    }
-    let index = JsonFile::open(&weights)?;
-    let at = |e: Error| e.at(Some(index.path()));
-    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let map = index.object().object("weight_map")?;
-    let map = map.ok_or_else(|| at(ErrorKind::MissingKey { key: "weight_map".into() }.into()))?;
-    for (tensor, file) in map.map {
-        let name = file.as_str().filter(|name| is_file_name(name));
-        let name = name.ok_or_else(|| map.wrong_type(tensor, "the name of a file beside the index", file))?;
-        files.entry(name).or_default().push(tensor);
-    }
-    let mut paths = Vec::new();
-    for (name, tensors) in files {
-        let path = folder.join(name);
-        let found = read(&path)?;
-        for tensor in tensors {
-            if !found.iter().any(|found| found.name() == tensor) {
-                return Err(Error::from(ErrorKind::MissingTensor { name: tensor.into() }).at(Some(&path)));
-            }
-        }
-        found.into_iter().for_each(|tensor| stored.add(tensor));
-        paths.push(path);
-    }
-    Ok((stored, paths))
-}
-
-/// That a name leads nowhere else.
-fn is_file_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
-}
-
-fn read(path: &Path) -> Result<Vec<StoredTensor>> {
-    if path.extension().is_some_and(|extension| extension == "safetensors") {
-        safetensors::tensors(path)
-    } else {
-        torch::tensors(path)
-    }
+    notes.extend(config.keep_inside_window(window));
+    Ok(())
 }

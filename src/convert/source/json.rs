@@ -24,8 +24,14 @@ impl JsonFile {
 
     /// Opens a file of no more than so many bytes.
     pub(super) fn open_up_to(path: &Path, max_bytes: u64) -> Result<Self> {
-        let bytes = DataFile::read_all(path, "a JSON file", max_bytes)?;
-        let map = parse(&bytes).map_err(|e| e.at(Some(path)))?;
+        let file = DataFile::open(path)?;
+        let bytes = file.bytes("a JSON file", 0, file.len(), max_bytes);
+        let map = bytes.and_then(|bytes| parse(&bytes)).map_err(|e| file.explain(e))?;
+        if map.contains_key("error") {
+            // A server's answer may be JSON, but it has nothing that a model's file has.
+            let hint = "it is a server's error message, not the file: download it again".into();
+            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path)));
+        }
         Ok(Self { path: path.into(), map })
     }
 
@@ -47,12 +53,39 @@ impl JsonFile {
     }
 }
 
-/// An object of JSON text.
+/// An object of JSON text, and of what Python writes for numbers that JSON doesn't have: they become texts, so whoever
+/// wants a number there refuses them by name.
 pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
     // What Windows' editors put in front.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    serde_json::from_slice(text)
-        .map_err(|e| ErrorKind::Malformed { format: "JSON", reason: e.to_string() }.into())
+    let malformed = |e: serde_json::Error| ErrorKind::Malformed { format: "JSON", reason: e.to_string() };
+    serde_json::from_slice(text).or_else(|e| {
+        let text = with_python_numbers(text).ok_or_else(|| malformed(e))?;
+        serde_json::from_slice(&text).map_err(|e| malformed(e).into())
+    })
+}
+
+/// JSON with `NaN`, `Infinity` and `-Infinity` as texts. `None` if none of them is there.
+fn with_python_numbers(json: &[u8]) -> Option<Vec<u8>> {
+    const NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    let mut out = Vec::with_capacity(json.len() + 16);
+    let (mut at, mut is_text, mut found) = (0, false, false);
+    while let Some(&byte) = json.get(at) {
+        let number = NUMBERS.iter().find(|number| !is_text && json[at..].starts_with(number));
+        if let Some(number) = number {
+            out.push(b'"');
+            out.extend(*number);
+            out.push(b'"');
+            (at, found) = (at + number.len(), true);
+            continue;
+        }
+        // What is behind a backslash ends no text.
+        let n = if is_text && byte == b'\\' { 2 } else { 1 };
+        is_text ^= byte == b'"';
+        out.extend(&json[at..json.len().min(at + n)]);
+        at += n;
+    }
+    found.then_some(out)
 }
 
 /// An object, and where it is.
@@ -91,7 +124,7 @@ impl<'a> Object<'a> {
         Ok(map.map(|map| Self { path: self.path, prefix: format!("{}.", self.name(key)), map }))
     }
 
-    fn name(&self, key: &str) -> String {
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
 

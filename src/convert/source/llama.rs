@@ -106,12 +106,11 @@ pub(super) struct Layout<'a> {
     pub(super) half_split: bool,
     /// How shards of the embeddings are joined.
     pub(super) embeddings: Join,
-    /// Whether the model has a classifier of its own. `None` if the file tells.
-    pub(super) untied: Option<bool>,
 }
 
 impl Layout<'_> {
-    /// Takes the tensors that a Llama must have, in the order of the forward pass; there must be no others.
+    /// Takes the tensors that a Llama must have, in the order of the forward pass, and the classifier, if one is stored;
+    /// there must be no others.
     ///
     /// # Errors
     /// [`ErrorKind::MissingTensor`], said of `files`; [`ErrorKind::TensorShape`], [`ErrorKind::UnsupportedTensorType`],
@@ -125,7 +124,7 @@ impl Layout<'_> {
         files: &Path,
     ) -> Result<Vec<Joined>> {
         let output = (self.name)("output");
-        let untied = self.untied.unwrap_or_else(|| stored.has(&output));
+        let has_output = stored.has(&output);
         let mut taken = Vec::new();
         let mut take = |name: &str, role: Role, shape: &[usize]| -> Result<()> {
             let join = match role {
@@ -147,11 +146,8 @@ impl Layout<'_> {
             }
         }
         take("norm", Role::Norm, &[config.dim])?;
-        if untied {
+        if has_output {
             take("output", Role::ByRows, &[config.vocab_size, config.dim])?;
-        } else {
-            // Some writers save the embeddings under this name too.
-            stored.ignore(|name| name == output);
         }
         stored.finish()?;
         Ok(taken)

@@ -1,22 +1,27 @@
-//! Meta's directories: LLaMA 1, Llama 2, Code Llama and Llama 3.
+//! Meta's directories: LLaMA 1, Llama 2, Code Llama and Llama 3; Mistral's, which have the same files; and what llama2.c
+//! saves while it trains.
 //!
 //! ```text
 //! params.json          hyperparameters, but for those that the weights' shapes tell, and the context's length
+//! consolidated.safetensors, or
 //! consolidated.NN.pth  shard NN of every tensor: some have all columns of some rows, others all rows of some columns
 //! tokenizer.model      of SentencePiece, or of Llama 3; LLaMA 1's lies one folder above
 //! ```
 //!
-//! Source: `llama/model.py` and `fairscale`'s `ColumnParallelLinear`, `RowParallelLinear` and `ParallelEmbedding`.
+//! Source: `llama/model.py`, `mistral_inference/args.py`, llama2.c's `model.py` and `train.py`, and `fairscale`'s `ColumnParallelLinear`, `RowParallelLinear` and `ParallelEmbedding`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
+use super::hugging_face::ADAPTER;
 use super::json::{JsonFile, Object};
 use super::llama::{FloatModel, Layout, Llama3Scaling};
-use super::stored::{Join, StoredTensors};
+use super::stored::{Join, StoredTensor, StoredTensors};
 use super::tokenizer::SourceTokenizer;
-use super::torch;
 use super::vocabulary::Vocabulary;
+use super::{safetensors, settings, torch};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
@@ -27,6 +32,9 @@ const MAX_SHARDS: usize = 100;
 /// What every directory has.
 pub(super) const PARAMS: &str = "params.json";
 
+/// Mistral's newer directories have one file.
+const SAFETENSORS: &str = "consolidated.safetensors";
+
 /// A shard's name.
 fn shard(n: usize) -> String {
     format!("consolidated.{n:02}.pth")
@@ -34,34 +42,113 @@ fn shard(n: usize) -> String {
 
 pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> {
     let params = JsonFile::open(&folder.join(PARAMS))?;
-    let shards = shards(folder)?;
-    let mut stored = StoredTensors::default();
-    let mut file_bytes = 0;
-    for path in &shards {
-        for tensor in torch::tensors(path)? {
-            stored.add(tensor);
-        }
-        file_bytes += fs::metadata(path).map_err(|e| Error::from(e).at(Some(path)))?.len();
+    let files = files(folder)?;
+    let mut weights = WeightFiles::read(&files)?;
+    if folder.join(ADAPTER).is_file() {
+        weights.notes.push(format!("the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"));
     }
-    // Tables that can be computed, which early versions saved.
-    stored.ignore(|name| name == "rope.freqs" || name.ends_with(".inner_attention.rope.freqs"));
+    model("Meta's PyTorch checkpoint", folder, &params.object(), params.path(), weights, options)
+}
 
-    let found = Found::of(&stored, &params.object(), shards.len()).map_err(|e| e.at(Some(&shards[0])))?;
-    let mut config = config(&params.object(), &found)?;
-    options.override_config(&mut config).map_err(|e| e.at(Some(params.path())))?;
-    let rope_factors = rope_factors(&params.object(), &config).map_err(|e| e.at(Some(params.path())))?;
+/// Opens what llama2.c's `train.py` saves while it trains: a file of weights that holds its hyperparameters.
+///
+/// `None` if the file is another of PyTorch's.
+pub(super) fn open_training(path: &Path, options: &ModelOptions) -> Result<Option<FloatModel>> {
+    let contents = torch::read(path)?;
+    let note = contents.note(path);
+    let Some(mut params) = contents.arguments else { return Ok(None) };
+    // Only model.py says it.
+    params.entry("norm_eps").or_insert_with(|| 1e-5.into());
+    let mut weights = WeightFiles { files: vec![path.into()], ..WeightFiles::default() };
+    weights.notes.extend(note);
+    contents.tensors.into_iter().for_each(|tensor| weights.add(tensor));
+    let object = Object::of(&params);
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let model = model("llama2.c's PyTorch checkpoint", folder, &object, path, weights, options);
+    model.map(Some).map_err(|e| e.at(Some(path)))
+}
+
+/// What the files of weights hold.
+#[derive(Debug, Default)]
+struct WeightFiles {
+    files: Vec<PathBuf>,
+    stored: StoredTensors,
+    notes: Vec<String>,
+}
+
+impl WeightFiles {
+    fn read(files: &[PathBuf]) -> Result<Self> {
+        let mut weights = Self { files: files.into(), ..Self::default() };
+        for path in files {
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                safetensors::tensors(path)?.into_iter().for_each(|tensor| weights.add(tensor));
+                continue;
+            }
+            let contents = torch::read(path)?;
+            weights.notes.extend(contents.note(path));
+            contents.tensors.into_iter().for_each(|tensor| weights.add(tensor));
+        }
+        Ok(weights)
+    }
+
+    fn add(&mut self, tensor: StoredTensor) {
+        let mut name = tensor.name().replace("_orig_mod.", "");
+        while let Some(rest) = name.strip_prefix("module.") {
+            name = rest.into();
+        }
+        self.stored.add_as(name, tensor);
+    }
+
+    fn bytes(&self) -> Result<u64> {
+        let len = |path: &PathBuf| match fs::metadata(path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(e) => Err(Error::from(e).at(Some(path))),
+        };
+        self.files.iter().map(len).sum()
+    }
+}
+
+/// A model of weights and of the hyperparameters that `said` is a place of.
+fn model(
+    format: &'static str,
+    folder: &Path,
+    params: &Object<'_>,
+    said: &Path,
+    mut weights: WeightFiles,
+    options: &ModelOptions,
+) -> Result<FloatModel> {
+    let file_bytes = weights.bytes()?;
+    let WeightFiles { files, stored, notes } = &mut weights;
+    let at = |e: Error| e.at(Some(said));
+    let unknown = settings::go_through(params, settings::PARAMS).map_err(at)?;
+    notes.extend(settings::unknown_note(&said.file_name().unwrap_or_default().to_string_lossy(), &unknown));
+    // Tables that can be computed, which early versions saved.
+    stored.extract(|name, _| {
+        ["freqs_cos", "freqs_sin", "freqs_cis", "rope.freqs"].contains(&name)
+            || name.ends_with(".inner_attention.rope.freqs")
+            || name.ends_with(".attention.mask")
+    });
+    if stored.iter().any(|(_, tensor)| tensor.is_f64()) {
+        notes.push("weights that are stored as float64 are rounded to float32".into());
+    }
+    let found = Found::of(stored, params, files.len()).map_err(|e| e.at(Some(&files[0])))?;
+    let mut config = config(params, &found).map_err(at)?;
+    if let Some(window) = sliding_window(params).map_err(at)? {
+        notes.extend(config.keep_inside_window(window));
+    }
+    options.override_config(&mut config).map_err(at)?;
+    let rope_factors = rope_factors(params, &config, notes).map_err(at)?;
     let layout = Layout {
         name: &|name| format!("{name}.weight"),
-        n_shards: shards.len(),
+        n_shards: files.len(),
         half_split: false,
         embeddings: found.embeddings,
-        untied: None,
     };
-    let tensors = layout.take(&config, stored, &shards[0])?;
+    let tensors = layout.take(&config, std::mem::take(stored), &files[0])?;
     let tokenizer = SourceTokenizer::find(options, &config, || tokenizer(folder, config.vocab_size))?;
-    let metadata = params.object().map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
+    let metadata = params.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
     Ok(FloatModel {
-        format: "Meta's PyTorch checkpoint",
+        format,
         config,
         rope_factors,
         tensors,
@@ -69,18 +156,22 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
         chat_template: None,
         metadata,
         file_bytes,
-        notes: Vec::new(),
+        notes: weights.notes,
     })
 }
 
-/// The shards' files, of which none may be missing.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of weights, of which none may be missing.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let at = |e: std::io::Error| Error::from(e).at(Some(folder));
     let mut count = 0;
     for entry in fs::read_dir(folder).map_err(at)? {
         let name = entry.map_err(at)?.file_name();
         let name = name.to_string_lossy();
         count += usize::from(name.starts_with("consolidated.") && name.ends_with(".pth"));
+    }
+    let whole = folder.join(SAFETENSORS);
+    if count == 0 && whole.is_file() {
+        return Ok(vec![whole]);
     }
     if count == 0 || count > MAX_SHARDS {
         let reason = format!("a model has 1 to {MAX_SHARDS} files consolidated.NN.pth, there are {count}");
@@ -130,40 +221,66 @@ impl Found {
     }
 }
 
-/// The hyperparameters. A `vocab_size` of -1 stands for the tokenizer's; `multiple_of` and `ffn_dim_multiplier` only say how
-/// `hidden_dim` was found.
+/// Whether the file is Mistral's, which says widths that Meta's programs compute.
+fn is_mistral(params: &Object<'_>) -> bool {
+    ["head_dim", "sliding_window", "model_type"].iter().any(|key| params.get(key).is_some())
+}
+
+/// The hyperparameters, without the window. A `vocab_size` of -1 stands for the tokenizer's; `multiple_of` and
+/// `ffn_dim_multiplier` only say how `hidden_dim` was found.
 fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
     let dim: usize = params.required("dim")?;
     let n_heads: usize = params.required("n_heads")?;
-    if n_heads == 0 || !dim.is_multiple_of(n_heads) {
-        return Err(params.refuse("n_heads", &n_heads, &format!("must divide dim, {dim}")));
-    }
+    let head_dim = match params.optional("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if n_heads != 0 && dim.is_multiple_of(n_heads) => dim / n_heads,
+        None => return Err(params.refuse("n_heads", &n_heads, &format!("must divide dim, {dim}"))),
+    };
     if let Some(vocab_size) = params.get("vocab_size").filter(|value| value.as_i64() != Some(-1))
         && vocab_size.as_u64() != Some(found.vocab_size as u64)
     {
         let reason = format!("the embeddings have {} rows", found.vocab_size);
         return Err(params.refuse("vocab_size", &vocab_size, &reason));
     }
-    if let Some(experts) = params.get("moe") {
-        return Err(params.refuse("moe", &experts, "mixtures of experts are not supported"));
+    if let Some(hidden_dim) = params.optional::<usize>("hidden_dim")?.filter(|&it| it != found.hidden_dim) {
+        let reason = format!("feed_forward.w1 has {} rows", found.hidden_dim);
+        return Err(params.refuse("hidden_dim", &hidden_dim, &reason));
     }
     let norm_eps = params.required::<f64>("norm_eps")?;
-    let rope_theta = params.optional("rope_theta")?.unwrap_or(1e4);
+    let is_mistral = is_mistral(params);
+    // Mistral's program took the old base for the model with a window, and takes the new one for all later ones.
+    let usual = if is_mistral && sliding_window(params)?.is_none() { 1e6 } else { 1e4 };
+    let rope_theta = params.optional("rope_theta")?.unwrap_or(usual);
     let scaled = params.optional("use_scaled_rope")?.unwrap_or(false);
+    let made_for = if is_mistral { 32_768 } else { context(norm_eps, rope_theta, scaled) };
+    let said = params.optional("max_seq_len")?;
+    let said = if said.is_some() { said } else { params.optional("max_position_embeddings")? };
     Ok(Config {
         dim,
         hidden_dim: found.hidden_dim,
         n_layers: params.required("n_layers")?,
         n_heads,
         n_kv_heads: params.optional("n_kv_heads")?.unwrap_or(n_heads),
-        head_dim: dim / n_heads,
-        rope_dim: dim / n_heads,
+        head_dim,
+        rope_dim: head_dim,
         vocab_size: found.vocab_size,
-        max_seq_len: params.optional("max_seq_len")?.unwrap_or(context(norm_eps, rope_theta, scaled)),
+        max_seq_len: said.unwrap_or(made_for),
         norm_eps: norm_eps as f32,
         rope_theta,
         rope_scaling: RopeScaling::None,
+        sliding_window: None,
     })
+}
+
+/// The window of attention; of several, which layers take in turn, the smallest.
+fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
+    let Some(windows) = params.get("sliding_window").and_then(Value::as_array) else {
+        return params.optional("sliding_window");
+    };
+    let width = |width: &Value| width.as_u64().and_then(|width| width.try_into().ok());
+    let widths: Option<Vec<usize>> = windows.iter().filter(|width| !width.is_null()).map(width).collect();
+    let wrong = || params.wrong_type("sliding_window", "whole numbers", &params.map["sliding_window"]);
+    Ok(widths.ok_or_else(wrong)?.into_iter().min())
 }
 
 /// The context that a model was trained for. No file says it, so it is told by what changed from one to the next.
@@ -178,14 +295,35 @@ fn context(norm_eps: f64, rope_theta: f64, scaled: bool) -> usize {
 }
 
 /// Llama 3.1's, with the constants that Meta's code has for what the file doesn't say.
-fn rope_factors(params: &Object<'_>, config: &Config) -> Result<Option<Vec<f32>>> {
+///
+/// Meta's files of Llama 3.2 don't say their factor either; the models of 1B and 3B were trained with 32, as their
+/// config.json says.
+fn rope_factors(
+    params: &Object<'_>,
+    config: &Config,
+    notes: &mut Vec<String>,
+) -> Result<Option<Vec<f32>>> {
     if params.optional("use_scaled_rope")? != Some(true) {
         return Ok(None);
     }
+    let Config { dim, n_layers, n_heads, n_kv_heads, .. } = *config;
+    let is_small = [(2048, 16, 32, 8), (3072, 28, 24, 8)].contains(&(dim, n_layers, n_heads, n_kv_heads));
+    let factor = match params.optional("rope_scaling_factor")? {
+        Some(factor) => factor,
+        None => {
+            let (factor, of) = if is_small { (32.0, "Llama 3.2 of 1B and 3B") } else { (8.0, "Llama 3.1") };
+            notes.push(format!(
+                "{PARAMS} has use_scaled_rope and doesn't say rope_scaling_factor: {factor}, {of}'s"
+            ));
+            factor
+        }
+    };
+    let high = params.optional("high_freq_factor")?;
+    let high = if high.is_some() { high } else { params.optional("rope_high_freq_factor")? };
     let scaling = Llama3Scaling {
-        factor: params.optional("rope_scaling_factor")?.unwrap_or(8.0),
+        factor,
         low_freq_factor: params.optional("low_freq_factor")?.unwrap_or(1.0),
-        high_freq_factor: params.optional("high_freq_factor")?.unwrap_or(4.0),
+        high_freq_factor: high.unwrap_or(4.0),
         original_context_length: 8192.0,
     };
     scaling.factors(config.rope_dim, config.rope_theta).map(Some)

@@ -10,15 +10,18 @@
 
 mod file;
 mod gguf;
+mod hf_tensors;
 mod hf_tokenizer;
 mod hugging_face;
 mod json;
 mod llama;
 mod meta;
 mod pickle;
+mod rope;
 mod runnable;
 mod safetensors;
 mod sentencepiece;
+mod settings;
 mod stored;
 mod tiktoken;
 mod tokenizer;
@@ -132,6 +135,9 @@ impl Source {
         if let Some(folder) = directory_of(path) {
             return Self::open_directory(&folder, options);
         }
+        if let Some(model) = Self::open_weights_alone(path, options)? {
+            return Ok(model);
+        }
         let storage = Arc::new(Storage::open(path)?);
         let model = RunnableSource::read(&storage, options);
         model.map(|model| Self(Box::new(model))).map_err(|e| e.at(storage.path()))
@@ -139,15 +145,43 @@ impl Source {
 
     fn open_directory(folder: &Path, options: &ModelOptions) -> Result<Self> {
         let has = |name: &str| folder.join(name).is_file();
-        let is_meta = has(meta::PARAMS) && !(has(hugging_face::CONFIG) && hugging_face::has_weights(folder));
+        let is_meta = has(meta::PARAMS) && !(has(hugging_face::CONFIG) && hf_tensors::find(folder).is_some());
         if is_meta {
             return meta::open(folder, options).map(|model| Self(Box::new(model)));
         }
         if has(hugging_face::CONFIG) {
             return hugging_face::open(folder, options).map(|model| Self(Box::new(model)));
         }
+        if has(hugging_face::ADAPTER) {
+            return Err(hugging_face::adapter(folder));
+        }
         let hint = format!("a directory with neither {} nor {}", hugging_face::CONFIG, meta::PARAMS);
         Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)))
+    }
+
+    /// Opens a file of weights that nothing beside it describes: llama2.c's says itself what it holds. `None` if it is no
+    /// such file.
+    fn open_weights_alone(path: &Path, options: &ModelOptions) -> Result<Option<Self>> {
+        let start = beginning(path);
+        if torch::has_magic(&start)
+            && let Some(model) = meta::open_training(path, options)?
+        {
+            return Ok(Some(Self(Box::new(model))));
+        }
+        if !torch::has_magic(&start) && !safetensors::has_magic(&start) {
+            return Ok(None);
+        }
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if folder.join(hugging_face::ADAPTER).is_file() {
+            return Err(hugging_face::adapter(folder));
+        }
+        let hint = format!(
+            "it holds a model's weights alone, and {} (or Meta's {}) is missing beside it, which says what they are: \
+             download the whole directory",
+            hugging_face::CONFIG,
+            meta::PARAMS
+        );
+        Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path)))
     }
 
     /// The format's name, for people.
@@ -221,8 +255,15 @@ fn directory_of(path: &Path) -> Option<PathBuf> {
 
 /// Whether a file begins as those do that PyTorch or safetensors write.
 fn begins_as_part(path: &Path) -> bool {
+    let start = beginning(path);
+    torch::has_magic(&start) || safetensors::has_magic(&start)
+}
+
+/// A file's first bytes; none of what can't be read.
+fn beginning(path: &Path) -> [u8; 16] {
     let mut start = [0; 16];
-    let Ok(file) = file::DataFile::open(path) else { return false };
-    file.read_at("its magic number", 0, &mut start).is_ok()
-        && (torch::has_magic(&start) || safetensors::has_magic(&start))
+    match file::DataFile::open(path).and_then(|file| file.read_at("its magic number", 0, &mut start)) {
+        Ok(()) => start,
+        Err(_) => [0; 16],
+    }
 }

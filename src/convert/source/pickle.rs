@@ -4,21 +4,37 @@
 //! [`Global`] and builds values of its own for them; another name, and an instruction that no checkpoint needs, is an
 //! error. Nothing is executed, and nothing is recursive.
 //!
+//! Trainers keep more than weights in a file: what isn't a tensor is passed over and named, a dictionary of weights inside
+//! another is found, and llama2.c's hyperparameters are read.
+//!
 //! Invariant: every instruction makes at most one [`Node`], and values refer to each other by number, so the memory taken
 //! is proportional to the pickle's length, whatever it says.
 //!
 //! Source: `Lib/pickletools.py` in the Python repository; `torch/_utils.py` for what the names mean.
 
-use std::collections::{HashMap, HashSet};
+mod globals;
+mod result;
+
+use std::collections::HashMap;
+
+use globals::Global;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// Dimensions that a tensor may have; PyTorch's own limit is 64, a Llama's tensors have 2.
 const MAX_DIMS: usize = 8;
-/// The longest name of a tensor.
-const MAX_NAME: usize = 1024;
-/// The longest key of a storage: they are numbers.
-const MAX_KEY: usize = 64;
+
+/// What a pickle holds.
+#[derive(Debug)]
+pub(super) struct Pickled {
+    /// In the pickle's order.
+    pub(super) tensors: Vec<(String, PickledTensor)>,
+    /// llama2.c's hyperparameters.
+    pub(super) arguments: Option<Map<String, Value>>,
+    /// Keys of what isn't looked at, but for those beyond the first few.
+    pub(super) passed_over: Vec<String>,
+}
 
 /// A tensor as a pickle describes it: a view of a storage.
 #[derive(Debug)]
@@ -36,60 +52,16 @@ pub(super) struct PickledTensor {
     pub(super) strides: Vec<usize>,
 }
 
-/// The names that may be imported, and what they become.
-#[derive(Clone, Copy, Debug)]
-enum Global {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Storage(&'static str),
-}
-
-/// The types of storages. Only the first three hold weights.
-const STORAGES: [&str; 13] = [
-    "FloatStorage",
-    "HalfStorage",
-    "BFloat16Storage",
-    "DoubleStorage",
-    "LongStorage",
-    "IntStorage",
-    "ShortStorage",
-    "CharStorage",
-    "ByteStorage",
-    "BoolStorage",
-    "ComplexFloatStorage",
-    "ComplexDoubleStorage",
-    "ComplexHalfStorage",
-];
-
-impl Global {
-    fn named(module: &[u8], name: &[u8]) -> Result<Self> {
-        match (module, name) {
-            (b"collections", b"OrderedDict") => Ok(Self::OrderedDict),
-            (b"torch._utils", b"_rebuild_tensor_v2") => Ok(Self::RebuildTensor),
-            (b"torch._utils", b"_rebuild_parameter") => Ok(Self::RebuildParameter),
-            (b"torch", storage) if STORAGES.iter().any(|name| name.as_bytes() == storage) => {
-                let name = STORAGES.iter().find(|name| name.as_bytes() == storage);
-                Ok(Self::Storage(name.expect("it was just found")))
-            }
-            _ => {
-                let name = [module, b".", name].concat();
-                let name: String = String::from_utf8_lossy(&name).chars().take(100).collect();
-                Err(malformed(format!(
-                    "it asks for {name:?}, which no checkpoint needs: nothing was executed"
-                )))
-            }
-        }
-    }
-}
-
 /// A value's number.
 type Id = u32;
 
 #[derive(Clone, Copy, Debug)]
 enum Node<'a> {
-    /// None, a boolean, a fraction: nothing that a tensor's description depends on.
-    Other,
+    /// What nothing that is looked at depends on.
+    Opaque,
+    None,
+    Bool(bool),
+    Float(f64),
     Int(i64),
     Text(&'a [u8]),
     /// Values of [`Machine::items`].
@@ -102,6 +74,8 @@ enum Node<'a> {
     Storage(u32),
     /// Its number in [`Machine::tensors`].
     Tensor(u32),
+    /// A tensor that isn't a view of a storage: how it is made.
+    OtherTensor(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,13 +91,16 @@ struct Tensor {
     offset: u64,
     shape: Vec<usize>,
     strides: Vec<usize>,
+    /// What of its description can't be honored: it is refused if a model needs it.
+    metadata: Option<Id>,
 }
 
-/// Reads the tensors of a dictionary, in its order.
+/// Reads the tensors of a dictionary, in its order, and what else it says.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`] for whatever no checkpoint of a model has.
-pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, PickledTensor)>> {
+/// [`ErrorKind::Malformed`] for whatever no checkpoint of a model has; [`ErrorKind::TensorLayout`] for a tensor that is
+/// there and can't be read.
+pub(super) fn read(pickle: &[u8]) -> Result<Pickled> {
     let mut machine = Machine { rest: pickle, ..Machine::default() };
     while machine.step()? {}
     let top = machine.pop()?;
@@ -160,10 +137,11 @@ impl<'a> Machine<'a> {
             0x95 => drop(self.take(8)?),
             b'(' => self.marks.push(self.stack.len()),
             b'.' => return Ok(false),
-            b'N' | 0x88 | 0x89 => self.push(Node::Other)?,
+            b'N' => self.push(Node::None)?,
+            0x88 | 0x89 => self.push(Node::Bool(code == 0x88))?,
             b'G' => {
-                self.take(8)?;
-                self.push(Node::Other)?;
+                let bits = self.take(8)?.iter().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
+                self.push(Node::Float(f64::from_bits(bits)))?;
             }
             b'K' | b'M' | b'J' | 0x8a => {
                 let int = self.int(code)?;
@@ -184,7 +162,7 @@ impl<'a> Machine<'a> {
             b'a' | b'e' => self.append(code)?,
             b's' | b'u' => self.set_items(code)?,
             b'c' | 0x93 => self.global(code)?,
-            b'R' => self.reduce()?,
+            b'R' | 0x81 => self.reduce()?,
             b'b' => self.build()?,
             b'Q' => self.persistent()?,
             b'q' | b'r' | 0x94 => self.memoize(code)?,
@@ -302,8 +280,10 @@ impl<'a> Machine<'a> {
         let from = from.ok_or_else(|| malformed("it sets keys without values".into()))?;
         let items: Vec<Id> = self.stack.drain(from..).collect();
         let top = self.pop()?;
-        let Node::Dict(dict) = self.nodes[top as usize] else {
-            return Err(malformed("it sets keys of what is no dictionary".into()));
+        let dict = match self.nodes[top as usize] {
+            Node::Dict(dict) => dict,
+            Node::Opaque => return self.push(Node::Opaque),
+            _ => return Err(malformed("it sets keys of what is no dictionary".into())),
         };
         self.stack.push(top);
         self.dicts[dict as usize].extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
@@ -336,22 +316,58 @@ impl<'a> Machine<'a> {
         let (Node::Global(global), Node::Tuple(start, end)) = (self.pop_node()?, arguments) else {
             return Err(malformed("it calls what can't be called".into()));
         };
-        let arguments = &self.items[start as usize..end as usize];
+        if matches!(global, Global::OrderedDict) && start == end {
+            return self.new_dict();
+        }
+        let node = self.call(global, start as usize, end as usize)?;
+        self.push(node)
+    }
+
+    /// What a call gives; its arguments are some of `items`.
+    fn call(&mut self, global: Global, start: usize, end: usize) -> Result<Node<'a>> {
+        let arguments = &self.items[start..end];
         match (global, arguments) {
-            (Global::OrderedDict, []) => self.new_dict(),
-            (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) if arguments.len() <= 7 => {
-                let tensor = self.rebuild(storage, offset, shape, strides)?;
-                self.tensors.push(tensor);
-                self.push(Node::Tensor(self.tensors.len() as u32 - 1))
+            (Global::RebuildTensor, &[storage, offset, shape, strides, _, _, ref rest @ ..])
+                if rest.len() <= 1 =>
+            {
+                self.view([storage, offset, shape, strides], rest.first().copied())
             }
-            (Global::RebuildParameter, &[tensor, ..]) if arguments.len() <= 3 => {
-                let Node::Tensor(tensor) = self.nodes[tensor as usize] else {
-                    return Err(malformed("a parameter is no tensor".into()));
+            (Global::RebuildTensorV3, &[storage, offset, shape, strides, _, _, _, ref rest @ ..])
+                if rest.len() <= 1 =>
+            {
+                self.view([storage, offset, shape, strides], rest.first().copied())
+            }
+            (Global::RebuildParameter, &[tensor, ..]) if arguments.len() <= 4 => {
+                match self.nodes[tensor as usize] {
+                    node @ (Node::Tensor(_) | Node::OtherTensor(_)) => Ok(node),
+                    _ => Err(malformed("a parameter is no tensor".into())),
+                }
+            }
+            (Global::RebuildFromType, &[how, class, inner, _]) => {
+                let nodes = [how, class, inner].map(|id| self.nodes[id as usize]);
+                let [Node::Global(how), class, Node::Tuple(start, end)] = nodes else {
+                    return Err(malformed("a tensor's class isn't described as PyTorch does".into()));
                 };
-                self.push(Node::Tensor(tensor))
+                match (how, class) {
+                    (Global::RebuildTensor | Global::RebuildTensorV3, Node::Global(Global::TensorClass)) => {
+                        self.call(how, start as usize, end as usize)
+                    }
+                    _ => Ok(Node::OtherTensor("of a class of its own")),
+                }
             }
+            (Global::OtherTensor(how), _) => Ok(Node::OtherTensor(how)),
+            (Global::Opaque, _) => Ok(Node::Opaque),
             _ => Err(malformed(format!("it calls {global:?} with {} arguments", arguments.len()))),
         }
+    }
+
+    /// A view of a storage, with what else is said of it.
+    fn view(&mut self, of: [Id; 4], metadata: Option<Id>) -> Result<Node<'a>> {
+        let [storage, offset, shape, strides] = of;
+        let mut tensor = self.rebuild(storage, offset, shape, strides)?;
+        tensor.metadata = metadata;
+        self.tensors.push(tensor);
+        Ok(Node::Tensor(self.tensors.len() as u32 - 1))
     }
 
     fn rebuild(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<Tensor> {
@@ -366,7 +382,8 @@ impl<'a> Machine<'a> {
             return Err(wrong());
         }
         let offset = u64::try_from(offset).map_err(|_| wrong())?;
-        Ok(Tensor { storage: self.storages[storage as usize], offset, shape, strides })
+        let storage = self.storages[storage as usize];
+        Ok(Tensor { storage, offset, shape, strides, metadata: None })
     }
 
     /// A tuple of numbers that aren't negative.
@@ -386,11 +403,11 @@ impl<'a> Machine<'a> {
         sizes.ok_or_else(|| malformed("a tensor's shape or strides aren't numbers from 0 up".into()))
     }
 
-    /// Attributes of a dictionary, which only PyTorch needs, are dropped.
+    /// Attributes of a dictionary, which only PyTorch needs, are dropped, and those of what isn't looked at.
     fn build(&mut self) -> Result<()> {
         self.pop()?;
         let object = self.pop()?;
-        if !matches!(self.nodes[object as usize], Node::Dict(_)) {
+        if !matches!(self.nodes[object as usize], Node::Dict(_) | Node::Opaque) {
             return Err(malformed("it sets attributes of what is no dictionary".into()));
         }
         self.stack.push(object);
@@ -432,42 +449,6 @@ impl<'a> Machine<'a> {
         let id = self.memo.get(&name).copied();
         self.stack.push(id.ok_or_else(|| malformed(format!("it recalls {name}, which it never kept")))?);
         Ok(())
-    }
-
-    /// The tensors of a dictionary. Other values in it are no weights.
-    fn result(self, top: Id) -> Result<Vec<(String, PickledTensor)>> {
-        let Node::Dict(dict) = self.nodes[top as usize] else {
-            return Err(malformed("it is no dictionary of tensors".into()));
-        };
-        let text = |id: Id, most: usize| match self.nodes[id as usize] {
-            Node::Text(text) if text.len() <= most => str::from_utf8(text).ok(),
-            _ => None,
-        };
-        let (mut found, mut names) = (Vec::new(), HashSet::new());
-        for &(key, value) in &self.dicts[dict as usize] {
-            let name = text(key, MAX_NAME);
-            let name = name.ok_or_else(|| malformed("a tensor's name is no short text".into()))?;
-            // Names are copied, so each must have cost its length.
-            if !names.insert(name) {
-                return Err(malformed(format!("{name:?} is there twice")));
-            }
-            let Node::Tensor(tensor) = self.nodes[value as usize] else {
-                return Err(malformed(format!("{name:?} is no tensor")));
-            };
-            let Tensor { storage, offset, shape, strides } = &self.tensors[tensor as usize];
-            let key = text(storage.key, MAX_KEY);
-            let key = key.ok_or_else(|| malformed("a storage's key is no short text".into()))?;
-            let tensor = PickledTensor {
-                key: key.into(),
-                storage: storage.kind.into(),
-                numel: storage.numel,
-                offset: *offset,
-                shape: shape.clone(),
-                strides: strides.clone(),
-            };
-            found.push((name.into(), tensor));
-        }
-        Ok(found)
     }
 }
 

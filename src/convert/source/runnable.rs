@@ -73,7 +73,7 @@ impl SourceModel for RunnableSource {
     }
 
     fn notes(&self) -> &[String] {
-        &[]
+        &self.checkpoint.notes
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {

@@ -15,9 +15,8 @@ use serde_json::Value;
 
 use super::file::DataFile;
 use super::json::{self, Object};
-use super::stored::{StoredTensor, StoredType};
+use super::stored::{Encoding, StoredTensor, StoredType};
 use crate::error::{Error, ErrorKind, Result};
-use crate::quant::Dtype;
 
 const FORMAT: &str = "safetensors";
 /// The longest header that is read, less than the 100 MB that the format allows: the largest Llama's has 200 KB.
@@ -31,7 +30,7 @@ pub(super) fn has_magic(start: &[u8]) -> bool {
 /// The tensors of a file, in the order of its names.
 pub(super) fn tensors(path: &Path) -> Result<Vec<StoredTensor>> {
     let file = Arc::new(DataFile::open(path)?);
-    read(&file).map_err(|e| e.at(Some(path)))
+    read(&file).map_err(|e| file.explain(e))
 }
 
 fn read(file: &Arc<DataFile>) -> Result<Vec<StoredTensor>> {
@@ -91,9 +90,10 @@ impl Entry {
             return Err(malformed(reason));
         }
         let dtype = match dtype {
-            "F32" => StoredType::Float(Dtype::F32),
-            "F16" => StoredType::Float(Dtype::F16),
-            "BF16" => StoredType::Float(Dtype::Bf16),
+            "F64" => StoredType::Float(Encoding::F64),
+            "F32" => StoredType::Float(Encoding::F32),
+            "F16" => StoredType::Float(Encoding::F16),
+            "BF16" => StoredType::Float(Encoding::Bf16),
             _ => StoredType::Other(dtype.into()),
         };
         // A usize may be smaller; then the tensor can't be read here.

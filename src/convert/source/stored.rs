@@ -17,17 +17,46 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::weights::TensorInfo;
 
+/// Floating-point numbers that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// They are rounded to f32 when they are read.
+    F64,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Encoding {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// What they are to whoever reads them.
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F64 | Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
 /// How weights are stored: as floating-point numbers that can be read, or as something else, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredType {
-    Float(Dtype),
+    Float(Encoding),
     Other(String),
 }
 
 impl StoredType {
     fn bytes(&self) -> Option<usize> {
         match self {
-            Self::Float(dtype) => dtype.block().map(|(_, bytes)| bytes),
+            Self::Float(encoding) => Some(encoding.bytes()),
             Self::Other(_) => None,
         }
     }
@@ -106,19 +135,61 @@ impl StoredTensor {
     }
 
     /// That it is a vector or a matrix of numbers, of a layout in which rows can be read; and how they are stored.
-    fn check(&self) -> Result<Dtype> {
-        let StoredType::Float(dtype) = self.dtype else {
+    fn check(&self) -> Result<Encoding> {
+        if self.shape.contains(&0) {
+            let reason = format!(
+                "it is empty, of shape {:?}: DeepSpeed's ZeRO-3 leaves weights so that it has shared out among machines; \
+                 put them together with its zero_to_fp32.py first",
+                self.shape
+            );
+            return Err(self.layout(&reason));
+        }
+        let StoredType::Float(encoding) = self.dtype else {
             let StoredType::Other(dtype) = &self.dtype else { unreachable!("there are no more") };
             let kind = ErrorKind::UnsupportedTensorType { name: self.name.clone(), dtype: dtype.clone() };
             return Err(Error::from(kind).at(Some(self.file.path())));
         };
-        if self.shape.contains(&0) || !matches!(self.shape.len(), 1 | 2) {
+        if !matches!(self.shape.len(), 1 | 2) {
             return Err(self.shape_error(&[]));
         }
         if self.columns() > 1 && self.strides.last() != Some(&1) {
             return Err(self.layout("the weights of a row don't lie one after another: save it contiguous"));
         }
-        Ok(dtype)
+        Ok(encoding)
+    }
+
+    /// Whether it holds doubles.
+    pub(super) fn is_f64(&self) -> bool {
+        self.dtype == StoredType::Float(Encoding::F64)
+    }
+
+    /// Outermost first.
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Whether it is the same view of the same bytes.
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
+            && (self.start, &self.shape, &self.strides) == (other.start, &other.shape, &other.strides)
+            && self.dtype == other.dtype
+    }
+
+    /// Its first numbers, at most so many, in the order of its elements; or `None` if they can't be read one after another.
+    pub(super) fn first_numbers(&self, most: usize) -> Result<Option<Vec<f32>>> {
+        let StoredType::Float(encoding) = self.dtype else { return Ok(None) };
+        let mut len = 1_usize;
+        for (&n, &stride) in self.shape.iter().zip(&self.strides).rev() {
+            if n != 1 && stride != len {
+                return Ok(None);
+            }
+            len = len.saturating_mul(n);
+        }
+        let mut numbers = vec![0.0; len.min(most)];
+        let mut bytes = vec![0; numbers.len() * encoding.bytes()];
+        self.file.read_at("a tensor", self.start, &mut bytes)?;
+        decode(encoding, &bytes, &mut numbers);
+        Ok(Some(numbers))
     }
 
     fn shape_error(&self, expected: &[usize]) -> Error {
@@ -127,9 +198,9 @@ impl StoredTensor {
     }
 
     /// Decodes some rows: (rows, columns). A vector is one row.
-    fn read(&self, dtype: Dtype, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    fn read(&self, encoding: Encoding, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let columns = self.columns();
-        let size = if dtype == Dtype::F32 { 4 } else { 2 };
+        let size = encoding.bytes();
         let stride = self.row_stride();
         // Rows that follow each other are read at once.
         let at_once = if stride == columns || rows.len() == 1 { rows.len() } else { 1 };
@@ -137,7 +208,7 @@ impl StoredTensor {
         for (row, out) in rows.step_by(at_once.max(1)).zip(out.chunks_mut(at_once.max(1) * columns)) {
             let start = self.start + (row * stride * size) as u64;
             self.file.read_at("a tensor", start, &mut bytes)?;
-            decode(dtype, &bytes, out);
+            decode(encoding, &bytes, out);
         }
         Ok(())
     }
@@ -155,16 +226,22 @@ pub(super) fn span(shape: &[usize], strides: &[usize]) -> Option<u64> {
 }
 
 /// Decodes little-endian numbers.
-fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
     /// Half-precision numbers that are decoded at once.
     const CHUNK: usize = 256;
-    if dtype == Dtype::F32 {
-        let floats = bytes.as_chunks::<4>().0;
-        floats.iter().zip(out).for_each(|(bytes, out)| *out = f32::from_le_bytes(*bytes));
-        return;
+    match encoding {
+        Encoding::F64 => {
+            let doubles = bytes.as_chunks::<8>().0;
+            return doubles.iter().zip(out).for_each(|(bytes, out)| *out = f64::from_le_bytes(*bytes) as f32);
+        }
+        Encoding::F32 => {
+            let floats = bytes.as_chunks::<4>().0;
+            return floats.iter().zip(out).for_each(|(bytes, out)| *out = f32::from_le_bytes(*bytes));
+        }
+        Encoding::F16 | Encoding::Bf16 => {}
     }
     for (bytes, out) in bytes.as_chunks::<2>().0.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
-        if dtype == Dtype::F16 {
+        if encoding == Encoding::F16 {
             let mut halves = [half::f16::ZERO; CHUNK];
             halves.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = half::f16::from_le_bytes(*bytes));
             halves[..bytes.len()].convert_to_f32_slice(out);
@@ -190,7 +267,7 @@ pub(super) enum Join {
 #[derive(Debug)]
 pub(super) struct Joined {
     info: TensorInfo,
-    dtype: Dtype,
+    encoding: Encoding,
     parts: Vec<StoredTensor>,
     join: Join,
     /// The rows of a head that RoPE turns half a head apart, as Hugging Face has them; they are given as adjacent ones.
@@ -208,9 +285,9 @@ impl Joined {
         }
         let join = if parts.len() == 1 { Join::Same } else { join };
         let first = &parts[0];
-        let dtype = first.check()?;
+        let encoding = first.check()?;
         for part in &parts[1..] {
-            if part.check()? != dtype {
+            if part.check()? != encoding {
                 return Err(part.layout("its shards are stored in different ways"));
             }
             if part.shape != first.shape {
@@ -231,13 +308,36 @@ impl Joined {
             return Err(Error::from(kind).at(Some(first.file.path())));
         }
         // It lies in the files, so it can't overflow.
-        let bytes = shape.iter().product::<usize>() * if dtype == Dtype::F32 { 4 } else { 2 };
-        let info = TensorInfo { name, shape: shape.into(), dtype, bytes };
-        Ok(Self { info, dtype, parts, join, half_split_head: None })
+        let bytes = shape.iter().product::<usize>() * encoding.bytes();
+        let info = TensorInfo { name, shape: shape.into(), dtype: encoding.dtype(), bytes };
+        Ok(Self { info, encoding, parts, join, half_split_head: None })
     }
 
     pub(super) fn info(&self) -> &TensorInfo {
         &self.info
+    }
+
+    /// Whether two matrices of one shape hold the same numbers.
+    pub(super) fn is_equal(&self, other: &Self) -> Result<bool> {
+        /// Weights that are compared at once, but for rows that are longer.
+        const CHUNK: usize = 1 << 18;
+        let ([a], [b]) = (&*self.parts, &*other.parts) else { return Ok(false) };
+        if a.is_same(b) {
+            return Ok(true);
+        }
+        let (rows, columns) = (a.shape[0], a.columns());
+        let step = (CHUNK / columns).clamp(1, rows);
+        let (mut one, mut two) = (vec![0.0; step * columns], vec![0.0; step * columns]);
+        for first in (0..rows).step_by(step) {
+            let chunk = first..rows.min(first + step);
+            let n = chunk.len() * columns;
+            self.read(chunk.clone(), &mut one[..n])?;
+            other.read(chunk, &mut two[..n])?;
+            if one[..n] != two[..n] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Decodes some rows: (rows, columns). A vector is one row.
@@ -256,14 +356,14 @@ impl Joined {
         let columns = self.parts[0].columns();
         match self.join {
             Join::Columns => self.read_beside(rows, out),
-            Join::Same => self.parts[0].read(self.dtype, rows, out),
+            Join::Same => self.parts[0].read(self.encoding, rows, out),
             Join::Rows => {
                 let (height, mut row, mut out) = (self.parts[0].shape[0], rows.start, out);
                 while row < rows.end {
                     let (part, within) = (row / height, row % height);
                     let n = (height - within).min(rows.end - row);
                     let (these, rest) = out.split_at_mut(n * columns);
-                    self.parts[part].read(self.dtype, within..within + n, these)?;
+                    self.parts[part].read(self.encoding, within..within + n, these)?;
                     (row, out) = (row + n, rest);
                 }
                 Ok(())
@@ -275,7 +375,7 @@ impl Joined {
         let width = self.parts[0].columns();
         let mut block = vec![0.0; rows.len() * width];
         for (p, part) in self.parts.iter().enumerate() {
-            part.read(self.dtype, rows.clone(), &mut block)?;
+            part.read(self.encoding, rows.clone(), &mut block)?;
             let out = out.chunks_exact_mut(width * self.parts.len());
             for (out, block) in out.zip(block.chunks_exact(width)) {
                 out[p * width..][..width].copy_from_slice(block);
@@ -294,7 +394,17 @@ pub(super) struct StoredTensors {
 impl StoredTensors {
     /// Adds a shard of a tensor, or a tensor.
     pub(super) fn add(&mut self, tensor: StoredTensor) {
-        self.by_name.entry(tensor.name.clone()).or_default().push(tensor);
+        self.add_as(tensor.name.clone(), tensor);
+    }
+
+    /// Adds a tensor that is stored under another name than it is looked for.
+    pub(super) fn add_as(&mut self, name: String, tensor: StoredTensor) {
+        self.by_name.entry(name).or_default().push(tensor);
+    }
+
+    /// All tensors, and the names by which they are looked for.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.by_name.iter().flat_map(|(name, parts)| parts.iter().map(|part| (&**name, part)))
     }
 
     /// The first shard's shape.
@@ -306,9 +416,18 @@ impl StoredTensors {
         self.by_name.contains_key(name)
     }
 
-    /// Leaves out what no model needs.
-    pub(super) fn ignore(&mut self, is_needless: impl Fn(&str) -> bool) {
-        self.by_name.retain(|name, _| !is_needless(name));
+    /// Gives a tensor another name.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(parts) = self.by_name.remove(from) {
+            self.by_name.insert(to.into(), parts);
+        }
+    }
+
+    /// Takes out what no model needs.
+    pub(super) fn extract(&mut self, is_needless: impl Fn(&str, &StoredTensor) -> bool) -> Vec<StoredTensor> {
+        let is_named = |(name, parts): &(&String, &Vec<StoredTensor>)| is_needless(name, &parts[0]);
+        let names: Vec<String> = self.by_name.iter().filter(is_named).map(|(name, _)| name.clone()).collect();
+        names.iter().flat_map(|name| self.by_name.remove(name).unwrap_or_default()).collect()
     }
 
     /// Takes a tensor that must be there, in `n_shards` shards.
@@ -332,7 +451,8 @@ impl StoredTensors {
 
     /// That nothing is left.
     pub(super) fn finish(self) -> Result<()> {
-        let Some((name, parts)) = self.by_name.into_iter().next() else { return Ok(()) };
+        let Some((_, parts)) = self.by_name.into_iter().next() else { return Ok(()) };
+        let name = parts[0].name.clone();
         Err(Error::from(ErrorKind::UnsupportedTensor { name }).at(Some(parts[0].file.path())))
     }
 }

@@ -13,12 +13,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::file::DataFile;
-use super::pickle::{self, PickledTensor};
-use super::stored::{StoredTensor, StoredType, span};
+use super::pickle::{self, Pickled, PickledTensor};
+use super::stored::{Encoding, StoredTensor, StoredType, span};
 use super::zip;
 use crate::error::{Error, ErrorKind, Result};
-use crate::quant::Dtype;
 
 const FORMAT: &str = "PyTorch";
 /// The longest pickle that is read: the largest Llama's has 200 KB.
@@ -29,13 +30,33 @@ pub(super) fn has_magic(start: &[u8]) -> bool {
     start.starts_with(b"PK\x03\x04")
 }
 
-/// The tensors of a file, in its order.
-pub(super) fn tensors(path: &Path) -> Result<Vec<StoredTensor>> {
-    let file = Arc::new(DataFile::open(path)?);
-    read(&file).map_err(|e| e.at(Some(path)))
+/// What a file holds.
+#[derive(Debug)]
+pub(super) struct Contents {
+    /// In the file's order.
+    pub(super) tensors: Vec<StoredTensor>,
+    /// llama2.c's hyperparameters.
+    pub(super) arguments: Option<Map<String, Value>>,
+    /// Names of what isn't looked at.
+    passed_over: Vec<String>,
 }
 
-fn read(file: &Arc<DataFile>) -> Result<Vec<StoredTensor>> {
+impl Contents {
+    /// What lies beside the weights and isn't looked at, said of a file.
+    pub(super) fn note(&self, path: &Path) -> Option<String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let beside = || format!("{name} has more than weights, which was passed over: {}", self.passed_over.join(", "));
+        (!self.passed_over.is_empty()).then(beside)
+    }
+}
+
+/// What a file holds.
+pub(super) fn read(path: &Path) -> Result<Contents> {
+    let file = Arc::new(DataFile::open(path)?);
+    contents(&file).map_err(|e| file.explain(e))
+}
+
+fn contents(file: &Arc<DataFile>) -> Result<Contents> {
     let mut start = [0; 4];
     file.read_at("the file's magic number", 0, &mut start)?;
     if start.starts_with(b"\x80\x02\x8a\x0a") {
@@ -52,7 +73,9 @@ fn read(file: &Arc<DataFile>) -> Result<Vec<StoredTensor>> {
         return Err(ErrorKind::BigEndian { format: FORMAT }.into());
     }
     let pickle = archive.bytes("data.pkl").transpose()?.unwrap_or_default();
-    pickle::tensors(&pickle)?.into_iter().map(|(name, tensor)| archive.tensor(name, tensor)).collect()
+    let Pickled { tensors, arguments, passed_over } = pickle::read(&pickle)?;
+    let tensors: Result<_> = tensors.into_iter().map(|(name, tensor)| archive.tensor(name, tensor)).collect();
+    Ok(Contents { tensors: tensors?, arguments, passed_over })
 }
 
 /// The entries of an archive.
@@ -85,9 +108,10 @@ impl Archive<'_> {
         let range = self.range(&format!("data/{key}"));
         let range = range.ok_or_else(|| layout(format!("its storage data/{key} is missing")))?;
         let (dtype, size) = match &*storage {
-            "FloatStorage" => (StoredType::Float(Dtype::F32), 4),
-            "HalfStorage" => (StoredType::Float(Dtype::F16), 2),
-            "BFloat16Storage" => (StoredType::Float(Dtype::Bf16), 2),
+            "DoubleStorage" => (StoredType::Float(Encoding::F64), 8),
+            "FloatStorage" => (StoredType::Float(Encoding::F32), 4),
+            "HalfStorage" => (StoredType::Float(Encoding::F16), 2),
+            "BFloat16Storage" => (StoredType::Float(Encoding::Bf16), 2),
             // What isn't a model's weights isn't looked at.
             _ => (StoredType::Other(storage), 0),
         };
@@ -96,11 +120,15 @@ impl Archive<'_> {
             return Err(layout(format!("its storage has {len} bytes for {numel} numbers of {size}")));
         }
         let end = span(&shape, &strides).and_then(|span| span.checked_add(offset));
-        if end.is_none_or(|end| end > numel) {
+        if size > 0 && end.is_none_or(|end| end > numel) {
             let reason = format!(
                 "shape {shape:?}, strides {strides:?} and offset {offset} reach beyond a storage of {numel}"
             );
             return Err(layout(reason));
+        }
+        if size == 0 {
+            // A storage of unknown numbers: where they lie doesn't matter, since they aren't read.
+            return StoredTensor::strided(name, self.file, range.start, shape, strides, dtype);
         }
         // It is inside the storage, which is inside the file.
         let start = range.start + offset * size;

@@ -1,0 +1,235 @@
+//! The tensors of Hugging Face's directories: which files they are in, and which of them a model needs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::file::DataFile;
+use super::hugging_face::CONFIG;
+use super::json::JsonFile;
+use super::stored::{StoredTensor, StoredTensors};
+use super::{safetensors, torch};
+use crate::checkpoint::file_kind::FileKind;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where weights are: a file, or an index of files. The first that is there counts, as for transformers.
+const WEIGHTS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+/// What wrappers put before the names of what they wrap: torch.compile, FSDP, activation checkpoints.
+const WRAPPERS: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
+
+/// What trainers put before all names.
+const PREFIXES: [&str; 2] = ["module.", "base_model.model."];
+
+/// The tensors of all files, and the files.
+#[derive(Debug, Default)]
+pub(super) struct Tensors {
+    pub(super) stored: StoredTensors,
+    pub(super) files: Vec<PathBuf>,
+    pub(super) notes: Vec<String>,
+}
+
+/// The file of weights or their index, if a directory has one.
+pub(super) fn find(folder: &Path) -> Option<PathBuf> {
+    WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
+/// The name by which transformers knows a tensor, without what wrappers and trainers put before it.
+pub(super) fn plain_name(name: &str) -> String {
+    let mut name = name.to_owned();
+    for wrapper in WRAPPERS {
+        name = name.replace(wrapper, "");
+    }
+    let mut rest = &*name;
+    while let Some(shorter) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
+        rest = shorter;
+    }
+    while let Some(inner) = rest.strip_prefix("model.")
+        && (inner.starts_with("model.") || inner.starts_with("lm_head."))
+    {
+        rest = inner;
+    }
+    // The model without its classifier, saved alone.
+    let is_inner = ["layers.", "embed_tokens.", "norm."].iter().any(|start| rest.starts_with(start));
+    if is_inner { format!("model.{rest}") } else { rest.into() }
+}
+
+impl Tensors {
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        let Some(weights) = find(folder) else {
+            let hint = format!("it has {CONFIG}, but none of {}", WEIGHTS.join(", "));
+            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)));
+        };
+        let mut tensors = Self::default();
+        if weights.extension().is_some_and(|extension| extension == "json") {
+            tensors.read_index(folder, &weights)?;
+        } else {
+            tensors.read(&weights)?.into_iter().for_each(|tensor| tensors.add(tensor));
+            tensors.files.push(weights);
+        }
+        tensors.check_kind(folder)?;
+        if tensors.stored.iter().any(|(_, tensor)| tensor.is_f64()) {
+            tensors.notes.push("weights that are stored as float64 are rounded to float32".into());
+        }
+        Ok(tensors)
+    }
+
+    fn add(&mut self, tensor: StoredTensor) {
+        self.stored.add_as(plain_name(tensor.name()), tensor);
+    }
+
+    /// The index decides which file a tensor is taken from, if several have one of its name. What it names and no file
+    /// has is missing only if the model needs it.
+    fn read_index(&mut self, folder: &Path, weights: &Path) -> Result<()> {
+        let index = JsonFile::open(weights)?;
+        let at = |e: Error| e.at(Some(index.path()));
+        let map = index.object().object("weight_map")?;
+        let map = map.ok_or_else(|| at(ErrorKind::MissingKey { key: "weight_map".into() }.into()))?;
+        let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, file) in map.map {
+            let name = file.as_str().filter(|name| is_file_name(name));
+            let name =
+                name.ok_or_else(|| map.wrong_type(tensor, "the name of a file beside the index", file))?;
+            files.entry(name).or_default().push(tensor);
+        }
+        let mut absent: Vec<&str> = Vec::new();
+        for (file, listed) in files {
+            let path = folder.join(file);
+            let found = self.read(&path)?;
+            absent.extend(listed.iter().filter(|name| !found.iter().any(|found| found.name() == **name)).copied());
+            for tensor in found {
+                let place = map.map.get(tensor.name()).and_then(|place| place.as_str());
+                if place.is_none_or(|place| place == file) {
+                    self.add(tensor);
+                }
+            }
+            self.files.push(path);
+        }
+        if let Some(first) = absent.first() {
+            let n = absent.len();
+            self.notes.push(format!("the index names {n} tensors that no file has, such as {first}"));
+        }
+        Ok(())
+    }
+
+    /// A file's tensors. What it begins with decides which reader reads it, and its name only if that says nothing.
+    fn read(&mut self, path: &Path) -> Result<Vec<StoredTensor>> {
+        let kind = DataFile::open(path)?.kind();
+        let is_safetensors = match kind {
+            Some(FileKind::Safetensors | FileKind::LoraSafetensors) => true,
+            Some(FileKind::PyTorch | FileKind::OldPyTorch) => false,
+            _ => path.extension().is_some_and(|extension| extension == "safetensors"),
+        };
+        if is_safetensors {
+            return safetensors::tensors(path);
+        }
+        let contents = torch::read(path)?;
+        self.notes.extend(contents.note(path));
+        Ok(contents.tensors)
+    }
+
+    /// That the weights are a whole model's, and floating-point numbers.
+    fn check_kind(&self, folder: &Path) -> Result<()> {
+        /// Ends of names, and what has tensors of such names.
+        const OTHERS: [(&str, &str); 7] = [
+            (".lora_A.weight", "a LoRA adapter's, or of a model that it isn't merged into: merge it first"),
+            (".lora_A.default.weight", "a LoRA adapter's, or of a model that it isn't merged into: merge it first"),
+            (".qweight", "of GPTQ or AWQ: convert the model that it was made from, and choose a format with --dtype"),
+            (".qzeros", "of GPTQ or AWQ: convert the model that it was made from, and choose a format with --dtype"),
+            (".absmax", "of bitsandbytes: convert the model that it was made from, and choose a format with --dtype"),
+            (".SCB", "of bitsandbytes: convert the model that it was made from, and choose a format with --dtype"),
+            (".weight_packed", "of compressed-tensors: convert the model that it was made from"),
+        ];
+        for (name, _) in self.stored.iter() {
+            let is = |&&(end, _): &&(&str, &str)| name.ends_with(end);
+            if let Some((_, what)) = OTHERS.iter().find(is) {
+                let hint = format!("tensor {name} is {what}");
+                return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out tables that are computed anew: transformers doesn't read them either. Whoever stored others than those is
+    /// told.
+    pub(super) fn leave_out_buffers(&mut self, frequencies: &[f64]) -> Result<()> {
+        let tables = self.stored.extract(|name, tensor| {
+            let is_mask = name.ends_with(".self_attn.bias") && tensor.shape().len() == 4;
+            is_mask
+                || name.ends_with(".self_attn.masked_bias")
+                || [".inv_freq", ".cos_cached", ".sin_cached"]
+                    .iter()
+                    .any(|end| name.strip_suffix(end).is_some_and(|start| start.ends_with("rotary_emb")))
+        });
+        let differs = |tensor: &&StoredTensor| -> Result<bool> {
+            let Some(found) = tensor.first_numbers(TABLE)? else { return Ok(true) };
+            let end = tensor.name().rsplit('.').next().unwrap_or_default();
+            Ok(!is_table(end, &found, frequencies))
+        };
+        let is_rotary = |tensor: &&StoredTensor| !tensor.name().ends_with("bias");
+        for tensor in tables.iter().filter(is_rotary) {
+            if differs(&tensor)? {
+                self.notes.push(format!(
+                    "tensor {} holds other values than the settings give; it isn't read, as transformers doesn't read it",
+                    tensor.name()
+                ));
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Numbers of a table that are compared.
+const TABLE: usize = 4096;
+
+/// Whether a table begins as the rotary frequencies, their cosines or their sines do, within what half precision keeps.
+fn is_table(kind: &str, found: &[f32], frequencies: &[f64]) -> bool {
+    const TOLERANCE: f64 = 1e-2;
+    let n = frequencies.len();
+    let expected = |i: usize| match kind {
+        "inv_freq" => frequencies.get(i).copied().unwrap_or(f64::NAN),
+        // Each angle is there twice: once for each half of a head.
+        _ => {
+            let angle = (i / (2 * n)) as f64 * frequencies[i % n];
+            if kind == "cos_cached" { angle.cos() } else { angle.sin() }
+        }
+    };
+    // Angles of half-precision frequencies are soon far off.
+    let len = if kind == "inv_freq" { n } else { found.len().min(8 * n) };
+    found.len() >= len && (0..len).all(|i| (f64::from(found[i]) - expected(i)).abs() <= TOLERANCE)
+}
+
+/// That a name leads nowhere else.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_name;
+
+    #[test]
+    fn names_lose_what_wrappers_put_before_them() {
+        let q = "model.layers.3.self_attn.q_proj.weight";
+        for name in [
+            q,
+            "layers.3.self_attn.q_proj.weight",
+            "_orig_mod.model.layers.3.self_attn.q_proj.weight",
+            "module.model.layers.3.self_attn.q_proj.weight",
+            "module._orig_mod.model.layers.3.self_attn.q_proj.weight",
+            "base_model.model.model.layers.3.self_attn.q_proj.weight",
+            "model._orig_mod.layers.3.self_attn.q_proj.weight",
+            "model.model.layers.3.self_attn.q_proj.weight",
+        ] {
+            assert_eq!(plain_name(name), q, "{name}");
+        }
+        assert_eq!(plain_name("model.lm_head.weight"), "lm_head.weight");
+        assert_eq!(plain_name("norm.weight"), "model.norm.weight");
+        assert_eq!(plain_name("normal.weight"), "normal.weight");
+    }
+}
