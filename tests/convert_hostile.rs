@@ -125,7 +125,18 @@ fn files_that_are_missing_or_lead_elsewhere_are_refused() {
 
     let copy = Copy::of("llama3");
     copy.edit("model.safetensors.index.json", "model.norm.weight", "model.other.weight");
-    assert!(copy.refusal().ends_with("tensor model.other.weight is missing"), "{}", copy.refusal());
+    let source = copy.open().unwrap();
+    assert!(
+        source.notes().iter().any(|note| note.contains("such as model.other.weight")),
+        "{:?}",
+        source.notes()
+    );
+    let copy = Copy::of("llama3");
+    let file = "model-00003-of-00003.safetensors";
+    let bytes = fs::read(copy.path(file)).unwrap();
+    let at = bytes.windows(10).position(|window| window == b"model.norm").unwrap();
+    fs::write(copy.path(file), [&bytes[..at], b"model.bird", &bytes[at + 10..]].concat()).unwrap();
+    assert!(copy.refusal().ends_with("tensor model.norm.weight is missing"), "{}", copy.refusal());
 
     let copy = Copy::of("meta_2");
     fs::rename(copy.path("consolidated.00.pth"), copy.path("consolidated.02.pth")).unwrap();
@@ -419,6 +430,38 @@ fn tensors_outside_their_storage_are_refused() {
 }
 
 #[test]
+fn views_that_are_not_the_stored_numbers_are_refused() {
+    let fine = tensor_pickle("0", 4, b"K\x00", b"K\x04\x85", b"K\x01\x85");
+    let end = fine.windows(5).position(|window| window == b")RtRs").unwrap();
+    let with = |metadata: &[u8]| [&fine[..end + 2], metadata, b"tRs."].concat();
+    let missing = "model.embed_tokens.weight is missing";
+    let cases: [(&[u8], &str); 7] = [
+        (b"N", missing),
+        (b"}", missing),
+        (b"}X\x03\x00\x00\x00neg\x89s", missing),
+        (b"}X\x03\x00\x00\x00neg\x88s", "tensor a: its bit \"neg\" is set"),
+        (b"}X\x04\x00\x00\x00conj\x88s", "tensor a: its bit \"conj\" is set"),
+        (b"}X\x04\x00\x00\x00evenK\x01s", "tensor a: its bit \"even\" is set"),
+        (b"K\x01", "tensor a: what is said of it beside its shape"),
+    ];
+    for (metadata, expected) in cases {
+        let refusal = refusal_of_pickle(&with(metadata));
+        assert!(refusal.contains(expected), "{expected}: {refusal}");
+    }
+    let other = |name: &str| {
+        let name = [b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n", name.as_bytes(), b"\n)Rs."].concat();
+        refusal_of_pickle(&name)
+    };
+    for (name, how) in [
+        ("_rebuild_sparse_tensor", "sparse"),
+        ("_rebuild_qtensor", "quantized"),
+        ("_rebuild_nested_tensor", "nested"),
+    ] {
+        assert!(other(name).contains(&format!("tensor a: it is {how}")), "{}", other(name));
+    }
+}
+
+#[test]
 fn pickles_that_would_run_something_are_refused() {
     let calls: [&[u8]; 8] = [
         b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
@@ -435,7 +478,7 @@ fn pickles_that_would_run_something_are_refused() {
         assert!(refusal.contains("which no checkpoint needs: nothing was executed"), "{refusal}");
     }
     // Other ways to make an object: INST, OBJ, NEWOBJ, NEWOBJ_EX, EXT1, persistent by text, and nothing at all.
-    for pickle in [&b"(ios\nsystem\n."[..], b"(o.", b"\x81.", b"\x92.", b"\x82\x01.", b"Px\n.", b"\xff."] {
+    for pickle in [&b"(ios\nsystem\n."[..], b"(o.", b"\x92.", b"\x82\x01.", b"Px\n.", b"\xff."] {
         let refusal = refusal_of_pickle(pickle);
         assert!(refusal.contains("which no checkpoint needs"), "{refusal}");
     }
@@ -444,7 +487,7 @@ fn pickles_that_would_run_something_are_refused() {
 #[test]
 fn pickles_that_abuse_the_machine_are_refused() {
     let nested = |open: &[u8], n: usize| [b"\x80\x02".as_slice(), &open.repeat(n), b"."].concat();
-    let cases: [(Vec<u8>, &str); 19] = [
+    let cases: [(Vec<u8>, &str); 20] = [
         (Vec::new(), "is cut short"),
         (b"\x80\x02".into(), "is cut short"),
         (b"\x80\x09}.".into(), "unknown protocol 9"),
@@ -459,13 +502,14 @@ fn pickles_that_abuse_the_machine_are_refused() {
         (b"X\xff\xff\xff\xff.".into(), "is cut short"),
         (b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff.".into(), "is cut short"),
         (b"K\x01.".into(), "no dictionary of tensors"),
-        (b"}K\x01K\x02s.".into(), "a tensor's name is no short text"),
-        (b"}X\x01\x00\x00\x00aK\x02s.".into(), "\"a\" is no tensor"),
+        (b"}K\x01K\x02s.".into(), "embed_tokens.weight is missing"),
+        (b"}X\x01\x00\x00\x00aK\x02s.".into(), "embed_tokens.weight is missing"),
         // Deep nesting, of which a reader by recursion would run out of stack.
         (nested(b")\x85", 1_000_000), "no dictionary of tensors"),
         (nested(b"(", 1_000_000), "takes what isn't there"),
         // A dictionary in itself.
-        (b"}q\x00X\x01\x00\x00\x00ah\x00s.".into(), "\"a\" is no tensor"),
+        (b"}q\x00X\x01\x00\x00\x00ah\x00s.".into(), "embed_tokens.weight is missing"),
+        (b"}q\x00X\x05\x00\x00\x00modelh\x00s.".into(), "embed_tokens.weight is missing"),
     ];
     for (pickle, expected) in cases {
         let refusal = refusal_of_pickle(&pickle);
@@ -475,7 +519,7 @@ fn pickles_that_abuse_the_machine_are_refused() {
     let mut memo = b"\x80\x02}".to_vec();
     (0..1_000_000_u32).for_each(|n| memo.extend([&b"r"[..], &n.to_le_bytes()].concat()));
     memo.extend(b"X\x01\x00\x00\x00aK\x02s.");
-    assert!(refusal_of_pickle(&memo).contains("\"a\" is no tensor"));
+    assert!(refusal_of_pickle(&memo).contains("embed_tokens.weight is missing"));
     let long = [b"\x80\x02", vec![b'}'; 1 << 24].as_slice(), b"."].concat();
     assert!(refusal_of_pickle(&long).contains("more than the 16777216"));
 }

@@ -110,7 +110,9 @@ pub(super) const KEYS: &[Setting<Unless>] = &[
 pub(super) fn go_through(metadata: &Metadata<'_>, architecture: &str) -> Result<Option<String>> {
     let mut unknown = Vec::new();
     for (key, value) in metadata.iter() {
-        let Some(short) = key.strip_prefix(architecture).and_then(|rest| rest.strip_prefix('.')) else { continue };
+        let Some(short) = key.strip_prefix(architecture).and_then(|rest| rest.strip_prefix('.')) else {
+            continue;
+        };
         match settings::find(KEYS, short) {
             Some(&Setting { key, treatment: Treatment::RefusedUnless(unless, reason) }) if !unless(value) => {
                 let (value, reason) = (value.bare(), reason.into());
@@ -126,3 +128,6 @@ pub(super) fn go_through(metadata: &Metadata<'_>, architecture: &str) -> Result<
     };
     Ok((!unknown.is_empty()).then(note))
 }
+
+#[cfg(all(test, feature = "convert"))]
+mod tests;

@@ -100,7 +100,9 @@ impl Tensors {
         for (file, listed) in files {
             let path = folder.join(file);
             let found = self.read(&path)?;
-            absent.extend(listed.iter().filter(|name| !found.iter().any(|found| found.name() == **name)).copied());
+            absent.extend(
+                listed.iter().filter(|name| !found.iter().any(|found| found.name() == **name)).copied(),
+            );
             for tensor in found {
                 let place = map.map.get(tensor.name()).and_then(|place| place.as_str());
                 if place.is_none_or(|place| place == file) {
@@ -137,11 +139,26 @@ impl Tensors {
         /// Ends of names, and what has tensors of such names.
         const OTHERS: [(&str, &str); 7] = [
             (".lora_A.weight", "a LoRA adapter's, or of a model that it isn't merged into: merge it first"),
-            (".lora_A.default.weight", "a LoRA adapter's, or of a model that it isn't merged into: merge it first"),
-            (".qweight", "of GPTQ or AWQ: convert the model that it was made from, and choose a format with --dtype"),
-            (".qzeros", "of GPTQ or AWQ: convert the model that it was made from, and choose a format with --dtype"),
-            (".absmax", "of bitsandbytes: convert the model that it was made from, and choose a format with --dtype"),
-            (".SCB", "of bitsandbytes: convert the model that it was made from, and choose a format with --dtype"),
+            (
+                ".lora_A.default.weight",
+                "a LoRA adapter's, or of a model that it isn't merged into: merge it first",
+            ),
+            (
+                ".qweight",
+                "of GPTQ or AWQ: convert the model that it was made from, and choose a format with --dtype",
+            ),
+            (
+                ".qzeros",
+                "of GPTQ or AWQ: convert the model that it was made from, and choose a format with --dtype",
+            ),
+            (
+                ".absmax",
+                "of bitsandbytes: convert the model that it was made from, and choose a format with --dtype",
+            ),
+            (
+                ".SCB",
+                "of bitsandbytes: convert the model that it was made from, and choose a format with --dtype",
+            ),
             (".weight_packed", "of compressed-tensors: convert the model that it was made from"),
         ];
         for (name, _) in self.stored.iter() {

@@ -78,6 +78,10 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
     unknown.extend(rope.unknown);
     notes.extend(settings::unknown_note(CONFIG, &unknown));
     notes.extend(rope.notes);
+    if json.get("auto_map").is_some() {
+        let own = "config.json's auto_map says that the model brings code of its own, which isn't run: it is taken for a Llama";
+        notes.push(own.into());
+    }
     window(&json, &mut config, &mut notes).map_err(at)?;
     options.override_config(&mut config).map_err(at)?;
     let rope_factors = rope.llama3.map(|scaling| scaling.factors(config.rope_dim, config.rope_theta));
@@ -87,7 +91,9 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
         if hf_tensors::find(folder).is_none() {
             return Err(adapter(folder));
         }
-        notes.push(format!("the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"));
+        notes.push(format!(
+            "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"
+        ));
     }
     let Tensors { stored, files, notes: of_tensors } = tensors(folder, &config)?;
     notes.extend(of_tensors);
@@ -115,7 +121,7 @@ pub(super) fn adapter(folder: &Path) -> Error {
     });
     let of = base.map_or_else(String::new, |base| format!(" of {base}"));
     let hint = format!(
-        "a LoRA adapter{of}, which only changes that model: merge it into its base first (merge_and_unload of PEFT), \
+        "it is a LoRA adapter{of}, which only changes that model: merge it into its base first (merge_and_unload of PEFT), \
          and convert what that saves"
     );
     Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder))
@@ -151,17 +157,16 @@ fn take(
             "tensor {output} is missing, which a model with a classifier of its own has. Either the files aren't whole, \
              or the classifier is the embeddings, and config.json must say true"
         );
-        let value = if json.get("tie_word_embeddings").is_some() { "false" } else { "not there, which means false" };
+        let value =
+            if json.get("tie_word_embeddings").is_some() { "false" } else { "not there, which means false" };
         return Err(json.refuse("tie_word_embeddings", &value, &reason));
     }
-    let layout = Layout {
-        name: &name,
-        n_shards: 1,
-        half_split: true,
-        embeddings: Join::Same,
-    };
+    let layout = Layout { name: &name, n_shards: 1, half_split: true, embeddings: Join::Same };
     let mut tensors = layout.take(config, stored, folder)?;
-    if is_tied && let [embeddings, .., classifier] = &*tensors && classifier.info().name == "output" {
+    if is_tied
+        && let [embeddings, .., classifier] = &*tensors
+        && classifier.info().name == "output"
+    {
         if classifier.is_equal(embeddings)? {
             tensors.pop();
         } else {
@@ -197,9 +202,8 @@ fn check_architecture(json: &Object<'_>) -> Result<()> {
 
 /// That the weights aren't numbers of some other kind, and where to find the model that they were made from.
 fn check_quantization(json: &Object<'_>) -> Result<()> {
-    let Some(found) = json.get("quantization_config").or_else(|| json.get("compression_config")) else {
-        return Ok(());
-    };
+    let keys = ["quantization_config", "compression_config"];
+    let Some((key, found)) = keys.iter().find_map(|key| Some((*key, json.get(key)?))) else { return Ok(()) };
     let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
     let is_bitsandbytes = method == "bitsandbytes" || found.get("load_in_4bit").is_some();
     let name = match method {
@@ -212,7 +216,7 @@ fn check_quantization(json: &Object<'_>) -> Result<()> {
         "the weights are quantized by {name}, and only floating-point ones can be converted. Convert the model that this \
          one was made from, and choose a format with --dtype, such as q4_k_m"
     );
-    Err(json.refuse("quantization_config", &method, &reason))
+    Err(json.refuse(key, &method, &reason))
 }
 
 /// Whether transformers takes the model for a Mistral.
@@ -267,7 +271,9 @@ fn max_seq_len(json: &Object<'_>, is_mistral: bool, notes: &mut Vec<String>) -> 
         return Ok(positions.max(vicuna.unwrap_or(0)));
     }
     let positions = if is_mistral { DEFAULT_POSITIONS.1 } else { DEFAULT_POSITIONS.0 };
-    notes.push(format!("config.json doesn't say max_position_embeddings: {positions}, as transformers takes it"));
+    notes.push(format!(
+        "config.json doesn't say max_position_embeddings: {positions}, as transformers takes it"
+    ));
     Ok(positions)
 }
 
@@ -279,9 +285,14 @@ fn max_seq_len(json: &Object<'_>, is_mistral: bool, notes: &mut Vec<String>) -> 
 fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
     const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
     let layers = json.optional::<&Vec<Value>>("layer_types")?;
-    let kinds: Vec<&str> = layers.into_iter().flatten().map(|kind| kind.as_str().unwrap_or("no text")).collect();
+    let kinds: Vec<&str> =
+        layers.into_iter().flatten().map(|kind| kind.as_str().unwrap_or("no text")).collect();
     if let Some(kind) = kinds.iter().find(|kind| !KINDS.contains(kind)) {
-        return Err(json.refuse("layer_types", kind, "only full_attention and sliding_attention are supported"));
+        return Err(json.refuse(
+            "layer_types",
+            kind,
+            "only full_attention and sliding_attention are supported",
+        ));
     }
     let said: Option<usize> = json.optional("sliding_window")?;
     let is_mistral = is_mistral(json)?;

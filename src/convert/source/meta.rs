@@ -45,7 +45,9 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
     let files = files(folder)?;
     let mut weights = WeightFiles::read(&files)?;
     if folder.join(ADAPTER).is_file() {
-        weights.notes.push(format!("the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"));
+        weights.notes.push(format!(
+            "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"
+        ));
     }
     model("Meta's PyTorch checkpoint", folder, &params.object(), params.path(), weights, options)
 }
@@ -298,11 +300,7 @@ fn context(norm_eps: f64, rope_theta: f64, scaled: bool) -> usize {
 ///
 /// Meta's files of Llama 3.2 don't say their factor either; the models of 1B and 3B were trained with 32, as their
 /// config.json says.
-fn rope_factors(
-    params: &Object<'_>,
-    config: &Config,
-    notes: &mut Vec<String>,
-) -> Result<Option<Vec<f32>>> {
+fn rope_factors(params: &Object<'_>, config: &Config, notes: &mut Vec<String>) -> Result<Option<Vec<f32>>> {
     if params.optional("use_scaled_rope")? != Some(true) {
         return Ok(None);
     }

@@ -28,7 +28,8 @@ pub(super) fn read(json: &Object<'_>, config: &mut Config) -> Result<Rope> {
     let filled = |key| -> Result<_> { Ok(json.object(key)?.filter(|object| !object.map.is_empty())) };
     let (older, newer) = (filled("rope_scaling")?, filled("rope_parameters")?);
     if older.is_some() && newer.is_some() {
-        let both = "config.json has both rope_scaling and rope_parameters: rope_scaling counts, as in transformers";
+        let both =
+            "config.json has both rope_scaling and rope_parameters: rope_scaling counts, as in transformers";
         rope.notes.push(both.into());
     }
     let outside = json.optional("rope_theta")?;
@@ -83,7 +84,8 @@ fn yarn(scaling: &Object<'_>, original: Option<usize>, max_seq_len: usize) -> Re
     // Python takes 0 for nothing, too.
     let given = |key| -> Result<_> { Ok(scaling.optional::<f64>(key)?.filter(|&value| value != 0.0)) };
     let growth = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-    let magnitude = match (scaling.optional("attention_factor")?, given("mscale")?, given("mscale_all_dim")?) {
+    let magnitude = match (scaling.optional("attention_factor")?, given("mscale")?, given("mscale_all_dim")?)
+    {
         (Some(magnitude), _, _) => magnitude,
         (None, Some(mscale), Some(all_dim)) => growth(mscale) / growth(all_dim),
         // One of them alone counts for nothing.

@@ -269,8 +269,16 @@ pub(super) const PARAMS: &[Setting<Unless>] = &[
     refused("vision_args", is_nothing, "models of images or sounds are not supported"),
     refused("multimodal", is_nothing, "models of images or sounds are not supported"),
     refused("vision_chunk_size", |value| value.as_i64() == Some(-1), "models of images are not supported"),
-    refused("vision_num_cross_attention_layers", |value| value.as_i64() == Some(-1), "models of images are not supported"),
-    refused("vision_max_num_chunks", |value| is_nothing(value) || value.as_i64() == Some(4), "models of images are not supported"),
+    refused(
+        "vision_num_cross_attention_layers",
+        |value| value.as_i64() == Some(-1),
+        "models of images are not supported",
+    ),
+    refused(
+        "vision_max_num_chunks",
+        |value| is_nothing(value) || value.as_i64() == Some(4),
+        "models of images are not supported",
+    ),
     refused("use_qk_norm", is_nothing, FORK),
     refused("nope_layer_interval", is_nothing, FORK),
     refused("attention_chunk_size", is_nothing, FORK),
@@ -311,7 +319,10 @@ pub(super) fn go_through(object: &Object<'_>, table: &'static [Setting<Unless>])
 pub(super) fn unknown_note(file: &str, unknown: &[String]) -> Option<String> {
     let note = || {
         let (these, were) = if unknown.len() == 1 { ("a setting", "was") } else { ("settings", "were") };
-        format!("{file} has {these} that babyllama doesn't know, which {were} passed over: {}", unknown.join(", "))
+        format!(
+            "{file} has {these} that babyllama doesn't know, which {were} passed over: {}",
+            unknown.join(", ")
+        )
     };
     (!unknown.is_empty()).then(note)
 }

@@ -45,7 +45,9 @@ impl Contents {
     /// What lies beside the weights and isn't looked at, said of a file.
     pub(super) fn note(&self, path: &Path) -> Option<String> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let beside = || format!("{name} has more than weights, which was passed over: {}", self.passed_over.join(", "));
+        let beside = || {
+            format!("{name} has more than weights, which was passed over: {}", self.passed_over.join(", "))
+        };
         (!self.passed_over.is_empty()).then(beside)
     }
 }

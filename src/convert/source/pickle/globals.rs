@@ -82,8 +82,23 @@ const OPAQUE: [(&str, &str); 22] = [
 
 /// The types of numbers that PyTorch names, each an attribute of the module.
 const NUMBER_TYPES: [&str; 17] = [
-    "float16", "bfloat16", "float32", "float64", "half", "float", "double", "int8", "int16", "int32",
-    "int64", "uint8", "bool", "uint16", "uint32", "uint64", "complex64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "half",
+    "float",
+    "double",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "bool",
+    "uint16",
+    "uint32",
+    "uint64",
+    "complex64",
 ];
 
 impl Global {

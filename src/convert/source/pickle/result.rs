@@ -138,8 +138,7 @@ impl<'a> Machine<'a> {
             Node::Float(float) => float.into(),
             _ => self.string(id, MAX_NAME).map_or_else(|| Value::Object(Map::new()), Value::from),
         };
-        let pair =
-            |&(key, id): &(Id, Id)| self.string(key, MAX_NAME).map(|key| (key.to_owned(), value(id)));
+        let pair = |&(key, id): &(Id, Id)| self.string(key, MAX_NAME).map(|key| (key.to_owned(), value(id)));
         dict.iter().filter_map(pair).collect()
     }
 }

@@ -1,0 +1,439 @@
+//! Settings of published models, and how their files vary: what becomes of them computes what transformers computes, is
+//! refused in words that help, or is said.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use babyllama::convert::{GgufOptions, Mix, Source, check, to_gguf};
+use babyllama::{ErrorKind, Model, ModelOptions, SessionOptions};
+use common::{TempFile, max_abs_diff, std_dev};
+use serde_json::{Map, Value, json};
+
+/// `TOKENS` of `variants.py`.
+const TOKENS: [u32; 8] = [1, 351, 7, 260, 150, 7, 288, 0];
+/// Of logits, in their standard deviation: transformers computes some steps in f32.
+const TOLERANCE: f64 = 1e-4;
+
+// --- Directories --------------------------------------------------------------------------------------------
+
+/// A tensor of a safetensors file: its type, its shape and its bytes.
+#[derive(Clone)]
+struct Stored(String, Vec<usize>, Vec<u8>);
+
+/// A copy of `published/llama3`, whose tensors are in one file. It goes when it is dropped.
+struct Copy {
+    /// In the directory, and it makes the directory.
+    marker: TempFile,
+    config: Map<String, Value>,
+    tensors: Vec<(String, Stored)>,
+}
+
+fn published(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/published").join(name)
+}
+
+fn read_safetensors(path: &Path) -> Vec<(String, Stored)> {
+    let bytes = fs::read(path).unwrap();
+    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+    let entry = |(name, entry): (&String, &Value)| {
+        let numbers = |key: &str| -> Vec<usize> { serde_json::from_value(entry[key].clone()).unwrap() };
+        let at = numbers("data_offsets");
+        let data = bytes[8 + len..][at[0]..at[1]].to_vec();
+        (name.clone(), Stored(entry["dtype"].as_str().unwrap().into(), numbers("shape"), data))
+    };
+    header.iter().filter(|(name, _)| *name != "__metadata__").map(entry).collect()
+}
+
+fn safetensors(tensors: &[(String, Stored)]) -> Vec<u8> {
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    for (name, Stored(dtype, shape, bytes)) in tensors {
+        let at = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": at}));
+        data.extend(bytes);
+    }
+    let header = Value::Object(header).to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+}
+
+impl Copy {
+    fn new() -> Self {
+        let marker = TempFile::new("marker", b"");
+        let from = published("llama3");
+        let mut tensors = Vec::new();
+        for entry in fs::read_dir(&from).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                tensors.extend(read_safetensors(&path));
+            } else if !path.ends_with("model.safetensors.index.json") {
+                fs::copy(&path, marker.path().with_file_name(path.file_name().unwrap())).unwrap();
+            }
+        }
+        let config = serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
+        Self { marker, config, tensors }
+    }
+
+    fn folder(&self) -> &Path {
+        self.marker.path().parent().unwrap()
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::write(self.folder().join(name), bytes).unwrap();
+    }
+
+    fn set(mut self, key: &str, value: Value) -> Self {
+        self.config.insert(key.into(), value);
+        self
+    }
+
+    fn drop(mut self, key: &str) -> Self {
+        self.config.remove(key);
+        self
+    }
+
+    fn tensor(mut self, name: &str, tensor: Stored) -> Self {
+        self.tensors.push((name.into(), tensor));
+        self
+    }
+
+    fn get(&self, name: &str) -> &Stored {
+        &self.tensors.iter().find(|(of, _)| of == name).unwrap().1
+    }
+
+    fn open(&self) -> babyllama::Result<Source> {
+        self.write("config.json", Value::Object(self.config.clone()).to_string());
+        self.write("model.safetensors", safetensors(&self.tensors));
+        Source::open(self.folder(), &ModelOptions::new())
+    }
+
+    /// The error without the directory's name.
+    #[track_caller]
+    fn refusal(&self) -> String {
+        let error = self.open().unwrap_err();
+        assert!(error.path().is_some(), "{error}");
+        error.to_string().replace(&format!("{}/", self.folder().display()), "")
+    }
+}
+
+fn gguf(source: &Source) -> Vec<u8> {
+    let mut file = Vec::new();
+    to_gguf(source, &GgufOptions::new().mix(Mix::F32), &mut file).unwrap();
+    let written = TempFile::new("model.gguf", &file);
+    check(source, &written, |_| ()).unwrap();
+    file
+}
+
+/// Every 11th logit after each token, as `variants.py` keeps them.
+fn logits(source: &Source) -> Vec<f32> {
+    let model = Model::from_bytes(gguf(source)).unwrap();
+    let logits = model.session().forward_all(&TOKENS).unwrap().to_vec();
+    logits.chunks_exact(352).flat_map(|row| row.iter().copied().step_by(11)).collect()
+}
+
+fn notes_have(source: &Source, part: &str) -> bool {
+    source.notes().iter().any(|note| note.contains(part))
+}
+
+// --- What transformers computes -----------------------------------------------------------------------------
+
+/// A classifier of its own, as `variants.py` makes it: BF16.
+fn other_classifier() -> Stored {
+    let number = |i: i64| (i * 37 % 101 - 50) as f32 / 256.0;
+    let bf16 = |number: f32| ((number.to_bits() >> 16) as u16).to_le_bytes();
+    Stored("BF16".into(), vec![352, 16], (0..352 * 16).flat_map(|i| bf16(number(i))).collect())
+}
+
+#[test]
+fn variants_compute_what_transformers_computes() {
+    let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let variants: Map<String, Value> =
+        serde_json::from_slice(&fs::read(golden("variants.json")).unwrap()).unwrap();
+    let bytes = fs::read(golden("variants.f64")).unwrap();
+    let numbers: Vec<f64> = bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+    assert!(variants.len() > 20 && numbers.len() == variants.len() * 8 * 32);
+    for (name, variant) in &variants {
+        // The maps of serde_json are sorted, so each says its place.
+        let at = variant["at"].as_u64().unwrap() as usize * 8 * 32;
+        let expected = &numbers[at..at + 8 * 32];
+        let mut copy = Copy::new();
+        for key in variant["drop"].as_array().into_iter().flatten() {
+            copy = copy.drop(key.as_str().unwrap());
+        }
+        for (key, value) in variant["set"].as_object().into_iter().flatten() {
+            copy = copy.set(key, value.clone());
+        }
+        copy = match variant["lm_head"].as_str() {
+            Some("same") => {
+                let embeddings = copy.get("model.embed_tokens.weight").clone();
+                copy.tensor("lm_head.weight", embeddings)
+            }
+            Some(_) => copy.tensor("lm_head.weight", other_classifier()),
+            None => copy,
+        };
+        let source = copy.open().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let found = max_abs_diff(&logits(&source), expected) / std_dev(expected);
+        assert!(found < TOLERANCE, "{name}: {found:e}");
+    }
+}
+
+#[test]
+fn contexts_that_no_file_says_are_transformers_own() {
+    let source = Copy::new().drop("max_position_embeddings").open().unwrap();
+    assert_eq!(source.config().max_seq_len, 2048);
+    assert!(notes_have(&source, "doesn't say max_position_embeddings: 2048"), "{:?}", source.notes());
+    let mistral = Copy::new().set("model_type", json!("mistral")).set("sliding_window", Value::Null);
+    assert_eq!(mistral.drop("max_position_embeddings").open().unwrap().config().max_seq_len, 131_072);
+}
+
+#[test]
+fn contexts_end_with_the_sliding_window() {
+    let mistral = || Copy::new().set("model_type", json!("mistral"));
+    let cases = [
+        (mistral().set("sliding_window", json!(32)), Some(32), 32, "sliding window of 32"),
+        (mistral().set("sliding_window", json!(128)), Some(128), 64, ""),
+        (mistral().set("sliding_window", Value::Null), None, 64, ""),
+        // transformers' default
+        (mistral().set("max_position_embeddings", json!(32768)), Some(4096), 4096, "window of 4096"),
+        (
+            mistral().set("sliding_window", json!(32)).set("use_sliding_window", json!(false)),
+            Some(32),
+            32,
+            "sliding window of 32",
+        ),
+        // transformers doesn't read it
+        (Copy::new().set("sliding_window", json!(32)), None, 64, "doesn't apply to a Llama"),
+        (
+            Copy::new()
+                .set("sliding_window", json!(32))
+                .set("layer_types", json!(["sliding_attention", "full_attention"])),
+            Some(32),
+            32,
+            "sliding window of 32",
+        ),
+    ];
+    for (copy, window, context, note) in cases {
+        let source = copy.open().unwrap();
+        let config = source.config();
+        assert_eq!((config.sliding_window, config.max_seq_len), (window, context));
+        let is_said = if note.is_empty() { source.notes().is_empty() } else { notes_have(&source, note) };
+        assert!(is_said, "{:?}", source.notes());
+        // The written file says the same.
+        let model = Model::from_bytes(gguf(&source)).unwrap();
+        assert_eq!((model.config().sliding_window, model.config().max_seq_len), (window, context));
+    }
+}
+
+#[test]
+fn nothing_reads_beyond_the_sliding_window() {
+    let source =
+        Copy::new().set("model_type", json!("mistral")).set("sliding_window", json!(8)).open().unwrap();
+    let file = gguf(&source);
+    let longer = ModelOptions::new().max_seq_len(9);
+    let error = Model::from_bytes_with(file.clone(), &longer).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Config { field: "max_seq_len", .. }), "{error}");
+    let model = Model::from_bytes(file).unwrap();
+    let mut session = model.session_with(SessionOptions::new().context_length(9));
+    let error = session.forward(&[1]).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InvalidOption { name: "context_length", .. }), "{error}");
+    assert!(error.to_string().contains("sliding window"), "{error}");
+    let mut session = model.session_with(SessionOptions::new().context_length(8));
+    session.forward(&[1; 8]).unwrap();
+    assert!(matches!(session.forward(&[1]).unwrap_err().kind(), ErrorKind::ContextFull { .. }));
+}
+
+// --- What is stored -----------------------------------------------------------------------------------------
+
+/// The frequencies of the base 5e5 for heads of 4, and other numbers.
+fn f32s(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+#[test]
+fn tables_that_are_computed_anew_are_left_out() {
+    let frequencies = [1.0, 5e5_f32.powf(-0.5)];
+    let plain = gguf(&Copy::new().open().unwrap());
+    let angles = |of: fn(f32) -> f32| -> Vec<f32> {
+        (0..64).flat_map(|p| [0, 1, 0, 1].map(|i| of(p as f32 * frequencies[i]))).collect()
+    };
+    let cases = [
+        ("model.rotary_emb.inv_freq", vec![2], frequencies.to_vec(), false),
+        ("model.layers.1.self_attn.rotary_emb.inv_freq", vec![2], frequencies.to_vec(), false),
+        ("model.layers.1.self_attn.rotary_emb.inv_freq", vec![2], vec![1.0, 1.0], true),
+        ("model.layers.0.self_attn.rotary_emb.cos_cached", vec![1, 1, 64, 4], angles(f32::cos), false),
+        ("model.layers.0.self_attn.rotary_emb.sin_cached", vec![1, 1, 64, 4], angles(f32::sin), false),
+        ("model.layers.0.self_attn.rotary_emb.sin_cached", vec![1, 1, 64, 4], angles(f32::cos), true),
+        ("model.layers.0.self_attn.bias", vec![1, 1, 8, 8], vec![1.0; 64], false),
+    ];
+    for (name, shape, numbers, is_other) in cases {
+        let table = Stored("F32".into(), shape, f32s(&numbers));
+        let source = Copy::new().tensor(name, table).open().unwrap();
+        assert!(gguf(&source) == plain, "{name}");
+        assert_eq!(notes_have(&source, "holds other values"), is_other, "{name}: {:?}", source.notes());
+    }
+    let bias = Stored("F32".into(), vec![16], f32s(&[1.0; 16]));
+    let refusal = Copy::new().tensor("model.layers.0.self_attn.q_proj.bias", bias).refusal();
+    assert!(refusal.contains("tensor model.layers.0.self_attn.q_proj.bias is not supported"), "{refusal}");
+}
+
+#[test]
+fn names_that_wrappers_changed_are_the_same_tensors() {
+    let plain = gguf(&Copy::new().open().unwrap());
+    for prefix in ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."] {
+        let mut copy = Copy::new();
+        copy.tensors.iter_mut().for_each(|(name, _)| *name = format!("{prefix}{name}"));
+        assert!(gguf(&copy.open().unwrap()) == plain, "{prefix}");
+    }
+    let mut copy = Copy::new();
+    copy.tensors.iter_mut().for_each(|(name, _)| *name = name.trim_start_matches("model.").into());
+    assert!(gguf(&copy.open().unwrap()) == plain);
+}
+
+#[test]
+fn doubles_are_rounded() {
+    let plain = gguf(&Copy::new().open().unwrap());
+    let mut copy = Copy::new();
+    for (_, Stored(dtype, _, bytes)) in &mut copy.tensors {
+        let double = |bytes: &[u8; 2]| {
+            let number = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            f64::from(number).to_le_bytes()
+        };
+        *bytes = bytes.as_chunks::<2>().0.iter().flat_map(double).collect();
+        *dtype = "F64".into();
+    }
+    let source = copy.open().unwrap();
+    assert!(gguf(&source) == plain);
+    assert!(notes_have(&source, "float64"), "{:?}", source.notes());
+}
+
+#[test]
+fn the_index_decides_where_a_tensor_is() {
+    let copy = Copy::new();
+    let plain = gguf(&copy.open().unwrap());
+    let zeros = |(name, Stored(dtype, shape, bytes)): &(String, Stored)| {
+        (name.clone(), Stored(dtype.clone(), shape.clone(), vec![0; bytes.len()]))
+    };
+    // Both files have all tensors, the second as zeros.
+    copy.write("a.safetensors", safetensors(&copy.tensors));
+    copy.write("b.safetensors", safetensors(&copy.tensors.iter().map(zeros).collect::<Vec<_>>()));
+    let mut map: Map<String, Value> =
+        copy.tensors.iter().map(|(name, _)| (name.clone(), json!("a.safetensors"))).collect();
+    map.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), json!("b.safetensors"));
+    copy.write("model.safetensors.index.json", json!({"weight_map": map}).to_string());
+    fs::remove_file(copy.folder().join("model.safetensors")).unwrap();
+    let source = Source::open(copy.folder(), &ModelOptions::new()).unwrap();
+    assert!(gguf(&source) == plain);
+    assert!(notes_have(&source, "the index names 1 tensors that no file has"), "{:?}", source.notes());
+}
+
+// --- Words --------------------------------------------------------------------------------------------------
+
+#[test]
+fn refusals_say_what_it_is_and_what_to_do() {
+    let gptq = json!({"quant_method": "gptq", "bits": 4});
+    let bitsandbytes = json!({"load_in_4bit": true, "quant_method": "bitsandbytes"});
+    let packed = || Stored("I32".into(), vec![2, 16], vec![0; 128]);
+    let empty = Stored("BF16".into(), vec![0], Vec::new());
+    let mut zero = Copy::new();
+    zero.tensors.iter_mut().for_each(|(_, tensor)| *tensor = empty.clone());
+    let cases: [(Copy, &[&str]); 8] = [
+        (Copy::new().set("quantization_config", gptq), &["GPTQ", "--dtype"]),
+        (Copy::new().set("quantization_config", json!({"quant_method": "awq"})), &["AWQ", "--dtype"]),
+        (Copy::new().set("quantization_config", bitsandbytes), &["bitsandbytes", "--dtype"]),
+        (Copy::new().tensor("model.layers.0.mlp.up_proj.qweight", packed()), &["GPTQ or AWQ"]),
+        (
+            Copy::new().tensor("model.layers.0.mlp.up_proj.lora_A.weight", packed()),
+            &["LoRA adapter", "merge it first"],
+        ),
+        (zero, &["is empty", "ZeRO-3", "zero_to_fp32.py"]),
+        (
+            Copy::new().set("tie_word_embeddings", json!(false)),
+            &["tie_word_embeddings is false", "lm_head.weight is missing", "aren't whole"],
+        ),
+        (Copy::new().drop("tie_word_embeddings"), &["tie_word_embeddings is not there, which means false"]),
+    ];
+    for (copy, parts) in cases {
+        let refusal = copy.refusal();
+        assert!(parts.iter().all(|part| refusal.contains(part)), "{refusal}");
+    }
+}
+
+#[test]
+fn files_of_something_else_are_named() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n";
+    let page = b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>";
+    let answer = br#"{"error": "Repository not found"}"#;
+    for (bytes, expected) in [(&pointer[..], "Git LFS pointer"), (&page[..], "HTML"), (&answer[..], "error")]
+    {
+        for file in ["model.safetensors", "config.json"] {
+            let copy = Copy::new();
+            copy.open().unwrap();
+            copy.write(file, bytes);
+            let error = Source::open(copy.folder(), &ModelOptions::new()).unwrap_err().to_string();
+            assert!(error.contains(file) && error.contains(expected), "{file}: {error}");
+        }
+        let copy = Copy::new();
+        copy.open().unwrap();
+        fs::remove_file(copy.folder().join("model.safetensors")).unwrap();
+        for file in ["pytorch_model.bin", "model.safetensors.index.json"] {
+            copy.write(file, bytes);
+            let error = Source::open(copy.folder(), &ModelOptions::new()).unwrap_err().to_string();
+            assert!(error.contains(file) && error.contains(expected), "{file}: {error}");
+            fs::remove_file(copy.folder().join(file)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn adapters_and_weights_alone_are_named() {
+    let adapter = r#"{"peft_type": "LORA", "base_model_name_or_path": "meta-llama/Llama-2-7b-hf"}"#;
+    let copy = Copy::new();
+    copy.open().unwrap();
+    copy.write("adapter_config.json", adapter);
+    let source = Source::open(copy.folder(), &ModelOptions::new()).unwrap();
+    assert!(notes_have(&source, "LoRA adapter beside the model"), "{:?}", source.notes());
+    let open = |path: &Path| Source::open(path, &ModelOptions::new()).unwrap_err().to_string();
+
+    fs::remove_file(copy.folder().join("config.json")).unwrap();
+    let weights = copy.folder().join("model.safetensors");
+    for path in [copy.folder(), &*weights] {
+        let error = open(path);
+        assert!(
+            error.contains("a LoRA adapter of meta-llama/Llama-2-7b-hf") && error.contains("merge"),
+            "{error}"
+        );
+    }
+    fs::remove_file(copy.folder().join("adapter_config.json")).unwrap();
+    let error = open(&weights);
+    assert!(error.contains("config.json") && error.contains("is missing beside it"), "{error}");
+}
+
+#[test]
+fn settings_that_are_not_known_are_named() {
+    let source = Copy::new().set("hyper_scale", json!(3)).set("_private", json!(1)).open().unwrap();
+    assert!(notes_have(&source, "passed over: hyper_scale"), "{:?}", source.notes());
+    let none = Copy::new().open().unwrap();
+    assert!(none.notes().is_empty(), "{:?}", none.notes());
+}
+
+#[test]
+fn not_a_number_is_refused_only_where_it_counts() {
+    let write = |from: &str, to: &str| {
+        let copy = Copy::new();
+        copy.open().unwrap();
+        let text = Value::Object(copy.config.clone()).to_string();
+        assert!(text.contains(from));
+        copy.write("config.json", text.replace(from, to));
+        Source::open(copy.folder(), &ModelOptions::new())
+            .map(|source| gguf(&source))
+            .map_err(|e| e.to_string())
+    };
+    let plain = gguf(&Copy::new().open().unwrap());
+    for number in ["NaN", "Infinity", "-Infinity"] {
+        let unused = write("\"initializer_range\":0.25", &format!("\"initializer_range\": {number}"));
+        assert!(unused.unwrap() == plain);
+        let used = write("\"rms_norm_eps\":1e-5", &format!("\"rms_norm_eps\": {number}")).unwrap_err();
+        assert!(used.contains("rms_norm_eps: expected a number, found") && used.contains(number), "{used}");
+    }
+}
