@@ -437,3 +437,71 @@ fn not_a_number_is_refused_only_where_it_counts() {
         assert!(used.contains("rms_norm_eps: expected a number, found") && used.contains(number), "{used}");
     }
 }
+
+// --- Other publishers ---------------------------------------------------------------------------------------
+
+#[test]
+fn what_llama2c_saves_while_it_trains_is_a_model() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ckpt.pt");
+    let source = Source::open(path, &ModelOptions::new()).unwrap();
+    let meta = Source::open(published("meta_1"), &ModelOptions::new().max_seq_len(64)).unwrap();
+    let model = |source: &Source| Model::from_bytes(gguf(source)).unwrap();
+    let (found, expected) = (model(&source), model(&meta));
+    assert_eq!(found.config(), expected.config());
+    assert_eq!(
+        found.session().forward_all(&TOKENS).unwrap(),
+        expected.session().forward_all(&TOKENS).unwrap()
+    );
+    let passed_over = ["optimizer", "iter_num", "best_val_loss", "config"];
+    assert!(notes_have(&source, &format!("passed over: {}", passed_over.join(", "))), "{:?}", source.notes());
+}
+
+/// `published/meta_1` with other params.json.
+fn meta(change: impl FnOnce(&mut Map<String, Value>)) -> (TempFile, babyllama::Result<Source>) {
+    let marker = TempFile::new("marker", b"");
+    for entry in fs::read_dir(published("meta_1")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, marker.path().with_file_name(path.file_name().unwrap())).unwrap();
+    }
+    let params = marker.path().with_file_name("params.json");
+    let mut map: Map<String, Value> = serde_json::from_slice(&fs::read(&params).unwrap()).unwrap();
+    change(&mut map);
+    fs::write(params, Value::Object(map).to_string()).unwrap();
+    let source = Source::open(marker.path().parent().unwrap(), &ModelOptions::new());
+    (marker, source)
+}
+
+#[test]
+fn mistrals_own_directories_are_as_its_program_takes_them() {
+    let cases = [
+        (json!({"head_dim": 4}), 1e6, None, 32_768),
+        (json!({"head_dim": 4, "hidden_dim": 40, "vocab_size": 352}), 1e6, None, 32_768),
+        (json!({"sliding_window": 4096}), 1e4, Some(4096), 4096),
+        (json!({"sliding_window": [4096, null, 128]}), 1e4, Some(128), 128),
+        (json!({"head_dim": 4, "rope_theta": 5e5, "max_seq_len": 77}), 5e5, None, 77),
+        (json!({"sliding_window": null}), 1e4, None, 4096), // Meta's
+    ];
+    for (changes, theta, window, context) in cases {
+        let (_marker, source) = meta(|map| map.extend(changes.as_object().unwrap().clone()));
+        let source = source.unwrap();
+        let config = source.config();
+        let found = (config.rope_theta, config.sliding_window, config.max_seq_len);
+        assert_eq!(found, (theta, window, context), "{changes}");
+        assert_eq!(window.is_some(), notes_have(&source, "sliding window"), "{changes}");
+    }
+    let (_marker, source) = meta(|map| drop(map.insert("hidden_dim".into(), json!(41))));
+    assert!(source.unwrap_err().to_string().contains("hidden_dim is 41: feed_forward.w1 has 40 rows"));
+}
+
+#[test]
+fn llama_3s_factor_is_said_or_known() {
+    for (changes, said) in [
+        (json!({"use_scaled_rope": true}), true),
+        (json!({"use_scaled_rope": true, "rope_scaling_factor": 32}), false),
+    ] {
+        let (_marker, source) = meta(|map| map.extend(changes.as_object().unwrap().clone()));
+        let source = source.unwrap();
+        assert_eq!(notes_have(&source, "rope_scaling_factor: 8, Llama 3.1's"), said, "{:?}", source.notes());
+        assert_eq!(source.config().max_seq_len, 131_072);
+    }
+}

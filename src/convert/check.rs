@@ -2,19 +2,27 @@
 //!
 //! A tensor must hold exactly the source's weights, or exactly what its format makes of them: what is compared is read back
 //! from the file, so this shows that it was written whole and in its place, not how good a format is.
+//!
+//! The hyperparameters are compared twice: with those that the conversion took, and, of a Hugging Face directory, with what
+//! its config.json gives by transformers' own steps, which share no code with the conversion: the rotary frequencies of
+//! every pair, RMSNorm's epsilon, the window and all counts. A setting that the conversion passed over is found there if it
+//! is of these; of any other, the source's table of settings and its notes are what tells. No text is run through either
+//! model.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::llama2c::quantize_group;
 use super::quantize;
-use super::source::{Source, SourceTensor};
+use super::source::{Expected, Source, SourceTensor};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::model::ModelOptions;
+use crate::ops::RopeFrequencies;
 use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
@@ -36,6 +44,9 @@ pub fn check(source: &Source, converted: impl AsRef<Path>, mut progress: impl Fn
         compare_configs(source.config(), &checkpoint.config, is_gguf)?;
         if source.model().rope_factors() != checkpoint.rope_factors.as_deref() {
             return Err(mismatch("the rotary frequencies' factors", "they are others".into()));
+        }
+        if is_gguf && let Some(expected) = source.model().expected() {
+            compare_expected(expected, &checkpoint)?;
         }
         compare_tensors(source, &checkpoint, &mut progress)?;
         compare_tokenizers(source, &storage, is_gguf)
@@ -64,6 +75,44 @@ fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result
         return Ok(());
     }
     Err(mismatch("the model's hyperparameters", format!("{source:?} became {converted:?}")))
+}
+
+/// Compares what the file computes with, with what the source says by another way.
+fn compare_expected(expected: &Expected, checkpoint: &Checkpoint) -> Result<()> {
+    /// The file holds fractions as f32.
+    const TOLERANCE: f64 = 4.0 * f32::EPSILON as f64;
+    let close = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs();
+    let config = &checkpoint.config;
+    let RopeFrequencies::Exact { frequencies, magnitude } =
+        RopeFrequencies::exact(config, checkpoint.rope_factors.as_deref())
+    else {
+        return Ok(());
+    };
+    let differs = |what: &str, expected: &dyn fmt::Debug, found: &dyn fmt::Debug| {
+        Err(mismatch(what, format!("config.json gives {expected:?}, the file {found:?}")))
+    };
+    let are_close = expected.frequencies.len() == frequencies.len()
+        && expected.frequencies.iter().zip(&frequencies).all(|(a, b)| close(*a, *b));
+    if !are_close {
+        return differs("the rotary frequencies", &expected.frequencies, &frequencies);
+    }
+    if !close(expected.magnitude, magnitude) {
+        return differs("the magnitude of rotated queries and keys", &expected.magnitude, &magnitude);
+    }
+    if !close(expected.norm_eps, config.norm_eps.into()) {
+        return differs("RMSNorm's epsilon", &expected.norm_eps, &config.norm_eps);
+    }
+    let Config { n_layers, n_heads, n_kv_heads, hidden_dim, .. } = *config;
+    let counts = [n_layers, n_heads, n_kv_heads, hidden_dim].map(|count| count as u64);
+    if expected.counts != counts {
+        return differs("the number of layers or heads", &expected.counts, &counts);
+    }
+    if let Some(window) = expected.window
+        && config.max_seq_len as u64 > window
+    {
+        return differs("the sliding window", &window, &config.max_seq_len);
+    }
+    Ok(())
 }
 
 /// Whether two scalings are the same but for the rounding of their numbers to f32, and of what is computed from them.
@@ -230,3 +279,56 @@ fn compare_tokenizers(source: &Source, storage: &Storage, is_gguf: bool) -> Resu
 /// What merges are compared by: they are no longer texts when they are read.
 const SAMPLE: &str =
     "Once upon a time, 1234 llamas didn't  cross the R\u{ed}o\tMantaro.\n\n\u{6c34}\u{1f999} fn main() {}";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::convert::{GgufOptions, to_gguf};
+
+    /// What is wrong with the file of a published model, if its config.json says something else besides.
+    fn judged(changes: &Value) -> Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/published/llama3");
+        let source = Source::open(&folder, &ModelOptions::new())?;
+        let mut bytes = Vec::new();
+        to_gguf(&source, &GgufOptions::new(), &mut bytes)?;
+        let checkpoint = checkpoint::read(&Arc::new(Storage::from_vec(bytes)))?;
+        let text = std::fs::read(folder.join("config.json"))?;
+        let mut json: Map<String, Value> = serde_json::from_slice(&text).unwrap();
+        json.extend(changes.as_object().unwrap().clone());
+        compare_expected(&Expected::of(&json).unwrap(), &checkpoint)
+    }
+
+    #[test]
+    fn settings_that_a_conversion_passed_over_are_found() {
+        judged(&json!({})).unwrap();
+        let llama3 = json!({"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0});
+        let rope = |key: &str, value: Value| {
+            let mut scaling = llama3.clone();
+            scaling["original_max_position_embeddings"] = json!(16);
+            scaling[key] = value;
+            json!({"rope_scaling": scaling})
+        };
+        let frequencies = "the rotary frequencies";
+        let cases = [
+            (rope("rope_theta", json!(5e4)), frequencies),
+            (rope("factor", json!(9)), frequencies),
+            (rope("rope_type", json!("default")), frequencies),
+            (rope("rope_type", json!("linear")), frequencies),
+            (json!({"rope_scaling": llama3, "original_max_position_embeddings": 64}), frequencies),
+            (json!({"head_dim": 8}), frequencies),
+            (json!({"rms_norm_eps": 1e-6}), "epsilon"),
+            (json!({"model_type": "mistral", "sliding_window": 32}), "the sliding window"),
+            (json!({"num_key_value_heads": 4}), "layers or heads"),
+            (json!({"num_hidden_layers": 3}), "layers or heads"),
+        ];
+        judged(&rope("factor", json!(8))).unwrap();
+        for (changes, what) in cases {
+            let error = judged(&changes).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Mismatch { .. }), "{error}");
+            assert!(error.to_string().contains(what), "{changes}: {error}");
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 Each is the model in published/llama3 with other settings, with a classifier of its own, or both. variants.json says which;
 variants.f64 holds, for each, the logits of every 11th token after each of the tokens: little-endian f64 (8, 32).
+
+ckpt.pt is a model that llama2.c saved while it trained.
 """
 import json, os, pathlib, shutil, sys, tempfile
 os.environ['HF_HUB_OFFLINE'] = '1'
@@ -76,6 +78,27 @@ def logits(variant):
         with torch.no_grad():
             return model(torch.tensor([TOKENS]), use_cache=False).logits[0].double().numpy()[:, ::11]
 
+def training():
+    """What llama2.c's train.py saves, with the weights of published/meta_1: names that torch.compile changed, and an
+    optimizer's state beside them."""
+    weights = torch.load(HERE / 'published' / 'meta_1' / 'consolidated.00.pth')
+    params = json.loads((HERE / 'published' / 'meta_1' / 'params.json').read_text())
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter], lr=5e-4, betas=(0.9, 0.95))
+    parameter.sum().backward()
+    optimizer.step()
+    arguments = dict(dim=params['dim'], n_layers=params['n_layers'], n_heads=params['n_heads'], n_kv_heads=params['n_kv_heads'],
+                     vocab_size=352, multiple_of=params['multiple_of'], max_seq_len=64, dropout=0.0)
+    torch.save({
+        'model': {'_orig_mod.' + name: tensor for name, tensor in weights.items()},
+        'optimizer': optimizer.state_dict(),
+        'model_args': arguments,
+        'iter_num': 1000,
+        'best_val_loss': torch.tensor(1.25),
+        'config': dict(out_dir='out', eval_only=False, learning_rate=5e-4),
+    }, HERE / 'ckpt.pt')
+
+
 if __name__ == '__main__':
     # Readers may sort the names, so each variant says its place.
     placed = {name: dict(at=at, **variant) for at, (name, variant) in enumerate(VARIANTS.items())}
@@ -86,3 +109,4 @@ if __name__ == '__main__':
             assert found.shape == (8, 32), found.shape
             print(name, found.std())
             out.write(found.tobytes())
+    training()

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::expected::Expected;
 use super::hf_tensors::{self, Tensors};
 use super::json::{JsonFile, Object};
 use super::llama::{FloatModel, Layout};
@@ -83,7 +84,10 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
         notes.push(own.into());
     }
     window(&json, &mut config, &mut notes).map_err(at)?;
+    let said = config.clone();
     options.override_config(&mut config).map_err(at)?;
+    // Of settings that the caller chose nothing can be expected.
+    let is_said = (said.norm_eps, said.rope_theta) == (config.norm_eps, config.rope_theta);
     let rope_factors = rope.llama3.map(|scaling| scaling.factors(config.rope_dim, config.rope_theta));
     let rope_factors = rope_factors.transpose().map_err(at)?;
 
@@ -110,6 +114,7 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         file_bytes: file_bytes(&files)?,
         notes,
+        expected: is_said.then(|| Expected::of(json.map)).flatten(),
     })
 }
 
@@ -152,7 +157,7 @@ fn take(
     let has_output = stored.has(&output);
     if is_tied && has_output && !stored.has(&embeddings) {
         stored.rename(&output, &embeddings);
-    } else if !is_tied && !has_output {
+    } else if !is_tied && !has_output && stored.has(&embeddings) {
         let reason = format!(
             "tensor {output} is missing, which a model with a classifier of its own has. Either the files aren't whole, \
              or the classifier is the embeddings, and config.json must say true"

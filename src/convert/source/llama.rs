@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::stored::{Join, Joined, StoredTensors};
 use super::tokenizer::SourceTokenizer;
-use super::{SourceModel, SourceTensor};
+use super::{Expected, SourceModel, SourceTensor};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::tokenizer::{Tokenizer, TokenizerParts};
@@ -21,6 +21,7 @@ pub(super) struct FloatModel {
     pub(super) metadata: Vec<(String, String)>,
     pub(super) file_bytes: u64,
     pub(super) notes: Vec<String>,
+    pub(super) expected: Option<Expected>,
 }
 
 impl SourceModel for FloatModel {
@@ -58,6 +59,10 @@ impl SourceModel for FloatModel {
 
     fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    fn expected(&self) -> Option<&Expected> {
+        self.expected.as_ref()
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {

@@ -159,6 +159,7 @@ fn model(
         metadata,
         file_bytes,
         notes: weights.notes,
+        expected: None,
     })
 }
 
@@ -304,12 +305,10 @@ fn rope_factors(params: &Object<'_>, config: &Config, notes: &mut Vec<String>) -
     if params.optional("use_scaled_rope")? != Some(true) {
         return Ok(None);
     }
-    let Config { dim, n_layers, n_heads, n_kv_heads, .. } = *config;
-    let is_small = [(2048, 16, 32, 8), (3072, 28, 24, 8)].contains(&(dim, n_layers, n_heads, n_kv_heads));
     let factor = match params.optional("rope_scaling_factor")? {
         Some(factor) => factor,
         None => {
-            let (factor, of) = if is_small { (32.0, "Llama 3.2 of 1B and 3B") } else { (8.0, "Llama 3.1") };
+            let (factor, of) = scaling_factor(config);
             notes.push(format!(
                 "{PARAMS} has use_scaled_rope and doesn't say rope_scaling_factor: {factor}, {of}'s"
             ));
@@ -327,6 +326,15 @@ fn rope_factors(params: &Object<'_>, config: &Config, notes: &mut Vec<String>) -
     scaling.factors(config.rope_dim, config.rope_theta).map(Some)
 }
 
+/// The factor that a model of such a shape was trained with, and which model that is.
+fn scaling_factor(config: &Config) -> (f64, &'static str) {
+    let Config { dim, n_layers, n_heads, n_kv_heads, .. } = *config;
+    match (dim, n_layers, n_heads, n_kv_heads) {
+        (2048, 16, 32, 8) | (3072, 28, 24, 8) => (32.0, "Llama 3.2"),
+        _ => (8.0, "Llama 3.1"),
+    }
+}
+
 fn tokenizer(folder: &Path, vocab_size: usize) -> Result<Option<SourceTokenizer>> {
     let above = folder.join("..").join("tokenizer.model");
     let paths = [folder.join("tokenizer.model"), above];
@@ -337,4 +345,38 @@ fn tokenizer(folder: &Path, vocab_size: usize) -> Result<Option<SourceTokenizer>
         Error::from(ErrorKind::Tokenizer { reason }).at(Some(path))
     };
     Ok(Some(SourceTokenizer::Vocabulary(Box::new(vocabulary.ok_or_else(unknown)?))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama_3s_factor_is_told_by_the_shape() {
+        // Llama 3.1 8B and 70B, 3.2 1B and 3B; what their config.json says.
+        let shapes = [
+            (4096, 32, 32, 8, 8.0),
+            (8192, 80, 64, 8, 8.0),
+            (2048, 16, 32, 8, 32.0),
+            (3072, 28, 24, 8, 32.0),
+        ];
+        for (dim, n_layers, n_heads, n_kv_heads, factor) in shapes {
+            let config = Config {
+                dim,
+                hidden_dim: 1,
+                n_layers,
+                n_heads,
+                n_kv_heads,
+                head_dim: dim / n_heads,
+                rope_dim: dim / n_heads,
+                vocab_size: 1,
+                max_seq_len: 1,
+                norm_eps: 1e-5,
+                rope_theta: 5e5,
+                rope_scaling: RopeScaling::None,
+                sliding_window: None,
+            };
+            assert_eq!(scaling_factor(&config).0, factor, "{dim}");
+        }
+    }
 }

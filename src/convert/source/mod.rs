@@ -8,6 +8,7 @@
 //!   which of them it is
 //! - [`json`]: questions to JSON
 
+mod expected;
 mod file;
 mod gguf;
 mod hf_tensors;
@@ -34,6 +35,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use expected::Expected;
 use runnable::RunnableSource;
 
 use crate::config::Config;
@@ -83,6 +85,11 @@ pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
     /// Of a source that is GGUF: its keys, but for those that tell how weights are stored. They hold whatever the other
     /// functions tell, unless one is missing: then that is to be written anew.
     fn metadata(&self) -> Option<Vec<(String, Value)>> {
+        None
+    }
+
+    /// What the files say that the model computes, derived apart from [`SourceModel::config`]. `None` if it can't be.
+    fn expected(&self) -> Option<&Expected> {
         None
     }
 

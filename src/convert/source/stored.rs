@@ -392,12 +392,7 @@ pub(super) struct StoredTensors {
 }
 
 impl StoredTensors {
-    /// Adds a shard of a tensor, or a tensor.
-    pub(super) fn add(&mut self, tensor: StoredTensor) {
-        self.add_as(tensor.name.clone(), tensor);
-    }
-
-    /// Adds a tensor that is stored under another name than it is looked for.
+    /// Adds a shard of a tensor, or a tensor, under the name by which it is looked for.
     pub(super) fn add_as(&mut self, name: String, tensor: StoredTensor) {
         self.by_name.entry(name).or_default().push(tensor);
     }

@@ -21,7 +21,7 @@ impl Drop for Directory {
 }
 
 /// What becomes of a published model: the bytes that are written and the notes, or the error.
-type Outcome = std::result::Result<(Vec<u8>, Vec<String>), String>;
+type Outcome = Result<(Vec<u8>, Vec<String>), String>;
 
 impl Directory {
     fn of(name: &str) -> Self {

@@ -1,0 +1,122 @@
+//! What config.json says a model computes, derived once more, straight from the file and by transformers' own steps: the
+//! check of a converted file holds it against this.
+//!
+//! Nothing here is shared with what the conversion reads, so a setting that only one of the two honors is found.
+//!
+//! Source: `modeling_rope_utils.py` in the transformers repository.
+
+use std::f64::consts::TAU;
+
+use serde_json::{Map, Value};
+
+/// What a converted file must compute with.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    /// By how much each pair of a head is rotated from one position to the next.
+    pub(crate) frequencies: Vec<f64>,
+    /// What cosines and sines are multiplied with.
+    pub(crate) magnitude: f64,
+    pub(crate) norm_eps: f64,
+    /// Positions that a query sees, if not all.
+    pub(crate) window: Option<u64>,
+    /// Layers, heads, heads of keys, and the width inside the feed-forward network.
+    pub(crate) counts: [u64; 4],
+}
+
+/// A number of an object, if it is there and one.
+fn number(map: &Map<String, Value>, key: &str) -> Option<f64> {
+    map.get(key).and_then(Value::as_f64)
+}
+
+impl Expected {
+    /// Of a file whose settings were all honored; `None` if it lacks what every one has.
+    pub(crate) fn of(json: &Map<String, Value>) -> Option<Self> {
+        let count = |key: &str| json.get(key).and_then(Value::as_u64);
+        let (dim, heads) = (count("hidden_size")?, count("num_attention_heads")?);
+        let is_mistral = json.get("model_type").and_then(Value::as_str) == Some("mistral");
+        let head_dim = count("head_dim").unwrap_or(dim / heads.max(1));
+        let positions = count("max_position_embeddings").or(count("max_sequence_length"));
+        let positions = positions.unwrap_or(if is_mistral { 131_072 } else { 2048 });
+        let positions = positions.max(count("max_sequence_length").unwrap_or(0));
+        let (frequencies, magnitude) = rope(json, head_dim, positions as f64)?;
+        Some(Self {
+            frequencies,
+            magnitude,
+            norm_eps: number(json, "rms_norm_eps").unwrap_or(1e-6),
+            window: window(json, is_mistral),
+            counts: [
+                count("num_hidden_layers")?,
+                heads,
+                count("num_key_value_heads").unwrap_or(if is_mistral { 8 } else { heads }),
+                count("intermediate_size")?,
+            ],
+        })
+    }
+}
+
+/// The window of a Mistral, or of a Llama whose layers are said to have one.
+fn window(json: &Map<String, Value>, is_mistral: bool) -> Option<u64> {
+    let kinds = json.get("layer_types").and_then(Value::as_array);
+    let is_windowed = kinds.is_some_and(|kinds| kinds.iter().any(|kind| *kind == *"sliding_attention"));
+    match json.get("sliding_window") {
+        None => is_mistral.then_some(4096),
+        Some(window) => window.as_u64().filter(|_| is_mistral || is_windowed),
+    }
+}
+
+/// The rotary frequencies, and what cosines and sines are multiplied with.
+fn rope(json: &Map<String, Value>, head_dim: u64, positions: f64) -> Option<(Vec<f64>, f64)> {
+    let none = Map::new();
+    let filled = |key: &str| json.get(key).and_then(Value::as_object).filter(|map| !map.is_empty());
+    let scaling = filled("rope_scaling").or_else(|| filled("rope_parameters")).unwrap_or(&none);
+    let theta = number(scaling, "rope_theta").or_else(|| number(json, "rope_theta")).unwrap_or(1e4);
+    let dim = head_dim as f64;
+    let plain: Vec<f64> = (0..head_dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / dim)).collect();
+    let text = |key: &str| scaling.get(key).and_then(Value::as_str);
+    let original = number(json, "original_max_position_embeddings")
+        .or_else(|| number(scaling, "original_max_position_embeddings"))
+        .unwrap_or(positions);
+    let factor = number(scaling, "factor").unwrap_or(positions / original);
+    match text("rope_type").or_else(|| text("type")).unwrap_or("default") {
+        "linear" => Some((plain.iter().map(|frequency| frequency / factor).collect(), 1.0)),
+        "llama3" => {
+            let (low, high) = (number(scaling, "low_freq_factor")?, number(scaling, "high_freq_factor")?);
+            Some((plain.into_iter().map(|it| llama3(it, factor, low, high, original)).collect(), 1.0))
+        }
+        "yarn" => {
+            let beta = |key: &str, usual: f64| number(scaling, key).filter(|&it| it != 0.0).unwrap_or(usual);
+            let corrected = |rotations: f64| dim * (original / (rotations * TAU)).ln() / (2.0 * theta.ln());
+            let low = corrected(beta("beta_fast", 32.0)).floor().max(0.0);
+            let high = corrected(beta("beta_slow", 1.0)).ceil().min(dim - 1.0);
+            let high = if low == high { high + 0.001 } else { high };
+            let mixed = |(i, frequency): (usize, f64)| {
+                let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                frequency / factor * ramp + frequency * (1.0 - ramp)
+            };
+            Some((plain.into_iter().enumerate().map(mixed).collect(), yarn_magnitude(scaling, factor)))
+        }
+        _ => Some((plain, 1.0)),
+    }
+}
+
+fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
+    let wavelength = TAU / frequency;
+    if wavelength < original / high {
+        frequency
+    } else if wavelength > original / low {
+        frequency / factor
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        (1.0 - smooth) * frequency / factor + smooth * frequency
+    }
+}
+
+fn yarn_magnitude(scaling: &Map<String, Value>, factor: f64) -> f64 {
+    let scale = |mscale: f64| if factor > 1.0 { 1.0 + 0.1 * mscale * factor.ln() } else { 1.0 };
+    let truthy = |key: &str| number(scaling, key).filter(|&value| value != 0.0);
+    match (number(scaling, "attention_factor"), truthy("mscale"), truthy("mscale_all_dim")) {
+        (Some(given), ..) => given,
+        (None, Some(mscale), Some(all)) => scale(mscale) / scale(all),
+        _ => scale(1.0),
+    }
+}
