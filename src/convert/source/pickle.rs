@@ -332,10 +332,17 @@ impl<'a> Machine<'a> {
             {
                 self.view([storage, offset, shape, strides], rest.first().copied())
             }
-            (Global::RebuildTensorV3, &[storage, offset, shape, strides, _, _, _, ref rest @ ..])
+            (Global::RebuildTensorV3, &[storage, offset, shape, strides, _, _, number, ref rest @ ..])
                 if rest.len() <= 1 =>
             {
-                self.view([storage, offset, shape, strides], rest.first().copied())
+                let node = self.view([storage, offset, shape, strides], rest.first().copied())?;
+                // Its storage is bytes of no type; this is what they are.
+                if let (Node::Global(Global::NumberType(kind)), Some(tensor)) =
+                    (self.nodes[number as usize], self.tensors.last_mut())
+                {
+                    tensor.storage.kind = kind;
+                }
+                Ok(node)
             }
             (Global::RebuildParameter, &[tensor, ..]) if arguments.len() <= 4 => {
                 match self.nodes[tensor as usize] {

@@ -16,6 +16,8 @@ pub(super) enum Global {
     /// The class of an ordinary tensor.
     TensorClass,
     Storage(&'static str),
+    /// A type of numbers, by its name.
+    NumberType(&'static str),
     /// A tensor that isn't a view of a storage: how it is made.
     OtherTensor(&'static str),
     /// What is kept beside weights, and never looked at.
@@ -80,8 +82,8 @@ const OPAQUE: [(&str, &str); 22] = [
     ("numpy._core.multiarray", "_reconstruct"),
 ];
 
-/// The types of numbers that PyTorch names, each an attribute of the module.
-const NUMBER_TYPES: [&str; 17] = [
+/// The types of numbers that PyTorch names, each an attribute of the module; and how numbers are quantized.
+const NUMBER_TYPES: [&str; 27] = [
     "float16",
     "bfloat16",
     "float32",
@@ -99,6 +101,16 @@ const NUMBER_TYPES: [&str; 17] = [
     "uint32",
     "uint64",
     "complex64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+    "qint8",
+    "quint8",
+    "per_tensor_affine",
+    "per_channel_affine",
 ];
 
 impl Global {
@@ -121,10 +133,9 @@ impl Global {
             if let Some(storage) = STORAGES.iter().find(|storage| is(storage, name)) {
                 return Ok(Self::Storage(storage));
             }
-            let is_number = is("torch", module) && NUMBER_TYPES.iter().any(|number| is(number, name));
-            let is_float8 = is("torch", module) && name.starts_with(b"float8_");
-            if is_number || is_float8 {
-                return Ok(Self::Opaque);
+            let number = NUMBER_TYPES.iter().find(|number| is("torch", module) && is(number, name));
+            if let Some(number) = number {
+                return Ok(Self::NumberType(number));
             }
         }
         if is("torch._utils", module)
