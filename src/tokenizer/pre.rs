@@ -28,19 +28,23 @@ pub(super) struct PreTokenizer {
 impl PreTokenizer {
     /// Finds a pre-tokenizer by its name in GGUF files.
     pub(super) fn named(name: &str) -> Option<Self> {
-        let (splits, whole_words): (&'static [Split], bool) = match name {
+        let (splits, adds_bos): (&'static [Split], bool) = match name {
             "default" => (&[default_punctuation, gpt2, numbers, three_digits], false),
             "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "mellum" | "exaone4" | "gigachat" | "a.x-4.0"
-            | "modern-bert" | "trillion" | "granite-docling" => (&[gpt2], false),
+            | "modern-bert" | "trillion" | "granite-docling" | "jina-es" | "jina-de" | "jina-v1-en"
+            | "jina-v2-es" | "jina-v2-de" | "jina-v2-code" | "roberta-bpe" => (&[gpt2], false),
             "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
-            | "lfm2" => (&[llama3], true),
-            "dbrx" | "smaug-bpe" => (&[llama3], false),
+            | "lfm2" | "jina-v5-nano" => (&[llama3], true),
+            "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" | "glm5" => (&[llama3], false),
+            "minicpm5" => (&[three_numbers, llama3], false),
             "qwen2" | "deepseek-r1-qwen" | "megrez" | "kormo" | "stablelm2" | "hunyuan" | "solar-open"
-            | "grok-2" | "bailingmoe" | "bailingmoe2" | "llada-moe" => (&[qwen2], false),
+            | "grok-2" | "bailingmoe" | "bailingmoe2" | "llada-moe" | "f2llmv2" => (&[qwen2], false),
+            "ufakzeka" => (&[ufakzeka], false),
+            "laguna" => (&[newlines, qwen2], false),
             "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b"
             | "mellum2" => (&[one_number, gpt2], false),
             "tekken" => (&[tekken], true),
-            "gpt-4o" | "llama4" | "kanana2" => (&[gpt4o], false),
+            "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => (&[gpt4o], false),
             "seed-coder" => (&[seed_coder], false),
             "falcon" => (&[falcon_punctuation, gpt2, three_digits], false),
             "deepseek-llm" => (&DEEPSEEK_LLM, false),
@@ -49,7 +53,8 @@ impl PreTokenizer {
             "bloom" | "poro-chat" | "gpt3-finnish" => (&[bloom], false),
             _ => return None,
         };
-        Some(Self { splits, whole_words, adds_bos: whole_words })
+        let whole_words = adds_bos || matches!(name, "minicpm5" | "glm4" | "glm5");
+        Some(Self { splits, whole_words, adds_bos })
     }
 
     /// Hands out the words of `text`, from left to right.
@@ -97,6 +102,11 @@ fn qwen2(text: &str) -> usize {
     first_of(text, &[contraction, word, |text| other_than_words(text, 1, &['\r', '\n'])])
 }
 
+/// Qwen 2's, without the contractions.
+fn ufakzeka(text: &str) -> usize {
+    first_of(text, &[word, |text| other_than_words(text, 1, &['\r', '\n'])])
+}
+
 /// Qwen 2's, without the `[\r\n]*`.
 fn seed_coder(text: &str) -> usize {
     first_of(text, &[contraction, word, |text| other_than_words(text, 1, &[])])
@@ -120,6 +130,11 @@ fn gpt4o(text: &str) -> usize {
 /// `\p{N}`
 fn one_number(text: &str) -> usize {
     isolate(text, |text| at_most(text, 1, is_number))
+}
+
+/// `\p{N}{1,3}`
+fn three_numbers(text: &str) -> usize {
+    isolate(text, |text| at_most(text, 3, is_number))
 }
 
 /// `\p{N}+`
@@ -148,6 +163,11 @@ fn falcon_punctuation(text: &str) -> usize {
 /// `[\r\n]`
 fn newline(text: &str) -> usize {
     isolate(text, |text| at_most(text, 1, |c| matches!(c, '\r' | '\n')))
+}
+
+/// `[^\n]+|[\n]+`
+fn newlines(text: &str) -> usize {
+    isolate(text, |text| run(text, |c| c == '\n'))
 }
 
 /// `\s?\p{L}+`
