@@ -6,7 +6,6 @@ use std::ops::Deref;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::sampler::Sampler;
 use crate::session::{Session, Tail};
-use crate::tokenizer::{PieceKind, Tokenizer};
 
 /// Hardly any piece has more bytes than this: room for one more spares an allocation in the middle of a text.
 const MAX_USUAL_PIECE: usize = 64;
@@ -133,23 +132,6 @@ impl Session {
     ) -> Result<Generate<'a>> {
         Generate::new(self, prompt.into(), sampler)
     }
-
-    /// The tokens of a text that is to follow what was fed and is pending.
-    fn encode_next(&self, tokenizer: &Tokenizer, text: &str) -> Vec<TokenId> {
-        let Some(last) = self.pending().or(self.tokens().last().copied()) else {
-            return tokenizer.encode_prompt(text);
-        };
-        // As within one text, a dummy prefix follows tokens that stand for themselves.
-        let goes_on =
-            matches!(tokenizer.kind(last), Some(PieceKind::Normal | PieceKind::Byte | PieceKind::Unknown));
-        let mut tokens = Vec::new();
-        if goes_on {
-            tokenizer.encode_continued(text, &mut tokens);
-        } else {
-            tokenizer.encode_into(text, &mut tokens);
-        }
-        tokens
-    }
 }
 
 impl<'a> Generate<'a> {
@@ -157,7 +139,10 @@ impl<'a> Generate<'a> {
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
         let prompt = match prompt {
             Prompt::Tokens(tokens) => tokens.to_vec(),
-            Prompt::Text(text) => session.encode_next(tokenizer, text),
+            Prompt::Text(text) => match session.pending().or(session.tokens().last().copied()) {
+                Some(previous) => tokenizer.encode_after(previous, text),
+                None => tokenizer.encode_prompt(text),
+            },
         };
         if !prompt.is_empty() {
             session.check(&prompt)?;

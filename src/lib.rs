@@ -76,7 +76,6 @@ mod perplexity;
 mod quant;
 mod sampler;
 mod session;
-#[cfg(feature = "convert")]
 mod settings;
 mod simd;
 mod storage;

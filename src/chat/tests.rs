@@ -158,7 +158,7 @@ fn default_system_prompt_is_a_literal_of_the_jinja_text() {
 
 mod tokens {
     use super::*;
-    use crate::tokenizer::{Merging, PiecePart, TokenizerParts};
+    use crate::tokenizer::{FimIds, Merging, PiecePart, TokenizerParts};
 
     /// Bytes as pieces, and the marks as pieces of this kind.
     fn tokenizer(kind: PieceKind) -> Tokenizer {
@@ -178,7 +178,10 @@ mod tokens {
             bos: Some(1),
             eos: Some(2),
             eot: None,
+            eom: None,
             unk: Some(0),
+            fim: FimIds::default(),
+            strips: Vec::new(),
             add_bos: Some(true),
             add_eos: None,
         })

@@ -5,6 +5,7 @@
 //!
 //! - here: [`Tokenizer`], and the file format of llama2.c
 //! - [`parts`]: what any other file must say of its tokenizer
+//! - [`kinds`]: what pieces are for where a file leaves it open
 //! - [`vocab`]: the pieces
 //! - [`hash`]: what finds them fast
 //! - [`user_defined`]: pieces that are taken out of a text before all else
@@ -17,6 +18,7 @@
 mod bpe;
 mod decoder;
 mod hash;
+mod kinds;
 mod parts;
 mod pre;
 mod sentencepiece;
@@ -37,7 +39,8 @@ pub(crate) use bpe::encode_alphabet;
 pub use decoder::Decoder;
 #[cfg(feature = "convert")]
 pub(crate) use parts::with_plain_spaces;
-pub(crate) use parts::{Merging, PiecePart, TokenizerParts};
+pub(crate) use parts::{FimIds, Merging, PiecePart, TokenizerParts};
+pub(crate) use user_defined::Strip;
 use user_defined::{Fragment, UserDefined};
 use vocab::{Vocab, VocabBuilder};
 
@@ -96,6 +99,8 @@ pub struct Tokenizer {
     algorithm: Algorithm,
     /// None, if no piece is user-defined.
     user_defined: Option<Arc<UserDefined>>,
+    /// What is taken out of a text that may name control tokens.
+    named: Arc<UserDefined>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
     /// The tokens that end a text, in ascending order.
@@ -144,7 +149,10 @@ impl Tokenizer {
 
         let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
         let (bos, eos) = (control(1), control(2));
+        // Their names may stand between newlines.
+        let named = (0..3).filter_map(|id| Some((id, vocab.piece(id)?.trim_ascii(), Strip::default())));
         Ok(Self {
+            named: Arc::new(UserDefined::new(named)),
             vocab: Arc::new(vocab),
             algorithm: Algorithm::SentencePiece { dummy_space: true },
             user_defined: None,
@@ -186,21 +194,92 @@ impl Tokenizer {
 
     /// Appends the tokens of `text`, without BOS, as [`encode`](Self::encode) gives them.
     pub fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        self.encode_fragments(text, self.has_dummy_space(), tokens);
+        self.encode_fragments(self.user_defined.as_deref(), text, self.has_dummy_space(), tokens);
+    }
+
+    /// The tokens of a text that goes on from text: as [`encode`](Self::encode), but nothing is put before it.
+    ///
+    /// A SentencePiece tokenizer begins each text with a space, but the second half of a word has none. This is the plain
+    /// encoding, in which the tokens spell the text itself.
+    ///
+    /// ```
+    /// # let mut file = 0_i32.to_le_bytes().to_vec();
+    /// # for piece in ["<unk>", "<s>", "</s>", " ", "t", "i", "m", "e", " ti", "me"] {
+    /// #     file.extend(0_f32.to_le_bytes());
+    /// #     file.extend((piece.len() as i32).to_le_bytes());
+    /// #     file.extend(piece.as_bytes());
+    /// # }
+    /// # let tokenizer = babyllama::Tokenizer::from_llama2c(&file)?;
+    /// let mut tokens = tokenizer.encode("ti");
+    /// tokens.extend(tokenizer.encode_continuation("me"));
+    /// assert_eq!(tokenizer.decode(&tokens), "time");
+    ///
+    /// tokens.extend(tokenizer.encode("me"));
+    /// assert_eq!(tokenizer.decode(&tokens), "time me");
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    #[must_use]
+    pub fn encode_continuation(&self, text: &str) -> Vec<TokenId> {
+        let mut tokens = Vec::new();
+        self.encode_continued(text, &mut tokens);
+        tokens
+    }
+
+    /// The tokens of a text in which the names of control tokens mean these tokens, without BOS.
+    ///
+    /// For text that you trust, such as a prompt written by hand for a chat model: whoever writes it can end a turn and
+    /// speak for the system. [`encode`](Self::encode) takes the same names as text. The longest names are found first,
+    /// and a SentencePiece tokenizer puts a space before the text after each token that was named, as llama.cpp does.
+    ///
+    /// ```
+    /// # let mut file = 0_i32.to_le_bytes().to_vec();
+    /// # for piece in ["<unk>", "<s>", "</s>", " ", "<", "/", "s", ">", "o", " o"] {
+    /// #     file.extend(0_f32.to_le_bytes());
+    /// #     file.extend((piece.len() as i32).to_le_bytes());
+    /// #     file.extend(piece.as_bytes());
+    /// # }
+    /// # let tokenizer = babyllama::Tokenizer::from_llama2c(&file)?;
+    /// assert_eq!(tokenizer.encode_with_control("<s>o</s>"), [1, 9, 2]);
+    /// assert_eq!(tokenizer.encode("<s>o"), [3, 4, 6, 7, 8]);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    #[must_use]
+    pub fn encode_with_control(&self, text: &str) -> Vec<TokenId> {
+        let mut tokens = Vec::new();
+        self.encode_fragments(Some(&self.named), text, self.has_dummy_space(), &mut tokens);
+        tokens
     }
 
     /// As [`encode_into`](Self::encode_into), for a text that goes on from text: nothing is put before it.
     pub(crate) fn encode_continued(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        self.encode_fragments(text, false, tokens);
+        self.encode_fragments(self.user_defined.as_deref(), text, false, tokens);
     }
 
-    /// Appends the tokens of a text, which itself begins with a dummy space or not.
-    fn encode_fragments(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
-        let Some(user_defined) = &self.user_defined else {
+    /// The tokens of a text that comes after a token: as one that goes on from its text, if it has any. After a token that
+    /// is taken out of texts, or that is no text, a new one begins.
+    pub(crate) fn encode_after(&self, previous: TokenId, text: &str) -> Vec<TokenId> {
+        let begins = match self.kind(previous) {
+            Some(PieceKind::Control) => true,
+            // Spaces are merged, and not taken out.
+            Some(PieceKind::UserDefined) => !self.bytes(previous).contains(&b' '),
+            _ => false,
+        };
+        if begins { self.encode(text) } else { self.encode_continuation(text) }
+    }
+
+    /// Appends the tokens of a text, which itself begins with a dummy space or not. Pieces are taken out of it first.
+    fn encode_fragments(
+        &self,
+        taken_out: Option<&UserDefined>,
+        text: &str,
+        dummy_space: bool,
+        tokens: &mut Vec<TokenId>,
+    ) {
+        let Some(taken_out) = taken_out else {
             return self.encode_fragment(text, dummy_space, tokens);
         };
         let mut dummy_space = dummy_space;
-        for fragment in user_defined.split(text) {
+        for fragment in taken_out.split(text) {
             match fragment {
                 Fragment::Text(text) => self.encode_fragment(text, dummy_space, tokens),
                 Fragment::Token(id) => tokens.push(id),
@@ -332,7 +411,7 @@ impl Tokenizer {
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vocab, algorithm, user_defined: _, bos, eos, ends, add_bos, add_eos } = self;
+        let Self { vocab, algorithm, user_defined: _, named: _, bos, eos, ends, add_bos, add_eos } = self;
         f.debug_struct("Tokenizer")
             .field("vocab_size", &vocab.len())
             .field("algorithm", algorithm)

@@ -3,15 +3,16 @@
 //! Invariant: [`Tokenizer::from_parts`] trusts nothing in it. Ids are checked against the pieces, what the texts mean is
 //! settled here once, and the memory it takes is proportional to the parts.
 //!
-//! Source: llama.cpp's behaviour for what a file leaves open: which tokens end a text, which are control tokens by their
-//! names, and what is added to a prompt.
+//! Source: llama.cpp's behaviour for what a file leaves open: what is added to a prompt, and what [`kinds`] settles.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::bpe::{BytePairs, decode_alphabet};
+use super::kinds::{self, Settled};
 use super::pre::PreTokenizer;
-use super::user_defined::UserDefined;
+use super::user_defined::{Strip, UserDefined};
 use super::vocab::VocabBuilder;
 use super::{Algorithm, PieceKind, Tokenizer};
 use crate::error::{ErrorKind, Result, TokenId};
@@ -32,12 +33,29 @@ pub(crate) struct TokenizerParts<'a> {
     pub(crate) eos: Option<TokenId>,
     /// The token that ends a turn of a chat.
     pub(crate) eot: Option<TokenId>,
+    /// The token that ends a message, after which the model goes on.
+    pub(crate) eom: Option<TokenId>,
     /// The token for what no piece spells.
     pub(crate) unk: Option<TokenId>,
+    /// The tokens of models of code.
+    pub(crate) fim: FimIds,
+    /// Which pieces strip spaces around them, where texts have them.
+    pub(crate) strips: Vec<(TokenId, Strip)>,
     /// Whether a prompt begins with BOS. By default SentencePiece's do, and of others those that Llama 3 names.
     pub(crate) add_bos: Option<bool>,
     /// Whether a prompt ends with EOS. By default none does.
     pub(crate) add_eos: Option<bool>,
+}
+
+/// Tokens that a model of code was trained with: a gap and what is around it, and what stands between files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FimIds {
+    pub(crate) prefix: Option<TokenId>,
+    pub(crate) suffix: Option<TokenId>,
+    pub(crate) middle: Option<TokenId>,
+    pub(crate) pad: Option<TokenId>,
+    pub(crate) repository: Option<TokenId>,
+    pub(crate) separator: Option<TokenId>,
 }
 
 /// A piece as a file describes it.
@@ -76,71 +94,6 @@ impl Merging<'_> {
     }
 }
 
-/// Names of tokens that end a text, whatever kind the file gives them.
-const ENDS: [&str; 33] = [
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|calls|>",
-    "<|flush|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<end_of_utterance>",
-    "</s>",
-    "<eos>",
-    "<turn|>",
-    "<|tool_response>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "[e~[",
-    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
-    // What stands between files, or fills up: a model of code that gives it has ended its file.
-    "<|fim_pad|>",
-    "<fim-pad>",
-    "<fim_pad>",
-    "<PAD>",
-    "[PAD]",
-    "<|file_sep|>",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-];
-
-/// Names of other tokens that are control tokens, whatever kind the file gives them: for filling a gap in code.
-const CONTROLS: [&str; 23] = [
-    "<|fim_prefix|>",
-    "<fim-prefix>",
-    "<fim_prefix>",
-    "<\u{ff5c}fim\u{2581}begin\u{ff5c}>",
-    "<PRE>",
-    "\u{2581}<PRE>",
-    "<|code_prefix|>",
-    "<|prefix|>",
-    "<|fim_suffix|>",
-    "<fim-suffix>",
-    "<fim_suffix>",
-    "<\u{ff5c}fim\u{2581}hole\u{ff5c}>",
-    "<SUF>",
-    "\u{2581}<SUF>",
-    "<|code_suffix|>",
-    "<|suffix|>",
-    "<|fim_middle|>",
-    "<fim-middle>",
-    "<fim_middle>",
-    "<\u{ff5c}fim\u{2581}end\u{ff5c}>",
-    "<MID>",
-    "\u{2581}<MID>",
-    "<|code_middle|>",
-];
-
 impl Tokenizer {
     /// Makes a tokenizer of what a file says.
     ///
@@ -150,39 +103,22 @@ impl Tokenizer {
     /// with an EOS that there is not.
     pub(crate) fn from_parts(parts: &TokenizerParts<'_>) -> Result<Self> {
         let refuse = |reason: String| Err(ErrorKind::Tokenizer { reason }.into());
-        let n_pieces = parts.pieces.len();
-        let named = [("BOS", parts.bos), ("EOS", parts.eos), ("EOT", parts.eot), ("unknown", parts.unk)];
-        for (name, id) in named {
-            if let Some(id) = id.filter(|&id| id as usize >= n_pieces) {
-                return refuse(format!("the {name} token is {id}, but there are only {n_pieces} pieces"));
-            }
-        }
-
+        parts.check_ids()?;
         let is_sentencepiece = matches!(parts.merging, Merging::SentencePiece { .. });
+        let settled = kinds::settle(parts);
         let mut vocab = VocabBuilder::default();
         let mut buffer = Vec::new();
-        let mut ends: Vec<TokenId> = parts.eos.into_iter().chain(parts.eot).collect();
-        for (id, piece) in (0..).zip(&parts.pieces) {
-            let is_end = is_one_of(&ENDS, &piece.text);
-            ends.extend(is_end.then_some(id));
-            let is_control = is_end || is_one_of(&CONTROLS, &piece.text);
-            let kind = if is_control { PieceKind::Control } else { piece.kind };
-            match text(&piece.text, kind, is_sentencepiece, &mut buffer) {
-                Some(text) => vocab.push(text, piece.score, kind)?,
-                None => vocab.push_hidden(&piece.text, piece.score, kind)?,
-            }
+        for (piece, &kind) in parts.pieces.iter().zip(&settled.kinds) {
+            let text = text(&piece.text, kind, is_sentencepiece, &mut buffer);
+            let is_found = text.is_some() && is_merged_to(piece, kind, is_sentencepiece);
+            vocab.push_found(text.unwrap_or(&piece.text), piece.score, kind, is_found)?;
         }
         let mut vocab = vocab.build()?;
-        if let Some(unk) = parts.unk {
+        if let Some(unk) = settled.unk {
             vocab.set_unknown(unk);
         }
-
-        let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
-        let bos = parts.bos.or_else(|| control(1).filter(|_| is_sentencepiece));
-        let eos = parts.eos.or_else(|| control(2).filter(|_| is_sentencepiece));
-        ends.extend(eos);
-        ends.sort_unstable();
-        ends.dedup();
+        let [user_defined, named] = parts.taken_out(&settled);
+        let Settled { bos, eos, ends, .. } = settled;
 
         let (algorithm, adds_bos) = match &parts.merging {
             &Merging::SentencePiece { add_space_prefix } => {
@@ -202,9 +138,9 @@ impl Tokenizer {
             return refuse("prompts are to end with EOS, but no token is".into());
         }
 
-        let user_defined = UserDefined::new(vocab.of_kind(PieceKind::UserDefined));
         Ok(Self {
             user_defined: (!user_defined.is_empty()).then(|| Arc::new(user_defined)),
+            named: Arc::new(named),
             vocab: Arc::new(vocab),
             algorithm,
             bos,
@@ -213,6 +149,59 @@ impl Tokenizer {
             add_bos: parts.add_bos.unwrap_or(adds_bos),
             add_eos: parts.add_eos.unwrap_or(false),
         })
+    }
+}
+
+impl TokenizerParts<'_> {
+    fn check_ids(&self) -> Result<()> {
+        let n_pieces = self.pieces.len();
+        let FimIds { prefix, suffix, middle, pad, repository, separator } = self.fim;
+        let named = [
+            ("BOS", self.bos),
+            ("EOS", self.eos),
+            ("EOT", self.eot),
+            ("EOM", self.eom),
+            ("unknown", self.unk),
+            ("prefix", prefix),
+            ("suffix", suffix),
+            ("middle", middle),
+            ("padding", pad),
+            ("repository", repository),
+            ("separating", separator),
+        ];
+        for (name, id) in named {
+            if let Some(id) = id.filter(|&id| id as usize >= n_pieces) {
+                let reason = format!("the {name} token is {id}, but there are only {n_pieces} pieces");
+                return Err(ErrorKind::Tokenizer { reason }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What is taken out of a text before all else: user-defined pieces; and with them control tokens, where it names them.
+    fn taken_out(&self, settled: &Settled) -> [UserDefined; 2] {
+        use PieceKind::{Control, Unknown, UserDefined as Defined};
+        let strips: HashMap<_, _> = self.strips.iter().copied().collect();
+        [&[Defined][..], &[Defined, Control, Unknown]].map(|kinds| {
+            let pieces = (0..).zip(&self.pieces).zip(&settled.named_kinds);
+            let pieces = pieces.filter(|(_, kind)| kinds.contains(kind));
+            UserDefined::new(
+                pieces
+                    .map(|((id, piece), _)| (id, &*piece.text, strips.get(&id).copied().unwrap_or_default())),
+            )
+        })
+    }
+}
+
+/// Whether text is merged to a piece.
+///
+/// SentencePiece's user-defined pieces are merged to as well, which counts where they are made of what text has only after
+/// it is prepared: marks of spaces. For the same reason what has a plain space can't be merged to.
+fn is_merged_to(piece: &PiecePart<'_>, kind: PieceKind, is_sentencepiece: bool) -> bool {
+    match kind {
+        PieceKind::Normal | PieceKind::Unused => !is_sentencepiece || !piece.text.contains(&b' '),
+        PieceKind::UserDefined => is_sentencepiece && !piece.text.contains(&b' '),
+        PieceKind::Unknown | PieceKind::Control | PieceKind::Byte => false,
     }
 }
 
@@ -240,7 +229,10 @@ impl Tokenizer {
             bos: self.bos,
             eos: self.eos,
             eot: other_end,
+            eom: None,
             unk: self.vocab.unknown(),
+            fim: FimIds::default(),
+            strips: Vec::new(),
             add_bos: Some(self.add_bos),
             add_eos: Some(self.add_eos),
         })
@@ -255,11 +247,6 @@ fn with_marks(text: &[u8]) -> Cow<'_, [u8]> {
     } else {
         text.into()
     }
-}
-
-/// Whether a text is one of some names, which all begin in one of few ways.
-fn is_one_of(names: &[&str], text: &[u8]) -> bool {
-    matches!(text, [b'<' | b'[' | b'_' | 0xe2, ..]) && names.iter().any(|name| name.as_bytes() == text)
 }
 
 /// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text is never in. It may lie in

@@ -153,7 +153,7 @@ impl<'a> Merger<'a> {
         })
     }
 
-    /// Appends the tokens of a symbol. `after_unknown` is whether the one before was no piece, and then whether this was.
+    /// Appends the tokens of a symbol. `after_unknown` is whether the one before was unknown, and then whether this is.
     ///
     /// An unused piece is taken apart again, into what it was last seen to be merged from.
     fn emit(&self, symbol: &'a str, after_unknown: &mut bool, tokens: &mut Vec<TokenId>) {
@@ -167,18 +167,21 @@ impl<'a> Merger<'a> {
                 symbols.extend([right, left]);
                 continue;
             }
-            if let Some(id) = used {
-                tokens.push(id);
-            } else if let Some(ids) = self.vocab.byte_ids() {
-                // To SentencePiece a space is the mark, so a vocabulary that has neither spells the mark.
-                let mut mark = [0; 4];
-                let symbol = if symbol == " " { SPACE_MARK.encode_utf8(&mut mark) } else { symbol };
-                tokens.extend(symbol.bytes().map(|byte| ids[usize::from(byte)]));
-            } else if !*after_unknown {
-                // Without bytes, a run of unknown symbols is one unknown token.
+            // To SentencePiece a space is the mark, so a vocabulary that has neither spells the mark.
+            let mut mark = [0; 4];
+            let spelled = if symbol == " " { SPACE_MARK.encode_utf8(&mut mark) } else { symbol };
+            let is_known = match used {
+                Some(id) => {
+                    tokens.push(id);
+                    true
+                }
+                None => self.vocab.spell(spelled, tokens).is_some(),
+            };
+            if !is_known && !*after_unknown {
+                // A run of symbols without pieces and bytes is one unknown token.
                 tokens.extend(self.vocab.unknown());
             }
-            *after_unknown = used.is_none();
+            *after_unknown = !is_known;
         }
     }
 

@@ -1,4 +1,5 @@
-//! Pieces that are tokens wherever their text occurs, before anything is merged.
+//! Pieces that are tokens wherever their text occurs, before anything is merged: the user-defined ones, and control tokens
+//! where a text may name them.
 //!
 //! Invariant: each text is UTF-8 and not empty, so that what is left of a text when they are taken out is text.
 //!
@@ -8,14 +9,30 @@ use std::collections::HashMap;
 
 use crate::error::TokenId;
 
+/// Which spaces around a piece are taken out of the text with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Strip {
+    pub(crate) left: bool,
+    pub(crate) right: bool,
+}
+
 /// The user-defined pieces of a vocabulary.
+#[derive(Default)]
 pub(super) struct UserDefined {
     /// Of equal texts the first has the id.
-    ids: HashMap<Box<str>, TokenId>,
+    ids: HashMap<Box<str>, (TokenId, Strip)>,
     /// The lengths that they have, the greatest first.
     lengths: Vec<usize>,
     /// Whether one begins with a byte.
-    firsts: [bool; 256],
+    firsts: Firsts,
+}
+
+struct Firsts([bool; 256]);
+
+impl Default for Firsts {
+    fn default() -> Self {
+        Self([false; 256])
+    }
 }
 
 /// A part of a text.
@@ -27,12 +44,12 @@ pub(super) enum Fragment<'a> {
 
 impl UserDefined {
     /// Pieces and their ids. One that is no UTF-8 is never found in text, and left out.
-    pub(super) fn new<'a, I: Iterator<Item = (TokenId, &'a [u8])>>(pieces: I) -> Self {
-        let mut these = Self { ids: HashMap::new(), lengths: Vec::new(), firsts: [false; 256] };
-        for (id, piece) in pieces {
+    pub(super) fn new<'a, I: Iterator<Item = (TokenId, &'a [u8], Strip)>>(pieces: I) -> Self {
+        let mut these = Self::default();
+        for (id, piece, strip) in pieces {
             let Some((&first, text)) = piece.first().zip(std::str::from_utf8(piece).ok()) else { continue };
-            these.ids.entry(text.into()).or_insert(id);
-            these.firsts[usize::from(first)] = true;
+            these.ids.entry(text.into()).or_insert((id, strip));
+            these.firsts.0[usize::from(first)] = true;
             these.lengths.push(text.len());
         }
         these.lengths.sort_unstable_by(|a, b| b.cmp(a));
@@ -49,7 +66,7 @@ impl UserDefined {
     pub(super) fn split<'a>(&self, text: &'a str) -> Vec<Fragment<'a>> {
         let mut fragments = vec![Fragment::Text(text)];
         fragments.retain(|_| !text.is_empty());
-        if !text.bytes().any(|byte| self.firsts[usize::from(byte)]) {
+        if !text.bytes().any(|byte| self.firsts.0[usize::from(byte)]) {
             return fragments;
         }
         for &length in &self.lengths {
@@ -64,28 +81,36 @@ impl UserDefined {
         fragments
     }
 
-    /// Takes pieces of a length out of a text.
+    /// Takes pieces of a length out of a text, and the spaces that they strip.
     fn take_out<'a>(&self, length: usize, text: &'a str, fragments: &mut Vec<Fragment<'a>>) {
         let mut done = 0;
         let mut start = 0;
         while start + length <= text.len() {
-            let may_begin = self.firsts[usize::from(text.as_bytes()[start])];
-            let id = text.get(start..start + length).filter(|_| may_begin).and_then(|t| self.ids.get(t));
-            let Some(&id) = id else {
+            let may_begin = self.firsts.0[usize::from(text.as_bytes()[start])];
+            let found = text.get(start..start + length).filter(|_| may_begin).and_then(|t| self.ids.get(t));
+            let Some(&(id, strip)) = found else {
                 start += 1;
                 continue;
             };
-            if done < start {
-                fragments.push(Fragment::Text(&text[done..start]));
+            let (before, after) = (&text[done..start], &text[start + length..]);
+            let before = if strip.left { before.trim_end_matches(is_stripped) } else { before };
+            if !before.is_empty() {
+                fragments.push(Fragment::Text(before));
             }
             fragments.push(Fragment::Token(id));
-            start += length;
+            let after = if strip.right { after.trim_start_matches(is_stripped) } else { after };
+            start = text.len() - after.len();
             done = start;
         }
         if done < text.len() {
             fragments.push(Fragment::Text(&text[done..]));
         }
     }
+}
+
+/// What C calls a space.
+fn is_stripped(c: char) -> bool {
+    matches!(c, ' ' | '\t'..='\r')
 }
 
 #[cfg(test)]
@@ -96,7 +121,7 @@ mod tests {
     use super::*;
 
     fn pieces(texts: &[&str]) -> UserDefined {
-        UserDefined::new((0..).zip(texts.iter().map(|text| text.as_bytes())))
+        UserDefined::new((0..).zip(texts).map(|(id, text)| (id, text.as_bytes(), Strip::default())))
     }
 
     #[test]
@@ -114,8 +139,23 @@ mod tests {
     }
 
     #[test]
+    fn spaces_around_a_piece_go_with_it() {
+        let strip = |left, right| Strip { left, right };
+        let pieces = [(0, &b"<l>"[..], strip(true, false)), (1, b"<r>", strip(false, true))];
+        let pieces = UserDefined::new(pieces.into_iter());
+        assert_eq!(pieces.split("a <l> b"), [Text("a"), Token(0), Text(" b")]);
+        assert_eq!(pieces.split("a <r> \n b"), [Text("a "), Token(1), Text("b")]);
+        assert_eq!(
+            pieces.split("\u{a0}<l>\t<r>\x0b\u{a0}"),
+            [Text("\u{a0}"), Token(0), Text("\t"), Token(1), Text("\u{a0}")]
+        );
+        assert_eq!(pieces.split(" <l> <r> "), [Token(0), Text(" "), Token(1)]);
+    }
+
+    #[test]
     fn pieces_that_are_no_text_are_never_found() {
-        let pieces = UserDefined::new([(0, &b"\xa9"[..]), (1, b"")].into_iter());
+        let pieces =
+            UserDefined::new([&b"\xa9"[..], b""].into_iter().map(|text| (0, text, Strip::default())));
         assert_eq!(pieces.split("\u{e9}"), [Text("\u{e9}")]);
     }
 

@@ -44,16 +44,19 @@ pub(super) struct VocabBuilder {
 }
 
 impl VocabBuilder {
-    /// Adds a piece that is never found by its text.
-    pub(super) fn push_hidden(&mut self, piece: &[u8], score: f32, kind: PieceKind) -> Result<()> {
-        self.push(piece, score, kind)?;
-        self.is_found.pop();
-        self.is_found.push(false);
-        Ok(())
+    /// Adds the next piece, to which text is merged if it is text or unused.
+    pub(super) fn push(&mut self, piece: &[u8], score: f32, kind: PieceKind) -> Result<()> {
+        self.push_found(piece, score, kind, matches!(kind, PieceKind::Normal | PieceKind::Unused))
     }
 
-    /// Adds the next piece.
-    pub(super) fn push(&mut self, piece: &[u8], score: f32, kind: PieceKind) -> Result<()> {
+    /// Adds the next piece, and says whether text is merged to it.
+    pub(super) fn push_found(
+        &mut self,
+        piece: &[u8],
+        score: f32,
+        kind: PieceKind,
+        is_found: bool,
+    ) -> Result<()> {
         let id = self.ends.len();
         let refuse = |reason: String| Err(ErrorKind::Tokenizer { reason }.into());
         if id == MAX_PIECES {
@@ -70,7 +73,7 @@ impl VocabBuilder {
         self.ends.push(end);
         self.scores.push(score);
         self.kinds.push(kind);
-        self.is_found.push(!piece.is_empty() && matches!(kind, PieceKind::Normal | PieceKind::Unused));
+        self.is_found.push(is_found && !piece.is_empty());
         Ok(())
     }
 
@@ -97,7 +100,7 @@ impl VocabBuilder {
             ends,
             scores,
             kinds,
-            byte_ids: None,
+            byte_ids: Box::new([EMPTY; 256]),
             unknown: None,
             has_unused: false,
             longest: 0,
@@ -107,7 +110,7 @@ impl VocabBuilder {
         };
         let first = |kind| vocab.kinds.iter().position(|&k| k == kind).map(|id| id as TokenId);
         (vocab.unknown, vocab.has_unused) = (first(PieceKind::Unknown), first(PieceKind::Unused).is_some());
-        vocab.byte_ids = vocab.collect_bytes();
+        vocab.collect_bytes();
         vocab.build_index();
         Ok(vocab)
     }
@@ -121,8 +124,8 @@ pub(super) struct Vocab {
     ends: Vec<u32>, // (n_pieces)
     scores: Vec<f32>,      // (n_pieces)
     kinds: Vec<PieceKind>, // (n_pieces)
-    /// The id of each byte's piece, if all 256 have one.
-    byte_ids: Option<Box<[TokenId; 256]>>,
+    /// The id of each byte's piece, or [`EMPTY`].
+    byte_ids: Box<[TokenId; 256]>,
     unknown: Option<TokenId>,
     /// Whether a piece is unused.
     has_unused: bool,
@@ -171,9 +174,14 @@ impl Vocab {
         }
     }
 
-    /// The id of each byte's piece, if all 256 have one.
-    pub(super) fn byte_ids(&self) -> Option<&[TokenId; 256]> {
-        self.byte_ids.as_deref()
+    /// Appends the pieces of a text's bytes, if each of them has one.
+    pub(super) fn spell(&self, text: &str, tokens: &mut Vec<TokenId>) -> Option<()> {
+        let ids = || text.bytes().map(|byte| self.byte_ids[usize::from(byte)]);
+        if ids().any(|id| id == EMPTY) {
+            return None;
+        }
+        tokens.extend(ids());
+        Some(())
     }
 
     /// The first unknown piece, which stands for text that no other piece can.
@@ -191,7 +199,8 @@ impl Vocab {
         self.has_unused
     }
 
-    /// The first normal or unused piece that reads `piece`: what text may be merged to.
+    /// The first piece that reads `piece` and that text may be merged to: normal ones, unused ones, and user-defined ones
+    /// of SentencePiece.
     pub(super) fn find(&self, piece: &[u8]) -> Option<TokenId> {
         if piece.is_empty() || piece.len() > self.longest {
             return None;
@@ -256,15 +265,12 @@ impl Vocab {
         }
     }
 
-    fn collect_bytes(&self) -> Option<Box<[TokenId; 256]>> {
-        let mut ids = Box::new([EMPTY; 256]);
-        for id in self.ids().filter(|&id| self.kind(id) == Some(PieceKind::Byte)) {
-            if let Some(byte) = self.piece(id).and_then(parse_byte) {
-                let first = &mut ids[usize::from(byte)];
-                *first = (*first).min(id);
+    fn collect_bytes(&mut self) {
+        for id in self.ids().rev() {
+            if let (Some(PieceKind::Byte), &[byte]) = (self.kind(id), self.bytes(id)) {
+                self.byte_ids[usize::from(byte)] = id;
             }
         }
-        (!ids.contains(&EMPTY)).then_some(ids)
     }
 
     /// All pieces of a kind and their ids.
@@ -290,7 +296,7 @@ fn slice<'a>(text: &'a [u8], ends: &[u32], id: usize) -> &'a [u8] {
 }
 
 /// The byte that a byte piece names: `<0x0A>` is 10.
-fn parse_byte(piece: &[u8]) -> Option<u8> {
+pub(super) fn parse_byte(piece: &[u8]) -> Option<u8> {
     let [b'<', b'0', b'x', high, low, b'>'] = piece else { return None };
     let digit = |c: u8| char::from(c).to_digit(16).filter(|_| !c.is_ascii_lowercase());
     u8::try_from(16 * digit(*high)? + digit(*low)?).ok()

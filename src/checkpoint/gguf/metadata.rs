@@ -163,7 +163,7 @@ impl<'a> Value<'a> {
         (self.kind == Kind::Bool).then(|| self.bytes[0] != 0)
     }
 
-    fn text(&self) -> Option<&'a [u8]> {
+    pub(super) fn text(&self) -> Option<&'a [u8]> {
         (self.kind == Kind::String).then_some(self.bytes)
     }
 

@@ -17,7 +17,7 @@
 //! - [`tensors`]: where tensors lie, and in which format
 //! - [`names`]: what tensors are called
 //! - [`hyperparameters`]: the [`Config`], and [`settings`] which keys may say something of it
-//! - [`vocabulary`]: the tokenizer
+//! - [`vocabulary`]: the tokenizer, and [`tokenizer_settings`] what each key of it counts for
 //!
 //! Source: `docs/gguf.md` in the ggml repository; and, for what is required and what is the default, llama.cpp.
 
@@ -27,6 +27,7 @@ mod metadata;
 pub(crate) mod names;
 mod settings;
 mod tensors;
+pub(crate) mod tokenizer_settings;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::metadata::{FromValue, Metadata, Value};
+use super::metadata::{FromValue, Metadata, Value, wrong_type};
+use super::tokenizer_settings;
 use crate::error::{ErrorKind, Result, TokenId};
-use crate::tokenizer::{Merging, PieceKind, PiecePart, TokenizerParts};
+use crate::tokenizer::{FimIds, Merging, PieceKind, PiecePart, Strip, TokenizerParts};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -24,7 +25,7 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts
             add_space_prefix: metadata.optional("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
         },
         Some("gpt2") => Merging::BytePairs {
-            pre: metadata.text(PRE)?.unwrap_or("default"),
+            pre: metadata.text(PRE)?.filter(|pre| !pre.is_empty()).unwrap_or("default"),
             merges: metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?.collect(),
         },
         Some(model) => {
@@ -32,27 +33,79 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts
             return Err(ErrorKind::Tokenizer { reason }.into());
         }
     };
+    tokenizer_settings::check(metadata)?;
     let pieces = pieces(metadata)?;
-    // An id beyond the vocabulary stands for nothing.
-    let special = |name: &str| -> Result<Option<TokenId>> {
-        let id = metadata.optional::<TokenId>(&format!("tokenizer.ggml.{name}_token_id"))?;
-        Ok(id.filter(|&id| (id as usize) < pieces.len()))
+    let id = |names: &[&str]| special(metadata, names, pieces.len());
+    let fim = FimIds {
+        prefix: id(&["fim_pre", "prefix"])?,
+        suffix: id(&["fim_suf", "suffix"])?,
+        middle: id(&["fim_mid", "middle"])?,
+        pad: id(&["fim_pad"])?,
+        repository: id(&["fim_rep"])?,
+        separator: id(&["fim_sep"])?,
     };
-    let (bos, eos, eot, unk) = (special("bos")?, special("eos")?, special("eot")?, special("unknown")?);
-    let add_bos = metadata.optional("tokenizer.ggml.add_bos_token")?;
-    let add_eos = metadata.optional("tokenizer.ggml.add_eos_token")?;
-    Ok(Some(TokenizerParts { pieces, merging, bos, eos, eot, unk, add_bos, add_eos }))
+    Ok(Some(TokenizerParts {
+        bos: id(&["bos"])?,
+        eos: id(&["eos"])?,
+        eot: id(&["eot"])?,
+        eom: id(&["eom"])?,
+        unk: id(&["unknown"])?,
+        fim,
+        strips: strips(metadata, &pieces)?,
+        add_bos: metadata.optional("tokenizer.ggml.add_bos_token")?,
+        add_eos: metadata.optional("tokenizer.ggml.add_eos_token")?,
+        pieces,
+        merging,
+    }))
+}
+
+/// The id of a special token, which goes by one of some names; the last that is there counts. An id beyond the vocabulary
+/// is as none.
+fn special(metadata: &Metadata<'_>, names: &[&str], n_pieces: usize) -> Result<Option<TokenId>> {
+    let mut found = None;
+    for name in names {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        let Some(value) = metadata.get(&key) else { continue };
+        let Some(id) = value.integer() else { return Err(wrong_type(&key, "a whole number", value)) };
+        let id = TokenId::try_from(id).ok().filter(|&id| (id as usize) < n_pieces);
+        found = id.or(found);
+    }
+    Ok(found)
+}
+
+/// Which pieces strip the spaces around them: no key says it, so llama.cpp goes by names of models.
+fn strips(metadata: &Metadata<'_>, pieces: &[PiecePart<'_>]) -> Result<Vec<(TokenId, Strip)>> {
+    let pre = metadata.text(PRE)?.unwrap_or_default();
+    let name = metadata.get("general.name").and_then(|name| name.text()).unwrap_or_default();
+    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    let has_masks = ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|of| pre.contains(of));
+    let is_phi_3 = name.contains("phi-3") || name.contains("phi3");
+    let strip = |text: &[u8]| match text {
+        b"<mask>" if has_masks => Some(Strip { left: true, right: false }),
+        _ if has_masks => None,
+        b"<unk>" | b"<s>" | b"<|endoftext|>" => None,
+        _ if is_phi_3 => Some(Strip { left: false, right: true }),
+        b"[MASK]" if name.contains("modern-bert") => Some(Strip { left: true, right: false }),
+        _ => None,
+    };
+    let can_be_taken_out = |piece: &PiecePart<'_>| !matches!(piece.kind, PieceKind::Byte | PieceKind::Unused);
+    let pieces = (0..).zip(pieces).filter(|(_, piece)| can_be_taken_out(piece));
+    Ok(pieces.filter_map(|(id, piece)| Some((id, strip(&piece.text)?))).collect())
 }
 
 /// The pieces. Without scores all have 0, without types all are text.
 fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PiecePart<'a>>> {
     let tokens = metadata.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
-    let score = |value: &Value<'_>| f64::from_value(value).map(|score| score as f32);
-    let scores = metadata.array("tokenizer.ggml.scores", "an array of floating-point numbers", score)?;
+    let score = |value: &Value<'_>| {
+        let integer = || value.integer().map(|score| score as f32);
+        f64::from_value(value).map(|score| score as f32).or_else(integer)
+    };
+    let scores = metadata.array("tokenizer.ggml.scores", "an array of numbers", score)?;
     let kinds = metadata.array("tokenizer.ggml.token_type", "an array of types of pieces", kind)?;
     let (n_scores, n_kinds) = (scores.as_ref().map(Vec::len), kinds.as_ref().map(Vec::len));
     for (what, found) in [("scores", n_scores), ("types", n_kinds)] {
-        if let Some(found) = found.filter(|&found| found != tokens.len()) {
+        // What is too many stands for no piece.
+        if let Some(found) = found.filter(|&found| found < tokens.len()) {
             let reason = format!("{found} {what} for {} pieces", tokens.len());
             return Err(ErrorKind::Tokenizer { reason }.into());
         }
@@ -67,14 +120,13 @@ fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PiecePart<'a>>> {
 
 fn kind(value: &Value<'_>) -> Option<PieceKind> {
     Some(match value.integer()? {
-        // 0 is what a writer leaves undefined.
-        0 | 1 => PieceKind::Normal,
         2 => PieceKind::Unknown,
         3 => PieceKind::Control,
         4 => PieceKind::UserDefined,
         5 => PieceKind::Unused,
         6 => PieceKind::Byte,
-        _ => return None,
+        // 1 is text, 0 is what a writer leaves undefined, and others don't exist: like text they are found in text.
+        _ => PieceKind::Normal,
     })
 }
 

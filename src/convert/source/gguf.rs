@@ -1,6 +1,7 @@
 //! The keys of a GGUF file that is a source: what it says of itself is carried over.
 
 use crate::checkpoint::gguf::metadata;
+use crate::checkpoint::gguf::tokenizer_settings::is_unknown;
 use crate::config::Config;
 use crate::convert::gguf::Value;
 use crate::convert::gguf::llama::{CONTEXT_LENGTH, FILE_TYPE, NORM_EPS, ROPE_THETA};
@@ -16,6 +17,8 @@ const OF_THE_FILE: [&str; 4] = ["general.alignment", FILE_TYPE, "general.quantiz
 pub(super) struct Keys {
     pub(super) metadata: Vec<(String, Value)>,
     pub(super) file_type: Option<u32>,
+    /// What is carried over and isn't known.
+    pub(super) notes: Vec<String>,
 }
 
 impl Keys {
@@ -33,16 +36,22 @@ impl Keys {
         };
         let mut metadata = Vec::new();
         let mut file_type = None;
+        let mut notes = Vec::new();
         for (key, value) in self::metadata(storage)? {
             if key == FILE_TYPE {
                 file_type = value.integer().and_then(|number| number.try_into().ok());
+            }
+            if is_unknown(&key) {
+                notes.push(format!(
+                    "the key {key} isn't known: its value is carried over and does nothing here"
+                ));
             }
             if !replaced(&key) && !OF_THE_FILE.iter().any(|start| key.starts_with(start)) {
                 metadata.extend(Value::carried(&value).map(|value| (key, value)));
             }
         }
         metadata.extend(overrides.into_iter().map(|(key, value)| (key.into(), value)));
-        Ok(Self { metadata, file_type })
+        Ok(Self { metadata, file_type, notes })
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) struct RunnableSource {
     tokenizer: Option<SourceTokenizer>,
     /// Of GGUF alone.
     keys: Option<Keys>,
+    notes: Vec<String>,
 }
 
 impl RunnableSource {
@@ -35,7 +36,9 @@ impl RunnableSource {
         let is_gguf = checkpoint::gguf::has_magic(storage);
         let keys =
             is_gguf.then(|| Keys::read(storage, options, &original, &checkpoint.config)).transpose()?;
-        Ok(Self { checkpoint, tokenizer, keys })
+        let of_keys = keys.iter().flat_map(|keys| &keys.notes);
+        let notes = checkpoint.notes.iter().chain(of_keys).cloned().collect();
+        Ok(Self { checkpoint, tokenizer, keys, notes })
     }
 }
 
@@ -73,7 +76,7 @@ impl SourceModel for RunnableSource {
     }
 
     fn notes(&self) -> &[String] {
-        &self.checkpoint.notes
+        &self.notes
     }
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {

@@ -13,7 +13,7 @@ use super::file::DataFile;
 use super::tokenizer_json::TokenizerJson;
 use super::{sentencepiece, tiktoken};
 use crate::error::{Error, ErrorKind, Result, TokenId};
-use crate::tokenizer::{Merging, PieceKind, PiecePart, TokenizerParts};
+use crate::tokenizer::{FimIds, Merging, PieceKind, PiecePart, TokenizerParts};
 
 /// The largest file of pieces that is read: that of a million pieces has 20 MB.
 const MAX_BYTES: u64 = 1 << 26;
@@ -73,7 +73,19 @@ impl Vocabulary {
             }
         };
         let &Self { bos, eos, eot, unk, add_bos, add_eos, .. } = self;
-        TokenizerParts { pieces: self.pieces.clone(), merging, bos, eos, eot, unk, add_bos, add_eos }
+        TokenizerParts {
+            pieces: self.pieces.clone(),
+            merging,
+            bos,
+            eos,
+            eot,
+            eom: None,
+            unk,
+            fim: FimIds::default(),
+            strips: Vec::new(),
+            add_bos,
+            add_eos,
+        }
     }
 
     pub(super) fn is_sentencepiece(&self) -> bool {

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::{Merging, PieceKind, PiecePart, Tokenizer, TokenizerParts};
+use super::super::{FimIds, Merging, PieceKind, PiecePart, Tokenizer, TokenizerParts};
 use super::*;
 
 /// A byte in GPT-2's alphabet, by its definition: bytes that are visible in Latin 1 stay, the others are counted.
@@ -29,7 +29,10 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
         bos: None,
         eos: None,
         eot: None,
+        eom: None,
         unk: None,
+        fim: FimIds::default(),
+        strips: Vec::new(),
         add_bos: None,
         add_eos: None,
     })

@@ -12,7 +12,10 @@ fn parts<'a>(merging: Merging<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> Toke
         bos: None,
         eos: None,
         eot: None,
+        eom: None,
         unk: None,
+        fim: FimIds::default(),
+        strips: Vec::new(),
         add_bos: None,
         add_eos: None,
     }
@@ -101,7 +104,7 @@ fn no_text_becomes_a_control_token() {
     let mut whole_words = byte_pairs(&merges, &[("x", 0.0, Control), ("y", 0.0, Normal)]);
     let Merging::BytePairs { pre, .. } = &mut whole_words.merging else { unreachable!() };
     *pre = "llama-bpe";
-    assert!(tokenizer(&whole_words).encode("x").is_empty());
+    assert_eq!(tokenizer(&whole_words).encode("x"), [0], "nothing else spells it");
     let spaced = [&pieces[..], &[("\u{2581}", 0.0, Normal)]].concat();
     assert_eq!(tokenizer(&sentencepiece(&spaced)).encode("<x>"), [8, 6, 5]);
 }
@@ -162,7 +165,7 @@ fn unused_pieces_are_taken_apart_again() {
     ];
     let spaced = tokenizer(&sentencepiece(&pieces));
     assert_eq!(spaced.encode("abab"), [3, 4, 5, 4, 5]);
-    assert_eq!(spaced.encode("c"), [3, 0], "a character that is unused is unknown");
+    assert_eq!(spaced.encode("c"), [3, 9], "nothing else spells it");
     assert_eq!(spaced.find(b"ab"), None);
     assert_eq!(tokenizer(&byte_pairs(&["a b"], &pieces[1..])).encode("ab"), [0, 1]);
 }
@@ -228,6 +231,161 @@ fn absurd_merges_end() {
     assert_eq!(tokenizer.encode("baa"), [1, 2]);
 }
 
+/// SentencePiece's bytes, at ids 3 to 258, of which one is something else, and a few more pieces.
+fn with_byte<'a>(names: &'a [String], byte: usize, text: &'a str, kind: PieceKind) -> TokenizerParts<'a> {
+    let mut pieces: Vec<_> = names.iter().map(|name| (name.as_str(), 0.0, Byte)).collect();
+    pieces[byte] = (text, 0.0, kind);
+    pieces.extend([("\u{2581}", -1.0, Normal), ("a", -1.0, Normal), ("\u{2581}a", 0.0, Normal)]);
+    sentencepiece(&pieces)
+}
+
+#[test]
+fn bytes_are_found_by_name_or_as_they_are() {
+    let names: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+    for kind in [Normal, Unknown, Control, UserDefined, Unused, Byte] {
+        for name in ["<0x0A>", "\n"] {
+            let tokenizer = tokenizer(&with_byte(&names, 10, name, kind));
+            let tokens = tokenizer.encode("a\u{e9}\n");
+            assert_eq!(tokens, [261, 3 + 0xc3, 3 + 0xa9, 13], "{name:?} {kind:?}");
+            assert_eq!(tokenizer.decode(&tokens), "a\u{e9}\n", "{name:?} {kind:?}");
+        }
+    }
+    for name in ["", "x"] {
+        let tokenizer = tokenizer(&with_byte(&names, 0xc3, name, Normal));
+        assert_eq!(tokenizer.encode("a\n\u{e9}\u{e8}"), [261, 13, 0], "only what needs it is unknown");
+    }
+}
+
+#[test]
+fn special_tokens_without_types_or_ids_have_the_usual_ones() {
+    let names = [("<unk>", 0.0, Normal), ("<s>", 0.0, Normal), ("</s>", 0.0, Normal)];
+    let rest = [("\u{2581}", -1.0, Normal), ("a", -1.0, Normal), ("<", 0.0, Normal), ("s>", 0.0, Normal)];
+    let untyped = parts(Merging::SentencePiece { add_space_prefix: true }, &[&names[..], &rest].concat());
+    let untyped = tokenizer(&untyped);
+    assert_eq!((untyped.bos(), untyped.eos(), untyped.is_end(2)), (Some(1), Some(2), true));
+    assert_eq!(untyped.encode_prompt("a<s>?"), [1, 3, 4, 5, 6, 0]);
+    assert_eq!(untyped.decode(&[1, 3, 4, 2]), "a");
+    assert_eq!(untyped.encode_with_control("<s>a</s>"), [1, 3, 4, 2]);
+
+    let text = parts(Merging::SentencePiece { add_space_prefix: true }, &rest);
+    let text = tokenizer(&text);
+    assert_eq!((text.bos(), text.eos()), (Some(1), Some(2)));
+    assert_eq!(text.encode_prompt("a<?"), [1, 0, 1, 2], "they may be text");
+}
+
+#[test]
+fn letters_of_bytes_are_found_whatever_their_type() {
+    for kind in [Normal, Unknown, Control, UserDefined, Unused, Byte] {
+        let pieces = [("a", 0.0, Normal), ("\u{10a}", 0.0, kind), ("\u{10a}\u{10a}", 0.0, Normal)];
+        let tokenizer = tokenizer(&byte_pairs(&["\u{10a} \u{10a}"], &pieces));
+        assert_eq!(tokenizer.encode("a\na\n\n"), [0, 1, 0, 2], "{kind:?}");
+        assert_eq!(tokenizer.decode(&[0, 1, 0, 2]), "a\na\n\n", "{kind:?}");
+    }
+}
+
+#[test]
+fn user_defined_spaces_are_merged_with_the_dummy_space() {
+    let pieces = [
+        ("\u{2581}", -9.0, Normal),
+        ("a", -9.0, Normal),
+        ("\u{2581}a", -1.0, Normal),
+        ("\u{2581}\u{2581}", 0.0, UserDefined),
+        ("\u{2581}\u{2581}\u{2581}", 0.0, UserDefined),
+        ("<x>", 0.0, UserDefined),
+    ];
+    let marks = tokenizer(&sentencepiece(&pieces));
+    for (text, tokens) in [
+        (" ", &[6][..]),
+        ("  ", &[7]),
+        (" a", &[6, 4]),
+        ("a   a", &[5, 7, 4]),
+        ("a<x>a", &[5, 8, 5]),
+        ("\u{2581}\u{2581}a", &[6, 5]),
+    ] {
+        assert_eq!(marks.encode(text), tokens, "{text:?}");
+    }
+    // With plain spaces they are taken out of the text before it gets a dummy space.
+    let plain = [&pieces[..3], &[("  ", 0.0, UserDefined)]].concat();
+    let plain = tokenizer(&sentencepiece(&plain));
+    assert_eq!(plain.encode("a   a"), [5, 6, 3, 5]);
+    assert_eq!(plain.encode(" a"), [3, 5]);
+}
+
+#[test]
+fn a_text_goes_on_without_a_dummy_space() {
+    let pieces = [
+        ("\u{2581}", -9.0, Normal),
+        ("a", -9.0, Normal),
+        ("\u{2581}a", -1.0, Normal),
+        ("<c>", 0.0, Control),
+        ("<d>", 0.0, UserDefined),
+        ("\u{2581}\u{2581}", 0.0, UserDefined),
+    ];
+    let tokenizer = tokenizer(&sentencepiece(&pieces));
+    assert_eq!(tokenizer.encode_continuation("a a"), [4, 5]);
+    assert_eq!(tokenizer.encode_continuation("<d>a"), [7, 5]);
+    assert!(tokenizer.encode_continuation("").is_empty());
+    let after = [(1, [5]), (2, [5]), (6, [5]), (7, [5]), (0, [4]), (3, [4]), (4, [4]), (8, [4]), (99, [4])];
+    for (previous, tokens) in after {
+        assert_eq!(tokenizer.encode_after(previous, "a"), tokens, "after {previous}");
+    }
+}
+
+#[test]
+fn control_tokens_are_named_on_purpose_alone() {
+    let pieces = [
+        ("\u{2581}", -9.0, Normal),
+        ("a", -9.0, Normal),
+        ("\u{2581}a", -1.0, Normal),
+        ("<", -9.0, Normal),
+        ("<c>", 0.0, Control),
+        ("<c><c>", 0.0, Control),
+        ("<d>", 0.0, UserDefined),
+        ("\u{2581}<PRE>", 0.0, Control),
+    ];
+    let mut parts = sentencepiece(&pieces);
+    let named = tokenizer(&parts);
+    for (text, tokens) in [
+        ("<c>a<d>a", &[7, 5, 9, 5][..]),
+        ("<c><c><c>", &[8, 7]),
+        ("a <c> a", &[5, 3, 7, 3, 5]),
+        ("<s><unk></s>", &[1, 0, 2]),
+        ("a\u{2581}<PRE>", &[5, 10]),
+        ("", &[]),
+    ] {
+        assert_eq!(named.encode_with_control(text), tokens, "{text:?}");
+    }
+    assert_eq!(named.encode("<c>a<d>a"), [3, 6, 0, 4, 9, 5]);
+    parts.strips = vec![(7, Strip { left: false, right: true }), (9, Strip { left: true, right: false })];
+    let strips = tokenizer(&parts);
+    assert_eq!(strips.encode_with_control("a <c> \n a <d> a"), [5, 3, 7, 5, 9, 3, 5]);
+    assert_eq!(strips.encode("a <d>"), [5, 9]);
+}
+
+#[test]
+fn what_ends_a_text_follows_names_and_ids() {
+    let ends = |ids: fn(&mut TokenizerParts<'_>), names: &[&'static str]| {
+        let pieces: Vec<_> = names.iter().map(|&name| (name, 0.0, UserDefined)).collect();
+        let mut parts = byte_pairs(&[], &pieces);
+        ids(&mut parts);
+        let tokenizer = tokenizer(&parts);
+        let ids = 0..names.len() as TokenId;
+        let kinds: Vec<_> = ids.clone().map(|id| tokenizer.kind(id).unwrap()).collect();
+        (ids.filter(|&id| tokenizer.is_end(id)).collect::<Vec<_>>(), kinds)
+    };
+    assert_eq!(ends(|_| {}, &["<PAD>", "xx"]), (vec![0], vec![Control, UserDefined]));
+    assert_eq!(ends(|p| p.fim.pad = Some(1), &["<PAD>", "xx"]), (vec![1], vec![UserDefined; 2]));
+    assert_eq!(ends(|p| p.fim.repository = Some(1), &["<REPO>", "xx"]), (vec![1], vec![UserDefined; 2]));
+    assert_eq!(ends(|p| p.fim.separator = Some(1), &["xx", "yy"]), (vec![1], vec![UserDefined; 2]));
+    assert_eq!(ends(|p| p.fim.prefix = Some(1), &["<PRE>", "xx"]), (vec![], vec![UserDefined; 2]));
+    assert_eq!(ends(|p| p.eom = Some(0), &["xx"]), (vec![0], vec![UserDefined]));
+    assert_eq!(ends(|_| {}, &["<|middle|>"]), (vec![], vec![Control]));
+    assert_eq!(ends(|_| {}, &["<|end|>", "<|return|>"]), (vec![0, 1], vec![Control; 2]));
+    let harmony = ["<|end|>", "<|return|>", "<|call|>", "<|message|>"];
+    assert_eq!(ends(|_| {}, &harmony), (vec![1, 2], vec![UserDefined, Control, Control, UserDefined]));
+    assert_eq!(ends(|_| {}, &["</s>", "<|tool_response>"]), (vec![1], vec![Normal, Control]));
+}
+
 fn kinds() -> impl Strategy<Value = PieceKind> {
     prop::sample::select(vec![Normal, Normal, Normal, Unknown, Control, UserDefined, Byte, Unused])
 }
@@ -259,7 +417,10 @@ proptest! {
             bos: id(0),
             eos: id(1),
             eot: id(2),
+            eom: None,
             unk: id(3),
+            fim: FimIds::default(),
+            strips: Vec::new(),
             add_bos: None,
             add_eos: None,
         };
@@ -267,7 +428,7 @@ proptest! {
             let tokens = tokenizer.encode(&text);
             for &id in &tokens {
                 let kind = tokenizer.kind(id).unwrap();
-                let is_unknown = kind == Unknown || Some(id) == parts.unk;
+                let is_unknown = kind == Unknown || Some(id) == tokenizer.vocab.unknown();
                 prop_assert!(is_unknown || !matches!(kind, Control | Unused), "{kind:?}");
             }
             let _ = tokenizer.decode(&tokens);
