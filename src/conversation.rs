@@ -381,9 +381,11 @@ impl Answer<'_> {
                 Ok(Some(self.trimmed(&beginning)))
             }
             Stage::Decode(generate) => {
-                // The answer doesn't go on, so what is held back belongs to it.
-                let piece = generate.next().transpose()?.or_else(|| generate.take_held());
+                let mut piece = generate.next().transpose()?;
                 self.reason = generate.finish_reason();
+                if piece.is_none() && self.reason == Some(FinishReason::MaxTokens) {
+                    piece = generate.take_held(); // it belongs to the answer, which doesn't go on
+                }
                 let Some(piece) = piece else { return Ok(None) };
                 self.n_generated = generate.n_generated();
                 Ok(Some(self.trimmed(&piece)))

@@ -8,9 +8,9 @@ mod counting;
 
 use std::hint::black_box;
 
-use babyllama::{Model, ModelOptions, Sampler, SamplerOptions, Tokenizer};
+use babyllama::{CacheDtype, Model, ModelOptions, Sampler, SamplerOptions, SessionOptions, Tokenizer};
 use common::{RandomModel, Shape};
-use counting::{Counting, calls};
+use counting::{Counting, calls, peak};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -42,6 +42,7 @@ fn nothing_is_allocated_for_a_token_after_the_first() {
     let on_another = || std::thread::scope(|scope| drop(scope.spawn(|| drop(black_box(vec![1])))));
     assert!(counted(on_another) > 1, "on every thread");
 
+    sessions_take_what_is_said();
     sampling_allocates_nothing();
     for shape in [SMALL, LARGE] {
         let model = RandomModel::new(shape, 21);
@@ -59,6 +60,27 @@ fn nothing_is_allocated_for_a_token_after_the_first() {
                 std::thread::sleep(std::time::Duration::from_millis(100));
                 generating_allocates_nothing(&file, name);
             }
+        }
+    }
+}
+
+/// What a session takes when its context is full is what its options say, to a fiftieth: lists of layers and the like.
+fn sessions_take_what_is_said() {
+    let options = ModelOptions::new().threads(1);
+    let model = Model::from_bytes_with(RandomModel::new(SMALL, 21).to_v0(), &options).unwrap();
+    for dtype in [CacheDtype::F32, CacheDtype::F16] {
+        for context in [64, 100, 512] {
+            let options = SessionOptions::new().context_length(context).cache_dtype(dtype);
+            let said = options.memory_bytes(model.config()) as usize;
+            let (_session, taken) = peak(|| {
+                let mut session = model.session_with(options);
+                session.forward(&vec![1; context]).unwrap();
+                session
+            });
+            assert!(
+                taken.abs_diff(said) < said / 50,
+                "{dtype:?}, {context}: {taken} bytes taken, {said} said"
+            );
         }
     }
 }

@@ -298,6 +298,26 @@ fn text_that_stops_an_answer_is_not_in_the_cache_after_it() {
     }
 }
 
+#[test]
+fn an_answer_has_what_is_held_at_its_end_and_nothing_after_a_stop_string() {
+    let model = model();
+    let new = || Chat::new(model.session(), Template::StableBeluga).unwrap();
+    let (whole, tokens, _) = ask(&mut new(), "Lily", 30);
+    assert_eq!(tokens.len(), 30);
+    // Of one letter: most tokens that have it say more after it.
+    for stop in ["a", "e", "h", "o", "t", "y"] {
+        let (text, _, reason) = ask(&mut new().stop(stop), "Lily", 30);
+        assert!(matches!(reason, Some(FinishReason::StopString(_))));
+        assert_eq!(text, whole[..whole.find(stop).unwrap()].trim_end(), "{stop}");
+    }
+    // Held back since more may come, which doesn't.
+    for n in 1..20 {
+        let (text, ..) = ask(&mut new(), "Lily", n);
+        let stop = format!("{}\u{1}", text.chars().last().unwrap());
+        assert_eq!(ask(&mut new().stop(stop), "Lily", n).0, text, "{n}");
+    }
+}
+
 /// What `BABYLLAMA_SMOLLM2` names: `SmolLM2-135M-Instruct.Q4_1.gguf`.
 fn smollm2(test: &str) -> Option<Model> {
     let path = std::env::var_os("BABYLLAMA_SMOLLM2");
