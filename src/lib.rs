@@ -42,8 +42,8 @@
 //! ```
 //!
 //! With it the bundled model decodes 85 to 130 times faster than without, and reads prompts 70 to 180 times faster; with
-//! 1, which compiles in a third of the time, about 10 times. What else is built doesn't matter here, `rayon` and `half`
-//! included. Debug assertions and overflow checks stay on; nothing that is unsafe depends on them.
+//! 1 about 10 times. What else is built doesn't matter here, `rayon` and `half` included. Debug assertions and overflow
+//! checks stay on; nothing that is unsafe depends on them.
 //!
 //! `half` brings `zerocopy`, `syn` and `quote` from its version 2.7 on, a tenth of the time that a first build takes;
 //! `cargo update -p half --precise 2.6.0` does without them.
