@@ -307,16 +307,14 @@ fn a_bad_tokenizer_is_an_error_unless_another_is_given() {
         file
     };
     let floats = |n: usize| Value::Array(6, vec![Value::F32(0.0); n]);
-    let types = |kind: i32| Value::Array(5, vec![Value::I32(kind); 7]);
     for file in [
         tokens("model", Value::str("bert")),
         tokens("model", Value::U8(1)),
         tokens("model", Value::str("gpt2")), // it has no merges
         tokens("scores", floats(6)),
         tokens("scores", Value::Array(6, vec![Value::F32(f32::NAN); 7])),
-        tokens("scores", types(1)),
-        tokens("token_type", types(7)),
-        tokens("token_type", types(-1)),
+        tokens("scores", Value::strings(&["0"; 7])),
+        tokens("token_type", Value::Array(5, vec![Value::I32(1); 6])),
         tokens("token_type", floats(7)),
         tokens("bos_token_id", Value::I32(-1)),
         tokens("add_bos_token", Value::U8(1)),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::metadata::{FromValue, Metadata, Value, wrong_type};
+use super::metadata::{FromValue, Metadata, Value};
 use super::tokenizer_settings;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{FimIds, Merging, PieceKind, PiecePart, Strip, TokenizerParts};
@@ -64,11 +64,8 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts
 fn special(metadata: &Metadata<'_>, names: &[&str], n_pieces: usize) -> Result<Option<TokenId>> {
     let mut found = None;
     for name in names {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        let Some(value) = metadata.get(&key) else { continue };
-        let Some(id) = value.integer() else { return Err(wrong_type(&key, "a whole number", value)) };
-        let id = TokenId::try_from(id).ok().filter(|&id| (id as usize) < n_pieces);
-        found = id.or(found);
+        let id = metadata.optional::<TokenId>(&format!("tokenizer.ggml.{name}_token_id"))?;
+        found = id.filter(|&id| (id as usize) < n_pieces).or(found);
     }
     Ok(found)
 }

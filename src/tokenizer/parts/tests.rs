@@ -392,6 +392,30 @@ fn kinds() -> impl Strategy<Value = PieceKind> {
 
 proptest! {
     #[test]
+    fn bytes_of_any_kind_spell_any_text(
+        byte in 0..=0xff_u8,
+        kind in prop::sample::select(vec![Normal, Unknown, Control, Byte, Unused]),
+        by_name in any::<bool>(),
+        text in "(.|[a \n\u{e9}\u{2581}]){0,20}",
+        other in any::<String>(),
+    ) {
+        let names: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+        let itself = char::from(byte).to_string();
+        let name = if by_name || !byte.is_ascii() { &names[usize::from(byte)] } else { &itself };
+        let tokenizer = tokenizer(&with_byte(&names, byte.into(), name, kind));
+        for text in [text, other] {
+            let expected = text.replace('\u{2581}', " ");
+            prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), &*expected);
+            let mut decoder = tokenizer.decoder_after(3);
+            let going_on = tokenizer.encode_continuation(&text);
+            let decoded: String = going_on.iter().map(|&id| decoder.push(&tokenizer, id).to_owned()).collect();
+            prop_assert_eq!(decoded, expected);
+        }
+    }
+}
+
+proptest! {
+    #[test]
     fn any_parts_are_an_error_or_a_tokenizer(
         pieces in proptest::collection::vec(
             (prop_oneof!["[ab \u{2581}\u{120}\u{e9}]{0,4}".prop_map(String::into_bytes), any::<Vec<u8>>()],
