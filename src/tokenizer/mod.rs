@@ -1,7 +1,8 @@
 //! Text to tokens and back, with the vocabularies that Llama models come with.
 //!
 //! Invariant: whatever file the tokenizer came from, no text and no token makes it panic; and text from a user never
-//! becomes a control token, because only pieces that stand for text can be found by their text.
+//! becomes a control token, because only pieces that stand for text can be found by their text. A character that a control
+//! piece alone spells is text: its piece then counts as normal, or as a byte.
 //!
 //! - here: [`Tokenizer`], and the file format of llama2.c
 //! - [`parts`]: what any other file must say of its tokenizer

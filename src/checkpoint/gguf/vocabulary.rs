@@ -73,7 +73,7 @@ fn special(metadata: &Metadata<'_>, names: &[&str], n_pieces: usize) -> Result<O
 /// Which pieces strip the spaces around them: no key says it, so llama.cpp goes by names of models.
 fn strips(metadata: &Metadata<'_>, pieces: &[PiecePart<'_>]) -> Result<Vec<(TokenId, Strip)>> {
     let pre = metadata.text(PRE)?.unwrap_or_default();
-    let name = metadata.get("general.name").and_then(|name| name.text()).unwrap_or_default();
+    let name = metadata.get("general.name").and_then(Value::text).unwrap_or_default();
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
     let has_masks = ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|of| pre.contains(of));
     let is_phi_3 = name.contains("phi-3") || name.contains("phi3");
