@@ -213,6 +213,34 @@ fn frequency_factors_divide_and_linear_scaling_divides_too() {
 }
 
 #[test]
+fn rotary_frequencies_in_every_layer_are_no_news() {
+    let tokens = [1, 7, 3, 2, 11];
+    let expected = logits(&open(&with(|_| {})).unwrap(), &tokens);
+    let frequencies = |name: &str, second: f32| {
+        with(|file| {
+            file.tensor(&name.replace('N', "0"), &[2], &[1.0, second]);
+            file.tensor(&name.replace('N', "1"), &[2], &[1.0, second]);
+        })
+    };
+    for name in ["blk.N.attn_rot_embd", "blk.N.attn_rot_embd.weight"] {
+        // The base is 1e4, and a head has two pairs.
+        assert_eq!(logits(&open(&frequencies(name, 0.01)).unwrap(), &tokens), expected, "{name}");
+        refuses!(frequencies(name, 0.02), ErrorKind::TensorLayout { .. }, "other rotary frequencies");
+    }
+}
+
+#[test]
+fn the_context_ends_with_the_sliding_window() {
+    let file = |window: u32| with_key("llama.attention.sliding_window", Value::U32(window));
+    let context = open(&with(|_| {})).unwrap().config().max_seq_len;
+    for (window, expected, found) in [(0, None, context), (8, Some(8), 8), (4096, Some(4096), context)] {
+        let model = open(&file(window)).unwrap();
+        assert_eq!((model.config().sliding_window, model.config().max_seq_len), (expected, found));
+        assert_eq!(model.notes().iter().any(|note| note.contains("sliding window of 8")), window == 8);
+    }
+}
+
+#[test]
 fn rope_scaling_is_read_by_its_type() {
     let file = |kind: &str| {
         let mut file = with_key("llama.rope.scaling.type", Value::str(kind));

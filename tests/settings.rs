@@ -207,10 +207,26 @@ fn contexts_end_with_the_sliding_window() {
         (
             Copy::new()
                 .set("sliding_window", json!(32))
+                .set("layer_types", json!(["sliding_attention", "sliding_attention"])),
+            None,
+            64,
+            "doesn't apply to a Llama",
+        ),
+        (
+            mistral()
+                .set("sliding_window", json!(32))
                 .set("layer_types", json!(["sliding_attention", "full_attention"])),
             Some(32),
             32,
             "sliding window of 32",
+        ),
+        (
+            mistral()
+                .set("sliding_window", json!(32))
+                .set("layer_types", json!(["full_attention", "full_attention"])),
+            None,
+            64,
+            "",
         ),
     ];
     for (copy, window, context, note) in cases {
@@ -419,21 +435,18 @@ fn settings_that_are_not_known_are_named() {
 
 #[test]
 fn not_a_number_is_refused_only_where_it_counts() {
-    let write = |from: &str, to: &str| {
-        let copy = Copy::new();
-        copy.open().unwrap();
-        let text = Value::Object(copy.config.clone()).to_string();
-        assert!(text.contains(from));
-        copy.write("config.json", text.replace(from, to));
-        Source::open(copy.folder(), &ModelOptions::new())
-            .map(|source| gguf(&source))
-            .map_err(|e| e.to_string())
-    };
     let plain = gguf(&Copy::new().open().unwrap());
     for number in ["NaN", "Infinity", "-Infinity"] {
-        let unused = write("\"initializer_range\":0.25", &format!("\"initializer_range\": {number}"));
-        assert!(unused.unwrap() == plain);
-        let used = write("\"rms_norm_eps\":1e-5", &format!("\"rms_norm_eps\": {number}")).unwrap_err();
+        let with = |key: &str| {
+            let copy = Copy::new().set(key, json!("HERE"));
+            let text = Value::Object(copy.config.clone()).to_string().replace("\"HERE\"", number);
+            assert!(text.contains(number));
+            copy.write("config.json", text);
+            copy.write("model.safetensors", safetensors(&copy.tensors));
+            Source::open(copy.folder(), &ModelOptions::new())
+        };
+        assert!(gguf(&with("initializer_range").unwrap()) == plain);
+        let used = with("rms_norm_eps").unwrap_err().to_string();
         assert!(used.contains("rms_norm_eps: expected a number, found") && used.contains(number), "{used}");
     }
 }
@@ -488,6 +501,7 @@ fn mistrals_own_directories_are_as_its_program_takes_them() {
         let found = (config.rope_theta, config.sliding_window, config.max_seq_len);
         assert_eq!(found, (theta, window, context), "{changes}");
         assert_eq!(window.is_some(), notes_have(&source, "sliding window"), "{changes}");
+        gguf(&source); // and its settings are checked
     }
     let (_marker, source) = meta(|map| drop(map.insert("hidden_dim".into(), json!(41))));
     assert!(source.unwrap_err().to_string().contains("hidden_dim is 41: feed_forward.w1 has 40 rows"));
@@ -503,5 +517,6 @@ fn llama_3s_factor_is_said_or_known() {
         let source = source.unwrap();
         assert_eq!(notes_have(&source, "rope_scaling_factor: 8, Llama 3.1's"), said, "{:?}", source.notes());
         assert_eq!(source.config().max_seq_len, 131_072);
+        gguf(&source); // and its settings are checked
     }
 }

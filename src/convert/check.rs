@@ -3,8 +3,8 @@
 //! A tensor must hold exactly the source's weights, or exactly what its format makes of them: what is compared is read back
 //! from the file, so this shows that it was written whole and in its place, not how good a format is.
 //!
-//! The hyperparameters are compared twice: with those that the conversion took, and, of a Hugging Face directory, with what
-//! its config.json gives by transformers' own steps, which share no code with the conversion: the rotary frequencies of
+//! The hyperparameters are compared twice: with those that the conversion took, and, of a directory, with what its
+//! config.json or params.json gives by the steps of the publisher's own program, which share no code with the conversion: the rotary frequencies of
 //! every pair, RMSNorm's epsilon, the window and all counts. A setting that the conversion passed over is found there if it
 //! is of these; of any other, the source's table of settings and its notes are what tells. No text is run through either
 //! model.
@@ -89,7 +89,7 @@ fn compare_expected(expected: &Expected, checkpoint: &Checkpoint) -> Result<()> 
         return Ok(());
     };
     let differs = |what: &str, expected: &dyn fmt::Debug, found: &dyn fmt::Debug| {
-        Err(mismatch(what, format!("config.json gives {expected:?}, the file {found:?}")))
+        Err(mismatch(what, format!("the settings give {expected:?}, the file has {found:?}")))
     };
     let are_close = expected.frequencies.len() == frequencies.len()
         && expected.frequencies.iter().zip(&frequencies).all(|(a, b)| close(*a, *b));

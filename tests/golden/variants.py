@@ -49,6 +49,7 @@ VARIANTS = {
     'settings that are not read': dict(set=dict(initializer_range=0.5, attention_dropout=0.5, pretraining_tp=2)),
     'no eps': dict(drop=['rms_norm_eps']),
     'Mistral with a window': dict(set=dict(**MISTRAL, sliding_window=8)),
+    'Mistral with a window in no layer': dict(set=dict(**MISTRAL, sliding_window=4, layer_types=['full_attention'] * 2)),
     'Mistral without a window': dict(set=dict(**MISTRAL, sliding_window=None)),
     'a window that a Llama does not have': dict(set=dict(sliding_window=4)),
 }

@@ -1,4 +1,4 @@
-//! What config.json says a model computes, derived once more, straight from the file and by transformers' own steps: the
+//! What config.json or params.json says a model computes, derived once more, straight from the file and by transformers' own steps: the
 //! check of a converted file holds it against this.
 //!
 //! Nothing here is shared with what the conversion reads, so a setting that only one of the two honors is found.
@@ -54,13 +54,48 @@ impl Expected {
     }
 }
 
-/// The window of a Mistral, or of a Llama whose layers are said to have one.
+impl Expected {
+    /// Of Meta's or Mistral's params.json, beside weights that tell the width inside the feed-forward network.
+    pub(crate) fn of_params(json: &Map<String, Value>, hidden_dim: u64) -> Option<Self> {
+        let count = |key: &str| json.get(key).and_then(Value::as_u64);
+        let (dim, layers, heads) = (count("dim")?, count("n_layers")?, count("n_heads")?);
+        let kv_heads = count("n_kv_heads").unwrap_or(heads);
+        let windows = json.get("sliding_window").filter(|window| !window.is_null());
+        let window = windows.and_then(|window| match window {
+            Value::Array(windows) => windows.iter().filter_map(Value::as_u64).min(),
+            window => window.as_u64(),
+        });
+        let is_mistral = ["head_dim", "sliding_window", "model_type"]
+            .iter()
+            .any(|key| json.get(*key).is_some_and(|value| !value.is_null()));
+        let usual = if is_mistral && window.is_none() { 1e6 } else { 1e4 };
+        let theta = number(json, "rope_theta").unwrap_or(usual);
+        let head_dim = count("head_dim").unwrap_or(dim / heads.max(1));
+        let plain = (0..head_dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64));
+        let is_scaled = json.get("use_scaled_rope") == Some(&Value::Bool(true));
+        let of_shape = if (dim, layers) == (2048, 16) || (dim, layers) == (3072, 28) { 32.0 } else { 8.0 };
+        let factor = number(json, "rope_scaling_factor").unwrap_or(of_shape);
+        let low = number(json, "low_freq_factor").unwrap_or(1.0);
+        let high = number(json, "high_freq_factor").or_else(|| number(json, "rope_high_freq_factor"));
+        let scaled = |it: f64| llama3(it, factor, low, high.unwrap_or(4.0), 8192.0);
+        Some(Self {
+            frequencies: plain.map(|it| if is_scaled { scaled(it) } else { it }).collect(),
+            magnitude: 1.0,
+            norm_eps: number(json, "norm_eps")?,
+            window,
+            counts: [layers, heads, kv_heads, hidden_dim],
+        })
+    }
+}
+
+/// The smallest window of a Mistral's layers: of each, unless some are said to have none.
 fn window(json: &Map<String, Value>, is_mistral: bool) -> Option<u64> {
     let kinds = json.get("layer_types").and_then(Value::as_array);
-    let is_windowed = kinds.is_some_and(|kinds| kinds.iter().any(|kind| *kind == *"sliding_attention"));
+    let is_full = kinds.is_some_and(|kinds| kinds.iter().all(|kind| *kind == *"full_attention"));
     match json.get("sliding_window") {
-        None => is_mistral.then_some(4096),
-        Some(window) => window.as_u64().filter(|_| is_mistral || is_windowed),
+        _ if is_full || !is_mistral => None,
+        None => Some(4096),
+        Some(window) => window.as_u64(),
     }
 }
 

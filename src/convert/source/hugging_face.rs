@@ -284,9 +284,8 @@ fn max_seq_len(json: &Object<'_>, is_mistral: bool, notes: &mut Vec<String>) -> 
 
 /// Sets the window of attention, and keeps the context inside it.
 ///
-/// transformers windows every layer of a Mistral, whatever `layer_types` and `use_sliding_window` say, and no layer of a
-/// Llama; but a Llama that names windowed layers isn't one that it knows, so the context is kept inside the window there,
-/// too.
+/// transformers windows those layers of a Mistral that `layer_types` names, or else all, whatever `use_sliding_window` says;
+/// and no layer of a Llama.
 fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
     const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
     let layers = json.optional::<&Vec<Value>>("layer_types")?;
@@ -299,11 +298,16 @@ fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Re
             "only full_attention and sliding_attention are supported",
         ));
     }
+    if layers.is_some() && kinds.len() != config.n_layers {
+        let (value, reason) =
+            (format!("of {} layers", kinds.len()), format!("the model has {}", config.n_layers));
+        return Err(json.refuse("layer_types", &value, &reason));
+    }
     let said: Option<usize> = json.optional("sliding_window")?;
     let is_mistral = is_mistral(json)?;
     let is_silent = is_mistral && !json.map.contains_key("sliding_window");
     let Some(window) = said.or(is_silent.then_some(DEFAULT_WINDOW)) else { return Ok(()) };
-    if !is_mistral && !kinds.contains(&"sliding_attention") {
+    if !is_mistral {
         if window < config.max_seq_len {
             notes.push(format!(
                 "config.json has a sliding_window of {window}, which transformers doesn't apply to a Llama: attention is full"
@@ -311,6 +315,8 @@ fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Re
         }
         return Ok(());
     }
-    notes.extend(config.keep_inside_window(window));
+    if layers.is_none() || kinds.contains(&"sliding_attention") {
+        notes.extend(config.keep_inside_window(window));
+    }
     Ok(())
 }

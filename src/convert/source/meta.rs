@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::expected::Expected;
 use super::hugging_face::ADAPTER;
 use super::json::{JsonFile, Object};
 use super::llama::{FloatModel, Layout, Llama3Scaling};
@@ -138,7 +139,11 @@ fn model(
     if let Some(window) = sliding_window(params).map_err(at)? {
         notes.extend(config.keep_inside_window(window));
     }
+    let said = config.clone();
     options.override_config(&mut config).map_err(at)?;
+    // Of settings that the caller chose nothing can be expected.
+    let is_said = (said.norm_eps, said.rope_theta) == (config.norm_eps, config.rope_theta);
+    let expected = is_said.then(|| Expected::of_params(params.map, found.hidden_dim as u64)).flatten();
     let rope_factors = rope_factors(params, &config, notes).map_err(at)?;
     let layout = Layout {
         name: &|name| format!("{name}.weight"),
@@ -159,7 +164,7 @@ fn model(
         metadata,
         file_bytes,
         notes: weights.notes,
-        expected: None,
+        expected,
     })
 }
 
