@@ -141,7 +141,12 @@ fn run_prints_what_run_c_prints() {
             "real/stories260K.t0.8-p0-s42-n200-OneDayTom.txt",
             &["-t", "0.8", "-p", "0", "-s", "42", "-n", "200", "-i", "One day, Tom"],
         ),
-        ("models/512/babyllama.v0.bin", "models/babyllama.tokenizer.bin", "models/512/v0.greedy.txt", &["-t", "0"]),
+        (
+            "models/512/babyllama.v0.bin",
+            "models/babyllama.tokenizer.bin",
+            "models/512/v0.greedy.txt",
+            &["-t", "0"],
+        ),
         (
             "models/512/babyllama.v0.bin",
             "models/512/babyllama.tokenizer.bin",
@@ -154,7 +159,12 @@ fn run_prints_what_run_c_prints() {
             "models/512/v0.t1.0-p0.9-s7-n300-LilyFoundALlama.txt",
             &["-s", "7", "-n", "300", "-i", "Lily found a llama"],
         ),
-        ("models/512/babyllama.v2.bin", "models/babyllama.tokenizer.bin", "models/512/v2.greedy.txt", &["-t", "0"]),
+        (
+            "models/512/babyllama.v2.bin",
+            "models/babyllama.tokenizer.bin",
+            "models/512/v2.greedy.txt",
+            &["-t", "0"],
+        ),
         (
             "models/512/babyllama.v2.bin",
             "models/512/babyllama.tokenizer.bin",

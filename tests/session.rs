@@ -369,8 +369,8 @@ fn any_number_of_threads_gives_the_same_bits() {
                 let model = open(file.clone(), isa, threads);
                 if cfg!(feature = "rayon") {
                     // No more than the machine runs at once, or than two.
-            let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            assert_eq!(model.threads(), threads.min(available.max(2)));
+                    let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                    assert_eq!(model.threads(), threads.min(available.max(2)));
                 }
                 assert_same(&run(&model), &expected, &format!("{name} {} {threads} threads", isa.name()));
             }

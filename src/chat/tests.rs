@@ -184,6 +184,7 @@ mod tokens {
             strips: Vec::new(),
             add_bos: Some(true),
             add_eos: None,
+            text: crate::tokenizer::TextSettings::default(),
         })
         .unwrap()
     }

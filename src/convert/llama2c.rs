@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::source::{Source, SourceModel, SourceTensor};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tokenizer::{Merging, PieceKind, TokenizerParts, with_plain_spaces};
+use crate::tokenizer::{Merging, PieceKind, TextSettings, TokenizerParts, with_plain_spaces};
 
 /// Weights that are in memory at once, but for rows that are longer.
 const CHUNK: usize = 1 << 20;
@@ -361,6 +361,11 @@ fn check_tokenizer(parts: &TokenizerParts<'_>, vocab_size: usize) -> Result<()> 
             return refuse("it puts no space before a text");
         }
         Merging::SentencePiece { .. } => {}
+    }
+    // Whether spaces collapse is what the file never says, and what llama2.c never does.
+    let others = TextSettings { collapse_spaces: false, ..parts.text.clone() };
+    if others != TextSettings::default() {
+        return refuse("the file can't say what it does to a text before it encodes it; GGUF can");
     }
     if parts.bos.is_some_and(|id| id != BOS) || parts.eos.is_some_and(|id| id != EOS) {
         return refuse("BOS and EOS must be 1 and 2");

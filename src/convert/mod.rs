@@ -122,6 +122,10 @@ pub fn gguf_bytes(source: &Source, options: &GgufOptions) -> Result<u64> {
 
 /// Writes a model as GGUF, of architecture `llama`. The same source and options give the same bytes.
 ///
+/// What GGUF has no words for in a tokenizer (where spaces go, and how added tokens are found) is written in keys of our own,
+/// `babyllama.tokenizer.*`, and only where it is needed: then [`Source::notes`] says which texts have other tokens for programs
+/// that don't know these keys.
+///
 /// # Errors
 /// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] for what GGUF or the weights' format can't hold; [`ErrorKind::InvalidOption`]
 /// or [`ErrorKind::ThreadPool`] for options; and whatever is wrong with the source.

@@ -9,6 +9,7 @@
 //! - [`kinds`]: what pieces are for where a file leaves it open
 //! - [`vocab`]: the pieces
 //! - [`hash`]: what finds them fast
+//! - [`normalizer`] and [`added`]: what only keys of our own say of a text and of tokens that are taken out of it
 //! - [`user_defined`]: pieces that are taken out of a text before all else
 //! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
 //! - [`decoder`]: tokens to text
@@ -16,10 +17,12 @@
 //! Source: llama2.c's `tokenizer.py`, which writes `tokenizer.bin`, and SentencePiece and llama.cpp, whose tokens these
 //! are.
 
+mod added;
 mod bpe;
 mod decoder;
 mod hash;
 mod kinds;
+mod normalizer;
 mod parts;
 mod pre;
 mod sentencepiece;
@@ -34,10 +37,14 @@ use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
+#[cfg(feature = "convert")]
+pub(crate) use added::{NEVER, NORMALIZED, PREFIXED, SECOND_ROUND, SINGLE_WORD, STRIP_LEFT, STRIP_RIGHT};
 use bpe::BytePairs;
 #[cfg(feature = "convert")]
 pub(crate) use bpe::encode_alphabet;
 pub use decoder::Decoder;
+use normalizer::TextRules;
+pub(crate) use normalizer::{ADDED_TOKEN_FLAGS, ADDED_TOKENS, FLAGS, TextSettings};
 #[cfg(feature = "convert")]
 pub(crate) use parts::with_plain_spaces;
 pub(crate) use parts::{FimIds, Merging, PiecePart, TokenizerParts};
@@ -102,6 +109,8 @@ pub struct Tokenizer {
     user_defined: Option<Arc<UserDefined>>,
     /// What is taken out of a text that may name control tokens.
     named: Arc<UserDefined>,
+    /// None, if a text is treated as llama.cpp treats it.
+    rules: Option<Arc<TextRules>>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
     /// The tokens that end a text, in ascending order.
@@ -157,6 +166,7 @@ impl Tokenizer {
             vocab: Arc::new(vocab),
             algorithm: Algorithm::SentencePiece { dummy_space: true },
             user_defined: None,
+            rules: None,
             bos,
             eos,
             ends: bos.into_iter().chain(eos).collect(),
@@ -195,7 +205,7 @@ impl Tokenizer {
 
     /// Appends the tokens of `text`, without BOS, as [`encode`](Self::encode) gives them.
     pub fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        self.encode_fragments(self.user_defined.as_deref(), text, self.has_dummy_space(), tokens);
+        self.encode_fragments(text, self.puts_dummy_prefix(), tokens);
     }
 
     /// The tokens of a text that goes on from text: as [`encode`](Self::encode), but nothing is put before it.
@@ -247,13 +257,21 @@ impl Tokenizer {
     #[must_use]
     pub fn encode_with_control(&self, text: &str) -> Vec<TokenId> {
         let mut tokens = Vec::new();
-        self.encode_fragments(Some(&self.named), text, self.has_dummy_space(), &mut tokens);
+        let mut prefix = self.puts_dummy_prefix();
+        for fragment in self.named.split(text) {
+            match fragment {
+                Fragment::Text(text) => self.encode_fragments(text, prefix, &mut tokens),
+                Fragment::Token(id) => tokens.push(id),
+            }
+            prefix =
+                self.puts_dummy_prefix() && !self.rules.as_ref().is_some_and(|it| it.settings.prefix_once);
+        }
         tokens
     }
 
     /// As [`encode_into`](Self::encode_into), for a text that goes on from text: nothing is put before it.
     pub(crate) fn encode_continued(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        self.encode_fragments(self.user_defined.as_deref(), text, false, tokens);
+        self.encode_fragments(text, false, tokens);
     }
 
     /// The tokens of a text that comes after a token: as one that goes on from its text, if it has any. After a token that
@@ -268,19 +286,16 @@ impl Tokenizer {
         if begins { self.encode(text) } else { self.encode_continuation(text) }
     }
 
-    /// Appends the tokens of a text, which itself begins with a dummy space or not. Pieces are taken out of it first.
-    fn encode_fragments(
-        &self,
-        taken_out: Option<&UserDefined>,
-        text: &str,
-        dummy_space: bool,
-        tokens: &mut Vec<TokenId>,
-    ) {
-        let Some(taken_out) = taken_out else {
+    /// Appends the tokens of a text, which itself begins with a dummy space or not.
+    fn encode_fragments(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
+        if let Some(rules) = &self.rules {
+            return self.encode_by_rules(rules, text, dummy_space, tokens);
+        }
+        let Some(user_defined) = &self.user_defined else {
             return self.encode_fragment(text, dummy_space, tokens);
         };
         let mut dummy_space = dummy_space;
-        for fragment in taken_out.split(text) {
+        for fragment in user_defined.split(text) {
             match fragment {
                 Fragment::Text(text) => self.encode_fragment(text, dummy_space, tokens),
                 Fragment::Token(id) => tokens.push(id),
@@ -369,6 +384,12 @@ impl Tokenizer {
 
     /// Whether texts begin with a space that is not their own.
     fn has_dummy_space(&self) -> bool {
+        let is_suffix = self.rules.as_ref().is_some_and(|rules| rules.settings.space_suffix);
+        self.puts_dummy_prefix() && !is_suffix
+    }
+
+    /// Whether texts get a space that is not their own, in front or at their end.
+    fn puts_dummy_prefix(&self) -> bool {
         matches!(self.algorithm, Algorithm::SentencePiece { dummy_space: true })
     }
 
@@ -412,7 +433,8 @@ impl Tokenizer {
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vocab, algorithm, user_defined: _, named: _, bos, eos, ends, add_bos, add_eos } = self;
+        let Self { vocab, algorithm, user_defined: _, named: _, rules: _, bos, eos, ends, add_bos, add_eos } =
+            self;
         f.debug_struct("Tokenizer")
             .field("vocab_size", &vocab.len())
             .field("algorithm", algorithm)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::bpe::{BytePairs, decode_alphabet};
 use super::kinds::{self, Settled};
+use super::normalizer::{TextRules, TextSettings};
 use super::pre::PreTokenizer;
 use super::user_defined::{Strip, UserDefined};
 use super::vocab::VocabBuilder;
@@ -45,6 +46,8 @@ pub(crate) struct TokenizerParts<'a> {
     pub(crate) add_bos: Option<bool>,
     /// Whether a prompt ends with EOS. By default none does.
     pub(crate) add_eos: Option<bool>,
+    /// What GGUF has no words for.
+    pub(crate) text: TextSettings,
 }
 
 /// Tokens that a model of code was trained with: a gap and what is around it, and what stands between files.
@@ -141,6 +144,7 @@ impl Tokenizer {
         Ok(Self {
             user_defined: (!user_defined.is_empty()).then(|| Arc::new(user_defined)),
             named: Arc::new(named),
+            rules: TextRules::of(parts, &vocab).map(Arc::new),
             vocab: Arc::new(vocab),
             algorithm,
             bos,
@@ -235,6 +239,7 @@ impl Tokenizer {
             strips: Vec::new(),
             add_bos: Some(self.add_bos),
             add_eos: Some(self.add_eos),
+            text: self.rules.as_ref().map_or_else(TextSettings::default, |rules| rules.settings.clone()),
         })
     }
 }
@@ -272,7 +277,6 @@ fn text<'a>(
 }
 
 /// A piece with a space for each U+2581.
-#[cfg(feature = "convert")]
 pub(crate) fn with_plain_spaces(piece: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     put_plain_spaces(piece, &mut text);

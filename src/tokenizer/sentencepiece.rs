@@ -18,7 +18,7 @@ use super::vocab::Vocab;
 use crate::error::TokenId;
 
 /// What SentencePiece writes for a space. Pieces here have the space itself.
-const SPACE_MARK: char = '\u{2581}';
+pub(super) const SPACE_MARK: char = '\u{2581}';
 
 /// Text is encoded at most so many bytes at a time, which keeps positions in 32 bits.
 const MAX_CHUNK: usize = 1 << 30;

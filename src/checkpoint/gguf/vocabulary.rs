@@ -1,11 +1,14 @@
-//! The tokenizer of a GGUF file, as the keys `tokenizer.ggml.*` describe it.
+//! The tokenizer of a GGUF file, as the keys `tokenizer.ggml.*` describe it, and those of our own: `babyllama.tokenizer.*`.
 
 use std::borrow::Cow;
 
 use super::metadata::{FromValue, Metadata, Value};
 use super::tokenizer_settings;
 use crate::error::{ErrorKind, Result, TokenId};
-use crate::tokenizer::{FimIds, Merging, PieceKind, PiecePart, Strip, TokenizerParts};
+use crate::tokenizer::{
+    ADDED_TOKEN_FLAGS, ADDED_TOKENS, FLAGS, FimIds, Merging, PieceKind, PiecePart, Strip, TextSettings,
+    TokenizerParts,
+};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -52,6 +55,7 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts
         unk: id(&["unknown"])?,
         fim,
         strips: strips(metadata, &pieces)?,
+        text: text_settings(metadata)?,
         add_bos: metadata.optional("tokenizer.ggml.add_bos_token")?,
         add_eos: metadata.optional("tokenizer.ggml.add_eos_token")?,
         pieces,
@@ -88,6 +92,23 @@ fn strips(metadata: &Metadata<'_>, pieces: &[PiecePart<'_>]) -> Result<Vec<(Toke
     let can_be_taken_out = |piece: &PiecePart<'_>| !matches!(piece.kind, PieceKind::Byte | PieceKind::Unused);
     let pieces = (0..).zip(pieces).filter(|(_, piece)| can_be_taken_out(piece));
     Ok(pieces.filter_map(|(id, piece)| Some((id, strip(&piece.text)?))).collect())
+}
+
+/// What only our own converter writes. A token beyond the vocabulary is never found.
+fn text_settings(metadata: &Metadata<'_>) -> Result<TextSettings> {
+    let mut settings = TextSettings::default();
+    for (key, flag) in FLAGS {
+        *flag(&mut settings) = metadata.optional(key)?.unwrap_or(false);
+    }
+    let numbers = |key| metadata.array(key, "an array of whole numbers below 2^32", u32::from_value);
+    let ids = numbers(ADDED_TOKENS)?.unwrap_or_default();
+    let flags = numbers(ADDED_TOKEN_FLAGS)?.unwrap_or_default();
+    if ids.len() != flags.len() {
+        let reason = format!("{} flags for {} added tokens", flags.len(), ids.len());
+        return Err(ErrorKind::Tokenizer { reason }.into());
+    }
+    settings.added = ids.into_iter().zip(flags).collect();
+    Ok(settings)
 }
 
 /// The pieces. Without scores all have 0, without types all are text.

@@ -8,7 +8,9 @@ use crate::convert::source::SourceModel;
 use crate::convert::{GgufOptions, Mix};
 use crate::error::{ErrorKind, Result};
 use crate::quant::Dtype;
-use crate::tokenizer::{Merging, PieceKind, PiecePart, TokenizerParts};
+use crate::tokenizer::{
+    ADDED_TOKEN_FLAGS, ADDED_TOKENS, FLAGS, Merging, PieceKind, PiecePart, TextSettings, TokenizerParts,
+};
 use crate::weights::TensorInfo;
 
 /// The version of ggml's block formats.
@@ -197,12 +199,26 @@ fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size
             header.set(&format!("tokenizer.ggml.{name}"), flag)?;
         }
     }
-    match parts.merging {
-        Merging::SentencePiece { add_space_prefix } => {
-            header.set("tokenizer.ggml.add_space_prefix", add_space_prefix)
-        }
-        Merging::BytePairs { .. } => Ok(()),
+    if let Merging::SentencePiece { add_space_prefix } = parts.merging {
+        header.set("tokenizer.ggml.add_space_prefix", add_space_prefix)?;
     }
+    text_settings(header, &parts.text)
+}
+
+/// Keys of our own, for what GGUF has none: only what isn't the default.
+fn text_settings(header: &mut Header, settings: &TextSettings) -> Result<()> {
+    let mut settings = settings.clone();
+    for (key, flag) in FLAGS {
+        if *flag(&mut settings) {
+            header.set(key, true)?;
+        }
+    }
+    if !settings.added.is_empty() {
+        let (ids, flags) = settings.added.into_iter().unzip();
+        header.set(ADDED_TOKENS, Array::U32(ids))?;
+        header.set(ADDED_TOKEN_FLAGS, Array::U32(flags))?;
+    }
+    Ok(())
 }
 
 /// GGUF's number for what a piece is for.

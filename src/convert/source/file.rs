@@ -12,6 +12,25 @@ use std::time::SystemTime;
 use crate::checkpoint::file_kind::{FileKind, SAMPLE_BYTES, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 
+/// That a file of a published model is something else than was expected, if its beginning tells what.
+pub(super) fn unexpected(bytes: &[u8]) -> Option<Error> {
+    let start = &bytes[..bytes.len().min(SAMPLE_BYTES)];
+    let kind = FileKind::detect(start, bytes.len() as u64)?;
+    // What is or should be JSON says less than where it goes wrong.
+    let is_telling = !matches!(
+        kind,
+        FileKind::Json
+            | FileKind::ConfigJson
+            | FileKind::ParamsJson
+            | FileKind::IndexJson
+            | FileKind::TokenizerJson
+            | FileKind::TokenizerConfigJson
+            | FileKind::AdapterConfigJson
+            | FileKind::Text
+    );
+    is_telling.then(|| ErrorKind::UnknownFormat { hint: kind.sentence(Wanted::Published) }.into())
+}
+
 /// A file, and what it was when it was opened.
 #[derive(Debug)]
 pub(super) struct DataFile {

@@ -12,6 +12,9 @@ use crate::storage::Storage;
 /// How keys begin that tell how the file is laid out or how its weights are stored.
 const OF_THE_FILE: [&str; 4] = ["general.alignment", FILE_TYPE, "general.quantization_version", "split."];
 
+/// How keys begin that describe the tokenizer; the last are our own.
+const OF_THE_TOKENIZER: [&str; 2] = ["tokenizer.ggml.", "babyllama.tokenizer."];
+
 /// What is carried over.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -32,7 +35,7 @@ impl Keys {
         let overrides = overrides(original, config);
         let replaced = |key: &str| {
             overrides.iter().any(|(name, _)| key == *name)
-                || options.names_tokenizer() && key.starts_with("tokenizer.ggml.")
+                || options.names_tokenizer() && OF_THE_TOKENIZER.iter().any(|start| key.starts_with(start))
         };
         let mut metadata = Vec::new();
         let mut file_type = None;

@@ -6,17 +6,21 @@
 //!
 //! Source: llama.cpp's converter, for which file has the last word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::added_tokens::{self, AddedToken, Normalized};
 use super::file::DataFile;
 use super::json::{JsonFile, Object};
 use super::tokenizer::SourceTokenizer;
-use super::tokenizer_json::{AddedToken, TokenizerJson};
-use super::vocabulary::{OwnMerging, Vocabulary, refuse};
+use super::tokenizer_json::TokenizerJson;
+use super::tokenizer_settings as settings;
+use super::vocabulary::{OwnMerging, Vocabulary};
+use crate::checkpoint::file_kind::{FileKind, Wanted};
 use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::tokenizer::{PieceKind, PiecePart};
 
 const MODEL: &str = "tokenizer.model";
 const JSON: &str = "tokenizer.json";
@@ -26,71 +30,123 @@ const MAX_TEMPLATE: u64 = 1 << 24;
 
 /// The tokenizer of a model with this `config.json`, if the directory has one.
 pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Result<Option<SourceTokenizer>> {
-    let (sentencepiece, json) = (folder.join(MODEL), folder.join(JSON));
-    let mut vocabulary = if sentencepiece.is_file() {
-        let found = Vocabulary::open(&sentencepiece, vocab_size)?;
-        let unknown = || refuse("it is of neither SentencePiece nor Llama 3".into()).at(Some(&sentencepiece));
-        found.ok_or_else(unknown)?
-    } else if json.is_file() {
-        TokenizerJson::open(&json)
-            .and_then(|json| json.vocabulary(vocab_size))
-            .map_err(|e| e.at(Some(&json)))?
-    } else {
-        return Ok(None);
-    };
-    for AddedToken { id, text, is_control } in added_tokens(folder, vocab_size)? {
-        vocabulary.set_added(id, &text, is_control);
+    let (sentencepiece, json_path) = (folder.join(MODEL), folder.join(JSON));
+    let at_json = |e: Error| e.at(Some(&json_path));
+    let json = if json_path.is_file() { Some(TokenizerJson::open(&json_path)?) } else { None };
+    let config = JsonFile::open_if_there(&folder.join(CONFIG))?;
+    let config = config.as_ref().map(JsonFile::object);
+    let mut notes = Vec::new();
+    if let Some(config) = &config {
+        settings::check(CONFIG, "", config.map, settings::CONFIG, &mut notes)
+            .map_err(|e| e.at(Some(&folder.join(CONFIG))))?;
     }
-    if let Some(config) = JsonFile::open_if_there(&folder.join(CONFIG))? {
-        let config = config.object();
-        set_special(&mut vocabulary, &config)?;
+    let mut tokens = listed_tokens(folder, vocab_size)?;
+    let in_config =
+        config.as_ref().map(|config| decoder_tokens(config, vocab_size, &mut notes)).transpose()?;
+    let mut vocabulary = match (sentencepiece.is_file(), &json) {
+        (true, json) => {
+            let mut found = Vocabulary::open_model(&sentencepiece, vocab_size)?;
+            if let Some(json) = json {
+                tokens.extend(json.added_tokens(vocab_size, &mut notes).map_err(at_json)?);
+                notes.extend(difference(&found, json, &tokens, vocab_size));
+            }
+            tokens.extend(in_config.unwrap_or_default());
+            let tokens: BTreeMap<_, _> = tokens.into_iter().map(|token| (token.id, token)).collect();
+            added_tokens::add(&mut found, tokens.into_values().collect(), Normalized::Text, &HashSet::new())?;
+            found
+        }
+        (false, Some(json)) => {
+            // The file itself says more of its tokens than `added_tokens.json` does.
+            let known = json.added_tokens(vocab_size, &mut notes).map_err(at_json)?;
+            tokens.retain(|token| !known.iter().any(|known| known.id == token.id));
+            tokens.extend(in_config.unwrap_or_default());
+            json.vocabulary(vocab_size, tokens).map_err(at_json)?
+        }
+        (false, None) => return Ok(None),
+    };
+    if let Some(config) = &config {
+        set_special(&mut vocabulary, config)?;
+        set_prefix(&mut vocabulary, config, !sentencepiece.is_file())?;
     }
     let generation = JsonFile::open_if_there(&folder.join("generation_config.json"))?;
     let generation = generation.as_ref().map(JsonFile::object);
     set_ids(&mut vocabulary, model, generation.as_ref())?;
-    Ok(Some(SourceTokenizer::Vocabulary(Box::new(vocabulary))))
+    notes.retain(|note| !vocabulary.notes.contains(note));
+    vocabulary.notes.append(&mut notes);
+    Ok(Some(SourceTokenizer::of(vocabulary)))
 }
 
-/// Tokens that were added to a vocabulary, each once; the last file that says something of it counts. Those that the model
-/// doesn't know are left out.
-fn added_tokens(folder: &Path, vocab_size: usize) -> Result<Vec<AddedToken>> {
-    let mut added = BTreeMap::new();
-    let mut add = |token: AddedToken| {
-        if (token.id as usize) < vocab_size {
-            added.insert(token.id, token);
-        }
+/// Where `tokenizer.json` has other pieces than `tokenizer.model`, as a note: some have added tokens to one file alone.
+fn difference(
+    model: &Vocabulary,
+    json: &TokenizerJson,
+    added: &[AddedToken],
+    vocab_size: usize,
+) -> Option<String> {
+    let pieces = match json.pieces(vocab_size) {
+        Ok(pieces) => pieces,
+        Err(e) => return Some(format!("{MODEL} is what counts; {JSON} beside it can't be read: {e}")),
     };
+    let is_added = |id: usize| added.iter().any(|token| token.id as usize == id);
+    let text = |pieces: &[PiecePart<'_>], id: usize| {
+        let piece = pieces.get(id).filter(|piece| piece.kind != PieceKind::Unused);
+        piece.map(|piece| String::from_utf8_lossy(&piece.text).into_owned())
+    };
+    let texts = |id| (text(&model.pieces, id), text(&pieces, id));
+    let n_pieces = pieces.len().max(model.pieces.len());
+    let differ = |&id: &usize| {
+        let (a, b) = texts(id);
+        a != b && !is_added(id)
+    };
+    let id = (0..n_pieces).find(differ)?;
+    let name = |text: Option<String>| text.map_or_else(|| "missing".into(), |text| format!("{text:?}"));
+    let (a, b) = texts(id);
+    Some(format!(
+        "{MODEL} is what counts, and {JSON} beside it has other pieces: piece {id} is {} and {}; remove {MODEL} if the other \
+         is the model's",
+        name(a),
+        name(b)
+    ))
+}
+
+/// Tokens that `added_tokens.json` names. Those that the model doesn't know are left out.
+fn listed_tokens(folder: &Path, vocab_size: usize) -> Result<Vec<AddedToken>> {
+    let mut added = Vec::new();
     if let Some(file) = JsonFile::open_if_there(&folder.join("added_tokens.json"))? {
         for (text, _) in file.object().map {
-            let id = file.object().required(text)?;
+            let id: TokenId = file.object().required(text)?;
             // It doesn't say which ones are control tokens: their looks do.
             let is_control = text.starts_with('<') && text.ends_with('>');
-            add(AddedToken { id, text: text.clone(), is_control });
+            if (id as usize) < vocab_size {
+                added.push(AddedToken::plain(id, text, is_control));
+            }
         }
     }
-    let json = folder.join(JSON);
-    if json.is_file() {
-        TokenizerJson::open(&json)?
-            .added_tokens(vocab_size)
-            .map_err(|e| e.at(Some(&json)))?
-            .into_iter()
-            .for_each(&mut add);
-    }
-    if let Some(file) = JsonFile::open_if_there(&folder.join(CONFIG))?
-        && let Some(tokens) = file.object().object("added_tokens_decoder")?
-    {
-        for (id, value) in tokens.map {
-            let wrong = || tokens.wrong_type(id, "a token of this number", value);
-            let number: TokenId = id.parse().map_err(|_| wrong())?;
-            let token = tokens.object(id)?.ok_or_else(wrong)?;
-            let (text, is_control) = (token.required::<&str>("content")?, token.optional("special")?);
-            add(AddedToken { id: number, text: text.into(), is_control: is_control.unwrap_or(false) });
-        }
-    }
-    Ok(added.into_values().collect())
+    Ok(added)
 }
 
-/// What `tokenizer_config.json` says.
+/// Tokens that `tokenizer_config.json` describes. Those that the model doesn't know are left out.
+fn decoder_tokens(
+    config: &Object<'_>,
+    vocab_size: usize,
+    notes: &mut Vec<String>,
+) -> Result<Vec<AddedToken>> {
+    let mut added = Vec::new();
+    let Some(tokens) = config.object("added_tokens_decoder")? else { return Ok(added) };
+    for (id, value) in tokens.map {
+        let wrong = || tokens.wrong_type(id, "a token of this number", value);
+        let number: TokenId = id.parse().map_err(|_| wrong())?;
+        let token = tokens.object(id)?.ok_or_else(wrong)?;
+        settings::check(CONFIG, "", token.map, settings::ADDED_TOKEN, notes)?;
+        let token = AddedToken::read(number, &token)?;
+        if (number as usize) < vocab_size {
+            added.push(token);
+        }
+    }
+    Ok(added)
+}
+
+/// What `tokenizer_config.json` says of the tokens that a text begins and ends with.
 fn set_special(vocabulary: &mut Vocabulary, config: &Object<'_>) -> Result<()> {
     // A token is a text, or an object that has it.
     let text = |key: &str| {
@@ -104,8 +160,31 @@ fn set_special(vocabulary: &mut Vocabulary, config: &Object<'_>) -> Result<()> {
     vocabulary.unk = unk.or(vocabulary.unk);
     vocabulary.add_bos = config.optional("add_bos_token")?.or(vocabulary.add_bos);
     vocabulary.add_eos = config.optional("add_eos_token")?.or(vocabulary.add_eos);
-    if let OwnMerging::SentencePiece { add_space_prefix } = &mut vocabulary.merging {
-        *add_space_prefix = config.optional("add_prefix_space")?.unwrap_or(*add_space_prefix);
+    Ok(())
+}
+
+/// What `tokenizer_config.json` says of the dummy prefix. Classes that are only what `tokenizer.json` says don't read it.
+fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -> Result<()> {
+    let class = config.optional::<&str>("tokenizer_class")?;
+    let legacy: Option<bool> = config.optional("legacy")?;
+    let OwnMerging::SentencePiece { add_space_prefix } = &mut vocabulary.merging else { return Ok(()) };
+    if is_json && matches!(class, Some("PreTrainedTokenizerFast" | "TokenizersBackend")) {
+        return Ok(());
+    }
+    match config.optional("add_prefix_space")? {
+        Some(true) if !*add_space_prefix => {
+            *add_space_prefix = true;
+            vocabulary.text.prefix_unless_space = is_json;
+            vocabulary.text.prefix_once = legacy != Some(true);
+        }
+        Some(false) => {
+            *add_space_prefix = false;
+            (vocabulary.text.prefix_unless_space, vocabulary.text.prefix_once) = (false, false);
+        }
+        _ => {}
+    }
+    if !is_json && legacy == Some(false) {
+        vocabulary.text.prefix_once = *add_space_prefix;
     }
     Ok(())
 }
@@ -149,6 +228,10 @@ pub(super) fn chat_template(folder: &Path) -> Result<Option<String>> {
     let path = folder.join("chat_template.jinja");
     if path.is_file() {
         let bytes = DataFile::read_all(&path, "a chat template", MAX_TEMPLATE)?;
+        if FileKind::detect(&bytes, bytes.len() as u64) == Some(FileKind::GitLfsPointer) {
+            let hint = FileKind::GitLfsPointer.sentence(Wanted::Published);
+            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(&path)));
+        }
         let text = String::from_utf8(bytes);
         let wrong = |e: std::string::FromUtf8Error| {
             let reason = format!("it is not UTF-8 from byte {} on", e.utf8_error().valid_up_to());

@@ -104,6 +104,7 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
     let tensors = take(&json, &config, stored, folder, &mut notes)?;
     let tokenizer =
         SourceTokenizer::find(options, &config, || hf_tokenizer::open(folder, &json, config.vocab_size))?;
+    notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
     Ok(FloatModel {
         format: "Hugging Face",
         config,

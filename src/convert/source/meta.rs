@@ -153,6 +153,7 @@ fn model(
     };
     let tensors = layout.take(&config, std::mem::take(stored), &files[0])?;
     let tokenizer = SourceTokenizer::find(options, &config, || tokenizer(folder, config.vocab_size))?;
+    weights.notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
     let metadata = params.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
     Ok(FloatModel {
         format,
@@ -344,12 +345,7 @@ fn tokenizer(folder: &Path, vocab_size: usize) -> Result<Option<SourceTokenizer>
     let above = folder.join("..").join("tokenizer.model");
     let paths = [folder.join("tokenizer.model"), above];
     let Some(path) = paths.iter().find(|path| path.is_file()) else { return Ok(None) };
-    let vocabulary = Vocabulary::open(path, vocab_size)?;
-    let unknown = || {
-        let reason = "it is of neither SentencePiece nor Llama 3".into();
-        Error::from(ErrorKind::Tokenizer { reason }).at(Some(path))
-    };
-    Ok(Some(SourceTokenizer::Vocabulary(Box::new(vocabulary.ok_or_else(unknown)?))))
+    Ok(Some(SourceTokenizer::of(Vocabulary::open_model(path, vocab_size)?)))
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! - [`runnable`]: checkpoints that this library runs; [`gguf`] the keys of those that are GGUF
 //! - [`hugging_face`] and [`meta`]: directories, as models are published; [`llama`] is what they have in common
 //! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors, [`file`] the files
-//! - [`vocabulary`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] and [`hf_tokenizer`]: tokenizers; [`tokenizer`]
-//!   which of them it is
+//! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with [`spaced_bpe`] and
+//!   [`post_processor`]) and [`hf_tokenizer`]: tokenizers; [`tokenizer_settings`] what is done with each setting of theirs;
+//!   [`tokenizer`] which of them it is
 //! - [`json`]: questions to JSON
 
+mod added_tokens;
 mod expected;
 mod file;
 mod gguf;
@@ -18,15 +20,18 @@ mod json;
 mod llama;
 mod meta;
 mod pickle;
+mod post_processor;
 mod rope;
 mod runnable;
 mod safetensors;
 mod sentencepiece;
 mod settings;
+mod spaced_bpe;
 mod stored;
 mod tiktoken;
 mod tokenizer;
 mod tokenizer_json;
+mod tokenizer_settings;
 mod torch;
 mod vocabulary;
 mod zip;

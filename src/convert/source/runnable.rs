@@ -37,7 +37,8 @@ impl RunnableSource {
         let keys =
             is_gguf.then(|| Keys::read(storage, options, &original, &checkpoint.config)).transpose()?;
         let of_keys = keys.iter().flat_map(|keys| &keys.notes);
-        let notes = checkpoint.notes.iter().chain(of_keys).cloned().collect();
+        let of_tokenizer = tokenizer.iter().flat_map(SourceTokenizer::notes);
+        let notes = checkpoint.notes.iter().chain(of_keys).chain(of_tokenizer).cloned().collect();
         Ok(Self { checkpoint, tokenizer, keys, notes })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{self, Vocabulary};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
-use crate::tokenizer::{Tokenizer, TokenizerParts};
+use crate::tokenizer::{PieceKind, PiecePart, Tokenizer, TokenizerParts};
 
 /// A tokenizer, ready to be written or not yet.
 #[derive(Debug)]
@@ -43,15 +43,43 @@ impl SourceTokenizer {
         if path.is_file()
             && let Some(vocabulary) = Vocabulary::open(path, vocab_size)?
         {
-            return Ok(Self::Vocabulary(Box::new(vocabulary)));
+            return Ok(Self::of(vocabulary));
         }
         Tokenizer::open(path).map(|tokenizer| Self::Tokenizer(Box::new(tokenizer)))
+    }
+
+    /// What a published file describes.
+    pub(super) fn of(mut vocabulary: Vocabulary) -> Self {
+        // Whatever a file says of its kind, no text becomes a token that begins or ends one.
+        for id in [vocabulary.bos, vocabulary.eos, vocabulary.eot].into_iter().flatten() {
+            if let Some(piece) = vocabulary.pieces.get_mut(id as usize)
+                && piece.kind == PieceKind::UserDefined
+            {
+                piece.kind = PieceKind::Control;
+                vocabulary.text.added.retain(|&(added, _)| added != id);
+            }
+        }
+        let is_taken_out = |piece: &PiecePart<'_>| piece.kind == PieceKind::UserDefined;
+        if vocabulary.text.added.is_empty() && !vocabulary.pieces.iter().any(is_taken_out) {
+            vocabulary.text.prefix_once = false; // there is no second time
+        }
+        let note = vocabulary::note_on(&vocabulary.text);
+        vocabulary.notes.extend(note);
+        Self::Vocabulary(Box::new(vocabulary))
     }
 
     fn len(&self) -> usize {
         match self {
             Self::Vocabulary(vocabulary) => vocabulary.pieces.len(),
             Self::Tokenizer(tokenizer) => tokenizer.vocab_size(),
+        }
+    }
+
+    /// What whoever converts it should know.
+    pub(super) fn notes(&self) -> &[String] {
+        match self {
+            Self::Vocabulary(vocabulary) => &vocabulary.notes,
+            Self::Tokenizer(_) => &[],
         }
     }
 

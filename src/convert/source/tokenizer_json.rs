@@ -1,20 +1,25 @@
 //! Hugging Face's `tokenizer.json`: byte-level BPE, as that of Llama 3, and SentencePiece's in the form of BPE.
 //!
-//! A byte-level tokenizer must cut a text into words in a way that GGUF has a name for. SentencePiece's scores aren't in the
-//! file: the merges are in their order, so a piece's score is the place of the first merge that makes it.
+//! A byte-level tokenizer must cut a text into words in a way that GGUF has a name for. The other kind is in `spaced_bpe`.
 //!
 //! Source: the documentation of Hugging Face's tokenizers; llama.cpp's names of pre-tokenizers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+use super::added_tokens::{self, AddedToken, Normalized};
 use super::json::{JsonFile, Object};
+use super::post_processor::frame;
+use super::spaced_bpe::{self, MergedTexts, Spaces};
+use super::tokenizer_settings::{self as settings, ADDED_TOKEN, MODEL, TOKENIZER};
 use super::vocabulary::{OwnMerging, Vocabulary, refuse, unused};
 use crate::error::{ErrorKind, Result, TokenId};
-use crate::tokenizer::{PieceKind, PiecePart};
+use crate::tokenizer::{PieceKind, PiecePart, encode_alphabet};
 
+const JSON: &str = "tokenizer.json";
 /// The largest that is read: those of the largest vocabularies have about 35 MB.
 const MAX_BYTES: u64 = 1 << 26;
 
@@ -26,14 +31,6 @@ const LLAMA_3: [&str; 2] = [
 /// Mistral's Tekken.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// A token that isn't a part of the vocabulary proper.
-#[derive(Clone, Debug)]
-pub(super) struct AddedToken {
-    pub(super) id: TokenId,
-    pub(super) text: String,
-    pub(super) is_control: bool,
-}
-
 /// A `tokenizer.json`.
 #[derive(Debug)]
 pub(super) struct TokenizerJson(JsonFile);
@@ -43,64 +40,128 @@ impl TokenizerJson {
         JsonFile::open_up_to(path, MAX_BYTES).map(Self)
     }
 
-    /// The tokenizer of a model that knows so many tokens.
-    pub(super) fn vocabulary(&self, vocab_size: usize) -> Result<Vocabulary> {
+    /// The tokenizer of a model that knows so many tokens. Others say of added tokens too, and have the last word.
+    pub(super) fn vocabulary(&self, vocab_size: usize, others: Vec<AddedToken>) -> Result<Vocabulary> {
         let file = self.0.object();
+        let mut notes = Vec::new();
+        settings::check(JSON, "", file.map, TOKENIZER, &mut notes)?;
         let model = file.object("model")?.ok_or_else(|| missing("model"))?;
         // Old files don't name it.
         let kind = model.optional("type")?.unwrap_or("BPE");
         if kind != "BPE" {
             return Err(refuse(format!("tokenizers of the kind {kind:?} are not supported")));
         }
-        let mut pieces = pieces(&model, vocab_size)?;
-        let merges = merges(&model)?;
+        settings::check(JSON, "model.", model.map, MODEL, &mut notes)?;
         let stages = stages(file.get("pre_tokenizer"), "pretokenizers");
         let is_byte_level = stages.iter().any(|stage| kind_of(stage) == Some("ByteLevel"));
+        let own = self.added_tokens(vocab_size, &mut notes)?.into_iter();
+        let tokens: BTreeMap<TokenId, AddedToken> =
+            own.chain(others).map(|token| (token.id, token)).collect();
+        let tokens = tokens.into_values().collect();
+        let pieces = pieces(&model, vocab_size)?;
         let mut vocabulary = if is_byte_level {
-            if let Some(normalizer) = file.get("normalizer") {
-                return Err(unsupported("normalizer", normalizer));
-            }
-            let ignore_merges = model.optional("ignore_merges")?.unwrap_or(false);
-            let pre = pre_tokenizer(&stages, ignore_merges);
-            let pre = pre.ok_or_else(|| unsupported("pre_tokenizer", &file.map["pre_tokenizer"]))?;
-            Vocabulary::new(pieces, OwnMerging::BytePairs { pre, merges })
-        } else if model.optional("byte_fallback")? == Some(true) {
-            let add_space_prefix = space_prefix(file.get("normalizer"), &stages)?;
-            score_by_merges(&mut pieces, &merges, model.optional("unk_token")?);
-            Vocabulary::new(pieces, OwnMerging::SentencePiece { add_space_prefix })
+            let mut vocabulary = self.byte_level(&model, pieces, &stages)?;
+            added_tokens::add(&mut vocabulary, tokens, Normalized::Text, &HashSet::new())?;
+            vocabulary
         } else {
-            return Err(refuse("it is neither byte-level nor has it a piece for each byte".into()));
+            self.spaced(&model, pieces, &stages, tokens, &mut notes)?
         };
-        for AddedToken { id, text, is_control } in self.added_tokens(vocab_size)? {
-            vocabulary.set_added(id, &text, is_control);
-        }
-        let frame = frame(file.get("post_processor"));
-        let id = |name: &Option<String>| name.as_deref().and_then(|name| vocabulary.find(name));
-        let (bos, eos) = (id(&frame.0), id(&frame.1));
-        if is_byte_level || file.get("post_processor").is_some() {
-            vocabulary.add_bos = Some(bos.is_some());
-            vocabulary.add_eos = Some(eos.is_some());
+        notes.append(&mut vocabulary.notes);
+        vocabulary.notes = notes;
+        let (bos, eos) = frame(file.get("post_processor"))?;
+        if let Some(id) = [bos, eos].into_iter().flatten().find(|&id| id as usize >= vocabulary.pieces.len())
+        {
+            return Err(refuse(format!("its post_processor adds token {id}, which there isn't")));
         }
         (vocabulary.bos, vocabulary.eos) = (bos, eos);
+        (vocabulary.add_bos, vocabulary.add_eos) = (Some(bos.is_some()), Some(eos.is_some()));
+        Ok(vocabulary)
+    }
+
+    fn byte_level(
+        &self,
+        model: &Object<'_>,
+        pieces: Vec<PiecePart<'static>>,
+        stages: &[&Map<String, Value>],
+    ) -> Result<Vocabulary> {
+        let file = self.0.object();
+        if let Some(stage) = self::stages(file.get("normalizer"), "normalizers").first() {
+            return Err(unsupported("normalizer", &Value::Object((*stage).clone())));
+        }
+        let ignore_merges = model.optional("ignore_merges")?.unwrap_or(false);
+        let pre = pre_tokenizer(stages, ignore_merges);
+        let pre = pre.ok_or_else(|| unsupported("pre_tokenizer", &file.map["pre_tokenizer"]))?;
+        let known: HashSet<&[u8]> = pieces.iter().map(|piece| &*piece.text).collect();
+        // Of those that text can have.
+        let bytes = (0..0xf5_u8).filter(|byte| !matches!(byte, 0xc0 | 0xc1));
+        let lost = bytes.filter(|&byte| !known.contains(&*encode_alphabet(&[byte])));
+        let lost: Vec<String> = lost.map(|byte| format!("{byte:#04x}")).collect();
+        let mut vocabulary =
+            Vocabulary::new(Vec::new(), OwnMerging::BytePairs { pre, merges: merges(model)? });
+        if !lost.is_empty() {
+            let note =
+                format!("the tokenizer has no piece for some bytes, which texts lose: {}", lost.join(", "));
+            if model.optional::<&str>("unk_token")?.is_some_and(|unk| known.contains(unk.as_bytes())) {
+                return Err(refuse(format!(
+                    "{note}; they are unknown tokens in the source, which GGUF can't say"
+                )));
+            }
+            vocabulary.notes.push(note);
+        }
+        vocabulary.pieces = pieces;
+        Ok(vocabulary)
+    }
+
+    /// A tokenizer of SentencePiece's kind.
+    fn spaced(
+        &self,
+        model: &Object<'_>,
+        mut pieces: Vec<PiecePart<'static>>,
+        stages: &[&Map<String, Value>],
+        tokens: Vec<AddedToken>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vocabulary> {
+        if model.optional("byte_fallback")? != Some(true) || !spaced_bpe::has_all_bytes(&pieces) {
+            return Err(refuse("it is neither byte-level nor has it a piece for each byte".into()));
+        }
+        if model.optional("ignore_merges")? == Some(true) {
+            return Err(refuse(
+                "model.ignore_merges is true: that is only supported for byte-level BPE".into(),
+            ));
+        }
+        let Spaces { add_space_prefix, text, normalized } =
+            Spaces::read(self.0.object().get("normalizer"), stages, notes)?;
+        let merged = MergedTexts::read(&merges(model)?)?;
+        merged.score(&mut pieces, model.optional("unk_token")?);
+        let mut vocabulary = Vocabulary::new(pieces, OwnMerging::SentencePiece { add_space_prefix });
+        vocabulary.text = text;
+        added_tokens::add(&mut vocabulary, tokens, normalized, &merged.texts())?;
+        merged.check(&vocabulary.pieces)?;
         Ok(vocabulary)
     }
 
     /// Tokens that aren't a part of the vocabulary proper. Those that the model doesn't know are left out.
-    pub(super) fn added_tokens(&self, vocab_size: usize) -> Result<Vec<AddedToken>> {
+    pub(super) fn added_tokens(&self, vocab_size: usize, notes: &mut Vec<String>) -> Result<Vec<AddedToken>> {
         let Some(tokens) = self.0.object().optional::<&Vec<Value>>("added_tokens")? else {
             return Ok(Vec::new());
         };
         let mut added = Vec::new();
         for token in tokens {
             let token = token.as_object().ok_or_else(|| missing("added_tokens"))?;
+            settings::check(JSON, "", token, ADDED_TOKEN, notes)?;
             let token = Object::of(token);
-            let (id, text) = (token.required::<TokenId>("id")?, token.required::<&str>("content")?);
-            let is_control = token.optional("special")?.unwrap_or(false);
+            let id = token.required::<TokenId>("id")?;
             if (id as usize) < vocab_size {
-                added.push(AddedToken { id, text: text.into(), is_control });
+                added.push(AddedToken::read(id, &token)?);
             }
         }
         Ok(added)
+    }
+
+    /// The pieces in the order of their ids.
+    pub(super) fn pieces(&self, vocab_size: usize) -> Result<Vec<PiecePart<'static>>> {
+        let model = self.0.object().object("model")?.ok_or_else(|| missing("model"))?;
+        pieces(&model, vocab_size)
     }
 }
 
@@ -108,9 +169,16 @@ fn missing(key: &str) -> ErrorKind {
     ErrorKind::MissingKey { key: key.into() }
 }
 
-fn unsupported(what: &str, value: &Value) -> crate::error::Error {
+pub(super) fn unsupported(what: &str, value: &Value) -> crate::error::Error {
     let value: String = value.to_string().chars().take(300).collect();
-    refuse(format!("the {what} is not supported: {value}"))
+    let known = match what {
+        "normalizer" => "the text must stay as it is, but for U+2581 in place of spaces and one in front",
+        "pre_tokenizer" => "GGUF has no name for it",
+        _ => {
+            "only one token in front of a text and one behind it are; leave it out, and write the others into the prompt"
+        }
+    };
+    refuse(format!("the {what} is not supported: {value}: {known}"))
 }
 
 /// The pieces in the order of their ids. An id that none has gets an unused one.
@@ -153,16 +221,20 @@ fn merges(model: &Object<'_>) -> Result<Vec<Vec<u8>>> {
     merges.iter().map(|found| merge(found).ok_or_else(|| wrong(found))).collect()
 }
 
+static NO_STAGE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+
 /// The parts of a sequence, or the only part.
-fn stages<'a>(value: Option<&'a Value>, key: &str) -> Vec<&'a Map<String, Value>> {
-    let Some(object) = value.and_then(Value::as_object) else { return Vec::new() };
+pub(super) fn stages<'a>(value: Option<&'a Value>, key: &str) -> Vec<&'a Map<String, Value>> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Vec::new() };
+    // What isn't an object is a stage of no kind, which no reader takes.
+    let Some(object) = value.as_object() else { return vec![&NO_STAGE] };
     match object.get(key).and_then(Value::as_array) {
-        Some(parts) => parts.iter().filter_map(Value::as_object).collect(),
+        Some(parts) => parts.iter().map(|part| part.as_object().unwrap_or(&NO_STAGE)).collect(),
         None => vec![object],
     }
 }
 
-fn kind_of(stage: &Map<String, Value>) -> Option<&str> {
+pub(super) fn kind_of(stage: &Map<String, Value>) -> Option<&str> {
     stage.get("type")?.as_str()
 }
 
@@ -175,8 +247,8 @@ fn pre_tokenizer(stages: &[&Map<String, Value>], ignore_merges: bool) -> Option<
     }
     let splits_as_gpt2 = flag(last, "use_regex") != Some(false);
     match *first {
-        [] if splits_as_gpt2 => Some("gpt-2"),
-        [digits] if splits_as_gpt2 && kind_of(digits) == Some("Digits") => {
+        [] if splits_as_gpt2 && !ignore_merges => Some("gpt-2"),
+        [digits] if splits_as_gpt2 && !ignore_merges && kind_of(digits) == Some("Digits") => {
             (flag(digits, "individual_digits") == Some(true)).then_some("smollm")
         }
         [split] if !splits_as_gpt2 && kind_of(split) == Some("Split") => {
@@ -195,63 +267,6 @@ fn pre_tokenizer(stages: &[&Map<String, Value>], ignore_merges: bool) -> Option<
         }
         _ => None,
     }
-}
-
-/// Whether SentencePiece's dummy space is put in front of a text. Nothing else may be done to it.
-fn space_prefix(normalizer: Option<&Value>, stages: &[&Map<String, Value>]) -> Result<bool> {
-    let mut prefix = false;
-    for stage in self::stages(normalizer, "normalizers") {
-        let text = |key: &str| stage.get(key).and_then(Value::as_str);
-        let spaces = stage.get("pattern").and_then(|pattern| pattern.get("String"));
-        match kind_of(stage) {
-            Some("Prepend") if text("prepend") == Some("\u{2581}") => prefix = true,
-            Some("Replace")
-                if spaces.and_then(Value::as_str) == Some(" ") && text("content") == Some("\u{2581}") => {}
-            _ => return Err(unsupported("normalizer", &Value::Object(stage.clone()))),
-        }
-    }
-    for stage in stages {
-        let scheme = stage.get("prepend_scheme").and_then(Value::as_str);
-        let old = stage.get("add_prefix_space").and_then(Value::as_bool);
-        match kind_of(stage) {
-            Some("Metaspace") => prefix |= scheme.map_or(old != Some(false), |scheme| scheme != "never"),
-            _ => return Err(unsupported("pre_tokenizer", &Value::Object((*stage).clone()))),
-        }
-    }
-    Ok(prefix)
-}
-
-/// Gives pieces the scores and kinds that SentencePiece's file has.
-fn score_by_merges(pieces: &mut [PiecePart<'static>], merges: &[Vec<u8>], unk: Option<&str>) {
-    let mut places = HashMap::new();
-    for (place, merge) in merges.iter().enumerate() {
-        let parts = merge.iter().position(|&byte| byte == b' ').map(|at| merge.split_at(at));
-        if let Some((left, right)) = parts {
-            places.entry([left, &right[1..]].concat()).or_insert(place);
-        }
-    }
-    for piece in pieces.iter_mut().filter(|piece| piece.kind == PieceKind::Normal) {
-        let is_byte = matches!(*piece.text, [b'<', b'0', b'x', _, _, b'>']);
-        if is_byte {
-            piece.kind = PieceKind::Byte;
-        } else if unk.is_some_and(|unk| *piece.text == *unk.as_bytes()) {
-            piece.kind = PieceKind::Unknown;
-        } else {
-            piece.score = -(places.get(&*piece.text).copied().unwrap_or(merges.len()) as f32);
-        }
-    }
-}
-
-/// The tokens that are put in front of a text and behind it.
-fn frame(processor: Option<&Value>) -> (Option<String>, Option<String>) {
-    let stages = stages(processor, "processors");
-    let template = stages.into_iter().find(|stage| kind_of(stage) == Some("TemplateProcessing"));
-    let parts = template.and_then(|template| template.get("single")?.as_array());
-    let name = |part: Option<&Value>| -> Option<String> {
-        Some(part?.get("SpecialToken")?.get("id")?.as_str()?.to_owned())
-    };
-    let parts = parts.map_or(&[][..], |parts| parts);
-    (name(parts.first()), name(parts.last()))
 }
 
 #[cfg(test)]

@@ -4,16 +4,17 @@
 //! - `sentencepiece`: `tokenizer.model` of LLaMA 1, Llama 2, Code Llama, Mistral and llama2.c
 //! - `tiktoken`: `tokenizer.model` of Llama 3
 //! - `tokenizer_json`: `tokenizer.json` of Hugging Face
+//! - `added_tokens`: what was added to any of them
 //!
 //! [`Tokenizer`]: crate::Tokenizer
 
 use std::path::Path;
 
-use super::file::DataFile;
+use super::file::{DataFile, unexpected};
 use super::tokenizer_json::TokenizerJson;
 use super::{sentencepiece, tiktoken};
 use crate::error::{Error, ErrorKind, Result, TokenId};
-use crate::tokenizer::{FimIds, Merging, PieceKind, PiecePart, TokenizerParts};
+use crate::tokenizer::{FimIds, Merging, PieceKind, PiecePart, TextSettings, TokenizerParts};
 
 /// The largest file of pieces that is read: that of a million pieces has 20 MB.
 const MAX_BYTES: u64 = 1 << 26;
@@ -29,6 +30,10 @@ pub(super) struct Vocabulary {
     pub(super) unk: Option<TokenId>,
     pub(super) add_bos: Option<bool>,
     pub(super) add_eos: Option<bool>,
+    /// What GGUF has no words for.
+    pub(super) text: TextSettings,
+    /// What whoever converts it should know.
+    pub(super) notes: Vec<String>,
 }
 
 /// How text becomes pieces.
@@ -49,19 +54,30 @@ impl Vocabulary {
     /// Pieces, and nothing else known.
     pub(super) fn new(pieces: Vec<PiecePart<'static>>, merging: OwnMerging) -> Self {
         let (bos, eos, eot, unk, add_bos, add_eos) = (None, None, None, None, None, None);
-        Self { pieces, merging, bos, eos, eot, unk, add_bos, add_eos }
+        let (text, notes) = (TextSettings::default(), Vec::new());
+        Self { pieces, merging, bos, eos, eot, unk, add_bos, add_eos, text, notes }
     }
 
     /// Reads a `tokenizer.model` or a `tokenizer.json`, for a model that knows so many tokens. `None` if it is neither.
     pub(super) fn open(path: &Path, vocab_size: usize) -> Result<Option<Self>> {
         let bytes = DataFile::read_all(path, "a tokenizer", MAX_BYTES)?;
         let read = match &*bytes {
-            [b'{', ..] => TokenizerJson::open(path).and_then(|json| json.vocabulary(vocab_size)),
+            [b'{', ..] => TokenizerJson::open(path).and_then(|json| json.vocabulary(vocab_size, Vec::new())),
             bytes if tiktoken::looks_like(bytes) => tiktoken::read(bytes),
             bytes if sentencepiece::looks_like(bytes) => sentencepiece::read(bytes),
             _ => return Ok(None),
         };
         read.map(Some).map_err(|e| e.at(Some(path)))
+    }
+
+    /// Reads a `tokenizer.model` that a directory has.
+    pub(super) fn open_model(path: &Path, vocab_size: usize) -> Result<Self> {
+        if let Some(found) = Self::open(path, vocab_size)? {
+            return Ok(found);
+        }
+        let bytes = DataFile::read_all(path, "a tokenizer", MAX_BYTES)?;
+        let unknown = || refuse("it is of neither SentencePiece nor Llama 3".into());
+        Err(unexpected(&bytes).unwrap_or_else(unknown).at(Some(path)))
     }
 
     /// What a reader of files says of a tokenizer.
@@ -85,6 +101,7 @@ impl Vocabulary {
             strips: Vec::new(),
             add_bos,
             add_eos,
+            text: self.text.clone(),
         }
     }
 
@@ -97,36 +114,35 @@ impl Vocabulary {
         let at = self.pieces.iter().position(|piece| *piece.text == *text.as_bytes());
         at.map(|id| id as TokenId)
     }
-
-    /// Puts a token in its place, which may be beyond the last piece: control tokens have no text, others are taken out of a
-    /// text before all else.
-    pub(super) fn set_added(&mut self, id: TokenId, text: &str, is_control: bool) {
-        for id in self.pieces.len()..=id as usize {
-            self.pieces.push(unused(id));
-        }
-        let piece = &mut self.pieces[id as usize];
-        if *piece.text != *text.as_bytes() {
-            // Nothing is merged to it.
-            *piece = PiecePart {
-                text: text.to_owned().into_bytes().into(),
-                score: ADDED_SCORE,
-                kind: PieceKind::Normal,
-            };
-        }
-        // The unknown piece, and bytes, are of more use as what they are.
-        if !matches!(piece.kind, PieceKind::Unknown | PieceKind::Byte) {
-            piece.kind = if is_control { PieceKind::Control } else { PieceKind::UserDefined };
-        }
-    }
 }
 
 /// The score of a token that was added to a vocabulary, as llama.cpp's converter has it.
-const ADDED_SCORE: f32 = -1000.0;
+pub(super) const ADDED_SCORE: f32 = -1000.0;
 
 /// What stands where there is no piece.
 pub(super) fn unused(id: usize) -> PiecePart<'static> {
     let text = format!("[PAD{id}]").into_bytes().into();
     PiecePart { text, score: ADDED_SCORE, kind: PieceKind::Unused }
+}
+
+/// What other programs do with a tokenizer that has settings of our own, as a note for people.
+pub(super) fn note_on(settings: &TextSettings) -> Option<String> {
+    let texts = [
+        (settings.prefix_unless_space, "that begin with a space"),
+        (settings.prefix_once, "that hold an added token"),
+        (settings.collapse_spaces, "with several spaces in a row, or a space at either end"),
+        (settings.space_suffix, "of any kind"),
+        (settings.split_words, "with several spaces in a row, or pieces that go on over a space"),
+        (!settings.added.is_empty(), "with an added or user-defined token, or white space beside one"),
+    ];
+    let texts: Vec<&str> = texts.iter().filter(|(differ, _)| *differ).map(|&(_, texts)| texts).collect();
+    (!texts.is_empty()).then(|| {
+        format!(
+            "GGUF has no words for what the tokenizer does to texts {}: keys of our own (babyllama.tokenizer.*) say it, and \
+             programs that don't know them may make other tokens of such texts",
+            texts.join("; ")
+        )
+    })
 }
 
 pub(super) fn refuse(reason: String) -> Error {

@@ -35,6 +35,7 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
         strips: Vec::new(),
         add_bos: None,
         add_eos: None,
+        text: crate::tokenizer::TextSettings::default(),
     })
     .unwrap()
 }

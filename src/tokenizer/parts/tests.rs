@@ -18,6 +18,7 @@ fn parts<'a>(merging: Merging<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> Toke
         strips: Vec::new(),
         add_bos: None,
         add_eos: None,
+        text: TextSettings::default(),
     }
 }
 
@@ -447,6 +448,7 @@ proptest! {
             strips: Vec::new(),
             add_bos: None,
             add_eos: None,
+            text: TextSettings::default(),
         };
         if let Ok(tokenizer) = Tokenizer::from_parts(&parts) {
             let tokens = tokenizer.encode(&text);
