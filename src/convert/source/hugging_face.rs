@@ -32,7 +32,7 @@ use crate::model::ModelOptions;
 /// What every directory has.
 pub(super) const CONFIG: &str = "config.json";
 
-/// What a LoRA adapter's directory has.
+/// What the directory of an adapter has.
 pub(super) const ADAPTER: &str = "adapter_config.json";
 /// Positions that transformers takes where a file doesn't say them, for Llama and for Mistral.
 const DEFAULT_POSITIONS: (usize, usize) = (2048, 131_072);

@@ -19,8 +19,11 @@ const MAX_NAME: usize = 1024;
 /// The longest key of a storage: they are numbers.
 const MAX_KEY: usize = 64;
 
+/// The keys and values of a dictionary.
+type Pairs = [(Id, Id)];
+
 impl<'a> Machine<'a> {
-    fn dict(&self, id: Id) -> Option<&[(Id, Id)]> {
+    fn dict(&self, id: Id) -> Option<&Pairs> {
         if let Node::Dict(dict) = self.nodes[id as usize] { Some(&self.dicts[dict as usize]) } else { None }
     }
 
@@ -36,7 +39,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The dictionary of weights, and the one that it is in.
-    fn weights(&self, top: Id) -> Result<(&[(Id, Id)], &[(Id, Id)])> {
+    fn weights(&self, top: Id) -> Result<(&Pairs, &Pairs)> {
         let outer = self.dict(top).ok_or_else(|| malformed("it is no dictionary of tensors".into()))?;
         let named = |key: Id| match self.nodes[key as usize] {
             Node::Text(text) => WEIGHTS.contains(&text),
@@ -130,7 +133,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The numbers and texts of a dictionary, as JSON has them.
-    fn scalars(&self, dict: &[(Id, Id)]) -> Map<String, Value> {
+    fn scalars(&self, dict: &Pairs) -> Map<String, Value> {
         let value = |id: Id| match self.nodes[id as usize] {
             Node::None => Value::Null,
             Node::Bool(bool) => bool.into(),

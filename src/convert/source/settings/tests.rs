@@ -23,6 +23,9 @@ impl Drop for Directory {
 /// What becomes of a published model: the bytes that are written and the notes, or the error.
 type Outcome = Result<(Vec<u8>, Vec<String>), String>;
 
+/// What becomes of a model if a setting has another value.
+type Convert<'a> = &'a dyn Fn(Option<(&str, Value)>) -> Outcome;
+
 impl Directory {
     fn of(name: &str) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -59,7 +62,7 @@ fn odd_values() -> [Value; 8] {
 }
 
 /// Holds a table against what becomes of each of some models when a setting has an odd value.
-fn walk(table: &[Setting<Unless>], outcomes: &[&dyn Fn(Option<(&str, Value)>) -> Outcome]) {
+fn walk(table: &[Setting<Unless>], outcomes: &[Convert<'_>]) {
     for outcome in outcomes {
         let (plain, notes) = outcome(None).unwrap();
         for Setting { key, treatment } in table {
