@@ -26,9 +26,9 @@ pub struct Error {
 pub enum ErrorKind {
     /// The operating system refused to open, read or map a file.
     Io(io::Error),
-    /// No reader recognises the file. `hint` says what it resembles most.
+    /// It is no file that can be used so. `hint` says what it is instead.
     UnknownFormat {
-        /// What the file's beginning looks like, for a person.
+        /// What it is, and what to do, for a person.
         hint: String,
     },
     /// The format is known but this version of it is not.
@@ -143,6 +143,8 @@ pub enum ErrorKind {
     },
     /// A file to be written is there already.
     Exists,
+    /// A file to be written is one that the model is read from.
+    IsSource,
     /// A file was changed while it was read.
     Changed,
     /// A converted model isn't what it was made from.
@@ -239,6 +241,29 @@ impl Error {
     }
 }
 
+impl ErrorKind {
+    /// What to say of a path at which there is something, but no regular file.
+    pub(crate) fn not_a_file(path: &Path) -> Self {
+        let holds = |name: &str| path.join(name).is_file();
+        let shown = path.display();
+        let hint = if !path.is_dir() {
+            "it is not a regular file".into()
+        } else if holds("config.json") || holds("params.json") {
+            let target = path.canonicalize().unwrap_or_else(|_| path.into());
+            let target = target.file_name().unwrap_or_default().to_string_lossy();
+            format!(
+                "it is a directory: `babyllama convert {shown} {target}.gguf` makes a file of it that runs"
+            )
+        } else {
+            format!(
+                "it is a directory: name a file in it; of a published model's, with its config.json, \
+                 `babyllama convert {shown} NAME.gguf` makes one"
+            )
+        };
+        Self::UnknownFormat { hint }
+    }
+}
+
 impl From<ErrorKind> for Error {
     fn from(kind: ErrorKind) -> Self {
         Self { path: None, kind }
@@ -288,7 +313,8 @@ impl fmt::Display for ErrorKind {
             }
             Self::Split { reason } => f.write_str(reason),
             Self::FileSize { expected, found } => {
-                write!(f, "the header asks for {expected} bytes, the file has {found}")
+                let why = if found < expected { ": it was cut short, or isn't downloaded whole" } else { "" };
+                write!(f, "the header asks for {expected} bytes, the file has {found}{why}")
             }
             Self::Truncated { what, offset, needed, available } => {
                 write!(f, "{what} at byte {offset} needs {needed} bytes, {available} are left")
@@ -307,6 +333,7 @@ impl fmt::Display for ErrorKind {
             Self::TensorLayout { name, reason } => write!(f, "tensor {name}: {reason}"),
             Self::Unwritable { what, reason } => write!(f, "{what} can't be written: {reason}"),
             Self::Exists => f.write_str("the file is there already"),
+            Self::IsSource => f.write_str("the model is read from this file: write to another"),
             Self::Changed => f.write_str("the file was changed while it was read"),
             Self::Mismatch { what, reason } => write!(f, "{what} differs from the source's: {reason}"),
             Self::DiskFull { needed, available } => {

@@ -85,6 +85,7 @@ mod error;
 mod forward;
 mod gemm;
 mod generate;
+pub mod inspect;
 mod kv_cache;
 mod matmul;
 mod model;

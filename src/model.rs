@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checkpoint::file_kind::{FileKind, Wanted};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -285,7 +286,6 @@ impl ModelOptions {
     }
 
     /// The file of the tokenizer that was asked for.
-    #[cfg(feature = "convert")]
     pub(crate) fn tokenizer_file(&self) -> Option<&Path> {
         if let Some(TokenizerSource::File(path)) = &self.tokenizer { Some(path) } else { None }
     }
@@ -314,7 +314,8 @@ impl Tokenizer {
     /// Reads a tokenizer from a file: GGUF, which need not hold a model, or llama2.c's `tokenizer.bin`.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`], what [`Tokenizer::from_gguf`] or [`Tokenizer::from_llama2c`] finds wrong; each names the file.
+    /// [`ErrorKind::Io`], what [`Tokenizer::from_gguf`] or [`Tokenizer::from_llama2c`] finds wrong, and
+    /// [`ErrorKind::UnknownFormat`] for another kind of file; each names the file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         // Only a file can be GGUF: a pipe can't be looked into first.
@@ -322,8 +323,18 @@ impl Tokenizer {
         if is_gguf {
             return Self::from_gguf(path);
         }
+        if path.is_dir() {
+            let hint = "it is a directory: name the tokenizer's file in it".into();
+            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path)));
+        }
         let bytes = std::fs::read(path).map_err(|e| Error::from(e).at(Some(path)))?;
-        Self::from_llama2c(&bytes).map_err(|e| e.at(Some(path)))
+        Self::from_llama2c(&bytes).map_err(|e| {
+            let kind = FileKind::detect(&bytes, bytes.len() as u64);
+            let other = kind.filter(|kind| !matches!(kind, FileKind::TokenizerBin | FileKind::Empty));
+            let error = other
+                .map_or(e, |kind| ErrorKind::UnknownFormat { hint: kind.sentence(Wanted::Tokenizer) }.into());
+            error.at(Some(path))
+        })
     }
 
     /// Reads the tokenizer of a GGUF file. The file need not hold a model.
@@ -418,7 +429,7 @@ impl Model {
         {
             let kind =
                 ErrorKind::VocabMismatch { tokenizer: tokenizer.vocab_size(), model: config.vocab_size };
-            return Err(Error::from(kind).at(storage.path()));
+            return Err(Error::from(kind).at(options.tokenizer_file().or(storage.path())));
         }
         if options.huge_pages {
             weights.move_to_huge_pages().map_err(|e| e.at(storage.path()))?;

@@ -108,8 +108,7 @@ impl Storage {
         // Asked of the path: to open a pipe would wait for somebody to write to it.
         let metadata = std::fs::metadata(path).map_err(at)?;
         if !metadata.is_file() {
-            let e = ErrorKind::UnknownFormat { hint: "it is not a regular file".into() };
-            return Err(Error::from(e).at(Some(path)));
+            return Err(Error::from(ErrorKind::not_a_file(path)).at(Some(path)));
         }
         let file = File::open(path).map_err(at)?;
         let bytes =

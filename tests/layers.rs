@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["tensor", "config"],
     &["weights", "ops", "gemm", "matmul", "attention", "kv_cache"],
     &["forward", "checkpoint"],
-    &["model"],
+    &["model", "inspect"],
     &["session"],
     &["generate", "perplexity"],
     &["conversation"],

@@ -1,13 +1,15 @@
 //! What a file is that isn't what was wanted, told by its first bytes, and what to do about it.
 //!
-//! A new kind is a line in [`KINDS`]. Nothing here decides how a file is read: a reader that doesn't know a file's beginning
-//! asks here what to say. So a kind may be told by a likeness, as long as no good file is like it.
+//! A new kind is a line in [`KINDS`]. Nothing here decides how a file is read: a reader that
+//! doesn't know a file's beginning asks here what to say. So a kind may be told by a likeness, as
+//! long as no good file is like it.
 
 use std::path::Path;
 
 use Advice::{Any, By};
 
-/// So many bytes of a file's beginning are enough to tell its kind; fewer will do if the file has no more.
+/// So many bytes of a file's beginning are enough to tell its kind; fewer will do if the file has
+/// no more.
 pub(crate) const SAMPLE_BYTES: usize = 4096;
 
 /// What a file was opened as.
@@ -18,6 +20,7 @@ pub(crate) enum Wanted {
     /// A tokenizer that is used with a model that runs: GGUF or `tokenizer.bin`.
     Tokenizer,
     /// One of the files of a published model: weights, a tokenizer, settings.
+    #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "only these are published models' files"))]
     Published,
 }
 
@@ -289,7 +292,8 @@ const UNFINISHED: [&str; 9] =
     ["part", "partial", "crdownload", "download", "opdownload", "incomplete", "aria2", "!qb", "tmp"];
 
 impl FileKind {
-    /// The kind of a file that begins so and has so many bytes, if it is a known one. [`SAMPLE_BYTES`] will do.
+    /// The kind of a file that begins so and has so many bytes, if it is a known one.
+    /// [`SAMPLE_BYTES`] will do.
     pub(crate) fn detect(start: &[u8], len: u64) -> Option<Self> {
         let sample = Sample::new(start, len);
         KINDS.iter().find(|row| (row.is)(&sample)).map(|row| row.kind)
@@ -313,7 +317,8 @@ impl FileKind {
         (!advice.is_empty()).then_some(advice)
     }
 
-    /// Whether there is nothing of a model or a tokenizer in it: whatever was wanted, this is why it can't be had.
+    /// Whether there is nothing of a model or a tokenizer in it: whatever was wanted, this is why
+    /// it can't be had.
     #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "asked of the files of published models"))]
     pub(crate) fn is_no_model(self) -> bool {
         use FileKind::*;
@@ -456,7 +461,8 @@ impl Sample {
         lines.len() > 2 && lines.iter().take(2).copied().enumerate().all(is_piece)
     }
 
-    /// Whether it begins with the unknown piece, BOS and EOS: a score, a length and so many characters.
+    /// Whether it begins with the unknown piece, BOS and EOS: a score, a length and so many
+    /// characters.
     fn is_tokenizer_bin(&self) -> bool {
         let longest = self.u32(0).unwrap_or(0);
         let mut at = 4;

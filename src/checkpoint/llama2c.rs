@@ -40,7 +40,8 @@ pub(super) fn has_magic(storage: &Storage) -> bool {
     storage.bytes().get(..4).is_some_and(|magic| LittleEndian::read_u32(magic) == MAGIC)
 }
 
-/// v0 has no magic: its header must be possible, whatever the size of the file then is, and like no other kind of file.
+/// v0 has no magic: its header must be possible, whatever the size of the file then is, and like no
+/// other kind of file.
 pub(super) fn looks_like_v0(storage: &Storage) -> bool {
     let bytes = storage.bytes();
     let is_possible = bytes.get(..4 * HEADER_INTS).is_some_and(|ints| v0_header(ints).is_ok());

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use file_kind::{FileKind, Wanted};
 
 use crate::config::Config;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::Arithmetic;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
@@ -73,9 +73,20 @@ pub(crate) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let reader = READERS.iter().find(|reader| (reader.recognises)(storage));
     let reader = reader.ok_or_else(|| ErrorKind::UnknownFormat { hint: hint(storage) });
     reader
-        .map_err(crate::error::Error::from)
+        .map_err(Error::from)
         .and_then(|r| (r.read)(storage))
-        .map_err(|e| e.at(storage.path()))
+        .map_err(|e| unfinished(e, storage).at(storage.path()))
+}
+
+/// Of a file whose name says that it isn't all there yet, that, whatever else is wrong.
+fn unfinished(error: Error, storage: &Storage) -> Error {
+    match storage.path().filter(|path| file_kind::is_unfinished(path)) {
+        Some(_) => {
+            let hint = format!("its name says that its download isn't done, and {}", error.kind());
+            ErrorKind::UnknownFormat { hint }.into()
+        }
+        None => error,
+    }
 }
 
 /// Reads the tokenizer that a file brings, if it brings one. There need not be a model in the file.

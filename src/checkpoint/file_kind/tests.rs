@@ -111,7 +111,8 @@ fn what_is_like_no_kind_has_none() {
     }
 }
 
-/// Their headers are numbers, and the kinds are asked before it is decided that a file is llama2.c's v0.
+/// Their headers are numbers, and the kinds are asked before it is decided that a file is
+/// llama2.c's v0.
 #[test]
 fn no_header_of_llama2c_is_like_another_kind() {
     let header = |ints: [i32; 7]| ints.iter().flat_map(|int| int.to_le_bytes()).collect::<Vec<u8>>();

@@ -331,6 +331,13 @@ impl<'a> Metadata<'a> {
         text.map(Some).ok_or_else(|| wrong_type(key, String::EXPECTED, value))
     }
 
+    /// The text of a key that may be absent, with U+FFFD for what isn't UTF-8.
+    pub(super) fn lossy_text(&self, key: &str) -> Result<Option<String>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let text = value.text().map(|text| String::from_utf8_lossy(text).into_owned());
+        text.map(Some).ok_or_else(|| wrong_type(key, String::EXPECTED, value))
+    }
+
     /// The strings of a key that may be absent.
     pub(super) fn strings(&self, key: &str) -> Result<Option<Strings<'a>>> {
         let Some(value) = self.get(key) else { return Ok(None) };

@@ -16,20 +16,25 @@
 //! - [`metadata`]: keys and values, by type
 //! - [`tensors`]: where tensors lie, and in which format
 //! - [`names`]: what tensors are called
+//! - [`purpose`]: files that hold no model, and weights that are no longer read
+//! - [`contents`]: all that is in a file, whether or not it can be run
 //! - [`hyperparameters`]: the [`Config`], and [`settings`] which keys may say something of it
 //! - [`vocabulary`]: the tokenizer, and [`tokenizer_settings`] what each key of it counts for
 //!
 //! Source: `docs/gguf.md` in the ggml repository; and, for what is required and what is the default, llama.cpp.
 
+pub(crate) mod contents;
 mod cursor;
 mod hyperparameters;
 mod metadata;
 pub(crate) mod names;
+mod purpose;
 mod settings;
 mod tensors;
 pub(crate) mod tokenizer_settings;
 mod vocabulary;
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,6 +47,7 @@ pub(crate) use tensors::type_number;
 use tensors::{TensorInfo, Tensors};
 
 use super::Checkpoint;
+use super::file_kind::{FileKind, Wanted};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::Arithmetic;
@@ -70,6 +76,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let metadata = &header.metadata;
     // A later part of a split model has no architecture, so this comes first.
     let parts = Parts::of(metadata, storage.path())?;
+    purpose::check_is_model(metadata, header.n_tensors, parts.is_none())?;
     hyperparameters::check_architecture(metadata)?;
 
     let mut tensors = Tensors::default();
@@ -90,7 +97,9 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         weights,
         rope_factors,
         arithmetic: Arithmetic::Exact,
-        chat_template: metadata.optional("tokenizer.chat_template")?,
+        // Whoever wants no chat needn't mind what is wrong with it; whoever does sees it by the
+        // marks.
+        chat_template: metadata.lossy_text("tokenizer.chat_template")?,
         metadata: metadata.describe(),
         file_bytes,
         notes,
@@ -264,9 +273,9 @@ impl Parts {
             )));
         };
         let number = metadata.required::<u32>("split.no")?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path.file_name().unwrap_or_default();
         let suffix = part_name(number, count);
-        let prefix = name.strip_suffix(&*suffix).map(|prefix| path.with_file_name(prefix));
+        let prefix = without_suffix(name, &suffix).map(|prefix| path.with_file_name(prefix));
         if number > 0 {
             let first = prefix.map_or_else(
                 || format!("the file whose name ends in {}", part_name(0, count)),
@@ -295,9 +304,10 @@ impl Parts {
 
     fn read_part(&self, number: u32, storage: &Arc<Storage>, tensors: &mut Tensors) -> Result<()> {
         if !has_magic(storage) {
-            return Err(
-                ErrorKind::UnknownFormat { hint: "the part of a GGUF model was expected".into() }.into()
-            );
+            let kind = FileKind::detect(storage.bytes(), storage.len());
+            let hint = kind.map_or("it isn't GGUF".into(), |kind| kind.sentence(Wanted::Model));
+            let hint = format!("the part of a GGUF model was expected, and {hint}");
+            return Err(ErrorKind::UnknownFormat { hint }.into());
         }
         let (header, mut cursor) = Header::read(storage)?;
         let found = (header.metadata.required("split.no")?, header.metadata.required("split.count")?);
@@ -323,6 +333,20 @@ impl Parts {
         }
         Err(split(format!("the {} parts should have {expected} tensors, they have {found}", self.count)))
     }
+}
+
+/// The name without its end. A name need not be UTF-8, or whatever the system has in its place.
+fn without_suffix(name: &OsStr, suffix: &str) -> Option<OsString> {
+    if let Some(name) = name.to_str() {
+        return name.strip_suffix(suffix).map(OsString::from);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        name.as_bytes().strip_suffix(suffix.as_bytes()).map(|prefix| OsStr::from_bytes(prefix).into())
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 /// What the name of a part ends with. Parts are counted from 0, in names from 1.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cursor::Cursor;
+use super::purpose::unknown_type;
 use super::{MAX_NAME_BYTES, malformed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
@@ -77,6 +78,11 @@ pub(crate) fn type_number(dtype: Dtype) -> Option<u32> {
     TYPES.iter().find(|kind| kind.dtype == Some(dtype)).map(|kind| kind.id)
 }
 
+/// The name of a type, and how many weights a block of so many bytes has.
+pub(super) fn type_of(id: u32) -> Option<(&'static str, u64, u64)> {
+    TYPES.iter().find(|kind| kind.id == id).map(|kind| (kind.name, kind.weights, kind.bytes))
+}
+
 /// A tensor as the file announces it.
 #[derive(Debug)]
 pub(super) struct TensorInfo {
@@ -106,7 +112,7 @@ impl TensorInfo {
         let id = cursor.u32("a tensor's type")?;
         let offset = cursor.u64("a tensor's offset")?;
         let Some(kind) = TYPES.iter().find(|kind| kind.id == id) else {
-            return Err(ErrorKind::UnsupportedTensorType { name, dtype: format!("number {id}") }.into());
+            return Err(ErrorKind::UnsupportedTensorType { name, dtype: unknown_type(id) }.into());
         };
         if dims.contains(&0) || dims[0] % kind.weights != 0 {
             let reason =
@@ -243,8 +249,9 @@ fn place(info: &TensorInfo, file_len: u64, start: u64, alignment: u64) -> Result
     match (first.map(usize::try_from), end.map(usize::try_from)) {
         (Some(Ok(first)), Some(Ok(end))) if end as u64 <= file_len => Ok(first..end),
         _ => {
-            let reason =
-                format!("its {len} bytes at offset {offset} don't end within the file of {file_len}");
+            let reason = format!(
+                "its {len} bytes at offset {offset} don't end within the file of {file_len}: was it downloaded whole?"
+            );
             Err(layout(name, reason))
         }
     }

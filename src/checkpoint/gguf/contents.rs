@@ -1,0 +1,126 @@
+//! All that is in a GGUF file, for people, whether or not it can be run.
+//!
+//! Only what must be known to find the next thing has to be right: a type of weights may be
+//! unknown, and a tensor lie outside the file.
+
+use std::path::Path;
+
+use super::cursor::Cursor;
+use super::{Header, MAX_NAME_BYTES, has_magic, malformed, purpose, tensors};
+use crate::error::{ErrorKind, Result};
+use crate::storage::Storage;
+
+/// The most dimensions of a tensor, with some to spare for what isn't known yet.
+const MAX_DIMS: u32 = 16;
+
+/// The keys and tensors of a GGUF file, of whatever architecture and with whatever weights.
+///
+/// Of a model that is split into several files it is one of them.
+#[derive(Clone, Debug)]
+pub struct GgufFile {
+    format: &'static str,
+    architecture: Option<String>,
+    metadata: Vec<(String, String)>,
+    tensors: Vec<GgufTensor>,
+    file_bytes: u64,
+}
+
+/// A tensor of a GGUF file, as the file announces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GgufTensor {
+    /// Its name.
+    pub name: String,
+    /// Its shape, outermost first: (rows, columns) of a matrix.
+    pub shape: Vec<u64>,
+    /// The type of its weights, such as `Q4_K`; `number 99` if there is no such type.
+    pub dtype: String,
+    /// Its size in bytes, if its type is known and its rows are whole blocks.
+    pub bytes: Option<u64>,
+}
+
+impl GgufFile {
+    /// Reads what a file announces. It need not be a model, nor one that can be run, and its
+    /// tensors aren't looked at.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; [`ErrorKind::UnknownFormat`] if it isn't GGUF; and whatever is wrong with the keys or with what
+    /// is said of the tensors.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let storage = Storage::open(path.as_ref())?;
+        let contents = if has_magic(&storage) {
+            read(&storage)
+        } else {
+            Err(ErrorKind::UnknownFormat { hint: "it is not GGUF".into() }.into())
+        };
+        contents.map_err(|e| e.at(storage.path()))
+    }
+
+    /// The format's name and version, such as `GGUF v3`.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        self.format
+    }
+
+    /// What kind of model it says it holds: `general.architecture`.
+    #[must_use]
+    pub fn architecture(&self) -> Option<&str> {
+        self.architecture.as_deref()
+    }
+
+    /// Each key, and its value for people to read. Long strings are cut short and arrays only
+    /// counted.
+    #[must_use]
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    /// Its tensors, in the file's order.
+    #[must_use]
+    pub fn tensors(&self) -> &[GgufTensor] {
+        &self.tensors
+    }
+
+    /// The file's size in bytes.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+}
+
+fn read(storage: &Storage) -> Result<GgufFile> {
+    let (header, mut cursor) = Header::read(storage)?;
+    let n_tensors = header.n_tensors;
+    let tensors = (0..n_tensors).map(|_| tensor(&mut cursor)).collect::<Result<_>>()?;
+    let architecture = header.metadata.text("general.architecture").ok().flatten();
+    Ok(GgufFile {
+        format: header.format,
+        architecture: architecture.map(str::to_owned),
+        metadata: header.metadata.describe(),
+        tensors,
+        file_bytes: storage.len(),
+    })
+}
+
+fn tensor(cursor: &mut Cursor<'_>) -> Result<GgufTensor> {
+    let name = cursor.name("a tensor's name", MAX_NAME_BYTES)?;
+    let n_dims = cursor.u32("a tensor's number of dimensions")?;
+    if n_dims > MAX_DIMS {
+        return Err(malformed(format!(
+            "tensor {name} has {n_dims} dimensions, at most {MAX_DIMS} are possible"
+        )));
+    }
+    let shape: Result<Vec<u64>> = (0..n_dims).map(|_| cursor.count("a tensor's dimension")).collect();
+    let mut shape = shape?;
+    let id = cursor.u32("a tensor's type")?;
+    cursor.u64("a tensor's offset")?;
+    let known = tensors::type_of(id);
+    let weights = shape.iter().try_fold(1_u64, |n, dim| n.checked_mul(*dim));
+    let bytes = known.zip(weights).and_then(|((_, per_block, block_bytes), n)| {
+        (n / per_block).checked_mul(block_bytes).filter(|_| n.is_multiple_of(per_block))
+    });
+    let dtype = known.map(|(name, ..)| name).or_else(|| purpose::taken_back(id));
+    shape.reverse(); // the file has the innermost first
+    let dtype = dtype.map_or_else(|| format!("number {id}"), str::to_owned);
+    Ok(GgufTensor { name, shape, dtype, bytes })
+}
