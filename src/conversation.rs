@@ -7,7 +7,7 @@
 
 use std::mem;
 
-use crate::chat::{Message, Role, Template, encode};
+use crate::chat::{Message, Role, Template, encode_whole};
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::generate::{FinishReason, Generate, Piece, Prompt};
 use crate::sampler::Sampler;
@@ -176,8 +176,9 @@ impl Chat {
         }
         let answer = self.messages.pop()?;
         let question = self.messages.pop()?;
-        let tokenizer = self.session.model().tokenizer()?;
-        if let Ok(tokens) = encode(&self.template.render(&self.messages), tokenizer) {
+        let model = self.session.model();
+        let (parts, jinja) = (self.template.render(&self.messages), model.chat_template());
+        if let Ok(tokens) = encode_whole(parts, self.template, jinja, model.tokenizer()?) {
             self.session.keep_prefix(&tokens);
         }
         Some([question, answer])
@@ -275,7 +276,8 @@ impl<'a> Answer<'a> {
     fn new(chat: &'a mut Chat, asked: Vec<Message>, sampler: &'a mut Sampler) -> Result<Self> {
         let Chat { session, template, stops, messages } = chat;
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?.clone();
-        let tokens = encode(&template.render(&asked), &tokenizer)?;
+        let jinja = session.model().chat_template();
+        let tokens = encode_whole(template.render(&asked), *template, jinja, &tokenizer)?;
         let n_prompt = unread(session, &tokens)?;
         let own_stops = template.stops(&tokenizer).into_iter().map(str::to_string);
         Ok(Self {
@@ -330,7 +332,8 @@ impl Answer<'_> {
         words.trim_start().clone_into(&mut self.beginning);
         let mut parts = self.template.render(&self.asked);
         parts.extend(self.template.answer_beginning(&self.beginning));
-        prefill.tokens = encode(&parts, &self.tokenizer)?;
+        let jinja = prefill.session.model().chat_template();
+        prefill.tokens = encode_whole(parts, self.template, jinja, &self.tokenizer)?;
         self.n_prompt = unread(prefill.session, &prefill.tokens)?;
         Ok(self)
     }

@@ -46,7 +46,7 @@ pub(super) struct Layout {
 }
 
 /// Control tokens that templates have, which some files call user-defined.
-pub(super) const MARKS: [&str; 15] = [
+pub(super) const MARKS: [&str; 17] = [
     "<|im_start|>",
     "<|im_end|>",
     "<|start_header_id|>",
@@ -59,9 +59,26 @@ pub(super) const MARKS: [&str; 15] = [
     "<|assistant|>",
     "[INST]",
     "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
     "<s>",
     "</s>",
     "<|endoftext|>",
+];
+
+/// llama.cpp's names, which files may have in place of a Jinja text. A layout of its tokenizer's
+/// that has a space behind a mark is SentencePiece's, which puts that space there itself: so
+/// `-tekken`, for tokenizers that don't, is no other.
+pub(super) const ALIASES: [(&str, Template); 8] = [
+    ("mistral-v1", Template::Mistral),
+    ("mistral-v3-tekken", Template::MistralV3),
+    ("mistral-v7-tekken", Template::MistralV7),
+    // Llama 2's own layout, which these come near to.
+    ("llama2-sys", Template::Llama2),
+    ("llama2-sys-bos", Template::Llama2),
+    ("llama2-sys-strip", Template::Llama2),
+    ("llama-2", Template::Llama2),
+    ("llama-3", Template::Llama3),
 ];
 
 use Item::{Bos, Content, Eos, Mark, Text};
@@ -73,6 +90,7 @@ pub(super) fn of(template: Template) -> &'static Layout {
         Template::ChatMl => &CHATML,
         Template::Mistral => &MISTRAL,
         Template::MistralV3 => &MISTRAL_V3,
+        Template::MistralV7 => &MISTRAL_V7,
         Template::Zephyr => &ZEPHYR,
         Template::Vicuna => &VICUNA,
         Template::VicunaV0 => &VICUNA_V0,
@@ -169,6 +187,21 @@ static MISTRAL_V3: Layout = Layout {
     marks: &[],
 };
 
+/// mistral-common, version 7 of its tokenizer: spaces as in version 3.
+static MISTRAL_V7: Layout = Layout {
+    name: "mistral-v7",
+    system: &[Mark("[SYSTEM_PROMPT]"), Content, Mark("[/SYSTEM_PROMPT]")],
+    system_is_inside: false,
+    between: &[],
+    before_question: &[Mark("[INST]")],
+    after_question: &[Mark("[/INST]")],
+    before_answer: "",
+    end: &[Eos],
+    trims: false,
+    stops: &[],
+    marks: &[],
+};
+
 /// The Jinja text of Zephyr 7B and `TinyLlama` 1.1B Chat.
 static ZEPHYR: Layout = Layout {
     name: "zephyr",
@@ -244,13 +277,36 @@ static ALPACA: Layout = Layout {
     marks: &[],
 };
 
+/// Marks, each of one family of templates.
+const FAMILIES: [&str; 11] = [
+    "<|im_start|>",
+    "[INST]",
+    "<|start_header_id|>",
+    "<|header_start|>",
+    "<|user|>",
+    "<|start_of_role|>",
+    "<start_of_turn>",
+    "<|START_OF_TURN_TOKEN|>",
+    "<\u{ff5c}User\u{ff5c}>",
+    "GPT4 Correct User:",
+    "[|user|]",
+];
+
 /// Which template a Jinja text is, by the marks in it. The first that fits is it.
 pub(super) fn recognise(jinja: &str) -> Option<Template> {
     let has = |mark: &str| jinja.contains(mark);
+    if let Some(template) = Template::by_name(jinja.trim()) {
+        return Some(template);
+    }
+    // A text with the marks of two families is neither's.
+    if FAMILIES.iter().filter(|mark| has(mark)).count() > 1 {
+        return None;
+    }
     // Phi 4 and SmolVLM use the same marks in another way.
     let is_other = |marks: &[&str]| marks.iter().any(|mark| has(mark));
     if has("<|im_start|>") {
-        (!is_other(&["<|im_sep|>", "<end_of_utterance>"])).then_some(Template::ChatMl)
+        let ends = has("<|im_end|>") || has("eos_token");
+        (ends && !is_other(&["<|im_sep|>", "<end_of_utterance>"])).then_some(Template::ChatMl)
     } else if has("[INST]") {
         if has("[SYSTEM_PROMPT]") {
             None
@@ -280,6 +336,11 @@ pub(super) fn recognise(jinja: &str) -> Option<Template> {
     } else {
         None
     }
+}
+
+/// Whether a Jinja text begins a conversation with BOS.
+pub(super) fn writes_bos(jinja: &str) -> bool {
+    ["bos_token", "<|begin_of_text|>"].iter().any(|bos| jinja.contains(bos))
 }
 
 /// The system prompt of `ChatML` that is one literal of a Jinja text, with nothing in it that Jinja would change.

@@ -96,6 +96,9 @@ pub enum Template {
     Mistral,
     /// Mistral 7B Instruct 0.3 and what shares its vocabulary: `[INST]` and `[/INST]` are tokens, without spaces around.
     MistralV3,
+    /// Mistral Large 2411 and Mistral Small 3: the system prompt stands between `[SYSTEM_PROMPT]`
+    /// and `[/SYSTEM_PROMPT]`, and all four are tokens.
+    MistralV7,
     /// Zephyr and `TinyLlama` Chat: `<|user|>`.
     Zephyr,
     /// Vicuna 1.1 to 1.5: `USER: user ASSISTANT:`.
@@ -140,12 +143,13 @@ impl Part {
 
 impl Template {
     /// All templates.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Llama2,
         Self::Llama3,
         Self::ChatMl,
         Self::Mistral,
         Self::MistralV3,
+        Self::MistralV7,
         Self::Zephyr,
         Self::Vicuna,
         Self::VicunaV0,
@@ -159,14 +163,21 @@ impl Template {
         self.layout().name
     }
 
-    /// The template of this name.
+    /// The template of this name, or of the name that llama.cpp has for it, such as
+    /// `mistral-v7-tekken`.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|template| template.name() == name)
+        let own = Self::ALL.into_iter().find(|template| template.name() == name);
+        own.or_else(|| {
+            layouts::ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, template)| *template)
+        })
     }
 
     /// Recognises a template by the marks in its Jinja text, which a GGUF file brings
     /// ([`Model::chat_template`](crate::Model::chat_template)).
+    ///
+    /// A file may have a name in place of a Jinja text: then it is the template [of that
+    /// name](Self::by_name).
     ///
     /// The Jinja text isn't run: what a file adds beside the layout, such as tools or today's date, is left out. For a
     /// system prompt when none is given see [`default_system`](Self::default_system).
@@ -176,6 +187,7 @@ impl Template {
     ///
     /// let jinja = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + ...";
     /// assert_eq!(Template::recognise(jinja), Some(Template::ChatMl));
+    /// assert_eq!(Template::recognise("mistral-v3-tekken"), Some(Template::MistralV3));
     /// assert_eq!(Template::recognise("{{ messages }}"), None);
     /// ```
     #[must_use]
@@ -350,20 +362,9 @@ fn joined(parts: Vec<Part>) -> Vec<Part> {
 /// [`ErrorKind::Tokenizer`] if the tokenizer has no BOS or EOS and the template needs it.
 pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
     let mut tokens = Vec::new();
-    encode_after(parts, tokenizer, false, &mut tokens)?;
-    Ok(tokens)
-}
-
-/// Appends the tokens of a rendering, the beginning of which may go on from text.
-pub(crate) fn encode_after(
-    parts: &[Part],
-    tokenizer: &Tokenizer,
-    after_text: bool,
-    tokens: &mut Vec<TokenId>,
-) -> Result<()> {
     let missing =
         |name| ErrorKind::Tokenizer { reason: format!("it has no {name} token, which the chat needs") };
-    let mut writer = Writer { tokenizer, text: String::new(), after_text, tokens };
+    let mut writer = Writer { tokenizer, text: String::new(), after_text: false, tokens: &mut tokens };
     for part in parts {
         match part {
             Part::Begin if tokenizer.adds_bos() => writer.control(tokenizer.bos()),
@@ -378,7 +379,27 @@ pub(crate) fn encode_after(
         }
     }
     writer.control(None);
-    Ok(())
+    Ok(tokens)
+}
+
+/// The tokens of a rendering of a whole conversation, with a model that brings this Jinja text, if
+/// any. Where that is what the template was recognised by, and writes BOS itself, there is one, also
+/// if the tokenizer puts none before prompts.
+pub(crate) fn encode_whole(
+    mut parts: Vec<Part>,
+    template: Template,
+    jinja: Option<&str>,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<TokenId>> {
+    let writes_bos =
+        |jinja: &&str| Template::recognise(jinja) == Some(template) && layouts::writes_bos(jinja);
+    if jinja.filter(writes_bos).is_some()
+        && tokenizer.bos().is_some()
+        && let Some(begin @ Part::Begin) = parts.first_mut()
+    {
+        *begin = Part::Bos;
+    }
+    encode(&parts, tokenizer)
 }
 
 /// Turns parts into tokens, each text as a whole.
@@ -414,17 +435,23 @@ fn without_marks<'a>(text: &'a str, tokenizer: &Tokenizer) -> Vec<&'a str> {
         tokenizer.control(name).is_some_and(|id| tokenizer.kind(id) == Some(PieceKind::UserDefined))
     };
     let present = layouts::MARKS.iter().filter(|mark| text.contains(**mark) && is_user_defined(mark));
-    let present: Vec<&str> = present.copied().collect();
+    cut(text, &present.copied().collect::<Vec<_>>())
+}
+
+/// The text in fragments, none of which has one of the marks in it. Takes time in proportion to the
+/// text, however many marks are in it: each place is looked at once.
+fn cut<'a>(text: &'a str, marks: &[&str]) -> Vec<&'a str> {
     let mut fragments = Vec::new();
-    let mut rest = text;
-    // A mark begins with a character of one byte: behind it the mark is in two.
-    while let Some(at) = present.iter().filter_map(|mark| rest.find(mark)).min() {
-        let (fragment, tail) = rest.split_at(at + 1);
-        fragments.push(fragment);
-        rest = tail;
+    let mut start = 0;
+    for (at, _) in text.char_indices().filter(|(_, c)| matches!(c, '<' | '[')) {
+        // All marks begin so, which is a character of one byte: behind it the mark is in two.
+        if marks.iter().any(|mark| text[at..].starts_with(mark)) {
+            fragments.push(&text[start..=at]);
+            start = at + 1;
+        }
     }
-    if !rest.is_empty() {
-        fragments.push(rest);
+    if start < text.len() {
+        fragments.push(&text[start..]);
     }
     fragments
 }

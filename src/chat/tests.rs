@@ -7,20 +7,23 @@ fn text(template: Template, system: bool, turns: usize) -> String {
         messages.extend([Message::user(question), Message::assistant(answer)]);
     }
     messages.pop();
-    let say = |part| match part {
+    template.render(&messages).into_iter().map(say).collect()
+}
+
+fn say(part: Part) -> String {
+    match part {
         Part::Begin => "^".to_string(),
         Part::Bos => "<s>".into(),
         Part::Eos => "</s>".into(),
         Part::Control(name) => name.into_owned(),
         Part::Text(text) => text,
-    };
-    template.render(&messages).into_iter().map(say).collect()
+    }
 }
 
 #[test]
 fn renderings_are_those_of_the_models_own_templates() {
     use Template::*;
-    let cases: [(Template, &str, &str); 10] = [
+    let cases: [(Template, &str, &str); 11] = [
         (
             Llama2,
             "^[INST] Q1 [/INST] A1 </s><s>[INST] Q2 [/INST] A2 </s><s>[INST] Q3 [/INST]",
@@ -47,6 +50,11 @@ fn renderings_are_those_of_the_models_own_templates() {
             "^[INST] S s\n\nQ1 [/INST]",
         ),
         (MistralV3, "^[INST]Q1[/INST]A1</s>[INST]Q2[/INST]A2</s>[INST]Q3[/INST]", "^[INST]S s\n\nQ1[/INST]"),
+        (
+            MistralV7,
+            "^[INST]Q1[/INST]A1</s>[INST]Q2[/INST]A2</s>[INST]Q3[/INST]",
+            "^[SYSTEM_PROMPT]S s[/SYSTEM_PROMPT][INST]Q1[/INST]",
+        ),
         (
             Zephyr,
             "^<|user|>\nQ1</s>\n<|assistant|>\nA1</s>\n<|user|>\nQ2</s>\n<|assistant|>\nA2</s>\n<|user|>\nQ3</s>\n<|assistant|>\n",
@@ -129,6 +137,24 @@ fn templates_are_recognised_by_their_marks() {
         ("'### Human: ' + m + '\\n' '### Assistant: '", Some(VicunaV0)),
         ("'### User:\\n' + m + '\\n\\n' '### Assistant:\\n'", Some(StableBeluga)),
         ("", None),
+        // Marks of two families.
+        ("'<|im_start|>' + m['role'] + '<|im_end|>' {# as '<|user|>' of others #}", None),
+        ("'<|start_header_id|>' + m + '<|end_header_id|>' '<start_of_turn>'", None),
+        ("'<|im_start|>' + m['role'] + '<|im_stop|>'", None),
+        // llama.cpp's names in place of Jinja.
+        ("chatml", Some(ChatMl)),
+        ("llama2", Some(Llama2)),
+        ("llama2-sys-strip", Some(Llama2)),
+        ("llama3", Some(Llama3)),
+        ("mistral-v1", Some(Mistral)),
+        ("mistral-v3", Some(MistralV3)),
+        ("mistral-v3-tekken", Some(MistralV3)),
+        ("mistral-v7", Some(MistralV7)),
+        ("mistral-v7-tekken\n", Some(MistralV7)),
+        ("vicuna", Some(Vicuna)),
+        ("zephyr", Some(Zephyr)),
+        ("vicuna-orca", None),
+        ("phi3", None),
     ];
     for (jinja, template) in cases {
         assert_eq!(Template::recognise(jinja), template, "{jinja}");
@@ -162,6 +188,10 @@ mod tokens {
 
     /// Bytes as pieces, and the marks as pieces of this kind.
     fn tokenizer(kind: PieceKind) -> Tokenizer {
+        tokenizer_with(kind, true)
+    }
+
+    fn tokenizer_with(kind: PieceKind, add_bos: bool) -> Tokenizer {
         let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
         let mut names =
             vec![("<unk>", PieceKind::Unknown), ("<s>", PieceKind::Control), ("</s>", PieceKind::Control)];
@@ -182,11 +212,84 @@ mod tokens {
             unk: Some(0),
             fim: FimIds::default(),
             strips: Vec::new(),
-            add_bos: Some(true),
+            add_bos: Some(add_bos),
             add_eos: None,
             text: crate::tokenizer::TextSettings::default(),
         })
         .unwrap()
+    }
+
+    #[test]
+    fn bos_is_there_once_if_the_tokenizer_or_the_template_puts_it_there() {
+        let (with, without) = (
+            "{{ bos_token }}{{ '<|start_header_id|>' }}{{ '<|end_header_id|>' }}",
+            "{{ '<|start_header_id|>' }}{{ '<|end_header_id|>' }}",
+        );
+        for (add_bos, template, jinja, expected) in [
+            (true, Template::Llama3, Some(with), 1),
+            (true, Template::Llama3, Some(without), 1),
+            (true, Template::Llama3, None, 1),
+            (false, Template::Llama3, Some(with), 1),
+            (false, Template::Llama3, Some(without), 0),
+            (false, Template::Llama3, Some("llama3"), 0),
+            (false, Template::Llama3, None, 0),
+            // Another template was chosen than the file's.
+            (false, Template::ChatMl, Some(with), 0),
+        ] {
+            let tokenizer = tokenizer_with(PieceKind::Control, add_bos);
+            let parts = template.render(&[Message::user("<s>q")]);
+            let tokens = encode_whole(parts, template, jinja, &tokenizer).unwrap();
+            assert_eq!(tokens.iter().filter(|&&token| token == 1).count(), expected, "{add_bos} {jinja:?}");
+            assert_eq!(tokens.starts_with(&[1]), expected == 1);
+        }
+    }
+
+    /// llama.cpp's `llama_chat_apply_template`, whose text has a space where SentencePiece puts one
+    /// itself.
+    #[test]
+    fn mistrals_layouts_decode_to_llama_cpps_text() {
+        let messages =
+            [Message::system("S s"), Message::user("Q1"), Message::assistant("A1"), Message::user("Q2")];
+        let tokenizer = tokenizer(PieceKind::Control);
+        for (name, expected) in [
+            ("mistral-v1", " [INST] S s\n\nQ1 [/INST] A1</s> [INST] Q2 [/INST]"),
+            ("mistral-v3", "[INST] S s\n\nQ1[/INST] A1</s>[INST] Q2[/INST]"),
+            ("mistral-v7", "[SYSTEM_PROMPT] S s[/SYSTEM_PROMPT][INST] Q1[/INST] A1</s>[INST] Q2[/INST]"),
+        ] {
+            let parts = Template::by_name(name).unwrap().render(&messages);
+            let tokens = encode(&parts, &tokenizer).unwrap();
+            // Each token's piece as it stands in the vocabulary, without BOS.
+            let text: Vec<u8> = tokens[1..]
+                .iter()
+                .flat_map(|&token| match tokenizer.kind(token) {
+                    Some(PieceKind::Byte) => tokenizer.bytes(token).to_vec(),
+                    _ => tokenizer.piece(token).unwrap_or_default().to_vec(),
+                })
+                .collect();
+            let text = String::from_utf8(text).unwrap().replace('\u{2581}', " ");
+            assert_eq!(text, expected, "{name}");
+        }
+        // A tokenizer that puts no space there has the text of these names.
+        for (name, expected) in [
+            ("mistral-v3-tekken", "^[INST]S s\n\nQ1[/INST]A1</s>[INST]Q2[/INST]"),
+            ("mistral-v7-tekken", "^[SYSTEM_PROMPT]S s[/SYSTEM_PROMPT][INST]Q1[/INST]A1</s>[INST]Q2[/INST]"),
+        ] {
+            let parts = Template::by_name(name).unwrap().render(&messages);
+            assert_eq!(parts.into_iter().map(say).collect::<String>(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_in_each_mark_and_nowhere_else() {
+        let marks = ["<|user|>", "<s>", "[INST]"];
+        assert_eq!(cut("", &marks), Vec::<&str>::new());
+        assert_eq!(cut("a<s>b", &marks), ["a<", "s>b"]);
+        assert_eq!(cut("<<s>[INST]<|user|", &marks), ["<<", "s>[", "INST]<|user|"]);
+        assert_eq!(cut("<s><s><s>", &marks), ["<", "s><", "s><", "s>"]);
+        assert_eq!(cut("<s>", &[]), ["<s>"]);
+        for mark in layouts::MARKS {
+            assert_eq!(cut(&format!("\u{e9}{mark}"), &layouts::MARKS)[1..], [&mark[1..]], "{mark}");
+        }
     }
 
     #[test]
