@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::file_kind::{FileKind, SAMPLE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file in the making, beside its target and under another name. If it isn't [kept](Self::keep) it is removed, and the
@@ -55,6 +56,25 @@ impl OutputFile {
         Ok(Self { file, overwrite, target: real, beside: Some(beside) })
     }
 
+    /// Creates a file that will be `target`, which isn't one that a model is read from: one of
+    /// these sources, whatever name or link leads to it, or of the files that belong to them. A
+    /// source is what [`Source::open`](super::Source::open) takes, or the file of a tokenizer.
+    ///
+    /// Of a published model each file in its directory counts that isn't GGUF or llama2.c's; of a
+    /// split one each part; and the tokenizers that lie beside a file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::IsSource`]; and as [`OutputFile::create`].
+    pub fn create_apart(target: impl AsRef<Path>, overwrite: bool, sources: &[&Path]) -> Result<Self> {
+        let target = target.as_ref();
+        if let Some(id) = FileId::of(target)
+            && sources.iter().any(|source| belongs_to(&id, source))
+        {
+            return Err(Error::from(ErrorKind::IsSource).at(Some(target)));
+        }
+        Self::create(target, overwrite)
+    }
+
     /// That the disk has room for so many bytes, of which none are written yet. Where that can't be found out, it is taken to
     /// have.
     ///
@@ -99,6 +119,69 @@ fn available_space(_folder: &Path) -> io::Result<u64> {
 /// A number that no other process has, where there are processes: WASI panics when asked.
 fn process_number() -> u64 {
     if cfg!(target_family = "wasm") { 0 } else { std::process::id().into() }
+}
+
+/// Which file it is, under whatever name.
+#[derive(Debug, PartialEq, Eq)]
+struct FileId(#[cfg(unix)] [u64; 2], #[cfg(not(unix))] PathBuf);
+
+impl FileId {
+    /// `None` if there is no such file, or if it is none: a device may be both read and written.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            Some(Self([metadata.dev(), metadata.ino()]))
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = metadata;
+            fs::canonicalize(path).ok().map(Self)
+        }
+    }
+}
+
+/// Whether a file is a source, or one of those that are read with it.
+fn belongs_to(id: &FileId, source: &Path) -> bool {
+    if FileId::of(source).as_ref() == Some(id) {
+        return true;
+    }
+    let folder = if source.is_dir() { source } else { source.parent().unwrap_or(source) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let of_published = source.is_dir() || is_published(source);
+    let mut beside: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    // LLaMA 1's tokenizer lies one folder above its weights.
+    beside.push(folder.join("..").join("tokenizer.model"));
+    let is_read = |path: &Path| {
+        let is_tokenizer = [source.with_extension("tokenizer.bin"), source.with_file_name("tokenizer.bin")]
+            .iter()
+            .any(|tokenizer| tokenizer.file_name() == path.file_name());
+        is_tokenizer || is_part_of(path, source) || (of_published && is_published(path))
+    };
+    beside.iter().any(|path| FileId::of(path).as_ref() == Some(id) && is_read(path))
+}
+
+/// Whether two files are parts of one GGUF model: `NAME-00001-of-00003.gguf`.
+fn is_part_of(path: &Path, source: &Path) -> bool {
+    // What stands before the number, and what behind it.
+    fn apart(path: &Path) -> Option<(&[u8], &[u8])> {
+        let name = path.file_name()?.as_encoded_bytes().strip_suffix(b".gguf")?;
+        let at = name.len().checked_sub("-00001-of-00003".len())?;
+        let (prefix, number) = name.split_at(at);
+        let is_number = number.starts_with(b"-") && number[6..].starts_with(b"-of-");
+        is_number.then(|| (prefix, &number[6..]))
+    }
+    apart(path).is_some_and(|parts| apart(source) == Some(parts))
+}
+
+/// Whether a file may be one of a published model: it is of a known kind, and none that runs.
+fn is_published(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SAMPLE_BYTES as u64).read_to_end(&mut start));
+    let kind = FileKind::detect(&start, fs::metadata(path).map_or(0, |metadata| metadata.len()));
+    read.is_ok() && !matches!(kind, None | Some(FileKind::Empty | FileKind::Gguf | FileKind::TokenizerBin))
 }
 
 /// What the names of files on their way to `target` begin with. A process's number follows, and [`ENDING`].
