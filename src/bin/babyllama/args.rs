@@ -26,6 +26,10 @@ pub(crate) struct Cli {
     #[arg(short, long, value_name = "SEED", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
 
+    /// Don't print the speed and the seed
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
@@ -39,7 +43,8 @@ Examples:
   babyllama inspect                              what is in the bundled model
 
 The story without a command is `babyllama run -t 0.8 -n 0`: to its end, and at a temperature
-that keeps so small a model to the point better than llama2.c's 1.0 does.";
+that keeps so small a model to the point better than llama2.c's 1.0 does.
+With NO_COLOR set, or TERM=dumb, no escape sequences are written.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -90,7 +95,7 @@ pub(crate) struct RunArgs {
 
 impl RunArgs {
     /// What a run without a command is.
-    pub(crate) fn story(seed: u64) -> Self {
+    pub(crate) fn story(seed: u64, quiet: bool) -> Self {
         Self {
             model: BUNDLED.into(),
             prompt: String::new(),
@@ -106,7 +111,7 @@ impl RunArgs {
             },
             tokenizer: TokenizerArgs { path: None },
             engine: EngineArgs::default(),
-            quiet: false,
+            quiet,
         }
     }
 }
@@ -120,9 +125,10 @@ Examples:
 
 /// Talks with a model that was tuned for it.
 ///
-/// Ctrl-C stops an answer; Ctrl-C or Ctrl-D at the prompt leaves; /help lists the commands. A line that ends with a
-/// backslash goes on in the next; a question of many lines stands between lines of \"\"\". If standard input is no
-/// terminal, each of its questions is answered, and only the answers are printed.
+/// Ctrl-C stops an answer; Ctrl-C or Ctrl-D at the prompt leaves; /help lists the commands. A line
+/// that ends with a backslash goes on in the next; a question of many lines stands between lines of
+/// \"\"\". If standard input is no terminal, each of its lines is a question, also one that begins
+/// with /, and only the answers are printed.
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct ChatArgs {
@@ -130,7 +136,7 @@ pub(crate) struct ChatArgs {
     #[arg(default_value = BUNDLED)]
     pub(crate) model: PathBuf,
 
-    /// How a conversation is laid out [default: what the file says, else llama2]
+    /// How a conversation is laid out [default: what the file says; llama2 if it says nothing]
     #[arg(long, value_name = "NAME", value_parser = template_parser())]
     pub(crate) template: Option<Template>,
 
@@ -145,7 +151,7 @@ pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
 
-    /// Don't print the speed and the seed at the end
+    /// Print answers and errors, and nothing else
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
@@ -177,6 +183,10 @@ pub(crate) struct TokenizeArgs {
     /// Leave out the token that begins a text
     #[arg(long)]
     pub(crate) no_bos: bool,
+
+    /// Print nothing but tokens and errors, which is what it does anyway
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 const TOKENIZE_EXAMPLES: &str = "\
@@ -234,6 +244,14 @@ pub(crate) struct LogitsArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 
+    /// Replace the file if it is there already
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Print nothing but errors, which is what it does anyway
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }
@@ -244,6 +262,8 @@ Examples:
   babyllama logits bundled --tokens \"$(babyllama tokenize bundled 'Once upon')\" --out logits.f32";
 
 /// Shows a model's format, hyperparameters, tensors, and the memory it takes.
+///
+/// Of a GGUF file that can't be run it shows what is in it, and why it can't.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The model's file, or a directory that `convert` takes; `bundled` is the model inside this program
@@ -261,6 +281,10 @@ pub(crate) struct InspectArgs {
     /// Show it in JSON; tensors and keys only if they are asked for
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Print nothing on standard error but errors, which is what it does anyway
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
@@ -363,11 +387,11 @@ pub(crate) struct EngineArgs {
     huge_pages: bool,
 
     /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default: 1e-5]
-    #[arg(long, value_name = "EPS")]
+    #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
     norm_eps: Option<f32>,
 
     /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default: 1e4]
-    #[arg(long, value_name = "THETA")]
+    #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
     rope_theta: Option<f64>,
 }
 
@@ -415,6 +439,28 @@ pub(crate) fn isa_parser() -> impl TypedValueParser<Value = Isa> {
 /// Takes the names of templates, and lists them in the help.
 fn template_parser() -> impl TypedValueParser<Value = Template> {
     PossibleValuesParser::new(Template::ALL.map(Template::name)).try_map(|name| name.parse::<Template>())
+}
+
+/// What is added to a mean square, so that one divides by its root.
+pub(crate) fn parse_norm_eps(text: &str) -> Result<f32, String> {
+    let eps: f32 = text.parse().map_err(|e| format!("{e}"))?;
+    if eps.is_finite() && eps >= 0.0 { Ok(eps) } else { Err("must be a number that is not negative".into()) }
+}
+
+/// The base of the rotary frequencies.
+pub(crate) fn parse_rope_theta(text: &str) -> Result<f64, String> {
+    let theta: f64 = text.parse().map_err(|e| format!("{e}"))?;
+    if theta.is_finite() && theta > 0.0 { Ok(theta) } else { Err("must be a number above 0".into()) }
+}
+
+/// A number of positions.
+pub(crate) fn parse_positions(text: &str) -> Result<usize, String> {
+    let positions = text.parse().map_err(|e| format!("{e}"))?;
+    if (1..=i32::MAX as usize).contains(&positions) {
+        Ok(positions)
+    } else {
+        Err("must be from 1 to 2147483647".into())
+    }
 }
 
 /// Token ids, as `tokenize` prints them.

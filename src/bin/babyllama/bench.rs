@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     pub(crate) generate: usize,
 
     /// Tokens that the context holds before
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_depth)]
     pub(crate) depth: usize,
 
     /// How often each is measured
@@ -70,6 +70,10 @@ pub(crate) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Don't say on standard error what is measured in place of what was asked for
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 const BENCH_EXAMPLES: &str = "\
@@ -94,8 +98,20 @@ fn parse_made_up_dtype(name: &str) -> Result<Dtype, String> {
 /// A number above zero.
 fn parse_count(text: &str) -> Result<usize, String> {
     let count = text.parse().map_err(|e| format!("{e}"))?;
-    if count == 0 { Err("must be at least 1".into()) } else { Ok(count) }
+    match count {
+        0 => Err("must be at least 1".into()),
+        1..=MAX_COUNT => Ok(count),
+        _ => Err(format!("must be at most {MAX_COUNT}")),
+    }
 }
+
+/// As [`parse_count`], and 0.
+fn parse_depth(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { parse_count(text) }
+}
+
+/// The most tokens, and repetitions: so that sums of them are numbers.
+const MAX_COUNT: usize = 1 << 30;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let isas = if args.isa.is_empty() { vec![Isa::best()] } else { args.isa.clone() };
@@ -149,7 +165,7 @@ impl<'a> Source<'a> {
         while n_layers > 1 && shape.bytes(dtype, n_layers)? > room {
             n_layers -= 1;
         }
-        if n_layers < shape.n_layers {
+        if n_layers < shape.n_layers && !args.quiet {
             note(&format!(
                 "{} in {dtype} takes {:.1} GB and there are {:.1} GB: running {n_layers} of its {} layers",
                 shape.name,

@@ -1,10 +1,12 @@
 //! `babyllama chat`: a conversation.
 
-use std::fs;
-use std::io::{self, BufRead, IsTerminal};
+use std::fs::{self, File};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use babyllama::chat::{Message, Role, Template};
+use babyllama::convert::OutputFile;
 use babyllama::{Chat, ErrorKind, FinishReason, Model, Sampler};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -12,19 +14,21 @@ use serde_json::{Value, json};
 
 use crate::args::ChatArgs;
 use crate::failure::Failure;
-use crate::interrupt::{self, Watch};
+use crate::interrupt::{self, Watch, is_terminated};
 use crate::models;
-use crate::output::{aside, count, note, print, print_text};
+use crate::output::{aside, ask, count, holds_something, note, print, print_text, takes_escapes};
 use crate::speak::Statistics;
 
 /// What stands before and after a question of many lines.
 const FENCE: &str = "\"\"\"";
+/// The largest conversation that is loaded: a context of a million tokens is some 5 MB.
+const MAX_SAVED: u64 = 1 << 26;
 
 const HELP: &str = "\
 /help          this
 /reset         begin anew, with the same system prompt
 /system TEXT   how the model should behave from now on; without a text, as its file says
-/save FILE     write the conversation, a JSON object on each line
+/save FILE     write the conversation to a new file, a JSON object on each line; /save! FILE replaces one
 /load FILE     go on from a conversation that was saved
 /quit          leave, as Ctrl-D does
 A line that ends with \\ goes on in the next; \"\"\" begins and ends a question of many lines.";
@@ -36,35 +40,38 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     models::tokenizer(&model, &args.model)?;
     let mut questions = Questions::new()?;
     let is_typed = questions.are_typed();
-    let mut chat = Chat::new(
-        model.session_with(args.engine.session_options()),
-        args.template.unwrap_or_else(|| template(&model, is_typed)),
-    )?;
+    let template = args.template.map_or_else(|| template(args, &model), Ok)?;
+    let mut chat = Chat::new(model.session_with(args.engine.session_options()), template)?;
     let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
     chat.set_system(args.system.as_deref().or(default_system));
     for stop in &args.sampling.stop {
         chat = chat.stop(stop);
     }
-    if is_typed {
-        let (what, template) = (args.model.display(), chat.template());
+    if is_typed && !args.quiet {
+        let what = args.model.display();
         note(&format!("{what}, template {template}: Ctrl-C stops an answer, Ctrl-D leaves, /help helps."));
     }
 
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
     let default_system = default_system.map(str::to_string);
     let statistics = Statistics::default();
-    let mut talk = Talk { chat, default_system, sampler, max_tokens, statistics, is_typed };
+    let (is_quiet, model_file) = (args.quiet, args.model.clone());
+    let mut talk =
+        Talk { chat, default_system, sampler, max_tokens, statistics, is_typed, is_quiet, model_file };
     while let Some(question) = questions.next()? {
         if question.trim().is_empty() {
             continue;
         }
-        if question.trim() == "/quit" {
-            break;
-        }
-        let result = match question.strip_prefix('/') {
-            Some(command) => talk.command(command.trim()),
+        // Commands are for those who type. In a script a question may begin with whatever it likes.
+        let command = question.strip_prefix('/').filter(|command| is_typed && may_be_command(command));
+        let result = match command.map(str::trim) {
+            Some("quit") => break,
+            Some(command) => talk.command(command),
             None => talk.turn(&question),
         };
+        if is_terminated() {
+            return Err(Failure::Interrupted);
+        }
         match result {
             // One who types can ask something shorter; a script can't.
             Err(Failure::Error(reason)) if is_typed => note(&format!("error: {reason}")),
@@ -77,17 +84,39 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the file says, or Llama 2's.
-fn template(model: &Model, is_typed: bool) -> Template {
-    let recognised = model.chat_template().and_then(Template::recognise);
-    if is_typed && recognised.is_none() {
-        let why = match model.chat_template() {
-            Some(_) => "the file's chat template isn't known here",
-            None => "the file doesn't say how to chat with it",
-        };
-        note(&format!("note: {why}: taking Llama 2's; --template names another"));
+/// Whether what begins with / is a command: a text of several lines that was pasted is none. A
+/// system prompt may have some.
+fn may_be_command(text: &str) -> bool {
+    !text.contains('\n') || text.starts_with("system ")
+}
+
+/// What the file says; Llama 2's if it says nothing. A model that was tuned on another answers
+/// badly, and nobody would know why: so one that isn't known isn't replaced.
+fn template(args: &ChatArgs, model: &Model) -> Result<Template, Failure> {
+    let names = Template::ALL.map(Template::name).join(", ");
+    let Some(own) = model.chat_template() else {
+        if !args.quiet {
+            note(&format!(
+                "note: the file doesn't say how to chat with it: taking Llama 2's; --template names another"
+            ));
+        }
+        return Ok(Template::Llama2);
+    };
+    if own.contains(char::REPLACEMENT_CHARACTER) && !args.quiet {
+        note("note: the file's chat template isn't UTF-8 throughout");
     }
-    recognised.unwrap_or(Template::Llama2)
+    // It may be a name in place of Jinja.
+    let name = Some(own.trim()).filter(|name| name.len() < 64 && !name.contains(['{', '\n']));
+    let known = Template::recognise(own).ok_or_else(|| {
+        let what = name.map_or("chat template".into(), |name| format!("chat template, {name:?},"));
+        let reason =
+            format!("its {what} isn't known here: name one that is like it with --template: {names}");
+        Failure::of(args.model.display(), reason)
+    })?;
+    if let Some(name) = name.filter(|_| !args.quiet) {
+        note(&format!("note: the file names its chat template: {name}"));
+    }
+    Ok(known)
 }
 
 /// A conversation and what it takes.
@@ -100,6 +129,9 @@ struct Talk {
     max_tokens: usize,
     statistics: Statistics,
     is_typed: bool,
+    /// Whether nothing but answers and errors is to be shown.
+    is_quiet: bool,
+    model_file: PathBuf,
 }
 
 impl Talk {
@@ -138,11 +170,11 @@ impl Talk {
         let time = begun.elapsed();
         self.statistics.add_generation(n_generated, time);
         print(b"\n")?;
-        if reason == Some(FinishReason::ContextFull) {
+        if reason == Some(FinishReason::ContextFull) && !self.is_quiet {
             let capacity = count(capacity, "token");
             note(&format!("[the context is full, {capacity}: the answer had to stop here]"));
         }
-        if self.is_typed && n_generated > 1 {
+        if self.is_typed && !self.is_quiet && n_generated > 1 {
             let rate = n_generated as f64 / time.as_secs_f64();
             aside(&format!("{}, {rate:.1} tok/s", count(n_generated, "token")));
         }
@@ -157,8 +189,13 @@ impl Talk {
             ("reset", _) => self.chat.reset(),
             ("system", "") => self.chat.set_system(self.default_system.as_deref()),
             ("system", text) => self.chat.set_system(Some(text)),
-            ("save" | "load", "") => return Err(Failure::Error(format!("/{name} needs a file's name"))),
-            ("save", file) => save(self.chat.messages(), file)?,
+            ("save" | "save!" | "load", "") => {
+                return Err(Failure::Error(format!("/{name} needs a file's name")));
+            }
+            ("save", file) if file != "-" && holds_something(Path::new(file)) => {
+                return Err(Failure::of(file, "it is there already; /save! replaces it"));
+            }
+            ("save" | "save!", file) => save(self.chat.messages(), file, &self.model_file)?,
             ("load", file) => self.chat.set_messages(load(file)?)?,
             _ => return Err(Failure::Error(format!("there is no command /{name}; /help lists them"))),
         }
@@ -166,17 +203,30 @@ impl Talk {
     }
 }
 
-/// Writes a JSON object for each message on a line of its own.
-fn save(messages: &[Message], file: &str) -> Result<(), Failure> {
+/// Writes a JSON object for each message on a line of its own; `-` is standard output.
+fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), Failure> {
     let line = |message: &Message| {
         format!("{}\n", json!({ "role": message.role.name(), "content": message.content }))
     };
     let lines: String = messages.iter().map(line).collect();
-    fs::write(file, lines).map_err(|e| Failure::of(file, e))
+    if file == "-" {
+        return print(lines.as_bytes());
+    }
+    let mut target = OutputFile::create_apart(file, true, &[model])?;
+    target.write_all(lines.as_bytes()).map_err(|e| Failure::of(file, e))?;
+    Ok(target.keep()?)
 }
 
 fn load(file: &str) -> Result<Vec<Message>, Failure> {
-    let text = fs::read_to_string(file).map_err(|e| Failure::of(file, e))?;
+    let of_file = |e: io::Error| Failure::of(file, e);
+    // Asked of the path: to open a pipe would wait for somebody to write to it.
+    let found = fs::metadata(file).map_err(of_file)?;
+    if !found.is_file() || found.len() > MAX_SAVED {
+        let limit = MAX_SAVED >> 20;
+        return Err(Failure::of(file, format!("only regular files of at most {limit} MiB are loaded")));
+    }
+    let mut text = String::new();
+    File::open(file).map_err(of_file)?.take(MAX_SAVED).read_to_string(&mut text).map_err(of_file)?;
     let message = |line: &str| {
         let value: Value = serde_json::from_str(line).ok()?;
         let role = Role::by_name(value.get("role")?.as_str()?)?;
@@ -190,13 +240,18 @@ fn load(file: &str) -> Result<Vec<Message>, Failure> {
 /// Where the questions come from.
 enum Questions {
     Typed(Box<DefaultEditor>),
+    /// Typed, at a terminal that edits lines itself: an editor of ours would send it escape
+    /// sequences.
+    Plain(io::StdinLock<'static>),
     Lines(io::StdinLock<'static>),
 }
 
 impl Questions {
     fn new() -> Result<Self, Failure> {
-        let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-        Ok(if is_terminal {
+        let is_typed = io::stdin().is_terminal();
+        Ok(if is_typed && !takes_escapes(&io::stdout()) {
+            Self::Plain(io::stdin().lock())
+        } else if is_typed {
             let editor = DefaultEditor::new().map_err(terminal)?;
             interrupt::at_prompt();
             Self::Typed(Box::new(editor))
@@ -206,7 +261,7 @@ impl Questions {
     }
 
     fn are_typed(&self) -> bool {
-        matches!(self, Self::Typed(_))
+        !matches!(self, Self::Lines(_))
     }
 
     /// The next question, which may have several lines; `None` when there are no more.
@@ -249,13 +304,16 @@ impl Questions {
 
     /// The next line, without its end.
     fn line(&mut self, prompt: &str) -> Result<Option<String>, Failure> {
+        if let Self::Plain(_) = self {
+            ask(prompt)?;
+        }
         match self {
             Self::Typed(editor) => match editor.readline(prompt) {
                 Ok(line) => Ok(Some(line)),
                 Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
                 Err(error) => Err(terminal(error)),
             },
-            Self::Lines(stdin) => {
+            Self::Plain(stdin) | Self::Lines(stdin) => {
                 let mut line = Vec::new();
                 let n = stdin.read_until(b'\n', &mut line).map_err(|e| Failure::of("standard input", e))?;
                 let line = String::from_utf8(line)

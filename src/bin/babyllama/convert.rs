@@ -1,6 +1,6 @@
 //! `babyllama convert`: a model in another format.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,9 +12,10 @@ use babyllama::convert::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::args::{parse_norm_eps, parse_positions, parse_rope_theta};
 use crate::failure::Failure;
-use crate::interrupt::Watch;
-use crate::output::note;
+use crate::interrupt::{Watch, is_terminated};
+use crate::output::{note, takes_escapes};
 
 /// Writes a model as GGUF, with its tokenizer, in another weight format if wanted; or in one of llama2.c's formats.
 ///
@@ -66,15 +67,15 @@ pub(crate) struct ConvertArgs {
     pub(crate) set: Vec<KeyAndText>,
 
     /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default: 1e-5]
-    #[arg(long, value_name = "EPS")]
+    #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
     pub(crate) norm_eps: Option<f32>,
 
     /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default: 1e4]
-    #[arg(long, value_name = "THETA")]
+    #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
     pub(crate) rope_theta: Option<f64>,
 
     /// How many positions the model was made for; Meta's files don't say [default: what they look like]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_positions)]
     pub(crate) max_seq_len: Option<usize>,
 }
 
@@ -142,22 +143,29 @@ impl FromStr for KeyAndText {
 }
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
+    if args.target == Path::new("-") {
+        let reason = "a model can't be written to standard output: name a file (./- is one of that name)";
+        return Err(Failure::Usage(reason.into()));
+    }
     let source = Source::open(&args.source, &model_options(args))?;
     if !args.quiet {
         source.notes().iter().for_each(|text| note(&format!("note: {text}")));
     }
+    // Until the files have their places a signal must leave nothing behind. Comparing them leaves
+    // nothing anyway.
+    let watch = Watch::new();
     match version(args) {
-        None => write_gguf(args, &source)?,
-        Some(version) => write_llama2c(args, &source, version)?,
+        None => write_gguf(args, &source, &watch)?,
+        Some(version) => write_llama2c(args, &source, version, &watch)?,
     }
+    if is_terminated() {
+        return Err(Failure::Interrupted);
+    }
+    drop(watch);
     if args.check {
         let bar = progress_bar(args, "comparing", weights(&source));
-        let watch = Watch::new();
         check(&source, &args.target, |compared| bar.set_position(compared))?;
         bar.finish_and_clear();
-        if watch.interrupted() {
-            return Err(Failure::Interrupted);
-        }
         if !args.quiet {
             note("every tensor, the tokenizer and the hyperparameters are the source's");
         }
@@ -193,7 +201,7 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
     }
 }
 
-fn write_gguf(args: &ConvertArgs, source: &Source) -> Result<(), Failure> {
+fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), Failure> {
     let mut options = GgufOptions::new();
     if let Some(mix) = args.dtype.0 {
         options = options.mix(mix);
@@ -205,7 +213,7 @@ fn write_gguf(args: &ConvertArgs, source: &Source) -> Result<(), Failure> {
         options = options.metadata(key, text.as_str());
     }
     let bytes = gguf_bytes(source, &options).map_err(|e| Failure::of(args.target.display(), e))?;
-    write(args, bytes, |to| to_gguf(source, &options, to))?.keep()?;
+    write(args, bytes, watch, |to| to_gguf(source, &options, to))?.keep()?;
     if !args.quiet && source.tokenizer()?.is_none() {
         note("there is no tokenizer: the file takes tokens alone, no text");
     }
@@ -213,7 +221,12 @@ fn write_gguf(args: &ConvertArgs, source: &Source) -> Result<(), Failure> {
 }
 
 /// Writes a file of weights and one of the tokenizer, if llama2.c can have it.
-fn write_llama2c(args: &ConvertArgs, source: &Source, version: Llama2c) -> Result<(), Failure> {
+fn write_llama2c(
+    args: &ConvertArgs,
+    source: &Source,
+    version: Llama2c,
+    watch: &Watch,
+) -> Result<(), Failure> {
     if args.dtype.0.is_some() || !args.set.is_empty() {
         return Err(Failure::Usage("llama2.c's formats know neither --dtype nor --set".into()));
     }
@@ -221,21 +234,23 @@ fn write_llama2c(args: &ConvertArgs, source: &Source, version: Llama2c) -> Resul
     let mut tokenizer = Vec::new();
     let beside: PathBuf = args.target.with_extension("tokenizer.bin");
     let beside = match to_tokenizer_bin(source, &mut tokenizer) {
-        Ok(()) => Some(OutputFile::create(&beside, args.force)?),
+        Ok(()) => Some(create(args, &beside)?),
         Err(e) => {
-            note(&format!("no {}: {e}", beside.display()));
+            if !args.quiet {
+                note(&format!("no {}: {e}", beside.display()));
+            }
             None
         }
     };
     let bytes = llama2c_bytes(source, version).map_err(of_target)?;
-    let file = write(args, bytes, |to| to_llama2c(source, version, to))?;
+    let file = write(args, bytes, watch, |to| to_llama2c(source, version, to))?;
     if let Some(mut beside) = beside {
         beside.write_all(&tokenizer).map_err(|e| of_target(e.into()))?;
         beside.keep()?;
     }
     file.keep()?;
     let config = source.config();
-    if (config.norm_eps, config.rope_theta) != (1e-5, 1e4) {
+    if (config.norm_eps, config.rope_theta) != (1e-5, 1e4) && !args.quiet {
         let (eps, theta) = (config.norm_eps, config.rope_theta);
         note(&format!(
             "llama2.c's formats don't say it: run it with --norm-eps {eps:e} --rope-theta {theta}"
@@ -244,20 +259,27 @@ fn write_llama2c(args: &ConvertArgs, source: &Source, version: Llama2c) -> Resul
     Ok(())
 }
 
+/// A file that takes its place when it is whole, and never that of one that the model is read from.
+fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, Failure> {
+    let mut sources = vec![args.source.as_path()];
+    sources.extend(args.tokenizer.path.as_deref());
+    Ok(OutputFile::create_apart(target, args.force, &sources)?)
+}
+
 /// Writes a file that isn't in its place yet, and shows how far it is.
 fn write(
     args: &ConvertArgs,
     bytes: u64,
+    watch: &Watch,
     write: impl FnOnce(BufWriter<&mut Watched<'_>>) -> babyllama::Result<()>,
 ) -> Result<OutputFile, Failure> {
-    let mut file = OutputFile::create(&args.target, args.force)?;
+    let mut file = create(args, &args.target)?;
     file.require_space(bytes)?;
     let bar = progress_bar(args, "writing", bytes);
-    let mut watched = Watched { to: &mut file, watch: Watch::new(), bar: &bar };
+    let mut watched = Watched { to: &mut file, watch, bar: &bar };
     let result = write(BufWriter::new(&mut watched));
-    let interrupted = watched.watch.interrupted();
     bar.finish_and_clear();
-    if interrupted {
+    if watch.interrupted() {
         return Err(Failure::Interrupted);
     }
     result.map_err(|e| described(&e, &args.target))?;
@@ -279,7 +301,7 @@ fn weights(source: &Source) -> u64 {
 
 fn progress_bar(args: &ConvertArgs, what: &'static str, len: u64) -> ProgressBar {
     let bar = ProgressBar::hidden();
-    if io::stderr().is_terminal() && !args.quiet {
+    if takes_escapes(&io::stderr()) && !args.quiet {
         let template = if what == "writing" {
             "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"
         } else {
@@ -298,7 +320,7 @@ fn progress_bar(args: &ConvertArgs, what: &'static str, len: u64) -> ProgressBar
 #[derive(Debug)]
 struct Watched<'a> {
     to: &'a mut OutputFile,
-    watch: Watch,
+    watch: &'a Watch,
     bar: &'a ProgressBar,
 }
 

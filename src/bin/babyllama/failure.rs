@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io;
 
+use babyllama::ErrorKind;
+
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -33,6 +35,9 @@ impl Failure {
 
 impl From<babyllama::Error> for Failure {
     fn from(error: babyllama::Error) -> Self {
-        Self::Error(error.to_string())
+        Self::Error(match error.kind() {
+            ErrorKind::Exists => format!("{error}: --force replaces it"),
+            _ => error.to_string(),
+        })
     }
 }

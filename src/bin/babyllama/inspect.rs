@@ -1,5 +1,6 @@
 //! `babyllama inspect`: what a model is made of.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use babyllama::convert::Source;
@@ -10,19 +11,35 @@ use crate::args::InspectArgs;
 use crate::failure::Failure;
 use crate::models::{self, TokenizerChoice};
 use crate::output::print;
+use crate::unrunnable::Unrunnable;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
     // A directory can be converted but not run; a file of one can't be run either.
     let facts = if args.model.is_dir() {
-        Facts::of_source(args)?
+        Facts::of_source(args)
     } else {
-        Facts::of_model(args).or_else(|failure| Facts::of_source(args).map_err(|_| failure))?
+        Facts::of_model(args).or_else(|failure| Facts::of_source(args).map_err(|_| failure))
+    };
+    let facts = match facts {
+        Err(Failure::Error(reason)) => {
+            // That is when people look: what is in it, and why doesn't it run?
+            let unrunnable = Unrunnable::open(args, &reason).ok_or(Failure::Error(reason))?;
+            let text = match args.json {
+                true => format!("{:#}\n", unrunnable.to_json(args)),
+                false => unrunnable.describe(args),
+            };
+            return print(text.as_bytes());
+        }
+        facts => facts?,
     };
     if args.json {
         return print(format!("{:#}\n", facts.to_json(args)).as_bytes());
     }
     let mut text = facts.describe();
-    describe_tensors(&mut text, &facts.tensors, args.tensors);
+    let tensors = facts.tensors.iter().map(|tensor| {
+        (tensor.name.clone(), tensor.shape.clone(), tensor.dtype.to_string(), tensor.bytes as u64)
+    });
+    describe_table(&mut text, tensors, args.tensors);
     if args.metadata {
         describe_metadata(&mut text, &facts.metadata);
     }
@@ -260,7 +277,7 @@ fn describe_scaling(scaling: RopeScaling) -> String {
 }
 
 /// Appends the keys of a GGUF file and their values.
-fn describe_metadata(text: &mut String, metadata: &[(String, String)]) {
+pub(crate) fn describe_metadata(text: &mut String, metadata: &[(String, String)]) {
     let width = metadata.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
     let _ = writeln!(text, "\n{} keys", metadata.len());
     for (key, value) in metadata {
@@ -278,28 +295,31 @@ fn describe_tokenizer(tokenizer: &Tokenizer) -> String {
 }
 
 /// Appends a table of the tensors; unless `all` are wanted, a tensor that every layer has takes one line.
-fn describe_tensors(text: &mut String, tensors: &[TensorInfo], all: bool) {
+/// A tensor is its name, its shape, how it is stored, and its bytes.
+pub(crate) fn describe_table(
+    text: &mut String,
+    tensors: impl ExactSizeIterator<Item = (String, Vec<usize>, String, u64)>,
+    all: bool,
+) {
+    let n_tensors = tensors.len();
     let mut rows: Vec<Row> = Vec::new();
-    for tensor in tensors {
-        let name = if all { tensor.name.clone() } else { without_layer(&tensor.name) };
-        let dtype = tensor.dtype.to_string();
-        match rows.iter_mut().find(|row| row.name == name && row.shape == tensor.shape && row.dtype == dtype)
-        {
+    let mut by_kind: HashMap<(String, Vec<usize>, String), usize> = HashMap::new();
+    for (name, shape, dtype, bytes) in tensors {
+        let name = if all { name } else { without_layer(&name) };
+        let at = *by_kind.entry((name.clone(), shape.clone(), dtype.clone())).or_insert(rows.len());
+        match rows.get_mut(at) {
             Some(row) => {
                 row.count += 1;
-                row.bytes += tensor.bytes as u64;
+                row.bytes = row.bytes.saturating_add(bytes);
             }
-            None => {
-                let (shape, bytes) = (tensor.shape.clone(), tensor.bytes as u64);
-                rows.push(Row { name, shape, dtype, count: 1, bytes });
-            }
+            None => rows.push(Row { name, shape, dtype, count: 1, bytes }),
         }
     }
     let cells: Vec<[String; 5]> = rows.iter().map(Row::cells).collect();
     let width = |column: usize| cells.iter().map(|cells| cells[column].len()).max().unwrap_or(0);
     let widths: [usize; 5] = std::array::from_fn(width);
-    let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
-    let _ = writeln!(text, "\n{} tensors, {}", tensors.len(), size(bytes));
+    let bytes = rows.iter().map(|row| row.bytes).fold(0, u64::saturating_add);
+    let _ = writeln!(text, "\n{n_tensors} tensors, {}", size(bytes));
     for [count, name, shape, dtype, bytes] in &cells {
         let _ = writeln!(
             text,
@@ -340,7 +360,7 @@ fn parameters(tensor: &TensorInfo) -> u128 {
 }
 
 /// A number of bytes in the unit that suits it, and exactly.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let exact = format!("{} bytes", digits(bytes.into()));
     let mut value = bytes as f64;
     let mut unit = "";
@@ -356,7 +376,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// A number with commas between thousands.
-fn digits(n: u128) -> String {
+pub(crate) fn digits(n: u128) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -10,6 +10,7 @@ use crate::args::LogitsArgs;
 use crate::failure::Failure;
 use crate::interrupt::Watch;
 use crate::models::{self, TokenizerChoice};
+use crate::output::holds_something;
 
 /// Tokens whose logits are held in memory at once.
 const CHUNK: usize = 128;
@@ -23,11 +24,15 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Failure> {
         return Err(Failure::Error(format!("{reason}; --context-length makes it longer")));
     }
     if args.out == Path::new("-") {
-        return write_logits(&mut session, tokens, io::stdout().lock(), |e| Failure::of_output(&e));
+        return write_logits(&mut session, tokens, io::stdout().lock(), &Watch::new(), |e| {
+            Failure::of_output(&e)
+        });
     }
     let failed = |e: io::Error| Failure::of(args.out.display(), e);
-    let mut target = OutputFile::create(&args.out, true)?;
-    write_logits(&mut session, tokens, &mut target, failed)?;
+    let watch = Watch::new();
+    let overwrite = args.force || !holds_something(&args.out);
+    let mut target = OutputFile::create_apart(&args.out, overwrite, &[&args.model])?;
+    write_logits(&mut session, tokens, &mut target, &watch, failed)?;
     Ok(target.keep()?)
 }
 
@@ -36,10 +41,10 @@ fn write_logits(
     session: &mut Session,
     tokens: &[TokenId],
     to: impl Write,
+    watch: &Watch,
     failed: impl Fn(io::Error) -> Failure,
 ) -> Result<(), Failure> {
     let mut to = BufWriter::new(to);
-    let watch = Watch::new();
     for chunk in tokens.chunks(CHUNK) {
         for logit in session.forward_all(chunk)? {
             to.write_all(&logit.to_le_bytes()).map_err(&failed)?;

@@ -1,7 +1,8 @@
 //! The bundled binary: runs Llama models at a terminal. It uses the library's public API alone, so it is an example of
 //! it too: `speak.rs` is where text is generated.
 //!
-//! Exit codes: 0, also when the reader of a pipe has gone; 1 for errors; 2 for wrong usage; 130 after Ctrl-C.
+//! Exit codes: 0, also when the reader of a pipe has gone; 1 for errors; 2 for wrong usage; 130
+//! after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
 mod args;
 mod bench;
@@ -19,6 +20,7 @@ mod perplexity;
 mod run;
 mod speak;
 mod tokenize;
+mod unrunnable;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
         std::process::exit(error.exit_code())
     });
     let result = match &cli.command {
-        None => run::run(&RunArgs::story(cli.seed)),
+        None => run::run(&RunArgs::story(cli.seed, cli.quiet)),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
-        Err(Failure::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Err(Failure::Interrupted) => ExitCode::from(interrupt::exit_code()),
         Err(Failure::Usage(reason)) => {
             let _ = Cli::command().error(ErrorKind::ValueValidation, reason).print();
             ExitCode::from(2)

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::{env, fs};
 
 use crate::failure::Failure;
 
@@ -16,6 +18,16 @@ pub(crate) fn print_text(text: &str) -> Result<(), Failure> {
     print(visible(text).as_bytes())
 }
 
+/// Writes what stands before something that is typed to where it is seen: what goes on from
+/// standard output is text alone.
+pub(crate) fn ask(prompt: &str) -> Result<(), Failure> {
+    if io::stdout().is_terminal() {
+        return print(prompt.as_bytes());
+    }
+    let _ = write!(io::stderr(), "{prompt}");
+    Ok(())
+}
+
 /// Writes a line to standard error. If that can't be, nobody can be told.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
@@ -23,8 +35,22 @@ pub(crate) fn note(line: &str) {
 
 /// Writes a line to standard error that stands back behind what a model says, where a terminal can show that.
 pub(crate) fn aside(line: &str) {
-    let (dim, plain) = if io::stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    let (dim, plain) = if takes_escapes(&io::stderr()) { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     note(&format!("{dim}{line}{plain}"));
+}
+
+/// Whether escape sequences may be written there: it is a terminal that knows them, and nobody
+/// asked for plain text.
+pub(crate) fn takes_escapes(to: &impl IsTerminal) -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+    to.is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
+/// Whether a file would be lost if another took its place. An empty one wouldn't: programs that
+/// make up names leave those.
+pub(crate) fn holds_something(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
 }
 
 /// All of standard input, which must be UTF-8.

@@ -1,7 +1,7 @@
 //! `babyllama perplexity`: how well a model knows a text.
 
 use std::fs;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::args::PerplexityArgs;
 use crate::failure::Failure;
 use crate::models;
-use crate::output::{note, print, read_input};
+use crate::output::{note, print, read_input, takes_escapes};
 
 pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
     let model =
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
     let max_windows = if args.chunks == 0 { usize::MAX } else { args.chunks };
     let options = PerplexityOptions::new().context_length(args.ctx as usize).max_windows(max_windows);
     let bar = ProgressBar::hidden();
-    if io::stderr().is_terminal() && !args.quiet {
+    if takes_escapes(&io::stderr()) && !args.quiet {
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens, {eta} left, {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());

@@ -15,14 +15,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
     let tokenizer = models::tokenizer(&model, &args.model)?;
     let prompt = tokenizer.encode_prompt(&read_prompt(&args.prompt)?);
+    if prompt.is_empty() {
+        let reason = "no token to run: nothing begins a text of this model, so give it a prompt with -i";
+        return Err(Failure::of(args.model.display(), reason));
+    }
     let session = model.session_with(args.engine.session_options());
 
     // llama2.c counts printed tokens: those of the prompt too, but not the one that begins a text.
     let steps = if args.steps == 0 { session.capacity() } else { args.steps.min(session.capacity()) };
-    let unprinted = usize::from(prompt.first().copied() == tokenizer.bos());
+    let unprinted = usize::from(prompt.first().copied() == tokenizer.bos()); // there is a first one
     let prompt_steps = prompt.len() - unprinted;
     print_tokens(&prompt[..prompt.len().min(unprinted + steps)], tokenizer)?;
-    if prompt_steps > steps {
+    if prompt_steps > steps && !args.quiet {
         let limit = if steps == session.capacity() { "the context holds" } else { "-n allows" };
         let prompt_tokens = count(prompt_steps, "token");
         note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest was left out"));

@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use babyllama::{ModelOptions, Tokenizer};
+use babyllama::{ErrorKind, ModelOptions, Tokenizer};
 
 use crate::args::TokenizeArgs;
 use crate::failure::Failure;
-use crate::models::{self, TokenizerChoice};
+use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{print, read_input};
 
 pub(crate) fn run(args: &TokenizeArgs) -> Result<(), Failure> {
@@ -15,6 +15,16 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<(), Failure> {
         (Some(path), None) => print_tokens(&Tokenizer::open(path)?, &args.first, args.no_bos),
         (None, Some(text)) => {
             let path = Path::new(&args.first);
+            // The model need not be one that runs, if its file has a tokenizer.
+            match Tokenizer::from_gguf(path) {
+                Ok(tokenizer) if path != Path::new(BUNDLED) => {
+                    return print_tokens(&tokenizer, text, args.no_bos);
+                }
+                Err(e) if !matches!(e.kind(), ErrorKind::NoTokenizer | ErrorKind::Io(_)) => {
+                    return Err(e.into());
+                }
+                _ => {}
+            }
             let model = models::open(path, TokenizerChoice::Own, ModelOptions::new().threads(1))?;
             print_tokens(models::tokenizer(&model, path)?, text, args.no_bos)
         }
