@@ -448,6 +448,7 @@ fn an_option_that_is_wrong_is_blamed() {
         (&["bench", "--depth", "18446744073709551615"], 2, "--depth"),
         (&["run", text(few.path()), "-z", MODEL], 1, "babyllama.gguf: the tokenizer has 1024 pieces"),
         (&["run", text(small.path()), "-z", "no/such"], 1, "no/such: "),
+        (&["inspect", text(small.path()), "-z", "no/such"], 1, "no/such: "),
     ] {
         fails(&babyllama(args), code, &[part]);
     }

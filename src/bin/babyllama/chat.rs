@@ -96,9 +96,8 @@ fn template(args: &ChatArgs, model: &Model) -> Result<Template, Failure> {
     let names = Template::ALL.map(Template::name).join(", ");
     let Some(own) = model.chat_template() else {
         if !args.quiet {
-            note(&format!(
-                "note: the file doesn't say how to chat with it: taking Llama 2's; --template names another"
-            ));
+            let why = "the file doesn't say how to chat with it";
+            note(&format!("note: {why}: taking Llama 2's; --template names another"));
         }
         return Ok(Template::Llama2);
     };
