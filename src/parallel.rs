@@ -150,6 +150,11 @@ impl Threads {
         Self { count, crew: Arc::new(crew), pool: Arc::new(pool.into()) }
     }
 
+    /// Whether the helpers are threads of a pool of the caller's, who may have other work for them.
+    pub(crate) fn are_lent(&self) -> bool {
+        self.crew.is_lent
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count
     }

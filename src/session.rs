@@ -14,6 +14,13 @@ use crate::tokenizer::Decoder;
 /// their activations would no longer stay in the cache.
 const MAX_BATCH: usize = 512;
 
+/// In a pool of the caller's, what one thread does of attention without a pause is at most about this many
+/// multiplications, some milliseconds: fewer tokens then pass together, the deeper in the text the fewer.
+const MAX_LENT_ATTENTION: usize = 64 << 20;
+
+/// But no fewer tokens than this, so that weights aren't read much oftener.
+const MIN_LENT_BATCH: usize = 64;
+
 /// A model whose weights take fewer bytes than this runs on the calling thread alone: its whole forward pass takes less
 /// time than waking a helper.
 const MIN_SHARED_MODEL_BYTES: usize = 2 << 20;
@@ -364,20 +371,35 @@ impl Session {
 
         let llama = self.model.llama();
         let vocab_size = llama.config.vocab_size;
-        for (i, batch) in tokens.chunks(MAX_BATCH).enumerate() {
+        let mut done = 0;
+        while done < tokens.len() {
+            let position = self.tokens.len();
+            let batch = &tokens[done..tokens.len().min(done + self.max_batch())];
             let logits = match wanted {
                 Logits::Last => &mut self.logits[..],
-                Logits::All => &mut self.logits[i * MAX_BATCH * vocab_size..][..batch.len() * vocab_size],
+                Logits::All => &mut self.logits[done * vocab_size..][..batch.len() * vocab_size],
             };
-            let position = self.tokens.len();
             self.model.thread_team().enter(alone, |team| {
                 let compute = Compute { isa: self.model.isa(), arithmetic: llama.arithmetic, team };
                 forward(llama, &compute, &mut self.scratch, &mut self.cache, batch, position, logits);
             });
             self.tokens.extend_from_slice(batch);
+            done += batch.len();
         }
         self.has_logits = true;
         Ok(())
+    }
+
+    /// How many tokens pass through the layers together next. Any number gives the same bits.
+    fn max_batch(&self) -> usize {
+        if !self.model.thread_team().are_lent() {
+            return MAX_BATCH;
+        }
+        let Config { n_heads, n_kv_heads, head_dim, .. } = *self.model.config();
+        // A thread takes the queries that share a head of keys, and meets each key and each value.
+        let per_position = 2 * head_dim * n_heads / n_kv_heads;
+        let positions = self.position() + MIN_LENT_BATCH;
+        (MAX_LENT_ATTENTION / (per_position * positions)).clamp(MIN_LENT_BATCH, MAX_BATCH)
     }
 
     /// Makes room for everything that feeding takes, so that nothing can fail half-way.
