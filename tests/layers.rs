@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["storage", "simd", "parallel"],
     &["quant"],
-    &["tensor", "config"],
+    &["tensor", "config", "settings"],
     &["weights", "ops", "gemm", "matmul", "attention", "kv_cache"],
     &["forward", "checkpoint"],
     &["model", "inspect"],
