@@ -42,6 +42,8 @@ use cursor::Cursor;
 use metadata::Metadata;
 #[cfg(feature = "convert")]
 pub(crate) use metadata::{Kind, Value};
+#[cfg(all(test, feature = "convert"))]
+pub(crate) use settings::KEYS;
 #[cfg(feature = "convert")]
 pub(crate) use tensors::type_number;
 use tensors::{TensorInfo, Tensors};

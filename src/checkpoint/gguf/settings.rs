@@ -37,8 +37,8 @@ const SCALE: &str = "no Llama scales this, so babyllama doesn't either";
 const FORK: &str = "it isn't Llama's, but a variant's that is not supported";
 const SWA: &str = "layers with a sliding window of other shapes than the rest are not supported";
 
-/// The keys, without the architecture's name in front.
-pub(super) const KEYS: &[Setting<Unless>] = &[
+/// The keys, without the architecture's name in front. The writer's tests go through them.
+pub(crate) const KEYS: &[Setting<Unless>] = &[
     honored("vocab_size"),
     honored("context_length"),
     honored("embedding_length"),
@@ -128,6 +128,3 @@ pub(super) fn go_through(metadata: &Metadata<'_>, architecture: &str) -> Result<
     };
     Ok((!unknown.is_empty()).then(note))
 }
-
-#[cfg(all(test, feature = "convert"))]
-mod tests;

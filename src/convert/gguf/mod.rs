@@ -236,3 +236,6 @@ impl<W: Write> TensorWriter<'_, W> {
 fn unwritable(what: String, reason: String) -> Error {
     ErrorKind::Unwritable { what, reason }.into()
 }
+
+#[cfg(test)]
+mod tests;

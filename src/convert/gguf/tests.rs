@@ -1,10 +1,9 @@
-//! Walks the table: each row must be true of what the reader does.
+//! Walks the reader's table of keys: each row must be true of what it does with files that have them.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::KEYS;
-use crate::checkpoint;
+use crate::checkpoint::{self, gguf::KEYS};
 use crate::convert::gguf::Value;
 use crate::convert::{GgufOptions, Source, to_gguf};
 use crate::model::ModelOptions;
@@ -76,7 +75,7 @@ fn keys_are_as_their_table_says() {
                 let bytes = base.with(setting.key, value.clone());
                 let storage = Storage::from_vec(bytes.clone());
                 let found = read(bytes);
-                let keys = super::super::metadata(&storage).unwrap();
+                let keys = checkpoint::gguf::metadata(&storage).unwrap();
                 let name = format!("llama.{}", setting.key);
                 let (_, written) = keys.iter().find(|(key, _)| *key == name).unwrap();
                 match setting.treatment {
