@@ -398,7 +398,7 @@ impl Model {
     #[cfg(feature = "bundled")]
     pub fn bundled_with(options: &ModelOptions) -> Result<Self> {
         static BABYLLAMA: &[u8] =
-            crate::include_model!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"));
+            include_model!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"));
         Self::from_bytes_with(BABYLLAMA, options)
     }
 

@@ -76,8 +76,7 @@ impl SessionOptions {
         // The cache grows by whole blocks.
         let cached = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
         let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), self.cache_dtype)
-            + Scratch::bytes_per_position(config)
-            + size_of::<TokenId>();
+            + Scratch::bytes_per_position(config);
         let batch = positions.min(MAX_BATCH) as u64;
         (per_position as u64)
             .saturating_mul(cached)

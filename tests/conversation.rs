@@ -305,7 +305,7 @@ fn an_answer_has_what_is_held_at_its_end_and_nothing_after_a_stop_string() {
     let (whole, tokens, _) = ask(&mut new(), "Lily", 30);
     assert_eq!(tokens.len(), 30);
     // Of one letter: most tokens that have it say more after it.
-    for stop in ["a", "e", "h", "o", "t", "y"] {
+    for stop in ["a", "e", "h", "o", "t", "y"].into_iter().filter(|stop| whole.contains(stop)) {
         let (text, _, reason) = ask(&mut new().stop(stop), "Lily", 30);
         assert!(matches!(reason, Some(FinishReason::StopString(_))));
         assert_eq!(text, whole[..whole.find(stop).unwrap()].trim_end(), "{stop}");

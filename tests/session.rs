@@ -333,8 +333,8 @@ fn a_session_says_how_much_memory_it_will_take_whatever_its_length() {
         let (more, less) = (memory(64 * 30, dtype), memory(64 * 20, dtype));
         assert_eq!(
             more - less,
-            640 * (2 * 2 * 8 * bytes + 2 * 8 * 4 + 4),
-            "{dtype:?}: keys and values, 2 layers of 8, scores for two tasks of eight queries, and the token"
+            640 * (2 * 2 * 8 * bytes + 2 * 8 * 4),
+            "{dtype:?}: keys and values, 2 layers of 8, and scores for two tasks of eight queries"
         );
         assert!(memory(65, dtype) - memory(64, dtype) > 64 * 32, "blocks of 64");
         assert!(memory(usize::MAX, dtype) > 1 << 60, "no overflow");
