@@ -46,7 +46,8 @@ fn llama_2_vocabulary_encodes_as_sentencepiece_does() {
     agrees(&tokenizer, LLAMA_2);
 }
 
-// --- GGUF files, whose tokens are llama.cpp's -----------------------------------------------------------------
+// --- GGUF files, whose tokens are llama.cpp's
+// -----------------------------------------------------------------
 
 /// The pieces of [`spm`], with their types.
 const PIECES: [(&str, u8); 12] = [
@@ -143,7 +144,8 @@ fn names_of_models_say_which_tokens_strip_spaces() {
     assert_eq!(phi.encode("b <x> a"), [3, 5, 3, 10, 6]);
 }
 
-// --- Texts that go on ----------------------------------------------------------------------------------------
+// --- Texts that go on
+// ----------------------------------------------------------------------------------------
 
 #[test]
 fn a_prompt_after_text_goes_on_from_it() {

@@ -1,10 +1,12 @@
-//! What each piece is for and which tokens end a text, where a file's types and ids leave it open or are wrong.
+//! What each piece is for and which tokens end a text, where a file's types and ids leave it open
+//! or are wrong.
 //!
 //! Invariant: there is a kind for each piece, and every id handed out is a piece's.
 //!
-//! Source: llama.cpp's behavior. It goes by names: a byte's piece is `<0x0A>`, or else the byte itself, and tokens of some
-//! names are control tokens or end a text, whatever type a file gives them. In one thing it isn't followed: a control
-//! token is never found in a text, unless it is a character that nothing else spells.
+//! Source: llama.cpp's behavior. It goes by names: a byte's piece is `<0x0A>`, or else the byte
+//! itself, and tokens of some names are control tokens or end a text, whatever type a file gives
+//! them. In one thing it isn't followed: a control token is never found in a text, unless it is a
+//! character that nothing else spells.
 
 use std::collections::HashSet;
 
@@ -118,7 +120,8 @@ const ROLES: [(Role, &[&str]); 8] = [
     (Role::Text, &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"]),
 ];
 
-/// Names of which all must end a text for a token not to: what it is then. Each token by itself would.
+/// Names of which all must end a text for a token not to: what it is then. Each token by itself
+/// would.
 const EXCEPTIONS: [(&[&str], &str, PieceKind); 6] = [
     (&["<|return|>", "<|call|>"], "<|end|>", PieceKind::UserDefined),
     (&["<|return|>", "<|calls|>"], "<|end|>", PieceKind::UserDefined),
@@ -206,8 +209,8 @@ impl Settled {
         }
     }
 
-    /// SentencePiece: the pieces of bytes by their names, or else those that are the byte. Then what other character is
-    /// only the text of a piece that no text would find.
+    /// SentencePiece: the pieces of bytes by their names, or else those that are the byte. Then
+    /// what other character is only the text of a piece that no text would find.
     fn spell_characters(&mut self, parts: &TokenizerParts<'_>) {
         let mut has_byte = [false; 256];
         for (kind, piece) in self.kinds.iter_mut().zip(&parts.pieces) {

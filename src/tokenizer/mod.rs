@@ -1,8 +1,9 @@
 //! Text to tokens and back, with the vocabularies that Llama models come with.
 //!
-//! Invariant: whatever file the tokenizer came from, no text and no token makes it panic; and text from a user never
-//! becomes a control token, because only pieces that stand for text can be found by their text. A character that a control
-//! piece alone spells is text: its piece then counts as normal, or as a byte.
+//! Invariant: whatever file the tokenizer came from, no text and no token makes it panic; and text
+//! from a user never becomes a control token, because only pieces that stand for text can be found
+//! by their text. A character that a control piece alone spells is text: its piece then counts as
+//! normal, or as a byte.
 //!
 //! - here: [`Tokenizer`], and the file format of llama2.c
 //! - [`parts`]: what any other file must say of its tokenizer
@@ -208,10 +209,11 @@ impl Tokenizer {
         self.encode_fragments(text, self.puts_dummy_prefix(), tokens);
     }
 
-    /// The tokens of a text that goes on from text: as [`encode`](Self::encode), but nothing is put before it.
+    /// The tokens of a text that goes on from text: as [`encode`](Self::encode), but nothing is put
+    /// before it.
     ///
-    /// A SentencePiece tokenizer begins each text with a space, but the second half of a word has none. This is the plain
-    /// encoding, in which the tokens spell the text itself.
+    /// A SentencePiece tokenizer begins each text with a space, but the second half of a word has
+    /// none. This is the plain encoding, in which the tokens spell the text itself.
     ///
     /// ```
     /// # let mut file = 0_i32.to_le_bytes().to_vec();
@@ -238,9 +240,10 @@ impl Tokenizer {
 
     /// The tokens of a text in which the names of control tokens mean these tokens, without BOS.
     ///
-    /// For text that you trust, such as a prompt written by hand for a chat model: whoever writes it can end a turn and
-    /// speak for the system. [`encode`](Self::encode) takes the same names as text. The longest names are found first,
-    /// and a SentencePiece tokenizer puts a space before the text after each token that was named, as llama.cpp does.
+    /// For text that you trust, such as a prompt written by hand for a chat model: whoever writes
+    /// it can end a turn and speak for the system. [`encode`](Self::encode) takes the same names as
+    /// text. The longest names are found first, and a SentencePiece tokenizer puts a space before
+    /// the text after each token that was named, as llama.cpp does.
     ///
     /// ```
     /// # let mut file = 0_i32.to_le_bytes().to_vec();
@@ -274,8 +277,8 @@ impl Tokenizer {
         self.encode_fragments(text, false, tokens);
     }
 
-    /// The tokens of a text that comes after a token: as one that goes on from its text, if it has any. After a token that
-    /// is taken out of texts, or that is no text, a new one begins.
+    /// The tokens of a text that comes after a token: as one that goes on from its text, if it has
+    /// any. After a token that is taken out of texts, or that is no text, a new one begins.
     pub(crate) fn encode_after(&self, previous: TokenId, text: &str) -> Vec<TokenId> {
         let begins = match self.kind(previous) {
             Some(PieceKind::Control) => true,

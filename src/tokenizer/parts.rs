@@ -3,7 +3,8 @@
 //! Invariant: [`Tokenizer::from_parts`] trusts nothing in it. Ids are checked against the pieces, what the texts mean is
 //! settled here once, and the memory it takes is proportional to the parts.
 //!
-//! Source: llama.cpp's behaviour for what a file leaves open: what is added to a prompt, and what [`kinds`] settles.
+//! Source: llama.cpp's behaviour for what a file leaves open: what is added to a prompt, and what
+//! [`kinds`] settles.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -50,7 +51,8 @@ pub(crate) struct TokenizerParts<'a> {
     pub(crate) text: TextSettings,
 }
 
-/// Tokens that a model of code was trained with: a gap and what is around it, and what stands between files.
+/// Tokens that a model of code was trained with: a gap and what is around it, and what stands
+/// between files.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FimIds {
     pub(crate) prefix: Option<TokenId>,
@@ -182,7 +184,8 @@ impl TokenizerParts<'_> {
         Ok(())
     }
 
-    /// What is taken out of a text before all else: user-defined pieces; and with them control tokens, where it names them.
+    /// What is taken out of a text before all else: user-defined pieces; and with them control
+    /// tokens, where it names them.
     fn taken_out(&self, settled: &Settled) -> [UserDefined; 2] {
         use PieceKind::{Control, Unknown, UserDefined as Defined};
         let strips: HashMap<_, _> = self.strips.iter().copied().collect();
@@ -199,8 +202,9 @@ impl TokenizerParts<'_> {
 
 /// Whether text is merged to a piece.
 ///
-/// SentencePiece's user-defined pieces are merged to as well, which counts where they are made of what text has only after
-/// it is prepared: marks of spaces. For the same reason what has a plain space can't be merged to.
+/// SentencePiece's user-defined pieces are merged to as well, which counts where they are made of
+/// what text has only after it is prepared: marks of spaces. For the same reason what has a plain
+/// space can't be merged to.
 fn is_merged_to(piece: &PiecePart<'_>, kind: PieceKind, is_sentencepiece: bool) -> bool {
     match kind {
         PieceKind::Normal | PieceKind::Unused => !is_sentencepiece || !piece.text.contains(&b' '),

@@ -153,7 +153,8 @@ impl<'a> Merger<'a> {
         })
     }
 
-    /// Appends the tokens of a symbol. `after_unknown` is whether the one before was unknown, and then whether this is.
+    /// Appends the tokens of a symbol. `after_unknown` is whether the one before was unknown, and
+    /// then whether this is.
     ///
     /// An unused piece is taken apart again, into what it was last seen to be merged from.
     fn emit(&self, symbol: &'a str, after_unknown: &mut bool, tokens: &mut Vec<TokenId>) {
@@ -167,7 +168,8 @@ impl<'a> Merger<'a> {
                 symbols.extend([right, left]);
                 continue;
             }
-            // To SentencePiece a space is the mark, so a vocabulary that has neither spells the mark.
+            // To SentencePiece a space is the mark, so a vocabulary that has neither spells the
+            // mark.
             let mut mark = [0; 4];
             let spelled = if symbol == " " { SPACE_MARK.encode_utf8(&mut mark) } else { symbol };
             let is_known = match used {

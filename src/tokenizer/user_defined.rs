@@ -1,5 +1,5 @@
-//! Pieces that are tokens wherever their text occurs, before anything is merged: the user-defined ones, and control tokens
-//! where a text may name them.
+//! Pieces that are tokens wherever their text occurs, before anything is merged: the user-defined
+//! ones, and control tokens where a text may name them.
 //!
 //! Invariant: each text is UTF-8 and not empty, so that what is left of a text when they are taken out is text.
 //!

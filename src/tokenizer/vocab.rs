@@ -199,8 +199,8 @@ impl Vocab {
         self.has_unused
     }
 
-    /// The first piece that reads `piece` and that text may be merged to: normal ones, unused ones, and user-defined ones
-    /// of SentencePiece.
+    /// The first piece that reads `piece` and that text may be merged to: normal ones, unused ones,
+    /// and user-defined ones of SentencePiece.
     pub(super) fn find(&self, piece: &[u8]) -> Option<TokenId> {
         if piece.is_empty() || piece.len() > self.longest {
             return None;

@@ -1,7 +1,8 @@
-//! What is done with each key of a tokenizer that GGUF files may have, for SentencePiece's (`llama`) and byte-level ones
-//! (`gpt2`).
+//! What is done with each key of a tokenizer that GGUF files may have, for SentencePiece's
+//! (`llama`) and byte-level ones (`gpt2`).
 //!
-//! Source: llama.cpp's list of keys, and its behavior: what it passes over for these two kinds changes no token there.
+//! Source: llama.cpp's list of keys, and its behavior: what it passes over for these two kinds
+//! changes no token there.
 
 use super::metadata::{Metadata, Value};
 use crate::error::{ErrorKind, Result};
@@ -79,7 +80,8 @@ pub(super) fn check(metadata: &Metadata<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a key is one of a tokenizer's and isn't in the table. A template may have a name behind the key.
+/// Whether a key is one of a tokenizer's and isn't in the table. A template may have a name behind
+/// the key.
 #[cfg(feature = "convert")]
 pub(crate) fn is_unknown(key: &str) -> bool {
     let is_known = || crate::settings::find(SETTINGS, key).is_some();
@@ -111,7 +113,8 @@ mod tests {
         texts.iter().flat_map(string).collect()
     }
 
-    /// What a tokenizer makes of some texts, with keys besides the usual ones; or why there is none.
+    /// What a tokenizer makes of some texts, with keys besides the usual ones; or why there is
+    /// none.
     fn outcome(model: &str, key: &str, value: Option<Value<'_>>) -> Result<String> {
         let texts = [
             "<unk>", "<s>", "</s>", "\u{2581}", "a", "b", "ab", "ba", "<x>", "<PRE>", "<SUF>", "<MID>", "bb",

@@ -63,8 +63,8 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts
     }))
 }
 
-/// The id of a special token, which goes by one of some names; the last that is there counts. An id beyond the vocabulary
-/// is as none.
+/// The id of a special token, which goes by one of some names; the last that is there counts. An id
+/// beyond the vocabulary is as none.
 fn special(metadata: &Metadata<'_>, names: &[&str], n_pieces: usize) -> Result<Option<TokenId>> {
     let mut found = None;
     for name in names {
@@ -143,7 +143,8 @@ fn kind(value: &Value<'_>) -> Option<PieceKind> {
         4 => PieceKind::UserDefined,
         5 => PieceKind::Unused,
         6 => PieceKind::Byte,
-        // 1 is text, 0 is what a writer leaves undefined, and others don't exist: like text they are found in text.
+        // 1 is text, 0 is what a writer leaves undefined, and others don't exist: like text they
+        // are found in text.
         _ => PieceKind::Normal,
     })
 }
