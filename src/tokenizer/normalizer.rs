@@ -43,8 +43,11 @@ pub(crate) struct TextSettings {
     pub(crate) added: Vec<(TokenId, u32)>,
 }
 
+/// Where a setting is.
+type Flag = fn(&mut TextSettings) -> &mut bool;
+
 /// The keys of those settings that are true or false.
-pub(crate) const FLAGS: [(&str, fn(&mut TextSettings) -> &mut bool); 5] = [
+pub(crate) const FLAGS: [(&str, Flag); 5] = [
     ("babyllama.tokenizer.prefix_unless_space", |it| &mut it.prefix_unless_space),
     ("babyllama.tokenizer.prefix_once", |it| &mut it.prefix_once),
     ("babyllama.tokenizer.collapse_spaces", |it| &mut it.collapse_spaces),

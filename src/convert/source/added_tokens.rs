@@ -64,7 +64,7 @@ pub(super) enum Normalized {
 /// those in `merged` may also come out of merges.
 pub(super) fn add(
     vocabulary: &mut Vocabulary,
-    tokens: Vec<AddedToken>,
+    tokens: &[AddedToken],
     normalized: Normalized,
     merged: &HashSet<Vec<u8>>,
 ) -> Result<()> {
@@ -77,8 +77,8 @@ pub(super) fn add(
             found.insert(id, if piece.text.contains(&b' ') { NEVER } else { NORMALIZED });
         }
     }
-    note_stripping(vocabulary, &tokens);
-    for token in &tokens {
+    note_stripping(vocabulary, tokens);
+    for token in tokens {
         let mut flags = token.flags;
         if token.normalized && !token.is_control {
             let has_space = token.text.contains([' ', '\u{2581}']);
@@ -191,7 +191,7 @@ mod tests {
             normalized: flags & SECOND_ROUND != 0,
             ..AddedToken::plain(id, text, false)
         });
-        add(&mut vocabulary, tokens.collect(), Normalized::Text, &HashSet::new()).unwrap();
+        add(&mut vocabulary, &tokens.collect::<Vec<_>>(), Normalized::Text, &HashSet::new()).unwrap();
         vocabulary.text.added.is_empty()
     }
 

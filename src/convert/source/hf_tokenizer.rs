@@ -52,7 +52,8 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
             }
             tokens.extend(in_config.unwrap_or_default());
             let tokens: BTreeMap<_, _> = tokens.into_iter().map(|token| (token.id, token)).collect();
-            added_tokens::add(&mut found, tokens.into_values().collect(), Normalized::Text, &HashSet::new())?;
+            let tokens: Vec<_> = tokens.into_values().collect();
+            added_tokens::add(&mut found, &tokens, Normalized::Text, &HashSet::new())?;
             found
         }
         (false, Some(json)) => {

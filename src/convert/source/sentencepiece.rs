@@ -31,7 +31,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
             (2, Value::Bytes(bytes)) => settings.read("trainer_spec", TRAINER, bytes, &mut notes)?,
             (3, Value::Bytes(bytes)) => settings.read("normalizer_spec", NORMALIZER, bytes, &mut notes)?,
             (5, Value::Bytes(bytes)) => {
-                settings.read("denormalizer_spec", DENORMALIZER, bytes, &mut notes)?
+                settings.read("denormalizer_spec", DENORMALIZER, bytes, &mut notes)?;
             }
             // Texts and their tokens, to try a tokenizer with.
             (4, _) => {}
@@ -57,7 +57,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
                       others go, is not supported";
         return Err(refuse(reason.into()));
     }
-    added_tokens::add(&mut vocabulary, Vec::new(), Normalized::Text, &HashSet::new())?;
+    added_tokens::add(&mut vocabulary, &[], Normalized::Text, &HashSet::new())?;
     let id = |id: i32| TokenId::try_from(id).ok().filter(|&id| (id as usize) < vocabulary.pieces.len());
     let (bos, eos, unk) = (id(settings.bos), id(settings.eos), id(settings.unk));
     (vocabulary.bos, vocabulary.eos, vocabulary.unk) = (bos, eos, unk);
@@ -360,7 +360,7 @@ mod tests {
                         Honored if setting.key == "model_type" => assert!(read.is_err()),
                         Honored | Harmless(_) => assert!(read.unwrap().notes.is_empty()),
                         RefusedUnless(is_harmless, _) if is_harmless(&Value::Varint(value.into())) => {
-                            drop(read.unwrap())
+                            drop(read.unwrap());
                         }
                         RefusedUnless(_, reason) => {
                             let error = read.unwrap_err().to_string();

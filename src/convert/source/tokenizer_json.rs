@@ -57,14 +57,14 @@ impl TokenizerJson {
         let own = self.added_tokens(vocab_size, &mut notes)?.into_iter();
         let tokens: BTreeMap<TokenId, AddedToken> =
             own.chain(others).map(|token| (token.id, token)).collect();
-        let tokens = tokens.into_values().collect();
+        let tokens: Vec<_> = tokens.into_values().collect();
         let pieces = pieces(&model, vocab_size)?;
         let mut vocabulary = if is_byte_level {
             let mut vocabulary = self.byte_level(&model, pieces, &stages)?;
-            added_tokens::add(&mut vocabulary, tokens, Normalized::Text, &HashSet::new())?;
+            added_tokens::add(&mut vocabulary, &tokens, Normalized::Text, &HashSet::new())?;
             vocabulary
         } else {
-            self.spaced(&model, pieces, &stages, tokens, &mut notes)?
+            self.spaced(&model, pieces, &stages, &tokens, &mut notes)?
         };
         notes.append(&mut vocabulary.notes);
         vocabulary.notes = notes;
@@ -118,7 +118,7 @@ impl TokenizerJson {
         model: &Object<'_>,
         mut pieces: Vec<PiecePart<'static>>,
         stages: &[&Map<String, Value>],
-        tokens: Vec<AddedToken>,
+        tokens: &[AddedToken],
         notes: &mut Vec<String>,
     ) -> Result<Vocabulary> {
         if model.optional("byte_fallback")? != Some(true) || !spaced_bpe::has_all_bytes(&pieces) {
