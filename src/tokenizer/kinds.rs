@@ -224,7 +224,8 @@ impl Settled {
         let found: HashSet<&[u8]> =
             found.map(|(_, piece)| &*piece.text).filter(|text| text.len() <= 4).collect();
         for (kind, piece) in self.kinds.iter_mut().zip(&parts.pieces) {
-            if let &[byte] = &*piece.text
+            // Of the others there is none in UTF-8.
+            if let &[byte @ (..0xc0 | 0xc2..0xf5)] = &*piece.text
                 && !has_byte[usize::from(byte)]
                 && (!byte.is_ascii() || !found.contains(&*piece.text))
             {
