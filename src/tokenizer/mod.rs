@@ -106,12 +106,12 @@ enum Algorithm {
 pub struct Tokenizer {
     vocab: Arc<Vocab>,
     algorithm: Algorithm,
-    /// None, if no piece is user-defined.
+    /// None, if no piece is user-defined, or if there are rules, which then take them out.
     user_defined: Option<Arc<UserDefined>>,
-    /// What is taken out of a text that may name control tokens.
-    named: Arc<UserDefined>,
     /// None, if a text is treated as llama.cpp treats it.
     rules: Option<Arc<TextRules>>,
+    /// What is taken out of a text that may name control tokens.
+    named: Arc<UserDefined>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
     /// The tokens that end a text, in ascending order.
@@ -206,7 +206,7 @@ impl Tokenizer {
 
     /// Appends the tokens of `text`, without BOS, as [`encode`](Self::encode) gives them.
     pub fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        self.encode_fragments(text, self.puts_dummy_prefix(), tokens);
+        self.encode_fragments(self.user_defined.as_deref(), text, self.puts_dummy_prefix(), tokens);
     }
 
     /// The tokens of a text that goes on from text: as [`encode`](Self::encode), but nothing is put
@@ -260,21 +260,13 @@ impl Tokenizer {
     #[must_use]
     pub fn encode_with_control(&self, text: &str) -> Vec<TokenId> {
         let mut tokens = Vec::new();
-        let mut prefix = self.puts_dummy_prefix();
-        for fragment in self.named.split(text) {
-            match fragment {
-                Fragment::Text(text) => self.encode_fragments(text, prefix, &mut tokens),
-                Fragment::Token(id) => tokens.push(id),
-            }
-            prefix =
-                self.puts_dummy_prefix() && !self.rules.as_ref().is_some_and(|it| it.settings.prefix_once);
-        }
+        self.encode_fragments(Some(&self.named), text, self.puts_dummy_prefix(), &mut tokens);
         tokens
     }
 
     /// As [`encode_into`](Self::encode_into), for a text that goes on from text: nothing is put before it.
     pub(crate) fn encode_continued(&self, text: &str, tokens: &mut Vec<TokenId>) {
-        self.encode_fragments(text, false, tokens);
+        self.encode_fragments(self.user_defined.as_deref(), text, false, tokens);
     }
 
     /// The tokens of a text that comes after a token: as one that goes on from its text, if it has
@@ -289,21 +281,34 @@ impl Tokenizer {
         if begins { self.encode(text) } else { self.encode_continuation(text) }
     }
 
-    /// Appends the tokens of a text, which itself begins with a dummy space or not.
-    fn encode_fragments(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
-        if let Some(rules) = &self.rules {
-            return self.encode_by_rules(rules, text, dummy_space, tokens);
-        }
-        let Some(user_defined) = &self.user_defined else {
-            return self.encode_fragment(text, dummy_space, tokens);
+    /// Appends the tokens of a text, which itself begins with a dummy space or not. Pieces are
+    /// taken out of it first.
+    fn encode_fragments(
+        &self,
+        taken_out: Option<&UserDefined>,
+        text: &str,
+        dummy_space: bool,
+        tokens: &mut Vec<TokenId>,
+    ) {
+        let Some(taken_out) = taken_out else {
+            return self.encode_between(text, dummy_space, tokens);
         };
         let mut dummy_space = dummy_space;
-        for fragment in user_defined.split(text) {
+        for fragment in taken_out.split(text) {
             match fragment {
-                Fragment::Text(text) => self.encode_fragment(text, dummy_space, tokens),
+                Fragment::Text(text) => self.encode_between(text, dummy_space, tokens),
                 Fragment::Token(id) => tokens.push(id),
             }
-            dummy_space = self.has_dummy_space();
+            let is_once = self.rules.as_ref().is_some_and(|rules| rules.settings.prefix_once);
+            dummy_space = self.puts_dummy_prefix() && !is_once;
+        }
+    }
+
+    /// Appends the tokens of a text between those that were taken out. If there are rules, they say what else is.
+    fn encode_between(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
+        match &self.rules {
+            Some(rules) => self.encode_by_rules(rules, text, dummy_space, tokens),
+            None => self.encode_fragment(text, dummy_space, tokens),
         }
     }
 

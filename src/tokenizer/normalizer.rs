@@ -21,8 +21,7 @@
 use super::added::AddedTokens;
 use super::parts::TokenizerParts;
 use super::user_defined::Fragment;
-use super::vocab::Vocab;
-use super::{Algorithm, Tokenizer, sentencepiece};
+use super::{Algorithm, PieceKind, Tokenizer, sentencepiece};
 use crate::error::TokenId;
 
 /// Settings that GGUF has no words for. By default a text is treated as llama.cpp treats it.
@@ -65,10 +64,11 @@ pub(super) struct TextRules {
 
 impl TextRules {
     /// What a file says, unless it says nothing.
-    pub(super) fn of(parts: &TokenizerParts<'_>, vocab: &Vocab) -> Option<Self> {
+    pub(super) fn of(parts: &TokenizerParts<'_>, kinds: &[PieceKind]) -> Option<Self> {
         let settings = parts.text.clone();
         (settings != TextSettings::default()).then(|| {
-            let added = AddedTokens::new(&settings.added, &parts.pieces, |id| vocab.kind(id));
+            let kind = |id| kinds.get(id as usize).copied();
+            let added = AddedTokens::new(&settings.added, &parts.pieces, kind);
             Self { settings, added }
         })
     }

@@ -111,11 +111,15 @@ impl Tokenizer {
         parts.check_ids()?;
         let is_sentencepiece = matches!(parts.merging, Merging::SentencePiece { .. });
         let settled = kinds::settle(parts);
+        // They say exactly where user-defined pieces are found.
+        let has_rules = parts.text != TextSettings::default();
         let mut vocab = VocabBuilder::default();
         let mut buffer = Vec::new();
         for (piece, &kind) in parts.pieces.iter().zip(&settled.kinds) {
             let text = text(&piece.text, kind, is_sentencepiece, &mut buffer);
-            let is_found = text.is_some() && is_merged_to(piece, kind, is_sentencepiece);
+            let is_found = text.is_some()
+                && is_merged_to(piece, kind, is_sentencepiece)
+                && !(has_rules && kind == PieceKind::UserDefined);
             vocab.push_found(text.unwrap_or(&piece.text), piece.score, kind, is_found)?;
         }
         let mut vocab = vocab.build()?;
@@ -123,7 +127,7 @@ impl Tokenizer {
             vocab.set_unknown(unk);
         }
         let [user_defined, named] = parts.taken_out(&settled);
-        let Settled { bos, eos, ends, .. } = settled;
+        let Settled { bos, eos, ends, named_kinds, .. } = settled;
 
         let (algorithm, adds_bos) = match &parts.merging {
             &Merging::SentencePiece { add_space_prefix } => {
@@ -145,8 +149,8 @@ impl Tokenizer {
 
         Ok(Self {
             user_defined: (!user_defined.is_empty()).then(|| Arc::new(user_defined)),
+            rules: TextRules::of(parts, &named_kinds).map(Arc::new),
             named: Arc::new(named),
-            rules: TextRules::of(parts, &vocab).map(Arc::new),
             vocab: Arc::new(vocab),
             algorithm,
             bos,
@@ -189,7 +193,12 @@ impl TokenizerParts<'_> {
     fn taken_out(&self, settled: &Settled) -> [UserDefined; 2] {
         use PieceKind::{Control, Unknown, UserDefined as Defined};
         let strips: HashMap<_, _> = self.strips.iter().copied().collect();
-        [&[Defined][..], &[Defined, Control, Unknown]].map(|kinds| {
+        let kinds = if self.text == TextSettings::default() {
+            [&[Defined][..], &[Defined, Control, Unknown]]
+        } else {
+            [&[][..], &[Control, Unknown]]
+        };
+        kinds.map(|kinds| {
             let pieces = (0..).zip(&self.pieces).zip(&settled.named_kinds);
             let pieces = pieces.filter(|(_, kind)| kinds.contains(kind));
             UserDefined::new(
