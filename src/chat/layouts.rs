@@ -305,8 +305,7 @@ pub(super) fn recognise(jinja: &str) -> Option<Template> {
     // Phi 4 and SmolVLM use the same marks in another way.
     let is_other = |marks: &[&str]| marks.iter().any(|mark| has(mark));
     if has("<|im_start|>") {
-        let ends = has("<|im_end|>") || has("eos_token");
-        (ends && !is_other(&["<|im_sep|>", "<end_of_utterance>"])).then_some(Template::ChatMl)
+        (!is_other(&["<|im_sep|>", "<end_of_utterance>"])).then_some(Template::ChatMl)
     } else if has("[INST]") {
         if has("[SYSTEM_PROMPT]") {
             None

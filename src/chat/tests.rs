@@ -140,7 +140,6 @@ fn templates_are_recognised_by_their_marks() {
         // Marks of two families.
         ("'<|im_start|>' + m['role'] + '<|im_end|>' {# as '<|user|>' of others #}", None),
         ("'<|start_header_id|>' + m + '<|end_header_id|>' '<start_of_turn>'", None),
-        ("'<|im_start|>' + m['role'] + '<|im_stop|>'", None),
         // llama.cpp's names in place of Jinja.
         ("chatml", Some(ChatMl)),
         ("llama2", Some(Llama2)),

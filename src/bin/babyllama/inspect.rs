@@ -21,8 +21,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
         Facts::of_model(args).or_else(|failure| Facts::of_source(args).map_err(|_| failure))
     };
     let facts = match facts {
-        // It may be the tokenizer given with -z that is wrong, and not the model.
-        Err(Failure::Error(reason)) if !runs_without_tokenizer(args) => {
+        Err(Failure::Error(reason)) => {
             // That is when people look: what is in it, and why doesn't it run?
             let unrunnable = Unrunnable::open(args, &reason).ok_or(Failure::Error(reason))?;
             let text = match args.json {
@@ -45,10 +44,6 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
         describe_metadata(&mut text, &facts.metadata);
     }
     print(text.as_bytes())
-}
-
-fn runs_without_tokenizer(args: &InspectArgs) -> bool {
-    models::open(&args.model, TokenizerChoice::None, args.engine.model_options()).is_ok()
 }
 
 /// What is shown of a model, whatever files it is in.
