@@ -18,7 +18,7 @@ RIGHT = 1e-5
 WAITING = {"F10_biases", "F12_fused_qkv"}
 # What a refusal or a message must say, in any case of letters.
 WORDS = {
-    "mistral_sliding_window": ["window"],
+    "mistral_sliding_window": ["window|context holds 4 tokens"],
     "msg_git_lfs": ["git lfs"],
     "msg_lora": ["lora", "meta-llama/llama-2-7b-hf", "merge"],
     "msg_safetensors_alone": ["config.json"],
@@ -36,7 +36,7 @@ def is_right(name, line):
         return all(float(error) < RIGHT for error in errors)
     if agree := re.search(r"(\d+)/(\d+) agree", line):
         return agree[1] == agree[2] or (bool(WORDS.get(name)) and said and "[note" in line)
-    if re.search(r"rc=[1-9]|^\(1, ", line):
+    if re.search(r"^(\(1, )|rc=[1-9]", line):
         return bool(WORDS.get(name)) and said
     return None
 
@@ -48,7 +48,8 @@ def run(script):
         verdicts = [bool(re.search(r"\bPASS\b", line)) for line in lines if re.search(r"\b(PASS|FAIL)\b", line)]
     else:
         verdicts = [verdict for line in lines if (verdict := is_right(script.parent.name, line)) is not None]
-    if out.returncode != 0 or not verdicts:
+    # A script that is refused what it asks for may not expect it.
+    if (out.returncode != 0 and "rc=1" not in out.stdout) or not verdicts:
         print(out.stdout, out.stderr[-2000:])
         verdicts.append(False)
     return verdicts, out.stdout
