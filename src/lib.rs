@@ -117,6 +117,6 @@ pub use tokenizer::{Decoder, PieceKind, Tokenizer};
 pub use weights::TensorInfo;
 
 /// The README's code, so that it is compiled and run.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "bundled"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;

@@ -18,7 +18,7 @@ RIGHT = 1e-5
 WAITING = {"F10_biases", "F12_fused_qkv"}
 # What a refusal or a message must say, in any case of letters.
 WORDS = {
-    "mistral_sliding_window": ["window|context holds 4 tokens"],
+    "mistral_sliding_window": ["window"],
     "msg_git_lfs": ["git lfs"],
     "msg_lora": ["lora", "meta-llama/llama-2-7b-hf", "merge"],
     "msg_safetensors_alone": ["config.json"],

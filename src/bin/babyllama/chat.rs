@@ -37,6 +37,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     let sampler = args.sampling.sampler()?;
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
+    if !args.quiet {
+        models::notes(&model);
+    }
     models::tokenizer(&model, &args.model)?;
     let mut questions = Questions::new()?;
     let is_typed = questions.are_typed();
@@ -138,10 +141,11 @@ impl Talk {
     fn turn(&mut self, question: &str) -> Result<(), Failure> {
         let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
         let question = question.trim();
+        let longer = models::longer(self.chat.session().model(), capacity);
         let answer = self.chat.ask(question, &mut self.sampler).map_err(|error| match error.kind() {
             ErrorKind::ContextFull { requested, .. } => Failure::Error(format!(
                 "the context is full: it holds {capacity} tokens, {position} are used, and this question makes \
-                 it {requested}; --context-length makes it longer, and /reset begins anew"
+                 it {requested}; {longer}, and /reset begins anew"
             )),
             _ => error.into(),
         });

@@ -57,6 +57,7 @@ struct Facts {
     tokenizer: Result<Option<Tokenizer>, String>,
     chat_template: Option<String>,
     metadata: Vec<(String, String)>,
+    notes: Vec<String>,
     engine: Option<Engine>,
 }
 
@@ -98,6 +99,7 @@ impl Facts {
             tokenizer,
             chat_template: model.chat_template().map(str::to_owned),
             metadata: model.metadata().to_vec(),
+            notes: model.notes().to_vec(),
             engine: Some(Engine {
                 isa: Model::isa(&model).name(),
                 threads: model.threads(),
@@ -133,6 +135,7 @@ impl Facts {
             tokenizer,
             chat_template: source.chat_template().map(str::to_owned),
             metadata: source.metadata().to_vec(),
+            notes: source.notes().to_vec(),
             engine: None,
         })
     }
@@ -181,6 +184,7 @@ impl Facts {
                 ("session", describe_session(session.memory_bytes(config), *context)),
             ]);
         }
+        lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
         let mut text = String::new();
         for (name, value) in lines {
             // Writing to a String doesn't fail.
@@ -208,6 +212,9 @@ impl Facts {
             },
             "chat_template": self.chat_template,
         });
+        if !self.notes.is_empty() {
+            all["notes"] = json!(self.notes);
+        }
         if args.tensors {
             let tensor = |tensor: &TensorInfo| {
                 let TensorInfo { name, shape, dtype, bytes, .. } = tensor;
@@ -230,7 +237,8 @@ impl Facts {
 
 /// The hyperparameters that are whole numbers.
 fn counts(config: &Config) -> impl Iterator<Item = (&'static str, usize)> {
-    [
+    let window = config.sliding_window.map(|window| ("window", window));
+    let always = [
         ("dim", config.dim),
         ("hidden_dim", config.hidden_dim),
         ("n_layers", config.n_layers),
@@ -240,8 +248,8 @@ fn counts(config: &Config) -> impl Iterator<Item = (&'static str, usize)> {
         ("rope_dim", config.rope_dim),
         ("vocab_size", config.vocab_size),
         ("max_seq_len", config.max_seq_len),
-    ]
-    .into_iter()
+    ];
+    always.into_iter().chain(window)
 }
 
 /// What a session takes for one more position.

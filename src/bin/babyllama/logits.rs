@@ -21,7 +21,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Failure> {
     let (tokens, capacity) = (&args.tokens.0, session.capacity());
     if tokens.len() > capacity {
         let reason = format!("the context holds {capacity} tokens, and there are {}", tokens.len());
-        return Err(Failure::Error(format!("{reason}; --context-length makes it longer")));
+        return Err(Failure::Error(format!("{reason}; {}", models::longer(&model, capacity))));
     }
     if args.out == Path::new("-") {
         return write_logits(&mut session, tokens, io::stdout().lock(), &Watch::new(), |e| {

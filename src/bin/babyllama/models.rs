@@ -5,6 +5,7 @@ use std::path::Path;
 use babyllama::{Model, ModelOptions, Tokenizer};
 
 use crate::failure::Failure;
+use crate::output::note;
 
 /// What stands for the bundled model where a file could be named. A file of this name is `./bundled`.
 pub(crate) const BUNDLED: &str = "bundled";
@@ -39,6 +40,19 @@ pub(crate) fn open(
         TokenizerChoice::Own => options,
     };
     Ok(if bundled { Model::bundled_with(&options)? } else { Model::open_with(model, &options)? })
+}
+
+/// What whoever runs the model should know of it.
+pub(crate) fn notes(model: &Model) {
+    model.notes().iter().for_each(|text| note(&format!("note: {text}")));
+}
+
+/// How a context could hold more than its `capacity`, for people.
+pub(crate) fn longer(model: &Model, capacity: usize) -> String {
+    match model.config().sliding_window.filter(|&window| window <= capacity) {
+        Some(_) => "it ends where the sliding window of the model's attention does".into(),
+        None => "--context-length makes it longer".into(),
+    }
 }
 
 /// The model's tokenizer, for commands that can't do without.

@@ -13,6 +13,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let sampler = args.sampling.sampler()?;
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
+    if !args.quiet {
+        models::notes(&model);
+    }
     let tokenizer = models::tokenizer(&model, &args.model)?;
     let prompt = tokenizer.encode_prompt(&read_prompt(&args.prompt)?);
     if prompt.is_empty() {
