@@ -75,6 +75,12 @@ impl OutputFile {
         Self::create(target, overwrite)
     }
 
+    /// Where the file is until it is kept; `None` if it is written in place. For programs that end
+    /// in a way that drops nothing.
+    pub fn unfinished_path(&self) -> Option<&Path> {
+        self.beside.as_deref()
+    }
+
     /// That the disk has room for so many bytes, of which none are written yet. Where that can't be found out, it is taken to
     /// have.
     ///

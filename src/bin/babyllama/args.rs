@@ -127,8 +127,8 @@ Examples:
 ///
 /// Ctrl-C stops an answer; Ctrl-C or Ctrl-D at the prompt leaves; /help lists the commands. A line
 /// that ends with a backslash goes on in the next; a question of many lines stands between lines of
-/// \"\"\". If standard input is no terminal, each of its lines is a question, also one that begins
-/// with /, and only the answers are printed.
+/// \"\"\". If standard input is no terminal, each of its lines is a question as it stands, also one
+/// that begins with /, and only the answers are printed.
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct ChatArgs {

@@ -216,6 +216,7 @@ fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), Failure> {
         return print(lines.as_bytes());
     }
     let mut target = OutputFile::create_apart(file, true, &[model])?;
+    interrupt::remove_when_killed(&target);
     target.write_all(lines.as_bytes()).map_err(|e| Failure::of(file, e))?;
     Ok(target.keep()?)
 }
@@ -267,9 +268,12 @@ impl Questions {
         !matches!(self, Self::Lines(_))
     }
 
-    /// The next question, which may have several lines; `None` when there are no more.
+    /// The next question, which may have several lines if it is typed; `None` when there are no more.
     fn next(&mut self) -> Result<Option<String>, Failure> {
         let Some(mut line) = self.line("> ")? else { return Ok(None) };
+        if !self.are_typed() {
+            return Ok(Some(line));
+        }
         let mut question = String::new();
         if let Some(first) = line.trim_start().strip_prefix(FENCE) {
             let mut rest = first.to_string();

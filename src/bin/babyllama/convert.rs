@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{parse_norm_eps, parse_positions, parse_rope_theta};
 use crate::failure::Failure;
-use crate::interrupt::{Watch, is_terminated};
+use crate::interrupt::{Watch, is_terminated, remove_when_killed};
 use crate::output::{note, takes_escapes};
 
 /// Writes a model as GGUF, with its tokenizer, in another weight format if wanted; or in one of llama2.c's formats.
@@ -263,7 +263,9 @@ fn write_llama2c(
 fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, Failure> {
     let mut sources = vec![args.source.as_path()];
     sources.extend(args.tokenizer.path.as_deref());
-    Ok(OutputFile::create_apart(target, args.force, &sources)?)
+    let file = OutputFile::create_apart(target, args.force, &sources)?;
+    remove_when_killed(&file);
+    Ok(file)
 }
 
 /// Writes a file that isn't in its place yet, and shows how far it is.

@@ -2,8 +2,12 @@
 //! SIGTERM and SIGHUP stop it too, and then always end the program: what it was computing is left
 //! in good order.
 
-use std::sync::Once;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+
+use babyllama::convert::OutputFile;
 
 /// What a shell gives for a program that SIGINT ended.
 const EXIT_CODE: u8 = 130;
@@ -19,6 +23,27 @@ static HAS_PROMPT: AtomicBool = AtomicBool::new(false);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 /// SIGTERM or SIGHUP, when it has come; 0 before.
 static TERMINATION: AtomicI32 = AtomicI32::new(0);
+/// The files in the making, under the names that they have until they are kept.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// From now on a signal that ends the program at once removes this file, unless it was kept.
+pub(crate) fn remove_when_killed(file: &OutputFile) {
+    let Some(path) = file.unfinished_path() else { return };
+    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !unfinished.iter().any(|known| known == path) {
+        unfinished.push(path.into());
+    }
+}
+
+/// What must be done before the program ends at once, since nothing is dropped then.
+fn clean_up() {
+    for path in &*UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner) {
+        // One that was kept isn't there any more.
+        let _ = fs::remove_file(path);
+    }
+    #[cfg(unix)]
+    terminal::restore();
+}
 
 /// Takes Ctrl-C over, once, and SIGTERM and SIGHUP.
 ///
@@ -29,6 +54,7 @@ fn take_over() {
     // It runs in a thread of its own, so it may come late: after what was to be stopped has ended by itself.
     let handler = || {
         if PRESSES.fetch_add(1, Ordering::SeqCst) >= OUTLIVED.load(Ordering::SeqCst) {
+            clean_up();
             std::process::exit(EXIT_CODE.into());
         }
     };
@@ -62,7 +88,7 @@ mod termination {
     use signal_hook::iterator::Signals;
     use signal_hook::low_level::emulate_default_handler;
 
-    use super::{PRESSES, TERMINATION, WATCHED};
+    use super::{PRESSES, TERMINATION, WATCHED, clean_up};
 
     /// While somebody watches, the first such signal is as Ctrl-C. Else, and a second time, it does
     /// what it always does.
@@ -73,6 +99,7 @@ mod termination {
             for signal in signals.forever() {
                 let before = TERMINATION.swap(signal, Ordering::SeqCst);
                 if before != 0 || !WATCHED.load(Ordering::SeqCst) {
+                    clean_up();
                     let _ = emulate_default_handler(signal);
                 }
                 PRESSES.fetch_add(1, Ordering::SeqCst);
@@ -87,6 +114,38 @@ mod termination {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
         mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+    }
+}
+
+/// A line editor takes a terminal's settings over while it reads, and gives them back when it has a line.
+#[cfg(unix)]
+mod terminal {
+    use std::io;
+    use std::sync::{Mutex, PoisonError};
+
+    use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+    use nix::unistd::{getpgrp, tcgetpgrp, write};
+
+    /// What it was when no editor read from it.
+    static SETTINGS: Mutex<Option<Termios>> = Mutex::new(None);
+    /// Ends the marks around what is pasted, and the line that was typed.
+    const LEAVE: &[u8] = b"\x1b[?2004l\n";
+
+    pub(super) fn remember() {
+        *SETTINGS.lock().unwrap_or_else(PoisonError::into_inner) = tcgetattr(io::stdin()).ok();
+    }
+
+    pub(super) fn restore() {
+        let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        // In the background the terminal is another's.
+        let is_ours = tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp());
+        if let Some(settings) = settings.as_ref().filter(|_| is_ours)
+            && tcgetattr(io::stdin()).is_ok_and(|now| now != *settings)
+        {
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, settings);
+            // Past the lock of standard output, which an answer may hold.
+            let _ = write(io::stdout(), LEAVE);
+        }
     }
 }
 
@@ -105,6 +164,8 @@ fn watched(is_watched: bool) {
 /// From now on a line editor reads the key itself while nobody watches. What still comes as a signal was meant for the
 /// answer that has just ended, and does nothing. Within an answer three end the program, should it hang.
 pub(crate) fn at_prompt() {
+    #[cfg(unix)]
+    terminal::remember();
     HAS_PROMPT.store(true, Ordering::SeqCst);
     watched(false);
     take_over();

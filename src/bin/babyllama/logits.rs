@@ -8,12 +8,12 @@ use babyllama::{Session, TokenId};
 
 use crate::args::LogitsArgs;
 use crate::failure::Failure;
-use crate::interrupt::Watch;
+use crate::interrupt::{Watch, remove_when_killed};
 use crate::models::{self, TokenizerChoice};
 use crate::output::holds_something;
 
-/// Tokens whose logits are held in memory at once.
-const CHUNK: usize = 128;
+/// Tokens whose logits are held in memory at once, and after which a signal is looked for.
+const CHUNK: usize = 32;
 
 pub(crate) fn run(args: &LogitsArgs) -> Result<(), Failure> {
     let model = models::open(&args.model, TokenizerChoice::None, args.engine.model_options())?;
@@ -32,6 +32,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Failure> {
     let watch = Watch::new();
     let overwrite = args.force || !holds_something(&args.out);
     let mut target = OutputFile::create_apart(&args.out, overwrite, &[&args.model])?;
+    remove_when_killed(&target);
     write_logits(&mut session, tokens, &mut target, &watch, failed)?;
     Ok(target.keep()?)
 }
