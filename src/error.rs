@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::folder;
+
 /// The index of a piece in the vocabulary.
 pub type TokenId = u32;
 
@@ -248,6 +250,16 @@ impl ErrorKind {
         let shown = path.display();
         let hint = if !path.is_dir() {
             "it is not a regular file".into()
+        } else if let Some(base) = folder::adapter_base(path) {
+            let base = base.map_or_else(|| "its base".into(), |base| format!("its base, {base},"));
+            format!(
+                "it is the directory of a LoRA adapter, which only changes another model: merge it into \
+                 {base} first, with PEFT's merge_and_unload for example"
+            )
+        } else if folder::is_quantized(path) {
+            "it is the directory of a model that is quantized already, as its config.json says \
+             (quantization_config): take the model that it was made of, or one in GGUF"
+                .into()
         } else if holds("config.json") || holds("params.json") {
             let target = path.canonicalize().unwrap_or_else(|_| path.into());
             let target = target.file_name().unwrap_or_default().to_string_lossy();
@@ -302,7 +314,11 @@ impl fmt::Display for ErrorKind {
             Self::UnsupportedVersion { format, found } => {
                 write!(f, "{format} version {found} is not supported")
             }
-            Self::BigEndian { format } => write!(f, "big-endian {format} files are not supported"),
+            Self::BigEndian { format } => {
+                let is_gguf = *format == "GGUF";
+                let helps = if is_gguf { ": gguf-py's gguf_convert_endian makes a file that is" } else { "" };
+                write!(f, "big-endian {format} files are not supported{helps}")
+            }
             Self::Malformed { format, reason } => write!(f, "malformed {format} file: {reason}"),
             Self::UnsupportedArchitecture { found } => {
                 write!(f, "models of architecture {found:?} are not supported, only \"llama\"")
@@ -317,7 +333,10 @@ impl fmt::Display for ErrorKind {
                 write!(f, "the header asks for {expected} bytes, the file has {found}{why}")
             }
             Self::Truncated { what, offset, needed, available } => {
-                write!(f, "{what} at byte {offset} needs {needed} bytes, {available} are left")
+                write!(
+                    f,
+                    "{what} at byte {offset} needs {needed} bytes, {available} are left: was it downloaded whole?"
+                )
             }
             Self::Config { field, value, reason } => write!(f, "{field} is {value}: {reason}"),
             Self::TensorShape { name, expected, found } => {
@@ -344,7 +363,10 @@ impl fmt::Display for ErrorKind {
                 write!(f, "the tokenizer has {tokenizer} pieces, the model knows only {model} tokens")
             }
             Self::NoTokenizer => {
-                write!(f, "text needs a tokenizer, and none was found beside the model or given")
+                write!(
+                    f,
+                    "text needs a tokenizer: this file holds none, and none was found beside the model or given"
+                )
             }
             Self::TokenOutOfRange { token, vocab_size } => {
                 write!(f, "token {token} is not below the vocabulary's size, {vocab_size}")

@@ -330,7 +330,12 @@ impl Tokenizer {
         let bytes = std::fs::read(path).map_err(|e| Error::from(e).at(Some(path)))?;
         Self::from_llama2c(&bytes).map_err(|e| {
             let kind = FileKind::detect(&bytes, bytes.len() as u64);
-            let other = kind.filter(|kind| !matches!(kind, FileKind::TokenizerBin | FileKind::Empty));
+            let other = kind.filter(|kind| *kind != FileKind::TokenizerBin);
+            // A model that happens to be like text is one all the same.
+            if path.is_file() && Storage::open(path).is_ok_and(|storage| checkpoint::is_llama2c(&storage)) {
+                let hint = "it is a model of llama2.c's: the tokenizer is another file".into();
+                return Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path));
+            }
             let error = other
                 .map_or(e, |kind| ErrorKind::UnknownFormat { hint: kind.sentence(Wanted::Tokenizer) }.into());
             error.at(Some(path))

@@ -9,6 +9,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::{ErrorKind, Result, TokenId};
+use crate::kv_cache::CacheDtype;
 use crate::model::Model;
 use crate::session::SessionOptions;
 use crate::tokenizer::Tokenizer;
@@ -24,11 +25,12 @@ const MAX_BATCH: usize = 128;
 pub struct PerplexityOptions {
     context_length: usize,
     max_windows: usize,
+    cache_dtype: CacheDtype,
 }
 
 impl Default for PerplexityOptions {
     fn default() -> Self {
-        Self { context_length: 512, max_windows: usize::MAX }
+        Self { context_length: 512, max_windows: usize::MAX, cache_dtype: CacheDtype::F32 }
     }
 }
 
@@ -50,6 +52,13 @@ impl PerplexityOptions {
     #[must_use]
     pub fn max_windows(mut self, windows: usize) -> Self {
         self.max_windows = windows;
+        self
+    }
+
+    /// How keys and values are kept.
+    #[must_use]
+    pub fn cache_dtype(mut self, dtype: CacheDtype) -> Self {
+        self.cache_dtype = dtype;
         self
     }
 }
@@ -157,7 +166,7 @@ impl Model {
         options: PerplexityOptions,
         mut progress: impl FnMut(&Perplexity) -> ControlFlow<()>,
     ) -> Result<Perplexity> {
-        let PerplexityOptions { context_length, max_windows } = options;
+        let PerplexityOptions { context_length, max_windows, cache_dtype } = options;
         let refuse = |reason: String| {
             let value = context_length.to_string();
             Err(ErrorKind::InvalidOption { name: "context_length", value, reason }.into())
@@ -169,7 +178,8 @@ impl Model {
         if n_windows == 0 && max_windows > 0 {
             return refuse(format!("the text has only {} tokens", tokens.len()));
         }
-        let mut session = self.session_with(SessionOptions::new().context_length(context_length));
+        let session = SessionOptions::new().context_length(context_length).cache_dtype(cache_dtype);
+        let mut session = self.session_with(session);
         let vocab_size = self.config().vocab_size;
         let batch = (MAX_LOGITS_BYTES / (4 * vocab_size)).clamp(1, MAX_BATCH);
         let bos = self.tokenizer().filter(|tokenizer| tokenizer.adds_bos()).and_then(Tokenizer::bos);

@@ -202,18 +202,32 @@ fn a_signal_leaves_no_unfinished_file() {
     let tokens = "1 ".repeat(16);
     let convert = ["convert", text(model.path()), text(&target), "--to", "gguf", "--dtype", "q3_k_s"];
     let logits = ["logits", text(model.path()), "--tokens", &tokens, "-o", text(&target)];
-    for (args, signal, code) in
-        [(&convert[..], "TERM", 143), (&convert, "HUP", 129), (&convert, "INT", 130), (&logits, "TERM", 143)]
-    {
+    for (args, signals, code) in [
+        (&convert[..], &["TERM"][..], 143),
+        (&convert, &["HUP"], 129),
+        (&convert, &["INT"], 130),
+        (&logits, &["TERM"], 143),
+        // The second is for who can't wait: whether it comes in time is chance.
+        (&logits, &["TERM", "TERM"], 143),
+        (&logits, &["TERM", "HUP"], 143),
+        (&logits, &["INT", "INT"], 130),
+        (&convert, &["INT", "INT"], 130),
+    ] {
         let mut child = command(args).spawn().unwrap();
         while fs::read_dir(folder).unwrap().count() == 1 {
             assert!(child.try_wait().unwrap().is_none(), "it ended before it wrote anything");
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        let kill = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
-        assert!(kill.unwrap().success());
+        for signal in signals {
+            let kill = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+            assert!(kill.unwrap().success());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let status = child.wait().unwrap();
-        assert_eq!(status.code(), Some(code), "{signal}: {:?}", status.signal());
+        // As a shell tells it.
+        let found = status.code().or(status.signal().map(|signal| 128 + signal));
+        let by_second = matches!((signals, found), ([_, "HUP"], Some(129)));
+        assert!(found == Some(code) || by_second, "{signals:?}: {status:?}");
         assert_eq!(fs::read_dir(folder).unwrap().count(), 1, "{args:?}: something was left behind");
     }
 }
@@ -323,6 +337,91 @@ fn no_escape_sequence_goes_where_none_is_wanted() {
     assert!(shown.contains("/system TEXT") && !shown.contains('\x1b'), "{shown:?}");
 }
 
+/// SIGTERM at the prompt: the terminal is as it was before, and marks no pastes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
+    if Command::new("script").arg("--version").output().is_err() {
+        return eprintln!("skipped: there is no `script`");
+    }
+    for signal in ["TERM", "HUP"] {
+        let chat = format!(
+            "before=$(stty -g)
+            (tries=0; until stty -a </dev/tty | grep -q -- -icanon || [ $tries = 500 ]; do \
+                tries=$((tries + 1)); sleep 0.05; done; kill -{signal} $(cat pid)) &
+            sh -c 'echo $$ >pid; exec \"{}\" chat'
+            echo; echo code $?; [ \"$before\" = \"$(stty -g)\" ] && echo the same",
+            env!("CARGO_BIN_EXE_babyllama")
+        );
+        let folder = TempFile::new("x", b"");
+        let mut script = Command::new("timeout");
+        script.args(["60", "script", "-qc", &chat, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
+        script.env("SHELL", "/bin/sh").current_dir(folder.path().parent().unwrap());
+        let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pipe = script.stdin.take();
+        let shown = script.wait_with_output().unwrap().stdout;
+        drop(pipe);
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        assert!(shown.contains("the same"), "{signal}: {shown:?}");
+        let marks = |mark: &str| shown.matches(mark).count();
+        assert!(
+            marks("\x1b[?2004h") > 0 && marks("\x1b[?2004h") == marks("\x1b[?2004l"),
+            "{signal}: {shown:?}"
+        );
+    }
+}
+
+/// What a file says doesn't steer the terminal of whoever looks at it.
+#[test]
+fn no_control_character_of_a_file_is_shown() {
+    let evil = "\x1b[2J\u{9b}31m\x07";
+    let with = |key: &str, value: &str| with_keys(&[(key, Value::str(value))]);
+    let mut named = with_keys(&[]);
+    named.tensor(&format!("{evil}.weight"), &[32], &[0.0; 32]);
+    for file in [
+        named,
+        with(&format!("some.{evil}"), evil),
+        with("general.architecture", evil),
+        with("general.name", evil),
+        with("tokenizer.ggml.pre", evil),
+        with("tokenizer.chat_template", evil),
+        with("tokenizer.chat_template", &format!("{evil}<|im_start|>")),
+        with("tokenizer.chat_template", &format!("{evil} is what he said to them <|im_start|>")),
+    ] {
+        let file = TempFile::new("m.gguf", &file.to_bytes());
+        let path = text(file.path());
+        for args in [
+            &["inspect", path, "--metadata", "--tensors"][..],
+            &["inspect", path, "--metadata", "--tensors", "--json"],
+            &["run", path, "-n", "2"],
+            &["chat", path, "-n", "1", "-z", MODEL],
+            &["convert", path, &format!("{path}.out"), "--force"],
+        ] {
+            let output = with_input(args, "Hi\n");
+            for shown in [output.stdout, output.stderr] {
+                let shown = String::from_utf8(shown).unwrap();
+                let hidden = |c: char| c.is_control() && c != '\n';
+                assert!(
+                    args[0] != "inspect" && args[0] == "run" || !shown.contains(hidden),
+                    "{args:?}: {shown:?}"
+                );
+                assert!(!shown.contains(['\x1b', '\u{9b}', '\x07']), "{args:?}: {shown:?}");
+            }
+        }
+    }
+}
+
+/// A line ends a question, whatever is in it.
+#[test]
+fn a_piped_line_is_a_question_as_it_stands() {
+    let output = with_input(
+        &["chat", "-n", "1", "-q", "-t", "0", "--template", "vicuna"],
+        "C:\\\nfoo \\\n\"\"\"one\ntwo\"\"\"\n\"\"\"\nlast\\",
+    );
+    assert_eq!(stdout(&output).lines().count(), 6);
+    assert_eq!(stderr(&output), "");
+}
+
 #[test]
 fn a_piped_question_may_begin_with_a_slash() {
     let output =
@@ -368,6 +467,20 @@ fn what_is_no_model_is_named() {
     let part = file("m.gguf.part", &fs::read(MODEL).unwrap()[..50_000]);
     let cut = file("cut.gguf", &fs::read(MODEL).unwrap()[..50_000]);
     let convert = format!("`babyllama convert {} ", text(directory));
+    let settings = file("tokenizer_config.json", b"{\"tokenizer_class\": \"LlamaTokenizer\"}");
+    let config = text(folder.path()).to_string();
+    let other = file("vocab.json", b"{\"a\": 1}");
+    let empty = file("tokenizer.bin", b"");
+    let weights = file("w.bin", &RandomModel::new(SMALL, 1).to_v0());
+    let header = file("header.gguf", &fs::read(MODEL).unwrap()[..500]);
+    let swapped = file("swapped.gguf", b"GGUF\0\0\0\x03\0\0\0\0\0\0\0\0");
+    let adapter = TempFile::new(
+        "adapter_config.json",
+        b"{\"peft_type\": \"LORA\", \"base_model_name_or_path\": \"Llama 2 7B\"}",
+    );
+    let lora = beside(&adapter, "m.safetensors", b"\x20\0\0\0\0\0\0\0{\"model.q.lora_A.weight\":{}     }");
+    let gptq = TempFile::new("config.json", b"{\"quantization_config\": {}}");
+    let folder_of = |file: &TempFile| text(file.path().parent().unwrap()).to_string();
     for (args, parts) in [
         (&["run", text(directory)][..], &["it is a directory", convert.as_str()][..]),
         (&["chat", text(directory)], &[&convert]),
@@ -380,6 +493,17 @@ fn what_is_no_model_is_named() {
         (&["tokenize", "-z", &json, "x"], &["only `babyllama convert` takes it"]),
         (&["run", &part], &["its download isn't done"]),
         (&["run", &cut], &["was it downloaded whole?"]),
+        (&["run", &header], &["are left: was it downloaded whole?"]),
+        (&["run", &swapped], &["gguf_convert_endian"]),
+        (&["run", "bundled", "-z", &settings], &["it holds settings", "tokenizer.json or tokenizer.model"]),
+        (&["run", "bundled", "-z", &config], &["it holds settings", "tokenizer.json or tokenizer.model"]),
+        (&["run", "bundled", "-z", &other], &["it is JSON: name a tokenizer's file"]),
+        (&["run", "bundled", "-z", &empty], &["it is empty: download the tokenizer's file again"]),
+        (&["run", "bundled", "-z", &html], &["an HTML page", "download the tokenizer's file again"]),
+        (&["run", "bundled", "-z", &weights], &["it is a model of llama2.c's: the tokenizer is another"]),
+        (&["run", &folder_of(&adapter)], &["a LoRA adapter", "merge it into its base, Llama 2 7B, first"]),
+        (&["run", text(&lora)], &["a LoRA adapter in safetensors", "its base is Llama 2 7B"]),
+        (&["run", &folder_of(&gptq)], &["quantized already", "take the model that it was made of"]),
     ] {
         fails(&babyllama(args), 1, parts);
     }
@@ -443,11 +567,27 @@ fn an_option_that_is_wrong_is_blamed() {
         (&["run", "--rope-theta", "0"], 2, "--rope-theta"),
         (&["convert", MODEL, "x", "--max-seq-len", "0"], 2, "--max-seq-len"),
         (&["bench", "--depth", "18446744073709551615"], 2, "--depth"),
+        // Options that would do nothing, and names as they are typed.
+        (&["bench", "--dtype", "q8_0"], 2, "--shape"),
+        (&["convert", MODEL, "x.gguf", "--group-size", "32"], 2, "--group-size is for --to llama2c-v2 alone"),
+        (&["convert", MODEL, "x.bin", "--dtype", "q8_0"], 2, ".bin chose one: --to gguf changes it"),
+        (&["perplexity", MODEL, MODEL, "--context-length", "9"], 2, "--ctx says"),
+        (&["run", "--top-p", "2"], 2, "--top-p 2: must be from 0 to 1"),
+        (&["run", "--top-p", "2"], 2, "Usage: babyllama run "),
+        (&["chat", "--repetition-penalty", "0"], 2, "--repetition-penalty 0: must be"),
         (&["run", text(few.path()), "-z", MODEL], 1, "babyllama.gguf: the tokenizer has 1024 pieces"),
         (&["run", text(small.path()), "-z", "no/such"], 1, "no/such: "),
     ] {
         fails(&babyllama(args), code, &[part]);
     }
+    let short = TempFile::new("short.txt", b"Once upon a time, there was a");
+    let perplexity =
+        |ctx| babyllama(&["perplexity", MODEL, text(short.path()), "--ctx", ctx, "--chunks", "1"]);
+    fails(&perplexity("50"), 1, &["short.txt: it has 9 tokens, and --ctx needs 50"]);
+    // One prediction has no spread.
+    assert_eq!(stderr(&perplexity("4")), "perplexity of 1 token\n");
+    let cut = babyllama(&["run", "-n", "2", "-i", "One two three four five"]);
+    assert!(stdout(&cut).ends_with('\n') && stderr(&cut).starts_with("note: -n allows 2 of"));
     let shown = stdout(&babyllama(&["inspect", text(small.path()), "-z", "no/such"]));
     assert!(shown.contains("unusable: no/such: "), "{shown}");
 }
@@ -490,6 +630,10 @@ fn chat_takes_only_a_template_that_is_known() {
     for (template, part) in [
         (&b"{{ messages }}"[..], "chat template isn't known here"),
         (b"phi3", "its chat template, \"phi3\", isn't known here"),
+        (b"llama2", "its chat template, \"llama2\", is llama.cpp's, and near to ours"),
+        (b"zephyr", "its chat template, \"zephyr\", is llama.cpp's, and near to ours"),
+        (b"vicuna", "its chat template, \"vicuna\", is llama.cpp's, and near to ours"),
+        (b"llama2-sys-strip", "its chat template, \"llama2-sys-strip\", isn't known here"),
         (b"{{ '\xff' }}", "chat template isn't known here"),
     ] {
         let file = with(template);
@@ -512,6 +656,27 @@ fn chat_takes_only_a_template_that_is_known() {
     );
     let jinja = b"{{'<|im_start|>' + m['role'] + '\xff' + m['content'] + '<|im_end|>'}}";
     assert!(prompt(jinja).starts_with("note: the file's chat template isn't UTF-8 throughout\nprompt: "));
+    let system = b"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + m + ' ASSISTANT:' }}";
+    let words = "note: the file's chat template has words that aren't fed, \"A chat with a kind assistant.\": -y gives";
+    assert!(prompt(system).starts_with(words), "{}", prompt(system));
+    // The names are options too.
+    for name in ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"] {
+        stdout(&with_input(&["chat", "--template", name, "-n", "1", "-q"], "Hi\n"));
+    }
+    for empty in [&b""[..], b" \n"] {
+        assert!(
+            prompt(empty).starts_with("note: the file doesn't say how to chat with it: taking Llama 2's")
+        );
+    }
+    let number = with_keys(&[("tokenizer.chat_template", Value::U32(1))]);
+    let number = TempFile::new("m.gguf", &number.to_bytes());
+    let output = babyllama(&["run", text(number.path()), "-z", MODEL, "-n", "2"]);
+    stdout(&output);
+    assert!(
+        stderr(&output).contains("key tokenizer.chat_template: expected a string"),
+        "{}",
+        stderr(&output)
+    );
     // A file that says nothing, as llama2.c's: said in a pipe too.
     let output = with_input(&["chat", "-n", "1"], "Hi\n");
     assert!(stderr(&output).contains("taking Llama 2's; --template names another"), "{}", stderr(&output));

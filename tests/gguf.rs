@@ -535,7 +535,6 @@ fn a_value_of_the_wrong_type_is_named_with_both_types() {
             Value::Array(4, vec![]),
             "expected an array of strings, found array of 0 u32",
         ),
-        ("tokenizer.chat_template", Value::U32(1), "found u32 1"),
         ("split.count", Value::str("x"), "found string \"x\""),
     ] {
         let file = with_key(key, value);

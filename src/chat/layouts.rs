@@ -66,19 +66,18 @@ pub(super) const MARKS: [&str; 17] = [
     "<|endoftext|>",
 ];
 
-/// llama.cpp's names, which files may have in place of a Jinja text. A layout of its tokenizer's
-/// that has a space behind a mark is SentencePiece's, which puts that space there itself: so
-/// `-tekken`, for tokenizers that don't, is no other.
-pub(super) const ALIASES: [(&str, Template); 8] = [
+/// llama.cpp's names, which files may have in place of a Jinja text: those whose layouts are ours
+/// byte for byte. Its `llama2`, `vicuna` and `zephyr` are near to ours of these names, and no more.
+/// A layout of its that has a space after a mark is SentencePiece's, which puts that space there
+/// itself: so `-tekken`, for tokenizers that don't, is no other.
+pub(super) const NAMES: [(&str, Template); 7] = [
+    ("chatml", Template::ChatMl),
+    ("llama3", Template::Llama3),
     ("mistral-v1", Template::Mistral),
+    ("mistral-v3", Template::MistralV3),
     ("mistral-v3-tekken", Template::MistralV3),
+    ("mistral-v7", Template::MistralV7),
     ("mistral-v7-tekken", Template::MistralV7),
-    // Llama 2's own layout, which these come near to.
-    ("llama2-sys", Template::Llama2),
-    ("llama2-sys-bos", Template::Llama2),
-    ("llama2-sys-strip", Template::Llama2),
-    ("llama-2", Template::Llama2),
-    ("llama-3", Template::Llama3),
 ];
 
 use Item::{Bos, Content, Eos, Mark, Text};
@@ -295,8 +294,8 @@ const FAMILIES: [&str; 11] = [
 /// Which template a Jinja text is, by the marks in it. The first that fits is it.
 pub(super) fn recognise(jinja: &str) -> Option<Template> {
     let has = |mark: &str| jinja.contains(mark);
-    if let Some(template) = Template::by_name(jinja.trim()) {
-        return Some(template);
+    if let Some((_, template)) = NAMES.iter().find(|(name, _)| *name == jinja.trim()) {
+        return Some(*template);
     }
     // A text with the marks of two families is neither's.
     if FAMILIES.iter().filter(|mark| has(mark)).count() > 1 {
@@ -329,9 +328,9 @@ pub(super) fn recognise(jinja: &str) -> Option<Template> {
     } else if has("### Instruction:") && has("### Response:") {
         (!has("<|EOT|>")).then_some(Template::Alpaca)
     } else if has("### Human:") && has("### Assistant:") {
-        Some(Template::VicunaV0)
+        has_texts_of(&VICUNA_V0, jinja).then_some(Template::VicunaV0)
     } else if has("### User:") && has("### Assistant:") {
-        Some(Template::StableBeluga)
+        has_texts_of(&STABLE_BELUGA, jinja).then_some(Template::StableBeluga)
     } else {
         None
     }
@@ -342,12 +341,19 @@ pub(super) fn writes_bos(jinja: &str) -> bool {
     ["bos_token", "<|begin_of_text|>"].iter().any(|bos| jinja.contains(bos))
 }
 
-/// The system prompt of `ChatML` that is one literal of a Jinja text, with nothing in it that Jinja would change.
-pub(super) fn chatml_system(jinja: &str) -> Option<&str> {
-    let turns = jinja.split("<|im_start|>system").skip(1);
-    let mut contents = turns.filter_map(|turn| {
-        let content = turn.strip_prefix('\n').or_else(|| turn.strip_prefix("\\n"))?;
-        content.split_once("<|im_end|>").map(|(content, _)| content)
-    });
-    contents.find(|content| !content.contains(['\'', '"', '\\', '{', '}']))
+/// Whether a Jinja text has what the layout writes before and after a question: these families have
+/// many dialects.
+fn has_texts_of(layout: &Layout, jinja: &str) -> bool {
+    let jinja = jinja.replace("\\n", "\n");
+    let stands = |items: &[Item], is_last: bool| {
+        items.iter().all(|item| {
+            let Text(text) = item else { return true };
+            let after = text.trim_start_matches('\n');
+            let between = &text[..text.len() - after.len()];
+            // What ends without a line's end isn't that with one.
+            let is_line = |rest: &str| is_last && !text.ends_with('\n') && rest.starts_with('\n');
+            jinja.contains(between) && jinja.split(after).skip(1).any(|rest| !is_line(rest))
+        })
+    };
+    stands(layout.before_question, false) && stands(layout.after_question, true)
 }

@@ -5,9 +5,11 @@
 //!
 //! - here: a rendering, and its tokens
 //! - `layouts`: the templates themselves, as a table, and by what marks a file's Jinja text is recognised
+//! - `jinja`: what such a text says literally
 //!
 //! Source: each template's is named beside it.
 
+mod jinja;
 mod layouts;
 #[cfg(test)]
 mod tests;
@@ -168,16 +170,14 @@ impl Template {
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         let own = Self::ALL.into_iter().find(|template| template.name() == name);
-        own.or_else(|| {
-            layouts::ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, template)| *template)
-        })
+        own.or_else(|| layouts::NAMES.iter().find(|(known, _)| *known == name).map(|(_, template)| *template))
     }
 
     /// Recognises a template by the marks in its Jinja text, which a GGUF file brings
     /// ([`Model::chat_template`](crate::Model::chat_template)).
     ///
-    /// A file may have a name in place of a Jinja text: then it is the template [of that
-    /// name](Self::by_name).
+    /// A file may have one of llama.cpp's names in place of a Jinja text: then it is the template of
+    /// that name, if the layout here is llama.cpp's. Its `llama2`, `vicuna` and `zephyr` aren't.
     ///
     /// The Jinja text isn't run: what a file adds beside the layout, such as tools or today's date, is left out. For a
     /// system prompt when none is given see [`default_system`](Self::default_system).
@@ -196,17 +196,39 @@ impl Template {
     }
 
     /// The system prompt that a Jinja text has for a conversation without one, as `SmolLM2` does; `None` if it has none, or
-    /// none that stands there as it is.
+    /// none that stands there as a literal.
     ///
     /// ```
     /// use babyllama::chat::Template;
     ///
     /// let jinja = r"{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{{ '<|im_start|>' + message['role'] ...";
-    /// assert_eq!(Template::ChatMl.default_system(jinja), Some("Be kind."));
+    /// assert_eq!(Template::ChatMl.default_system(jinja).as_deref(), Some("Be kind."));
     /// ```
     #[must_use]
-    pub fn default_system(self, jinja: &str) -> Option<&str> {
-        (self == Self::ChatMl).then(|| layouts::chatml_system(jinja)).flatten()
+    pub fn default_system(self, jinja: &str) -> Option<String> {
+        (self == Self::ChatMl).then(|| jinja::chatml_system(jinja)).flatten()
+    }
+
+    /// The first words of a Jinja text that neither this template writes nor [`default_system`](Self::default_system)
+    /// is: a system prompt of the file's own, or today's date. Errors and what only tools need don't count.
+    ///
+    /// ```
+    /// use babyllama::chat::Template;
+    ///
+    /// let jinja = r"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + message['content'] + ' ASSISTANT:' }}";
+    /// assert_eq!(Template::Vicuna.left_out(jinja).as_deref(), Some("A chat with a kind assistant."));
+    /// ```
+    #[must_use]
+    pub fn left_out(self, jinja: &str) -> Option<String> {
+        let layout = self.layout();
+        let turns = [layout.system, layout.before_question, layout.after_question, layout.end];
+        let own = turns.into_iter().flatten().filter_map(|item| match item {
+            Item::Mark(text) | Item::Text(text) => Some(text.trim()),
+            _ => None,
+        });
+        let system = self.default_system(jinja);
+        let written: Vec<&str> = system.as_deref().into_iter().chain(own).collect();
+        jinja::prose(jinja, &written)
     }
 
     /// Lays out a conversation. If its last message is a question, up to where the answer begins.

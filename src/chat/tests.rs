@@ -136,22 +136,29 @@ fn templates_are_recognised_by_their_marks() {
         ("{{ '### Instruction:\\n' + m + '\\n\\n' }} {{ '### Response:\\n' }}", Some(Alpaca)),
         ("'### Human: ' + m + '\\n' '### Assistant: '", Some(VicunaV0)),
         ("'### User:\\n' + m + '\\n\\n' '### Assistant:\\n'", Some(StableBeluga)),
+        // Their dialects.
+        ("{{ '### Human:\\n' + m + '\\n\\n' }}{{ '### Assistant:\\n' }}", None),
+        ("{{ '### Human: ' + m + '\\n' }}{{ '### Assistant:\\n' }}", None),
+        ("{{ '### User: ' + m + '\\n' }}{{ '### Assistant: ' }}", None),
+        ("{{ '### User:\\n' + m + '\\n' }}{{ '### Assistant:\\n' }}", None),
         ("", None),
         // Marks of two families.
         ("'<|im_start|>' + m['role'] + '<|im_end|>' {# as '<|user|>' of others #}", None),
         ("'<|start_header_id|>' + m + '<|end_header_id|>' '<start_of_turn>'", None),
         // llama.cpp's names in place of Jinja.
         ("chatml", Some(ChatMl)),
-        ("llama2", Some(Llama2)),
-        ("llama2-sys-strip", Some(Llama2)),
+        ("llama2", None),
+        ("llama2-sys", None),
+        ("llama2-sys-bos", None),
+        ("llama2-sys-strip", None),
         ("llama3", Some(Llama3)),
         ("mistral-v1", Some(Mistral)),
         ("mistral-v3", Some(MistralV3)),
         ("mistral-v3-tekken", Some(MistralV3)),
         ("mistral-v7", Some(MistralV7)),
         ("mistral-v7-tekken\n", Some(MistralV7)),
-        ("vicuna", Some(Vicuna)),
-        ("zephyr", Some(Zephyr)),
+        ("vicuna", None),
+        ("zephyr", None),
         ("vicuna-orca", None),
         ("phi3", None),
     ];
@@ -172,11 +179,18 @@ fn default_system_prompt_is_a_literal_of_the_jinja_text() {
             Some("You help."),
         ),
         (r"{{ '<|im_start|>system\n' + system + '<|im_end|>\n' }}", None),
-        (r"{{ '<|im_start|>system\nYou\'re kind.<|im_end|>\n' }}", None),
+        (r"{{ '<|im_start|>system\nYou\'re kind.<|im_end|>\n' }}", Some("You're kind.")),
+        (r"{{ '<|im_start|>system\nYou\x27re kind.<|im_end|>\n' }}", None),
+        (
+            r"{% if x %}{% set s = m %}{% else %}{% set s = 'Be kind.' %}{% endif %}{{ '<|im_start|>system\n' + s + '<|im_end|>'}}",
+            Some("Be kind."),
+        ),
+        (r"{% set s = 'A' %}{% set s = 'B' %}{{ '<|im_start|>system\n' + s + '<|im_end|>\n' }}", None),
+        (r"{% set s = 'A' + b %}{{ '<|im_start|>system\n' + s + '<|im_end|>\n' }}", None),
         ("{{'<|im_start|>' + message['role']", None),
     ];
     for (jinja, system) in cases {
-        assert_eq!(Template::ChatMl.default_system(jinja), system, "{jinja}");
+        assert_eq!(Template::ChatMl.default_system(jinja).as_deref(), system, "{jinja}");
         assert_eq!(Template::Llama2.default_system(jinja), None);
     }
 }

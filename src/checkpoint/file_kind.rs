@@ -100,9 +100,25 @@ const fn row(kind: FileKind, is: fn(&Sample) -> bool, what: &'static str, advice
     Row { kind, is, what, advice }
 }
 
-const AGAIN: Advice = Any("download the model's file again, and look at what the server says");
+const AGAIN: Advice = By {
+    model: "download the model's file again, and look at what the server says",
+    tokenizer: "download the tokenizer's file again, and look at what the server says",
+    published: "download the model's file again, and look at what the server says",
+};
+/// For settings of published models.
+const SETTINGS: Advice = By {
+    model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs to",
+    tokenizer: "it holds settings and no pieces: the tokenizer is in tokenizer.json or tokenizer.model beside it, \
+                which `babyllama convert` takes",
+    published: "",
+};
 const UNPACK: Advice = Any("unpack it first");
-const NOTHING: Advice = Any("");
+/// For what has nothing to do with models.
+const NAME_IT: Advice = By {
+    model: "name a model's file, GGUF or llama2.c's",
+    tokenizer: "name a tokenizer's file, GGUF or a tokenizer.bin",
+    published: "",
+};
 /// For what `convert` makes a runnable file of.
 const CONVERT: Advice = By {
     model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs to",
@@ -137,7 +153,7 @@ const KINDS: &[Row] = {
             TokenizerConfigJson,
             |s| s.has_key(&["tokenizer_class", "added_tokens_decoder", "chat_template"]),
             "a tokenizer_config.json",
-            CONVERT_TOKENIZER,
+            SETTINGS,
         ),
         row(
             AdapterConfigJson,
@@ -150,13 +166,13 @@ const KINDS: &[Row] = {
             ConfigJson,
             |s| s.has_key(&["architectures", "model_type", "hidden_size", "_name_or_path"]),
             "a config.json, a model's hyperparameters",
-            CONVERT,
+            SETTINGS,
         ),
         row(
             ParamsJson,
             |s| s.has_key(&["dim"]) && s.has_key(&["n_layers", "n_heads"]),
             "a params.json, a model's hyperparameters",
-            CONVERT,
+            SETTINGS,
         ),
         row(
             ErrorAnswer,
@@ -164,7 +180,7 @@ const KINDS: &[Row] = {
             "JSON, a server's error message",
             AGAIN,
         ),
-        row(Json, Sample::is_json, "JSON", NOTHING),
+        row(Json, Sample::is_json, "JSON", NAME_IT),
         row(Gzip, |s| s.starts(&[b"\x1f\x8b\x08"]), "compressed with gzip", UNPACK),
         row(Zstd, |s| s.starts(&[b"\x28\xb5\x2f\xfd"]), "compressed with zstd", UNPACK),
         row(Xz, |s| s.starts(&[b"\xfd7zXZ\0"]), "compressed with xz", UNPACK),
@@ -261,16 +277,16 @@ const KINDS: &[Row] = {
             "an importance matrix of llama.cpp's",
             Any("it helps to quantize a model, and holds none"),
         ),
-        row(Executable, Sample::is_executable, "a program", NOTHING),
-        row(Pdf, |s| s.starts(&[b"%PDF-"]), "a PDF document", NOTHING),
+        row(Executable, Sample::is_executable, "a program", NAME_IT),
+        row(Pdf, |s| s.starts(&[b"%PDF-"]), "a PDF document", NAME_IT),
         row(
             Image,
             |s| s.starts(&[b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8"]) || s.at(8, b"WEBP"),
             "a picture",
-            NOTHING,
+            NAME_IT,
         ),
-        row(Sqlite, |s| s.starts(&[b"SQLite format 3\0"]), "a database of SQLite's", NOTHING),
-        row(Arrow, |s| s.starts(&[b"PAR1", b"ARROW1"]), "a table of data: Parquet or Arrow", NOTHING),
+        row(Sqlite, |s| s.starts(&[b"SQLite format 3\0"]), "a database of SQLite's", NAME_IT),
+        row(Arrow, |s| s.starts(&[b"PAR1", b"ARROW1"]), "a table of data: Parquet or Arrow", NAME_IT),
         row(
             Utf16,
             |s| s.starts(&[b"\xff\xfe", b"\xfe\xff"]) && s.bytes[2..].contains(&0),
@@ -283,7 +299,7 @@ const KINDS: &[Row] = {
             "filled with zeros: room was made for it, but its download didn't begin",
             AGAIN,
         ),
-        row(Text, Sample::is_text, "text", NOTHING),
+        row(Text, Sample::is_text, "text", NAME_IT),
     ]
 };
 

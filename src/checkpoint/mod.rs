@@ -5,9 +5,11 @@
 //! line in [`READERS`].
 
 pub(crate) mod file_kind;
+pub(crate) mod folder;
 pub(crate) mod gguf;
 mod llama2c;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use file_kind::{FileKind, Wanted};
@@ -68,6 +70,11 @@ const READERS: &[Reader] = &[
     Reader { recognises: llama2c::looks_like_v0, read: llama2c::read_v0 },
 ];
 
+/// Whether it is a model of llama2.c's.
+pub(crate) fn is_llama2c(storage: &Storage) -> bool {
+    llama2c::has_magic(storage) || llama2c::looks_like_v0(storage)
+}
+
 /// Reads a checkpoint of any known format.
 pub(crate) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let reader = READERS.iter().find(|reader| (reader.recognises)(storage));
@@ -100,7 +107,15 @@ pub(crate) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
 
 /// What a file that no reader takes might be.
 fn hint(storage: &Storage) -> String {
-    FileKind::detect(storage.bytes(), storage.len()).map_or_else(
+    let kind = FileKind::detect(storage.bytes(), storage.len());
+    let folder = storage.path().map(|path| path.parent().unwrap_or(path));
+    if let (Some(FileKind::LoraSafetensors | FileKind::AdapterConfigJson), Some(folder)) = (kind, folder) {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let base = folder::adapter_base(folder).flatten();
+        let sentence = FileKind::LoraSafetensors.sentence(Wanted::Model);
+        return base.map_or(sentence.clone(), |base| format!("{sentence}; its base is {base}"));
+    }
+    kind.map_or_else(
         || format!("it has no known magic number, and as llama2.c's v0 {}", llama2c::why_not_v0(storage)),
         |kind| kind.sentence(Wanted::Model),
     )

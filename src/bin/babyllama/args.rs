@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
-use babyllama::{CacheDtype, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use babyllama::{CacheDtype, ErrorKind, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
@@ -329,7 +329,7 @@ impl SamplingArgs {
     /// The sampler, if the options can be honoured.
     pub(crate) fn sampler(&self) -> Result<Sampler, Failure> {
         if !(0.0..=1.0).contains(&self.top_p) {
-            return Err(Failure::Usage(format!("option top_p = {}: must be from 0 to 1", self.top_p)));
+            return Err(Failure::Usage(format!("--top-p {}: must be from 0 to 1", self.top_p)));
         }
         let options = SamplerOptions {
             temperature: self.temperature,
@@ -340,7 +340,14 @@ impl SamplingArgs {
             seed: if self.seed == 0 { new_seed() } else { self.seed },
             ..Default::default()
         };
-        options.validate().map_err(|e| Failure::Usage(e.to_string()))?;
+        options.validate().map_err(|e| {
+            Failure::Usage(match e.kind() {
+                ErrorKind::InvalidOption { name, value, reason } => {
+                    format!("--{} {value}: {reason}", name.replace('_', "-"))
+                }
+                _ => e.to_string(),
+            })
+        })?;
         Ok(Sampler::new(options))
     }
 }
@@ -413,8 +420,17 @@ impl EngineArgs {
         options
     }
 
+    pub(crate) fn cache_dtype(&self) -> CacheDtype {
+        cache_dtype(self.f16_cache)
+    }
+
+    /// Whether a context's length was asked for.
+    pub(crate) fn has_context_length(&self) -> bool {
+        self.context_length.is_some()
+    }
+
     pub(crate) fn session_options(&self) -> SessionOptions {
-        let options = SessionOptions::new().cache_dtype(cache_dtype(self.f16_cache));
+        let options = SessionOptions::new().cache_dtype(self.cache_dtype());
         match self.context_length {
             Some(positions) => options.context_length(positions as usize),
             None => options,
@@ -438,7 +454,11 @@ pub(crate) fn isa_parser() -> impl TypedValueParser<Value = Isa> {
 
 /// Takes the names of templates, and lists them in the help.
 fn template_parser() -> impl TypedValueParser<Value = Template> {
-    PossibleValuesParser::new(Template::ALL.map(Template::name)).try_map(|name| name.parse::<Template>())
+    // llama.cpp's names, which files have, are taken too.
+    let more = ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"];
+    let more = more.map(|name| PossibleValue::new(name).hide(true));
+    let names = Template::ALL.map(|template| PossibleValue::new(template.name()));
+    PossibleValuesParser::new(names.into_iter().chain(more)).try_map(|name| name.parse::<Template>())
 }
 
 /// What is added to a mean square, so that one divides by its root.

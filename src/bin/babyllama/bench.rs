@@ -32,7 +32,7 @@ pub(crate) struct BenchArgs {
     pub(crate) shape: Option<Shape>,
 
     /// The format of made-up weights
-    #[arg(long, value_name = "FORMAT", default_value = "q4_0", value_parser = parse_made_up_dtype)]
+    #[arg(long, value_name = "FORMAT", default_value = "q4_0", requires = "shape", value_parser = parse_made_up_dtype)]
     pub(crate) dtype: Dtype,
 
     /// Tokens of the prompt

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     let template = args.template.map_or_else(|| template(args, &model), Ok)?;
     let mut chat = Chat::new(model.session_with(args.engine.session_options()), template)?;
     let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
-    chat.set_system(args.system.as_deref().or(default_system));
+    chat.set_system(args.system.as_deref().or(default_system.as_deref()));
     for stop in &args.sampling.stop {
         chat = chat.stop(stop);
     }
@@ -56,7 +56,6 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     }
 
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
-    let default_system = default_system.map(str::to_string);
     let statistics = Statistics::default();
     let (is_quiet, model_file) = (args.quiet, args.model.clone());
     let mut talk =
@@ -97,7 +96,7 @@ fn may_be_command(text: &str) -> bool {
 /// badly, and nobody would know why: so one that isn't known isn't replaced.
 fn template(args: &ChatArgs, model: &Model) -> Result<Template, Failure> {
     let names = Template::ALL.map(Template::name).join(", ");
-    let Some(own) = model.chat_template() else {
+    let Some(own) = model.chat_template().filter(|own| !own.trim().is_empty()) else {
         if !args.quiet {
             let why = "the file doesn't say how to chat with it";
             note(&format!("note: {why}: taking Llama 2's; --template names another"));
@@ -110,13 +109,21 @@ fn template(args: &ChatArgs, model: &Model) -> Result<Template, Failure> {
     // It may be a name in place of Jinja.
     let name = Some(own.trim()).filter(|name| name.len() < 64 && !name.contains(['{', '\n']));
     let known = Template::recognise(own).ok_or_else(|| {
+        // Ours of this name isn't llama.cpp's, which the file means.
+        let is_near = name.is_some_and(|name| Template::by_name(name).is_some());
+        let why =
+            if is_near { "is llama.cpp's, and near to ours but not the same" } else { "isn't known here" };
         let what = name.map_or("chat template".into(), |name| format!("chat template, {name:?},"));
-        let reason =
-            format!("its {what} isn't known here: name one that is like it with --template: {names}");
+        let reason = format!("its {what} {why}: name one that is like it with --template: {names}");
         Failure::of(args.model.display(), reason)
     })?;
     if let Some(name) = name.filter(|_| !args.quiet) {
         note(&format!("note: the file names its chat template: {name}"));
+    }
+    if let Some(words) = known.left_out(own).filter(|_| !args.quiet) {
+        let (begin, hint) = (words.chars().take(70).collect::<String>(), ": -y gives a system prompt");
+        let hint = if args.system.is_none() { hint } else { "" };
+        note(&format!("note: the file's chat template has words that aren't fed, {begin:?}{hint}"));
     }
     Ok(known)
 }
@@ -200,7 +207,11 @@ impl Talk {
             }
             ("save" | "save!", file) => save(self.chat.messages(), file, &self.model_file)?,
             ("load", file) => self.chat.set_messages(load(file)?)?,
-            _ => return Err(Failure::Error(format!("there is no command /{name}; /help lists them"))),
+            _ => {
+                return Err(Failure::Error(format!(
+                    "there is no command /{name}; /help lists them, and a space before the / makes it a question"
+                )));
+            }
         }
         Ok(())
     }

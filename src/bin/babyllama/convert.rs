@@ -39,9 +39,8 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "FORMAT", default_value = "auto", hide_default_value = true, help = dtype_help())]
     pub(crate) dtype: MixOrAuto,
 
-    /// How many weights share a scale in llama2c-v2, or half as many, and so on, if that doesn't divide dim
-    #[arg(long, value_name = "N", default_value_t = Llama2c::GROUP_SIZE)]
-    pub(crate) group_size: usize,
+    #[arg(long, value_name = "N", help = group_size_help())]
+    pub(crate) group_size: Option<usize>,
 
     /// Read the file back and compare every tensor, the tokenizer and the hyperparameters with the source
     #[arg(long)]
@@ -117,6 +116,14 @@ impl FromStr for MixOrAuto {
     }
 }
 
+fn group_size_help() -> String {
+    format!(
+        "How many weights share a scale in llama2c-v2, or half as many, and so on, if that doesn't divide dim \
+         [default: {}]",
+        Llama2c::GROUP_SIZE
+    )
+}
+
 fn dtype_help() -> String {
     let names: Vec<_> = Mix::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
     format!(
@@ -146,6 +153,9 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     if args.target == Path::new("-") {
         let reason = "a model can't be written to standard output: name a file (./- is one of that name)";
         return Err(Failure::Usage(reason.into()));
+    }
+    if args.group_size.is_some() && args.to != Some(TargetFormat::Llama2cV2) {
+        return Err(Failure::Usage("--group-size is for --to llama2c-v2 alone".into()));
     }
     let source = Source::open(&args.source, &model_options(args))?;
     if !args.quiet {
@@ -197,7 +207,9 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
         TargetFormat::Gguf => None,
         TargetFormat::Llama2cV0 => Some(Llama2c::V0),
         TargetFormat::Llama2cV1 => Some(Llama2c::V1),
-        TargetFormat::Llama2cV2 => Some(Llama2c::V2 { group_size: args.group_size }),
+        TargetFormat::Llama2cV2 => {
+            Some(Llama2c::V2 { group_size: args.group_size.unwrap_or(Llama2c::GROUP_SIZE) })
+        }
     }
 }
 
@@ -228,7 +240,8 @@ fn write_llama2c(
     watch: &Watch,
 ) -> Result<(), Failure> {
     if args.dtype.0.is_some() || !args.set.is_empty() {
-        return Err(Failure::Usage("llama2.c's formats know neither --dtype nor --set".into()));
+        let why = if args.to.is_none() { ", and .bin chose one: --to gguf changes it" } else { "" };
+        return Err(Failure::Usage(format!("llama2.c's formats know neither --dtype nor --set{why}")));
     }
     let of_target = |e| Failure::of(args.target.display(), e);
     let mut tokenizer = Vec::new();

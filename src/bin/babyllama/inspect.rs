@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::args::InspectArgs;
 use crate::failure::Failure;
 use crate::models::{self, TokenizerChoice};
-use crate::output::print;
+use crate::output::{print_json, print_text};
 use crate::unrunnable::Unrunnable;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
@@ -24,16 +24,15 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
         Err(Failure::Error(reason)) => {
             // That is when people look: what is in it, and why doesn't it run?
             let unrunnable = Unrunnable::open(args, &reason).ok_or(Failure::Error(reason))?;
-            let text = match args.json {
-                true => format!("{:#}\n", unrunnable.to_json(args)),
-                false => unrunnable.describe(args),
+            return match args.json {
+                true => print_json(&unrunnable.to_json(args)),
+                false => print_text(&unrunnable.describe(args)),
             };
-            return print(text.as_bytes());
         }
         facts => facts?,
     };
     if args.json {
-        return print(format!("{:#}\n", facts.to_json(args)).as_bytes());
+        return print_json(&facts.to_json(args));
     }
     let mut text = facts.describe();
     let tensors = facts.tensors.iter().map(|tensor| {
@@ -43,7 +42,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
     if args.metadata {
         describe_metadata(&mut text, &facts.metadata);
     }
-    print(text.as_bytes())
+    print_text(&text)
 }
 
 /// What is shown of a model, whatever files it is in.

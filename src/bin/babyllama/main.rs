@@ -57,7 +57,12 @@ fn main() -> ExitCode {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(Failure::Interrupted) => ExitCode::from(interrupt::exit_code()),
         Err(Failure::Usage(reason)) => {
-            let _ = Cli::command().error(ErrorKind::ValueValidation, reason).print();
+            // With the usage of the command that it is about.
+            let mut command = Cli::command();
+            command.build();
+            let name = std::env::args().nth(1).unwrap_or_default();
+            let command = command.find_subcommand(&name).cloned().unwrap_or(command);
+            let _ = command.clone().error(ErrorKind::ValueValidation, reason).print();
             ExitCode::from(2)
         }
         Err(Failure::Error(reason)) => {

@@ -30,13 +30,13 @@ pub(crate) fn ask(prompt: &str) -> Result<(), Failure> {
 
 /// Writes a line to standard error. If that can't be, nobody can be told.
 pub(crate) fn note(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", visible(line));
 }
 
 /// Writes a line to standard error that stands back behind what a model says, where a terminal can show that.
 pub(crate) fn aside(line: &str) {
     let (dim, plain) = if takes_escapes(&io::stderr()) { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-    note(&format!("{dim}{line}{plain}"));
+    let _ = writeln!(io::stderr(), "{dim}{}{plain}", visible(line));
 }
 
 /// Whether escape sequences may be written there: it is a terminal that knows them, and nobody
@@ -67,6 +67,14 @@ pub(crate) fn read_input() -> Result<String, Failure> {
 fn visible(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| c.is_control() && !matches!(c, '\t'..='\r');
     if text.contains(hidden) { text.replace(hidden, "").into() } else { text.into() }
+}
+
+/// JSON without control characters: what serde leaves as it is of them stands in a string.
+pub(crate) fn print_json(json: &serde_json::Value) -> Result<(), Failure> {
+    let hidden = |c: char| c.is_control() && c != '\n';
+    let text = format!("{json:#}\n");
+    let escaped = text.chars().map(|c| if hidden(c) { format!("\\u{:04x}", c as u32) } else { c.into() });
+    print(escaped.collect::<String>().as_bytes())
 }
 
 /// A count and what is counted.

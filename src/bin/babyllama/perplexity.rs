@@ -11,16 +11,30 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::args::PerplexityArgs;
 use crate::failure::Failure;
 use crate::models;
-use crate::output::{note, print, read_input, takes_escapes};
+use crate::output::{count, note, print, read_input, takes_escapes};
 
 pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
+    if args.engine.has_context_length() {
+        let reason = "--context-length does nothing here: --ctx says how many tokens a window has";
+        return Err(Failure::Usage(reason.into()));
+    }
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
     let tokenizer = models::tokenizer(&model, &args.model)?;
     let tokens = tokenizer.encode_prompt(&read_text(&args.file)?);
+    let (n_tokens, needed) = (tokens.len(), args.ctx);
+    if n_tokens < needed as usize {
+        let reason = format!(
+            "it has {n_tokens} tokens, and --ctx needs {needed}: take a longer text, or a smaller --ctx"
+        );
+        return Err(Failure::of(args.file.display(), reason));
+    }
 
     let max_windows = if args.chunks == 0 { usize::MAX } else { args.chunks };
-    let options = PerplexityOptions::new().context_length(args.ctx as usize).max_windows(max_windows);
+    let options = PerplexityOptions::new()
+        .context_length(args.ctx as usize)
+        .max_windows(max_windows)
+        .cache_dtype(args.engine.cache_dtype());
     let bar = ProgressBar::hidden();
     if takes_escapes(&io::stderr()) && !args.quiet {
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens, {eta} left, {msg}");
@@ -45,7 +59,9 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
     printed?;
     if !args.quiet {
         let (predictions, error) = (measured.n_predictions(), measured.standard_error());
-        note(&format!("perplexity of {predictions} tokens, +/- {error:.5}"));
+        // One prediction has no spread.
+        let error = if error.is_finite() { format!(", +/- {error:.5}") } else { String::new() };
+        note(&format!("perplexity of {}{error}", count(predictions, "token")));
     }
     print(format!("{:.4}\n", measured.value()).as_bytes())
 }

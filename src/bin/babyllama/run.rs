@@ -29,6 +29,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let unprinted = usize::from(prompt.first().copied() == tokenizer.bos()); // there is a first one
     let prompt_steps = prompt.len() - unprinted;
     print_tokens(&prompt[..prompt.len().min(unprinted + steps)], tokenizer)?;
+    let max_tokens = steps.saturating_sub(prompt_steps);
+    if max_tokens == 0 {
+        print(b"\n")?;
+    }
     if prompt_steps > steps && !args.quiet {
         let limit = if steps == session.capacity() { "the context holds" } else { "-n allows" };
         let prompt_tokens = count(prompt_steps, "token");
@@ -36,9 +40,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     }
 
     let mut speaker = Speaker::new(session, sampler, &args.sampling.stop);
-    let max_tokens = steps.saturating_sub(prompt_steps);
     if max_tokens == 0 {
-        return print(b"\n");
+        return Ok(());
     }
     let result = go_on(&mut speaker, &prompt, max_tokens);
     if let Ok(()) | Err(Failure::Interrupted) = result {

@@ -92,6 +92,11 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
     }
 
     let mut notes = Vec::new();
+    // Whoever wants no chat needn't mind what is wrong with it; whoever does sees it by the marks.
+    let chat_template = metadata.lossy_text("tokenizer.chat_template").unwrap_or_else(|error| {
+        notes.push(format!("{error}: so the file doesn't say how to chat with the model"));
+        None
+    });
     let (config, weights, rope_factors) = weights(metadata, tensors, &mut notes)?;
     Ok(Checkpoint {
         format: header.format,
@@ -99,9 +104,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         weights,
         rope_factors,
         arithmetic: Arithmetic::Exact,
-        // Whoever wants no chat needn't mind what is wrong with it; whoever does sees it by the
-        // marks.
-        chat_template: metadata.lossy_text("tokenizer.chat_template")?,
+        chat_template: chat_template.filter(|text| !text.trim().is_empty()),
         metadata: metadata.describe(),
         file_bytes,
         notes,
