@@ -351,7 +351,7 @@ fn smollm2_reads_a_conversation_as_its_own_template_has_it() {
     ];
     let tokenizer = model.tokenizer().unwrap();
     let tokens = |said: &[Message]| {
-        let messages = [&[Message::system(system)], said].concat();
+        let messages = [&[Message::system(system.as_str())], said].concat();
         encode(&template.render(&messages), tokenizer).unwrap()
     };
     assert_eq!(tokens(&said[..1]), begin);

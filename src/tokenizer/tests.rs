@@ -278,19 +278,28 @@ fn every_truncation_is_an_error_or_a_shorter_tokenizer() {
 fn malformed_files_say_what_is_wrong() {
     let error = |file: &[u8]| Tokenizer::from_llama2c(file).unwrap_err().to_string();
     let one = file(&[(b"<unk>", 0.0)]);
-    assert_eq!(error(&[0; 3]), "the tokenizer's header at byte 0 needs 4 bytes, 3 are left");
+    assert_eq!(
+        error(&[0; 3]),
+        "the tokenizer's header at byte 0 needs 4 bytes, 3 are left: was it downloaded whole?"
+    );
     assert_eq!(error(&[0; 4]), "tokenizer: no pieces");
     assert_eq!(
         error(&[&one[..], &[0]].concat()),
-        "a piece's score and length at byte 17 needs 8 bytes, 1 are left"
+        "a piece's score and length at byte 17 needs 8 bytes, 1 are left: was it downloaded whole?"
     );
-    assert_eq!(error(&one[..16]), "a piece's text at byte 12 needs 5 bytes, 4 are left");
+    assert_eq!(
+        error(&one[..16]),
+        "a piece's text at byte 12 needs 5 bytes, 4 are left: was it downloaded whole?"
+    );
     assert_eq!(error(&file(&[(b"a", f32::NAN)])), "tokenizer: the score of piece 0 is not a number");
 
     let negative = [&[0; 8][..], &(-1_i32).to_le_bytes()].concat();
     assert_eq!(error(&negative), "tokenizer: the length of piece 0 is -1");
     let huge = [&[0; 8][..], &i32::MAX.to_le_bytes()].concat();
-    assert_eq!(error(&huge), "a piece's text at byte 12 needs 2147483647 bytes, 0 are left");
+    assert_eq!(
+        error(&huge),
+        "a piece's text at byte 12 needs 2147483647 bytes, 0 are left: was it downloaded whole?"
+    );
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn a_sentence_says_what_it_is_and_what_to_do() {
              the tokenizer",
         ),
         (FileKind::Safetensors, Wanted::Published, "it is a safetensors file, which has to be converted"),
-        (FileKind::Pdf, Wanted::Model, "it is a PDF document"),
+        (FileKind::Pdf, Wanted::Model, "it is a PDF document: name a model's file, GGUF or llama2.c's"),
     ] {
         assert_eq!(kind.sentence(wanted), expected);
     }
