@@ -1,8 +1,8 @@
 //! The pickles of PyTorch's checkpoints: as much of the language as describes a dictionary of tensors.
 //!
 //! A pickle is a program for a stack machine that may call whatever Python can import. This machine knows the few names in
-//! [`Global`] and builds values of its own for them; another name, and an instruction that no checkpoint needs, is an
-//! error. Nothing is executed, and nothing is recursive.
+//! [`Global`] and builds values of its own for them. Another name, whatever is called by it and whatever is done to what it
+//! gives, is an opaque value, which is refused only where weights should be. Nothing is executed, and nothing is recursive.
 //!
 //! Trainers keep more than weights in a file: what isn't a tensor is passed over and named, a dictionary of weights inside
 //! another is found, and llama2.c's hyperparameters are read.
@@ -13,6 +13,7 @@
 //! Source: `Lib/pickletools.py` in the Python repository; `torch/_utils.py` for what the names mean.
 
 mod globals;
+mod operands;
 mod result;
 
 use std::collections::HashMap;
@@ -59,6 +60,8 @@ type Id = u32;
 enum Node<'a> {
     /// What nothing that is looked at depends on.
     Opaque,
+    /// What a name that isn't known would have given: its number in [`Machine::names`].
+    Object(u32),
     None,
     Bool(bool),
     Float(f64),
@@ -116,6 +119,8 @@ struct Machine<'a> {
     dicts: Vec<Vec<(Id, Id)>>,
     storages: Vec<Storage>,
     tensors: Vec<Tensor>,
+    /// Modules and names that aren't known.
+    names: Vec<[&'a [u8]; 2]>,
     stack: Vec<Id>,
     /// Where in the stack marks are.
     marks: Vec<usize>,
@@ -144,8 +149,13 @@ impl<'a> Machine<'a> {
                 self.push(Node::Float(f64::from_bits(bits)))?;
             }
             b'K' | b'M' | b'J' | 0x8a => {
-                let int = self.int(code)?;
-                self.push(Node::Int(int))?;
+                let node = self.int(code)?.map_or(Node::Opaque, Node::Int);
+                self.push(node)?;
+            }
+            // LONG4, bytes and arrays of bytes.
+            0x8b | b'B' | b'C' | 0x8e | 0x96 => {
+                self.bytes(code)?;
+                self.push(Node::Opaque)?;
             }
             b'X' | 0x8c | 0x8d | b'T' | b'U' => {
                 let text = self.text(code)?;
@@ -153,16 +163,35 @@ impl<'a> Machine<'a> {
             }
             b'}' => self.new_dict()?,
             b']' => self.push(Node::List)?,
+            // Sets and frozen ones.
+            0x8f => self.push(Node::Opaque)?,
+            0x91 => {
+                self.drop_to_mark()?;
+                self.push(Node::Opaque)?;
+            }
+            b'0' => drop(self.pop()?),
+            b'1' => self.drop_to_mark()?,
+            b'2' => {
+                let top = self.pop()?;
+                self.stack.extend([top, top]);
+            }
             b')' => self.tuple(0)?,
             0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
             b't' => {
                 let len = self.len_from_mark()?;
                 self.tuple(len)?;
             }
-            b'a' | b'e' => self.append(code)?,
+            b'a' | b'e' | 0x90 => self.append(code)?,
             b's' | b'u' => self.set_items(code)?,
             b'c' | 0x93 => self.global(code)?,
             b'R' | 0x81 => self.reduce()?,
+            0x92 => {
+                // A class, arguments and named ones: no class that is known is made so.
+                self.pop()?;
+                self.pop()?;
+                let class = self.pop_node()?;
+                self.push(opaque(class))?;
+            }
             b'b' => self.build()?,
             b'Q' => self.persistent()?,
             b'q' | b'r' | 0x94 => self.memoize(code)?,
@@ -173,45 +202,6 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(true)
-    }
-
-    /// The next bytes of the pickle.
-    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.rest.split_at_checked(n) else {
-            return Err(malformed("it is cut short".into()));
-        };
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    /// A little-endian number of up to 8 bytes.
-    fn number(&mut self, bytes: usize) -> Result<u64> {
-        Ok(self.take(bytes)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
-    }
-
-    fn int(&mut self, code: u8) -> Result<i64> {
-        let (bytes, signed) = match code {
-            b'K' => (1, false),
-            b'M' => (2, false),
-            b'J' => (4, true),
-            _ => (self.take(1)?[0].into(), true),
-        };
-        if bytes > 8 {
-            return Err(malformed(format!("it has a number of {bytes} bytes")));
-        }
-        let number = self.number(bytes)?.cast_signed();
-        // The sign is the uppermost bit.
-        let unused = if signed && bytes > 0 { 64 - 8 * bytes as u32 } else { 0 };
-        Ok(number << unused >> unused)
-    }
-
-    fn text(&mut self, code: u8) -> Result<&'a [u8]> {
-        let len = match code {
-            0x8c | b'U' => self.number(1)?,
-            0x8d => self.number(8)?,
-            _ => self.number(4)?,
-        };
-        self.take(usize::try_from(len).unwrap_or(usize::MAX))
     }
 
     fn push(&mut self, node: Node<'a>) -> Result<()> {
@@ -258,14 +248,21 @@ impl<'a> Machine<'a> {
         self.push(Node::Tuple(start as u32, self.items.len() as u32))
     }
 
+    fn drop_to_mark(&mut self) -> Result<()> {
+        let len = self.len_from_mark()?;
+        self.stack.truncate(self.stack.len() - len);
+        Ok(())
+    }
+
     /// A list's items are no tensors' descriptions: they are dropped.
     fn append(&mut self, code: u8) -> Result<()> {
-        let len = if code == b'a' { 1 } else { self.len_from_mark()? };
-        for _ in 0..len {
+        if code == b'a' {
             self.pop()?;
+        } else {
+            self.drop_to_mark()?;
         }
         let list = self.pop()?;
-        if !matches!(self.nodes[list as usize], Node::List) {
+        if !matches!(self.nodes[list as usize], Node::List | Node::Opaque | Node::Object(_)) {
             return Err(malformed("it appends to what is no list".into()));
         }
         self.stack.push(list);
@@ -282,7 +279,10 @@ impl<'a> Machine<'a> {
         let top = self.pop()?;
         let dict = match self.nodes[top as usize] {
             Node::Dict(dict) => dict,
-            Node::Opaque => return self.push(Node::Opaque),
+            Node::Opaque | Node::Object(_) => {
+                self.stack.push(top);
+                return Ok(());
+            }
             _ => return Err(malformed("it sets keys of what is no dictionary".into())),
         };
         self.stack.push(top);
@@ -299,21 +299,21 @@ impl<'a> Machine<'a> {
             };
             (module, name)
         };
-        self.push(Node::Global(Global::named(module, name)?))
-    }
-
-    /// Bytes up to a newline.
-    fn line(&mut self) -> Result<&'a [u8]> {
-        let len = self.rest.iter().position(|&byte| byte == b'\n');
-        let line = self.take(len.ok_or_else(|| malformed("it is cut short".into()))?)?;
-        self.take(1)?;
-        Ok(line)
+        let global = Global::named(module, name).unwrap_or_else(|| {
+            self.names.push([module, name]);
+            Global::Unknown(self.names.len() as u32 - 1)
+        });
+        self.push(Node::Global(global))
     }
 
     /// Calls a global with a tuple.
     fn reduce(&mut self) -> Result<()> {
         let arguments = self.pop_node()?;
-        let (Node::Global(global), Node::Tuple(start, end)) = (self.pop_node()?, arguments) else {
+        let called = self.pop_node()?;
+        if matches!(called, Node::Opaque | Node::Object(_) | Node::Global(Global::Unknown(_))) {
+            return self.push(opaque(called));
+        }
+        let (Node::Global(global), Node::Tuple(start, end)) = (called, arguments) else {
             return Err(malformed("it calls what can't be called".into()));
         };
         if matches!(global, Global::OrderedDict) && start == end {
@@ -346,7 +346,7 @@ impl<'a> Machine<'a> {
             }
             (Global::RebuildParameter, &[tensor, ..]) if arguments.len() <= 4 => {
                 match self.nodes[tensor as usize] {
-                    node @ (Node::Tensor(_) | Node::OtherTensor(_)) => Ok(node),
+                    node @ (Node::Tensor(_) | Node::OtherTensor(_) | Node::Object(_)) => Ok(node),
                     _ => Err(malformed("a parameter is no tensor".into())),
                 }
             }
@@ -363,7 +363,9 @@ impl<'a> Machine<'a> {
                 }
             }
             (Global::OtherTensor(how), _) => Ok(Node::OtherTensor(how)),
-            (Global::Opaque, _) => Ok(Node::Opaque),
+            (Global::Opaque | Global::OrderedDict | Global::NumberType(_) | Global::Storage(_), _) => {
+                Ok(Node::Opaque)
+            }
             _ => Err(malformed(format!("it calls {global:?} with {} arguments", arguments.len()))),
         }
     }
@@ -414,7 +416,7 @@ impl<'a> Machine<'a> {
     fn build(&mut self) -> Result<()> {
         self.pop()?;
         let object = self.pop()?;
-        if !matches!(self.nodes[object as usize], Node::Dict(_) | Node::Opaque) {
+        if !matches!(self.nodes[object as usize], Node::Dict(_) | Node::Opaque | Node::Object(_)) {
             return Err(malformed("it sets attributes of what is no dictionary".into()));
         }
         self.stack.push(object);
@@ -456,6 +458,14 @@ impl<'a> Machine<'a> {
         let id = self.memo.get(&name).copied();
         self.stack.push(id.ok_or_else(|| malformed(format!("it recalls {name}, which it never kept")))?);
         Ok(())
+    }
+}
+
+/// What a call of a value gives that may be anything.
+fn opaque(called: Node<'_>) -> Node<'_> {
+    match called {
+        Node::Global(Global::Unknown(name)) | Node::Object(name) => Node::Object(name),
+        _ => Node::Opaque,
     }
 }
 

@@ -1,9 +1,6 @@
 //! The names that a checkpoint's pickle may ask for. Nothing is imported: each becomes a value of the machine's own.
 
-use super::malformed;
-use crate::error::Result;
-
-/// The names that may be imported, and what they become.
+/// The names that mean something, and what they become.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Global {
     OrderedDict,
@@ -22,6 +19,8 @@ pub(super) enum Global {
     OtherTensor(&'static str),
     /// What is kept beside weights, and never looked at.
     Opaque,
+    /// A name that isn't known: its number in the machine's list.
+    Unknown(u32),
 }
 
 /// The types of storages. Only the first four hold weights.
@@ -114,43 +113,36 @@ const NUMBER_TYPES: [&str; 27] = [
 ];
 
 impl Global {
-    pub(super) fn named(module: &[u8], name: &[u8]) -> Result<Self> {
+    /// `None` of a name that isn't known.
+    pub(super) fn named(module: &[u8], name: &[u8]) -> Option<Self> {
         match (module, name) {
-            (b"collections", b"OrderedDict") => return Ok(Self::OrderedDict),
-            (b"torch._utils", b"_rebuild_tensor_v2") => return Ok(Self::RebuildTensor),
-            (b"torch._utils", b"_rebuild_tensor_v3") => return Ok(Self::RebuildTensorV3),
+            (b"collections", b"OrderedDict") => return Some(Self::OrderedDict),
+            (b"torch._utils", b"_rebuild_tensor_v2") => return Some(Self::RebuildTensor),
+            (b"torch._utils", b"_rebuild_tensor_v3") => return Some(Self::RebuildTensorV3),
             (b"torch._utils", b"_rebuild_parameter" | b"_rebuild_parameter_with_state") => {
-                return Ok(Self::RebuildParameter);
+                return Some(Self::RebuildParameter);
             }
-            (b"torch._tensor", b"_rebuild_from_type_v2") => return Ok(Self::RebuildFromType),
+            (b"torch._tensor", b"_rebuild_from_type_v2") => return Some(Self::RebuildFromType),
             (b"torch", b"Tensor") | (b"torch.nn.parameter", b"Parameter") => {
-                return Ok(Self::TensorClass);
+                return Some(Self::TensorClass);
             }
             _ => {}
         }
         let is = |text: &str, bytes: &[u8]| text.as_bytes() == bytes;
         if is("torch", module) || is("torch.storage", module) {
             if let Some(storage) = STORAGES.iter().find(|storage| is(storage, name)) {
-                return Ok(Self::Storage(storage));
+                return Some(Self::Storage(storage));
             }
             let number = NUMBER_TYPES.iter().find(|number| is("torch", module) && is(number, name));
             if let Some(number) = number {
-                return Ok(Self::NumberType(number));
+                return Some(Self::NumberType(number));
             }
         }
         if is("torch._utils", module)
             && let Some((_, how)) = OTHER_TENSORS.iter().find(|(other, _)| is(other, name))
         {
-            return Ok(Self::OtherTensor(how));
+            return Some(Self::OtherTensor(how));
         }
-        if OPAQUE.iter().any(|(of, opaque)| is(of, module) && is(opaque, name)) {
-            return Ok(Self::Opaque);
-        }
-        let name = [module, b".", name].concat();
-        let name: String = String::from_utf8_lossy(&name).chars().take(100).collect();
-        Err(malformed(format!(
-            "it asks for {name:?}, which no checkpoint needs: nothing was executed. If you trust the file, load it \
-             in Python and save its tensors alone"
-        )))
+        OPAQUE.iter().any(|(of, opaque)| is(of, module) && is(opaque, name)).then_some(Self::Opaque)
     }
 }

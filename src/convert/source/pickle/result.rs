@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::globals::Global;
 use super::{Id, Machine, Node, Pickled, PickledTensor, Tensor, malformed};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,6 +28,15 @@ impl<'a> Machine<'a> {
         if let Node::Dict(dict) = self.nodes[id as usize] { Some(&self.dicts[dict as usize]) } else { None }
     }
 
+    /// The name that a value is called by, if the name isn't known.
+    fn unknown_name(&self, id: Id) -> Option<String> {
+        let (Node::Object(name) | Node::Global(Global::Unknown(name))) = self.nodes[id as usize] else {
+            return None;
+        };
+        let name = self.names[name as usize].join(&b'.');
+        Some(format!("{:?}", String::from_utf8_lossy(&name).chars().take(100).collect::<String>()))
+    }
+
     fn is_tensor(&self, id: Id) -> bool {
         matches!(self.nodes[id as usize], Node::Tensor(_) | Node::OtherTensor(_))
     }
@@ -40,7 +50,13 @@ impl<'a> Machine<'a> {
 
     /// The dictionary of weights, and the one that it is in.
     fn weights(&self, top: Id) -> Result<(&Pairs, &Pairs)> {
-        let outer = self.dict(top).ok_or_else(|| malformed("it is no dictionary of tensors".into()))?;
+        let outer = self.dict(top).ok_or_else(|| match self.unknown_name(top) {
+            Some(name) => malformed(format!(
+                "it is {name}, an object that only its own program can load, and nothing was executed: load it there, and \
+                 save its state_dict()"
+            )),
+            None => malformed("it is no dictionary of tensors".into()),
+        })?;
         let named = |key: Id| match self.nodes[key as usize] {
             Node::Text(text) => WEIGHTS.contains(&text),
             _ => false,
@@ -66,11 +82,19 @@ impl<'a> Machine<'a> {
             }
         };
         for &(key, value) in dict {
+            let name = self.string(key, MAX_NAME);
+            if let (Some(name), Some(class)) =
+                (name.filter(|it| it.ends_with(".weight")), self.unknown_name(value))
+            {
+                let reason = format!(
+                    "it is {class}, which babyllama doesn't know, and nothing was executed: save it as a plain tensor"
+                );
+                return Err(ErrorKind::TensorLayout { name: name.into(), reason }.into());
+            }
             if !self.is_tensor(value) {
                 pass_over(key);
                 continue;
             }
-            let name = self.string(key, MAX_NAME);
             let name = name.ok_or_else(|| malformed("a tensor's name is no short text".into()))?;
             // Names are copied, so each must have cost its length.
             if !names.insert(name) {

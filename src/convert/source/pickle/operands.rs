@@ -1,0 +1,65 @@
+//! What follows an instruction's code: numbers, texts and bytes.
+
+use super::{Machine, malformed};
+use crate::error::Result;
+
+impl<'a> Machine<'a> {
+    /// The next bytes of the pickle.
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.rest.split_at_checked(n) else {
+            return Err(malformed("it is cut short".into()));
+        };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// A little-endian number of up to 8 bytes.
+    pub(super) fn number(&mut self, bytes: usize) -> Result<u64> {
+        Ok(self.take(bytes)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    /// `None` of a number that is longer than any that is looked at.
+    pub(super) fn int(&mut self, code: u8) -> Result<Option<i64>> {
+        let (bytes, signed) = match code {
+            b'K' => (1, false),
+            b'M' => (2, false),
+            b'J' => (4, true),
+            _ => (self.take(1)?[0].into(), true),
+        };
+        if bytes > 8 {
+            self.take(bytes)?;
+            return Ok(None);
+        }
+        let number = self.number(bytes)?.cast_signed();
+        // The sign is the uppermost bit.
+        let unused = if signed && bytes > 0 { 64 - 8 * bytes as u32 } else { 0 };
+        Ok(Some(number << unused >> unused))
+    }
+
+    /// Passes over bytes that follow their number.
+    pub(super) fn bytes(&mut self, code: u8) -> Result<()> {
+        let len = match code {
+            b'C' => self.number(1)?,
+            0x8e | 0x96 => self.number(8)?,
+            _ => self.number(4)?,
+        };
+        self.take(usize::try_from(len).unwrap_or(usize::MAX)).map(drop)
+    }
+
+    pub(super) fn text(&mut self, code: u8) -> Result<&'a [u8]> {
+        let len = match code {
+            0x8c | b'U' => self.number(1)?,
+            0x8d => self.number(8)?,
+            _ => self.number(4)?,
+        };
+        self.take(usize::try_from(len).unwrap_or(usize::MAX))
+    }
+
+    /// Bytes up to a newline.
+    pub(super) fn line(&mut self) -> Result<&'a [u8]> {
+        let len = self.rest.iter().position(|&byte| byte == b'\n');
+        let line = self.take(len.ok_or_else(|| malformed("it is cut short".into()))?)?;
+        self.take(1)?;
+        Ok(line)
+    }
+}
