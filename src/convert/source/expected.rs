@@ -60,14 +60,15 @@ impl Expected {
         let count = |key: &str| json.get(key).and_then(Value::as_u64);
         let (dim, layers, heads) = (count("dim")?, count("n_layers")?, count("n_heads")?);
         let kv_heads = count("n_kv_heads").unwrap_or(heads);
-        let windows = json.get("sliding_window").filter(|window| !window.is_null());
+        let given = |key: &&str| json.get(*key).is_some_and(|value| !value.is_null());
+        let windows =
+            ["sliding_window", "_sliding_window"].iter().find(|key| given(key)).map(|key| &json[*key]);
         let window = windows.and_then(|window| match window {
             Value::Array(windows) => windows.iter().filter_map(Value::as_u64).min(),
             window => window.as_u64(),
         });
-        let is_mistral = ["head_dim", "sliding_window", "model_type"]
-            .iter()
-            .any(|key| json.get(*key).is_some_and(|value| !value.is_null()));
+        let is_mistral =
+            ["head_dim", "sliding_window", "_sliding_window", "model_type"].iter().any(|key| given(key));
         let usual = if is_mistral && window.is_none() { 1e6 } else { 1e4 };
         let theta = number(json, "rope_theta").unwrap_or(usual);
         let head_dim = count("head_dim").unwrap_or(dim / heads.max(1));

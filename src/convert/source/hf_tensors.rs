@@ -1,18 +1,17 @@
 //! The tensors of Hugging Face's directories: which files they are in, and which of them a model needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::file::DataFile;
-use super::hugging_face::CONFIG;
 use super::json::JsonFile;
 use super::stored::{StoredTensor, StoredTensors};
-use super::{safetensors, torch};
+use super::{missing, safetensors, torch};
 use crate::checkpoint::file_kind::FileKind;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where weights are: a file, or an index of files. The first that is there counts, as for transformers.
-const WEIGHTS: [&str; 4] = [
+pub(super) const WEIGHTS: [&str; 4] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -38,6 +37,31 @@ pub(super) fn find(folder: &Path) -> Option<PathBuf> {
     WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
+/// The files that an index names; `None` of one that can't be read.
+fn indexed(index: &Path) -> Option<BTreeSet<String>> {
+    let index = JsonFile::open(index).ok()?;
+    let map = index.object().object("weight_map").ok()??;
+    map.map.values().map(|file| file.as_str().filter(|name| is_file_name(name)).map(str::to_owned)).collect()
+}
+
+/// The weights that a file is a part of: an index that names it, or itself.
+fn whole_of(folder: &Path, named: &Path) -> PathBuf {
+    let name = named.file_name().unwrap_or_default().to_string_lossy();
+    let is_whole = WEIGHTS.contains(&&*name);
+    let names = |index: &PathBuf| indexed(index).is_some_and(|files| files.contains(&*name));
+    let mut indexes = [WEIGHTS[1], WEIGHTS[3]].into_iter().map(|index| folder.join(index));
+    indexes.find(|index| !is_whole && names(index)).unwrap_or_else(|| named.into())
+}
+
+/// Whether all of a model's files are there, as far as their first bytes tell.
+pub(super) fn is_whole(weights: &Path) -> bool {
+    if weights.extension().is_none_or(|extension| extension != "json") {
+        return super::begins_as_part(weights);
+    }
+    let is_part = |file: &String| super::begins_as_part(&weights.with_file_name(file));
+    indexed(weights).is_some_and(|files| files.iter().all(is_part))
+}
+
 /// The name by which transformers knows a tensor, without what wrappers and trainers put before it.
 pub(super) fn plain_name(name: &str) -> String {
     let mut name = name.to_owned();
@@ -59,11 +83,9 @@ pub(super) fn plain_name(name: &str) -> String {
 }
 
 impl Tensors {
-    pub(super) fn open(folder: &Path) -> Result<Self> {
-        let Some(weights) = find(folder) else {
-            let hint = format!("it has {CONFIG}, but none of {}", WEIGHTS.join(", "));
-            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)));
-        };
+    pub(super) fn open(folder: &Path, named: Option<&Path>) -> Result<Self> {
+        let found = named.map_or_else(|| find(folder), |named| Some(whole_of(folder, named)));
+        let Some(weights) = found else { return Err(missing::weights(folder)) };
         let mut tensors = Self::default();
         if weights.extension().is_some_and(|extension| extension == "json") {
             tensors.read_index(folder, &weights)?;
@@ -96,6 +118,8 @@ impl Tensors {
                 name.ok_or_else(|| map.wrong_type(tensor, "the name of a file beside the index", file))?;
             files.entry(name).or_default().push(tensor);
         }
+        let paths: Vec<PathBuf> = files.keys().map(|file| folder.join(file)).collect();
+        missing::check_files(weights, &paths)?;
         let mut absent: Vec<&str> = Vec::new();
         for (file, listed) in files {
             let path = folder.join(file);

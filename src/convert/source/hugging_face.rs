@@ -66,7 +66,8 @@ fn name(meta: &str) -> String {
     .into()
 }
 
-pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> {
+/// Opens a directory; of several files of weights or indexes, the one that is named, if one is.
+pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) -> Result<FloatModel> {
     let file = JsonFile::open(&folder.join(CONFIG))?;
     let json = file.object();
     let at = |e: Error| e.at(Some(file.path()));
@@ -92,14 +93,14 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
     let rope_factors = rope_factors.transpose().map_err(at)?;
 
     if folder.join(ADAPTER).is_file() {
-        if hf_tensors::find(folder).is_none() {
+        if named.is_none() && hf_tensors::find(folder).is_none() {
             return Err(adapter(folder));
         }
         notes.push(format!(
             "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"
         ));
     }
-    let Tensors { stored, files, notes: of_tensors } = tensors(folder, &config)?;
+    let Tensors { stored, files, notes: of_tensors } = tensors(folder, named, &config)?;
     notes.extend(of_tensors);
     let tensors = take(&json, &config, stored, folder, &mut notes)?;
     let tokenizer =
@@ -134,8 +135,8 @@ pub(super) fn adapter(folder: &Path) -> Error {
 }
 
 /// The stored tensors that the model may need.
-fn tensors(folder: &Path, config: &Config) -> Result<Tensors> {
-    let mut tensors = Tensors::open(folder)?;
+fn tensors(folder: &Path, named: Option<&Path>, config: &Config) -> Result<Tensors> {
+    let mut tensors = Tensors::open(folder, named)?;
     let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
     let frequencies: Vec<f64> = (0..config.rope_dim / 2).map(frequency).collect();
     tensors.leave_out_buffers(&frequencies)?;

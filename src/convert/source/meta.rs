@@ -65,6 +65,10 @@ pub(super) fn open_training(path: &Path, options: &ModelOptions) -> Result<Optio
     let mut weights = WeightFiles { files: vec![path.into()], ..WeightFiles::default() };
     weights.notes.extend(note);
     contents.tensors.into_iter().for_each(|tensor| weights.add(tensor));
+    if !weights.stored.has("output.weight") {
+        // In llama2.c the classifier always is the embeddings.
+        params.insert("tied_embeddings".into(), true.into());
+    }
     let object = Object::of(&params);
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let model = model("llama2.c's PyTorch checkpoint", folder, &object, path, weights, options);
@@ -151,7 +155,18 @@ fn model(
         half_split: false,
         embeddings: found.embeddings,
     };
-    let tensors = layout.take(&config, std::mem::take(stored), &files[0])?;
+    check_classifier(params, stored).map_err(at)?;
+    let mut tensors = layout.take(&config, std::mem::take(stored), &files[0])?;
+    if is_tied(params).map_err(at)?
+        && let [embeddings, .., classifier] = &*tensors
+        && classifier.info().name == "output"
+    {
+        if classifier.is_equal(embeddings)? {
+            tensors.pop();
+        } else {
+            notes.push(TIED_BUT_STORED.into());
+        }
+    }
     let tokenizer = SourceTokenizer::find(options, &config, || tokenizer(folder, config.vocab_size))?;
     weights.notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
     let metadata = params.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
@@ -167,6 +182,16 @@ fn model(
         notes: weights.notes,
         expected,
     })
+}
+
+/// Whether a file is named as those of weights are.
+pub(super) fn is_shard(name: &str) -> bool {
+    name == SAFETENSORS || (name.starts_with("consolidated.") && name.ends_with(".pth"))
+}
+
+/// Whether all files of weights are there, as far as their first bytes tell.
+pub(super) fn is_whole(folder: &Path) -> bool {
+    files(folder).is_ok_and(|files| files.iter().all(|file| super::begins_as_part(file)))
 }
 
 /// The files of weights, of which none may be missing.
@@ -230,9 +255,30 @@ impl Found {
     }
 }
 
+const TIED_BUT_STORED: &str =
+    "params.json says tied_embeddings, but output.weight is stored and holds other weights: it counts";
+
+fn is_tied(params: &Object<'_>) -> Result<bool> {
+    Ok(params.optional("tied_embeddings")?.unwrap_or(false))
+}
+
+/// That a classifier is stored, or that the embeddings are said to be it: no file of Meta's lacks one.
+fn check_classifier(params: &Object<'_>, stored: &StoredTensors) -> Result<()> {
+    if is_tied(params)? || stored.has("output.weight") {
+        return Ok(());
+    }
+    let value =
+        if params.get("tied_embeddings").is_some() { "false" } else { "not there, which means false" };
+    let reason = "tensor output.weight is missing, which a model with a classifier of its own has. Either the files \
+                  aren't whole, or the classifier is the embeddings, and params.json must say true";
+    Err(params.refuse("tied_embeddings", &value, reason))
+}
+
 /// Whether the file is Mistral's, which says widths that Meta's programs compute.
 fn is_mistral(params: &Object<'_>) -> bool {
-    ["head_dim", "sliding_window", "model_type"].iter().any(|key| params.get(key).is_some())
+    ["head_dim", "sliding_window", "_sliding_window", "model_type"]
+        .iter()
+        .any(|key| params.get(key).is_some())
 }
 
 /// The hyperparameters, without the window. A `vocab_size` of -1 stands for the tokenizer's; `multiple_of` and
@@ -283,12 +329,19 @@ fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
 
 /// The window of attention; of several, which layers take in turn, the smallest.
 fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
-    let Some(windows) = params.get("sliding_window").and_then(Value::as_array) else {
-        return params.optional("sliding_window");
+    // Mistral's newer files have the second name, so that programs without windows pass it over.
+    let key = match (params.get("sliding_window"), params.get("_sliding_window")) {
+        (Some(said), Some(other)) if said != other => {
+            let reason = format!("_sliding_window is {other}: only one of them can count");
+            return Err(params.refuse("sliding_window", said, &reason));
+        }
+        (None, Some(_)) => "_sliding_window",
+        _ => "sliding_window",
     };
+    let Some(windows) = params.get(key).and_then(Value::as_array) else { return params.optional(key) };
     let width = |width: &Value| width.as_u64().and_then(|width| width.try_into().ok());
     let widths: Option<Vec<usize>> = windows.iter().filter(|width| !width.is_null()).map(width).collect();
-    let wrong = || params.wrong_type("sliding_window", "whole numbers", &params.map["sliding_window"]);
+    let wrong = || params.wrong_type(key, "whole numbers", &params.map[key]);
     Ok(widths.ok_or_else(wrong)?.into_iter().min())
 }
 

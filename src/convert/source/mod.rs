@@ -7,7 +7,7 @@
 //! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with [`spaced_bpe`] and
 //!   [`post_processor`]) and [`hf_tokenizer`]: tokenizers; [`tokenizer_settings`] what is done with each setting of theirs;
 //!   [`tokenizer`] which of them it is
-//! - [`json`]: questions to JSON
+//! - [`json`]: questions to JSON; [`missing`] what to do about what isn't there
 
 mod added_tokens;
 mod expected;
@@ -19,6 +19,7 @@ mod hugging_face;
 mod json;
 mod llama;
 mod meta;
+mod missing;
 mod pickle;
 mod post_processor;
 mod rope;
@@ -37,7 +38,7 @@ mod vocabulary;
 mod zip;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use expected::Expected;
@@ -144,12 +145,16 @@ impl Source {
     /// [`Model::open`]: crate::Model::open
     pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
         let path = path.as_ref();
-        if let Some(folder) = directory_of(path) {
-            return Self::open_directory(&folder, options);
+        if path.is_dir() {
+            return Self::open_directory(path, options);
         }
-        if let Some(model) = Self::open_weights_alone(path, options)? {
+        if let Some(error) = missing::elsewhere(path) {
+            return Err(error);
+        }
+        if let Some(model) = Self::open_part(path, options)? {
             return Ok(model);
         }
+        Self::refuse_weights_alone(path)?;
         let storage = Arc::new(Storage::open(path)?);
         let model = RunnableSource::read(&storage, options);
         model.map(|model| Self(Box::new(model))).map_err(|e| e.at(storage.path()))
@@ -157,33 +162,73 @@ impl Source {
 
     fn open_directory(folder: &Path, options: &ModelOptions) -> Result<Self> {
         let has = |name: &str| folder.join(name).is_file();
-        let is_meta = has(meta::PARAMS) && !(has(hugging_face::CONFIG) && hf_tensors::find(folder).is_some());
-        if is_meta {
-            return meta::open(folder, options).map(|model| Self(Box::new(model)));
+        let weights = if has(hugging_face::CONFIG) { hf_tensors::find(folder) } else { None };
+        let is_whole = weights.as_deref().is_some_and(hf_tensors::is_whole);
+        if has(meta::PARAMS) && (weights.is_none() || (!is_whole && meta::is_whole(folder))) {
+            let mut model = meta::open(folder, options)?;
+            if let Some(weights) = weights {
+                let name = weights.file_name().unwrap_or_default().to_string_lossy();
+                model.notes.push(format!(
+                    "the weights of {name} aren't whole, so those that {} describes are converted",
+                    meta::PARAMS
+                ));
+            }
+            return Ok(Self(Box::new(model)));
         }
         if has(hugging_face::CONFIG) {
-            return hugging_face::open(folder, options).map(|model| Self(Box::new(model)));
+            return hugging_face::open(folder, None, options).map(|model| Self(Box::new(model)));
         }
         if has(hugging_face::ADAPTER) {
             return Err(hugging_face::adapter(folder));
         }
-        let hint = format!("a directory with neither {} nor {}", hugging_face::CONFIG, meta::PARAMS);
-        Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)))
+        Err(missing::description(folder))
     }
 
-    /// Opens a file of weights that nothing beside it describes: llama2.c's says itself what it holds. `None` if it is no
-    /// such file.
-    fn open_weights_alone(path: &Path, options: &ModelOptions) -> Result<Option<Self>> {
-        let start = beginning(path);
-        if torch::has_magic(&start)
+    /// Opens a file of a published model's directory: the weights that are named are those that are converted. `None` if
+    /// it is no such file.
+    fn open_part(path: &Path, options: &ModelOptions) -> Result<Option<Self>> {
+        let folder = folder_of(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let has = |name: &str| folder.join(name).is_file();
+        let opened = |model: Result<llama::FloatModel>| model.map(|model| Some(Self(Box::new(model))));
+        match &*name {
+            meta::PARAMS => return opened(meta::open(folder, options)),
+            hugging_face::CONFIG => return Self::open_directory(folder, options).map(Some),
+            index if index.ends_with(".index.json") => {
+                return opened(hugging_face::open(folder, Some(path), options));
+            }
+            _ if !begins_as_part(path) => return Ok(None),
+            _ => {}
+        }
+        if meta::is_shard(&name) && has(meta::PARAMS) {
+            return opened(meta::open(folder, options));
+        }
+        if torch::has_magic(&beginning(path))
             && let Some(model) = meta::open_training(path, options)?
         {
             return Ok(Some(Self(Box::new(model))));
         }
-        if !torch::has_magic(&start) && !safetensors::has_magic(&start) {
-            return Ok(None);
+        if has(hugging_face::CONFIG) {
+            return opened(hugging_face::open(folder, Some(path), options));
         }
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if has(meta::PARAMS) {
+            let hint = format!(
+                "{} describes the files consolidated.* beside it, and not this one: name the directory, or move the other \
+                 files away",
+                meta::PARAMS
+            );
+            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path)));
+        }
+        Ok(None)
+    }
+
+    /// Refuses a file of weights that nothing describes.
+    fn refuse_weights_alone(path: &Path) -> Result<()> {
+        let start = beginning(path);
+        if !torch::has_magic(&start) && !safetensors::has_magic(&start) {
+            return Ok(());
+        }
+        let folder = folder_of(path);
         if folder.join(hugging_face::ADAPTER).is_file() {
             return Err(hugging_face::adapter(folder));
         }
@@ -252,17 +297,9 @@ impl Source {
     }
 }
 
-/// The directory that a path means: itself, or the one that a published file of weights is in.
-fn directory_of(path: &Path) -> Option<PathBuf> {
-    if path.is_dir() {
-        return Some(path.into());
-    }
-    let name = path.file_name()?.to_string_lossy();
-    let is_json = [meta::PARAMS, hugging_face::CONFIG].contains(&&*name) || name.ends_with(".index.json");
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let described = [meta::PARAMS, hugging_face::CONFIG].iter().any(|name| parent.join(name).is_file());
-    let is_part = is_json || (described && begins_as_part(path));
-    is_part.then(|| parent.into())
+/// The directory that a file is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether a file begins as those do that PyTorch or safetensors write.

@@ -91,11 +91,16 @@ fn yarn(scaling: &Object<'_>, original: Option<usize>, max_seq_len: usize) -> Re
         // One of them alone counts for nothing.
         (None, _, _) => growth(1.0),
     };
+    let (beta_fast, beta_slow) = (given("beta_fast")?.unwrap_or(32.0), given("beta_slow")?.unwrap_or(1.0));
+    if beta_fast < beta_slow {
+        let reason = format!("beta_slow is {beta_slow}, and must not be above it: are they swapped?");
+        return Err(scaling.refuse("beta_fast", &beta_fast, &reason));
+    }
     Ok(RopeScaling::Yarn {
         factor,
         original_context_length: original.unwrap_or(max_seq_len),
-        beta_fast: given("beta_fast")?.unwrap_or(32.0),
-        beta_slow: given("beta_slow")?.unwrap_or(1.0),
+        beta_fast,
+        beta_slow,
         magnitude,
     })
 }

@@ -213,6 +213,19 @@ pub(super) const CONFIG: &[Setting<Unless>] = &[
     harmless("suppress_tokens", GENERATION),
     harmless("begin_suppress_tokens", GENERATION),
     harmless("unsloth_version", NAMES),
+    harmless("_name_or_path", NAMES),
+    harmless("_commit_hash", NAMES),
+    harmless("_auto_class", NAMES),
+    harmless("_from_auto", NAMES),
+    harmless("_from_model_config", NAMES),
+    harmless("_diffusers_version", NAMES),
+    harmless("_attn_implementation", IMPLEMENTATION),
+    harmless("_attn_implementation_autoset", IMPLEMENTATION),
+    harmless("_attn_implementation_internal", IMPLEMENTATION),
+    harmless("_experts_implementation", IMPLEMENTATION),
+    harmless("_experts_implementation_internal", IMPLEMENTATION),
+    harmless("_flash_attn_2_enabled", IMPLEMENTATION),
+    harmless("_output_attentions", OUTPUT),
     harmless("unsloth_fixed", NAMES),
 ];
 
@@ -261,6 +274,8 @@ pub(super) const PARAMS: &[Setting<Unless>] = &[
     honored("max_seq_len"),
     honored("max_position_embeddings"),
     honored("sliding_window"),
+    honored("_sliding_window"),
+    honored("tied_embeddings"),
     refused("model_type", |value| value.as_str() == Some("transformer"), "only transformers are supported"),
     refused("causal", is_true, "models that read in both directions are not supported"),
     refused("moe", is_nothing, EXPERTS),
@@ -297,7 +312,6 @@ pub(super) const PARAMS: &[Setting<Unless>] = &[
     harmless("max_batch_size", "it is about memory"),
     harmless("model_parallel_size", "the number of files says it"),
     harmless("dropout", TRAINING),
-    harmless("tied_embeddings", "whether output.weight is stored says it"),
 ];
 
 /// Goes through the settings of an object. Gives the names of those that aren't known.
@@ -312,8 +326,6 @@ pub(super) fn go_through(object: &Object<'_>, table: &'static [Setting<Unless>])
                 return Err(object.refuse(key, &shown(value), reason));
             }
             Some(_) => {}
-            // Python's own, such as `_name_or_path`.
-            None if key.starts_with('_') => {}
             None => unknown.push(object.name(key)),
         }
     }
