@@ -344,7 +344,11 @@ impl fmt::Display for ErrorKind {
             }
             Self::MissingTensor { name } => write!(f, "tensor {name} is missing"),
             Self::UnsupportedTensor { name } => {
-                write!(f, "tensor {name} is not supported, and the model would be wrong without it")
+                write!(
+                    f,
+                    "tensor {name} is not supported: it is a part that babyllama doesn't know, so it can't tell whether \
+                     the model would be wrong without it"
+                )
             }
             Self::UnsupportedTensorType { name, dtype } => {
                 write!(f, "tensor {name}: weights of type {dtype} are not supported")

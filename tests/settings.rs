@@ -353,7 +353,31 @@ fn refusals_say_what_it_is_and_what_to_do() {
     let empty = Stored("BF16".into(), vec![0], Vec::new());
     let mut zero = Copy::new();
     zero.tensors.iter_mut().for_each(|(_, tensor)| *tensor = empty.clone());
-    let cases: [(Copy, &[&str]); 8] = [
+    let add = |name: &str| Copy::new().tensor(&format!("model.layers.0.mlp.up_proj.{name}"), packed());
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "beta_fast": 1.0, "beta_slow": 32.0});
+    let mlx = json!({"group_size": 64, "bits": 4});
+    let mut eight_bits = Copy::new();
+    let weights = eight_bits.tensors.iter_mut().find(|(name, _)| name.ends_with("up_proj.weight")).unwrap();
+    let n = weights.1.1.iter().product();
+    (weights.1.0, weights.1.2) = ("F8_E4M3".into(), vec![0; n]);
+    let cases: [(Copy, &[&str]); 22] = [
+        (Copy::new().set("quantization", mlx.clone()), &["MLX", "--dtype"]),
+        (Copy::new().set("quantization_config", mlx), &["MLX", "--dtype"]),
+        (Copy::new().set("quantization_config", json!({})), &["by a method that isn't named"]),
+        (Copy::new().set("rope_scaling", yarn), &["beta_fast is 1", "beta_slow is 32"]),
+        (
+            Copy::new().set("_unknown_window", json!(4)).set("num_hidden_layers", json!(2.5)),
+            &["whole number"],
+        ),
+        (Copy::new().set("architectures", json!(["LlamaForCausalLM", "Bird"])), &["Bird"]),
+        (add("g_idx"), &["GPTQ"]),
+        (add("scales"), &["quantized: convert the model"]),
+        (add("W_q"), &["quantized: convert the model"]),
+        (add("weight_scale_inv"), &["quantized: convert the model"]),
+        (add("weight.quant_state.bitsandbytes__nf4"), &["bitsandbytes"]),
+        (eight_bits, &["F8_E4M3", "quantized: convert the model"]),
+        (add("lora_magnitude_vector.default"), &["LoRA adapter", "merge it first"]),
+        (add("base_layer.weight"), &["LoRA adapter", "merge it first"]),
         (Copy::new().set("quantization_config", gptq), &["GPTQ", "--dtype"]),
         (Copy::new().set("quantization_config", json!({"quant_method": "awq"})), &["AWQ", "--dtype"]),
         (Copy::new().set("quantization_config", bitsandbytes), &["bitsandbytes", "--dtype"]),
@@ -372,6 +396,99 @@ fn refusals_say_what_it_is_and_what_to_do() {
     for (copy, parts) in cases {
         let refusal = copy.refusal();
         assert!(parts.iter().all(|part| refusal.contains(part)), "{refusal}");
+    }
+}
+
+#[test]
+fn what_transformers_leaves_out_is_left_out_and_said() {
+    let plain = gguf(&Copy::new().open().unwrap());
+    let tensor = |dtype: &str, shape: Vec<usize>, bytes: usize| Stored(dtype.into(), shape, vec![0; bytes]);
+    let cases = [
+        ("model.causal_mask", tensor("BOOL", vec![2, 2], 4), "model.causal_mask"),
+        ("model.embed_tokens.position_ids", tensor("I64", vec![2], 16), "position_ids"),
+        ("model.layers.0.self_attn._extra_state", tensor("U8", vec![0], 0), "_extra_state"),
+        ("model.layers.0.self_attn.k_scale", tensor("F32", vec![], 4), "k_scale"),
+        ("step", tensor("I64", vec![], 8), "step"),
+        ("v_head.summary.weight", tensor("F32", vec![1, 2], 8), "v_head.summary.weight"),
+        ("score.weight", tensor("F32", vec![1, 2], 8), "score.weight"),
+        (
+            "model.layers.2.mlp.up_proj.weight",
+            tensor("F32", vec![1, 2], 8),
+            "has 2 layers, and the files have more",
+        ),
+    ];
+    for (name, tensor, note) in cases {
+        let source = Copy::new().tensor(name, tensor).open().unwrap();
+        assert!(notes_have(&source, note) && notes_have(&source, "left out"), "{name}: {:?}", source.notes());
+        assert!(gguf(&source) == plain, "{name}");
+    }
+    let unknown = tensor("F32", vec![2, 2], 16);
+    let refusal = Copy::new().tensor("model.layers.0.bird", unknown).refusal();
+    assert!(refusal.contains("it can't tell whether"), "{refusal}");
+}
+
+#[test]
+fn whole_numbers_may_be_written_as_floats() {
+    let plain = Copy::new();
+    let written = gguf(&plain.open().unwrap());
+    let mut copy = Copy::new();
+    let keys =
+        ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"];
+    for key in keys {
+        let number = plain.config[key].as_f64().unwrap();
+        copy = copy.set(key, json!(number));
+    }
+    assert!(gguf(&copy.open().unwrap()) == written);
+    let copy = Copy::new().set("architectures", json!([]));
+    assert!(gguf(&copy.open().unwrap()) == written);
+    let copy = Copy::new().set("architectures", json!(["LlamaForCausalLM", "MistralForCausalLM"]));
+    assert!(gguf(&copy.open().unwrap()) == written);
+    // Python's own are named, as are others that nobody knows.
+    let source = Copy::new().set("_name_or_path", json!("x")).set("_window", json!(3)).open().unwrap();
+    assert!(notes_have(&source, "doesn't know, which was passed over: _window"), "{:?}", source.notes());
+}
+
+#[test]
+fn the_file_that_is_named_is_converted() {
+    let copy = Copy::new();
+    let plain = gguf(&copy.open().unwrap());
+    let mut other = Copy::new();
+    other.tensors.iter_mut().for_each(|(_, Stored(_, _, bytes))| bytes.fill(0));
+    copy.write("model.other.safetensors", safetensors(&other.tensors));
+    let open = |name: &str| Source::open(copy.folder().join(name), &ModelOptions::new()).unwrap();
+    assert!(gguf(&open("model.safetensors")) == plain && gguf(&open("config.json")) == plain);
+    let zeros = gguf(&other.open().unwrap());
+    assert!(zeros != plain && gguf(&open("model.other.safetensors")) == zeros);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let refusal = |path: &Path| Source::open(path, &ModelOptions::new()).unwrap_err().to_string();
+    let copy = Copy::new();
+    copy.open().unwrap();
+    let at = |name: &str| copy.folder().join(name);
+    fs::rename(at("model.safetensors"), at("model-00001-of-00002.safetensors")).unwrap();
+    assert!(
+        refusal(copy.folder()).contains("but not model.safetensors.index.json"),
+        "{}",
+        refusal(copy.folder())
+    );
+    fs::remove_file(at("config.json")).unwrap();
+    assert!(
+        refusal(copy.folder()).contains("it has weights, but not config.json"),
+        "{}",
+        refusal(copy.folder())
+    );
+    copy.write("config.json", "Entry not found");
+    assert!(refusal(copy.folder()).contains("it is text"), "{}", refusal(copy.folder()));
+    let file = TempFile::new("x.gguf", b"GGUF");
+    let folder = file.path().parent().unwrap();
+    assert!(refusal(folder).contains("name one, such as x.gguf"), "{}", refusal(folder));
+    let snapshot = folder.join("snapshots").join("0a1b");
+    fs::create_dir_all(&snapshot).unwrap();
+    assert!(refusal(folder).contains(&format!("convert {}", snapshot.display())), "{}", refusal(folder));
+    for path in ["https://huggingface.co/a/b", "meta-llama/Llama-3.2-1B"] {
+        assert!(refusal(Path::new(path)).contains("babyllama doesn't download"), "{path}");
     }
 }
 
@@ -428,7 +545,7 @@ fn adapters_and_weights_alone_are_named() {
 #[test]
 fn settings_that_are_not_known_are_named() {
     let source = Copy::new().set("hyper_scale", json!(3)).set("_private", json!(1)).open().unwrap();
-    assert!(notes_have(&source, "passed over: hyper_scale"), "{:?}", source.notes());
+    assert!(notes_have(&source, "passed over: _private, hyper_scale"), "{:?}", source.notes());
     let none = Copy::new().open().unwrap();
     assert!(none.notes().is_empty(), "{:?}", none.notes());
 }

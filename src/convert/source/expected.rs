@@ -9,6 +9,8 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value};
 
+use super::json::whole;
+
 /// What a converted file must compute with.
 #[derive(Debug)]
 pub(crate) struct Expected {
@@ -31,7 +33,7 @@ fn number(map: &Map<String, Value>, key: &str) -> Option<f64> {
 impl Expected {
     /// Of a file whose settings were all honored; `None` if it lacks what every one has.
     pub(crate) fn of(json: &Map<String, Value>) -> Option<Self> {
-        let count = |key: &str| json.get(key).and_then(Value::as_u64);
+        let count = |key: &str| json.get(key).and_then(whole);
         let (dim, heads) = (count("hidden_size")?, count("num_attention_heads")?);
         let is_mistral = json.get("model_type").and_then(Value::as_str) == Some("mistral");
         let head_dim = count("head_dim").unwrap_or(dim / heads.max(1));
@@ -57,15 +59,15 @@ impl Expected {
 impl Expected {
     /// Of Meta's or Mistral's params.json, beside weights that tell the width inside the feed-forward network.
     pub(crate) fn of_params(json: &Map<String, Value>, hidden_dim: u64) -> Option<Self> {
-        let count = |key: &str| json.get(key).and_then(Value::as_u64);
+        let count = |key: &str| json.get(key).and_then(whole);
         let (dim, layers, heads) = (count("dim")?, count("n_layers")?, count("n_heads")?);
         let kv_heads = count("n_kv_heads").unwrap_or(heads);
         let given = |key: &&str| json.get(*key).is_some_and(|value| !value.is_null());
         let windows =
             ["sliding_window", "_sliding_window"].iter().find(|key| given(key)).map(|key| &json[*key]);
         let window = windows.and_then(|window| match window {
-            Value::Array(windows) => windows.iter().filter_map(Value::as_u64).min(),
-            window => window.as_u64(),
+            Value::Array(windows) => windows.iter().filter_map(whole).min(),
+            window => whole(window),
         });
         let is_mistral =
             ["head_dim", "sliding_window", "_sliding_window", "model_type"].iter().any(|key| given(key));
@@ -96,7 +98,7 @@ fn window(json: &Map<String, Value>, is_mistral: bool) -> Option<u64> {
     match json.get("sliding_window") {
         _ if is_full || !is_mistral => None,
         None => Some(4096),
-        Some(window) => window.as_u64(),
+        Some(window) => whole(window),
     }
 }
 

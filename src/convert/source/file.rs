@@ -123,7 +123,8 @@ impl DataFile {
         use FileKind::{LoraSafetensors, OldPyTorch, Pickle, PyTorch, Safetensors, Zip};
         let is_json = self.path.extension().is_some_and(|extension| extension == "json");
         let is_tensors = matches!(kind, Safetensors | LoraSafetensors | PyTorch | OldPyTorch | Pickle | Zip);
-        kind.is_no_model() || if is_json { is_tensors } else { !is_tensors }
+        // JSON that is cut short or wrong isn't taken for a text.
+        kind.is_no_model() || if is_json { is_tensors || kind == FileKind::Text } else { !is_tensors }
     }
 
     /// What the file's first bytes are like.

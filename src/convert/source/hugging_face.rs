@@ -89,6 +89,7 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
     options.override_config(&mut config).map_err(at)?;
     // Of settings that the caller chose nothing can be expected.
     let is_said = (said.norm_eps, said.rope_theta) == (config.norm_eps, config.rope_theta);
+    let expected = is_said.then(|| Expected::of(json.map)).flatten();
     let rope_factors = rope.llama3.map(|scaling| scaling.factors(config.rope_dim, config.rope_theta));
     let rope_factors = rope_factors.transpose().map_err(at)?;
 
@@ -100,7 +101,7 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
             "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"
         ));
     }
-    let Tensors { stored, files, notes: of_tensors } = tensors(folder, named, &config)?;
+    let Tensors { stored, files, notes: of_tensors } = tensors(folder, named, &config, expected.as_ref())?;
     notes.extend(of_tensors);
     let tensors = take(&json, &config, stored, folder, &mut notes)?;
     let tokenizer =
@@ -116,7 +117,7 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         file_bytes: file_bytes(&files)?,
         notes,
-        expected: is_said.then(|| Expected::of(json.map)).flatten(),
+        expected,
     })
 }
 
@@ -135,11 +136,18 @@ pub(super) fn adapter(folder: &Path) -> Error {
 }
 
 /// The stored tensors that the model may need.
-fn tensors(folder: &Path, named: Option<&Path>, config: &Config) -> Result<Tensors> {
+fn tensors(
+    folder: &Path,
+    named: Option<&Path>,
+    config: &Config,
+    expected: Option<&Expected>,
+) -> Result<Tensors> {
     let mut tensors = Tensors::open(folder, named)?;
     let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
-    let frequencies: Vec<f64> = (0..config.rope_dim / 2).map(frequency).collect();
-    tensors.leave_out_buffers(&frequencies)?;
+    // Some programs keep those that are scaled.
+    let mut frequencies = vec![(0..config.rope_dim / 2).map(frequency).collect()];
+    frequencies.extend(expected.map(|expected| expected.frequencies.clone()));
+    tensors.leave_out_needless(&frequencies, config.n_layers)?;
     Ok(tensors)
 }
 
@@ -195,9 +203,9 @@ fn file_bytes(files: &[PathBuf]) -> Result<u64> {
 fn check_architecture(json: &Object<'_>) -> Result<()> {
     const KNOWN: [&str; 3] = ["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"];
     let names = json.optional::<&Vec<Value>>("architectures")?;
-    let unknown = match names.map(|names| &**names) {
-        Some([name]) => (!KNOWN.iter().any(|known| *name == **known)).then(|| name.to_string()),
-        Some(names) => Some(Value::from(names).to_string()),
+    let is_unknown = |name: &&Value| !KNOWN.iter().any(|known| **name == **known);
+    let unknown = match names.filter(|names| !names.is_empty()) {
+        Some(names) => names.iter().find(is_unknown).map(Value::to_string),
         None => {
             let kind: &str = json.required("model_type")?;
             (!matches!(kind, "llama" | "mistral")).then(|| kind.into())
@@ -209,14 +217,23 @@ fn check_architecture(json: &Object<'_>) -> Result<()> {
 
 /// That the weights aren't numbers of some other kind, and where to find the model that they were made from.
 fn check_quantization(json: &Object<'_>) -> Result<()> {
-    let keys = ["quantization_config", "compression_config"];
+    let keys = ["quantization_config", "compression_config", "quantization"];
     let Some((key, found)) = keys.iter().find_map(|key| Some((*key, json.get(key)?))) else { return Ok(()) };
-    let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+    let method = found.get("quant_method").and_then(Value::as_str);
+    let has = |key: &str| found.get(key).is_some();
+    if method.is_none() && has("group_size") && has("bits") {
+        let reason = "the weights are quantized by MLX, for Apple's computers, and only floating-point ones can be \
+                      converted. Convert the model that this one was made from, and choose a format with --dtype, such as \
+                      q4_k_m";
+        return Err(json.refuse(key, &"MLX's", &reason));
+    }
+    let method = method.unwrap_or("there");
     let is_bitsandbytes = method == "bitsandbytes" || found.get("load_in_4bit").is_some();
     let name = match method {
         "gptq" => "GPTQ",
         "awq" => "AWQ",
         _ if is_bitsandbytes => "bitsandbytes",
+        "there" => "a method that isn't named",
         other => other,
     };
     let reason = format!(

@@ -150,6 +150,14 @@ pub(super) trait FromJson<'a>: Sized {
     fn from_json(value: &'a Value) -> Option<Self>;
 }
 
+/// A whole number, which Python may have written as a float: `16.0`.
+pub(super) fn whole(value: &Value) -> Option<u64> {
+    /// All whole numbers below are floats, too.
+    const MOST: f64 = 9_007_199_254_740_992.0;
+    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..MOST).contains(float));
+    value.as_u64().or_else(|| float().map(|float| float as u64))
+}
+
 macro_rules! from_json {
     ($($type:ty, $expected:literal, $from:expr;)*) => {
         $(impl<'a> FromJson<'a> for $type {
@@ -165,9 +173,9 @@ macro_rules! from_json {
 from_json! {
     bool, "true or false", Value::as_bool;
     f64, "a number", Value::as_f64;
-    u32, "a whole number", |value: &Value| value.as_u64().and_then(|value| value.try_into().ok());
-    u64, "a whole number", Value::as_u64;
-    usize, "a whole number", |value: &Value| value.as_u64().and_then(|value| value.try_into().ok());
+    u32, "a whole number", |value: &Value| whole(value).and_then(|value| value.try_into().ok());
+    u64, "a whole number", whole;
+    usize, "a whole number", |value: &Value| whole(value).and_then(|value| value.try_into().ok());
     &'a str, "a string", Value::as_str;
     &'a Map<String, Value>, "an object", Value::as_object;
     &'a Vec<Value>, "an array", Value::as_array;

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::expected::Expected;
 use super::hugging_face::ADAPTER;
-use super::json::{JsonFile, Object};
+use super::json::{JsonFile, Object, whole};
 use super::llama::{FloatModel, Layout, Llama3Scaling};
 use super::stored::{Join, StoredTensor, StoredTensors};
 use super::tokenizer::SourceTokenizer;
@@ -291,8 +291,8 @@ fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
         None if n_heads != 0 && dim.is_multiple_of(n_heads) => dim / n_heads,
         None => return Err(params.refuse("n_heads", &n_heads, &format!("must divide dim, {dim}"))),
     };
-    if let Some(vocab_size) = params.get("vocab_size").filter(|value| value.as_i64() != Some(-1))
-        && vocab_size.as_u64() != Some(found.vocab_size as u64)
+    if let Some(vocab_size) = params.get("vocab_size").filter(|value| value.as_f64() != Some(-1.0))
+        && whole(vocab_size) != Some(found.vocab_size as u64)
     {
         let reason = format!("the embeddings have {} rows", found.vocab_size);
         return Err(params.refuse("vocab_size", &vocab_size, &reason));
@@ -339,7 +339,7 @@ fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
         _ => "sliding_window",
     };
     let Some(windows) = params.get(key).and_then(Value::as_array) else { return params.optional(key) };
-    let width = |width: &Value| width.as_u64().and_then(|width| width.try_into().ok());
+    let width = |width: &Value| whole(width).and_then(|width| width.try_into().ok());
     let widths: Option<Vec<usize>> = windows.iter().filter(|width| !width.is_null()).map(width).collect();
     let wrong = || params.wrong_type(key, "whole numbers", &params.map[key]);
     Ok(widths.ok_or_else(wrong)?.into_iter().min())

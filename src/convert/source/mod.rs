@@ -2,7 +2,7 @@
 //!
 //! - here: what a model is to everything that is done with it, and which files are which
 //! - [`runnable`]: checkpoints that this library runs; [`gguf`] the keys of those that are GGUF
-//! - [`hugging_face`] and [`meta`]: directories, as models are published; [`llama`] is what they have in common
+//! - [`hugging_face`] (with [`hf_tensors`] and [`needless`]) and [`meta`]: directories, as models are published; [`llama`] is what they have in common
 //! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors, [`file`] the files
 //! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with [`spaced_bpe`] and
 //!   [`post_processor`]) and [`hf_tokenizer`]: tokenizers; [`tokenizer_settings`] what is done with each setting of theirs;
@@ -20,6 +20,7 @@ mod json;
 mod llama;
 mod meta;
 mod missing;
+mod needless;
 mod pickle;
 mod post_processor;
 mod rope;
@@ -229,7 +230,8 @@ impl Source {
             return Ok(());
         }
         let folder = folder_of(path);
-        if folder.join(hugging_face::ADAPTER).is_file() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if folder.join(hugging_face::ADAPTER).is_file() || name.starts_with("adapter_model.") {
             return Err(hugging_face::adapter(folder));
         }
         let hint = format!(

@@ -6,6 +6,8 @@
 //!
 //! Invariant: a [`StoredTensor`] lies inside its file, so reading it fails only if the file fails.
 
+mod views;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -152,10 +154,13 @@ impl StoredTensor {
         if !matches!(self.shape.len(), 1 | 2) {
             return Err(self.shape_error(&[]));
         }
-        if self.columns() > 1 && self.strides.last() != Some(&1) {
-            return Err(self.layout("the weights of a row don't lie one after another: save it contiguous"));
-        }
+        self.check_repeats()?;
         Ok(encoding)
+    }
+
+    /// What its numbers are called, if they are none that can be weights.
+    pub(super) fn other_type(&self) -> Option<&str> {
+        if let StoredType::Other(dtype) = &self.dtype { Some(dtype) } else { None }
     }
 
     /// Whether it holds doubles.
@@ -202,6 +207,9 @@ impl StoredTensor {
         let columns = self.columns();
         let size = encoding.bytes();
         let stride = self.row_stride();
+        if !self.has_rows() {
+            return self.read_view(encoding, rows, out);
+        }
         // Rows that follow each other are read at once.
         let at_once = if stride == columns || rows.len() == 1 { rows.len() } else { 1 };
         let mut bytes = vec![0; at_once * columns * size];
@@ -343,6 +351,9 @@ impl Joined {
     /// Decodes some rows: (rows, columns). A vector is one row.
     pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let Some(head_dim) = self.half_split_head else { return self.read_in_order(rows, out) };
+        if !self.parts[0].has_rows() {
+            return self.read_heads(head_dim, rows, out);
+        }
         let columns = self.parts[0].columns();
         for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
             let (head, i) = (row / head_dim, row % head_dim);
