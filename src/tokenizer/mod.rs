@@ -19,7 +19,9 @@
 //! are.
 
 mod added;
+
 mod bpe;
+mod case;
 mod decoder;
 mod hash;
 mod kinds;

@@ -12,6 +12,7 @@
 //!   collapse_spaces      bool   runs of spaces are one space, and those at both ends none
 //!   space_suffix         bool   the dummy prefix is a suffix
 //!   split_words          bool   no piece goes on over a space that it doesn't begin with
+//!   unicode_case         bool   words are cut by the case of all letters, with their marks
 //!   added_tokens         [u32]  pieces that are taken out of a text
 //!   added_token_flags    [u32]  how each of them is found: bits that `added` lists
 //! ```
@@ -38,6 +39,9 @@ pub(crate) struct TextSettings {
     pub(crate) space_suffix: bool,
     /// A text is cut before each space, and nothing is merged over a cut.
     pub(crate) split_words: bool,
+    /// Where byte-level tokenizers cut words by case, all letters have one, and marks are letters;
+    /// in llama.cpp only A to Z have, and marks are symbols.
+    pub(crate) unicode_case: bool,
     /// Pieces that are taken out of a text, and how each is found: see [`AddedTokens`].
     pub(crate) added: Vec<(TokenId, u32)>,
 }
@@ -46,12 +50,13 @@ pub(crate) struct TextSettings {
 type Flag = fn(&mut TextSettings) -> &mut bool;
 
 /// The keys of those settings that are true or false.
-pub(crate) const FLAGS: [(&str, Flag); 5] = [
+pub(crate) const FLAGS: [(&str, Flag); 6] = [
     ("babyllama.tokenizer.prefix_unless_space", |it| &mut it.prefix_unless_space),
     ("babyllama.tokenizer.prefix_once", |it| &mut it.prefix_once),
     ("babyllama.tokenizer.collapse_spaces", |it| &mut it.collapse_spaces),
     ("babyllama.tokenizer.space_suffix", |it| &mut it.space_suffix),
     ("babyllama.tokenizer.split_words", |it| &mut it.split_words),
+    ("babyllama.tokenizer.unicode_case", |it| &mut it.unicode_case),
 ];
 pub(crate) const ADDED_TOKENS: &str = "babyllama.tokenizer.added_tokens";
 pub(crate) const ADDED_TOKEN_FLAGS: &str = "babyllama.tokenizer.added_token_flags";

@@ -137,6 +137,7 @@ impl Tokenizer {
                 let Some(pre) = PreTokenizer::named(pre) else {
                     return refuse(format!("the pre-tokenizer {pre:?} is not known"));
                 };
+                let pre = if parts.text.unicode_case { pre.with_unicode_case() } else { pre };
                 (Algorithm::BytePairs(Arc::new(BytePairs::new(&vocab, pre, merges)?)), pre.adds_bos)
             }
         };

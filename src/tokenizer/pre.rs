@@ -10,6 +10,7 @@
 //! llama.cpp reads them differently (`\s` is `White_Space`, cases are ASCII's alone) it is followed, since GGUF files
 //! name its pre-tokenizers.
 
+use super::case::{Case, case};
 use super::unicode::{Class, class, is_cased_to_deepseek};
 
 /// Gives the length of a text's first word in bytes. The text isn't empty, nor is the word.
@@ -55,6 +56,16 @@ impl PreTokenizer {
         };
         let whole_words = adds_bos || matches!(name, "minicpm5" | "glm4" | "glm5");
         Some(Self { splits, whole_words, adds_bos })
+    }
+
+    /// The same, with the classes of the expression where llama.cpp's are others, if they are known.
+    pub(super) fn with_unicode_case(self) -> Self {
+        let splits: &'static [Split] = match self.splits {
+            [split] if std::ptr::fn_addr_eq(*split, tekken as Split) => &[unicode_tekken],
+            [split] if std::ptr::fn_addr_eq(*split, gpt4o as Split) => &[unicode_gpt4o],
+            others => others,
+        };
+        Self { splits, ..self }
     }
 
     /// Hands out the words of `text`, from left to right.
@@ -122,6 +133,19 @@ fn tekken(text: &str) -> usize {
 /// Tekken's, with `(?i:'s|'t|'re|'ve|'m|'ll|'d)?` after words and `\p{N}{1,3}`.
 fn gpt4o(text: &str) -> usize {
     match cased_word(text) {
+        0 => other_than_words(text, 3, &['\r', '\n', '/']),
+        word => word + contraction(&text[word..]),
+    }
+}
+
+/// Tekken's own: U are `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]` and L `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`.
+fn unicode_tekken(text: &str) -> usize {
+    first_of(text, &[unicode_cased_word, |text| other_than_words(text, 1, &['\r', '\n', '/'])])
+}
+
+/// GPT-4o's own, likewise.
+fn unicode_gpt4o(text: &str) -> usize {
+    match unicode_cased_word(text) {
         0 => other_than_words(text, 3, &['\r', '\n', '/']),
         word => word + contraction(&text[word..]),
     }
@@ -277,6 +301,29 @@ fn cased_word(text: &str) -> usize {
     // Only U are left, and L+ needs one of them: the last that isn't A to Z. If all are, the second alternative matches.
     let last = letters[..upper].rfind(|c: char| !c.is_ascii());
     lead + last.map_or(upper, |start| start + first_length(&letters[start..]))
+}
+
+/// [`cased_word`] with the classes of [`unicode_tekken`]. What leads may be a mark, which the word
+/// may need itself.
+fn unicode_cased_word(text: &str) -> usize {
+    let is_upper = |c| matches!(case(c), Some(Case::Upper | Case::Neither));
+    let is_lower = |c| matches!(case(c), Some(Case::Lower | Case::Neither));
+    let starts = [word_lead(text), 0];
+    for start in starts {
+        let letters = &text[start..];
+        let upper = run(letters, is_upper);
+        let lower = run(&letters[upper..], is_lower);
+        if lower > 0 {
+            return start + upper + lower;
+        }
+        // L+ needs one of U: the last that is both.
+        if let Some(last) = letters[..upper].rfind(is_lower) {
+            return start + last + first_length(&letters[last..]);
+        }
+    }
+    let upper_alone = |&start: &usize| run(&text[start..], is_upper) > 0;
+    let start = starts.into_iter().find(upper_alone);
+    start.map_or(0, |start| start + run(&text[start..], is_upper))
 }
 
 /// `[^\r\n\p{L}\p{N}]?`

@@ -4,8 +4,8 @@
 //! - [`runnable`]: checkpoints that this library runs; [`gguf`] the keys of those that are GGUF
 //! - [`hugging_face`] (with [`hf_tensors`] and [`needless`]) and [`meta`]: directories, as models are published; [`llama`] is what they have in common
 //! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors, [`file`] the files
-//! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with [`spaced_bpe`] and
-//!   [`post_processor`]) and [`hf_tokenizer`]: tokenizers; [`tokenizer_settings`] what is done with each setting of theirs;
+//! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with [`spaced_bpe`], [`words`]
+//!   and [`post_processor`]) and [`hf_tokenizer`]: tokenizers; [`tokenizer_settings`] what is done with each setting of theirs;
 //!   [`tokenizer`] which of them it is
 //! - [`json`]: questions to JSON; [`missing`] what to do about what isn't there
 
@@ -36,6 +36,7 @@ mod tokenizer_json;
 mod tokenizer_settings;
 mod torch;
 mod vocabulary;
+mod words;
 mod zip;
 
 use std::ops::Range;

@@ -16,20 +16,13 @@ use super::post_processor::frame;
 use super::spaced_bpe::{self, MergedTexts, Spaces};
 use super::tokenizer_settings::{self as settings, ADDED_TOKEN, MODEL, TOKENIZER};
 use super::vocabulary::{OwnMerging, Vocabulary, refuse, unused};
+use super::words::{self, KnownWords};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{PieceKind, PiecePart, encode_alphabet};
 
 const JSON: &str = "tokenizer.json";
 /// The largest that is read: those of the largest vocabularies have about 35 MB.
 const MAX_BYTES: u64 = 1 << 26;
-
-/// The expression of Llama 3 but for its numbers, and behind them.
-const LLAMA_3: [&str; 2] = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-];
-/// Mistral's Tekken.
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A `tokenizer.json`.
 #[derive(Debug)]
@@ -89,8 +82,8 @@ impl TokenizerJson {
             return Err(unsupported("normalizer", &Value::Object((*stage).clone())));
         }
         let ignore_merges = model.optional("ignore_merges")?.unwrap_or(false);
-        let pre = pre_tokenizer(stages, ignore_merges);
-        let pre = pre.ok_or_else(|| unsupported("pre_tokenizer", &file.map["pre_tokenizer"]))?;
+        let KnownWords { pre, unicode_case, note } = words::known(stages, ignore_merges)
+            .ok_or_else(|| unsupported("pre_tokenizer", &file.map["pre_tokenizer"]))?;
         let known: HashSet<&[u8]> = pieces.iter().map(|piece| &*piece.text).collect();
         // Of those that text can have.
         let bytes = (0..0xf5_u8).filter(|byte| !matches!(byte, 0xc0 | 0xc1));
@@ -109,6 +102,8 @@ impl TokenizerJson {
             vocabulary.notes.push(note);
         }
         vocabulary.pieces = pieces;
+        vocabulary.text.unicode_case = unicode_case;
+        vocabulary.notes.extend(note.map(str::to_owned));
         Ok(vocabulary)
     }
 
@@ -173,7 +168,7 @@ pub(super) fn unsupported(what: &str, value: &Value) -> crate::error::Error {
     let value: String = value.to_string().chars().take(300).collect();
     let known = match what {
         "normalizer" => "the text must stay as it is, but for U+2581 in place of spaces and one in front",
-        "pre_tokenizer" => "GGUF has no name for it",
+        "pre_tokenizer" => "babyllama's converter doesn't know it",
         _ => {
             "only one token in front of a text and one behind it are; leave it out, and write the others into the prompt"
         }
@@ -236,66 +231,4 @@ pub(super) fn stages<'a>(value: Option<&'a Value>, key: &str) -> Vec<&'a Map<Str
 
 pub(super) fn kind_of(stage: &Map<String, Value>) -> Option<&str> {
     stage.get("type")?.as_str()
-}
-
-/// GGUF's name for a way to cut a text into words, if it has one.
-fn pre_tokenizer(stages: &[&Map<String, Value>], ignore_merges: bool) -> Option<&'static str> {
-    let flag = |stage: &Map<String, Value>, key: &str| stage.get(key).and_then(Value::as_bool);
-    let (last, first) = stages.split_last()?;
-    if kind_of(last) != Some("ByteLevel") || flag(last, "add_prefix_space") == Some(true) {
-        return None;
-    }
-    let splits_as_gpt2 = flag(last, "use_regex") != Some(false);
-    match *first {
-        [] if splits_as_gpt2 && !ignore_merges => Some("gpt-2"),
-        [digits] if splits_as_gpt2 && !ignore_merges && kind_of(digits) == Some("Digits") => {
-            (flag(digits, "individual_digits") == Some(true)).then_some("smollm")
-        }
-        [split] if !splits_as_gpt2 && kind_of(split) == Some("Split") => {
-            let isolates = split.get("behavior").and_then(Value::as_str) == Some("Isolated");
-            if !isolates || flag(split, "invert") == Some(true) {
-                return None;
-            }
-            let pattern = split.get("pattern")?.get("Regex")?.as_str()?;
-            let rest = pattern.strip_prefix(LLAMA_3[0]).and_then(|rest| rest.strip_suffix(LLAMA_3[1]));
-            match (rest, ignore_merges) {
-                (Some("{1,3}"), true) => Some("llama-bpe"),
-                (Some("{1,3}"), false) => Some("smaug-bpe"),
-                (Some(""), false) => Some("qwen2"),
-                _ => (pattern == TEKKEN && ignore_merges).then_some("tekken"),
-            }
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(json: &str, ignore_merges: bool) -> Option<&'static str> {
-        let value: Value = serde_json::from_str(json).unwrap();
-        pre_tokenizer(&stages(Some(&value), "pretokenizers"), ignore_merges)
-    }
-
-    #[test]
-    fn pre_tokenizers_are_known_by_what_they_do() {
-        let bytes = r#"{"type": "ByteLevel", "add_prefix_space": false, "use_regex": REGEX}"#;
-        let sequence = |first: &str, regex: &str| {
-            let bytes = bytes.replace("REGEX", regex);
-            format!(r#"{{"type": "Sequence", "pretokenizers": [{first}{bytes}]}}"#)
-        };
-        let split = |numbers: &str| {
-            let pattern = Value::from([LLAMA_3[0], numbers, LLAMA_3[1]].concat());
-            format!(r#"{{"type": "Split", "pattern": {{"Regex": {pattern}}}, "behavior": "Isolated"}}, "#)
-        };
-        assert_eq!(named(&bytes.replace("REGEX", "true"), false), Some("gpt-2"));
-        assert_eq!(named(&sequence(&split("{1,3}"), "false"), true), Some("llama-bpe"));
-        assert_eq!(named(&sequence(&split("{1,3}"), "false"), false), Some("smaug-bpe"));
-        assert_eq!(named(&sequence(&split(""), "false"), false), Some("qwen2"));
-        assert_eq!(named(&sequence(&split("{1,4}"), "false"), false), None);
-        let digits = r#"{"type": "Digits", "individual_digits": true}, "#;
-        assert_eq!(named(&sequence(digits, "true"), false), Some("smollm"));
-        assert_eq!(named(&sequence(digits, "false"), false), None);
-    }
 }

@@ -133,6 +133,7 @@ pub(super) fn note_on(settings: &TextSettings) -> Option<String> {
         (settings.collapse_spaces, "with several spaces in a row, or a space at either end"),
         (settings.space_suffix, "of any kind"),
         (settings.split_words, "with several spaces in a row, or pieces that go on over a space"),
+        (settings.unicode_case, "with combining marks, or with capital letters other than A to Z"),
         (!settings.added.is_empty(), "with an added or user-defined token, or white space beside one"),
     ];
     let texts: Vec<&str> = texts.iter().filter(|(differ, _)| *differ).map(|&(_, texts)| texts).collect();
