@@ -183,7 +183,7 @@ fn what_would_make_other_tokens_is_refused() {
     for (behind, reason) in [
         (&[0x1a, 3, 0x12, 1, 7][..], "normalizer_spec.precompiled_charsmap"),
         (&[0x1a, 2, 0x28, 0], "normalizer_spec.escape_whitespaces"),
-        (&[0x12, 2, 0x18, 1], "another kind than BPE"),
+        (&[0x12, 2, 0x18, 1], "model_type is Unigram"),
     ] {
         let directory = Directory::new();
         let refusal = directory.write("tokenizer.model", [&model_file(), behind].concat()).refusal();

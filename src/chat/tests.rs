@@ -222,6 +222,7 @@ mod tokens {
             eos: Some(2),
             eot: None,
             eom: None,
+            other_ends: Vec::new(),
             unk: Some(0),
             fim: FimIds::default(),
             strips: Vec::new(),

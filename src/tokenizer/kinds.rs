@@ -193,6 +193,8 @@ impl Settled {
     fn end_by_ids(&mut self, parts: &TokenizerParts<'_>) {
         let FimIds { pad, repository, separator, .. } = parts.fim;
         self.ends.extend([self.eos, parts.eot, parts.eom, pad, repository, separator].iter().flatten());
+        let there = |&&id: &&TokenId| (id as usize) < parts.pieces.len();
+        self.ends.extend(parts.other_ends.iter().filter(there));
         self.ends.sort_unstable();
         self.ends.dedup();
     }
@@ -270,6 +272,18 @@ fn role(text: &[u8]) -> Option<Role> {
     }
     let has = |(_, names): &&(Role, &[&str])| names.iter().any(|name| name.as_bytes() == text);
     ROLES.iter().find(has).map(|&(role, _)| role)
+}
+
+/// Whether a token of this name ends a text, whatever a file says.
+#[cfg(feature = "convert")]
+pub(crate) fn names_end(text: &[u8]) -> bool {
+    matches!(role(text), Some(Role::End))
+}
+
+/// Whether a token of this name is a control token, unless a file gives its part to another.
+#[cfg(feature = "convert")]
+pub(crate) fn names_control(text: &[u8]) -> bool {
+    !matches!(role(text), None | Some(Role::Text))
 }
 
 fn is_one_character(text: &[u8]) -> bool {

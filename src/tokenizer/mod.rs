@@ -19,7 +19,6 @@
 //! are.
 
 mod added;
-
 mod bpe;
 mod case;
 mod decoder;
@@ -46,8 +45,10 @@ use bpe::BytePairs;
 #[cfg(feature = "convert")]
 pub(crate) use bpe::encode_alphabet;
 pub use decoder::Decoder;
+#[cfg(feature = "convert")]
+pub(crate) use kinds::{names_control, names_end};
 use normalizer::TextRules;
-pub(crate) use normalizer::{ADDED_TOKEN_FLAGS, ADDED_TOKENS, FLAGS, TextSettings};
+pub(crate) use normalizer::{ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, TextSettings};
 #[cfg(feature = "convert")]
 pub(crate) use parts::with_plain_spaces;
 pub(crate) use parts::{FimIds, Merging, PiecePart, TokenizerParts};

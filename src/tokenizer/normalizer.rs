@@ -13,6 +13,7 @@
 //!   space_suffix         bool   the dummy prefix is a suffix
 //!   split_words          bool   no piece goes on over a space that it doesn't begin with
 //!   unicode_case         bool   words are cut by the case of all letters, with their marks
+//!   end_token_ids        [u32]  tokens that end a text, besides EOS, EOT and EOM
 //!   added_tokens         [u32]  pieces that are taken out of a text
 //!   added_token_flags    [u32]  how each of them is found: bits that `added` lists
 //! ```
@@ -58,6 +59,8 @@ pub(crate) const FLAGS: [(&str, Flag); 6] = [
     ("babyllama.tokenizer.split_words", |it| &mut it.split_words),
     ("babyllama.tokenizer.unicode_case", |it| &mut it.unicode_case),
 ];
+/// Tokens that end a text, besides those that GGUF has keys for.
+pub(crate) const END_TOKENS: &str = "babyllama.tokenizer.end_token_ids";
 pub(crate) const ADDED_TOKENS: &str = "babyllama.tokenizer.added_tokens";
 pub(crate) const ADDED_TOKEN_FLAGS: &str = "babyllama.tokenizer.added_token_flags";
 

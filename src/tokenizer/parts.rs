@@ -37,6 +37,8 @@ pub(crate) struct TokenizerParts<'a> {
     pub(crate) eot: Option<TokenId>,
     /// The token that ends a message, after which the model goes on.
     pub(crate) eom: Option<TokenId>,
+    /// More tokens that end a text.
+    pub(crate) other_ends: Vec<TokenId>,
     /// The token for what no piece spells.
     pub(crate) unk: Option<TokenId>,
     /// The tokens of models of code.
@@ -248,6 +250,7 @@ impl Tokenizer {
             eos: self.eos,
             eot: other_end,
             eom: None,
+            other_ends: Vec::new(),
             unk: self.vocab.unknown(),
             fim: FimIds::default(),
             strips: Vec::new(),

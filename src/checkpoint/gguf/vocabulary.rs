@@ -6,8 +6,8 @@ use super::metadata::{FromValue, Metadata, Value};
 use super::tokenizer_settings;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{
-    ADDED_TOKEN_FLAGS, ADDED_TOKENS, FLAGS, FimIds, Merging, PieceKind, PiecePart, Strip, TextSettings,
-    TokenizerParts,
+    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, FimIds, Merging, PieceKind, PiecePart, Strip,
+    TextSettings, TokenizerParts,
 };
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -52,6 +52,9 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts
         eos: id(&["eos"])?,
         eot: id(&["eot"])?,
         eom: id(&["eom"])?,
+        other_ends: metadata
+            .array(END_TOKENS, "an array of whole numbers below 2^32", u32::from_value)?
+            .unwrap_or_default(),
         unk: id(&["unknown"])?,
         fim,
         strips: strips(metadata, &pieces)?,

@@ -9,7 +9,8 @@ use crate::convert::{GgufOptions, Mix};
 use crate::error::{ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::tokenizer::{
-    ADDED_TOKEN_FLAGS, ADDED_TOKENS, FLAGS, Merging, PieceKind, PiecePart, TextSettings, TokenizerParts,
+    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, Merging, PieceKind, PiecePart, TextSettings,
+    TokenizerParts,
 };
 use crate::weights::TensorInfo;
 
@@ -188,7 +189,8 @@ fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size
         let merges = merges.iter().map(|merge| merge.to_vec()).collect();
         header.set("tokenizer.ggml.merges", Array::String(merges))?;
     }
-    let ids = [("bos", parts.bos), ("eos", parts.eos), ("eot", parts.eot), ("unknown", parts.unk)];
+    let (eot, eom) = (parts.eot, parts.eom);
+    let ids = [("bos", parts.bos), ("eos", parts.eos), ("eot", eot), ("eom", eom), ("unknown", parts.unk)];
     for (name, id) in ids {
         if let Some(id) = id {
             header.set(&format!("tokenizer.ggml.{name}_token_id"), id)?;
@@ -201,6 +203,9 @@ fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size
     }
     if let Merging::SentencePiece { add_space_prefix } = parts.merging {
         header.set("tokenizer.ggml.add_space_prefix", add_space_prefix)?;
+    }
+    if !parts.other_ends.is_empty() {
+        header.set(END_TOKENS, Array::U32(parts.other_ends.clone()))?;
     }
     text_settings(header, &parts.text)
 }

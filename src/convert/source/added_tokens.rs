@@ -14,6 +14,7 @@ use super::vocabulary::{ADDED_SCORE, Vocabulary, refuse, unused};
 use crate::error::{Result, TokenId};
 use crate::tokenizer::{
     NEVER, NORMALIZED, PREFIXED, PieceKind, PiecePart, SECOND_ROUND, SINGLE_WORD, STRIP_LEFT, STRIP_RIGHT,
+    names_control,
 };
 
 /// A token that isn't a part of the vocabulary proper.
@@ -52,8 +53,10 @@ impl AddedToken {
 /// How tokens are found that are looked for in the text that the normalizer makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Normalized {
-    /// There is no normalizer, so it is the text; or it only writes U+2581 for spaces.
+    /// There is no normalizer, so it is the text.
     Text,
+    /// It is the text, but that U+2581 may be written for its spaces.
+    Marked,
     /// It is the text that pieces are merged in; with a dummy prefix, which the token has too.
     Merged { prefixed: bool },
     /// Not at all: such tokens are refused.
@@ -78,12 +81,14 @@ pub(super) fn add(
         }
     }
     note_stripping(vocabulary, tokens);
+    note_names(vocabulary, tokens);
     for token in tokens {
         let mut flags = token.flags;
         if token.normalized && !token.is_control {
             let has_space = token.text.contains([' ', '\u{2581}']);
             flags |= match normalized {
-                Normalized::Text if !has_space => SECOND_ROUND,
+                Normalized::Text => SECOND_ROUND,
+                Normalized::Marked if !has_space => SECOND_ROUND,
                 Normalized::Merged { prefixed } => NORMALIZED | if prefixed { PREFIXED } else { 0 },
                 _ => {
                     return Err(refuse(format!(
@@ -123,6 +128,20 @@ fn note_stripping(vocabulary: &mut Vocabulary, tokens: &[AddedToken]) {
                 names[..names.len().min(MAX_NAMED)].join(", ")
             ));
         }
+    }
+}
+
+/// Programs go by the names of control tokens, whatever a file says of them.
+fn note_names(vocabulary: &mut Vocabulary, tokens: &[AddedToken]) {
+    let is_taken = |token: &&AddedToken| !token.is_control && names_control(token.text.as_bytes());
+    let names: Vec<String> = tokens.iter().filter(is_taken).map(|it| format!("{:?}", it.text)).collect();
+    if !names.is_empty() {
+        let more = if names.len() > MAX_NAMED { ", ..." } else { "" };
+        vocabulary.notes.push(format!(
+            "in the source, texts that have {}{more} become that token; here and in llama.cpp it is known as a control token by \
+             its name, which no text becomes",
+            names[..names.len().min(MAX_NAMED)].join(", ")
+        ));
     }
 }
 

@@ -7,7 +7,7 @@
 //! Source: llama.cpp's converter, for which file has the last word.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -17,10 +17,10 @@ use super::json::{JsonFile, Object};
 use super::tokenizer::SourceTokenizer;
 use super::tokenizer_json::TokenizerJson;
 use super::tokenizer_settings as settings;
-use super::vocabulary::{OwnMerging, Vocabulary};
+use super::vocabulary::{OwnMerging, Vocabulary, refuse};
 use crate::checkpoint::file_kind::{FileKind, Wanted};
 use crate::error::{Error, ErrorKind, Result, TokenId};
-use crate::tokenizer::{PieceKind, PiecePart};
+use crate::tokenizer::{END_TOKENS, PieceKind, PiecePart, names_end};
 
 const MODEL: &str = "tokenizer.model";
 const JSON: &str = "tokenizer.json";
@@ -30,7 +30,8 @@ const MAX_TEMPLATE: u64 = 1 << 24;
 
 /// The tokenizer of a model with this `config.json`, if the directory has one.
 pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Result<Option<SourceTokenizer>> {
-    let (sentencepiece, json_path) = (folder.join(MODEL), folder.join(JSON));
+    let json_path = folder.join(JSON);
+    let sentencepiece = model_file(folder, json_path.is_file());
     let at_json = |e: Error| e.at(Some(&json_path));
     let json = if json_path.is_file() { Some(TokenizerJson::open(&json_path)?) } else { None };
     let config = JsonFile::open_if_there(&folder.join(CONFIG))?;
@@ -53,7 +54,7 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
             tokens.extend(in_config.unwrap_or_default());
             let tokens: BTreeMap<_, _> = tokens.into_iter().map(|token| (token.id, token)).collect();
             let tokens: Vec<_> = tokens.into_values().collect();
-            added_tokens::add(&mut found, &tokens, Normalized::Text, &HashSet::new())?;
+            added_tokens::add(&mut found, &tokens, Normalized::Marked, &HashSet::new())?;
             found
         }
         (false, Some(json)) => {
@@ -63,15 +64,19 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
             tokens.extend(in_config.unwrap_or_default());
             json.vocabulary(vocab_size, tokens).map_err(at_json)?
         }
-        (false, None) => return Ok(None),
+        (false, None) => return refuse_others(folder).map(|()| None),
     };
+    let mut ends = Vec::new();
     if let Some(config) = &config {
-        set_special(&mut vocabulary, config)?;
+        set_special(&mut vocabulary, config, !sentencepiece.is_file(), &mut ends, &mut notes)?;
         set_prefix(&mut vocabulary, config, !sentencepiece.is_file())?;
     }
     let generation = JsonFile::open_if_there(&folder.join("generation_config.json"))?;
     let generation = generation.as_ref().map(JsonFile::object);
-    set_ids(&mut vocabulary, model, generation.as_ref())?;
+    set_ids(&mut vocabulary, model, generation.as_ref(), ends)?;
+    if let (true, Some(json)) = (sentencepiece.is_file(), &json) {
+        notes.extend(other_treatment(&vocabulary, json, config.as_ref(), vocab_size));
+    }
     notes.retain(|note| !vocabulary.notes.contains(note));
     vocabulary.notes.append(&mut notes);
     Ok(Some(SourceTokenizer::of(vocabulary)))
@@ -147,8 +152,88 @@ fn decoder_tokens(
     Ok(added)
 }
 
-/// What `tokenizer_config.json` says of the tokens that a text begins and ends with.
-fn set_special(vocabulary: &mut Vocabulary, config: &Object<'_>) -> Result<()> {
+/// The file of SentencePiece's that a directory has. Other names count where nothing else is there.
+fn model_file(folder: &Path, has_json: bool) -> PathBuf {
+    let others = ["tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1", "spiece.model"];
+    let names = [MODEL].into_iter().chain(others.into_iter().filter(|_| !has_json));
+    let found = names.map(|name| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| folder.join(MODEL))
+}
+
+/// Refuses a directory whose tokenizer is in files that aren't read.
+fn refuse_others(folder: &Path) -> Result<()> {
+    let make = "make a tokenizer.json of it with transformers (AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)), or \
+                name another tokenizer with -z";
+    for (name, beside) in [("vocab.json", Some("merges.txt")), ("tekken.json", None)] {
+        let path = folder.join(name);
+        if path.is_file() && beside.is_none_or(|beside| folder.join(beside).is_file()) {
+            let and = beside.map_or_else(String::new, |beside| format!(" (with {beside})"));
+            let reason = format!("it is the model's only tokenizer{and}, of a kind that isn't read: {make}");
+            return Err(refuse(reason).at(Some(&path)));
+        }
+    }
+    Ok(())
+}
+
+/// Where `tokenizer.json` treats texts otherwise than the `tokenizer.model` beside it, as a note.
+fn other_treatment(
+    model: &Vocabulary,
+    json: &TokenizerJson,
+    config: Option<&Object<'_>>,
+    vocab_size: usize,
+) -> Option<String> {
+    // What can't be read is named elsewhere.
+    let mut other = json.vocabulary(vocab_size, Vec::new()).ok()?;
+    if let Some(config) = config {
+        set_prefix(&mut other, config, true).ok()?;
+    }
+    let spaces = |it: &Vocabulary| match it.merging {
+        OwnMerging::SentencePiece { add_space_prefix } => {
+            let text = &it.text;
+            let has_added =
+                !text.added.is_empty() || it.pieces.iter().any(|piece| piece.kind == PieceKind::UserDefined);
+            let once = text.prefix_once && has_added;
+            Some((add_space_prefix, text.prefix_unless_space, once, text.collapse_spaces, text.split_words))
+        }
+        OwnMerging::BytePairs { .. } => None,
+    };
+    let says = |key| config.is_some_and(|config| config.get(key).is_some());
+    let differs = |key, default: bool, a: Option<bool>, b: Option<bool>| {
+        !says(key) && a.unwrap_or(default) != b.unwrap_or(default)
+    };
+    let mut what = Vec::new();
+    if spaces(model) != spaces(&other) {
+        what.push("spaces at the beginning of a text or beside added tokens");
+    }
+    if differs("add_bos_token", true, model.add_bos, other.add_bos) {
+        what.push("BOS");
+    }
+    if differs("add_eos_token", false, model.add_eos, other.add_eos) {
+        what.push("EOS");
+    }
+    (!what.is_empty()).then(|| {
+        format!(
+            "{MODEL} is what counts, and {JSON} beside it treats {} otherwise; remove {MODEL} if the other is the model's",
+            what.join(" and ")
+        )
+    })
+}
+
+/// Classes that are only what `tokenizer.json` says, but for names.
+fn is_json_alone(config: &Object<'_>) -> Result<bool> {
+    let class = config.optional::<&str>("tokenizer_class")?;
+    Ok(matches!(class, Some("PreTrainedTokenizerFast" | "TokenizersBackend")))
+}
+
+/// What `tokenizer_config.json` says of the tokens that a text begins and ends with. `ends` gets a
+/// token that ends a text and isn't put behind one.
+fn set_special(
+    vocabulary: &mut Vocabulary,
+    config: &Object<'_>,
+    is_json: bool,
+    ends: &mut Vec<TokenId>,
+    notes: &mut Vec<String>,
+) -> Result<()> {
     // A token is a text, or an object that has it.
     let text = |key: &str| {
         let value = config.get(key)?;
@@ -156,20 +241,38 @@ fn set_special(vocabulary: &mut Vocabulary, config: &Object<'_>) -> Result<()> {
     };
     let id = |key: &str| text(key).and_then(|text| vocabulary.find(text));
     let (bos, eos, unk) = (id("bos_token"), id("eos_token"), id("unk_token"));
-    vocabulary.bos = bos.or(vocabulary.bos);
-    vocabulary.eos = eos.or(vocabulary.eos);
     vocabulary.unk = unk.or(vocabulary.unk);
-    vocabulary.add_bos = config.optional("add_bos_token")?.or(vocabulary.add_bos);
-    vocabulary.add_eos = config.optional("add_eos_token")?.or(vocabulary.add_eos);
-    Ok(())
+    ends.extend(eos);
+    let is_alone = is_json && is_json_alone(config)?;
+    let mut set = |key: &str, named: Option<TokenId>, id: &mut Option<TokenId>, adds: &mut Option<bool>| {
+        let stated = config.optional::<bool>(key)?;
+        if is_json && stated.is_some_and(|stated| Some(stated) != *adds) {
+            let what = if is_alone {
+                "doesn't count, nor does it in transformers"
+            } else {
+                "counts; remove it if the other is right"
+            };
+            notes.push(format!(
+                "{CONFIG} says {key} {}, and the post_processor of {JSON} says otherwise: {key} {what}",
+                stated == Some(true)
+            ));
+        }
+        let stated = stated.filter(|_| !is_alone);
+        // What a post-processor adds stays what is added.
+        let keeps = is_json && *adds == Some(true) && stated != Some(true);
+        *id = if keeps { *id } else { named.or(*id) };
+        *adds = stated.or(*adds);
+        Ok::<(), Error>(())
+    };
+    set("add_bos_token", bos, &mut vocabulary.bos, &mut vocabulary.add_bos)?;
+    set("add_eos_token", eos, &mut vocabulary.eos, &mut vocabulary.add_eos)
 }
 
 /// What `tokenizer_config.json` says of the dummy prefix. Classes that are only what `tokenizer.json` says don't read it.
 fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -> Result<()> {
-    let class = config.optional::<&str>("tokenizer_class")?;
     let legacy: Option<bool> = config.optional("legacy")?;
     let OwnMerging::SentencePiece { add_space_prefix } = &mut vocabulary.merging else { return Ok(()) };
-    if is_json && matches!(class, Some("PreTrainedTokenizerFast" | "TokenizersBackend")) {
+    if is_json && is_json_alone(config)? {
         return Ok(());
     }
     match config.optional("add_prefix_space")? {
@@ -190,11 +293,15 @@ fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -
     Ok(())
 }
 
-/// What `config.json` and `generation_config.json` say: a model may end a text with several tokens, of which a file can name
-/// two. Others that end a text are known by their names.
-fn set_ids(vocabulary: &mut Vocabulary, model: &Object<'_>, generation: Option<&Object<'_>>) -> Result<()> {
+/// What `config.json` and `generation_config.json` say: a model may end a text with several tokens, `ends` among them, of
+/// which GGUF can name three. Others are known by their names, or listed in a key of our own.
+fn set_ids(
+    vocabulary: &mut Vocabulary,
+    model: &Object<'_>,
+    generation: Option<&Object<'_>>,
+    mut ends: Vec<TokenId>,
+) -> Result<()> {
     let n_pieces = vocabulary.pieces.len();
-    let mut ends = Vec::new();
     for file in [generation, Some(model)].into_iter().flatten() {
         ends.extend(ids(file, "eos_token_id")?);
     }
@@ -202,7 +309,25 @@ fn set_ids(vocabulary: &mut Vocabulary, model: &Object<'_>, generation: Option<&
     let bos = ids(model, "bos_token_id")?.into_iter().find(|&id| (id as usize) < n_pieces);
     vocabulary.bos = vocabulary.bos.or(bos);
     vocabulary.eos = vocabulary.eos.or(ends.first().copied());
-    vocabulary.eot = ends.into_iter().find(|&id| Some(id) != vocabulary.eos);
+    let mut others = Vec::new();
+    for id in ends {
+        if Some(id) != vocabulary.eos && !others.contains(&id) {
+            others.push(id);
+        }
+    }
+    let mut others = others.into_iter();
+    vocabulary.eot = others.next();
+    let is_unknown = |&id: &TokenId| !names_end(&vocabulary.pieces[id as usize].text);
+    let mut others = others.filter(is_unknown);
+    let eom = others.next();
+    let more: Vec<TokenId> = others.collect();
+    if !more.is_empty() {
+        vocabulary.notes.push(format!(
+            "the model ends a text with more tokens than GGUF can name: the key {END_TOKENS} lists {more:?}, and programs that \
+             don't know it go on behind them"
+        ));
+    }
+    (vocabulary.eom, vocabulary.other_ends) = (eom, more);
     // A prompt can't begin or end with what there isn't.
     if vocabulary.bos.is_none() && !vocabulary.is_sentencepiece() {
         vocabulary.add_bos = Some(false);

@@ -39,8 +39,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
         }
     }
     if settings.algorithm != BPE {
-        let reason = "a SentencePiece model of another kind than BPE, which no Llama has".into();
-        return Err(refuse(reason));
+        let kind = match settings.algorithm {
+            1 => "Unigram".into(),
+            3 => "Word".into(),
+            4 => "Char".into(),
+            other => format!("{other}"),
+        };
+        return Err(refuse(format!(
+            "trainer_spec.model_type is {kind}: only SentencePiece's BPE is supported"
+        )));
     }
     let merging = OwnMerging::SentencePiece { add_space_prefix: settings.adds_space };
     let mut vocabulary = Vocabulary::new(pieces, merging);

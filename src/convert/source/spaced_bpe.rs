@@ -61,7 +61,8 @@ impl Spaces {
             return Err(refuse("nothing writes U+2581 for spaces, which is not supported".into()));
         }
         let normalized = match (&metaspace, prepends, replaces) {
-            (Some(_), false, _) => Normalized::Text,
+            (Some(_), false, false) => Normalized::Text,
+            (Some(_), false, true) => Normalized::Marked,
             (None, prefixed, _) => Normalized::Merged { prefixed },
             (Some(_), true, _) => Normalized::Unknown,
         };

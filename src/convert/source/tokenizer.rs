@@ -51,7 +51,8 @@ impl SourceTokenizer {
     /// What a published file describes.
     pub(super) fn of(mut vocabulary: Vocabulary) -> Self {
         // Whatever a file says of its kind, no text becomes a token that begins or ends one.
-        for id in [vocabulary.bos, vocabulary.eos, vocabulary.eot].into_iter().flatten() {
+        let named = [vocabulary.bos, vocabulary.eos, vocabulary.eot, vocabulary.eom];
+        for id in named.into_iter().flatten().chain(vocabulary.other_ends.iter().copied()) {
             if let Some(piece) = vocabulary.pieces.get_mut(id as usize)
                 && piece.kind == PieceKind::UserDefined
             {
@@ -62,6 +63,14 @@ impl SourceTokenizer {
         let is_taken_out = |piece: &PiecePart<'_>| piece.kind == PieceKind::UserDefined;
         if vocabulary.text.added.is_empty() && !vocabulary.pieces.iter().any(is_taken_out) {
             vocabulary.text.prefix_once = false; // there is no second time
+        }
+        let is_byte = |piece: &PiecePart<'_>| piece.kind == PieceKind::Byte;
+        if vocabulary.is_sentencepiece() && !vocabulary.pieces.iter().any(is_byte) {
+            vocabulary.notes.push(
+                "the tokenizer has no pieces for bytes: characters that no piece spells become the unknown token, and \
+                 llama.cpp stops at them"
+                    .into(),
+            );
         }
         let note = vocabulary::note_on(&vocabulary.text);
         vocabulary.notes.extend(note);

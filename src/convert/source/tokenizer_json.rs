@@ -24,6 +24,10 @@ const JSON: &str = "tokenizer.json";
 /// The largest that is read: those of the largest vocabularies have about 35 MB.
 const MAX_BYTES: u64 = 1 << 26;
 
+/// Of a normalizer that nearly all texts have passed already.
+const NOT_COMPOSED: &str = "the source's normalizer composes characters (NFC), which isn't done here nor in llama.cpp: texts with \
+                            decomposed characters, as e and U+0301 for \u{e9}, get other tokens unless they are composed first";
+
 /// A `tokenizer.json`.
 #[derive(Debug)]
 pub(super) struct TokenizerJson(JsonFile);
@@ -78,7 +82,8 @@ impl TokenizerJson {
         stages: &[&Map<String, Value>],
     ) -> Result<Vocabulary> {
         let file = self.0.object();
-        if let Some(stage) = self::stages(file.get("normalizer"), "normalizers").first() {
+        let normalizers = self::stages(file.get("normalizer"), "normalizers");
+        if let Some(stage) = normalizers.iter().find(|stage| kind_of(stage) != Some("NFC")) {
             return Err(unsupported("normalizer", &Value::Object((*stage).clone())));
         }
         let ignore_merges = model.optional("ignore_merges")?.unwrap_or(false);
@@ -104,6 +109,9 @@ impl TokenizerJson {
         vocabulary.pieces = pieces;
         vocabulary.text.unicode_case = unicode_case;
         vocabulary.notes.extend(note.map(str::to_owned));
+        if !normalizers.is_empty() {
+            vocabulary.notes.push(NOT_COMPOSED.into());
+        }
         Ok(vocabulary)
     }
 

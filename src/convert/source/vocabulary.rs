@@ -27,6 +27,9 @@ pub(super) struct Vocabulary {
     pub(super) bos: Option<TokenId>,
     pub(super) eos: Option<TokenId>,
     pub(super) eot: Option<TokenId>,
+    pub(super) eom: Option<TokenId>,
+    /// More tokens that end a text.
+    pub(super) other_ends: Vec<TokenId>,
     pub(super) unk: Option<TokenId>,
     pub(super) add_bos: Option<bool>,
     pub(super) add_eos: Option<bool>,
@@ -53,9 +56,10 @@ pub(super) enum OwnMerging {
 impl Vocabulary {
     /// Pieces, and nothing else known.
     pub(super) fn new(pieces: Vec<PiecePart<'static>>, merging: OwnMerging) -> Self {
-        let (bos, eos, eot, unk, add_bos, add_eos) = (None, None, None, None, None, None);
+        let (bos, eos, eot, eom, other_ends) = (None, None, None, None, Vec::new());
+        let (unk, add_bos, add_eos) = (None, None, None);
         let (text, notes) = (TextSettings::default(), Vec::new());
-        Self { pieces, merging, bos, eos, eot, unk, add_bos, add_eos, text, notes }
+        Self { pieces, merging, bos, eos, eot, eom, other_ends, unk, add_bos, add_eos, text, notes }
     }
 
     /// Reads a `tokenizer.model` or a `tokenizer.json`, for a model that knows so many tokens. `None` if it is neither.
@@ -88,14 +92,15 @@ impl Vocabulary {
                 Merging::BytePairs { pre, merges: merges.iter().map(|merge| &**merge).collect() }
             }
         };
-        let &Self { bos, eos, eot, unk, add_bos, add_eos, .. } = self;
+        let &Self { bos, eos, eot, eom, unk, add_bos, add_eos, .. } = self;
         TokenizerParts {
             pieces: self.pieces.clone(),
             merging,
             bos,
             eos,
             eot,
-            eom: None,
+            eom,
+            other_ends: self.other_ends.clone(),
             unk,
             fim: FimIds::default(),
             strips: Vec::new(),
@@ -138,9 +143,14 @@ pub(super) fn note_on(settings: &TextSettings) -> Option<String> {
     ];
     let texts: Vec<&str> = texts.iter().filter(|(differ, _)| *differ).map(|&(_, texts)| texts).collect();
     (!texts.is_empty()).then(|| {
+        let spaces = if settings.collapse_spaces {
+            "; a tokenizer.bin of llama2.c can't say it either, and whoever reads one keeps all spaces"
+        } else {
+            ""
+        };
         format!(
             "GGUF has no words for what the tokenizer does to texts {}: keys of our own (babyllama.tokenizer.*) say it, and \
-             programs that don't know them may make other tokens of such texts",
+             programs that don't know them may make other tokens of such texts{spaces}",
             texts.join("; ")
         )
     })

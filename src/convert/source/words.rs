@@ -32,10 +32,19 @@ const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+const NEWLINE: &str = "[\r\n]";
+const SPACED_LETTERS: &str = r"\s?\p{L}+";
+const SPACED_PUNCTUATION: &str = r"\s?\p{P}+";
+const EAST_ASIAN: &str = "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+";
+
+/// Of DeepSeek's east Asian letters, among which there are spaces.
+const SPACES: &str = "the source takes spaces from U+2000 to U+3000, as the ideographic space, for letters where they stand beside \
+                      Chinese, Japanese or Korean, and here and in llama.cpp they are spaces: such texts get other tokens";
+
 /// Expressions, whether a word that is a piece is that piece whatever the merges say, and the name.
 type Known = (&'static [&'static str], bool, &'static str);
 
-const KNOWN: [Known; 9] = [
+const KNOWN: [Known; 10] = [
     (&[GPT_2], false, "gpt-2"),
     (&[NUMBER, GPT_2], false, "smollm"),
     (&[LLAMA_3], true, "llama-bpe"),
@@ -45,6 +54,7 @@ const KNOWN: [Known; 9] = [
     (&[SEED_CODER], false, "seed-coder"),
     (&[TEKKEN], true, "tekken"),
     (&[GPT_4O], false, "gpt-4o"),
+    (&[NEWLINE, SPACED_LETTERS, SPACED_PUNCTUATION, EAST_ASIAN, NUMBER], false, "deepseek-coder"),
 ];
 
 /// The way that the stages of a pre-tokenizer are, if it is known.
@@ -59,7 +69,11 @@ pub(super) fn known(stages: &[&Map<String, Value>], ignore_merges: bool) -> Opti
     }
     let is_it = |(known, whole, _): &&Known| (*known, *whole) == (&*expressions, ignore_merges);
     let &(_, _, pre) = KNOWN.iter().find(is_it)?;
-    Some(KnownWords { pre, unicode_case: matches!(pre, "tekken" | "gpt-4o"), note: None })
+    Some(KnownWords {
+        pre,
+        unicode_case: matches!(pre, "tekken" | "gpt-4o"),
+        note: (pre == "deepseek-coder").then_some(SPACES),
+    })
 }
 
 /// What a stage takes for a word.
@@ -87,7 +101,8 @@ mod tests {
 
     #[test]
     fn words_are_known_by_how_they_are_cut() {
-        let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
+        let split =
+            |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
         let bytes = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": regex});
         let digits = |each: bool| json!({"type": "Digits", "individual_digits": each});
         let other = |key: &str, value: Value| {
@@ -117,6 +132,18 @@ mod tests {
             (vec![split(SEED_CODER), bytes(false)], false, Some("seed-coder")),
             (vec![split(TEKKEN), bytes(false)], true, Some("tekken")),
             (vec![split(GPT_4O), bytes(false)], false, Some("gpt-4o")),
+            (
+                vec![
+                    split("[\r\n]"),
+                    split(r"\s?\p{L}+"),
+                    split(r"\s?\p{P}+"),
+                    split("[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+"),
+                    digits(true),
+                    bytes(false),
+                ],
+                false,
+                Some("deepseek-coder"),
+            ),
             (vec![], false, None),
         ];
         for (stages, ignore_merges, name) in cases {

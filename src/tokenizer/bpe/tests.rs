@@ -30,6 +30,7 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
         eos: None,
         eot: None,
         eom: None,
+        other_ends: Vec::new(),
         unk: None,
         fim: FimIds::default(),
         strips: Vec::new(),
