@@ -272,6 +272,128 @@ fn what_the_written_file_leaves_open_is_noted() {
 }
 
 #[test]
+fn files_that_contradict_each_other_are_noted() {
+    let notes = |directory: &Directory| directory.open().unwrap().notes().join("\n");
+    let has_bos = |directory: &Directory| tokens(directory, "a").first() == Some(&1);
+    let directory = Directory::new();
+    directory.write("tokenizer.json", base().to_string());
+    let mut config = json!({"add_bos_token": false, "tokenizer_class": "LlamaTokenizer"});
+    directory.write("tokenizer_config.json", config.to_string());
+    assert!(notes(&directory).contains("add_bos_token counts") && !has_bos(&directory));
+    // transformers' classes that are only what tokenizer.json says.
+    for class in ["PreTrainedTokenizerFast", "TokenizersBackend"] {
+        config["tokenizer_class"] = json!(class);
+        directory.write("tokenizer_config.json", config.to_string());
+        assert!(notes(&directory).contains("add_bos_token doesn't count") && has_bos(&directory));
+    }
+    // What a post-processor adds stays; what the other file names ends a text all the same.
+    let special = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let patch = json!({"post_processor": {"single": [text, special("<s>")]}});
+    directory.write("tokenizer.json", patched(&base(), &patch).to_string());
+    directory.write("tokenizer_config.json", json!({"eos_token": "</s>"}).to_string());
+    assert_eq!(tokens(&directory, "a").last(), Some(&1));
+    assert!(directory.open().unwrap().tokenizer().unwrap().unwrap().is_end(2));
+    // Two files, of which one treats spaces otherwise.
+    let directory = Directory::new();
+    let vocab = json!({"normalizer": null, "post_processor": null, "pre_tokenizer": {"type": "Metaspace",
+        "replacement": "\u{2581}", "prepend_scheme": "never", "split": false}});
+    directory.write("tokenizer.model", model_file()).write("tokenizer.json", base().to_string());
+    assert!(!notes(&directory).contains("treats"), "{}", notes(&directory));
+    directory.write("tokenizer.json", patched(&base(), &vocab).to_string());
+    assert!(
+        notes(&directory).contains("treats spaces at the beginning of a text or beside added tokens and BOS")
+    );
+}
+
+#[test]
+fn every_token_that_ends_a_text_is_carried_over() {
+    let directory = Directory::new();
+    let mut tokens = base()["added_tokens"].as_array().unwrap().clone();
+    for (id, content) in [(347, "<a>"), (348, "<b>"), (349, "<c>"), (350, "<|eot_id|>")] {
+        tokens.push(json!({"id": id, "content": content, "special": true}));
+    }
+    directory.write("tokenizer.json", patched(&base(), &json!({"added_tokens": tokens})).to_string());
+    let ends = |ids: Value| {
+        directory.write("generation_config.json", json!({"eos_token_id": ids}).to_string());
+        let source = directory.open().unwrap();
+        let bytes = gguf(&source);
+        let tokenizer = Model::from_bytes(bytes).unwrap().tokenizer().unwrap().clone();
+        let ends: Vec<u32> = (0..352).filter(|&id| tokenizer.is_end(id)).collect();
+        (ends, source.notes().join("\n"))
+    };
+    let (found, notes) = ends(json!([2, 347, 348]));
+    assert!([2, 347, 348, 350].iter().all(|id| found.contains(id)), "{found:?}");
+    assert!(!notes.contains("more tokens than GGUF"), "{notes}");
+    let (found, notes) = ends(json!([2, 347, 350, 348, 349]));
+    assert!([2, 347, 348, 349, 350].iter().all(|id| found.contains(id)), "{found:?}");
+    assert!(notes.contains("end_token_ids lists [349]"), "{notes}");
+}
+
+#[test]
+fn a_tokenizer_in_a_file_that_is_not_read_is_refused_by_its_name() {
+    let directory = Directory::new();
+    assert!(directory.open().unwrap().tokenizer().unwrap().is_none());
+    directory.write("vocab.json", "{}");
+    assert!(directory.open().unwrap().tokenizer().unwrap().is_none()); // Of its own it is nothing.
+    directory.write("merges.txt", "");
+    assert!(directory.refusal().starts_with("vocab.json: tokenizer: it is the model's only tokenizer"));
+    let directory = Directory::new();
+    directory.write("tekken.json", "{}");
+    assert!(directory.refusal().starts_with("tekken.json: "));
+    for name in ["tokenizer.model.v3", "spiece.model"] {
+        let directory = Directory::new();
+        directory.write(name, model_file());
+        assert_eq!(directory.open().unwrap().tokenizer().unwrap().unwrap().vocab_size(), 351, "{name}");
+    }
+}
+
+#[test]
+fn names_that_make_control_tokens_are_noted() {
+    let directory = Directory::new();
+    let of = |content: &str, special: bool| {
+        let mut tokens = base()["added_tokens"].as_array().unwrap().clone();
+        tokens.push(json!({"id": 347, "content": content, "special": special, "normalized": false}));
+        directory.write("tokenizer.json", patched(&base(), &json!({"added_tokens": tokens})).to_string());
+        directory.open().unwrap().notes().join("\n")
+    };
+    assert!(of("<fim_prefix>", false).contains("texts that have \"<fim_prefix>\" become that token"));
+    assert_eq!((of("<fim_prefix>", true), of("<x>", false)), (String::new(), String::new()));
+}
+
+/// A byte-level `tokenizer.json`, changed by a patch.
+fn byte_level(patch: &Value) -> Value {
+    let stays = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 0x100..;
+    let mut vocab = Map::new();
+    for byte in 0..=u8::MAX {
+        let c = if stays(byte) { u32::from(byte) } else { others.next().unwrap() };
+        vocab.insert(char::from_u32(c).unwrap().to_string(), byte.into());
+    }
+    let value = json!({"model": {"type": "BPE", "vocab": vocab, "merges": []},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}});
+    patched(&value, patch)
+}
+
+#[test]
+fn byte_level_tokenizers_may_have_normalizers_that_most_texts_passed() {
+    let directory = Directory::new();
+    let of = |patch: &Value| {
+        directory.write("tokenizer.json", byte_level(patch).to_string());
+        directory.open().map(|source| source.notes().join("\n")).map_err(|e| e.to_string())
+    };
+    assert_eq!(of(&json!({})).unwrap(), "");
+    assert!(of(&json!({"normalizer": {"type": "NFC"}})).unwrap().contains("composes characters (NFC)"));
+    for kind in ["NFKC", "NFD", "Lowercase"] {
+        assert!(of(&json!({"normalizer": {"type": kind}})).unwrap_err().contains(kind));
+    }
+    // Without a normalizer, tokens of the normalized text are found in the text.
+    let token = json!({"id": 256, "content": "a b", "special": false, "normalized": true});
+    of(&json!({"added_tokens": [token]})).unwrap();
+    assert_eq!(tokens(&directory, "xa b"), [u32::from(b'x'), 256]);
+}
+
+#[test]
 fn files_that_are_something_else_are_called_what_they_are() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 499723\n";
     for name in [

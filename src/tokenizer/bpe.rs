@@ -53,7 +53,7 @@ impl BytePairs {
         let mut batch = Batch::default();
         let mut result = 0;
         for (n, merges) in merges.chunks(BATCH).enumerate() {
-            batch.read(merges, (n * BATCH) as u32)?;
+            batch.read(merges, (n * BATCH) as u32);
             vocab.find_each(&batch.text, &batch.parts, &mut batch.found);
             batch.merges.clear();
             let pairs = batch.parts.chunks_exact(2).zip(batch.found.chunks_exact(2));
@@ -120,16 +120,16 @@ struct Batch {
 }
 
 impl Batch {
-    /// Reads merges, the first of which has a rank. What is not in the alphabet is never made, and left out.
-    fn read(&mut self, merges: &[&[u8]], first: u32) -> Result<()> {
+    /// Reads merges, the first of which has a rank. What is not in the alphabet is never made, and left out, as is
+    /// what isn't two texts.
+    fn read(&mut self, merges: &[&[u8]], first: u32) {
         self.text.clear();
         self.parts.clear();
         self.ranks.clear();
         for (rank, merge) in (first..).zip(merges) {
             // The first text may begin with a space: not in this alphabet, but so do readers take it.
             let Some(space) = merge.iter().skip(1).position(|&byte| byte == b' ') else {
-                let reason = format!("merge {rank} is not two texts with a space between");
-                return Err(ErrorKind::Tokenizer { reason }.into());
+                continue; // It joins nothing.
             };
             let start = self.text.len();
             let left = decode_alphabet(&merge[..space + 1], &mut self.text);
@@ -143,7 +143,6 @@ impl Batch {
             self.parts.extend([start..middle, middle..end]);
             self.ranks.push(rank);
         }
-        Ok(())
     }
 }
 

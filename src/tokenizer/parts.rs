@@ -106,7 +106,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if there are no pieces or too many, a score is not a number, an id is not below the number
-    /// of pieces, the pre-tokenizer is not known, a merge is not two texts, or a prompt is to begin with a BOS or to end
+    /// of pieces, the pre-tokenizer is not known, or a prompt is to begin with a BOS or to end
     /// with an EOS that there is not.
     pub(crate) fn from_parts(parts: &TokenizerParts<'_>) -> Result<Self> {
         let refuse = |reason: String| Err(ErrorKind::Tokenizer { reason }.into());
@@ -117,10 +117,10 @@ impl Tokenizer {
         let has_rules = parts.text != TextSettings::default();
         let mut vocab = VocabBuilder::default();
         let mut buffer = Vec::new();
-        for (piece, &kind) in parts.pieces.iter().zip(&settled.kinds) {
+        for ((id, piece), &kind) in (0..).zip(&parts.pieces).zip(&settled.kinds) {
             let text = text(&piece.text, kind, is_sentencepiece, &mut buffer);
             let is_found = text.is_some()
-                && is_merged_to(piece, kind, is_sentencepiece)
+                && is_merged_to(piece, kind, is_sentencepiece, settled.unk == Some(id))
                 && !(has_rules && kind == PieceKind::UserDefined);
             vocab.push_found(text.unwrap_or(&piece.text), piece.score, kind, is_found)?;
         }
@@ -217,11 +217,14 @@ impl TokenizerParts<'_> {
 /// SentencePiece's user-defined pieces are merged to as well, which counts where they are made of
 /// what text has only after it is prepared: marks of spaces. For the same reason what has a plain
 /// space can't be merged to.
-fn is_merged_to(piece: &PiecePart<'_>, kind: PieceKind, is_sentencepiece: bool) -> bool {
+///
+/// What a file calls unknown and isn't the unknown token is text to llama.cpp.
+fn is_merged_to(piece: &PiecePart<'_>, kind: PieceKind, is_sentencepiece: bool, is_unk: bool) -> bool {
     match kind {
         PieceKind::Normal | PieceKind::Unused => !is_sentencepiece || !piece.text.contains(&b' '),
         PieceKind::UserDefined => is_sentencepiece && !piece.text.contains(&b' '),
-        PieceKind::Unknown | PieceKind::Control | PieceKind::Byte => false,
+        PieceKind::Unknown => !is_unk && (!is_sentencepiece || !piece.text.contains(&b' ')),
+        PieceKind::Control | PieceKind::Byte => false,
     }
 }
 
@@ -279,16 +282,14 @@ fn text<'a>(
     is_sentencepiece: bool,
     buffer: &'a mut Vec<u8>,
 ) -> Option<&'a [u8]> {
-    use PieceKind::{Normal, Unused, UserDefined};
+    use PieceKind::{Normal, Unknown, Unused, UserDefined};
     buffer.clear();
     match kind {
-        Normal | Unused | UserDefined if is_sentencepiece => {
+        Normal | Unused | UserDefined | Unknown if is_sentencepiece => {
             put_plain_spaces(piece, buffer);
             Some(buffer)
         }
-        Normal => decode_alphabet(piece, buffer).map(|()| &**buffer),
-        // Nothing merges to what is never produced.
-        Unused => None,
+        Normal | Unused | Unknown => decode_alphabet(piece, buffer).map(|()| &**buffer),
         _ => Some(piece),
     }
 }

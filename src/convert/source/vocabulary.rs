@@ -149,7 +149,7 @@ pub(super) fn note_on(settings: &TextSettings) -> Option<String> {
             ""
         };
         format!(
-            "GGUF has no words for what the tokenizer does to texts {}: keys of our own (babyllama.tokenizer.*) say it, and \
+            "GGUF has no words for what the tokenizer does to texts {}: in such a file keys of our own (babyllama.tokenizer.*) say it, and \
              programs that don't know them may make other tokens of such texts{spaces}",
             texts.join("; ")
         )

@@ -209,17 +209,63 @@ fn malformed_parts_say_what_is_wrong() {
     assert_eq!(with(|p| p.add_bos = Some(true)), "tokenizer: prompts are to begin with BOS, but no token is");
     assert_eq!(with(|p| p.add_eos = Some(true)), "tokenizer: prompts are to end with EOS, but no token is");
 
-    let merging = |merge| {
-        let mut parts = good.clone();
-        parts.merging = Merging::BytePairs { pre: "gpt-2", merges: vec![b"a b", merge] };
-        error(&parts)
-    };
-    for merge in [&b""[..], b"ab", b" ab", b"\xff"] {
-        assert_eq!(merging(merge), "tokenizer: merge 1 is not two texts with a space between");
-    }
     let mut parts = good;
     parts.merging = Merging::BytePairs { pre: "gpt-5", merges: Vec::new() };
     assert_eq!(error(&parts), "tokenizer: the pre-tokenizer \"gpt-5\" is not known");
+}
+
+/// llama.cpp finds every text but those of control tokens.
+#[test]
+fn pieces_of_other_types_are_merged_to() {
+    for kind in [Normal, Unused, Unknown] {
+        let pieces = [("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, kind)];
+        assert_eq!(tokenizer(&byte_pairs(&["a b"], &pieces)).encode("ab"), [2]);
+        assert_eq!(tokenizer(&sentencepiece(&pieces)).encode("bab").last(), Some(&5), "{kind:?}");
+    }
+    for kind in [Control, Byte] {
+        let pieces = [("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, kind)];
+        assert_eq!(tokenizer(&byte_pairs(&["a b"], &pieces)).encode("ab"), [0, 1]);
+    }
+    // But the unknown token isn't.
+    let pieces = [("<unk", 0.0, Normal), (">", 0.0, Normal), ("<", 0.0, Normal), ("u", 0.0, Normal)];
+    assert!(!tokenizer(&sentencepiece(&pieces)).encode("<unk>").is_empty());
+    let mut parts = byte_pairs(&["a b"], &[("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, Unknown)]);
+    parts.unk = Some(2);
+    assert_eq!(tokenizer(&parts).encode("ab"), [0, 1]);
+}
+
+#[test]
+fn merges_that_are_not_two_texts_are_passed_over() {
+    let pieces = [("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, Normal)];
+    let tokenizer = tokenizer(&byte_pairs(&["", "ab", " ab", "b", "a b"], &pieces));
+    assert_eq!(tokenizer.encode("bab"), [1, 2]);
+}
+
+#[test]
+fn other_tokens_end_a_text_where_a_file_lists_them() {
+    let mut parts = byte_pairs(&[], &[("a", 0.0, Normal), ("b", 0.0, Control)]);
+    assert!(!tokenizer(&parts).is_end(1));
+    // What is beyond the vocabulary is no token.
+    parts.other_ends = vec![1, 2];
+    assert!(tokenizer(&parts).is_end(1) && !tokenizer(&parts).is_end(0));
+}
+
+#[test]
+fn words_are_cut_by_unicodes_case_where_a_file_says_so() {
+    for pre in ["tekken", "gpt-4o"] {
+        let pieces =
+            [("\u{c3}", 0.0, Normal), ("\u{138}", 0.0, Normal), ("A", 0.0, Normal), ("a", 0.0, Normal)];
+        let pieces = [&pieces[..], &[("A\u{c3}", 0.0, Normal), ("a\u{c3}", 0.0, Normal)]].concat();
+        let mut parts = byte_pairs(&["A \u{c3}", "a \u{c3}"], &pieces);
+        let Merging::BytePairs { pre: name, .. } = &mut parts.merging else { panic!() };
+        *name = pre;
+        parts.add_bos = Some(false);
+        // The second character is U+00C9, which is no lower case.
+        assert_eq!(tokenizer(&parts).encode("a\u{c9}").first(), Some(&5));
+        parts.text.unicode_case = true;
+        assert_eq!(tokenizer(&parts).encode("a\u{c9}").first(), Some(&3));
+        assert_eq!(tokenizer(&parts).encode("A\u{c9}").first(), Some(&4));
+    }
 }
 
 #[test]
