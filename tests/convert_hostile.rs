@@ -106,6 +106,59 @@ fn settings_that_cannot_be_honoured_are_refused() {
 }
 
 #[test]
+fn params_json_decides_the_classifier_and_the_window() {
+    let first = |copy: &Copy| fs::read_to_string(copy.path("params.json")).unwrap().replace(['\n', ' '], "");
+    let with = |extra: &str| {
+        let copy = Copy::of("meta_1");
+        let params = first(&copy).replacen('{', &format!("{{{extra},"), 1);
+        fs::write(copy.path("params.json"), params).unwrap();
+        copy
+    };
+    let source = with("\"_sliding_window\":8").open().unwrap();
+    assert_eq!((source.config().sliding_window, source.config().max_seq_len), (Some(8), 8));
+    let refusal = with("\"_sliding_window\":8,\"sliding_window\":9").refusal();
+    assert!(refusal.contains("sliding_window is 9: _sliding_window is 8"), "{refusal}");
+
+    let source = with("\"tied_embeddings\":true").open().unwrap();
+    assert!(source.notes().iter().any(|note| note.contains("it counts")), "{:?}", source.notes());
+    assert!(source.tensors().iter().any(|tensor| tensor.name == "output"));
+
+    // Without a classifier: under another name it is none.
+    for (copy, expected) in [
+        (Copy::of("meta_1"), "tied_embeddings is not there, which means false"),
+        (with("\"tied_embeddings\":false"), "tied_embeddings is false"),
+        (with("\"tied_embeddings\":true"), "tensor output.weighs is not supported"),
+    ] {
+        let path = copy.path("consolidated.00.pth");
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(13).position(|window| window == b"output.weight").unwrap();
+        bytes[at + 12] = b's';
+        fs::write(&path, bytes).unwrap();
+        assert!(copy.refusal().contains(expected), "{}", copy.refusal());
+    }
+}
+
+#[test]
+fn of_two_kinds_of_files_the_whole_one_is_taken() {
+    let (copy, meta) = (Copy::of("llama3"), Copy::of("meta_1"));
+    for name in ["params.json", "consolidated.00.pth"] {
+        fs::copy(meta.path(name), copy.path(name)).unwrap();
+    }
+    let open = |name: &str| Source::open(copy.path(name), &ModelOptions::new()).unwrap();
+    let is_meta = |source: &Source| source.format().starts_with("Meta");
+    assert!(!is_meta(&copy.open().unwrap()) && !is_meta(&open("config.json")));
+    assert!(
+        !is_meta(&open("model-00002-of-00003.safetensors"))
+            && !is_meta(&open("model.safetensors.index.json"))
+    );
+    assert!(is_meta(&open("params.json")) && is_meta(&open("consolidated.00.pth")));
+    fs::write(copy.path("model-00002-of-00003.safetensors"), "version https://git-lfs.github.com/spec/v1\n")
+        .unwrap();
+    let source = copy.open().unwrap();
+    assert!(is_meta(&source) && source.notes()[0].contains("aren't whole"), "{:?}", source.notes());
+}
+
+#[test]
 fn files_that_are_missing_or_lead_elsewhere_are_refused() {
     let copy = Copy::of("llama3");
     fs::remove_file(copy.path("model-00002-of-00003.safetensors")).unwrap();

@@ -46,7 +46,7 @@ pub fn check(source: &Source, converted: impl AsRef<Path>, mut progress: impl Fn
             return Err(mismatch("the rotary frequencies' factors", "they are others".into()));
         }
         if is_gguf && let Some(expected) = source.model().expected() {
-            compare_expected(expected, &checkpoint)?;
+            compare_expected(expected, &checkpoint.config, checkpoint.rope_factors.as_deref())?;
         }
         compare_tensors(source, &checkpoint, &mut progress)?;
         compare_tokenizers(source, &storage, is_gguf)
@@ -77,14 +77,16 @@ fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result
     Err(mismatch("the model's hyperparameters", format!("{source:?} became {converted:?}")))
 }
 
-/// Compares what the file computes with, with what the source says by another way.
-fn compare_expected(expected: &Expected, checkpoint: &Checkpoint) -> Result<()> {
+/// Compares what a file computes with, or is going to, with what the source says by another way.
+pub(super) fn compare_expected(
+    expected: &Expected,
+    config: &Config,
+    rope_factors: Option<&[f32]>,
+) -> Result<()> {
     /// The file holds fractions as f32.
     const TOLERANCE: f64 = 4.0 * f32::EPSILON as f64;
     let close = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs();
-    let config = &checkpoint.config;
-    let RopeFrequencies::Exact { frequencies, magnitude } =
-        RopeFrequencies::exact(config, checkpoint.rope_factors.as_deref())
+    let RopeFrequencies::Exact { frequencies, magnitude } = RopeFrequencies::exact(config, rope_factors)
     else {
         return Ok(());
     };
@@ -356,7 +358,11 @@ mod tests {
         let text = std::fs::read(folder.join("config.json"))?;
         let mut json: Map<String, Value> = serde_json::from_slice(&text).unwrap();
         json.extend(changes.as_object().unwrap().clone());
-        compare_expected(&Expected::of(&json).unwrap(), &checkpoint)
+        compare_expected(
+            &Expected::of(&json).unwrap(),
+            &checkpoint.config,
+            checkpoint.rope_factors.as_deref(),
+        )
     }
 
     #[test]

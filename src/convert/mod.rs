@@ -136,6 +136,10 @@ pub fn gguf_bytes(source: &Source, options: &GgufOptions) -> Result<u64> {
 /// [`ErrorKind::ThreadPool`]: crate::ErrorKind::ThreadPool
 pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result<()> {
     let source = source.model();
+    // A setting that only one of two readers honors is found before anything is written.
+    if let Some(expected) = source.expected() {
+        check::compare_expected(expected, source.config(), source.rope_factors())?;
+    }
     let threads = options.build_threads()?;
     let header = llama::header(source, options)?;
     let choice = llama::Choice::of(source, options);

@@ -35,7 +35,11 @@ impl Expected {
     pub(crate) fn of(json: &Map<String, Value>) -> Option<Self> {
         let count = |key: &str| json.get(key).and_then(whole);
         let (dim, heads) = (count("hidden_size")?, count("num_attention_heads")?);
-        let is_mistral = json.get("model_type").and_then(Value::as_str) == Some("mistral");
+        let kinds = json.get("architectures").and_then(Value::as_array).map_or(&[][..], |kinds| kinds);
+        let is_mistral = match json.get("model_type").and_then(Value::as_str) {
+            Some(kind) => kind == "mistral",
+            None => kinds.iter().any(|kind| *kind == *"MistralForCausalLM"),
+        };
         let head_dim = count("head_dim").unwrap_or(dim / heads.max(1));
         let positions = count("max_position_embeddings").or(count("max_sequence_length"));
         let positions = positions.unwrap_or(if is_mistral { 131_072 } else { 2048 });

@@ -107,7 +107,7 @@ pub(super) const CONFIG: &[Setting<Unless>] = &[
     refused("rope_interleaved", is_false, "only halves of heads that are rotated together are supported"),
     refused("quantization_config", never, QUANTIZED),
     refused("compression_config", never, QUANTIZED),
-    refused("quantization", is_nothing, QUANTIZED),
+    refused("quantization", never, QUANTIZED),
     refused("is_causal", is_true, "models that read in both directions are not supported"),
     refused("is_encoder_decoder", is_false, "only decoders are supported"),
     refused("add_cross_attention", is_false, "only decoders are supported"),

@@ -83,3 +83,97 @@ impl Joined {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{DataFile, Join, Joined, StoredTensor, StoredType};
+    use super::Encoding;
+
+    /// Reads a view of the numbers 0, 1, 2, ... in chunks of so many rows.
+    fn read(
+        shape: &[usize],
+        strides: &[usize],
+        half_split: Option<usize>,
+        at_once: usize,
+    ) -> Result<Vec<f32>, String> {
+        let folder = tempfile();
+        let path = folder.0.join("numbers");
+        let bytes: Vec<u8> = (0..4096_u16).flat_map(|n| f32::from(n).to_le_bytes()).collect();
+        std::fs::write(&path, bytes).unwrap();
+        let file = Arc::new(DataFile::open(&path).unwrap());
+        let float = StoredType::Float(Encoding::F32);
+        let tensor = StoredTensor::strided("a".into(), &file, 4, shape.into(), strides.into(), float);
+        let joined = Joined::new("a".into(), shape, vec![tensor.map_err(|e| e.to_string())?], Join::Same);
+        let mut joined = joined.map_err(|e| e.to_string())?;
+        joined.half_split_head = half_split;
+        let (rows, columns) = if let [rows, columns] = *shape { (rows, columns) } else { (1, shape[0]) };
+        let mut numbers = vec![0.0; rows * columns];
+        for first in (0..rows).step_by(at_once) {
+            let end = rows.min(first + at_once);
+            joined.read(first..end, &mut numbers[first * columns..end * columns]).unwrap();
+        }
+        Ok(numbers)
+    }
+
+    struct Folder(std::path::PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn tempfile() -> Folder {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("babyllama-views-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+
+    #[test]
+    fn views_give_the_numbers_that_they_stand_for() {
+        let cases: [(&[usize], &[usize]); 9] = [
+            (&[8, 6], &[6, 1]),
+            (&[8, 6], &[1, 8]),
+            (&[8, 6], &[12, 2]),
+            (&[8, 6], &[1, 100]),
+            (&[8, 6], &[3, 70]),
+            (&[8, 6], &[0, 1]),
+            (&[8, 6], &[1, 0]),
+            (&[8, 6], &[0, 0]),
+            (&[6], &[5]),
+        ];
+        for (shape, strides) in cases {
+            let (rows, columns) = if let [rows, columns] = *shape { (rows, columns) } else { (1, shape[0]) };
+            let (down, across) = if let [down, across] = *strides { (down, across) } else { (0, strides[0]) };
+            for (half_split, at_once) in
+                [(None, 1), (None, 3), (None, 8), (Some(4), 1), (Some(4), 3), (Some(4), 8)]
+            {
+                if half_split.is_some() && rows == 1 {
+                    continue;
+                }
+                let place = |row: usize| match half_split {
+                    Some(n) => row / n * n + row % n / 2 + row % 2 * (n / 2),
+                    None => row,
+                };
+                let number = |i: usize| (1 + place(i / columns) * down + i % columns * across) as f32;
+                let expected: Vec<f32> = (0..rows * columns).map(number).collect();
+                let found = read(shape, strides, half_split, at_once).unwrap();
+                assert_eq!(found, expected, "{shape:?} {strides:?} {half_split:?} {at_once}");
+            }
+        }
+    }
+
+    #[test]
+    fn views_that_repeat_without_end_are_refused() {
+        for shape in [&[1 << 40, 1 << 40][..], &[1 << 14, 1 << 15], &[1, 1 << 21]] {
+            let strides = vec![0; shape.len()];
+            let refusal = read(shape, &strides, None, 1).unwrap_err();
+            assert!(refusal.contains("repeats few numbers very often"), "{shape:?}: {refusal}");
+        }
+    }
+}
