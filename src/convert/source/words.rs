@@ -37,7 +37,7 @@ const SPACED_LETTERS: &str = r"\s?\p{L}+";
 const SPACED_PUNCTUATION: &str = r"\s?\p{P}+";
 const EAST_ASIAN: &str = "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+";
 
-/// Of DeepSeek's east Asian letters, among which there are spaces.
+/// Of `DeepSeek`'s east Asian letters, among which there are spaces.
 const SPACES: &str = "the source takes spaces from U+2000 to U+3000, as the ideographic space, for letters where they stand beside \
                       Chinese, Japanese or Korean, and here and in llama.cpp they are spaces: such texts get other tokens";
 
@@ -77,7 +77,7 @@ pub(super) fn known(stages: &[&Map<String, Value>], ignore_merges: bool) -> Opti
 }
 
 /// What a stage takes for a word.
-fn expression<'a>(stage: &'a Map<String, Value>) -> Option<&'a str> {
+fn expression(stage: &Map<String, Value>) -> Option<&str> {
     match kind_of(stage)? {
         "Digits" if flag(stage, "individual_digits") == Some(true) => Some(NUMBER),
         "Digits" => Some(NUMBERS),
