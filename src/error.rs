@@ -7,8 +7,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::folder;
-
 /// The index of a piece in the vocabulary.
 pub type TokenId = u32;
 
@@ -240,39 +238,6 @@ impl Error {
             self.path = path.map(Path::to_path_buf);
         }
         self
-    }
-}
-
-impl ErrorKind {
-    /// What to say of a path at which there is something, but no regular file.
-    pub(crate) fn not_a_file(path: &Path) -> Self {
-        let holds = |name: &str| path.join(name).is_file();
-        let shown = path.display();
-        let hint = if !path.is_dir() {
-            "it is not a regular file".into()
-        } else if let Some(base) = folder::adapter_base(path) {
-            let base = base.map_or_else(|| "its base".into(), |base| format!("its base, {base},"));
-            format!(
-                "it is the directory of a LoRA adapter, which only changes another model: merge it into \
-                 {base} first, with PEFT's merge_and_unload for example"
-            )
-        } else if folder::is_quantized(path) {
-            "it is the directory of a model that is quantized already, as its config.json says \
-             (quantization_config): take the model that it was made of, or one in GGUF"
-                .into()
-        } else if holds("config.json") || holds("params.json") {
-            let target = path.canonicalize().unwrap_or_else(|_| path.into());
-            let target = target.file_name().unwrap_or_default().to_string_lossy();
-            format!(
-                "it is a directory: `babyllama convert {shown} {target}.gguf` makes a file of it that runs"
-            )
-        } else {
-            format!(
-                "it is a directory: name a file in it; of a published model's, with its config.json, \
-                 `babyllama convert {shown} NAME.gguf` makes one"
-            )
-        };
-        Self::UnknownFormat { hint }
     }
 }
 

@@ -18,6 +18,8 @@
     reason = "mapping a file and viewing bytes as numbers; the rules above make both sound"
 )]
 
+pub(crate) mod folder;
+
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
@@ -108,7 +110,7 @@ impl Storage {
         // Asked of the path: to open a pipe would wait for somebody to write to it.
         let metadata = std::fs::metadata(path).map_err(at)?;
         if !metadata.is_file() {
-            return Err(Error::from(ErrorKind::not_a_file(path)).at(Some(path)));
+            return Err(Error::from(folder::not_a_file(path)).at(Some(path)));
         }
         let file = File::open(path).map_err(at)?;
         let bytes =

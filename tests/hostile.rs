@@ -575,7 +575,7 @@ fn tokenizers_say_what_is_wrong_with_them() {
         [&score.to_le_bytes()[..], &length.to_le_bytes(), text].concat()
     };
     for (bytes, says) in [
-        (vec![], "0 are left"),
+        (vec![], "it is empty"),
         (vec![1, 0, 0], "3 are left"),
         (vec![1, 0, 0, 0], "no pieces"),
         ([&[1, 0, 0, 0][..], &entry(0.0, -1, b"")].concat(), "piece 0 is -1"),

@@ -5,7 +5,6 @@
 //! line in [`READERS`].
 
 pub(crate) mod file_kind;
-pub(crate) mod folder;
 pub(crate) mod gguf;
 mod llama2c;
 
@@ -17,7 +16,7 @@ use file_kind::{FileKind, Wanted};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::Arithmetic;
-use crate::storage::Storage;
+use crate::storage::{Storage, folder};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 

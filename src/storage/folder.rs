@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::error::ErrorKind;
+
 /// Settings are a few thousand bytes.
 const MAX_BYTES: u64 = 1 << 16;
 
@@ -30,4 +32,33 @@ pub(crate) fn adapter_base(folder: &Path) -> Option<Option<String>> {
 /// Whether the weights of the model in this folder are quantized already.
 pub(crate) fn is_quantized(folder: &Path) -> bool {
     start_of(folder, "config.json").is_some_and(|config| config.contains("\"quantization_config\""))
+}
+
+/// What a path is that isn't a regular file, and what to do.
+pub(super) fn not_a_file(path: &Path) -> ErrorKind {
+    let holds = |name: &str| path.join(name).is_file();
+    let shown = path.display();
+    let hint = if !path.is_dir() {
+        "it is not a regular file".into()
+    } else if let Some(base) = adapter_base(path) {
+        let base = base.map_or_else(|| "its base".into(), |base| format!("its base, {base},"));
+        format!(
+            "it is the directory of a LoRA adapter, which only changes another model: merge it into \
+             {base} first, with PEFT's merge_and_unload for example"
+        )
+    } else if is_quantized(path) {
+        "it is the directory of a model that is quantized already, as its config.json says \
+         (quantization_config): take the model that it was made of, or one in GGUF"
+            .into()
+    } else if holds("config.json") || holds("params.json") {
+        let target = path.canonicalize().unwrap_or_else(|_| path.into());
+        let target = target.file_name().unwrap_or_default().to_string_lossy();
+        format!("it is a directory: `babyllama convert {shown} {target}.gguf` makes a file of it that runs")
+    } else {
+        format!(
+            "it is a directory: name a file in it; of a published model's, with its config.json, \
+             `babyllama convert {shown} NAME.gguf` makes one"
+        )
+    };
+    ErrorKind::UnknownFormat { hint }
 }
