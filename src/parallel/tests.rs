@@ -121,7 +121,7 @@ fn a_join_of_the_callers_returns_while_a_pass_that_it_helps_goes_on() {
             wait_for(&helped)
         };
         let start = Instant::now();
-        let (stolen, helped) = pool.install(|| rayon::join(|| wait_for(&begun), second));
+        let (stolen, helped) = pool.join(|| wait_for(&begun), second);
         joined.store(true, Ordering::Release);
         assert!(stolen && helped);
         assert!(start.elapsed() < Duration::from_secs(9), "the join waited for the whole pass");

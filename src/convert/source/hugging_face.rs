@@ -225,7 +225,7 @@ fn check_quantization(json: &Object<'_>) -> Result<()> {
         let reason = "the weights are quantized by MLX, for Apple's computers, and only floating-point ones can be \
                       converted. Convert the model that this one was made from, and choose a format with --dtype, such as \
                       q4_k_m";
-        return Err(json.refuse(key, &"MLX's", &reason));
+        return Err(json.refuse(key, &"MLX's", reason));
     }
     let method = method.unwrap_or("there");
     let is_bitsandbytes = method == "bitsandbytes" || found.get("load_in_4bit").is_some();
