@@ -19,9 +19,7 @@ pub(crate) enum Treatment<P> {
     /// It is refused, unless the value is one that changes nothing. With the reason, for people.
     RefusedUnless(P, &'static str),
     /// No value of it changes what is computed, for this reason.
-    Harmless(
-        #[allow(dead_code, reason = "it is for whoever reads a table")] &'static str,
-    ),
+    Harmless(#[allow(dead_code, reason = "it is for whoever reads a table")] &'static str),
 }
 
 /// The setting of this key, if it is known.

@@ -73,8 +73,7 @@ impl Expected {
             Value::Array(windows) => windows.iter().filter_map(whole).min(),
             window => whole(window),
         });
-        let is_mistral =
-            ["head_dim", "sliding_window", "_sliding_window", "model_type"].iter().any(given);
+        let is_mistral = ["head_dim", "sliding_window", "_sliding_window", "model_type"].iter().any(given);
         let usual = if is_mistral && window.is_none() { 1e6 } else { 1e4 };
         let theta = number(json, "rope_theta").unwrap_or(usual);
         let head_dim = count("head_dim").unwrap_or(dim / heads.max(1));

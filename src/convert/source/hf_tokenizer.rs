@@ -25,6 +25,7 @@ use crate::tokenizer::{END_TOKENS, PieceKind, PiecePart, names_end};
 const MODEL: &str = "tokenizer.model";
 const JSON: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
+const GENERATION: &str = "generation_config.json";
 /// The longest template that is read.
 const MAX_TEMPLATE: u64 = 1 << 24;
 
@@ -71,8 +72,12 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
         set_special(&mut vocabulary, config, !sentencepiece.is_file(), &mut ends, &mut notes)?;
         set_prefix(&mut vocabulary, config, !sentencepiece.is_file())?;
     }
-    let generation = JsonFile::open_if_there(&folder.join("generation_config.json"))?;
+    let generation = JsonFile::open_if_there(&folder.join(GENERATION))?;
     let generation = generation.as_ref().map(JsonFile::object);
+    if let Some(generation) = &generation {
+        settings::check(GENERATION, "", generation.map, settings::GENERATION, &mut notes)
+            .map_err(|e| e.at(Some(&folder.join(GENERATION))))?;
+    }
     set_ids(&mut vocabulary, model, generation.as_ref(), ends)?;
     if let (true, Some(json)) = (sentencepiece.is_file(), &json) {
         notes.extend(other_treatment(&vocabulary, json, config.as_ref(), vocab_size));

@@ -126,6 +126,88 @@ pub(super) const CONFIG: &[JsonSetting] = &[
     harmless("use_fast", NAMES),
 ];
 
+const CHOOSING: &str = "it is about choosing tokens, which is left to whoever generates";
+const IDS: &str = "config.json and the tokenizer's own files say it";
+
+/// `generation_config.json`.
+pub(super) const GENERATION: &[JsonSetting] = &[
+    honored("eos_token_id"),
+    harmless("_from_model_config", CHOOSING),
+    harmless("assistant_confidence_threshold", CHOOSING),
+    harmless("assistant_early_exit", CHOOSING),
+    harmless("assistant_ensemble_weight", CHOOSING),
+    harmless("assistant_lookbehind", CHOOSING),
+    harmless("bad_words_ids", CHOOSING),
+    harmless("begin_suppress_tokens", CHOOSING),
+    harmless("bos_token_id", IDS),
+    harmless("cache_config", CHOOSING),
+    harmless("cache_implementation", CHOOSING),
+    harmless("chat_format", CHOOSING),
+    harmless("compile_config", CHOOSING),
+    harmless("constraints", CHOOSING),
+    harmless("continuous_batching_config", CHOOSING),
+    harmless("decoder_start_token_id", IDS),
+    harmless("disable_compile", CHOOSING),
+    harmless("diversity_penalty", CHOOSING),
+    harmless("do_sample", CHOOSING),
+    harmless("dola_layers", CHOOSING),
+    harmless("early_stopping", CHOOSING),
+    harmless("encoder_no_repeat_ngram_size", CHOOSING),
+    harmless("encoder_repetition_penalty", CHOOSING),
+    harmless("epsilon_cutoff", CHOOSING),
+    harmless("eta_cutoff", CHOOSING),
+    harmless("exponential_decay_length_penalty", CHOOSING),
+    harmless("force_words_ids", CHOOSING),
+    harmless("forced_bos_token_id", CHOOSING),
+    harmless("forced_eos_token_id", CHOOSING),
+    harmless("guidance_scale", CHOOSING),
+    harmless("is_assistant", CHOOSING),
+    harmless("length_penalty", CHOOSING),
+    harmless("low_memory", CHOOSING),
+    harmless("max_cache_len", CHOOSING),
+    harmless("max_length", CHOOSING),
+    harmless("max_matching_ngram_size", CHOOSING),
+    harmless("max_new_tokens", CHOOSING),
+    harmless("max_time", CHOOSING),
+    harmless("max_window_size", CHOOSING),
+    harmless("min_length", CHOOSING),
+    harmless("min_new_tokens", CHOOSING),
+    harmless("min_p", CHOOSING),
+    harmless("no_repeat_ngram_size", CHOOSING),
+    harmless("num_assistant_tokens", CHOOSING),
+    harmless("num_assistant_tokens_schedule", CHOOSING),
+    harmless("num_beam_groups", CHOOSING),
+    harmless("num_beams", CHOOSING),
+    harmless("num_return_sequences", CHOOSING),
+    harmless("output_attentions", CHOOSING),
+    harmless("output_hidden_states", CHOOSING),
+    harmless("output_logits", CHOOSING),
+    harmless("output_scores", CHOOSING),
+    harmless("pad_token_id", IDS),
+    harmless("penalty_alpha", CHOOSING),
+    harmless("prefill_chunk_size", CHOOSING),
+    harmless("prompt_lookup_num_tokens", CHOOSING),
+    harmless("remove_invalid_values", CHOOSING),
+    harmless("renormalize_logits", CHOOSING),
+    harmless("repetition_penalty", CHOOSING),
+    harmless("return_dict_in_generate", CHOOSING),
+    harmless("sequence_bias", CHOOSING),
+    harmless("speculation_type", CHOOSING),
+    harmless("stop_strings", CHOOSING),
+    harmless("suppress_tokens", CHOOSING),
+    harmless("target_lookbehind", CHOOSING),
+    harmless("temperature", CHOOSING),
+    harmless("token_healing", CHOOSING),
+    harmless("top_h", CHOOSING),
+    harmless("top_k", CHOOSING),
+    harmless("top_p", CHOOSING),
+    harmless("transformers_version", CHOOSING),
+    harmless("typical_p", CHOOSING),
+    harmless("use_cache", CHOOSING),
+    harmless("use_mtp", CHOOSING),
+    harmless("watermarking_config", CHOOSING),
+];
+
 fn is_zero(value: &Value) -> bool {
     value.as_f64() == Some(0.0)
 }
@@ -202,7 +284,7 @@ mod tests {
             include_str!("tokenizer_json.rs"),
         ]
         .concat();
-        for setting in [TOKENIZER, MODEL, METASPACE, ADDED_TOKEN, CONFIG].into_iter().flatten() {
+        for setting in [TOKENIZER, MODEL, METASPACE, ADDED_TOKEN, CONFIG, GENERATION].into_iter().flatten() {
             let key = setting.key.rsplit('.').next().unwrap();
             let is_read = readers.contains(&format!("\"{key}\""));
             assert!(is_read || !matches!(setting.treatment, Treatment::Honored), "{}", setting.key);
@@ -219,7 +301,7 @@ mod tests {
             ("pre_tokenizer.replacement", json!("_"), json!("\u{2581}")),
             ("sp_model_kwargs", json!({"enable_sampling": true}), json!({"alpha": 0.1})),
         ];
-        let tables = [TOKENIZER, MODEL, METASPACE, ADDED_TOKEN, CONFIG];
+        let tables = [TOKENIZER, MODEL, METASPACE, ADDED_TOKEN, CONFIG, GENERATION];
         let mut n_refused = 0;
         for setting in tables.into_iter().flatten() {
             let section = |value: &Value| Map::from_iter([(setting.key.to_owned(), value.clone())]);
