@@ -26,13 +26,22 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
 use args::{Cli, Command, RunArgs};
 use failure::Failure;
 
+/// The command line, in colors where they are wanted: clap alone would use them for TERM=dumb if CI is set.
+fn command() -> clap::Command {
+    let has_colors = output::takes_escapes(&std::io::stderr());
+    Cli::command().color(if has_colors { ColorChoice::Auto } else { ColorChoice::Never })
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
+    let parsed = command().try_get_matches();
+    let parsed = parsed
+        .and_then(|matches| Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command())));
+    let cli = parsed.unwrap_or_else(|error| {
         let _ = error.print();
         // llama2.c takes the file first.
         if let (ErrorKind::InvalidSubcommand, Some(file)) = (error.kind(), std::env::args_os().nth(1))
@@ -58,7 +67,7 @@ fn main() -> ExitCode {
         Err(Failure::Interrupted) => ExitCode::from(interrupt::exit_code()),
         Err(Failure::Usage(reason)) => {
             // With the usage of the command that it is about.
-            let mut command = Cli::command();
+            let mut command = command();
             command.build();
             let name = std::env::args().nth(1).unwrap_or_default();
             let command = command.find_subcommand(&name).cloned().unwrap_or(command);
