@@ -72,7 +72,7 @@ pub enum PieceKind {
     UserDefined,
     /// One byte, for text that no other piece can spell.
     Byte,
-    /// Never produced.
+    /// Never produced; but in a byte-level vocabulary text like any other, as to llama.cpp.
     Unused,
 }
 
