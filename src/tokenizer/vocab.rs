@@ -249,18 +249,21 @@ impl Vocab {
     fn build_index(&mut self) {
         let count = self.is_found.iter().filter(|&&is_found| is_found).count();
         self.index = vec![(0, EMPTY); (2 * count).next_power_of_two()];
-        for id in self.ids() {
-            if !self.is_found[id as usize] {
-                continue;
-            }
-            let piece = slice(&self.text, &self.ends, id as usize);
-            let hash = self.keys.bytes(piece);
-            let slot = self.slot(piece, hash);
-            self.longest = self.longest.max(piece.len());
-            // Of equal pieces the first is found.
-            self.is_found[id as usize] = self.index[slot].1 == EMPTY;
-            if self.is_found[id as usize] {
-                self.index[slot] = (tag_of(hash), id);
+        // Of equal pieces the first is found, and one that may be produced before one that may not.
+        for unused in [false, true] {
+            for id in self.ids() {
+                let is_unused = self.kinds[id as usize] == PieceKind::Unused;
+                if !self.is_found[id as usize] || is_unused != unused {
+                    continue;
+                }
+                let piece = slice(&self.text, &self.ends, id as usize);
+                let hash = self.keys.bytes(piece);
+                let slot = self.slot(piece, hash);
+                self.longest = self.longest.max(piece.len());
+                self.is_found[id as usize] = self.index[slot].1 == EMPTY;
+                if self.is_found[id as usize] {
+                    self.index[slot] = (tag_of(hash), id);
+                }
             }
         }
     }

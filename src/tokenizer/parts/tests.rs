@@ -308,6 +308,15 @@ fn bytes_are_found_by_name_or_as_they_are() {
 }
 
 #[test]
+fn an_unused_piece_hides_none_with_the_same_text() {
+    let names: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let mut parts = with_byte(&names, b'a'.into(), "a", Unused);
+    assert_eq!(tokenizer(&parts).encode_continuation("ba"), [3 + 98, 260]);
+    parts.pieces[260].kind = Unused;
+    assert_eq!(tokenizer(&parts).encode_continuation("ba"), [3 + 98, 3 + 97], "it is its byte");
+}
+
+#[test]
 fn special_tokens_without_types_or_ids_have_the_usual_ones() {
     let names = [("<unk>", 0.0, Normal), ("<s>", 0.0, Normal), ("</s>", 0.0, Normal)];
     let rest = [("\u{2581}", -1.0, Normal), ("a", -1.0, Normal), ("<", 0.0, Normal), ("s>", 0.0, Normal)];
