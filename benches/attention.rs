@@ -1,10 +1,10 @@
-//! Attention: what a token costs at several depths of the context beyond what it costs at none, with keys and values in f32 and in f16, on
-//! one thread.
+//! Attention: what a token costs at several depths of the context beyond what it costs at none,
+//! with keys and values in f32 and in f16, on one thread.
 
 mod common;
 
 use babyllama::{CacheDtype, Dtype, Isa, Model, ModelOptions, SessionOptions};
-use common::made_up::shape;
+use common::synthetic::shape;
 use common::{Report, smoke, time, wanted};
 
 fn main() {
@@ -14,7 +14,7 @@ fn main() {
     let file = shape.make(Dtype::Q4_0, 1).expect("there is memory for a small model");
     for isa in Isa::available().into_iter().skip(1) {
         let options = ModelOptions::new().isa(isa).threads(1).no_tokenizer();
-        let model = Model::from_bytes_with(file.clone(), &options).expect("a made-up file is valid");
+        let model = Model::from_bytes_with(file.clone(), &options).expect("a synthetic file is valid");
         for (cache, name) in [(CacheDtype::F32, "f32"), (CacheDtype::F16, "f16")] {
             let mut session = model.session_with(SessionOptions::new().cache_dtype(cache));
             let mut at = |depth: usize| {

@@ -1,6 +1,7 @@
 //! Decode: tokens/s and the memory read for them, for each shape, format and instruction set.
 //!
-//! `cargo bench --bench decode -- 15M int8 avx512` runs the lines whose name holds all of the words.
+//! `cargo bench --bench decode -- 15M int8 avx512` runs the lines whose name holds all of the
+//! words.
 
 mod common;
 
@@ -26,7 +27,7 @@ fn main() {
 
 fn decode(report: &Report, name: &str, file: &[u8], isa: Isa, threads: usize) {
     let options = ModelOptions::new().isa(isa).threads(threads);
-    let model = Model::from_bytes_with(file.to_vec(), &options).expect("a made-up file is valid");
+    let model = Model::from_bytes_with(file.to_vec(), &options).expect("a synthetic file is valid");
     let mut session = model.session();
     // The first 64 positions again and again, so that attention stays a small part.
     let tokens: Vec<u32> = (0..64).map(|i| i * 7 % 500 + 3).collect();

@@ -1,12 +1,13 @@
-//! Products of one thread, from its second-level cache or near it: GB/s of weights with one token, GOP/s with many, for each format and
-//! instruction set. A number near scalar's betrays a kernel that wasn't compiled for its instruction set.
+//! Products of one thread, from its second-level cache or near it: GB/s of weights with one token,
+//! GOP/s with many, for each format and instruction set. A number near scalar's betrays a kernel
+//! that wasn't compiled for its instruction set.
 //!
 //! What is timed is a model of one layer that is nearly all products.
 
 mod common;
 
 use babyllama::{Isa, Model, ModelOptions};
-use common::made_up::{DTYPES, shape};
+use common::synthetic::{DTYPES, shape};
 use common::{Report, smoke, time, wanted};
 
 fn main() {
@@ -19,7 +20,7 @@ fn main() {
                 continue;
             }
             let options = ModelOptions::new().isa(isa).threads(1).no_tokenizer();
-            let model = Model::from_bytes_with(file.clone(), &options).expect("a made-up file is valid");
+            let model = Model::from_bytes_with(file.clone(), &options).expect("a synthetic file is valid");
             let bytes: usize = model.tensors().iter().filter(|t| t.shape.len() == 2).map(|t| t.bytes).sum();
             let weights: usize = model
                 .tensors()

@@ -1,9 +1,10 @@
-//! Prefill: tokens/s of prompts of several lengths, for a small model in some formats, on all threads.
+//! Prefill: tokens/s of prompts of several lengths, for a small model in some formats, on all
+//! threads.
 
 mod common;
 
 use babyllama::{Dtype, Isa, Model, ModelOptions};
-use common::made_up::shape;
+use common::synthetic::shape;
 use common::{Report, smoke, time, wanted};
 
 fn main() {
@@ -21,7 +22,7 @@ fn main() {
                 }
                 let file = shape.make(dtype, layers).expect("there is memory for a small model");
                 let options = ModelOptions::new().isa(isa).no_tokenizer();
-                let model = Model::from_bytes_with(file, &options).expect("a made-up file is valid");
+                let model = Model::from_bytes_with(file, &options).expect("a synthetic file is valid");
                 let mut session = model.session();
                 let tokens = vec![1; n_tokens];
                 let (median, _) = time(|| {

@@ -1,18 +1,20 @@
-//! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a head of keys and values at a time, with all queries that share it.
+//! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a head of keys and values at a time, with all
+//! queries that share it.
 //!
-//! Scores and weighted values are added up in the plain order of their terms: vectors hold different positions (for
-//! scores) or different dimensions (for the weighted sum), never parts of one sum. Each product is rounded together with
-//! the sum, but for the scores in runq's arithmetic, which gcc compiles so for a processor with FMA. The sum of a row's
-//! exponentials has sixteen parts, whatever a vector's length. So the result is the same bits on every instruction set,
-//! and for prefill and decode.
+//! Scores and weighted values are added up in the plain order of their terms: vectors hold
+//! different positions (for scores) or different dimensions (for the weighted sum), never parts of
+//! one sum. Each product is rounded together with the sum, but for the scores in runq's arithmetic,
+//! which gcc compiles so for a processor with FMA. The sum of a row's exponentials has sixteen
+//! parts, whatever a vector's length. So the result is the same bits on every instruction set, and
+//! for prefill and decode.
 //!
-//! In a long context it is loads that cost, not arithmetic: so eight queries meet a block while it is in the nearest
-//! cache, four at a time from registers.
+//! In a long context it is loads that cost, not arithmetic: so eight queries meet a block while it
+//! is in the nearest cache, four at a time from registers.
 
 use crate::kv_cache::{BLOCK, Element, Layer, LayerMut, store};
 use crate::matmul::Compute;
-use crate::ops::{Arithmetic, exponentials, rope, sum};
-use crate::parallel::{Band, Columns};
+use crate::ops::{Numerics, exponentials, rope, sum};
+use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::simd::{Simd, kernel};
 
 /// The shape of an attention: `n_heads / n_kv_heads` query heads share a head of keys and values.
@@ -23,17 +25,18 @@ pub(crate) struct Heads {
     pub(crate) head_dim: usize,
 }
 
-/// Queries that meet a block of keys or values together, so that it comes from memory once for all of them: heads that
-/// share it, and neighbouring tokens.
-const QUERIES: usize = 8;
+/// Queries that meet a block of keys or values together, so that it comes from memory once for all
+/// of them: heads that share it, and neighbouring tokens.
+const QUERY_TILE: usize = 8;
 
-/// Those of them that meet a vector of it together, so that it is loaded once: their sums fill the registers.
-const AT_ONCE: usize = 4;
+/// Those of them that meet a vector of it together, so that it is loaded once: their sums fill the
+/// registers.
+const REGISTER_QUERIES: usize = 4;
 
 impl Heads {
     /// Rows of scores that are needed at once.
     pub(crate) fn score_rows(self) -> usize {
-        self.n_kv_heads * QUERIES
+        self.n_kv_heads * QUERY_TILE
     }
 }
 
@@ -55,10 +58,11 @@ pub(crate) struct AttentionBuffer {
 }
 
 impl Compute<'_> {
-    /// Turns queries and keys by their angles, adds keys and values to the cache, and lets each token attend to every position up to
-    /// its own. `out` is (`n_tokens`, `n_heads` * `head_dim`).
+    /// Turns queries and keys by their angles, adds keys and values to the cache, and lets each
+    /// token attend to every position up to its own. `out` is (`n_tokens`, `n_heads` * `head_dim`).
     ///
-    /// A thread does all of that for a head of keys and values: what it reads of them isn't in another's cache then.
+    /// A thread does all of that for a head of keys and values: what it reads of them isn't in
+    /// another's cache then.
     pub(crate) fn attention(
         &self,
         out: &mut [f32],
@@ -89,16 +93,17 @@ impl Compute<'_> {
         buffer.scores.resize(heads.score_rows() * room, 0.0);
         buffer.sums.resize(heads.score_rows() * head_dim, 0.0);
 
-        let (isa, arithmetic) = (self.isa, self.arithmetic);
+        let (isa, numerics) = (self.isa, self.numerics);
         let sharing = n_heads / n_kv_heads;
         let floats = [
-            Columns::new(out, q_dim, sharing * head_dim),
-            Columns::new(q, q_dim, sharing * head_dim),
-            Columns::new(k, kv_dim, head_dim),
-            Columns::parts(&mut buffer.scores, n_kv_heads),
-            Columns::parts(&mut buffer.sums, n_kv_heads),
+            ColumnPartition::new(out, q_dim, sharing * head_dim),
+            ColumnPartition::new(q, q_dim, sharing * head_dim),
+            ColumnPartition::new(k, kv_dim, head_dim),
+            ColumnPartition::parts(&mut buffer.scores, n_kv_heads),
+            ColumnPartition::parts(&mut buffer.sums, n_kv_heads),
         ];
-        let cache = [&mut layer.keys, &mut layer.values].map(|numbers| Columns::parts(numbers, n_kv_heads));
+        let cache =
+            [&mut layer.keys, &mut layer.values].map(|numbers| ColumnPartition::parts(numbers, n_kv_heads));
         let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
         self.team.units(
             floats,
@@ -119,7 +124,7 @@ impl Compute<'_> {
                     scores: scores.row(0),
                     sums: sums.row(0),
                 };
-                attend(isa, arithmetic, head);
+                attend(isa, numerics, head);
             },
         );
     }
@@ -132,33 +137,34 @@ struct Head<'a, E> {
     sharing: usize,
     /// Of the first token.
     position: usize,
-    out: Band<'a>, // (n_tokens, sharing * head_dim)
-    q: Band<'a>,   // (n_tokens, sharing * head_dim)
-    k: Band<'a>,   // (n_tokens, head_dim)
-    v: &'a [f32],  // (n_tokens, kv_dim), from this head's columns on
+    out: ColumnSlice<'a>, // (n_tokens, sharing * head_dim)
+    q: ColumnSlice<'a>,   // (n_tokens, sharing * head_dim)
+    k: ColumnSlice<'a>,   // (n_tokens, head_dim)
+    v: &'a [f32],         // (n_tokens, kv_dim), from this head's columns on
     kv_dim: usize,
     angles: &'a [f32],       // (n_tokens, pairs, 2)
     cache: [&'a mut [E]; 2], // (blocks, head_dim, BLOCK) and (positions, head_dim)
-    scores: &'a mut [f32],   // (QUERIES, positions)
-    sums: &'a mut [f32],     // (QUERIES, head_dim)
+    scores: &'a mut [f32],   // (QUERY_TILE, positions)
+    sums: &'a mut [f32],     // (QUERY_TILE, head_dim)
 }
 
 kernel! {
     /// Turns and stores a head's keys, and lets its queries attend.
-    fn attend<E: Element>(s; arithmetic: Arithmetic, head: Head<'_, E>) {
+    fn attend<E: Element>(s; numerics: Numerics, head: Head<'_, E>) {
         let mut head = head;
-        head.turn_and_store();
-        match arithmetic {
-            Arithmetic::Llama2c => head.attend::<S, false>(s, arithmetic),
-            Arithmetic::Exact => head.attend::<S, true>(s, arithmetic),
+        head.rotate_and_store();
+        match numerics {
+            Numerics::RunqCompatible => head.attend::<S, false>(s, numerics),
+            Numerics::Accurate => head.attend::<S, true>(s, numerics),
         }
     }
 }
 
 impl<E: Element> Head<'_, E> {
-    /// Positions enter here: queries and keys are turned, and a dot product then depends on their distance alone.
+    /// Positions enter here: queries and keys are interleaved, and a dot product then depends on
+    /// their distance alone.
     #[inline(always)]
-    fn turn_and_store(&mut self) {
+    fn rotate_and_store(&mut self) {
         let Self { head_dim, position, q, k, v, kv_dim, angles, cache: [keys, values], .. } = self;
         let n_tokens = q.n_rows();
         for (token, angles) in angles.chunks_exact(angles.len() / n_tokens).enumerate() {
@@ -169,18 +175,19 @@ impl<E: Element> Head<'_, E> {
         }
     }
 
-    /// All queries, some at a time. `FUSED` says that each product of a score is rounded together with the sum.
+    /// All queries, some at a time. `FUSED` says that each product of a score is rounded together
+    /// with the sum.
     #[inline(always)]
-    fn attend<S: Simd, const FUSED: bool>(self, s: S, arithmetic: Arithmetic) {
+    fn attend<S: Simd, const FUSED: bool>(self, s: S, numerics: Numerics) {
         let Self { head_dim, sharing, position, mut out, q, cache: [keys, values], scores, sums, .. } = self;
         let (keys, values) = (&*keys, &*values);
         let n_queries = q.n_rows() * sharing;
-        let (room, block_len) = (scores.len() / QUERIES, BLOCK * head_dim);
-        let at_once = if S::TILE_WIDTH > 1 { AT_ONCE } else { 1 };
-        for first in (0..n_queries).step_by(QUERIES) {
-            let n = QUERIES.min(n_queries - first);
-            let mut queries: [&[f32]; QUERIES] = [&[]; QUERIES];
-            let mut seen = [0; QUERIES];
+        let (room, block_len) = (scores.len() / QUERY_TILE, BLOCK * head_dim);
+        let at_once = if S::REGISTER_TILE > 1 { REGISTER_QUERIES } else { 1 };
+        for first in (0..n_queries).step_by(QUERY_TILE) {
+            let n = QUERY_TILE.min(n_queries - first);
+            let mut queries: [&[f32]; QUERY_TILE] = [&[]; QUERY_TILE];
+            let mut seen = [0; QUERY_TILE];
             for i in 0..n {
                 let (token, head) = ((first + i) / sharing, (first + i) % sharing);
                 queries[i] = &q.get(token)[head * head_dim..][..head_dim];
@@ -194,35 +201,40 @@ impl<E: Element> Head<'_, E> {
                     let (queries, scores) = (&queries[i..n], &mut scores[i * room + block * BLOCK..]);
                     let next = Next::part(next, block_len, i / at_once, n.div_ceil(at_once));
                     match queries.len() {
-                        n if S::TILE_WIDTH == 1 || n == 1 => {
+                        n if S::REGISTER_TILE == 1 || n == 1 => {
                             block_scores::<S, E, FUSED, 1>(s, queries, keys, next, scores, room);
                         }
                         2 => block_scores::<S, E, FUSED, 2>(s, queries, keys, next, scores, room),
                         3 => block_scores::<S, E, FUSED, 3>(s, queries, keys, next, scores, room),
-                        _ => block_scores::<S, E, FUSED, AT_ONCE>(s, queries, keys, next, scores, room),
+                        _ => block_scores::<S, E, FUSED, REGISTER_QUERIES>(
+                            s, queries, keys, next, scores, room,
+                        ),
                     }
                 }
             }
-            let mut divisors = [1.0; QUERIES];
+            let mut divisors = [1.0; QUERY_TILE];
             for i in 0..n {
-                divisors[i] = softmax(s, arithmetic, &mut scores[i * room..][..seen[i]]);
+                divisors[i] = softmax(s, numerics, &mut scores[i * room..][..seen[i]]);
             }
             sums.fill(0.0);
             for block in 0..n_blocks {
                 let (values, behind) = values[block * block_len..].split_at(block_len);
-                // Right behind a head's keys lie those of the next, which is this thread's next task.
+                // Right behind a head's keys lie those of the next, which is this thread's next
+                // task.
                 let next = if block + 1 < n_blocks { (behind, 0) } else { (keys, keys.len()) };
                 for i in (0..n).step_by(at_once) {
                     let (seen, sums) = (&seen[i..n], &mut sums[i * head_dim..]);
                     let (weights, start) = (&scores[i * room..], block * BLOCK);
                     let next = Next::part(next, block_len, i / at_once, n.div_ceil(at_once));
                     match seen.len() {
-                        n if S::TILE_WIDTH == 1 || n == 1 => {
+                        n if S::REGISTER_TILE == 1 || n == 1 => {
                             block_sums::<S, E, 1>(s, values, next, weights, room, start, seen, sums);
                         }
                         2 => block_sums::<S, E, 2>(s, values, next, weights, room, start, seen, sums),
                         3 => block_sums::<S, E, 3>(s, values, next, weights, room, start, seen, sums),
-                        _ => block_sums::<S, E, AT_ONCE>(s, values, next, weights, room, start, seen, sums),
+                        _ => block_sums::<S, E, REGISTER_QUERIES>(
+                            s, values, next, weights, room, start, seen, sums,
+                        ),
                     }
                 }
             }
@@ -239,11 +251,11 @@ impl<E: Element> Head<'_, E> {
 
 /// A query's scores become weights; what the sum of the weighted values is to be divided by.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, arithmetic: Arithmetic, scores: &mut [f32]) -> f32 {
-    exponentials(s, arithmetic, scores);
-    match arithmetic {
-        Arithmetic::Exact => sum(scores),
-        Arithmetic::Llama2c => {
+fn softmax<S: Simd>(s: S, numerics: Numerics, scores: &mut [f32]) -> f32 {
+    exponentials(s, numerics, scores);
+    match numerics {
+        Numerics::Accurate => sum(scores),
+        Numerics::RunqCompatible => {
             let mut sum = 0.0;
             for &mut score in &mut *scores {
                 sum += score;
@@ -256,8 +268,9 @@ fn softmax<S: Simd>(s: S, arithmetic: Arithmetic, scores: &mut [f32]) -> f32 {
     }
 }
 
-/// What is read after a block, to be fetched meanwhile: evenly, for memory that waits for arithmetic is lost time. The first of two
-/// sets of queries fetches one half, the second the other.
+/// What is read after a block, to be fetched meanwhile: evenly, for memory that waits for
+/// arithmetic is lost time. The first of two sets of queries fetches one half, the second the
+/// other.
 #[derive(Clone, Copy)]
 struct Next<'a, E> {
     numbers: &'a [E],
@@ -283,9 +296,10 @@ impl<'a, E: Element> Next<'a, E> {
     }
 }
 
-/// `scores[i][j] = q_i · keys[.., j] / sqrt(head_dim)` for the first `Q` queries and a block's positions; `keys` is
-/// (`head_dim`, [`BLOCK`]), and a row of `scores` begins `room` behind the last. A query that sees fewer positions has scores
-/// of those that it doesn't see; they are overwritten or ignored.
+/// `scores[i][j] = q_i · keys[.., j] / sqrt(head_dim)` for the first `Q` queries and a block's
+/// positions; `keys` is (`head_dim`, [`BLOCK`]), and a row of `scores` begins `room` behind the
+/// last. A query that sees fewer positions has scores of those that it doesn't see; they are
+/// overwritten or ignored.
 #[inline(always)]
 fn block_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
     s: S,
@@ -300,9 +314,9 @@ fn block_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize>(
     for i in 0..Q {
         qs[i] = &queries[i][..head_dim];
     }
-    if S::TILE_WIDTH == 4 {
+    if S::REGISTER_TILE == 4 {
         parts_of_scores::<S, E, FUSED, Q, 4>(s, qs, keys, next, scores, room);
-    } else if S::TILE_WIDTH == 2 {
+    } else if S::REGISTER_TILE == 2 {
         parts_of_scores::<S, E, FUSED, Q, 2>(s, qs, keys, next, scores, room);
     } else {
         parts_of_scores::<S, E, FUSED, Q, 1>(s, qs, keys, next, scores, room);
@@ -351,9 +365,9 @@ fn parts_of_scores<S: Simd, E: Element, const FUSED: bool, const Q: usize, const
     }
 }
 
-/// Adds `weights · V` of the block of positions from `start` on to the `sums` of the first `Q` queries, which see so many
-/// positions, the first the fewest. `values` is ([`BLOCK`], `head_dim`), `sums` (`Q`, `head_dim`), and a row of `weights` begins
-/// `room` behind the last.
+/// Adds `weights · V` of the block of positions from `start` on to the `sums` of the first `Q`
+/// queries, which see so many positions, the first the fewest. `values` is ([`BLOCK`], `head_dim`),
+/// `sums` (`Q`, `head_dim`), and a row of `weights` begins `room` behind the last.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "they are its one caller's variables")]
 fn block_sums<S: Simd, E: Element, const Q: usize>(
@@ -374,9 +388,9 @@ fn block_sums<S: Simd, E: Element, const Q: usize>(
     let mut column = 0;
     while column < head_dim {
         let vectors = (head_dim - column) / S::LANES;
-        column += if S::TILE_WIDTH >= 4 && vectors >= 4 {
+        column += if S::REGISTER_TILE >= 4 && vectors >= 4 {
             add_columns::<S, E, Q, 4>(s, values, next, in_block, column, sums)
-        } else if S::TILE_WIDTH >= 2 && vectors >= 2 {
+        } else if S::REGISTER_TILE >= 2 && vectors >= 2 {
             add_columns::<S, E, Q, 2>(s, values, next, in_block, column, sums)
         } else if vectors >= 1 {
             add_columns::<S, E, Q, 1>(s, values, next, in_block, column, sums)

@@ -1,9 +1,9 @@
 //! A conversation: questions and answers in one session, which reads only what is new.
 //!
-//! Invariant: when an answer begins, the session has read exactly the conversation up to there as the template lays it
-//! out, whatever it had read before and however the conversation came about. It keeps the longest beginning of that which
-//! it holds already, so nothing else is to be known of what was said and what became of it. A question changes nothing
-//! until it has been read whole.
+//! Invariant: when an answer begins, the session has read exactly the conversation up to there as
+//! the template lays it out, whatever it had read before and however the conversation came about.
+//! It keeps the longest beginning of that which it holds already, so nothing else is to be known of
+//! what was said and what became of it. A question changes nothing until it has been read whole.
 
 use std::mem;
 
@@ -14,7 +14,8 @@ use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::tokenizer::Tokenizer;
 
-/// Tokens of a question that are read between two items: few enough to stop soon, and enough to be read fast.
+/// Tokens of a question that are read between two items: few enough to stop soon, and enough to be
+/// read fast.
 const CHUNK: usize = 128;
 
 /// A conversation over a [`Session`].
@@ -26,7 +27,7 @@ const CHUNK: usize = 128;
 /// # fn main() -> Result<(), babyllama::Error> {
 /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
 /// let model = Model::open(path)?;
-/// let template = model.chat_template().and_then(Template::recognise).unwrap_or(Template::Llama2);
+/// let template = model.chat_template().and_then(Template::detect).unwrap_or(Template::Llama2);
 /// let mut chat = Chat::new(model.session(), template)?;
 /// let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
 /// for question in ["Who is Lily?", "And Tom?"] {
@@ -39,9 +40,10 @@ const CHUNK: usize = 128;
 /// # }
 /// ```
 ///
-/// A conversation need not begin here: [`set_messages`](Self::set_messages) takes one that was saved, or that another
-/// program keeps. A session that has read some of it already reads the rest alone. If the model's own answer encodes to
-/// other tokens than those it was generated with, which is rare, it is read again from there.
+/// A conversation need not begin here: [`set_messages`](Self::set_messages) takes one that was
+/// saved, or that another program keeps. A session that has read some of it already reads the rest
+/// alone. If the model's own answer encodes to other tokens than those it was generated with, which
+/// is rare, it is read again from there.
 #[derive(Debug)]
 pub struct Chat {
     session: Session,
@@ -51,7 +53,8 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// A conversation that begins. What the session has read stays as far as the conversation begins with it.
+    /// A conversation that begins. What the session has read stays as far as the conversation
+    /// begins with it.
     ///
     /// # Errors
     /// [`ErrorKind::NoTokenizer`] if the session's model has none.
@@ -60,7 +63,8 @@ impl Chat {
         Ok(Self { session, template, stops: Vec::new(), messages: Vec::new() })
     }
 
-    /// Ends each answer before this text would come up, as the template's own stops do. May be given several times.
+    /// Ends each answer before this text would come up, as the template's own stops do. May be
+    /// given several times.
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stops.push(text.into());
@@ -73,7 +77,8 @@ impl Chat {
         self.template
     }
 
-    /// The session. It may lack the end of the last answer, or have read what is no longer of the conversation.
+    /// The session. It may lack the end of the last answer, or have read what is no longer of the
+    /// conversation.
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
@@ -98,8 +103,8 @@ impl Chat {
         first.map(|message| message.content.as_str())
     }
 
-    /// Says how the assistant should behave; `None` or an empty text says nothing. Before the next answer the session
-    /// reads the conversation anew from there.
+    /// Says how the assistant should behave; `None` or an empty text says nothing. Before the next
+    /// answer the session reads the conversation anew from there.
     pub fn set_system(&mut self, system: Option<&str>) {
         if self.system().is_some() {
             self.messages.remove(0);
@@ -109,7 +114,8 @@ impl Chat {
         }
     }
 
-    /// Goes on from another conversation. Before the next answer the session reads of it what it hasn't read.
+    /// Goes on from another conversation. Before the next answer the session reads of it what it
+    /// hasn't read.
     ///
     /// ```
     /// # use babyllama::{Model, Sampler, SamplerOptions};
@@ -133,8 +139,8 @@ impl Chat {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`], if the messages aren't a system prompt, which may be absent, and then questions each
-    /// followed by an answer. Nothing has changed then.
+    /// [`ErrorKind::InvalidOption`], if the messages aren't a system prompt, which may be absent,
+    /// and then questions each followed by an answer. Nothing has changed then.
     pub fn set_messages(&mut self, messages: Vec<Message>) -> Result<()> {
         let system = usize::from(messages.first().is_some_and(|message| message.role == Role::System));
         let by_turns = |(i, message): (usize, &Message)| message.role == [Role::User, Role::Assistant][i % 2];
@@ -155,7 +161,8 @@ impl Chat {
         self.session.truncate(0);
     }
 
-    /// Takes back the last question and its answer, and returns them; `None` if there is no question.
+    /// Takes back the last question and its answer, and returns them; `None` if there is no
+    /// question.
     ///
     /// ```
     /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
@@ -184,12 +191,13 @@ impl Chat {
         Some([question, answer])
     }
 
-    /// Asks something. The answer comes piece by piece: see [`Answer`]. The sampler's penalties count the tokens of this
-    /// conversation, and no others.
+    /// Asks something. The answer comes piece by piece: see [`Answer`]. The sampler's penalties
+    /// count the tokens of this conversation, and no others.
     ///
     /// # Errors
-    /// [`ErrorKind::ContextFull`] if the session has no room for the question, [`ErrorKind::Tokenizer`] if the tokenizer
-    /// lacks a token that the template needs. The conversation is then as it was before.
+    /// [`ErrorKind::ContextFull`] if the session has no room for the question,
+    /// [`ErrorKind::Tokenizer`] if the tokenizer lacks a token that the template needs. The
+    /// conversation is then as it was before.
     pub fn ask<'a>(&'a mut self, question: &str, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
         let mut asked = self.messages.clone();
         asked.push(Message::user(question));
@@ -216,7 +224,8 @@ impl Chat {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] if nothing was asked, and as [`ask`](Self::ask). Nothing has changed then.
+    /// [`ErrorKind::InvalidOption`] if nothing was asked, and as [`ask`](Self::ask). Nothing has
+    /// changed then.
     pub fn regenerate<'a>(&'a mut self, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
         let Some((Message { role: Role::Assistant, .. }, asked)) = self.messages.split_last() else {
             let (value, reason) = ("none".into(), "there is no answer to be given anew".into());
@@ -227,11 +236,13 @@ impl Chat {
     }
 }
 
-/// An answer: each item is the text that one more token makes, without white space around the whole.
+/// An answer: each item is the text that one more token makes, without white space around the
+/// whole.
 ///
-/// First the question is read, and items are empty: 128 tokens each, so that one may stop in between. Dropping it then
-/// takes the question back. Later, dropping it ends the answer where it is, and the conversation can go on, as it does
-/// after an answer of [`max_tokens`](Self::max_tokens) or an error. The answer so far is then the last of
+/// First the question is read, and items are empty: 128 tokens each, so that one may stop in
+/// between. Dropping it then takes the question back. Later, dropping it ends the answer where it
+/// is, and the conversation can go on, as it does after an answer of
+/// [`max_tokens`](Self::max_tokens) or an error. The answer so far is then the last of
 /// [`Chat::messages`].
 #[derive(Debug)]
 pub struct Answer<'a> {
@@ -306,8 +317,9 @@ impl Answer<'_> {
         self
     }
 
-    /// Has the model go on from these words, with which its answer is to begin. They are the first text of the answer,
-    /// and no token of them is counted. White space before them is left out; a stop string in them doesn't count.
+    /// Has the model go on from these words, with which its answer is to begin. They are the first
+    /// text of the answer, and no token of them is counted. White space before them is left out; a
+    /// stop string in them doesn't count.
     ///
     /// ```
     /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
@@ -350,7 +362,8 @@ impl Answer<'_> {
         self.reason
     }
 
-    /// How many tokens are read before the model says something: those of the conversation that the session hasn't read.
+    /// How many tokens are read before the model says something: those of the conversation that the
+    /// session hasn't read.
     #[must_use]
     pub fn n_prompt(&self) -> usize {
         self.n_prompt
@@ -414,7 +427,8 @@ impl Answer<'_> {
         Ok(())
     }
 
-    /// The piece without white space at the answer's start. What may be white space at its end is held back.
+    /// The piece without white space at the answer's start. What may be white space at its end is
+    /// held back.
     fn trimmed(&mut self, piece: &Piece) -> Piece {
         let text = if self.text.is_empty() { piece.text().trim_start() } else { piece.text() };
         let visible = text.trim_end();

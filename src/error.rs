@@ -1,7 +1,8 @@
 //! The one error type: what went wrong, and in which file.
 //!
-//! Every failure that input can cause is an [`ErrorKind`] with the values that disagree, so that a program can match
-//! on it and a person can read it. Panics are left for programmers' errors, and each is documented where it can happen.
+//! Every failure that input can cause is an [`ErrorKind`] with the values that disagree, so that a
+//! program can match on it and a person can read it. Panics are left for programmers' errors, and
+//! each is documented where it can happen.
 
 use std::fmt;
 use std::io;
@@ -231,7 +232,8 @@ impl Error {
         self.path.as_deref()
     }
 
-    /// The same error, said of a file. A path that is already known stays: the innermost one is the exact one.
+    /// The same error, said of a file. A path that is already known stays: the innermost one is the
+    /// exact one.
     #[must_use]
     pub(crate) fn at(mut self, path: Option<&Path>) -> Self {
         if self.path.is_none() {
@@ -323,7 +325,9 @@ impl fmt::Display for ErrorKind {
             Self::Exists => f.write_str("the file is there already"),
             Self::IsSource => f.write_str("the model is read from this file: write to another"),
             Self::Changed => f.write_str("the file was changed while it was read"),
-            Self::Mismatch { what, reason } => write!(f, "{what} differs from the source's: {reason}"),
+            Self::Mismatch { what, reason } => {
+                write!(f, "{what} differs from the source's: {reason}")
+            }
             Self::DiskFull { needed, available } => {
                 write!(f, "the file will have {needed} bytes, and the disk has only {available} left")
             }
@@ -346,7 +350,9 @@ impl fmt::Display for ErrorKind {
             Self::EmptyInput => write!(f, "no token to run"),
             Self::NanLogit { token } => write!(f, "the logit of token {token} is not a number"),
             Self::NoCandidate => write!(f, "every token is forbidden by the sampler's options"),
-            Self::InvalidOption { name, value, reason } => write!(f, "option {name} = {value}: {reason}"),
+            Self::InvalidOption { name, value, reason } => {
+                write!(f, "option {name} = {value}: {reason}")
+            }
             Self::OutOfMemory { what, bytes } => write!(f, "{what} needs {bytes} bytes of memory"),
             Self::ThreadPool(reason) => write!(f, "the thread pool could not be started: {reason}"),
         }

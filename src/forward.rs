@@ -1,7 +1,8 @@
-//! The forward pass of a Llama (arXiv 2302.13971, 2307.09288): tokens in, logits out. Start reading here.
+//! The forward pass of a Llama (arXiv 2302.13971, 2307.09288): tokens in, logits out. Start reading
+//! here.
 //!
-//! Prefill and decode are the same function: a prompt is many tokens at once, a step of generation is one. All tokens
-//! pass through a layer together, so that a weight is read once for all of them.
+//! Prefill and decode are the same function: a prompt is many tokens at once, a step of generation
+//! is one. All tokens pass through a layer together, so that a weight is read once for all of them.
 //!
 //! | name | what | size of stories15M, of Llama 2 7B |
 //! | --- | --- | --- |
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
 use crate::matmul::{Compute, MatmulBuffer};
-use crate::ops::{Arithmetic, RopeFrequencies};
+use crate::ops::{Numerics, RopeFrequencies};
 use crate::weights::{LayerWeights, Weights};
 
 /// The buffers of a forward pass. They grow to the longest batch that was fed and are then reused.
@@ -85,11 +86,11 @@ pub(crate) struct Llama {
     pub(crate) config: Config,
     pub(crate) weights: Weights,
     pub(crate) rope_frequencies: RopeFrequencies,
-    pub(crate) arithmetic: Arithmetic,
+    pub(crate) numerics: Numerics,
 }
 
-/// Feeds `tokens`, which stand at `position..`, and writes the logits of the last of them, or of all: `logits` is
-/// (1 or `n_tokens`, `vocab_size`).
+/// Feeds `tokens`, which stand at `position..`, and writes the logits of the last of them, or of
+/// all: `logits` is (1 or `n_tokens`, `vocab_size`).
 pub(crate) fn forward(
     llama: &Llama,
     compute: &Compute<'_>,
@@ -99,7 +100,7 @@ pub(crate) fn forward(
     position: usize,
     logits: &mut [f32],
 ) {
-    let Llama { config, weights, rope_frequencies, arithmetic: _ } = llama;
+    let Llama { config, weights, rope_frequencies, numerics: _ } = llama;
     scratch.resize(tokens.len(), config);
 
     // Each token starts as its embedding, and each position has its angles.

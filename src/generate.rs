@@ -7,7 +7,8 @@ use crate::error::{ErrorKind, Result, TokenId};
 use crate::sampler::Sampler;
 use crate::session::{Session, Tail};
 
-/// Hardly any piece has more bytes than this: room for one more spares an allocation in the middle of a text.
+/// Hardly any piece has more bytes than this: room for one more spares an allocation in the middle
+/// of a text.
 const MAX_USUAL_PIECE: usize = 64;
 
 /// What a generation begins with.
@@ -66,16 +67,17 @@ pub enum FinishReason {
 
 /// Generates text: each item is the text that one more token makes.
 ///
-/// Texts joined are the answer; one may be empty while a character is incomplete or a stop string may be beginning.
-/// The prompt is fed by the first `next`; before that, nothing has happened. A sampled token is fed by the `next` after
-/// it. After an error the iterator ends.
+/// Texts joined are the answer; one may be empty while a character is incomplete or a stop string
+/// may be beginning. The prompt is fed by the first `next`; before that, nothing has happened. A
+/// sampled token is fed by the `next` after it. After an error the iterator ends.
 ///
 /// # Going on
-/// However a generation ends or is dropped, the session knows where it was, and one with an empty prompt goes on from
-/// there: with the same sampler, the items of all of them are those of a single generation, and so are the random
-/// numbers, wherever the cuts are. What isn't settled at a cut stays with the session until then: the last token, which
-/// is [`Session::pending`], the bytes of an incomplete character, and text that may be the beginning of a stop string.
-/// A generation with a prompt feeds the pending token and then the prompt, and begins a text of its own.
+/// However a generation ends or is dropped, the session knows where it was, and one with an empty
+/// prompt goes on from there: with the same sampler, the items of all of them are those of a single
+/// generation, and so are the random numbers, wherever the cuts are. What isn't settled at a cut
+/// stays with the session until then: the last token, which is [`Session::pending`], the bytes of
+/// an incomplete character, and text that may be the beginning of a stop string. A generation with
+/// a prompt feeds the pending token and then the prompt, and begins a text of its own.
 ///
 /// ```
 /// # use babyllama::{Model, Sampler, SamplerOptions};
@@ -117,13 +119,15 @@ pub struct Generate<'a> {
 impl Session {
     /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
     ///
-    /// A text is encoded with the tokenizer. At the start of a session the token that begins a text comes first; after
-    /// text it goes on from that, without the space that SentencePiece puts before a text. Tokens (`&[TokenId]`) are fed
-    /// as they are. An empty prompt after tokens that were fed goes on from them.
+    /// A text is encoded with the tokenizer. At the start of a session the token that begins a text
+    /// comes first; after text it goes on from that, without the space that SentencePiece puts
+    /// before a text. Tokens (`&[TokenId]`) are fed as they are. An empty prompt after tokens that
+    /// were fed goes on from them.
     ///
     /// # Errors
-    /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text; [`ErrorKind::EmptyInput`] if there
-    /// is nothing to go on from; [`ErrorKind::ContextFull`] and [`ErrorKind::TokenOutOfRange`] for the prompt.
+    /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text;
+    /// [`ErrorKind::EmptyInput`] if there is nothing to go on from; [`ErrorKind::ContextFull`] and
+    /// [`ErrorKind::TokenOutOfRange`] for the prompt.
     #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
     pub fn generate<'a, 'p>(
         &'a mut self,
@@ -164,8 +168,8 @@ impl<'a> Generate<'a> {
 
     /// Ends after this many tokens. With 0 it reads the prompt and ends.
     ///
-    /// Text that is held back then, and the bytes of an incomplete character, come with the next generation: see
-    /// [`Generate`], and [`Generate::held`] for a text that isn't to go on.
+    /// Text that is held back then, and the bytes of an incomplete character, come with the next
+    /// generation: see [`Generate`], and [`Generate::held`] for a text that isn't to go on.
     #[must_use]
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
@@ -174,12 +178,13 @@ impl<'a> Generate<'a> {
 
     /// Ends before this text would come up. May be given several times; an empty one is ignored.
     ///
-    /// The token that completes it is the last one generated. What it says after the stop string comes with the next
-    /// generation, if that goes on.
+    /// The token that completes it is the last one generated. What it says after the stop string
+    /// comes with the next generation, if that goes on.
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         let text = text.into();
-        self.session.tail_mut().held.reserve(text.len() + MAX_USUAL_PIECE); // a beginning of it and one more piece
+        // a beginning of it and one more piece
+        self.session.tail_mut().held.reserve(text.len() + MAX_USUAL_PIECE);
         self.stops.push(text);
         self
     }
@@ -213,8 +218,8 @@ impl<'a> Generate<'a> {
         (!is_empty).then_some(piece)
     }
 
-    /// Feeds the prompt, and makes ready what turns tokens into text. What a generation before left is gone on from if
-    /// there is no prompt.
+    /// Feeds the prompt, and makes ready what turns tokens into text. What a generation before left
+    /// is gone on from if there is no prompt.
     fn begin(&mut self) -> Result<()> {
         if !self.prompt.is_empty() {
             self.session.forward(&self.prompt)?; // it ends what was held

@@ -1,9 +1,11 @@
-//! The keys and values of the tokens fed so far. Keys are stored turned by RoPE.
+//! The keys and values of the tokens fed so far. Keys are stored interleaved by RoPE.
 //!
-//! Each head has a stretch of memory of its own, which is read as one stream. (With the heads of 64 positions one behind the other, a
-//! head was pieces of 16 KB, from which a core got two thirds of what it gets from a stream.) A query meets the keys of many
-//! positions at once, so those of [`BLOCK`] positions lie transposed: the products of one query with them then need no sum across
-//! lanes, and each is added up in the plain order of its dimensions, whatever the width of a vector.
+//! Each head has a stretch of memory of its own, which is read as one stream. (With the heads of 64
+//! positions one behind the other, a head was pieces of 16 KB, from which a core got two thirds of
+//! what it gets from a stream.) A query meets the keys of many positions at once, so those of
+//! [`BLOCK`] positions lie transposed: the products of one query with them then need no sum across
+//! lanes, and each is added up in the plain order of its dimensions, whatever the width of a
+//! vector.
 
 use crate::error::{ErrorKind, Result};
 use crate::simd::Simd;
@@ -18,7 +20,8 @@ pub enum CacheDtype {
     /// As they are computed: exact.
     #[default]
     F32,
-    /// IEEE half precision: half the memory, and in long contexts less time, for an error of 2^-11 in each key and value.
+    /// IEEE half precision: half the memory, and in long contexts less time, for an error of 2^-11
+    /// in each key and value.
     F16,
 }
 
@@ -73,8 +76,8 @@ impl Element for u16 {
 
 /// The cache of all layers.
 ///
-/// It begins with room for as many positions as it is told and doubles when they are used up, so that a header that
-/// promises two thousand million positions costs nothing until they are used.
+/// It begins with room for as many positions as it is told and doubles when they are used up, so
+/// that a header that promises two thousand million positions costs nothing until they are used.
 #[derive(Clone, Debug)]
 pub(crate) struct KvCache {
     layers: Layers,
@@ -177,13 +180,13 @@ impl KvCache {
         };
         let len = capacity.checked_mul(self.kv_dim).ok_or_else(out_of_memory)?;
         let bytes = len.checked_mul(self.dtype().bytes()).ok_or_else(out_of_memory)?;
-        if !is_room_for(2 * self.n_layers, bytes) {
+        if !can_allocate(2 * self.n_layers, bytes) {
             return Err(out_of_memory().into());
         }
         let n_kv_heads = self.kv_dim / self.head_dim;
         match &mut self.layers {
-            Layers::F32(layers) => lengthen(layers, len, n_kv_heads),
-            Layers::F16(layers) => lengthen(layers, len, n_kv_heads),
+            Layers::F32(layers) => grow(layers, len, n_kv_heads),
+            Layers::F16(layers) => grow(layers, len, n_kv_heads),
         }
         self.capacity = capacity;
         Ok(())
@@ -217,19 +220,20 @@ impl KvCache {
     }
 }
 
-/// Whether so many vectors of so many bytes can be had: `vec!` asks the system for zeroed pages, but ends the process where
-/// there are none.
+/// Whether so many vectors of so many bytes can be had: `vec!` asks the system for zeroed pages,
+/// but ends the process where there are none.
 ///
-/// All are there at once before any is given back. One before each `vec!` would be what that gets, if it is small enough
-/// for the allocator to keep, and would then have to be filled with zeros: on a 70B's first token, 2.6 GB.
-fn is_room_for(n_vectors: usize, bytes: usize) -> bool {
+/// All are there at once before any is given back. One before each `vec!` would be what that gets,
+/// if it is small enough for the allocator to keep, and would then have to be filled with zeros: on
+/// a 70B's first token, 2.6 GB.
+fn can_allocate(n_vectors: usize, bytes: usize) -> bool {
     let mut vectors: Vec<Vec<u8>> = vec![Vec::new(); n_vectors];
     vectors.iter_mut().all(|vector| vector.try_reserve_exact(bytes).is_ok())
 }
 
-/// Makes room for `len` numbers of keys and of values in each layer. What is new comes as zeros from the system and is not touched, so
-/// it takes no memory yet.
-fn lengthen<E: Element>(layers: &mut [Layer<E>], len: usize, n_kv_heads: usize) {
+/// Makes room for `len` numbers of keys and of values in each layer. What is new comes as zeros
+/// from the system and is not touched, so it takes no memory yet.
+fn grow<E: Element>(layers: &mut [Layer<E>], len: usize, n_kv_heads: usize) {
     for layer in layers {
         let mut longer = Layer { keys: vec![E::default(); len], values: vec![E::default(); len] };
         longer.copy_start(layer, n_kv_heads);

@@ -26,34 +26,38 @@
 //! # }
 //! ```
 //!
-//! A [`Model`] is a file: hyperparameters, weights and tokenizer, shared by everything that uses it. A [`Session`] is one
-//! text: it holds what the model remembers. [`Session::forward`] turns tokens into logits, [`Sampler`] a row of logits
-//! into a token, [`Tokenizer`] tokens into text and back, and [`Session::generate`] does all of it in a loop.
+//! A [`Model`] is a file: hyperparameters, weights and tokenizer, shared by everything that uses
+//! it. A [`Session`] is one text: it holds what the model remembers. [`Session::forward`] turns
+//! tokens into logits, [`Sampler`] a row of logits into a token, [`Tokenizer`] tokens into text and
+//! back, and [`Session::generate`] does all of it in a loop.
 //!
 //! # In a debug build
-//! Without optimization a model runs some hundred times slower: the bundled one decodes 17 tokens/s instead of thousands.
-//! Nothing in this crate can change that, since at `opt-level = 0` each instruction of the processor's that a kernel uses
-//! is a function call in the standard library, and vectors go through memory; only the program that is built can. So put
-//! this into its `Cargo.toml`:
+//! Without optimization a model runs some hundred times slower: the bundled one decodes 17 tokens/s
+//! instead of thousands. Nothing in this crate can change that, since at `opt-level = 0` each
+//! instruction of the processor's that a kernel uses is a function call in the standard library,
+//! and vectors go through memory; only the program that is built can. So put this into its
+//! `Cargo.toml`:
 //!
 //! ```toml
 //! [profile.dev.package.babyllama]
 //! opt-level = 3
 //! ```
 //!
-//! With it the bundled model decodes 85 to 130 times faster than without, and reads prompts 70 to 180 times faster; with
-//! 1 about 10 times. What else is built doesn't matter here, `rayon` and `half` included. Debug assertions and overflow
-//! checks stay on; nothing that is unsafe depends on them.
+//! With it the bundled model decodes 85 to 130 times faster than without, and reads prompts 70 to
+//! 180 times faster; with 1 about 10 times. What else is built doesn't matter here, `rayon` and
+//! `half` included. Debug assertions and overflow checks stay on; nothing that is unsafe depends on
+//! them.
 //!
-//! `half` brings `zerocopy`, `syn` and `quote` from its version 2.7 on, a tenth of the time that a first build takes;
-//! `cargo update -p half --precise 2.6.0` does without them.
+//! `half` brings `zerocopy`, `syn` and `quote` from its version 2.7 on, a tenth of the time that a
+//! first build takes; `cargo update -p half --precise 2.6.0` does without them.
 //!
 //! # Reading the source
-//! Read `forward.rs` first: it is the whole network in a hundred lines. Then `attention.rs` and `ops.rs` for what it
-//! calls, `quant/` for how weights are stored, `simd/` for what makes it fast, `parallel.rs` for how threads share it.
+//! Read `forward.rs` first: it is the whole network in a hundred lines. Then `attention.rs` and
+//! `ops.rs` for what it calls, `quant/` for how weights are stored, `simd/` for what makes it fast,
+//! `parallel.rs` for how threads share it.
 //!
-//! Names are Meta's: `wq wk wv wo` make attention, `w1` (gate), `w2` (down) and `w3` (up) the feed-forward network.
-//! Shapes stand beside buffers, outermost first:
+//! Names are Meta's: `wq wk wv wo` make attention, `w1` (gate), `w2` (down) and `w3` (up) the
+//! feed-forward network. Shapes stand beside buffers, outermost first:
 //!
 //! | shape | what |
 //! | --- | --- |
@@ -65,8 +69,9 @@
 //! | (`vocab_size`) | logits |
 //!
 //! # Unsafe code
-//! It is denied but for three places: `storage.rs` (mapping a file, viewing bytes as numbers), `simd/` (intrinsics) and
-//! `parallel.rs` (threads writing disjoint parts of one buffer). Each says at its top why it is sound.
+//! It is denied but for three places: `storage.rs` (mapping a file, viewing bytes as numbers),
+//! `simd/` (intrinsics) and `parallel.rs` (threads writing disjoint parts of one buffer). Each says
+//! at its top why it is sound.
 //!
 //! # Features
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.

@@ -1,30 +1,31 @@
 //! Matrix products, and what is fused with them so that a layer takes few parallel regions.
 //!
-//! All of them compute `Y = X W^T` for activations `X` (`n_tokens`, in) and weights `W` (out, in), and share out the
-//! columns of `Y`, that is the rows of `W`: each weight is read by one thread.
+//! All of them compute `Y = X W^T` for activations `X` (`n_tokens`, in) and weights `W` (out, in),
+//! and share out the columns of `Y`, that is the rows of `W`: each weight is read by one thread.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::gemm;
-use crate::ops::{self, Arithmetic};
-use crate::parallel::{Band, Columns, Team};
-use crate::quant::Store;
+use crate::ops::{self, Numerics};
+use crate::parallel::{ColumnPartition, ColumnSlice, Team};
+use crate::quant::Output;
 use crate::quant::activation::{ActivationBuffer, Input};
 use crate::quant::float::{FloatTile, tile_tokens};
 use crate::quant::packed::{Aligned, PackedTile, Panel, Wanted};
-use crate::simd::{AHEAD, Isa, kernel};
+use crate::simd::{Isa, PREFETCH_DISTANCE, kernel};
 use crate::tensor::{Matrix, Tensor};
 
 /// What a forward pass computes with.
 pub(crate) struct Compute<'a> {
     pub(crate) isa: Isa,
-    pub(crate) arithmetic: Arithmetic,
+    pub(crate) numerics: Numerics,
     pub(crate) team: &'a Team<'a>,
 }
 
 impl Compute<'_> {
-    /// `outs[i] = x W_i^T` for matrices that share their input. `outs[i]` is (`n_tokens`, rows of `W_i`).
+    /// `outs[i] = x W_i^T` for matrices that share their input. `outs[i]` is (`n_tokens`, rows of
+    /// `W_i`).
     pub(crate) fn matmul<const N: usize>(
         &self,
         outs: [&mut [f32]; N],
@@ -38,10 +39,10 @@ impl Compute<'_> {
         let mut i = 0;
         let outs = outs.map(|out| {
             i += 1;
-            [Columns::new(out, weights[i - 1].n_rows, row_unit)]
+            [ColumnPartition::new(out, weights[i - 1].n_rows, row_unit)]
         });
         self.team.bands(outs, bytes(&weights), move |i, units, [mut band]| {
-            products(isa, weights[i], rows(units, row_unit, weights[i]), x, &mut band, Store::Set);
+            products(isa, weights[i], rows(units, row_unit, weights[i]), x, &mut band, Output::Overwrite);
         });
     }
 
@@ -50,14 +51,14 @@ impl Compute<'_> {
         let weights = [weights.matrix()];
         let x = self.operand(&weights, x, buffer);
         let (isa, row_unit) = (self.isa, x.row_unit(&weights[0]));
-        let outs = [[Columns::new(out, weights[0].n_rows, row_unit)]];
+        let outs = [[ColumnPartition::new(out, weights[0].n_rows, row_unit)]];
         self.team.bands(outs, bytes(&weights), move |_, units, [mut band]| {
-            products(isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Store::Add);
+            products(isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Output::Accumulate);
         });
     }
 
-    /// `gate = silu(x W1^T) * (x W3^T)`: the first half of the feed-forward network. `gate` and `up`, which is room for
-    /// the second factor, are (`n_tokens`, `hidden_dim`).
+    /// `gate = silu(x W1^T) * (x W3^T)`: the first half of the feed-forward network. `gate` and
+    /// `up`, which is room for the second factor, are (`n_tokens`, `hidden_dim`).
     pub(crate) fn matmul_swiglu(
         &self,
         gate: &mut [f32],
@@ -68,19 +69,20 @@ impl Compute<'_> {
     ) {
         let weights = [w1.matrix(), w3.matrix()];
         let x = self.operand(&weights, x, buffer);
-        let (isa, arithmetic, row_unit) = (self.isa, self.arithmetic, x.row_unit(&weights[0]));
-        let columns = |out, w: &Matrix<'_>| Columns::new(out, w.n_rows, row_unit);
+        let (isa, numerics, row_unit) = (self.isa, self.numerics, x.row_unit(&weights[0]));
+        let columns = |out, w: &Matrix<'_>| ColumnPartition::new(out, w.n_rows, row_unit);
         let outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
         self.team.bands(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
             let rows = rows(units, row_unit, weights[0]);
             if matches!(x, Operand::Rows(_)) {
-                // What is fetched ahead at the end of one matrix's rows isn't the start of the other's.
+                // What is fetched ahead at the end of one matrix's rows isn't the start of the
+                // other's.
                 fetch(isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
             }
-            products(isa, weights[0], rows.clone(), x, &mut gate, Store::Set);
-            products(isa, weights[1], rows, x, &mut up, Store::Set);
+            products(isa, weights[0], rows.clone(), x, &mut gate, Output::Overwrite);
+            products(isa, weights[1], rows, x, &mut up, Output::Overwrite);
             for token in 0..gate.n_rows() {
-                ops::swiglu(isa, arithmetic, gate.row(token), up.row(token));
+                ops::swiglu(isa, numerics, gate.row(token), up.row(token));
             }
         });
     }
@@ -89,9 +91,9 @@ impl Compute<'_> {
     fn operand<'b>(&self, weights: &[Matrix<'_>], x: &'b [f32], buffer: &'b mut MatmulBuffer) -> Operand<'b> {
         let n = weights[0].n_columns;
         let n_tokens = x.len() / n;
-        let int8_kinds = || weights.iter().map(|w| w.rows.int8_kind());
-        if n_tokens >= MIN_PACKED_TOKENS && int8_kinds().all(|kind| kind.is_some()) {
-            let (lanes, wanted) = (self.isa.lanes(), Wanted::by(int8_kinds().flatten()));
+        let panel_encodings = || weights.iter().map(|w| w.rows.panel_encoding());
+        if n_tokens >= MIN_PACKED_TOKENS && panel_encodings().all(|kind| kind.is_some()) {
+            let (lanes, wanted) = (self.isa.lanes(), Wanted::by(panel_encodings().flatten()));
             buffer.tiles.resize_with(n_tokens.div_ceil(lanes), PackedTile::default);
             self.team.for_each_mut(&mut buffer.tiles, size_of_val(x), |i, tile| {
                 let rows = &x[i * lanes * n..];
@@ -111,7 +113,7 @@ impl Compute<'_> {
         }
         Operand::Rows(match weights.iter().find_map(|w| w.rows.activation_group()) {
             Some(group) => {
-                let wanted = |turn| weights.iter().any(|w| w.rows.turn() == Some(turn));
+                let wanted = |turn| weights.iter().any(|w| w.rows.interleave() == Some(turn));
                 buffer.rows.quantize(self.isa, x, n, group, wanted)
             }
             None => Input::f32(x, n),
@@ -122,7 +124,8 @@ impl Compute<'_> {
 /// From so many tokens on, weights are unpacked once for all of them.
 const MIN_PACKED_TOKENS: usize = 3;
 
-/// Room for the activations of a product, in either form, and for panels of weights, one for each thread at work.
+/// Room for the activations of a product, in either form, and for panels of weights, one for each
+/// thread at work.
 #[derive(Debug, Default)]
 pub(crate) struct MatmulBuffer {
     rows: ActivationBuffer,
@@ -162,7 +165,7 @@ fn rows(units: Range<usize>, unit: usize, matrix: Matrix<'_>) -> Range<usize> {
 kernel! {
     /// Has the cache fetch what a product will read first.
     fn fetch(s; bytes: &[u8]) {
-        s.prefetch_all_once(bytes, 0, AHEAD);
+        s.prefetch_all_nta(bytes, 0, PREFETCH_DISTANCE);
     }
 }
 
@@ -186,8 +189,8 @@ fn products(
     weights: Matrix<'_>,
     rows: Range<usize>,
     x: Operand<'_>,
-    out: &mut Band<'_>,
-    store: Store,
+    out: &mut ColumnSlice<'_>,
+    store: Output,
 ) {
     match x {
         Operand::Rows(x) => weights.rows.dot_all(isa, rows, x, out, store),

@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward::Llama;
-use crate::ops::{Arithmetic, RopeFrequencies};
+use crate::ops::{Numerics, RopeFrequencies};
 #[cfg(feature = "rayon")]
 use crate::parallel::ThreadPool;
 use crate::parallel::Threads;
@@ -62,19 +62,21 @@ impl fmt::Debug for Model {
     }
 }
 
-/// The bytes of a checkpoint in memory. Bytes that are aligned for f32 are used where they are; others are copied once.
+/// The bytes of a checkpoint in memory. Bytes that are aligned for f32 are used where they are;
+/// others are copied once.
 ///
-/// Memory from the allocator and mappings are aligned; bytes of `include_bytes!` may lie anywhere, so
-/// [`include_model!`](crate::include_model) aligns them. What isn't named here can bring its bytes through
-/// [`ModelBytes::from_owner`].
+/// Memory from the allocator and mappings are aligned; bytes of `include_bytes!` may lie anywhere,
+/// so [`include_model!`](crate::include_model) aligns them. What isn't named here can bring its
+/// bytes through [`ModelBytes::from_owner`].
 #[derive(Debug)]
 pub struct ModelBytes(Storage);
 
 impl ModelBytes {
-    /// The bytes of any owner, such as a `memmap2::Mmap` of the caller's or a `bytes::Bytes`: it is kept while the model
-    /// lives.
+    /// The bytes of any owner, such as a `memmap2::Mmap` of the caller's or a `bytes::Bytes`: it is
+    /// kept while the model lives.
     ///
-    /// Its `as_ref` is called once. A mapped file must not change while the model lives, as with [`Model::open`].
+    /// Its `as_ref` is called once. A mapped file must not change while the model lives, as with
+    /// [`Model::open`].
     ///
     /// ```
     /// use babyllama::{Model, ModelBytes};
@@ -130,7 +132,8 @@ impl From<Arc<[u8]>> for ModelBytes {
     }
 }
 
-/// Includes a checkpoint in the program, aligned so that the model uses it where it is: `&'static [u8]`.
+/// Includes a checkpoint in the program, aligned so that the model uses it where it is: `&'static
+/// [u8]`.
 ///
 /// The path is relative to the source file, as with [`include_bytes!`].
 ///
@@ -183,16 +186,17 @@ impl ModelOptions {
         Self::default()
     }
 
-    /// The number of threads, the calling one included. The default is as many as the machine runs at once. The others
-    /// are a pool of the model's own, which starts with its first pass; a small model never needs them.
+    /// The number of threads, the calling one included. The default is as many as the machine runs
+    /// at once. The others are a pool of the model's own, which starts with its first pass; a small
+    /// model never needs them.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
 
-    /// Uses the caller's pool instead of one of the model's own; [`ModelOptions::threads`] is then ignored. The
-    /// process-global pool is never used.
+    /// Uses the caller's pool instead of one of the model's own; [`ModelOptions::threads`] is then
+    /// ignored. The process-global pool is never used.
     #[cfg(feature = "rayon")]
     #[must_use]
     pub fn pool(mut self, pool: Arc<ThreadPool>) -> Self {
@@ -228,32 +232,33 @@ impl ModelOptions {
         self
     }
 
-    /// Overrides what is added to the mean square in RMSNorm. llama2.c files don't hold it; 1e-5 is the default, and
-    /// LLaMA 1 wants 1e-6.
+    /// Overrides what is added to the mean square in RMSNorm. llama2.c files don't hold it; 1e-5 is
+    /// the default, and LLaMA 1 wants 1e-6.
     #[must_use]
     pub fn norm_eps(mut self, norm_eps: f32) -> Self {
         self.norm_eps = Some(norm_eps);
         self
     }
 
-    /// Overrides the base of the rotary frequencies. llama2.c files don't hold it; 10,000 is the default, and Code
-    /// Llama wants 1,000,000.
+    /// Overrides the base of the rotary frequencies. llama2.c files don't hold it; 10,000 is the
+    /// default, and Code Llama wants 1,000,000.
     #[must_use]
     pub fn rope_theta(mut self, rope_theta: f64) -> Self {
         self.rope_theta = Some(rope_theta);
         self
     }
 
-    /// Overrides the number of positions that the model was made for. A model whose attention has a sliding window takes no
-    /// more than that.
+    /// Overrides the number of positions that the model was made for. A model whose attention has a
+    /// sliding window takes no more than that.
     #[must_use]
     pub fn max_seq_len(mut self, max_seq_len: usize) -> Self {
         self.max_seq_len = Some(max_seq_len);
         self
     }
 
-    /// Copies the weights once into memory in pages of 2 MiB, from which they are read faster than from a mapped file; the default is not
-    /// to. It takes as much memory as they, and the time to read the file. Only Linux has such pages; elsewhere it is a plain copy.
+    /// Copies the weights once into memory in pages of 2 MiB, from which they are read faster than
+    /// from a mapped file; the default is not to. It takes as much memory as they, and the time to
+    /// read the file. Only Linux has such pages; elsewhere it is a plain copy.
     #[must_use]
     pub fn huge_pages(mut self, huge_pages: bool) -> Self {
         self.huge_pages = huge_pages;
@@ -311,11 +316,12 @@ impl ModelOptions {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer from a file: GGUF, which need not hold a model, or llama2.c's `tokenizer.bin`.
+    /// Reads a tokenizer from a file: GGUF, which need not hold a model, or llama2.c's
+    /// `tokenizer.bin`.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`], what [`Tokenizer::from_gguf`] or [`Tokenizer::from_llama2c`] finds wrong, and
-    /// [`ErrorKind::UnknownFormat`] for another kind of file; each names the file.
+    /// [`ErrorKind::Io`], what [`Tokenizer::from_gguf`] or [`Tokenizer::from_llama2c`] finds wrong,
+    /// and [`ErrorKind::UnknownFormat`] for another kind of file; each names the file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         // Only a file can be GGUF: a pipe can't be looked into first.
@@ -345,7 +351,8 @@ impl Tokenizer {
     /// Reads the tokenizer of a GGUF file. The file need not hold a model.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`]; [`ErrorKind::NoTokenizer`] if the file brings none, or isn't GGUF; and whatever is wrong with it.
+    /// [`ErrorKind::Io`]; [`ErrorKind::NoTokenizer`] if the file brings none, or isn't GGUF; and
+    /// whatever is wrong with it.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
         let storage = Storage::open(path.as_ref())?;
         let tokenizer = checkpoint::read_tokenizer(&storage)?;
@@ -354,12 +361,13 @@ impl Tokenizer {
 }
 
 impl Model {
-    /// Opens a checkpoint: GGUF of architecture `llama`, or llama2.c's v0, v1 or v2. The file is mapped, so this takes
-    /// milliseconds whatever its size, and must not be changed while the model lives. A GGUF model that is split into
-    /// several files is opened by the first, `NAME-00001-of-00003.gguf`.
+    /// Opens a checkpoint: GGUF of architecture `llama`, or llama2.c's v0, v1 or v2. The file is
+    /// mapped, so this takes milliseconds whatever its size, and must not be changed while the
+    /// model lives. A GGUF model that is split into several files is opened by the first,
+    /// `NAME-00001-of-00003.gguf`.
     ///
-    /// A tokenizer in the file is used. Else one is looked for beside it: for `NAME.bin`, `NAME.tokenizer.bin` and then
-    /// `tokenizer.bin`.
+    /// A tokenizer in the file is used. Else one is looked for beside it: for `NAME.bin`,
+    /// `NAME.tokenizer.bin` and then `tokenizer.bin`.
     ///
     /// # Errors
     /// Whatever is wrong with the file or its tokenizer; each error names the file.
@@ -375,8 +383,8 @@ impl Model {
         Self::load(Storage::open(path.as_ref())?, options)
     }
 
-    /// The model that comes with this crate: it tells short English stories for children, in 1.3 MB, and is good for
-    /// nothing else. It is part of the program: no file is read.
+    /// The model that comes with this crate: it tells short English stories for children, in 1.3
+    /// MB, and is good for nothing else. It is part of the program: no file is read.
     ///
     /// ```
     /// use babyllama::{Model, Sampler, SamplerOptions};
@@ -426,7 +434,7 @@ impl Model {
     fn load(storage: Storage, options: &ModelOptions) -> Result<Self> {
         let storage = Arc::new(storage);
         let checkpoint = checkpoint::read(&storage)?;
-        let Checkpoint { format, mut config, mut weights, rope_factors, arithmetic, .. } = checkpoint;
+        let Checkpoint { format, mut config, mut weights, rope_factors, numerics, .. } = checkpoint;
         options.override_config(&mut config)?;
         let tokenizer = options.find_tokenizer(&storage)?;
         if let Some(tokenizer) = &tokenizer
@@ -439,12 +447,12 @@ impl Model {
         if options.huge_pages {
             weights.move_to_huge_pages().map_err(|e| e.at(storage.path()))?;
         }
-        let rope_frequencies = match arithmetic {
-            Arithmetic::Exact => RopeFrequencies::exact(&config, rope_factors.as_deref()),
-            Arithmetic::Llama2c => RopeFrequencies::llama2c(config.head_dim, config.rope_theta as f32),
+        let rope_frequencies = match numerics {
+            Numerics::Accurate => RopeFrequencies::exact(&config, rope_factors.as_deref()),
+            Numerics::RunqCompatible => RopeFrequencies::llama2c(config.head_dim, config.rope_theta as f32),
         };
         let inner = Inner {
-            llama: Llama { config, weights, rope_frequencies, arithmetic },
+            llama: Llama { config, weights, rope_frequencies, numerics },
             tokenizer,
             isa: options.isa.unwrap_or_else(Isa::best),
             threads: options.build_threads()?,
@@ -481,15 +489,15 @@ impl Model {
         self.inner.chat_template.as_deref()
     }
 
-    /// What a GGUF file says of itself: each key, and its value for people to read. Long strings are cut short and arrays
-    /// only counted.
+    /// What a GGUF file says of itself: each key, and its value for people to read. Long strings
+    /// are cut short and arrays only counted.
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
         &self.inner.metadata
     }
 
-    /// What whoever runs it should know: keys that aren't known, and a context that is shorter than the file says. Each is a
-    /// sentence for people; of most models there is none.
+    /// What whoever runs it should know: keys that aren't known, and a context that is shorter than
+    /// the file says. Each is a sentence for people; of most models there is none.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.inner.notes

@@ -1,33 +1,35 @@
 //! The small operations of a Llama: everything that isn't a matrix product or attention.
 //!
-//! For int8 files they round as llama2.c's do: sums are added up in the plain order of their terms, and exponentials are
-//! rounded as if exact, where a C library's may be off by one in the last bit once in a thousand times. That matters
-//! where activations are quantised, because a difference in the last bit can move a value across a rounding boundary,
-//! and from then on logits differ by a hundredth of their spread.
+//! For int8 files they round as llama2.c's do: sums are added up in the plain order of their terms,
+//! and exponentials are rounded as if exact, where a C library's may be off by one in the last bit
+//! once in a thousand times. That matters where activations are quantised, because a difference in
+//! the last bit can move a value across a rounding boundary, and from then on logits differ by a
+//! hundredth of their spread.
 
 use crate::config::{Config, RopeScaling};
 use crate::matmul::Compute;
-use crate::parallel::Columns;
+use crate::parallel::ColumnPartition;
 use crate::simd::{Simd, kernel};
 
 /// Where engines differ in how they compute what isn't a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arithmetic {
-    /// Angles and the sums of norms are in f64. Those sums in f32 would be most of what an f32 model's logits are off by:
-    /// 4e-7 of their spread instead of 2.7e-7, at a width of 256.
-    Exact,
-    /// All of it is in f32, as in llama2.c: an int8 file stands for what runq makes of it, bit for bit.
-    Llama2c,
+pub(crate) enum Numerics {
+    /// Angles and the sums of norms are in f64. Those sums in f32 would be most of what an f32
+    /// model's logits are off by: 4e-7 of their spread instead of 2.7e-7, at a width of 256.
+    Accurate,
+    /// All of it is in f32, as in llama2.c: an int8 file stands for what runq makes of it, bit for
+    /// bit.
+    RunqCompatible,
 }
 
 kernel! {
     /// RMSNorm (arXiv 1910.07467): `out = x / sqrt(mean(x^2) + eps) * weight`. All are (`dim`).
     fn rmsnorm(
-        _s; arithmetic: Arithmetic, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32,
+        _s; numerics: Numerics, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32,
     ) {
-        let scale = match arithmetic {
-            Arithmetic::Exact => (1.0 / (sum_of_squares(x) / x.len() as f64 + f64::from(eps)).sqrt()) as f32,
-            Arithmetic::Llama2c => {
+        let scale = match numerics {
+            Numerics::Accurate => (1.0 / (sum_of_squares(x) / x.len() as f64 + f64::from(eps)).sqrt()) as f32,
+            Numerics::RunqCompatible => {
                 let squares = x.iter().fold(0.0, |sum, x| sum + x * x);
                 1.0 / (squares / x.len() as f32 + eps).sqrt()
             }
@@ -38,7 +40,8 @@ kernel! {
     }
 }
 
-/// In f64, where squares are exact, so it makes no difference whether they are rounded before they are added.
+/// In f64, where squares are exact, so it makes no difference whether they are rounded before they
+/// are added.
 #[inline(always)]
 fn sum_of_squares(x: &[f32]) -> f64 {
     let mut sums = [0.0; 16];
@@ -59,10 +62,10 @@ impl Compute<'_> {
     pub(crate) fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
         let bytes = size_of_val(x);
         let dim = weight.len();
-        let (len, isa, arithmetic) = (out.len(), self.isa, self.arithmetic);
-        self.team.bands([[Columns::new(out, len, dim)]], bytes, move |_, units, [mut out]| {
+        let (len, isa, numerics) = (out.len(), self.isa, self.numerics);
+        self.team.bands([[ColumnPartition::new(out, len, dim)]], bytes, move |_, units, [mut out]| {
             for (out, x) in out.row(0).chunks_exact_mut(dim).zip(x[units.start * dim..].chunks_exact(dim)) {
-                rmsnorm(isa, arithmetic, out, x, weight, eps);
+                rmsnorm(isa, numerics, out, x, weight, eps);
             }
         });
     }
@@ -70,14 +73,14 @@ impl Compute<'_> {
 
 kernel! {
     /// SwiGLU (arXiv 2002.05202): `gate = silu(gate) * up`, where `silu(g) = g / (1 + exp(-g))`.
-    pub(crate) fn swiglu(_s; arithmetic: Arithmetic, gate: &mut [f32], up: &[f32]) {
-        match arithmetic {
-            Arithmetic::Exact => {
+    pub(crate) fn swiglu(_s; numerics: Numerics, gate: &mut [f32], up: &[f32]) {
+        match numerics {
+            Numerics::Accurate => {
                 for (gate, up) in gate.iter_mut().zip(up) {
                     *gate = *gate / (1.0 + exp_in_f32(-*gate)) * up;
                 }
             }
-            Arithmetic::Llama2c => {
+            Numerics::RunqCompatible => {
                 for (gate, up) in gate.iter_mut().zip(up) {
                     *gate = *gate * (1.0 / (1.0 + exp(-*gate))) * up;
                 }
@@ -88,20 +91,20 @@ kernel! {
 
 /// `x = exp(x - max(x))`: a softmax, but for the division by their sum.
 #[inline(always)]
-pub(crate) fn exponentials<S: Simd>(s: S, arithmetic: Arithmetic, x: &mut [f32]) {
+pub(crate) fn exponentials<S: Simd>(s: S, numerics: Numerics, x: &mut [f32]) {
     let mut max = s.splat(f32::NEG_INFINITY);
     let mut chunks = x.chunks_exact(S::LANES);
     for chunk in &mut chunks {
         max = s.max(s.load(chunk), max);
     }
     let max = chunks.remainder().iter().fold(s.max_lane(max), |max, &x| if x > max { x } else { max });
-    match arithmetic {
-        Arithmetic::Exact => {
+    match numerics {
+        Numerics::Accurate => {
             for x in x {
                 *x = exp_in_f32(*x - max);
             }
         }
-        Arithmetic::Llama2c => {
+        Numerics::RunqCompatible => {
             for x in x {
                 *x = exp(*x - max);
             }
@@ -125,11 +128,11 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// `e^x` to within one unit in the last place, in a fifth of [`exp`]'s time; as at -87 below that, and infinite above
-/// 88.4.
+/// `e^x` to within one unit in the last place, in a fifth of [`exp`]'s time; as at -87 below that,
+/// and infinite above 88.4.
 ///
-/// As [`exp`], with ln 2 in two parts and a polynomial of degree 7. Its coefficient of `r^6` makes up for most of the
-/// term `r^8 / 8!` that it lacks: what is left is below 1e-9.
+/// As [`exp`], with ln 2 in two parts and a polynomial of degree 7. Its coefficient of `r^6` makes
+/// up for most of the term `r^8 / 8!` that it lacks: what is left is below 1e-9.
 #[inline(always)]
 pub(crate) fn exp_in_f32(x: f32) -> f32 {
     const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
@@ -149,14 +152,16 @@ pub(crate) fn exp_in_f32(x: f32) -> f32 {
     e * power
 }
 
-/// `e^x`, rounded as if it had been computed exactly but for one case in a million; 0 below -104, infinite above 88.8.
+/// `e^x`, rounded as if it had been computed exactly but for one case in a million; 0 below -104,
+/// infinite above 88.8.
 ///
-/// `x = n ln 2 + r` with whole `n` and `|r| <= ln 2 / 2`, so `e^x = 2^n e^r`, and `e^r` is its Taylor polynomial of
-/// degree 10 in f64, whose remainder is below `r^11 / 11! = 2.2e-13`. There are no branches and no calls, so that a
-/// loop over it becomes vector code.
+/// `x = n ln 2 + r` with whole `n` and `|r| <= ln 2 / 2`, so `e^x = 2^n e^r`, and `e^r` is its
+/// Taylor polynomial of degree 10 in f64, whose remainder is below `r^11 / 11! = 2.2e-13`. There
+/// are no branches and no calls, so that a loop over it becomes vector code.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    /// Adding it to a small f64 rounds that to a whole number, which then stands in the sum's low bits.
+    /// Adding it to a small f64 rounds that to a whole number, which then stands in the sum's low
+    /// bits.
     const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
     // Written with `>` and `<` so that a NaN stays one.
     let x = f64::from(x);
@@ -164,7 +169,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     let x = if x > 100.0 { 100.0 } else { x };
     let shifted = x * std::f64::consts::LOG2_E + ROUNDER;
     let n = shifted - ROUNDER;
-    let r = x - n * std::f64::consts::LN_2; // n is below 160, so the product's rounding error is below 1e-14
+    // n is below 160, so the product's rounding error is below 1e-14
+    let r = x - n * std::f64::consts::LN_2;
     let mut e = 1.0 / 3_628_800.0;
     for coefficient in [
         1.0 / 362_880.0,
@@ -185,23 +191,25 @@ pub(crate) fn exp(x: f32) -> f32 {
     (e * power) as f32
 }
 
-/// How fast each pair of a head turns, and how the turned vector grows.
+/// How fast each pair of a head turns, and how the interleaved vector grows.
 #[derive(Clone, Debug)]
 pub(crate) enum RopeFrequencies {
-    /// Angles are f64 products: at position 100,000 an f32 angle would be wrong in the third decimal.
+    /// Angles are f64 products: at position 100,000 an f32 angle would be wrong in the third
+    /// decimal.
     Exact {
         /// Radians from one position to the next: (`rope_dim / 2`).
         frequencies: Vec<f64>,
         /// What cosines and sines are multiplied with: 1 but for `YaRN`.
         magnitude: f64,
     },
-    /// Angles are f32 products, as llama2.c makes them. The int8 files have runq's arithmetic for their definition.
+    /// Angles are f32 products, as llama2.c makes them. The int8 files have runq's arithmetic for
+    /// their definition.
     Llama2c(Vec<f32>),
 }
 
 impl RopeFrequencies {
-    /// Pair i turns by `theta^(-2i / rope_dim)`, divided by its factor if there are factors (Llama 3.1's way to a longer
-    /// context), and then scaled. `factors` is (`rope_dim / 2`).
+    /// Pair i turns by `theta^(-2i / rope_dim)`, divided by its factor if there are factors (Llama
+    /// 3.1's way to a longer context), and then scaled. `factors` is (`rope_dim / 2`).
     pub(crate) fn exact(config: &Config, factors: Option<&[f32]>) -> Self {
         let Config { rope_dim, rope_theta, rope_scaling, .. } = *config;
         let factor = |pair: usize| factors.map_or(1.0, |factors| f64::from(factors[pair]));
@@ -255,8 +263,9 @@ impl RopeFrequencies {
     }
 }
 
-/// RoPE (arXiv 2104.09864): turns adjacent pairs of each head by their angles. `x` is (n heads, `head_dim`), `angles`
-/// (pairs, 2). Where a head has more dimensions than there are angles, the rest stays as it is.
+/// RoPE (arXiv 2104.09864): turns adjacent pairs of each head by their angles. `x` is (n heads,
+/// `head_dim`), `angles` (pairs, 2). Where a head has more dimensions than there are angles, the
+/// rest stays as it is.
 #[inline(always)]
 pub(crate) fn rope(x: &mut [f32], angles: &[f32], head_dim: usize) {
     for head in x.chunks_exact_mut(head_dim) {
@@ -320,8 +329,9 @@ mod tests {
 
     #[test]
     fn yarn_keeps_fast_pairs_and_slows_the_others() {
-        // The paper's terms: r is how often a pair turns over the original context. It scales fully below beta_slow, not
-        // at all above beta_fast. (ggml and Hugging Face then blend along the pairs' numbers, rounded outwards.)
+        // The paper's terms: r is how often a pair turns over the original context. It scales fully
+        // below beta_slow, not at all above beta_fast. (ggml and Hugging Face then blend along the
+        // pairs' numbers, rounded outwards.)
         let (original, factor, theta, dim) = (4096, 16.0, 1e4, 128);
         let scaling = RopeScaling::Yarn {
             factor,
@@ -413,10 +423,11 @@ mod tests {
                 let w: Vec<f32> = (0..n).map(|i| 1.0 + (i as f32 * 0.3).cos() * 0.1).collect();
                 let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n as f64;
                 let mut out = vec![0.0; n];
-                rmsnorm(isa, Arithmetic::Exact, &mut out, &x, &w, 1e-5);
+                rmsnorm(isa, Numerics::Accurate, &mut out, &x, &w, 1e-5);
                 for i in 0..n {
                     let want = f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(w[i]);
-                    // The scale, its product with x, and that with the weight: 2^-24 each, to first order.
+                    // The scale, its product with x, and that with the weight: 2^-24 each, to first
+                    // order.
                     let bound = 3.001 * want.abs() / f64::from(1 << 24);
                     let error = (f64::from(out[i]) - want).abs();
                     assert!(error <= bound, "{} {n}: {} is off by {error:e}", isa.name(), out[i]);
@@ -433,7 +444,7 @@ mod tests {
                 let w: Vec<f32> = (0..n).map(|i| 1.0 + (i as f32 * 0.3).cos() * 0.1).collect();
 
                 let mut out = vec![0.0; n];
-                rmsnorm(isa, Arithmetic::Llama2c, &mut out, &x, &w, 1e-5);
+                rmsnorm(isa, Numerics::RunqCompatible, &mut out, &x, &w, 1e-5);
                 let mut squares = 0.0f32;
                 for v in &x {
                     squares += v * v;
@@ -443,7 +454,7 @@ mod tests {
                 assert_eq!(out, want, "{} n {n}", isa.name());
 
                 let mut gate = x.clone();
-                swiglu(isa, Arithmetic::Llama2c, &mut gate, &w);
+                swiglu(isa, Numerics::RunqCompatible, &mut gate, &w);
                 let silu = |g: f32| g * (1.0 / (1.0 + (f64::from(-g)).exp() as f32));
                 let want: Vec<f32> = x.iter().zip(&w).map(|(&x, w)| silu(x) * w).collect();
                 assert_eq!(gate, want, "{} n {n}", isa.name());
@@ -459,11 +470,12 @@ mod tests {
         let mut bits: Option<Vec<u32>> = None;
         for isa in Isa::available() {
             let mut found = gates.clone();
-            swiglu(isa, Arithmetic::Exact, &mut found, &up);
+            swiglu(isa, Numerics::Accurate, &mut found, &up);
             for (&gate, &found) in gates.iter().zip(&found).take(gates.len() - 1) {
                 let gate = f64::from(gate);
                 let want = gate / (1.0 + (-gate).exp()) * 1.5;
-                // The exponential's unit, and the roundings of the sum, the quotient and the product; or next to nothing.
+                // The exponential's unit, and the roundings of the sum, the quotient and the
+                // product; or next to nothing.
                 let bound = 5.0 * want.abs() / f64::from(1 << 24) + 1e-34;
                 assert!(
                     (f64::from(found) - want).abs() <= bound,

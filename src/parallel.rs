@@ -1,19 +1,23 @@
-//! Threads: how the rows of a matrix are shared out, and, with its tests, the only file that names rayon.
+//! Threads: how the rows of a matrix are shared out, and, with its tests, the only file that names
+//! rayon.
 //!
-//! A forward pass is a few hundred regions of some microseconds each, so entering a pool for each of them would cost
-//! more than it gains. Instead the calling thread opens a [`Team`] once for a forward pass; helpers from the pool join
-//! it and claim chunks of whatever region is under way, each part's from an atomic word. Measured on two threads, a region costs
-//! 0.3-2 us this way, against 6-15 us for a rayon `install`.
+//! A forward pass is a few hundred regions of some microseconds each, so entering a pool for each
+//! of them would cost more than it gains. Instead the calling thread opens a [`Team`] once for a
+//! forward pass; helpers from the pool join it and claim chunks of whatever region is under way,
+//! each part's from an atomic word. Measured on two threads, a region costs 0.3-2 us this way,
+//! against 6-15 us for a rayon `install`.
 //!
 //! What holds:
-//! - The caller works too, and never waits for a helper that hasn't claimed a chunk. So a pool that is busy, or whose
-//!   every thread waits for the caller, costs speed and never liveness.
-//! - A chunk computes the same numbers whoever runs it, so results are the same bits for any number of threads.
+//! - The caller works too, and never waits for a helper that hasn't claimed a chunk. So a pool that
+//!   is busy, or whose every thread waits for the caller, costs speed and never liveness.
+//! - A chunk computes the same numbers whoever runs it, so results are the same bits for any number
+//!   of threads.
 //! - The process-global pool is never built or used.
-//! - In a pool of our own entering allocates nothing after the first time: a helper lingers for [`LINGER`] before it gives
-//!   its thread back.
-//! - In the caller's pool a helper gives its thread back after a [`STINT`], and is sent for again behind whatever waits for
-//!   it there. For rayon may run a helper inside a `join` of the caller's, which goes on only when the helper returns.
+//! - In a pool of our own entering allocates nothing after the first time: a helper lingers for
+//!   [`LINGER`] before it gives its thread back.
+//! - In the caller's pool a helper gives its thread back after a [`STINT`], and is sent for again
+//!   behind whatever waits for it there. For rayon may run a helper inside a `join` of the
+//!   caller's, which goes on only when the helper returns.
 
 #![cfg_attr(not(feature = "rayon"), allow(dead_code, unused_imports, reason = "without it nobody helps"))]
 #![allow(
@@ -37,24 +41,29 @@ use crate::error::{ErrorKind, Result};
 #[cfg(feature = "rayon")]
 pub(crate) use rayon::ThreadPool;
 
-/// How long a helper without work keeps its thread of the pool, so that the next token finds it ready.
+/// How long a helper without work keeps its thread of the pool, so that the next token finds it
+/// ready.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// How long a helper spins between two forward passes before it sleeps: waking it costs about 50 us.
+/// How long a helper spins between two forward passes before it sleeps: waking it costs about 50
+/// us.
 const SPIN_BETWEEN_PASSES: Duration = Duration::from_micros(200);
 
-/// How long a helper keeps a thread of the caller's pool. It leaves at the end of a region, where its place is taken again
-/// within microseconds; so what it costs is the caller's time to send for it.
+/// How long a helper keeps a thread of the caller's pool. It leaves at the end of a region, where
+/// its place is taken again within microseconds; so what it costs is the caller's time to send for
+/// it.
 const STINT: Duration = Duration::from_millis(1);
 
 /// How long it keeps the thread if the region doesn't end: then it leaves between two chunks.
 const MAX_STINT: Duration = Duration::from_millis(2);
 
-/// A chunk in the caller's pool is at most about this much work, in bytes of weights times tokens: a millisecond for
-/// decode at 16 GB/s, and less for prefill, whose products meet a weight in the cache.
+/// A chunk in the caller's pool is at most about this much work, in bytes of weights times tokens:
+/// a millisecond for decode at 16 GB/s, and less for prefill, whose products meet a weight in the
+/// cache.
 const MAX_CHUNK_WORK: usize = 16 << 20;
 
-/// A region that reads fewer bytes than this is done by the caller alone: sharing it would take longer.
+/// A region that reads fewer bytes than this is done by the caller alone: sharing it would take
+/// longer.
 const MIN_REGION_BYTES: usize = 48 << 10;
 
 /// The threads of a model: the calling one, and helpers from a pool.
@@ -74,7 +83,8 @@ impl std::fmt::Debug for Threads {
 }
 
 impl Threads {
-    /// As many threads as `count`, of which one is the caller's; the others are a pool of our own, started already.
+    /// As many threads as `count`, of which one is the caller's; the others are a pool of our own,
+    /// started already.
     ///
     /// # Errors
     /// As [`Threads::start`].
@@ -127,8 +137,8 @@ impl Threads {
         false
     }
 
-    /// As many threads as an option asks for, or as the machine runs at once, unstarted: until they are, the caller works
-    /// alone.
+    /// As many threads as an option asks for, or as the machine runs at once, unstarted: until they
+    /// are, the caller works alone.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] beyond 1 to 1024.
@@ -141,8 +151,8 @@ impl Threads {
         Ok(Self::unstarted(threads))
     }
 
-    /// The caller and a pool of the caller's: as many threads as the pool has, but no more than the machine runs at once,
-    /// beyond which helpers would only take the processors from each other.
+    /// The caller and a pool of the caller's: as many threads as the pool has, but no more than the
+    /// machine runs at once, beyond which helpers would only take the processors from each other.
     #[cfg(feature = "rayon")]
     pub(crate) fn from_pool(pool: Arc<ThreadPool>) -> Self {
         let count = pool.current_num_threads().clamp(1, available_threads().max(2));
@@ -159,8 +169,9 @@ impl Threads {
         self.count
     }
 
-    /// Runs `work` with a team. `alone` keeps everything on the calling thread. So does another forward pass of the
-    /// same model that is under way: two at once would only wait for each other's helpers.
+    /// Runs `work` with a team. `alone` keeps everything on the calling thread. So does another
+    /// forward pass of the same model that is under way: two at once would only wait for each
+    /// other's helpers.
     pub(crate) fn enter<R>(&self, alone: bool, work: impl FnOnce(&Team<'_>) -> R) -> R {
         if alone || self.count == 1 || !self.is_started() || !self.crew.open() {
             return work(&Team { threads: None });
@@ -223,7 +234,8 @@ pub(crate) struct Team<'a> {
 }
 
 impl Team<'_> {
-    /// Calls `work(i, items[i])` once for every item, in any order, on any threads. `bytes` is what they read.
+    /// Calls `work(i, items[i])` once for every item, in any order, on any threads. `bytes` is what
+    /// they read.
     pub(crate) fn for_each_mut<T: Send>(
         &self,
         items: &mut [T],
@@ -236,20 +248,20 @@ impl Team<'_> {
         let start = Shared(items.as_mut_ptr());
         let callers = items.len().div_ceil(threads.count);
         threads.run_region(callers, items.len() - callers, &|i| {
-            // SAFETY: `i` is below the number of items, and a region runs each chunk once, so this is the only borrow of
-            // the item; `items` is borrowed for as long as the region lasts.
+            // SAFETY: `i` is below the number of items, and a region runs each chunk once, so this
+            // is the only borrow of the item; `items` is borrowed for as long as the region lasts.
             work(i, unsafe { &mut *start.get().add(i) });
         });
     }
 
-    /// Shares out the columns of some matrices that have the same number of units, a unit at a time: `work(unit, bands, bands)` fills it
-    /// in each of them. `bytes` is what the region reads.
+    /// Shares out the columns of some matrices that have the same number of units, a unit at a
+    /// time: `work(unit, bands, bands)` fills it in each of them. `bytes` is what the region reads.
     pub(crate) fn units<T: Send, const N: usize, const M: usize>(
         &self,
-        floats: [Columns<'_>; N],
-        others: [Columns<'_, T>; M],
+        floats: [ColumnPartition<'_>; N],
+        others: [ColumnPartition<'_, T>; M],
         bytes: usize,
-        work: impl Fn(usize, [Band<'_>; N], [Band<'_, T>; M]) + Sync,
+        work: impl Fn(usize, [ColumnSlice<'_>; N], [ColumnSlice<'_, T>; M]) + Sync,
     ) {
         let n = floats[0].n_units();
         assert!(
@@ -257,8 +269,8 @@ impl Team<'_> {
             "one number of units"
         );
         let run = move |unit: usize| {
-            // SAFETY: below, each unit is run once, and different units are different columns of matrices that are borrowed
-            // exclusively for as long as this function runs.
+            // SAFETY: below, each unit is run once, and different units are different columns of
+            // matrices that are borrowed exclusively for as long as this function runs.
             let floats = std::array::from_fn(|i| unsafe { floats[i].band(unit..unit + 1) });
             // SAFETY: likewise.
             let others = std::array::from_fn(|i| unsafe { others[i].band(unit..unit + 1) });
@@ -271,13 +283,14 @@ impl Team<'_> {
         threads.run_region(callers, n - callers, &run);
     }
 
-    /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of units, which belong
-    /// together; `work(group, units, bands)` fills these units of each of them. `bytes` is what the region reads.
+    /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of
+    /// units, which belong together; `work(group, units, bands)` fills these units of each of them.
+    /// `bytes` is what the region reads.
     pub(crate) fn bands<const G: usize, const N: usize>(
         &self,
-        groups: [[Columns<'_>; N]; G],
+        groups: [[ColumnPartition<'_>; N]; G],
         bytes: usize,
-        work: impl Fn(usize, Range<usize>, [Band<'_>; N]) + Sync,
+        work: impl Fn(usize, Range<usize>, [ColumnSlice<'_>; N]) + Sync,
     ) {
         let units: usize = groups.iter().map(|group| group[0].n_units()).sum();
         let work_in_all = bytes.saturating_mul(groups[0][0].n_rows).max(1);
@@ -288,8 +301,9 @@ impl Team<'_> {
                 let units = chunk.start.max(first)..chunk.end.min(end);
                 if !units.is_empty() {
                     let units = units.start - first..units.end - first;
-                    // SAFETY: a region runs each chunk once, and different chunks are different columns or different matrices,
-                    // which `groups` borrows exclusively for as long as the region lasts.
+                    // SAFETY: a region runs each chunk once, and different chunks are different
+                    // columns or different matrices, which `groups` borrows exclusively for as long
+                    // as the region lasts.
                     let bands = std::array::from_fn(|i| unsafe { group[i].band(units.clone()) });
                     work(g, units, bands);
                 }
@@ -321,8 +335,9 @@ impl<T> Shared<T> {
 // SAFETY: whoever goes through the pointer says why no item is borrowed twice; items may be sent.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
-/// A matrix (`n_rows`, `width`) that lies row by row, whose columns are to be shared out `unit` at a time.
-pub(crate) struct Columns<'a, T = f32> {
+/// A matrix (`n_rows`, `width`) that lies row by row, whose columns are to be shared out `unit` at
+/// a time.
+pub(crate) struct ColumnPartition<'a, T = f32> {
     start: *mut T,
     n_rows: usize,
     width: usize,
@@ -330,13 +345,13 @@ pub(crate) struct Columns<'a, T = f32> {
     _borrowed: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is an exclusive borrow of numbers that may be sent, so it may move to and be shared with other threads; `band` says
-// what it takes to write through it.
-unsafe impl<T: Send> Send for Columns<'_, T> {}
+// SAFETY: it is an exclusive borrow of numbers that may be sent, so it may move to and be shared
+// with other threads; `band` says what it takes to write through it.
+unsafe impl<T: Send> Send for ColumnPartition<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Columns<'_, T> {}
+unsafe impl<T: Send> Sync for ColumnPartition<'_, T> {}
 
-impl<'a, T> Columns<'a, T> {
+impl<'a, T> ColumnPartition<'a, T> {
     /// # Panics
     /// If the matrix isn't a whole number of rows.
     pub(crate) fn new(matrix: &'a mut [T], width: usize, unit: usize) -> Self {
@@ -362,17 +377,23 @@ impl<'a, T> Columns<'a, T> {
 
     /// # Safety
     /// While the band lives, nothing else may touch these columns.
-    unsafe fn band(&self, units: Range<usize>) -> Band<'_, T> {
+    unsafe fn band(&self, units: Range<usize>) -> ColumnSlice<'_, T> {
         assert!(units.start <= units.end && units.end <= self.n_units());
         let columns = units.start * self.unit..(units.end * self.unit).min(self.width);
         // SAFETY: the assertion keeps the start inside the matrix or one past its end.
         let start = unsafe { self.start.add(columns.start) };
-        Band { start, n_rows: self.n_rows, stride: self.width, width: columns.len(), _borrowed: PhantomData }
+        ColumnSlice {
+            start,
+            n_rows: self.n_rows,
+            stride: self.width,
+            width: columns.len(),
+            _borrowed: PhantomData,
+        }
     }
 }
 
 /// Some columns of a matrix, exclusively.
-pub(crate) struct Band<'a, T = f32> {
+pub(crate) struct ColumnSlice<'a, T = f32> {
     start: *mut T,
     n_rows: usize,
     stride: usize,
@@ -380,7 +401,7 @@ pub(crate) struct Band<'a, T = f32> {
     _borrowed: PhantomData<&'a mut T>,
 }
 
-impl<T> Band<'_, T> {
+impl<T> ColumnSlice<'_, T> {
     /// The number of rows, which is that of the matrix.
     pub(crate) fn n_rows(&self) -> usize {
         self.n_rows
@@ -393,12 +414,13 @@ impl<T> Band<'_, T> {
     #[inline(always)]
     pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.n_rows);
-        // SAFETY: row < n_rows and the band's columns lie inside the matrix, both checked; whoever made the band
-        // promised that nobody else touches them; the borrow of `self` keeps rows from being taken twice.
+        // SAFETY: row < n_rows and the band's columns lie inside the matrix, both checked; whoever
+        // made the band promised that nobody else touches them; the borrow of `self` keeps rows
+        // from being taken twice.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.width) }
     }
 
-    /// As [`Band::row`], to read, with others.
+    /// As [`ColumnSlice::row`], to read, with others.
     #[inline(always)]
     pub(crate) fn get(&self, row: usize) -> &[T] {
         assert!(row < self.n_rows);
@@ -407,7 +429,8 @@ impl<T> Band<'_, T> {
     }
 }
 
-/// A region's work with its type and its borrow's lifetime taken off; [`Crew::run_region`] says why that is sound.
+/// A region's work with its type and its borrow's lifetime taken off; [`Crew::run_region`] says why
+/// that is sound.
 #[derive(Clone, Copy)]
 struct Job {
     work: *const (),
@@ -436,9 +459,9 @@ impl Job {
 
 /// The chunks `from..to` of a region that nobody has claimed yet, in one word.
 #[derive(Default)]
-struct Unclaimed(AtomicU64);
+struct ChunkQueue(AtomicU64);
 
-impl Unclaimed {
+impl ChunkQueue {
     /// To be called while nobody claims.
     fn set(&self, chunks: Range<u32>) {
         self.0.store(pack(chunks), Ordering::Release);
@@ -448,7 +471,8 @@ impl Unclaimed {
         unpack(self.0.load(Ordering::Relaxed)).is_empty()
     }
 
-    /// Claims all that is left; how many. It looks first, as that leaves the cache line with whoever else looks.
+    /// Claims all that is left; how many. It looks first, as that leaves the cache line with
+    /// whoever else looks.
     fn take(&self) -> usize {
         if self.is_empty() { 0 } else { unpack(self.0.swap(pack(0..0), Ordering::AcqRel)).len() }
     }
@@ -490,23 +514,24 @@ fn unpack(word: u64) -> Range<u32> {
 /// What lies in cache lines of its own: two, as some processors fetch them in pairs.
 #[derive(Default)]
 #[repr(align(128))]
-struct Apart<T>(T);
+struct CachePadded<T>(T);
 
 /// What the caller and its helpers share.
 ///
-/// A region's chunks are in two parts, the caller's and the helpers'. Both are walked upwards, so that what a chunk fetches ahead is
-/// what its thread does next: `SmolLM2`'s decode is 8 % faster than with helpers that walk downwards. Whoever is done first
-/// takes what is left of the other part, from its end. So on two threads each meets much the same rows in every pass, and finds
-/// some of them in its own cache. And until then neither touches what the other writes: a cache line takes 30 to 300 ns from one
-/// processor to another.
+/// A region's chunks are in two parts, the caller's and the helpers'. Both are walked upwards, so
+/// that what a chunk fetches ahead is what its thread does next: `SmolLM2`'s decode is 8 % faster
+/// than with helpers that walk downwards. Whoever is done first takes what is left of the other
+/// part, from its end. So on two threads each meets much the same rows in every pass, and finds
+/// some of them in its own cache. And until then neither touches what the other writes: a cache
+/// line takes 30 to 300 ns from one processor to another.
 #[derive(Default)]
 struct Crew {
     /// A forward pass holds the crew.
     entered: AtomicBool,
     /// The forward pass is still under way.
     open: AtomicBool,
-    callers: Apart<Unclaimed>,
-    shared: Apart<Region>,
+    callers: CachePadded<ChunkQueue>,
+    shared: CachePadded<Region>,
     /// Helpers that were sent for and have not left.
     present: AtomicUsize,
     /// Whether they are in the caller's pool, whose threads they must soon give back.
@@ -521,16 +546,17 @@ struct Crew {
 /// What helpers need of a region.
 #[derive(Default)]
 struct Region {
-    unclaimed: Unclaimed,
+    unclaimed: ChunkQueue,
     /// Chunks of this region that helpers have finished.
     finished: AtomicUsize,
-    /// Written by the caller only while no chunk is unclaimed or unfinished; read only by whoever has claimed one.
+    /// Written by the caller only while no chunk is unclaimed or unfinished; read only by whoever
+    /// has claimed one.
     job: UnsafeCell<Option<Job>>,
 }
 
-// SAFETY: `job` is the only field that isn't Sync by itself. It is written before chunks are stored with Release to be claimed
-// and read after one was claimed with Acquire, and it isn't written again before all chunks are finished, which the writer
-// sees with Acquire.
+// SAFETY: `job` is the only field that isn't Sync by itself. It is written before chunks are stored
+// with Release to be claimed and read after one was claimed with Acquire, and it isn't written
+// again before all chunks are finished, which the writer sees with Acquire.
 unsafe impl Sync for Region {}
 // SAFETY: the pointer in `job` is to a `Fn + Sync`.
 unsafe impl Send for Region {}
@@ -553,25 +579,28 @@ impl Crew {
         true
     }
 
-    /// Calls `work(i)` once for every `i` below `callers + helpers`, on the caller's thread and those of helpers that show up. The
-    /// caller begins with the first, helpers with number `callers`.
+    /// Calls `work(i)` once for every `i` below `callers + helpers`, on the caller's thread and
+    /// those of helpers that show up. The caller begins with the first, helpers with number
+    /// `callers`.
     ///
-    /// The job is used by whoever has claimed a chunk of this region, and `Unfinished::drop` lets nobody past before every
-    /// claimed chunk is finished, also when one panics: so the borrow of `work` outlives each use. `between` is called after
-    /// each of the caller's chunks.
+    /// The job is used by whoever has claimed a chunk of this region, and `RegionGuard::drop` lets
+    /// nobody past before every claimed chunk is finished, also when one panics: so the borrow of
+    /// `work` outlives each use. `between` is called after each of the caller's chunks.
     fn run_region<F: Fn(usize) + Sync>(&self, callers: usize, helpers: usize, work: &F, between: impl Fn()) {
         let count = |n| u32::try_from(n).expect("a region has at most some thousand chunks");
         let (callers, n) = (count(callers), count(callers + helpers));
         let region = &self.shared.0;
-        // SAFETY: every chunk of the region before is finished (its `Unfinished` was dropped), so nobody reads `job` now.
+        // SAFETY: every chunk of the region before is finished (its `RegionGuard` was dropped), so
+        // nobody reads `job` now.
         unsafe { *region.job.get() = Some(Job::new(work)) };
         region.finished.store(0, Ordering::Relaxed);
         region.unclaimed.set(callers..n);
-        // The first chunk is the caller's without a claim, which would wait until the stores above are with the helpers.
+        // The first chunk is the caller's without a claim, which would wait until the stores above
+        // are with the helpers.
         self.callers.0.set(callers.min(1)..callers);
         let mut claimed = (callers > 0).then_some(0);
 
-        let mut unfinished = Unfinished { crew: self, by_helpers: n };
+        let mut unfinished = RegionGuard { crew: self, by_helpers: n };
         while let Some(chunk) = claimed {
             unfinished.by_helpers -= 1;
             work(chunk as usize);
@@ -584,14 +613,16 @@ impl Crew {
         }
     }
 
-    /// A helper's whole stay: claims chunks while a pass is open, waits between passes, and signs off.
+    /// A helper's whole stay: claims chunks while a pass is open, waits between passes, and signs
+    /// off.
     fn help(&self) {
         let region = &self.shared.0;
         let arrived = Instant::now();
         let stays = |limit| !self.is_lent || arrived.elapsed() < limit;
         loop {
             while let Some(chunk) = region.unclaimed.claim_first().or_else(|| self.callers.0.claim_last()) {
-                // SAFETY: a claimed chunk keeps the region alive until it is counted as finished below.
+                // SAFETY: a claimed chunk keeps the region alive until it is counted as finished
+                // below.
                 let job = unsafe { *region.job.get() };
                 // SAFETY: as above, and so what the job was made from is alive.
                 let run = |job: Job| unsafe { job.run(chunk as usize) };
@@ -624,11 +655,13 @@ impl Crew {
                 continue;
             }
             if self.is_lent {
-                self.sign_off(); // the caller is busy with something of its own, and its pool may have other work
+                // the caller is busy with something of its own, and its pool may have other work
+                self.sign_off();
                 return false;
             }
             if self.open.load(Ordering::Acquire) {
-                std::thread::yield_now(); // the caller is busy with something of its own: let others run
+                // the caller is busy with something of its own: let others run
+                std::thread::yield_now();
             } else {
                 return self.sleep();
             }
@@ -636,7 +669,8 @@ impl Crew {
         true
     }
 
-    /// Sleeps until a pass opens; false if none did within [`LINGER`], and the helper has signed off.
+    /// Sleeps until a pass opens; false if none did within [`LINGER`], and the helper has signed
+    /// off.
     fn sleep(&self) -> bool {
         let mut asleep = lock(&self.asleep);
         *asleep += 1;
@@ -664,16 +698,17 @@ fn spin(times: u32, done: impl Fn() -> bool) -> bool {
 }
 
 /// Ends a region: whatever happened, no chunk is running when this is dropped.
-struct Unfinished<'a> {
+struct RegionGuard<'a> {
     crew: &'a Crew,
     /// Chunks that the caller hasn't claimed.
     by_helpers: u32,
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for RegionGuard<'_> {
     fn drop(&mut self) {
         let Crew { callers, shared, .. } = self.crew;
-        // Chunks are left only if the caller's own chunk panicked: take them, so that no helper will.
+        // Chunks are left only if the caller's own chunk panicked: take them, so that no helper
+        // will.
         let left = callers.0.take() + shared.0.unclaimed.take();
         let claimed = self.by_helpers as usize - left;
         let finished = || shared.0.finished.load(Ordering::Acquire) == claimed;

@@ -1,8 +1,8 @@
 //! Perplexity: how surprised a model is by a text. The less, the better.
 //!
-//! The text is cut into windows. Of each window the second half counts, where the model has seen at least half a window
-//! before each token; the tokens of the first half are only read. The first token of each window gives way to BOS, if
-//! the tokenizer puts it before prompts.
+//! The text is cut into windows. Of each window the second half counts, where the model has seen at
+//! least half a window before each token; the tokens of the first half are only read. The first
+//! token of each window gives way to BOS, if the tokenizer puts it before prompts.
 //!
 //! Source: llama.cpp's `llama-perplexity` counts like this, so the numbers can be compared.
 
@@ -136,10 +136,11 @@ impl Perplexity {
 }
 
 impl Model {
-    /// Measures the perplexity of a text: `tokens` are [`encode_prompt`](crate::Tokenizer::encode_prompt)'s.
+    /// Measures the perplexity of a text: `tokens` are
+    /// [`encode_prompt`](crate::Tokenizer::encode_prompt)'s.
     ///
-    /// `progress` is called every 128 tokens or more often, and can break it off: what was measured until then is
-    /// returned. What is left of the text behind the last whole window isn't read.
+    /// `progress` is called every 128 tokens or more often, and can break it off: what was measured
+    /// until then is returned. What is left of the text behind the last whole window isn't read.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -157,9 +158,9 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] if a window has fewer than 4 tokens, or the text fewer than a window;
-    /// [`ErrorKind::TokenOutOfRange`]; [`ErrorKind::NanLogit`] if the model's weights are damaged;
-    /// [`ErrorKind::OutOfMemory`].
+    /// [`ErrorKind::InvalidOption`] if a window has fewer than 4 tokens, or the text fewer than a
+    /// window; [`ErrorKind::TokenOutOfRange`]; [`ErrorKind::NanLogit`] if the model's weights are
+    /// damaged; [`ErrorKind::OutOfMemory`].
     pub fn perplexity(
         &self,
         tokens: &[TokenId],
@@ -201,7 +202,8 @@ impl Model {
                     return Ok(measured);
                 }
             }
-            // The last token's prediction is of the next window's first token, which nobody asked for.
+            // The last token's prediction is of the next window's first token, which nobody asked
+            // for.
             let mut predicted = &text[first + 1..];
             for part in predicting.chunks(batch) {
                 let logits = session.forward_all(part)?; // (n_tokens, vocab_size)

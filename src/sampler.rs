@@ -2,19 +2,24 @@
 //!
 //! The steps, in order, each left out when its option is off:
 //!
-//! 1. `logit_bias`, then `repetition_penalty`, then `frequency_penalty` and `presence_penalty` change the logits;
-//! 2. `temperature` 0 takes the greatest; any other divides the logits, and softmax makes probabilities of them;
+//! 1. `logit_bias`, then `repetition_penalty`, then `frequency_penalty` and `presence_penalty`
+//!    change the logits;
+//! 2. `temperature` 0 takes the greatest; any other divides the logits, and softmax makes
+//!    probabilities of them;
 //! 3. `top_k` and `min_p` drop tokens;
-//! 4. `top_p` keeps the smallest set of the likeliest tokens whose share of what is left exceeds it;
+//! 4. `top_p` keeps the smallest set of the likeliest tokens whose share of what is left exceeds
+//!    it;
 //! 5. one coin draws a token from what is left.
 //!
-//! Top-k comes before top-p as in Hugging Face's transformers; min-p comes before top-p too, where transformers has it
-//! last. Invariant: with llama2.c's options alone the arithmetic is `run.c`'s, operation by operation in f32, so the same
-//! logits and seed give the same tokens. Where `run.c` would read outside its arrays or give up on rounding errors, the
-//! likeliest or the last possible token is taken; a token of probability 0 never is.
+//! Top-k comes before top-p as in Hugging Face's transformers; min-p comes before top-p too, where
+//! transformers has it last. Invariant: with llama2.c's options alone the arithmetic is `run.c`'s,
+//! operation by operation in f32, so the same logits and seed give the same tokens. Where `run.c`
+//! would read outside its arrays or give up on rounding errors, the likeliest or the last possible
+//! token is taken; a token of probability 0 never is.
 //!
-//! Source: llama2.c's `run.c`; top-p: arXiv 1904.09751; top-k: 1805.04833; min-p: 2407.01082; repetition penalty: 1909.05858;
-//! frequency and presence penalty: the API reference of `OpenAI`; the random numbers: Vigna, arXiv 1402.6246.
+//! Source: llama2.c's `run.c`; top-p: arXiv 1904.09751; top-k: 1805.04833; min-p: 2407.01082;
+//! repetition penalty: 1909.05858; frequency and presence penalty: the API reference of `OpenAI`;
+//! the random numbers: Vigna, arXiv 1402.6246.
 
 #[cfg(test)]
 mod tests;
@@ -35,27 +40,34 @@ use crate::error::{ErrorKind, Result, TokenId};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerOptions {
-    /// Divides the logits: below 1 the likely tokens get likelier, above 1 the choice gets more even, and 0 always takes
-    /// the likeliest token and no random number. Default 1.
+    /// Divides the logits: below 1 the likely tokens get likelier, above 1 the choice gets more
+    /// even, and 0 always takes the likeliest token and no random number. Default 1.
     pub temperature: f32,
-    /// Keeps the likeliest tokens up to the one with which their probabilities together exceed this; off at 0 or below
-    /// and at 1 or above. Default 0.9.
+    /// Keeps the likeliest tokens up to the one with which their probabilities together exceed
+    /// this; off at 0 or below and at 1 or above. Default 0.9.
     pub top_p: f32,
     /// Keeps so many of the likeliest tokens; 0 is off. Default 0.
     pub top_k: usize,
-    /// Drops tokens that are less likely than this times the likeliest; from 0, which is off, to 1. Default 0.
+    /// Drops tokens that are less likely than this times the likeliest; from 0, which is off, to 1.
+    /// Default 0.
     pub min_p: f32,
-    /// Divides the positive logits of recent tokens and multiplies the negative ones; above 0. 1 is off. Default 1.
+    /// Divides the positive logits of recent tokens and multiplies the negative ones; above 0. 1 is
+    /// off. Default 1.
     pub repetition_penalty: f32,
-    /// Subtracted from a token's logit once for each time that it occurs among the recent tokens. 0 is off. Default 0.
+    /// Subtracted from a token's logit once for each time that it occurs among the recent tokens. 0
+    /// is off. Default 0.
     pub frequency_penalty: f32,
-    /// Subtracted from a token's logit once if it occurs among the recent tokens. 0 is off. Default 0.
+    /// Subtracted from a token's logit once if it occurs among the recent tokens. 0 is off. Default
+    /// 0.
     pub presence_penalty: f32,
-    /// How many of the last accepted tokens are recent. 0 switches the three penalties off. Default 64.
+    /// How many of the last accepted tokens are recent. 0 switches the three penalties off. Default
+    /// 64.
     pub penalty_window: usize,
-    /// Added to the tokens' logits; minus infinity bans a token. Ids without a logit are ignored. Default empty.
+    /// Added to the tokens' logits; minus infinity bans a token. Ids without a logit are ignored.
+    /// Default empty.
     pub logit_bias: Vec<(TokenId, f32)>,
-    /// Where the random numbers start: the same seed gives the same choices. Default 42, so vary it for variety.
+    /// Where the random numbers start: the same seed gives the same choices. Default 42, so vary it
+    /// for variety.
     pub seed: u64,
 }
 
@@ -161,7 +173,8 @@ impl fmt::Debug for Sampler {
 }
 
 impl Sampler {
-    /// A sampler at the beginning of its random numbers. Options that are out of range fail in [`sample`](Self::sample).
+    /// A sampler at the beginning of its random numbers. Options that are out of range fail in
+    /// [`sample`](Self::sample).
     #[must_use]
     pub fn new(options: SamplerOptions) -> Self {
         let (rng, history) = (Rng::new(options.seed), History::default());
@@ -177,14 +190,16 @@ impl Sampler {
     /// Chooses a token: its id is below the number of logits.
     ///
     /// To keep a padded model from choosing ids without a piece, pass only the first
-    /// [`vocab_size`](crate::Tokenizer::vocab_size) logits. A token of logit plus infinity is certain, and several of
-    /// them are equally likely. Takes one random number, none if the temperature is 0 or the call fails. Once the
-    /// buffers have grown to the number of logits, nothing is allocated.
+    /// [`vocab_size`](crate::Tokenizer::vocab_size) logits. A token of logit plus infinity is
+    /// certain, and several of them are equally likely. Takes one random number, none if the
+    /// temperature is 0 or the call fails. Once the buffers have grown to the number of logits,
+    /// nothing is allocated.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`] if an option is out of range, [`ErrorKind::NanLogit`] if a logit is not a number,
-    /// [`ErrorKind::NoCandidate`] if there are no logits or all are minus infinity or banned.
+    /// [`ErrorKind::InvalidOption`] if an option is out of range, [`ErrorKind::NanLogit`] if a
+    /// logit is not a number, [`ErrorKind::NoCandidate`] if there are no logits or all are minus
+    /// infinity or banned.
     pub fn sample(&mut self, logits: &[f32]) -> Result<TokenId> {
         self.options.validate()?;
         if logits.iter().fold(false, |found, logit| found | logit.is_nan()) {
@@ -214,7 +229,8 @@ impl Sampler {
         })
     }
 
-    /// Tells that a token joined the text, whether it was sampled or belongs to the prompt: the penalties count it.
+    /// Tells that a token joined the text, whether it was sampled or belongs to the prompt: the
+    /// penalties count it.
     ///
     /// [`sample`](Self::sample) does not do this by itself.
     pub fn accept(&mut self, token: TokenId) {
@@ -236,7 +252,8 @@ impl Sampler {
         self.rng = Rng::new(self.options.seed);
     }
 
-    /// Applies the biases and penalties. A logit of minus infinity stays that, and none becomes NaN.
+    /// Applies the biases and penalties. A logit of minus infinity stays that, and none becomes
+    /// NaN.
     fn adjust(&mut self) {
         for &(token, bias) in &self.options.logit_bias {
             if let Some(logit) = self.probs.get_mut(token as usize) {
@@ -261,12 +278,13 @@ impl Sampler {
     /// `run.c`'s top-p.
     fn draw_top_p(&mut self, coin: f32) -> TokenId {
         let n = self.probs.len();
-        // A less likely token that isn't the first cannot belong to the set: even with all after it, it has less than
-        // 1 - top_p, so those before it exceed top_p. Skip it before sorting.
+        // A less likely token that isn't the first cannot belong to the set: even with all after
+        // it, it has less than 1 - top_p, so those before it exceed top_p. Skip it before sorting.
         let cutoff = if n > 1 { (1.0 - self.options.top_p) / (n - 1) as f32 } else { 0.0 };
         self.collect(cutoff);
         if self.keys.is_empty() {
-            // With a low top_p and even probabilities the cutoff exceeds them all. Then the set is the first token alone.
+            // With a low top_p and even probabilities the cutoff exceeds them all. Then the set is
+            // the first token alone.
             return position(&self.probs, max(&self.probs));
         }
         draw_nucleus(&mut self.keys, self.options.top_p, coin)
@@ -293,12 +311,14 @@ impl Sampler {
     fn collect(&mut self, cutoff: f32) {
         let tokens = self.probs.iter().enumerate().filter(|&(_, &p)| p >= cutoff && p > 0.0);
         self.keys.clear();
-        self.keys.reserve(self.probs.len()); // for all, or it would grow whenever more are possible than ever before
+        // for all, or it would grow whenever more are possible than ever before
+        self.keys.reserve(self.probs.len());
         self.keys.extend(tokens.map(|(i, &p)| key(i as TokenId, p)));
     }
 }
 
-/// A token and its probability in one integer, of which the smaller is the likelier or, of equals, the lower id.
+/// A token and its probability in one integer, of which the smaller is the likelier or, of equals,
+/// the lower id.
 ///
 /// The bits of floats that aren't negative ascend as the floats do.
 fn key(token: TokenId, prob: f32) -> u64 {
@@ -315,14 +335,16 @@ fn prob(key: u64) -> f32 {
     f32::from_bits(!(key >> 32) as u32)
 }
 
-/// Draws from the likeliest keys: as many as it takes for their probabilities to exceed `limit`, or all.
+/// Draws from the likeliest keys: as many as it takes for their probabilities to exceed `limit`, or
+/// all.
 ///
-/// Only those need to be sorted, so the sort goes on in growing steps until the limit is reached. `keys` must not be
-/// empty.
+/// Only those need to be sorted, so the sort goes on in growing steps until the limit is reached.
+/// `keys` must not be empty.
 //
-// `sample` on 32,000 logits of standard deviation 3 takes 0.17 ms, and 0.20 ms if all candidates are sorted at once. At
-// standard deviation 1, where the set has most of the vocabulary, it is 0.54 ms against 0.45 ms; models are surer than
-// that. Softmax is 0.12 ms of each. First steps of 64 and 1024 and a growth of 64 times are all slower at 3.
+// `sample` on 32,000 logits of standard deviation 3 takes 0.17 ms, and 0.20 ms if all candidates
+// are sorted at once. At standard deviation 1, where the set has most of the vocabulary, it is 0.54
+// ms against 0.45 ms; models are surer than that. Softmax is 0.12 ms of each. First steps of 64 and
+// 1024 and a growth of 64 times are all slower at 3.
 fn draw_nucleus(keys: &mut [u64], limit: f32, coin: f32) -> TokenId {
     let mut cumulative = 0.0;
     let mut sorted = 0;
@@ -346,8 +368,8 @@ fn draw_nucleus(keys: &mut [u64], limit: f32, coin: f32) -> TokenId {
     draw(keys.iter().map(|&key| (token(key), prob(key))), coin * cumulative)
 }
 
-/// The first token with which the sum of the probabilities exceeds `target`; if rounding keeps it below, the last one
-/// that is possible.
+/// The first token with which the sum of the probabilities exceeds `target`; if rounding keeps it
+/// below, the last one that is possible.
 fn draw(tokens: impl Iterator<Item = (TokenId, f32)>, target: f32) -> TokenId {
     let mut cumulative = 0.0;
     let mut last = 0;
@@ -363,7 +385,8 @@ fn draw(tokens: impl Iterator<Item = (TokenId, f32)>, target: f32) -> TokenId {
     last
 }
 
-/// Makes probabilities of logits, whose greatest is `max` and not minus infinity: `exp(x / temperature)`, normalised.
+/// Makes probabilities of logits, whose greatest is `max` and not minus infinity: `exp(x /
+/// temperature)`, normalised.
 fn softmax(x: &mut [f32], max: f32, temperature: f32) {
     let scaled_max = max / temperature;
     if scaled_max.is_finite() {
@@ -375,7 +398,8 @@ fn softmax(x: &mut [f32], max: f32, temperature: f32) {
             *x = if *x == max { 0.0 } else { f32::NEG_INFINITY };
         }
     } else {
-        // The temperature is so close to 0 that the quotients overflow. The quotients of the differences may, too.
+        // The temperature is so close to 0 that the quotients overflow. The quotients of the
+        // differences may, too.
         for x in &mut *x {
             *x = (*x - max) / temperature;
         }
@@ -404,7 +428,8 @@ fn greatest(logits: &[f32]) -> Result<f32> {
 
 /// The greatest, or minus infinity of none. None may be NaN.
 fn max(x: &[f32]) -> f32 {
-    // Sixteen maxima side by side: the compiler may not reorder a single one, and this takes whole vectors.
+    // Sixteen maxima side by side: the compiler may not reorder a single one, and this takes whole
+    // vectors.
     let greater = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = x.as_chunks::<16>();
     let mut lanes = [f32::NEG_INFINITY; 16];
@@ -418,7 +443,8 @@ fn max(x: &[f32]) -> f32 {
 
 /// The lowest index of `value`, or 0 if it is not there.
 fn position(x: &[f32], value: f32) -> TokenId {
-    // A chunk that has it is found with whole vectors; a search that stops anywhere takes one number after another.
+    // A chunk that has it is found with whole vectors; a search that stops anywhere takes one
+    // number after another.
     let in_chunk = |chunk: &[f32; 16]| chunk.iter().fold(false, |found, &x| found | (x == value));
     let (chunks, _) = x.as_chunks::<16>();
     let first = 16 * chunks.iter().position(in_chunk).unwrap_or(chunks.len());

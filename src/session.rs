@@ -10,22 +10,24 @@ use crate::matmul::Compute;
 use crate::model::Model;
 use crate::tokenizer::Decoder;
 
-/// Tokens that pass through the layers together. More would share the reading of the weights among more products, but
-/// their activations would no longer stay in the cache.
+/// Tokens that pass through the layers together. More would share the reading of the weights among
+/// more products, but their activations would no longer stay in the cache.
 const MAX_BATCH: usize = 512;
 
-/// In a pool of the caller's, what one thread does of attention without a pause is at most about this many
-/// multiplications, some milliseconds: fewer tokens then pass together, the deeper in the text the fewer.
+/// In a pool of the caller's, what one thread does of attention without a pause is at most about
+/// this many multiplications, some milliseconds: fewer tokens then pass together, the deeper in the
+/// text the fewer.
 const MAX_LENT_ATTENTION: usize = 64 << 20;
 
 /// But no fewer tokens than this, so that weights aren't read much oftener.
 const MIN_LENT_BATCH: usize = 64;
 
-/// A model whose weights take fewer bytes than this runs on the calling thread alone: its whole forward pass takes less
-/// time than waking a helper.
+/// A model whose weights take fewer bytes than this runs on the calling thread alone: its whole
+/// forward pass takes less time than waking a helper.
 const MIN_SHARED_MODEL_BYTES: usize = 2 << 20;
 
-/// The cache starts out with room for the whole context if that takes no more than the weights, or than this.
+/// The cache starts out with room for the whole context if that takes no more than the weights, or
+/// than this.
 const MIN_INITIAL_CACHE_BYTES: usize = 4 << 20;
 
 /// How a session is made. Everything has a default.
@@ -42,9 +44,10 @@ impl SessionOptions {
         Self::default()
     }
 
-    /// The number of positions that the session can hold. The default is the model's `max_seq_len`; more is possible,
-    /// though the model has never seen such positions. A model whose attention has a sliding window takes no more than
-    /// that: such a session refuses every token, with [`ErrorKind::InvalidOption`].
+    /// The number of positions that the session can hold. The default is the model's `max_seq_len`;
+    /// more is possible, though the model has never seen such positions. A model whose attention
+    /// has a sliding window takes no more than that: such a session refuses every token, with
+    /// [`ErrorKind::InvalidOption`].
     #[must_use]
     pub fn context_length(mut self, positions: usize) -> Self {
         self.context_length = Some(positions);
@@ -58,8 +61,9 @@ impl SessionOptions {
         self
     }
 
-    /// Bytes that a session of a model with these hyperparameters takes, beside the model, when its whole context is
-    /// used: its cache, and the buffers of a pass. A context that is used in part takes less.
+    /// Bytes that a session of a model with these hyperparameters takes, beside the model, when its
+    /// whole context is used: its cache, and the buffers of a pass. A context that is used in part
+    /// takes less.
     ///
     /// ```no_run
     /// use babyllama::{CacheDtype, Model, SessionOptions};
@@ -100,8 +104,9 @@ impl Model {
 
 /// One text: the tokens fed so far, and what the model remembers of them.
 ///
-/// [`Session::generate`] leaves its last token pending: it belongs to the text, but isn't fed before the text goes on.
-/// Whatever feeds the session feeds it first. Only [`Session::truncate`] and [`Session::keep_prefix`] take it back.
+/// [`Session::generate`] leaves its last token pending: it belongs to the text, but isn't fed
+/// before the text goes on. Whatever feeds the session feeds it first. Only [`Session::truncate`]
+/// and [`Session::keep_prefix`] take it back.
 ///
 /// ```no_run
 /// # let model = babyllama::Model::open("model.bin")?;
@@ -131,7 +136,8 @@ pub struct Session {
 pub(crate) struct Tail {
     /// The token that was handed out last, if it isn't fed yet.
     pub(crate) pending: Option<TokenId>,
-    /// The decoder after that token, which may hold the beginning of a character. `None`: no generation came last.
+    /// The decoder after that token, which may hold the beginning of a character. `None`: no
+    /// generation came last.
     pub(crate) decoder: Option<Decoder>,
     /// Decoded text that wasn't handed out, since it may be the beginning of a stop string.
     pub(crate) held: String,
@@ -198,14 +204,16 @@ impl Session {
         &self.tokens
     }
 
-    /// The token that a generation handed out last, while it isn't fed: whatever feeds the session next feeds it first.
+    /// The token that a generation handed out last, while it isn't fed: whatever feeds the session
+    /// next feeds it first.
     #[must_use]
     pub fn pending(&self) -> Option<TokenId> {
         self.tail.pending
     }
 
-    /// The logits that follow the last token fed: (`vocab_size`). `None` if nothing was fed since the start or since
-    /// [`Session::truncate`]. A token that is [pending](Self::pending) was chosen by them.
+    /// The logits that follow the last token fed: (`vocab_size`). `None` if nothing was fed since
+    /// the start or since [`Session::truncate`]. A token that is [pending](Self::pending) was
+    /// chosen by them.
     #[must_use]
     pub fn logits(&self) -> Option<&[f32]> {
         let last = self.logits.len().checked_sub(self.model.config().vocab_size)?;
@@ -215,13 +223,14 @@ impl Session {
     /// Feeds tokens after those fed before and returns the logits of the last: (`vocab_size`).
     ///
     /// A token that is [pending](Self::pending) goes first; it alone is fed if there are no others.
-    /// A prompt is fed at once, a generated text token by token; both give the same bits. After the first call, calls
-    /// with no more tokens than the longest before allocate nothing until the cache has to grow, which doubles it.
+    /// A prompt is fed at once, a generated text token by token; both give the same bits. After the
+    /// first call, calls with no more tokens than the longest before allocate nothing until the
+    /// cache has to grow, which doubles it.
     ///
     /// # Errors
     /// [`ErrorKind::EmptyInput`], [`ErrorKind::TokenOutOfRange`], [`ErrorKind::ContextFull`],
-    /// [`ErrorKind::OutOfMemory`], and [`ErrorKind::ThreadPool`] if the model's threads, which start with its first
-    /// pass, can't be had; nothing was fed then.
+    /// [`ErrorKind::OutOfMemory`], and [`ErrorKind::ThreadPool`] if the model's threads, which
+    /// start with its first pass, can't be had; nothing was fed then.
     pub fn forward(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
         self.check(tokens)?;
         match self.tail.pending {
@@ -240,7 +249,8 @@ impl Session {
         Ok(&self.logits)
     }
 
-    /// As [`Session::forward`], but returns the logits of every token that is given: (`n_tokens`, `vocab_size`).
+    /// As [`Session::forward`], but returns the logits of every token that is given: (`n_tokens`,
+    /// `vocab_size`).
     ///
     /// # Errors
     /// As [`Session::forward`].
@@ -260,8 +270,9 @@ impl Session {
         Ok(&self.logits)
     }
 
-    /// Forgets all but the first `position` tokens, and a token that is [pending](Self::pending). The first
-    /// [`position`](Self::position) are all that were fed: then only the pending one is taken back.
+    /// Forgets all but the first `position` tokens, and a token that is [pending](Self::pending).
+    /// The first [`position`](Self::position) are all that were fed: then only the pending one is
+    /// taken back.
     pub fn truncate(&mut self, position: usize) {
         if position <= self.tokens.len() {
             self.tail.clear();
@@ -272,8 +283,9 @@ impl Session {
         }
     }
 
-    /// Forgets all but the longest beginning that the session shares with `tokens`, short of their last one, and
-    /// returns its length `n`: feed `&tokens[n..]`, and the session has read `tokens` and no token twice that it held.
+    /// Forgets all but the longest beginning that the session shares with `tokens`, short of their
+    /// last one, and returns its length `n`: feed `&tokens[n..]`, and the session has read `tokens`
+    /// and no token twice that it held.
     ///
     /// ```no_run
     /// # let model = babyllama::Model::open("model.bin")?;
@@ -314,7 +326,8 @@ impl Session {
         }
     }
 
-    /// Notes that what was pending is fed, and then these tokens. Without any, the text is still the generation's.
+    /// Notes that what was pending is fed, and then these tokens. Without any, the text is still
+    /// the generation's.
     fn fed_after_tail(&mut self, tokens: &[TokenId]) {
         if tokens.is_empty() {
             self.tail.pending = None;
@@ -323,8 +336,8 @@ impl Session {
         }
     }
 
-    /// A second session that has read the same tokens and goes its own way, from the same pending token. It copies the
-    /// cache of these tokens.
+    /// A second session that has read the same tokens and goes its own way, from the same pending
+    /// token. It copies the cache of these tokens.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
@@ -359,7 +372,8 @@ impl Session {
         Ok(())
     }
 
-    /// Feeds these tokens, at least one, which were checked. Those that call it see to what is pending.
+    /// Feeds these tokens, at least one, which were checked. Those that call it see to what is
+    /// pending.
     fn feed(&mut self, tokens: &[TokenId], wanted: Logits) -> Result<()> {
         let alone = self.model.llama().weights.bytes_per_token() < MIN_SHARED_MODEL_BYTES;
         if !alone {
@@ -379,7 +393,7 @@ impl Session {
                 Logits::All => &mut self.logits[done * vocab_size..][..batch.len() * vocab_size],
             };
             self.model.thread_team().enter(alone, |team| {
-                let compute = Compute { isa: self.model.isa(), arithmetic: llama.arithmetic, team };
+                let compute = Compute { isa: self.model.isa(), numerics: llama.numerics, team };
                 forward(llama, &compute, &mut self.scratch, &mut self.cache, batch, position, logits);
             });
             self.tokens.extend_from_slice(batch);

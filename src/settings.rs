@@ -1,8 +1,9 @@
 //! What the reader of a file does with each setting that the file may have.
 //!
-//! A setting that is passed over makes a wrong model without a word. So each kind of file has one table of the settings
-//! that are known, which its reader goes through: a setting is honored by the code that reads it, refused by name, or
-//! known to change nothing that is computed. What isn't in the table is named in a note.
+//! A setting that is passed over makes a wrong model without a word. So each kind of file has one
+//! table of the settings that are known, which its reader goes through: a setting is honored by the
+//! code that reads it, refused by name, or known to change nothing that is computed. What isn't in
+//! the table is named in a note.
 
 /// A setting: where it is in the file, and what is done with it.
 #[derive(Clone, Copy, Debug)]

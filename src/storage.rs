@@ -1,15 +1,16 @@
 //! The bytes of a checkpoint: a file mapping, or memory that the caller gave.
 //!
-//! Mapping a file is only sound while nobody changes it under us, which no program can enforce. [`Model::open`] is
-//! nevertheless safe, because this crate keeps to four rules:
+//! Mapping a file is only sound while nobody changes it under us, which no program can enforce.
+//! [`Model::open`] is nevertheless safe, because this crate keeps to four rules:
 //!
 //! 1. Headers, hyperparameters, vocabulary and strings are copied out while the file is read.
 //! 2. Tensor bytes are viewed only as [`Plain`] types, for which every bit pattern is a value.
 //! 3. No index and no length is taken from mapped bytes after the model is loaded.
 //! 4. No public function returns a slice of mapped bytes.
 //!
-//! So a file that is overwritten while it runs gives wrong numbers, and one that is cut short ends the process with
-//! the operating system's own signal, as for every program that maps files; neither corrupts memory.
+//! So a file that is overwritten while it runs gives wrong numbers, and one that is cut short ends
+//! the process with the operating system's own signal, as for every program that maps files;
+//! neither corrupts memory.
 //!
 //! [`Model::open`]: crate::Model::open
 
@@ -133,8 +134,8 @@ impl Storage {
         Self::aligned_or_copied(Bytes::Owned(OwnedBytes::new(owner)))
     }
 
-    /// Copies some bytes to memory in pages of 2 MiB, which the processor reads faster than pages of 4 KiB, and says where each of
-    /// them is. Each begins at a multiple of [`ALIGNMENT`].
+    /// Copies some bytes to memory in pages of 2 MiB, which the processor reads faster than pages
+    /// of 4 KiB, and says where each of them is. Each begins at a multiple of [`ALIGNMENT`].
     ///
     /// The system decides: it may have no such pages, and then the copy lies in small ones.
     ///
@@ -195,7 +196,8 @@ impl Storage {
     /// Views a range as numbers.
     ///
     /// # Panics
-    /// If the range lies outside, or isn't a whole number of aligned `T`s: readers check that before they make a tensor.
+    /// If the range lies outside, or isn't a whole number of aligned `T`s: readers check that
+    /// before they make a tensor.
     pub(crate) fn view<T: Plain>(&self, range: Range<usize>) -> &[T] {
         cast(&self.bytes()[range]).expect("tensors are checked when they are made")
     }
@@ -212,7 +214,8 @@ const HAS_MAPPINGS: bool = cfg!(any(unix, windows));
 /// Maps a file; where that isn't possible, reads it.
 fn map(file: &File, len: u64) -> std::io::Result<Bytes> {
     if HAS_MAPPINGS {
-        // SAFETY: the four rules at the top of this module hold for everything that reads the mapping.
+        // SAFETY: the four rules at the top of this module hold for everything that reads the
+        // mapping.
         return Ok(Bytes::Mapped(unsafe { Mmap::map(file) }?));
     }
     let mut bytes = Vec::new();
@@ -230,23 +233,24 @@ fn cast<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
     if !start.is_aligned() || !bytes.len().is_multiple_of(size) {
         return None;
     }
-    // SAFETY: the pointer is aligned and the bytes are as many as the elements need (both checked above); `T: Plain`
-    // vouches that any bytes are valid; the lifetime is that of the bytes.
+    // SAFETY: the pointer is aligned and the bytes are as many as the elements need (both checked
+    // above); `T: Plain` vouches that any bytes are valid; the lifetime is that of the bytes.
     Some(unsafe { std::slice::from_raw_parts(start, bytes.len() / size) })
 }
 
 /// Bytes of an owner that the caller brought: a vector, a mapping, or a type of its own.
 ///
-/// A safe `AsRef` may give another slice each time, so it is asked once, and the slice is kept as a pointer beside the
-/// owner. An `Arc` holds the owner: it stays where it is when this moves, and unlike a `Box` it claims no sole access to
-/// it, which the pointer would break.
+/// A safe `AsRef` may give another slice each time, so it is asked once, and the slice is kept as a
+/// pointer beside the owner. An `Arc` holds the owner: it stays where it is when this moves, and
+/// unlike a `Box` it claims no sole access to it, which the pointer would break.
 struct OwnedBytes {
     start: NonNull<u8>,
     len: usize,
     _owner: Arc<dyn Send + Sync>,
 }
 
-// SAFETY: it is a shared slice of bytes, which may go to and be read by any thread, and an owner that is Send and Sync.
+// SAFETY: it is a shared slice of bytes, which may go to and be read by any thread, and an owner
+// that is Send and Sync.
 unsafe impl Send for OwnedBytes {}
 // SAFETY: as for Send.
 unsafe impl Sync for OwnedBytes {}
@@ -259,9 +263,10 @@ impl OwnedBytes {
     }
 
     fn as_slice(&self) -> &[u8] {
-        // SAFETY: `new` got the pointer and the length from a `&[u8]` that was borrowed from the owner, so it holds for as
-        // long as the owner could stay borrowed. It could from then until it is dropped: nobody else has this Arc, and
-        // nothing here calls the owner, moves it or borrows it mutably before its drop, which comes with that of `self`.
+        // SAFETY: `new` got the pointer and the length from a `&[u8]` that was borrowed from the
+        // owner, so it holds for as long as the owner could stay borrowed. It could from then until
+        // it is dropped: nobody else has this Arc, and nothing here calls the owner, moves it or
+        // borrows it mutably before its drop, which comes with that of `self`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -290,7 +295,8 @@ impl AlignedBytes {
     }
 
     fn as_slice(&self) -> &[u8] {
-        // SAFETY: a Block is exactly ALIGNMENT bytes without padding, and copy_of made enough blocks for `len` bytes.
+        // SAFETY: a Block is exactly ALIGNMENT bytes without padding, and copy_of made enough
+        // blocks for `len` bytes.
         unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast::<u8>(), self.len) }
     }
 }
@@ -327,7 +333,8 @@ mod tests {
         let address = map.as_ptr();
         let storage = Storage::from_owner(map);
         assert_eq!(storage.bytes().as_ptr(), address);
-        // The bytes may lie in the owner itself, which then stays where it is when the storage moves.
+        // The bytes may lie in the owner itself, which then stays where it is when the storage
+        // moves.
         let storage = Storage::from_owner(Block([7; ALIGNMENT]));
         let address = storage.bytes().as_ptr();
         let moved = std::thread::spawn(move || Box::new(storage)).join().unwrap();

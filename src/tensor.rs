@@ -21,8 +21,8 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// Weights of any type that stores a row after another, at a byte range. `None` if the storage doesn't hold them
-    /// there, or if rows aren't whole blocks.
+    /// Weights of any type that stores a row after another, at a byte range. `None` if the storage
+    /// doesn't hold them there, or if rows aren't whole blocks.
     pub(crate) fn new(
         storage: &Arc<Storage>,
         weights: Range<usize>,
@@ -42,8 +42,8 @@ impl Tensor {
         fits.then_some(Self { storage, dtype, rows, columns, weights, scales: 0..0 })
     }
 
-    /// int8 weights and the scales of their groups. `None` if the storage doesn't hold them there, or if the groups
-    /// don't divide the tensor.
+    /// int8 weights and the scales of their groups. `None` if the storage doesn't hold them there,
+    /// or if the groups don't divide the tensor.
     pub(crate) fn int8(
         storage: &Arc<Storage>,
         weights: Range<usize>,
@@ -93,7 +93,8 @@ impl Tensor {
         (self.storage, self.weights, self.scales) = (Arc::clone(storage), weights, scales);
     }
 
-    /// The weights as they are stored, row after row; `None` of [`Dtype::Int8`], whose scales lie apart.
+    /// The weights as they are stored, row after row; `None` of [`Dtype::Int8`], whose scales lie
+    /// apart.
     #[cfg(feature = "convert")]
     pub(crate) fn row_bytes(&self) -> Option<&[u8]> {
         self.dtype.block().map(|_| &self.storage.bytes()[self.weights.clone()])

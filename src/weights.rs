@@ -17,7 +17,8 @@ pub(crate) struct Weights {
     pub(crate) output: Option<Tensor>, // (vocab_size, dim)
 }
 
-/// The weights of one transformer block. Norms are small and read often, so they are copied out of the file as f32.
+/// The weights of one transformer block. Norms are small and read often, so they are copied out of
+/// the file as f32.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerWeights {
     pub(crate) attention_norm: Vec<f32>, // (dim)

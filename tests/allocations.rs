@@ -1,6 +1,7 @@
 //! Nothing is allocated for a token after the first.
 //!
-//! Calls to the allocator are counted on all threads, so this is one test: another's would be counted too.
+//! Calls to the allocator are counted on all threads, so this is one test: another's would be
+//! counted too.
 
 mod common;
 #[path = "common/counting.rs"]
@@ -55,7 +56,8 @@ fn nothing_is_allocated_for_a_token_after_the_first() {
                 allocates_nothing(&model, &format!("{what}, decoding"), decoding);
                 allocates_nothing(&model, &format!("{what}, behind a prompt"), decoding_behind_a_prompt);
             }
-            // The pool that was dropped ends its threads when its helper has left, and that may allocate.
+            // The pool that was dropped ends its threads when its helper has left, and that may
+            // allocate.
             std::thread::sleep(std::time::Duration::from_millis(100));
             if shape.dim < 100 {
                 generating_allocates_nothing(&file, name);
@@ -97,7 +99,8 @@ fn sampling_allocates_nothing() {
     }
 }
 
-/// Waits until the pool's threads run: a thread allocates when it starts, and that may be after `open`.
+/// Waits until the pool's threads run: a thread allocates when it starts, and that may be after
+/// `open`.
 fn start_threads(model: &Model) {
     model.session().forward(&[1, 2, 3]).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(50));
@@ -105,7 +108,8 @@ fn start_threads(model: &Model) {
 
 /// Where a session allocated when it decoded: (position, calls).
 fn decoding(model: &Model) -> Vec<(usize, u64)> {
-    // Past 64 and 128 positions, which is where a cache's blocks begin; without optimisation past 64.
+    // Past 64 and 128 positions, which is where a cache's blocks begin; without optimisation past
+    // 64.
     let n = if cfg!(debug_assertions) && model.config().dim > 100 { 68 } else { 200 };
     let mut session = model.session();
     session.forward(&[1]).unwrap();
@@ -136,9 +140,9 @@ fn decoding_behind_a_prompt(model: &Model) -> Vec<(usize, u64)> {
     if count > 0 { vec![(session.position(), count)] } else { Vec::new() }
 }
 
-/// That nothing is allocated in at least one of some runs. A helper gives its thread back after 20 ms without work, and
-/// calling it again allocates its job: that happens where the machine is so busy that this thread stands still for so
-/// long, but not each time.
+/// That nothing is allocated in at least one of some runs. A helper gives its thread back after 20
+/// ms without work, and calling it again allocates its job: that happens where the machine is so
+/// busy that this thread stands still for so long, but not each time.
 fn allocates_nothing(model: &Model, what: &str, run: fn(&Model) -> Vec<(usize, u64)>) {
     let runs = if model.threads() == 1 { 1 } else { 10 };
     let mut found = Vec::new();

@@ -1,7 +1,8 @@
-//! The tokenizer of `SmolLM2` against llama.cpp, which made the ids below, in the version of its Python bindings' 0.3.36.
+//! The tokenizer of `SmolLM2` against llama.cpp, which made the ids below, in the version of its
+//! Python bindings' 0.3.36.
 //!
-//! It has a byte-level vocabulary in which some bytes have no piece: text loses them, there as here. The file isn't in
-//! the repository:
+//! It has a byte-level vocabulary in which some bytes have no piece: text loses them, there as
+//! here. The file isn't in the repository:
 //!
 //! ```text
 //! BABYLLAMA_SMOLLM2=/folder/SmolLM2-135M-Instruct.Q4_1.gguf cargo test --test bpe_smollm2 -- --ignored

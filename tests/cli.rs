@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use babyllama::chat::Template;
-use babyllama::convert::{GgufOptions, Mix, Source, to_gguf};
+use babyllama::convert::{GgufOptions, Recipe, Source, to_gguf};
 use babyllama::{
     CacheDtype, Chat, Isa, Model, ModelOptions, Sampler, SamplerOptions, SessionOptions, Tokenizer,
 };
@@ -99,7 +99,8 @@ fn generate(model: &Model, prompt: &str, max_tokens: usize, options: SamplerOpti
     generate.map(|piece| piece.unwrap().to_string()).collect()
 }
 
-// --- run ----------------------------------------------------------------------------------------------------
+// --- run
+// ----------------------------------------------------------------------------------------------------
 
 #[test]
 fn bundled_story_is_what_the_library_generates() {
@@ -246,7 +247,8 @@ fn run_stops_before_a_stop_text() {
     assert_eq!(stderr(&output), "");
 }
 
-// --- Errors, pipes and signals ------------------------------------------------------------------------------
+// --- Errors, pipes and signals
+// ------------------------------------------------------------------------------
 
 #[test]
 fn missing_file_is_named() {
@@ -373,7 +375,8 @@ fn ctrl_c_ends_the_text_and_prints_the_speed() {
     assert!(stderr(&output).contains("tok/s"), "{}", stderr(&output));
 }
 
-// --- chat ---------------------------------------------------------------------------------------------------
+// --- chat
+// ---------------------------------------------------------------------------------------------------
 
 /// What the library makes of a conversation: each answer on a line.
 fn conversation(
@@ -451,8 +454,8 @@ fn chat_without_a_question_ends_well() {
     fails(&with_input(&["chat", "-q"], b"\xff\n"), 1, &["standard input: a line is not UTF-8"]);
 }
 
-/// What the line editor tells a terminal once it reads keys: behind this, Ctrl-C is a key at the prompt. A model can't say
-/// it, since the binary shows no ESC of a model's.
+/// What the line editor tells a terminal once it reads keys: behind this, Ctrl-C is a key at the
+/// prompt. A model can't say it, since the binary shows no ESC of a model's.
 #[cfg(target_os = "linux")]
 const PROMPT: &str = "\x1b[?2004h";
 /// What it tells the terminal when a line was entered.
@@ -474,7 +477,8 @@ impl Terminal {
             eprintln!("skipped: there is no `script`");
             return None;
         }
-        // `script` has its own ways to end, so it is the shell that shows how the chat did. Ctrl-C is the shell's too.
+        // `script` has its own ways to end, so it is the shell that shows how the chat did. Ctrl-C
+        // is the shell's too.
         let chat =
             format!("trap : INT; '{}' chat {args}; echo exit code $?", env!("CARGO_BIN_EXE_babyllama"));
         // Whatever happens, it ends.
@@ -588,7 +592,8 @@ fn speed_in_a_file_has_no_escape_sequences() {
     assert!(notes.contains("\n3 tokens, ") && !notes.contains('\x1b'), "{notes:?}");
 }
 
-// --- tokenize -----------------------------------------------------------------------------------------------
+// --- tokenize
+// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn tokenize_prints_what_a_prompt_is_fed_as() {
@@ -611,7 +616,8 @@ fn tokenize_rejects_input_that_is_not_utf_8() {
     fails(&output, 1, &["error: standard input: is not UTF-8 from byte 3 on"]);
 }
 
-// --- logits -------------------------------------------------------------------------------------------------
+// --- logits
+// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn logits_file_holds_what_forward_all_gives() {
@@ -656,7 +662,8 @@ fn failed_logits_leave_the_file_as_it_was() {
     fails(&babyllama(&args), 1, &["no/such/folder/logits.f32: "]);
 }
 
-// --- bench -----------------------------------------------------------------------------------------------------
+// --- bench
+// -----------------------------------------------------------------------------------------------------
 
 #[test]
 fn bench_measures_files_and_made_up_models() {
@@ -678,14 +685,15 @@ fn bench_measures_files_and_made_up_models() {
         }
         assert!(json["decode"]["gb_per_second"].as_f64().unwrap() > 0.0, "{json}");
     }
-    let made_up = ["bench", "--shape", "stories15m", "--dtype", "q4_1", "--prompt", "9", "--gen", "2"];
-    let shown = stdout(&babyllama(&[&made_up[..], &["--repetitions", "1", "--depth", "3"]].concat()));
+    let synthetic = ["bench", "--shape", "stories15m", "--dtype", "q4_1", "--prompt", "9", "--gen", "2"];
+    let shown = stdout(&babyllama(&[&synthetic[..], &["--repetitions", "1", "--depth", "3"]].concat()));
     assert!(shown.starts_with("stories15m Q4_1, ") && shown.lines().count() == 3, "{shown}");
     fails(&babyllama(&["bench", MODEL, "--shape", "stories15m"]), 2, &["cannot be used with"]);
     fails(&babyllama(&["bench", "--prompt", "0"]), 2, &["must be at least 1"]);
 }
 
-// --- inspect ------------------------------------------------------------------------------------------------
+// --- inspect
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn inspect_shows_what_is_in_a_model() {
@@ -759,7 +767,8 @@ fn inspect_shows_how_a_model_was_stretched() {
     }
 }
 
-// --- convert ------------------------------------------------------------------------------------------------
+// --- convert
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn convert_writes_what_the_library_writes_and_then_runs() {
@@ -769,7 +778,7 @@ fn convert_writes_what_the_library_writes_and_then_runs() {
     let args = ["convert", source, target, "-z", TOKENIZER, "--dtype", "q8_0", "--norm-eps", "1e-6"];
     let args = [&args[..], &["--set", "general.name=a = b"]].concat();
     assert_eq!(stdout(&babyllama(&args)), "");
-    let options = GgufOptions::new().mix(Mix::Q8_0).metadata("general.name", "a = b");
+    let options = GgufOptions::new().mix(Recipe::Q8_0).metadata("general.name", "a = b");
     let open = ModelOptions::new().tokenizer_path(TOKENIZER).norm_eps(1e-6);
     let mut expected = Vec::new();
     to_gguf(&Source::open(source, &open).unwrap(), &options, &mut expected).unwrap();

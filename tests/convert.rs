@@ -1,4 +1,5 @@
-//! The writer of GGUF and the quantisers against PyPI `gguf`, and converted models against what they were made from.
+//! The writer of GGUF and the quantisers against PyPI `gguf`, and converted models against what
+//! they were made from.
 
 mod common;
 
@@ -6,7 +7,7 @@ use std::fs;
 use std::io::Write;
 
 use babyllama::convert::gguf::{Array, Header, Value};
-use babyllama::convert::{GgufOptions, Mix, OutputFile, Source, dtypes, gguf_bytes, quantize, to_gguf};
+use babyllama::convert::{GgufOptions, OutputFile, Recipe, Source, dtypes, gguf_bytes, quantize, to_gguf};
 use babyllama::{Dtype, ErrorKind, Model, ModelOptions, PieceKind, Tokenizer};
 use common::{RandomModel, Shape, TempFile, max_abs_diff, tokenizer_bin};
 
@@ -49,7 +50,8 @@ fn logits(model: &Model) -> Vec<f32> {
     model.session().forward_all(&[1, 7, 30, 2, 11, 39, 5]).unwrap().to_vec()
 }
 
-// --- Weights ------------------------------------------------------------------------------------------------
+// --- Weights
+// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn blocks_are_what_pypi_gguf_makes_of_them() {
@@ -106,7 +108,8 @@ fn weights_that_a_format_cannot_hold_are_refused() {
     assert!(out.is_empty(), "something was written");
 }
 
-// --- The file -----------------------------------------------------------------------------------------------
+// --- The file
+// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_file_of_every_type_is_what_pypi_gguf_writes() {
@@ -203,7 +206,8 @@ fn tensors_are_written_whole_and_in_order() {
     assert_eq!(refusal(writer.finish()), unfinished);
 }
 
-// --- Models -------------------------------------------------------------------------------------------------
+// --- Models
+// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn f32_models_are_the_same_as_gguf() {
@@ -230,15 +234,16 @@ fn overridden_hyperparameters_are_written() {
     assert_eq!((config.norm_eps, config.rope_theta, config.max_seq_len), (1e-6, 1e6, 77));
 }
 
-/// A format's largest rounding error of a weight, for weights up to 1: half a step, and what rounding the scale adds.
+/// A format's largest rounding error of a weight, for weights up to 1: half a step, and what
+/// rounding the scale adds.
 #[test]
 fn each_format_keeps_weights_within_its_step() {
     let random = RandomModel::new(SHAPE, 4);
     let source = TempFile::new("model.bin", &random.to_v0());
     let formats = [
-        (Mix::F16, Dtype::F16, 2.0_f32.powi(-11)),
-        (Mix::Bf16, Dtype::Bf16, 2.0_f32.powi(-8)),
-        (Mix::Q8_0, Dtype::Q8_0, 0.5 / 127.0 + 127.5 * 2.0_f32.powi(-11) / 127.0),
+        (Recipe::F16, Dtype::F16, 2.0_f32.powi(-11)),
+        (Recipe::Bf16, Dtype::Bf16, 2.0_f32.powi(-8)),
+        (Recipe::Q8_0, Dtype::Q8_0, 0.5 / 127.0 + 127.5 * 2.0_f32.powi(-11) / 127.0),
     ];
     for (mix, dtype, relative) in formats {
         let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().mix(mix));
@@ -259,7 +264,8 @@ fn each_format_keeps_weights_within_its_step() {
 fn dequantized_embeddings(file: &[u8], dtype: Dtype) -> Vec<f32> {
     let count = SHAPE.vocab_size * SHAPE.dim;
     let (block, bytes) = dtype.block().unwrap();
-    // They are the first tensor: their bytes start at the first multiple of 32 behind the last info, that of the output.
+    // They are the first tensor: their bytes start at the first multiple of 32 behind the last
+    // info, that of the output.
     let name = b"output.weight";
     let at = file.windows(name.len()).rposition(|window| window == name).unwrap();
     let start = (at + name.len() + 4 + 2 * 8 + 4 + 8).next_multiple_of(32);
@@ -281,7 +287,7 @@ fn dequantized_embeddings(file: &[u8], dtype: Dtype) -> Vec<f32> {
 fn rows_that_are_no_whole_blocks_become_f16() {
     let shape = Shape { hidden_dim: 80, ..SHAPE };
     let source = TempFile::new("model.bin", &RandomModel::new(shape, 5).to_v0());
-    let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().mix(Mix::Q8_0));
+    let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().mix(Recipe::Q8_0));
     let gguf = Model::from_bytes(file).unwrap();
     for tensor in gguf.tensors().iter().filter(|tensor| tensor.shape.len() == 2) {
         let expected = if tensor.name.ends_with(".w2") { Dtype::F16 } else { Dtype::Q8_0 };
@@ -302,7 +308,7 @@ fn a_weight_that_is_no_number_is_refused_with_its_tensor() {
     let mut model = RandomModel::new(SHAPE, 7);
     model.layers[1].w2[5] = f32::NAN;
     let source = Source::open(TempFile::new("model.bin", &model.to_v0()), &ModelOptions::new()).unwrap();
-    let result = to_gguf(&source, &GgufOptions::new().mix(Mix::Q8_0), Vec::new());
+    let result = to_gguf(&source, &GgufOptions::new().mix(Recipe::Q8_0), Vec::new());
     let expected = "tensor \"blk.1.ffn_down.weight\" as Q8_0 can't be written: a weight is NaN";
     assert_eq!(refusal(result), expected);
 }
@@ -323,7 +329,8 @@ fn keys_come_from_the_options_once() {
     }
 }
 
-// --- Tokenizers ---------------------------------------------------------------------------------------------
+// --- Tokenizers
+// ---------------------------------------------------------------------------------------------
 
 const PIECES: [&[u8]; 9] =
     [b" ", b"a", b"b", b" a", b"ab", b"\xc3\xa9", b"two words", b"\xff", "\u{2581}".as_bytes()];
@@ -375,18 +382,21 @@ fn a_tokenizer_with_too_many_pieces_is_refused() {
     assert_eq!(error.path(), Some(source.path()));
 }
 
-// --- The bundled model ---------------------------------------------------------------------------------------
+// --- The bundled model
+// ---------------------------------------------------------------------------------------
 
 /// What `models/README.md` says to call the program with.
 fn bundled_command() -> Vec<String> {
     let card = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/models/README.md")).unwrap();
     let (_, command) = card.split_once("babyllama convert ").unwrap();
     let (command, _) = command.split_once("```").unwrap();
-    // Words as a shell has them: a backslash at a line's end goes on, and quotes hold spaces together.
+    // Words as a shell has them: a backslash at a line's end goes on, and quotes hold spaces
+    // together.
     let command = command.replace("\\\n", " ");
     let quoted = command.split('"').enumerate();
-    let word =
-        |(i, part): (usize, &str)| if i % 2 == 0 { part.replace([' ', '\n'], "\0") } else { part.into() };
+    let word = |(i, part): (usize, &str)| {
+        if i % 2 == 0 { part.replace([' ', '\n'], "\0") } else { part.into() }
+    };
     let words: String = quoted.map(word).collect();
     words.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
@@ -401,7 +411,7 @@ fn the_bundled_model_is_what_its_card_says_how_to_make() {
     for pair in flags.chunks_exact(2) {
         match (&*pair[0], &*pair[1]) {
             ("--tokenizer", path) => open = open.tokenizer_path(shared.join("models/512").join(path)),
-            ("--dtype", "q8_0") => options = options.mix(Mix::Q8_0),
+            ("--dtype", "q8_0") => options = options.mix(Recipe::Q8_0),
             ("--set", text) => {
                 let (key, text) = text.split_once('=').unwrap();
                 options = options.metadata(key, text);
@@ -417,7 +427,8 @@ fn the_bundled_model_is_what_its_card_says_how_to_make() {
     assert!(made == bundled, "{} bytes were made, there are {}", made.len(), bundled.len());
 }
 
-// --- Output files -------------------------------------------------------------------------------------------
+// --- Output files
+// -------------------------------------------------------------------------------------------
 
 #[test]
 fn an_output_file_takes_its_place_only_when_it_is_whole() {

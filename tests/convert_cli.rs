@@ -1,4 +1,5 @@
-//! `babyllama convert` and `inspect` on models as they are published, and what becomes of a conversion that is killed.
+//! `babyllama convert` and `inspect` on models as they are published, and what becomes of a
+//! conversion that is killed.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Published models that somebody meddled with: each is an error that names the file, nothing is executed, and nothing
-//! panics.
+//! Published models that somebody meddled with: each is an error that names the file, nothing is
+//! executed, and nothing panics.
 
 mod common;
 
@@ -10,7 +10,8 @@ use babyllama::convert::Source;
 use babyllama::{ErrorKind, ModelOptions};
 use common::TempFile;
 
-// --- Directories --------------------------------------------------------------------------------------------
+// --- Directories
+// --------------------------------------------------------------------------------------------
 
 /// A copy of one of the models that `tests/golden/published.py` makes. It goes when it is dropped.
 struct Copy {
@@ -234,7 +235,8 @@ fn tokenizers_that_cannot_be_honoured_are_refused() {
     }
 }
 
-// --- Damaged files ------------------------------------------------------------------------------------------
+// --- Damaged files
+// ------------------------------------------------------------------------------------------
 
 #[test]
 fn files_that_are_cut_short_are_refused() {
@@ -288,7 +290,8 @@ fn a_file_that_changes_while_it_is_read_is_noticed() {
     assert_eq!(error.path(), Some(&*path));
 }
 
-// --- Safetensors --------------------------------------------------------------------------------------------
+// --- Safetensors
+// --------------------------------------------------------------------------------------------
 
 #[test]
 fn safetensors_headers_that_lie_are_refused() {
@@ -327,9 +330,11 @@ fn safetensors_headers_that_lie_are_refused() {
     }
 }
 
-// --- Zip archives -------------------------------------------------------------------------------------------
+// --- Zip archives
+// -------------------------------------------------------------------------------------------
 
-/// An archive's entry: its name, its bytes, how they are packed, and how long the directory says they become.
+/// An archive's entry: its name, its bytes, how they are packed, and how long the directory says
+/// they become.
 struct Entry<'a>(&'a str, &'a [u8], u16, u32);
 
 fn stored<'a>(name: &'a str, bytes: &'a [u8]) -> Entry<'a> {
@@ -408,7 +413,8 @@ fn archives_that_grow_or_overlap_are_refused() {
     assert!(refusal_of_bin(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("by PyTorch before 1.6"));
 }
 
-// --- Pickles ------------------------------------------------------------------------------------------------
+// --- Pickles
+// ------------------------------------------------------------------------------------------------
 
 /// What becomes of a directory whose weights' pickle is this, beside a storage of four f32.
 #[track_caller]
@@ -530,7 +536,8 @@ fn pickles_that_would_run_something_are_refused() {
             "{refusal}"
         );
     }
-    // Other ways to make an object: INST, OBJ, NEWOBJ, NEWOBJ_EX, EXT1, persistent by text, and nothing at all.
+    // Other ways to make an object: INST, OBJ, NEWOBJ, NEWOBJ_EX, EXT1, persistent by text, and
+    // nothing at all.
     for pickle in [&b"(ios\nsystem\n."[..], b"(o.", b"\x82\x01.", b"Px\n.", b"\xff."] {
         let refusal = refusal_of_pickle(pickle);
         assert!(refusal.contains("which no checkpoint needs"), "{refusal}");
@@ -540,7 +547,8 @@ fn pickles_that_would_run_something_are_refused() {
 #[test]
 fn objects_beside_weights_are_passed_over() {
     let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
-    // What is made of names that aren't known, in each of the ways to make, fill and change something.
+    // What is made of names that aren't known, in each of the ways to make, fill and change
+    // something.
     let objects: [&[u8]; 11] = [
         b"cos\nsystem\n",
         b"cos\nsystem\nX\x04\x00\x00\x00true\x85R",
@@ -596,7 +604,8 @@ fn pickles_that_abuse_the_machine_are_refused() {
         let refusal = refusal_of_pickle(&pickle);
         assert!(refusal.contains(expected), "{expected}: {refusal}");
     }
-    // A memo of a million entries takes no more than its own length justifies, and is then of no use.
+    // A memo of a million entries takes no more than its own length justifies, and is then of no
+    // use.
     let mut memo = b"\x80\x02}".to_vec();
     (0..1_000_000_u32).for_each(|n| memo.extend([&b"r"[..], &n.to_le_bytes()].concat()));
     memo.extend(b"X\x01\x00\x00\x00aK\x02s.");

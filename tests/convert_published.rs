@@ -1,5 +1,5 @@
-//! Models in the files that they are published in, made by `tests/golden/published.py`: what becomes of them computes what
-//! Hugging Face's transformers computes, and has their tokens.
+//! Models in the files that they are published in, made by `tests/golden/published.py`: what
+//! becomes of them computes what Hugging Face's transformers computes, and has their tokens.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use babyllama::convert::{
-    GgufOptions, Llama2c, Mix, Source, check, llama2c_bytes, to_gguf, to_llama2c, to_tokenizer_bin,
+    GgufOptions, Llama2c, Recipe, Source, check, llama2c_bytes, to_gguf, to_llama2c, to_tokenizer_bin,
 };
 use babyllama::{Dtype, ErrorKind, Model, ModelOptions, PieceKind, RopeScaling, Tokenizer};
 use common::{TempFile, max_abs_diff, std_dev};
@@ -61,7 +61,7 @@ fn assert_tokens(tokenizer: &Tokenizer, golden: &str) {
 
 #[test]
 fn logits_of_published_models_are_hugging_faces() {
-    let f32 = GgufOptions::new().mix(Mix::F32);
+    let f32 = GgufOptions::new().mix(Recipe::F32);
     for (name, golden) in [
         ("llama3", "llama3.f64"),
         ("llama2", "llama2.f64"),
@@ -167,7 +167,7 @@ fn a_file_of_a_directory_means_the_directory() {
 #[test]
 fn check_finds_what_was_changed() {
     let source = source("llama2");
-    for mix in [None, Some(Mix::F32), Some(Mix::Q8_0)] {
+    for mix in [None, Some(Recipe::F32), Some(Recipe::Q8_0)] {
         let options = mix.map_or_else(GgufOptions::new, |mix| GgufOptions::new().mix(mix));
         let mut file = gguf(&source, &options);
         let mut compared = 0;
@@ -215,8 +215,9 @@ fn llama2c_files_are_what_its_export_writes() {
     let mut tokenizer = Vec::new();
     to_tokenizer_bin(&source, &mut tokenizer).unwrap();
     assert!(tokenizer == fs::read(file("babyllama.tokenizer.bin")).unwrap(), "the tokenizer differs");
-    // The tables of v0 come from a library that doesn't round every frequency correctly. One that is an ulp off moves the angle
-    // of a position by up to the position's number of ulps. All else is the same.
+    // The tables of v0 come from a library that doesn't round every frequency correctly. One that
+    // is an ulp off moves the angle of a position by up to the position's number of ulps. All else
+    // is the same.
     let (made, expected) = (write(Llama2c::V0), fs::read(file("babyllama.v0.bin")).unwrap());
     assert_eq!(made.len(), expected.len());
     let config = source.config();

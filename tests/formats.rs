@@ -35,9 +35,11 @@ fn the_golden_file_has_a_matrix_in_every_format_of_gguf() {
     assert_eq!(found, HashSet::from(all));
 }
 
-/// How far int8 activations may take the logits of two layers, in standard deviations: root mean square.
+/// How far int8 activations may take the logits of two layers, in standard deviations: root mean
+/// square.
 ///
-/// `tolerance` in `tests/quantized.rs` says where it comes from; here activations are in groups of 32.
+/// `tolerance` in `tests/quantized.rs` says where it comes from; here activations are in groups of
+/// 32.
 fn tolerance() -> f64 {
     let e = (2.0 * 64_f64.ln()).sqrt() / (127.0 * 12_f64.sqrt());
     2.0 * f64::from(4 * 2 + 1).sqrt() * e
@@ -79,7 +81,8 @@ fn every_format_gives_the_same_bits_fed_at_once_or_in_parts() {
     }
 }
 
-/// A model and its file with 16-bit matrices: what `round` makes of a weight is the weight and its bits.
+/// A model and its file with 16-bit matrices: what `round` makes of a weight is the weight and its
+/// bits.
 fn sixteen_bits(model: &RandomModel, kind: u32, round: fn(f32) -> (f32, u16)) -> (RandomModel, Gguf) {
     let mut rounded = model.clone();
     for matrix in rounded.matrices_mut() {
@@ -98,8 +101,8 @@ fn sixteen_bits(model: &RandomModel, kind: u32, round: fn(f32) -> (f32, u16)) ->
 
 #[test]
 fn sixteen_bit_weights_are_multiplied_without_rounding_the_activations() {
-    /// As in `tests/golden.rs`, for rows of at most 344 and three layers. With activations of 16 bits the error would
-    /// be 100 times as large.
+    /// As in `tests/golden.rs`, for rows of at most 344 and three layers. With activations of 16
+    /// bits the error would be 100 times as large.
     const TOLERANCE: f64 = 26.0 * 18.55 / (1 << 24) as f64;
     let f16 = |x: f32| (half::f16::from_f32(x).to_f32(), half::f16::from_f32(x).to_bits());
     let bf16 = |x: f32| (half::bf16::from_f32(x).to_f32(), half::bf16::from_f32(x).to_bits());

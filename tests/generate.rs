@@ -1,4 +1,5 @@
-//! Generation: what it says, when it ends and why, what the session has read then, and how it goes on.
+//! Generation: what it says, when it ends and why, what the session has read then, and how it goes
+//! on.
 
 mod common;
 
@@ -75,7 +76,8 @@ fn generation_says_what_the_model_says_until_eos() {
     let mut session = model.session();
     let mut sampler = greedy();
     let (texts, reason, n) = finish(session.generate(&[BOS], &mut sampler).unwrap());
-    assert_eq!(texts, ["once", " upon", " a time", ",", " the end", "."]); // the space behind BOS is stripped
+    // the space behind BOS is stripped
+    assert_eq!(texts, ["once", " upon", " a time", ",", " the end", "."]);
     assert_eq!((reason, n), (FinishReason::EndOfText(EOS), 6));
     // All that was said has been read; EOS has not.
     assert_eq!(session.tokens(), [BOS, 3, 4, 5, 6, 7, 8]);
@@ -184,7 +186,8 @@ fn text_needs_a_tokenizer_and_so_do_tokens() {
     session.forward(&[BOS]).unwrap(); // it still takes tokens alone
 }
 
-// --- Stop strings --------------------------------------------------------------------------------------------
+// --- Stop strings
+// --------------------------------------------------------------------------------------------
 
 /// The text, the reason, and the texts of the pieces, for some stop strings.
 fn stopped(stops: &[&str], prompt: &[TokenId]) -> (String, FinishReason, Vec<String>) {
@@ -310,7 +313,8 @@ fn pieces_longer_than_a_short_string_are_whole() {
     assert_eq!(texts, ["and a very very long piece that is more than 38 bytes"]);
 }
 
-// --- The session afterwards ----------------------------------------------------------------------------------
+// --- The session afterwards
+// ----------------------------------------------------------------------------------
 
 #[test]
 fn dropping_it_half_way_leaves_the_session_usable() {
@@ -327,7 +331,8 @@ fn dropping_it_half_way_leaves_the_session_usable() {
         assert!(STORY.starts_with(&said));
         // The prompt and all tokens but the last.
         assert_eq!(session.tokens(), &[BOS, 3, 4, 5, 6, 7, 8][..taken]);
-        // The one that wasn't fed goes first if the text is to go on. Without an item, nothing has happened.
+        // The one that wasn't fed goes first if the text is to go on. Without an item, nothing has
+        // happened.
         let prompt: &[TokenId] = if taken == 0 { &[BOS] } else { &[] };
         let (texts, reason, _) = finish(session.generate(prompt, &mut sampler).unwrap());
         assert_eq!(format!("{said}{}", texts.concat()), STORY);
@@ -421,14 +426,16 @@ fn text_that_goes_on_is_encoded_as_such() {
         tokenizer.decode(session.tokens())
     };
     assert_eq!(read(&["Once upon a ti", "me", ", \u{e9}", " x"]), "Once upon a time, \u{e9} x");
-    // After what isn't text a text begins: there the dummy space is the tokenizer's and not the text's.
+    // After what isn't text a text begins: there the dummy space is the tokenizer's and not the
+    // text's.
     let mut session = model.session();
     session.forward(&[tokenizer.bos().unwrap()]).unwrap();
     session.generate("me", &mut greedy()).unwrap().max_tokens(0).for_each(|piece| drop(piece.unwrap()));
     assert_eq!(session.tokens(), tokenizer.encode_prompt("me"));
 }
 
-// --- Generation in parts ---------------------------------------------------------------------------------------
+// --- Generation in parts
+// ---------------------------------------------------------------------------------------
 
 /// All that a generation gives and leaves behind.
 #[derive(Debug, PartialEq)]
@@ -605,7 +612,8 @@ fn a_full_context_ends_a_generation_that_goes_on_again_and_again() {
     }
 }
 
-// --- Errors half-way -----------------------------------------------------------------------------------------
+// --- Errors half-way
+// -----------------------------------------------------------------------------------------
 
 #[test]
 fn nan_logits_are_a_typed_error_and_end_it() {
@@ -670,11 +678,13 @@ fn options_of_the_sampler_that_are_out_of_range_are_an_error_of_the_first_token(
     assert!(generate.next().is_none());
 }
 
-// --- Padded vocabularies -------------------------------------------------------------------------------------
+// --- Padded vocabularies
+// -------------------------------------------------------------------------------------
 
 #[test]
 fn ids_without_a_piece_are_never_generated() {
-    // The model would say token 15 after each, which the tokenizer of 14 pieces doesn't have; of the others " ha".
+    // The model would say token 15 after each, which the tokenizer of 14 pieces doesn't have; of
+    // the others " ha".
     let mut padded = scripted_model(&[15; 16], 64);
     for value in &mut padded.output.as_mut().unwrap()[12 * 16..13 * 16] {
         *value = 0.5;
@@ -709,7 +719,8 @@ fn a_tokenizer_with_more_pieces_than_the_model_has_logits_is_refused() {
     assert_eq!(error.to_string(), "the tokenizer has 17 pieces, the model knows only 16 tokens");
 }
 
-// --- Sampling in the loop ------------------------------------------------------------------------------------
+// --- Sampling in the loop
+// ------------------------------------------------------------------------------------
 
 #[test]
 fn penalties_count_the_prompt_and_what_was_said() {

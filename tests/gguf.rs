@@ -1,4 +1,5 @@
-//! GGUF files: what is read from them, and that no file, however it is damaged, does worse than give an error.
+//! GGUF files: what is read from them, and that no file, however it is damaged, does worse than
+//! give an error.
 
 mod common;
 #[path = "common/counting.rs"]
@@ -71,7 +72,8 @@ fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
     model.session().forward_all(tokens).unwrap().to_vec()
 }
 
-// --- Models --------------------------------------------------------------------------------------------------
+// --- Models
+// --------------------------------------------------------------------------------------------------
 
 #[test]
 fn f32_files_give_the_bits_of_llama2cs_and_hugging_faces_logits() {
@@ -142,8 +144,9 @@ fn errors_name_the_file() {
 
 #[test]
 fn heads_may_be_wider_than_dim_over_heads_and_turn_in_part() {
-    // Zeros beside each head's dimensions change nothing, if the first ones turn as before and the scores' divisor, the
-    // root of the width, is made good for: so Hugging Face's logits hold for wider heads too.
+    // Zeros beside each head's dimensions change nothing, if the first ones turn as before and the
+    // scores' divisor, the root of the width, is made good for: so Hugging Face's logits hold for
+    // wider heads too.
     for case in GOLDEN {
         let model = case.model();
         let Shape { dim, n_heads, n_kv_heads, n_layers, .. } = case.shape;
@@ -293,7 +296,8 @@ fn numbers_may_have_any_width_and_widths_may_be_given_for_each_layer() {
     assert_eq!(open(&no_theta).unwrap().config(), &expected);
 }
 
-// --- Tokenizers ----------------------------------------------------------------------------------------------
+// --- Tokenizers
+// ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_file_brings_its_tokenizer() {
@@ -369,7 +373,8 @@ fn a_bad_tokenizer_is_an_error_unless_another_is_given() {
     }
 }
 
-// --- Split models --------------------------------------------------------------------------------------------
+// --- Split models
+// --------------------------------------------------------------------------------------------
 
 /// The parts of a model, written to a folder that goes when the first file is dropped.
 fn write_parts(count: u16, change: impl Fn(usize, &mut Gguf)) -> (TempFile, Vec<PathBuf>) {
@@ -451,7 +456,8 @@ fn a_part_that_is_missing_wrong_or_not_the_first_is_told() {
     assert!(error.to_string().contains("token_embd.weight appears twice"), "{error}");
 }
 
-// --- What a file may not be ----------------------------------------------------------------------------------
+// --- What a file may not be
+// ----------------------------------------------------------------------------------
 
 #[test]
 fn other_models_are_refused_by_name() {
@@ -670,8 +676,12 @@ fn a_type_of_weights_takes_the_bytes_that_ggml_gives_it() {
             });
             let error = refused(&file);
             match error.kind() {
-                ErrorKind::UnsupportedTensor { name } => assert_eq!((missing, &**name), (0, "odd"), "{kind}"),
-                ErrorKind::TensorLayout { name, .. } => assert_eq!((missing, &**name), (1, "odd"), "{kind}"),
+                ErrorKind::UnsupportedTensor { name } => {
+                    assert_eq!((missing, &**name), (0, "odd"), "{kind}")
+                }
+                ErrorKind::TensorLayout { name, .. } => {
+                    assert_eq!((missing, &**name), (1, "odd"), "{kind}")
+                }
                 _ => panic!("type {kind}, {missing} bytes missing: {error}"),
             }
         }
@@ -729,7 +739,8 @@ fn arrays_nest_only_a_little() {
     }
 }
 
-// --- Damage --------------------------------------------------------------------------------------------------
+// --- Damage
+// --------------------------------------------------------------------------------------------------
 
 /// What a small file may take beyond its own size while it is opened.
 const OPEN: usize = 64 << 10;
@@ -854,7 +865,8 @@ fn many_keys_take_memory_in_proportion() {
     assert!(matches!(error.kind(), ErrorKind::Malformed { .. }), "{error}");
 }
 
-// --- True shapes ---------------------------------------------------------------------------------------------
+// --- True shapes
+// ---------------------------------------------------------------------------------------------
 
 /// A name, dim, `hidden_dim`, layers, heads, heads of keys and values, and pieces.
 const TRUE_SHAPES: [(&str, u64, u64, u64, u64, u64, u64); 8] = [
@@ -868,7 +880,8 @@ const TRUE_SHAPES: [(&str, u64, u64, u64, u64, u64, u64); 8] = [
     ("Llama 3 70B", 8192, 28672, 80, 64, 8, 128_256),
 ];
 
-/// A file of a true shape with holes for weights: a type's number, and weights and bytes of its blocks.
+/// A file of a true shape with holes for weights: a type's number, and weights and bytes of its
+/// blocks.
 fn true_shape(index: usize, (kind, weights, bytes): (u32, u64, u64)) -> Gguf {
     let (_, dim, hidden, n_layers, n_heads, n_kv_heads, vocab) = TRUE_SHAPES[index];
     let kv_dim = dim / n_heads * n_kv_heads;

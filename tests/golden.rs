@@ -1,4 +1,5 @@
-//! Logits of f32 files against Hugging Face's, on every instruction set and for several numbers of threads.
+//! Logits of f32 files against Hugging Face's, on every instruction set and for several numbers of
+//! threads.
 
 mod common;
 
@@ -7,11 +8,12 @@ use common::{GOLDEN, Golden, RandomModel, Shape, logits, max_abs_diff, std_dev};
 
 /// How far f32 logits may be from exact ones, in standard deviations of the logits.
 ///
-/// From the embedding to a logit there are at most `26` sums in a row (8 in each of 3 layers and 2), each of at most
-/// `n` = 344 terms and as many roundings, each below u = 2^-24 of the partial sum. Rounding errors are independent and
-/// of mean zero to first order, so a sum's relative error grows as sqrt(n) u (Higham and Mary 2019), and the sums' add
-/// up to at most 26 sqrt(344) u = 2.9e-5. (All in one direction it would be 26 * 344 u = 5e-4, which never happens.)
-/// Measured: 1.8e-6, and 2.3e-6 over all widths up to 67.
+/// From the embedding to a logit there are at most `26` sums in a row (8 in each of 3 layers and
+/// 2), each of at most `n` = 344 terms and as many roundings, each below u = 2^-24 of the partial
+/// sum. Rounding errors are independent and of mean zero to first order, so a sum's relative error
+/// grows as sqrt(n) u (Higham and Mary 2019), and the sums' add up to at most 26 sqrt(344) u =
+/// 2.9e-5. (All in one direction it would be 26 * 344 u = 5e-4, which never happens.) Measured:
+/// 1.8e-6, and 2.3e-6 over all widths up to 67.
 const TOLERANCE: f64 = 26.0 * 18.55 / (1 << 24) as f64;
 
 fn options(case: &Golden, isa: Isa, threads: usize) -> ModelOptions {
@@ -119,7 +121,8 @@ fn the_smallest_shapes_give_the_exact_logits() {
                 let opened = Model::from_bytes_with(file, &ModelOptions::new().isa(isa).threads(2)).unwrap();
                 let mut session = opened.session();
                 let found = session.forward_all(&tokens).unwrap();
-                // One logit alone has no deviation: compare with the logits' size instead, which is about sqrt(dim).
+                // One logit alone has no deviation: compare with the logits' size instead, which is
+                // about sqrt(dim).
                 let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
                 let error = max_abs_diff(found, &expected) / size;
                 assert!(error < TOLERANCE, "{shape:?} {}: {error:e}", isa.name());

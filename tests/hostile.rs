@@ -1,5 +1,5 @@
-//! Files are untrusted: whatever is in them, an error that says what is wrong or a working model, no panic, and no more
-//! memory than the file's own size justifies.
+//! Files are untrusted: whatever is in them, an error that says what is wrong or a working model,
+//! no panic, and no more memory than the file's own size justifies.
 
 mod common;
 #[path = "common/counting.rs"]
@@ -105,7 +105,8 @@ fn never_panics(bytes: Vec<u8>, options: &ModelOptions, case: &str) -> Result<()
     outcome.unwrap_or_else(|_| panic!("{case}: panicked"))
 }
 
-// --- Truncation ----------------------------------------------------------------------------------------------
+// --- Truncation
+// ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_model_that_is_cut_anywhere_is_refused() {
@@ -162,9 +163,11 @@ fn a_tokenizer_that_is_cut_anywhere_is_refused_or_shorter() {
     assert_eq!(works, 11, "as often as a piece ends");
 }
 
-// --- Random damage -------------------------------------------------------------------------------------------
+// --- Random damage
+// -------------------------------------------------------------------------------------------
 
-/// How many files the tests of random damage try: the tests without optimisation are there for overflow checks.
+/// How many files the tests of random damage try: the tests without optimisation are there for
+/// overflow checks.
 const ROUNDS: usize = if cfg!(debug_assertions) { 6_000 } else { 100_000 };
 
 #[test]
@@ -176,7 +179,8 @@ fn random_bytes_in_headers_are_an_error_or_a_working_model() {
         let (version, mut bytes) = files_once()[round % 3].clone();
         let header = if version == "v0" { 28 } else { 256 };
         for _ in 0..=rng.next_u64() % 3 {
-            // Most damage hits the few bytes that say something, the rest the zeros behind them and the weights.
+            // Most damage hits the few bytes that say something, the rest the zeros behind them and
+            // the weights.
             let within = match rng.next_u64() % 8 {
                 0 => bytes.len(),
                 1 => header,
@@ -203,9 +207,11 @@ fn files_once() -> &'static [(&'static str, Vec<u8>); 3] {
 
 #[test]
 fn random_headers_with_files_of_their_size_are_an_error_or_a_working_model() {
-    // A header that was damaged seldom fits its file. Here the file is made to fit, so that odd shapes get through.
+    // A header that was damaged seldom fits its file. Here the file is made to fit, so that odd
+    // shapes get through.
     let options = ModelOptions::new().threads(1).tokenizer(
-        Tokenizer::from_llama2c(&tokenizer_bin(&[])[..4 + 13]).unwrap(), // one piece: fits every vocabulary
+        // one piece: fits every vocabulary
+        Tokenizer::from_llama2c(&tokenizer_bin(&[])[..4 + 13]).unwrap(),
     );
     let mut rng = SplitMix64::new(33);
     let mut opened = 0;
@@ -265,7 +271,8 @@ fn random_damage_to_a_tokenizer_is_an_error_or_a_working_tokenizer() {
             bytes[at] = rng.next_u64() as u8;
         }
         let (result, memory) = peak(|| Tokenizer::from_llama2c(&bytes));
-        // Text, ends, scores, kinds, index: a piece of 8 bytes in the file is 13 in memory, 8 of index twice over.
+        // Text, ends, scores, kinds, index: a piece of 8 bytes in the file is 13 in memory, 8 of
+        // index twice over.
         assert!(memory < 4 * bytes.len() + OPEN, "round {round}: {memory} bytes");
         if let Ok(tokenizer) = result {
             let ids = tokenizer.encode("Once upon a time \u{1f999}");
@@ -277,7 +284,8 @@ fn random_damage_to_a_tokenizer_is_an_error_or_a_working_tokenizer() {
     assert!(opened > ROUNDS / 100, "{opened}");
 }
 
-// --- What each error says ------------------------------------------------------------------------------------
+// --- What each error says
+// ------------------------------------------------------------------------------------
 
 /// A file with some of the header's integers replaced.
 fn with_ints(version: &str, ints: &[(usize, i32)]) -> Vec<u8> {
@@ -536,7 +544,8 @@ fn what_is_no_file_is_an_error_with_its_name() {
     assert!(error.to_string().contains("it is a directory: name the tokenizer's file"), "{error}");
 }
 
-// --- Tokenizers beside models --------------------------------------------------------------------------------
+// --- Tokenizers beside models
+// --------------------------------------------------------------------------------
 
 #[test]
 fn a_tokenizer_is_found_beside_the_model_and_named_when_it_is_bad() {
@@ -590,7 +599,8 @@ fn tokenizers_say_what_is_wrong_with_them() {
     }
 }
 
-// --- Options -------------------------------------------------------------------------------------------------
+// --- Options
+// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn options_that_no_llama_can_have_are_refused() {

@@ -1,9 +1,11 @@
-//! The source keeps to its layers: a module imports only from below, and what is dangerous stays in its place.
+//! The source keeps to its layers: a module imports only from below, and what is dangerous stays in
+//! its place.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the bottom up. Modules on one line may import each other, but for `forward` and `checkpoint`.
+/// From the bottom up. Modules on one line may import each other, but for `forward` and
+/// `checkpoint`.
 const LAYERS: &[&[&str]] = &[
     &["error"],
     &["storage", "simd", "parallel"],
@@ -18,8 +20,8 @@ const LAYERS: &[&[&str]] = &[
     &["convert"],
 ];
 
-/// Beside the layers: what these may import. Layers from `model` up may import them, and `checkpoint` the tokenizer, since
-/// GGUF files bring one.
+/// Beside the layers: what these may import. Layers from `model` up may import them, and
+/// `checkpoint` the tokenizer, since GGUF files bring one.
 const SIDE: &[(&str, &[&str])] =
     &[("tokenizer", &["error"]), ("sampler", &["error"]), ("chat", &["error", "tokenizer"])];
 

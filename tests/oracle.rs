@@ -1,4 +1,5 @@
-//! The oracle that holds the other tests is itself held: by Hugging Face's logits, and by the layout of files.
+//! The oracle that holds the other tests is itself held: by Hugging Face's logits, and by the
+//! layout of files.
 
 mod common;
 
@@ -9,8 +10,8 @@ fn naive_forward_matches_hugging_face() {
     for case in GOLDEN {
         let expected = case.logits().concat(); // (n_tokens * vocab_size)
         let found = logits(&case.model(), case.tokens, case.norm_eps, case.rope_theta).concat();
-        // Both are f64 and differ in the order of their sums: at most 26 in a row (8 a layer and 2), each of at most
-        // 344 terms. 26 * 344 * 2^-53 < 1e-12.
+        // Both are f64 and differ in the order of their sums: at most 26 in a row (8 a layer and
+        // 2), each of at most 344 terms. 26 * 344 * 2^-53 < 1e-12.
         let error = max_abs_diff(&found, &expected) / std_dev(&expected);
         assert!(error < 1e-12, "{}: {error:e} standard deviations", case.name);
     }
@@ -18,7 +19,8 @@ fn naive_forward_matches_hugging_face() {
 
 #[test]
 fn golden_logits_tell_wrong_models_apart() {
-    // Were the cases too tame, a wrong forward pass could agree with them within an f32's tolerance.
+    // Were the cases too tame, a wrong forward pass could agree with them within an f32's
+    // tolerance.
     for case in GOLDEN {
         let expected = case.logits().concat();
         let distance = |model: &RandomModel, norm_eps: f64, rope_theta: f64| {

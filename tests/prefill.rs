@@ -1,5 +1,5 @@
-//! Prefill unpacks weights once for many tokens, decode multiplies row by row: both must give the same bits, in every
-//! format, on every instruction set, for any number of threads.
+//! Prefill unpacks weights once for many tokens, decode multiplies row by row: both must give the
+//! same bits, in every format, on every instruction set, for any number of threads.
 
 mod common;
 
@@ -7,8 +7,8 @@ use babyllama::{Isa, Model, ModelOptions};
 use common::gguf::{Gguf, Value};
 use common::{RandomModel, Shape, SplitMix64};
 
-/// A format: its number in a file, the weights and bytes of a block, and where in it stand scales, which must be small
-/// numbers for the sums to stay finite.
+/// A format: its number in a file, the weights and bytes of a block, and where in it stand scales,
+/// which must be small numbers for the sums to stay finite.
 const FORMATS: &[(&str, u32, usize, usize, &[usize])] = &[
     ("Q4_0", 2, 32, 18, &[0]),
     ("Q4_1", 3, 32, 20, &[0, 2]),
@@ -27,7 +27,8 @@ const FORMATS: &[(&str, u32, usize, usize, &[usize])] = &[
 /// A model whose matrices are random blocks.
 fn model_in(kind: u32, weights: usize, bytes: usize, scales: &[usize]) -> Vec<u8> {
     let shape = Shape {
-        // Ten or eleven groups a row where blocks are small: not a multiple of the eight that are decoded together.
+        // Ten or eleven groups a row where blocks are small: not a multiple of the eight that are
+        // decoded together.
         dim: if weights == 32 { 320 } else { 256 },
         hidden_dim: if weights == 32 { 352 } else { 768 },
         n_layers: 1,
@@ -72,7 +73,8 @@ fn prefill_of_any_length_gives_decodes_bits_in_every_format() {
             let decoded: Vec<f32> =
                 tokens.iter().flat_map(|&token| session.forward(&[token]).unwrap().to_vec()).collect();
             assert!(decoded.iter().all(|x| x.is_finite()), "{name}");
-            // One vector of tokens and a part of one, two and a part, four and a part, with whatever a vector is.
+            // One vector of tokens and a part of one, two and a part, four and a part, with
+            // whatever a vector is.
             for (n_tokens, threads) in [(2, 1), (3, 2), (9, 1), (17, 2), (39, 1), (75, 2), (64, 3)] {
                 let mut session = model(threads).session();
                 let logits = session.forward_all(&tokens[..n_tokens]).unwrap();

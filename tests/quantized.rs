@@ -1,13 +1,14 @@
-//! int8 files: the bits of runq's arithmetic on every instruction set and for any number of threads, and the numbers
-//! of the f32 model that they stand for.
+//! int8 files: the bits of runq's numerics on every instruction set and for any number of threads,
+//! and the numbers of the f32 model that they stand for.
 
 mod common;
 
 use babyllama::{Dtype, Isa, Model, ModelOptions};
 use common::{GOLDEN, Golden, RandomModel, Shape, logits, runq_logits, std_dev};
 
-/// Group sizes that divide all of a model's matrices, of those that matter: 1 is a scale for each weight; 3, 4 and 36
-/// are shorter than a vector; 64 straddles rows of 36, 100, 172 and 344; 4096 holds many rows.
+/// Group sizes that divide all of a model's matrices, of those that matter: 1 is a scale for each
+/// weight; 3, 4 and 36 are shorter than a vector; 64 straddles rows of 36, 100, 172 and 344; 4096
+/// holds many rows.
 fn group_sizes(model: &RandomModel) -> Vec<usize> {
     let Shape { dim, hidden_dim, vocab_size, .. } = model.shape;
     let lengths = [vocab_size * dim, dim * dim, model.shape.kv_dim() * dim, hidden_dim * dim];
@@ -28,8 +29,8 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|x| x.to_bits()).collect()
 }
 
-/// That the file's logits are `expected` to the bit, on every Isa. Files of less than 2 MiB stay on one thread whatever
-/// they are told.
+/// That the file's logits are `expected` to the bit, on every Isa. Files of less than 2 MiB stay on
+/// one thread whatever they are told.
 #[track_caller]
 fn assert_bits(name: &str, file: &[u8], options: &ModelOptions, tokens: &[u32], expected: &[f32]) {
     for isa in Isa::available() {
@@ -94,7 +95,8 @@ fn int8_files_large_enough_for_threads_give_the_bits_of_runqs_arithmetic() {
     }
 }
 
-/// The least shape whose matrices take groups of `64 * 64` weights and of 65,536, which is the most.
+/// The least shape whose matrices take groups of `64 * 64` weights and of 65,536, which is the
+/// most.
 #[test]
 fn a_whole_matrix_may_be_one_group() {
     let shape = Shape {
@@ -122,14 +124,15 @@ fn rms_error(found: &[f32], expected: &[f64]) -> f64 {
 
 /// How far int8 activations may take the logits, in standard deviations: root mean square.
 ///
-/// An activation is off by at most half a step, which is its group's largest divided by 127, and evenly distributed
-/// in that: by `peak / (127 sqrt(12))` in the root mean square. In a group of `g` normally distributed activations the
-/// peak is about sqrt(2 ln(2 g)) of their root mean square, so a product's input, and with weights that know nothing
-/// of the error its output, is off by `e = sqrt(2 ln(2 g)) / (127 sqrt(12))` of its own size, 0.7 % for g = 64.
+/// An activation is off by at most half a step, which is its group's largest divided by 127, and
+/// evenly distributed in that: by `peak / (127 sqrt(12))` in the root mean square. In a group of
+/// `g` normally distributed activations the peak is about sqrt(2 ln(2 g)) of their root mean
+/// square, so a product's input, and with weights that know nothing of the error its output, is off
+/// by `e = sqrt(2 ln(2 g)) / (127 sqrt(12))` of its own size, 0.7 % for g = 64.
 ///
-/// A logit is behind 4 products a layer in a row and the classifier. Each hands on the error before it and adds its
-/// own, which is independent, so squares add up: `sqrt(4 n_layers + 1) e`, doubled because SwiGLU multiplies two inputs
-/// and attention three. Measured: at most a third of that.
+/// A logit is behind 4 products a layer in a row and the classifier. Each hands on the error before
+/// it and adds its own, which is independent, so squares add up: `sqrt(4 n_layers + 1) e`, doubled
+/// because SwiGLU multiplies two inputs and attention three. Measured: at most a third of that.
 fn tolerance(shape: Shape, group_size: usize) -> f64 {
     let e = (2.0 * (2.0 * group_size as f64).ln()).sqrt() / (127.0 * 12_f64.sqrt());
     2.0 * ((4 * shape.n_layers + 1) as f64).sqrt() * e
@@ -156,7 +159,8 @@ fn int8_logits_are_near_those_of_the_dequantized_model() {
 
 #[test]
 fn int8_error_comes_from_the_activations_alone() {
-    // The same weights with exact activations: what is left is the rounding of f32, far below that of int8.
+    // The same weights with exact activations: what is left is the rounding of f32, far below that
+    // of int8.
     let case = GOLDEN[3];
     let dequantized = case.model().dequantized(64);
     let expected = logits(&dequantized, case.tokens, case.norm_eps, case.rope_theta).concat();
@@ -174,7 +178,8 @@ fn groups_of_zeros_are_zeros_and_never_nan() {
     model.layers[0].w1.fill(0.0); // every activation behind it is 0 too
     model.layers[1].wo[..360].fill(0.0);
     model.layers[2].wv.fill(0.0);
-    model.tok_embeddings[..36].fill(0.0); // token 0 has no embedding: its first activations are groups of zeros
+    // token 0 has no embedding: its first activations are groups of zeros
+    model.tok_embeddings[..36].fill(0.0);
     let tokens = [0, 1, 0, 332];
     for group_size in [1, 4, 12, 36] {
         let expected = runq_logits(&model, group_size, &tokens, 1e-5, 1e4).concat();
@@ -185,8 +190,9 @@ fn groups_of_zeros_are_zeros_and_never_nan() {
 
 #[test]
 fn weights_of_minus_128_are_multiplied_as_they_are() {
-    // export.py never writes -128, but a byte can be that. Two files that mean the same model: in one a row of the
-    // classifier is -128 with scale s, in the other -64 with scale 2 s. Both products are exact, so they agree.
+    // export.py never writes -128, but a byte can be that. Two files that mean the same model: in
+    // one a row of the classifier is -128 with scale s, in the other -64 with scale 2 s. Both
+    // products are exact, so they agree.
     let shape = Shape {
         dim: 64,
         hidden_dim: 96,
@@ -224,7 +230,8 @@ fn weights_of_minus_128_are_multiplied_as_they_are() {
 fn every_weight_byte_gives_the_same_bits_on_every_isa() {
     let case = GOLDEN[1];
     let mut file = case.model().to_v2(4);
-    // The quants of all 256 values, -128 among them, in the embeddings and from there on in the other matrices.
+    // The quants of all 256 values, -128 among them, in the embeddings and from there on in the
+    // other matrices.
     let start = 256 + 4 * case.shape.dim * (2 * case.shape.n_layers + 1);
     for (i, byte) in file[start..start + case.shape.vocab_size * case.shape.dim].iter_mut().enumerate() {
         *byte = (i % 256) as u8;

@@ -1,7 +1,9 @@
-//! Whole stories: the texts that llama2.c's `run` and `runq` print, byte for byte, for the same options and seed.
+//! Whole stories: the texts that llama2.c's `run` and `runq` print, byte for byte, for the same
+//! options and seed.
 //!
-//! They need real model files: set `BABYLLAMA_SHARED` to their folder. A test whose files are absent says so and passes. The
-//! stories of the bundled model, which is GGUF, lie in the repository: llama.cpp told them.
+//! They need real model files: set `BABYLLAMA_SHARED` to their folder. A test whose files are
+//! absent says so and passes. The stories of the bundled model, which is GGUF, lie in the
+//! repository: llama.cpp told them.
 
 mod common;
 
@@ -30,7 +32,8 @@ struct Story<'a> {
 
 /// What run.c prints for a story, with this crate.
 ///
-/// It feeds BOS and the prompt, and prints `steps` pieces in all, those of the prompt included, or fewer if BOS comes.
+/// It feeds BOS and the prompt, and prints `steps` pieces in all, those of the prompt included, or
+/// fewer if BOS comes.
 fn tell(story: &Story<'_>, isa: Isa, threads: usize) -> String {
     let mut options = ModelOptions::new().isa(isa).threads(threads);
     if let Some(tokenizer) = &story.tokenizer {
@@ -54,8 +57,8 @@ fn tell(story: &Story<'_>, isa: Isa, threads: usize) -> String {
     text
 }
 
-/// That a story is told as it should be, with 1 and 2 threads. Models this small stay on one thread whatever they are told;
-/// tests/session.rs holds that threads change no bit.
+/// That a story is told as it should be, with 1 and 2 threads. Models this small stay on one thread
+/// whatever they are told; tests/session.rs holds that threads change no bit.
 #[track_caller]
 fn assert_told(story: &Story<'_>) {
     let expected = fs::read_to_string(&story.text).unwrap();

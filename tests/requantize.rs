@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use babyllama::convert::{GgufOptions, Mix, Source, quantize, to_gguf};
+use babyllama::convert::{GgufOptions, Recipe, Source, quantize, to_gguf};
 use babyllama::{Dtype, Model, ModelOptions, Tokenizer};
 use common::gguf::{Gguf, Value};
 use common::{RandomModel, Shape, SplitMix64, TempFile, tokenizer_bin};
@@ -68,7 +68,8 @@ fn a_file_of_all_formats_is_copied_weight_by_weight() {
 #[test]
 fn what_isnt_encoded_anew_keeps_its_bytes() {
     let mut file = RandomModel::new(Shape { dim: 256, hidden_dim: 512, ..SHAPE }, 11).to_gguf(1e-5, 1e4);
-    // Of every format: its number, and the weights and bytes of a block. Any bytes will do, also scales that are no number.
+    // Of every format: its number, and the weights and bytes of a block. Any bytes will do, also
+    // scales that are no number.
     let formats =
         [(1, 1, 2), (2, 32, 18), (8, 32, 34), (11, 256, 110), (14, 256, 210), (23, 256, 136), (30, 1, 2)];
     let mut random = SplitMix64::new(12);
@@ -114,7 +115,8 @@ fn values_of_every_type_are_carried_over() {
     let original = file.to_bytes();
     let made = unchanged(&original);
     assert_eq!(keys(&open(&made)), keys(&open(&original)));
-    // The keys come first, in their own order: a file that has them in that order is the same up to the tensors.
+    // The keys come first, in their own order: a file that has them in that order is the same up to
+    // the tensors.
     let contains = |part: &[u8]| made.windows(part.len()).any(|window| window == part);
     let strings =
         [&3_u64.to_le_bytes()[..], &[1, 0, 0, 0, 0, 0, 0, 0, b'a'], &[0; 8], &[4, 0, 0, 0, 0, 0, 0, 0]];
@@ -256,9 +258,9 @@ fn a_split_model_becomes_one_file() {
 fn weights_are_encoded_from_what_the_file_stands_for() {
     // From F16 and from a file of the same weights in f32 alike.
     let random = RandomModel::new(SHAPE, 7).to_gguf(1e-5, 1e4).to_bytes();
-    let f16 = converted(&random, &ModelOptions::new(), &GgufOptions::new().mix(Mix::F16));
-    let f32 = converted(&f16, &ModelOptions::new(), &GgufOptions::new().mix(Mix::F32));
-    for mix in [Mix::Q4_0, Mix::Q5KM, Mix::Bf16] {
+    let f16 = converted(&random, &ModelOptions::new(), &GgufOptions::new().mix(Recipe::F16));
+    let f32 = converted(&f16, &ModelOptions::new(), &GgufOptions::new().mix(Recipe::F32));
+    for mix in [Recipe::Q4_0, Recipe::Q5KM, Recipe::Bf16] {
         let options = GgufOptions::new().mix(mix);
         let [from_f16, from_f32] = [&f16, &f32].map(|file| converted(file, &ModelOptions::new(), &options));
         assert!(from_f16 == from_f32, "{mix}");
@@ -270,15 +272,15 @@ fn only_matrices_of_another_format_are_encoded_anew() {
     let random =
         RandomModel::new(Shape { dim: 256, hidden_dim: 512, ..SHAPE }, 8).to_gguf(1e-5, 1e4).to_bytes();
     let of = |file: &[u8], mix| converted(file, &ModelOptions::new(), &GgufOptions::new().mix(mix));
-    let small = of(&random, Mix::Q4KS);
-    let medium = of(&small, Mix::Q4KM);
+    let small = of(&random, Recipe::Q4KS);
+    let medium = of(&small, Recipe::Q4KM);
     let file_types = [&small, &medium].map(|file| value(&open(file), "general.file_type").to_owned());
     assert_eq!(file_types, ["u32 14", "u32 15"]);
     let bytes_in = |file: &[u8], wanted: Dtype| -> usize {
         open(file).tensors().iter().filter(|tensor| tensor.dtype == wanted).map(|tensor| tensor.bytes).sum()
     };
     assert!(bytes_in(&medium, Dtype::Q6K) > bytes_in(&small, Dtype::Q6K));
-    assert!(of(&medium, Mix::Q4KM) == medium, "the same mix makes another file");
+    assert!(of(&medium, Recipe::Q4KM) == medium, "the same mix makes another file");
     assert_eq!(unchanged(&medium), medium);
 }
 
@@ -287,7 +289,7 @@ fn any_number_of_threads_writes_the_same_bytes() {
     // The embeddings are four parts, of which the last is smaller.
     let shape = Shape { dim: 256, hidden_dim: 256, n_layers: 1, vocab_size: 999, ..SHAPE };
     let random = RandomModel::new(shape, 9).to_gguf(1e-5, 1e4).to_bytes();
-    for mix in [Mix::F16, Mix::Q4_0, Mix::Q4KM] {
+    for mix in [Recipe::F16, Recipe::Q4_0, Recipe::Q4KM] {
         let of =
             |threads| converted(&random, &ModelOptions::new(), &GgufOptions::new().mix(mix).threads(threads));
         let alone = of(1);
@@ -303,7 +305,7 @@ fn what_is_written_is_what_quantize_makes_of_it() {
     let file = converted(
         &model.to_gguf(1e-5, 1e4).to_bytes(),
         &ModelOptions::new(),
-        &GgufOptions::new().mix(Mix::Q4KM),
+        &GgufOptions::new().mix(Recipe::Q4KM),
     );
     for (weights, dtype) in [(&model.tok_embeddings, Dtype::Q4K), (&model.layers[1].w2, Dtype::Q6K)] {
         let mut bytes = Vec::new();

@@ -1,7 +1,8 @@
 //! The tokenizer against SentencePiece 0.2.3, which made the ids below.
 //!
-//! SentencePiece's `remove_extra_whitespaces` was off: a `tokenizer.bin` doesn't say whether it was on in training, and
-//! llama2.c treats it as off. The test with the Llama 2 vocabulary needs a file that isn't in the repository:
+//! SentencePiece's `remove_extra_whitespaces` was off: a `tokenizer.bin` doesn't say whether it was
+//! on in training, and llama2.c treats it as off. The test with the Llama 2 vocabulary needs a file
+//! that isn't in the repository:
 //!
 //! ```text
 //! BABYLLAMA_SHARED=/folder/with/real cargo test --test sentencepiece

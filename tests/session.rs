@@ -20,7 +20,8 @@ const SHAPE: Shape = Shape {
     tied: true,
 };
 
-/// More than 2 MiB of weights as int8 too, so that threads share them; heads and rows that 3 threads don't divide.
+/// More than 2 MiB of weights as int8 too, so that threads share them; heads and rows that 3
+/// threads don't divide.
 const LARGE: Shape = Shape {
     dim: 256,
     hidden_dim: 700,
@@ -77,12 +78,13 @@ fn step_by_step(model: &Model, tokens: &[u32]) -> Vec<f32> {
     all
 }
 
-// --- Prefill and decode -------------------------------------------------------------------------------------
+// --- Prefill and decode
+// -------------------------------------------------------------------------------------
 
 #[test]
 fn prefill_gives_the_bits_of_as_many_decodes() {
-    // 255 to 257 are around the batch that passes through the layers at once, and 600 are three of them. 1 to 9 have
-    // all remainders of the tiles of tokens.
+    // 255 to 257 are around the batch that passes through the layers at once, and 600 are three of
+    // them. 1 to 9 have all remainders of the tiles of tokens.
     let lengths = [1, 2, 3, 4, 5, 6, 7, 8, 9, 63, 64, 65, 255, 256, 257, 300, 600];
     let longest = if UNOPTIMISED { 300 } else { 600 };
     for (name, file) in small_files().into_iter().skip(usize::from(UNOPTIMISED)) {
@@ -157,7 +159,8 @@ fn logits_depend_on_every_token_before_them() {
     }
 }
 
-// --- Taking back and forking ---------------------------------------------------------------------------------
+// --- Taking back and forking
+// ---------------------------------------------------------------------------------
 
 #[test]
 fn truncating_and_feeding_again_is_as_if_fresh() {
@@ -207,7 +210,8 @@ fn a_fork_goes_on_as_its_session_would_and_each_its_own_way() {
             assert_eq!(fork.logits(), session.logits());
             assert_eq!(fork.capacity(), session.capacity());
 
-            // Turn by turn with different tokens; then each must be what a fresh session makes of its text.
+            // Interleave by turn with different tokens; then each must be what a fresh session
+            // makes of its text.
             let (mut ours, mut theirs) = (tokens[..at].to_vec(), tokens[..at].to_vec());
             for &token in &tokens[at..] {
                 session.forward(&[token]).unwrap();
@@ -240,7 +244,8 @@ fn a_fork_of_nothing_is_a_fresh_session_and_a_fork_outlives_its_session() {
     assert_same(fork.forward(&[6]).unwrap(), &expected, "fork");
 }
 
-// --- Errors --------------------------------------------------------------------------------------------------
+// --- Errors
+// --------------------------------------------------------------------------------------------------
 
 /// What was refused must not have changed anything.
 #[track_caller]
@@ -343,7 +348,8 @@ fn a_session_says_how_much_memory_it_will_take_whatever_its_length() {
     assert_eq!(default, memory(model.config().max_seq_len, CacheDtype::F32), "the model's context");
 }
 
-// --- The same bits everywhere --------------------------------------------------------------------------------
+// --- The same bits everywhere
+// --------------------------------------------------------------------------------
 
 /// What a session of some prefills and decodes gives.
 fn run(model: &Model) -> Vec<f32> {
@@ -546,7 +552,8 @@ fn debug_prints_what_they_are_and_not_the_weights_or_the_cache() {
     assert!(format!("{session:?}").contains("position: 100"));
 }
 
-// --- Bytes in memory -----------------------------------------------------------------------------------------
+// --- Bytes in memory
+// -----------------------------------------------------------------------------------------
 
 #[test]
 fn bytes_of_every_kind_and_alignment_make_the_same_model() {
@@ -624,7 +631,8 @@ fn a_model_outlives_its_file() {
     assert_same(&run(&model), &expected, "unlinked");
 }
 
-// --- Caches of half precision, weights in huge pages ---------------------------------------------------------
+// --- Caches of half precision, weights in huge pages
+// ---------------------------------------------------------
 
 #[test]
 fn a_cache_of_halves_changes_logits_by_no_more_than_its_rounding() {
@@ -644,7 +652,8 @@ fn a_cache_of_halves_changes_logits_by_no_more_than_its_rounding() {
             assert_ne!(halves[..first], exact[..first], "{name} {}: halves are rounded", isa.name());
             let squares = |x: &[f32]| x.iter().map(|x| f64::from(x * x)).sum::<f64>();
             let difference: Vec<f32> = halves.iter().zip(&exact).map(|(a, b)| a - b).collect();
-            // Each key and value is off by 2^-11 at most; int8 activations turn some of that into whole steps of 1 / 127.
+            // Each key and value is off by 2^-11 at most; int8 activations turn some of that into
+            // whole steps of 1 / 127.
             let share = (squares(&difference) / squares(&exact)).sqrt();
             assert!(
                 share < if name == "v2" { 1e-2 } else { 1.0 / 2048.0 },

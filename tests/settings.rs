@@ -1,12 +1,12 @@
-//! Settings of published models, and how their files vary: what becomes of them computes what transformers computes, is
-//! refused in words that help, or is said.
+//! Settings of published models, and how their files vary: what becomes of them computes what
+//! transformers computes, is refused in words that help, or is said.
 
 mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use babyllama::convert::{GgufOptions, Mix, Source, check, to_gguf};
+use babyllama::convert::{GgufOptions, Recipe, Source, check, to_gguf};
 use babyllama::{ErrorKind, Model, ModelOptions, SessionOptions};
 use common::{TempFile, max_abs_diff, std_dev};
 use serde_json::{Map, Value, json};
@@ -16,7 +16,8 @@ const TOKENS: [u32; 8] = [1, 351, 7, 260, 150, 7, 288, 0];
 /// Of logits, in their standard deviation: transformers computes some steps in f32.
 const TOLERANCE: f64 = 1e-4;
 
-// --- Directories --------------------------------------------------------------------------------------------
+// --- Directories
+// --------------------------------------------------------------------------------------------
 
 /// A tensor of a safetensors file: its type, its shape and its bytes.
 #[derive(Clone)]
@@ -119,7 +120,7 @@ impl Copy {
 
 fn gguf(source: &Source) -> Vec<u8> {
     let mut file = Vec::new();
-    to_gguf(source, &GgufOptions::new().mix(Mix::F32), &mut file).unwrap();
+    to_gguf(source, &GgufOptions::new().mix(Recipe::F32), &mut file).unwrap();
     let written = TempFile::new("model.gguf", &file);
     check(source, &written, |_| ()).unwrap();
     file
@@ -136,7 +137,8 @@ fn notes_have(source: &Source, part: &str) -> bool {
     source.notes().iter().any(|note| note.contains(part))
 }
 
-// --- What transformers computes -----------------------------------------------------------------------------
+// --- What transformers computes
+// -----------------------------------------------------------------------------
 
 /// A classifier of its own, as `variants.py` makes it: BF16.
 fn other_classifier() -> Stored {
@@ -259,7 +261,8 @@ fn nothing_reads_beyond_the_sliding_window() {
     assert!(matches!(session.forward(&[1]).unwrap_err().kind(), ErrorKind::ContextFull { .. }));
 }
 
-// --- What is stored -----------------------------------------------------------------------------------------
+// --- What is stored
+// -----------------------------------------------------------------------------------------
 
 /// The frequencies of the base 5e5 for heads of 4, and other numbers.
 fn f32s(numbers: &[f32]) -> Vec<u8> {
@@ -343,7 +346,8 @@ fn the_index_decides_where_a_tensor_is() {
     assert!(notes_have(&source, "the index names 1 tensors that no file has"), "{:?}", source.notes());
 }
 
-// --- Words --------------------------------------------------------------------------------------------------
+// --- Words
+// --------------------------------------------------------------------------------------------------
 
 #[test]
 fn refusals_say_what_it_is_and_what_to_do() {
@@ -568,7 +572,8 @@ fn not_a_number_is_refused_only_where_it_counts() {
     }
 }
 
-// --- Other publishers ---------------------------------------------------------------------------------------
+// --- Other publishers
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn what_llama2c_saves_while_it_trains_is_a_model() {

@@ -1,4 +1,5 @@
-//! Made-up models of real shapes, and timing that is worth comparing. The cost of a model doesn't depend on its weights.
+//! Made-up models of real shapes, and timing that is worth comparing. The cost of a model doesn't
+//! depend on its weights.
 
 #![allow(
     dead_code,
@@ -7,8 +8,8 @@
     reason = "each bench includes this file and uses a part of it"
 )]
 
-#[path = "../../src/bin/babyllama/made_up.rs"]
-pub mod made_up;
+#[path = "../../src/bin/babyllama/synthetic.rs"]
+pub mod synthetic;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -67,8 +68,8 @@ impl Shape {
     }
 }
 
-/// Prints measurements, one a line: a name, a number and its unit. With `--baseline FILE`, the output of an earlier run, each line ends
-/// with what it is of the number there.
+/// Prints measurements, one a line: a name, a number and its unit. With `--baseline FILE`, the
+/// output of an earlier run, each line ends with what it is of the number there.
 pub struct Report {
     baseline: HashMap<String, f64>,
 }
@@ -90,7 +91,8 @@ impl Report {
     }
 }
 
-/// Whether this run is only to see that the bench works (`cargo test --benches`, or an option `--test`).
+/// Whether this run is only to see that the bench works (`cargo test --benches`, or an option
+/// `--test`).
 pub fn smoke() -> bool {
     std::env::args().any(|arg| arg == "--test")
 }

@@ -132,7 +132,8 @@ fn unescape(literal: &str, quote: char) -> (Value, &str) {
     (text, "")
 }
 
-/// The system prompt of `ChatML` that stands in a Jinja text: a literal, or a variable that has one.
+/// The system prompt of `ChatML` that stands in a Jinja text: a literal, or a variable that has
+/// one.
 pub(super) fn chatml_system(jinja: &str) -> Value {
     const BEGIN: &str = "<|im_start|>system\n";
     let literals = literals(jinja);

@@ -1,6 +1,7 @@
 //! The templates as data.
 //!
-//! Source: what each model's own code or Jinja text renders, and llama.cpp for how a Jinja text is recognised.
+//! Source: what each model's own code or Jinja text renders, and llama.cpp for how a Jinja text is
+//! recognised.
 
 use super::Template;
 
@@ -21,8 +22,8 @@ pub(super) enum Item {
     Content,
 }
 
-/// A template. A turn is: `between` or the beginning, the system prompt, `before_question`, the question,
-/// `after_question`, `before_answer`, the answer, `end`.
+/// A template. A turn is: `between` or the beginning, the system prompt, `before_question`, the
+/// question, `after_question`, `before_answer`, the answer, `end`.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) name: &'static str,
@@ -41,7 +42,8 @@ pub(super) struct Layout {
     pub(super) trims: bool,
     /// The texts that end an answer.
     pub(super) stops: &'static [&'static str],
-    /// The marks that end an answer if the vocabulary lacks them, so that the model can only say them as text.
+    /// The marks that end an answer if the vocabulary lacks them, so that the model can only say
+    /// them as text.
     pub(super) marks: &'static [&'static str],
 }
 
@@ -292,7 +294,7 @@ const FAMILIES: [&str; 11] = [
 ];
 
 /// Which template a Jinja text is, by the marks in it. The first that fits is it.
-pub(super) fn recognise(jinja: &str) -> Option<Template> {
+pub(super) fn detect(jinja: &str) -> Option<Template> {
     let has = |mark: &str| jinja.contains(mark);
     if let Some((_, template)) = NAMES.iter().find(|(name, _)| *name == jinja.trim()) {
         return Some(*template);

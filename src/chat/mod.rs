@@ -1,10 +1,11 @@
 //! Chat templates: how a conversation is laid out for a model that was tuned on it.
 //!
-//! Invariant: a rendering keeps the tokens that steer the model apart from text, so that what a user types can't become
-//! one of them: text is encoded as text, whatever it says.
+//! Invariant: a rendering keeps the tokens that steer the model apart from text, so that what a
+//! user types can't become one of them: text is encoded as text, whatever it says.
 //!
 //! - here: a rendering, and its tokens
-//! - `layouts`: the templates themselves, as a table, and by what marks a file's Jinja text is recognised
+//! - `layouts`: the templates themselves, as a table, and by what marks a file's Jinja text is
+//!   recognised
 //! - `jinja`: what such a text says literally
 //!
 //! Source: each template's is named beside it.
@@ -88,7 +89,8 @@ impl Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Template {
-    /// Llama 2 Chat (arXiv 2307.09288, appendix A.3.3): `[INST] <<SYS>>...<</SYS>> user [/INST] assistant`.
+    /// Llama 2 Chat (arXiv 2307.09288, appendix A.3.3): `[INST] <<SYS>>...<</SYS>> user [/INST]
+    /// assistant`.
     Llama2,
     /// Llama 3 and later: `<|start_header_id|>user<|end_header_id|>`.
     Llama3,
@@ -96,7 +98,8 @@ pub enum Template {
     ChatMl,
     /// Mistral 7B Instruct 0.1 and 0.2: `[INST] user [/INST]` as text.
     Mistral,
-    /// Mistral 7B Instruct 0.3 and what shares its vocabulary: `[INST]` and `[/INST]` are tokens, without spaces around.
+    /// Mistral 7B Instruct 0.3 and what shares its vocabulary: `[INST]` and `[/INST]` are tokens,
+    /// without spaces around.
     MistralV3,
     /// Mistral Large 2411 and Mistral Small 3: the system prompt stands between `[SYSTEM_PROMPT]`
     /// and `[/SYSTEM_PROMPT]`, and all four are tokens.
@@ -117,13 +120,15 @@ pub enum Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Part {
-    /// Where the conversation begins: the token that begins a text, if the tokenizer puts it before prompts.
+    /// Where the conversation begins: the token that begins a text, if the tokenizer puts it before
+    /// prompts.
     Begin,
     /// The token that begins a text, between two turns.
     Bos,
     /// The token that ends a text.
     Eos,
-    /// The control token of this name, such as `<|im_start|>`; its text, if the vocabulary has no such token.
+    /// The control token of this name, such as `<|im_start|>`; its text, if the vocabulary has no
+    /// such token.
     Control(Cow<'static, str>),
     /// Text, never a control token.
     Text(String),
@@ -176,27 +181,28 @@ impl Template {
     /// Recognises a template by the marks in its Jinja text, which a GGUF file brings
     /// ([`Model::chat_template`](crate::Model::chat_template)).
     ///
-    /// A file may have one of llama.cpp's names in place of a Jinja text: then it is the template of
-    /// that name, if the layout here is llama.cpp's. Its `llama2`, `vicuna` and `zephyr` aren't.
+    /// A file may have one of llama.cpp's names in place of a Jinja text: then it is the template
+    /// of that name, if the layout here is llama.cpp's. Its `llama2`, `vicuna` and `zephyr` aren't.
     ///
-    /// The Jinja text isn't run: what a file adds beside the layout, such as tools or today's date, is left out. For a
-    /// system prompt when none is given see [`default_system`](Self::default_system).
+    /// The Jinja text isn't run: what a file adds beside the layout, such as tools or today's date,
+    /// is left out. For a system prompt when none is given see
+    /// [`default_system`](Self::default_system).
     ///
     /// ```
     /// use babyllama::chat::Template;
     ///
     /// let jinja = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + ...";
-    /// assert_eq!(Template::recognise(jinja), Some(Template::ChatMl));
-    /// assert_eq!(Template::recognise("mistral-v3-tekken"), Some(Template::MistralV3));
-    /// assert_eq!(Template::recognise("{{ messages }}"), None);
+    /// assert_eq!(Template::detect(jinja), Some(Template::ChatMl));
+    /// assert_eq!(Template::detect("mistral-v3-tekken"), Some(Template::MistralV3));
+    /// assert_eq!(Template::detect("{{ messages }}"), None);
     /// ```
     #[must_use]
-    pub fn recognise(jinja: &str) -> Option<Self> {
-        layouts::recognise(jinja)
+    pub fn detect(jinja: &str) -> Option<Self> {
+        layouts::detect(jinja)
     }
 
-    /// The system prompt that a Jinja text has for a conversation without one, as `SmolLM2` does; `None` if it has none, or
-    /// none that stands there as a literal.
+    /// The system prompt that a Jinja text has for a conversation without one, as `SmolLM2` does;
+    /// `None` if it has none, or none that stands there as a literal.
     ///
     /// ```
     /// use babyllama::chat::Template;
@@ -209,8 +215,9 @@ impl Template {
         (self == Self::ChatMl).then(|| jinja::chatml_system(jinja)).flatten()
     }
 
-    /// The first words of a Jinja text that neither this template writes nor [`default_system`](Self::default_system)
-    /// is: a system prompt of the file's own, or today's date. Errors and what only tools need don't count.
+    /// The first words of a Jinja text that neither this template writes nor
+    /// [`default_system`](Self::default_system) is: a system prompt of the file's own, or today's
+    /// date. Errors and what only tools need don't count.
     ///
     /// ```
     /// use babyllama::chat::Template;
@@ -233,8 +240,8 @@ impl Template {
 
     /// Lays out a conversation. If its last message is a question, up to where the answer begins.
     ///
-    /// A system message belongs before the first question; a later one is ignored. The messages between them should
-    /// be questions and answers by turns; what is missing is left out.
+    /// A system message belongs before the first question; a later one is ignored. The messages
+    /// between them should be questions and answers by turns; what is missing is left out.
     ///
     /// ```
     /// use babyllama::chat::{Message, Part, Template};
@@ -267,7 +274,8 @@ impl Template {
         joined(parts)
     }
 
-    /// Lays out a question, up to where the answer begins. The system prompt goes with the first question.
+    /// Lays out a question, up to where the answer begins. The system prompt goes with the first
+    /// question.
     #[must_use]
     pub fn question(self, first: bool, system: Option<&str>, user: &str) -> Vec<Part> {
         let layout = self.layout();
@@ -294,7 +302,8 @@ impl Template {
         joined(parts)
     }
 
-    /// Lays out the beginning of an answer that the model is to go on from, to follow a question. Nothing for no words.
+    /// Lays out the beginning of an answer that the model is to go on from, to follow a question.
+    /// Nothing for no words.
     ///
     /// ```
     /// use babyllama::chat::{Part, Template};
@@ -316,8 +325,8 @@ impl Template {
         joined(parts)
     }
 
-    /// The texts before which an answer ends, for it to be generated with this tokenizer: where a template tells the
-    /// turns apart by text alone, the end of one has no token of its own.
+    /// The texts before which an answer ends, for it to be generated with this tokenizer: where a
+    /// template tells the turns apart by text alone, the end of one has no token of its own.
     #[must_use]
     pub fn stops(self, tokenizer: &Tokenizer) -> Vec<&'static str> {
         let Layout { stops, marks, .. } = self.layout();
@@ -360,7 +369,8 @@ fn push(parts: &mut Vec<Part>, items: &[Item], content: &str) {
     }));
 }
 
-/// The same with neighbouring texts joined and empty ones left out: a text's tokens depend on what is beside it.
+/// The same with neighbouring texts joined and empty ones left out: a text's tokens depend on what
+/// is beside it.
 fn joined(parts: Vec<Part>) -> Vec<Part> {
     let mut joined: Vec<Part> = Vec::with_capacity(parts.len());
     for part in parts {
@@ -375,10 +385,11 @@ fn joined(parts: Vec<Part>) -> Vec<Part> {
 
 /// The tokens of a rendering.
 ///
-/// Text is encoded as text: the names of control tokens in it stay text. Some files have the tokens that steer a chat as
-/// user-defined pieces, which are found in any text; here they aren't. A SentencePiece tokenizer puts its dummy space
-/// before each text that follows a control token, as llama.cpp does. A control token that the vocabulary lacks is
-/// written as text, as the first models that were tuned so had it.
+/// Text is encoded as text: the names of control tokens in it stay text. Some files have the tokens
+/// that steer a chat as user-defined pieces, which are found in any text; here they aren't. A
+/// SentencePiece tokenizer puts its dummy space before each text that follows a control token, as
+/// llama.cpp does. A control token that the vocabulary lacks is written as text, as the first
+/// models that were tuned so had it.
 ///
 /// # Errors
 /// [`ErrorKind::Tokenizer`] if the tokenizer has no BOS or EOS and the template needs it.
@@ -405,16 +416,15 @@ pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
 }
 
 /// The tokens of a rendering of a whole conversation, with a model that brings this Jinja text, if
-/// any. Where that is what the template was recognised by, and writes BOS itself, there is one, also
-/// if the tokenizer puts none before prompts.
+/// any. Where that is what the template was recognised by, and writes BOS itself, there is one,
+/// also if the tokenizer puts none before prompts.
 pub(crate) fn encode_whole(
     mut parts: Vec<Part>,
     template: Template,
     jinja: Option<&str>,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<TokenId>> {
-    let writes_bos =
-        |jinja: &&str| Template::recognise(jinja) == Some(template) && layouts::writes_bos(jinja);
+    let writes_bos = |jinja: &&str| Template::detect(jinja) == Some(template) && layouts::writes_bos(jinja);
     if jinja.filter(writes_bos).is_some()
         && tokenizer.bos().is_some()
         && let Some(begin @ Part::Begin) = parts.first_mut()

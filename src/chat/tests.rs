@@ -163,7 +163,7 @@ fn templates_are_recognised_by_their_marks() {
         ("phi3", None),
     ];
     for (jinja, template) in cases {
-        assert_eq!(Template::recognise(jinja), template, "{jinja}");
+        assert_eq!(Template::detect(jinja), template, "{jinja}");
     }
 }
 
@@ -197,7 +197,7 @@ fn default_system_prompt_is_a_literal_of_the_jinja_text() {
 
 mod tokens {
     use super::*;
-    use crate::tokenizer::{FimIds, Merging, PiecePart, TokenizerParts};
+    use crate::tokenizer::{FimIds, PiecePart, TokenizerModel, TokenizerSpec};
 
     /// Bytes as pieces, and the marks as pieces of this kind.
     fn tokenizer(kind: PieceKind) -> Tokenizer {
@@ -214,8 +214,8 @@ mod tokens {
             |(text, kind): (&'static str, _)| PiecePart { text: text.as_bytes().into(), score: 0.0, kind };
         let leak = |text: &str| -> &'static str { Box::leak(text.to_string().into_boxed_str()) };
         let pieces = names.into_iter().map(|(text, kind)| piece((leak(text), kind))).collect();
-        let merging = Merging::SentencePiece { add_space_prefix: true };
-        Tokenizer::from_parts(&TokenizerParts {
+        let merging = TokenizerModel::SentencePiece { add_space_prefix: true };
+        Tokenizer::from_parts(&TokenizerSpec {
             pieces,
             merging,
             bos: Some(1),

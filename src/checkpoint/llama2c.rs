@@ -1,4 +1,5 @@
-//! llama2.c's three formats, as its `export.py` writes them. Little-endian; weights in Meta's layout.
+//! llama2.c's three formats, as its `export.py` writes them. Little-endian; weights in Meta's
+//! layout.
 //!
 //! ```text
 //! v0   7 x i32 dim hidden_dim n_layers n_heads n_kv_heads ±vocab_size max_seq_len    (negative: not tied)
@@ -11,7 +12,8 @@
 //!      and then its f32 scales, one for each group
 //! ```
 //!
-//! The files hold neither `norm_eps` nor `rope_theta`: 1e-5 and 10,000 are what llama2.c takes, and options override them.
+//! The files hold neither `norm_eps` nor `rope_theta`: 1e-5 and 10,000 are what llama2.c takes, and
+//! options override them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use super::Checkpoint;
 use super::file_kind::FileKind;
 use crate::config::{Config, RopeScaling};
 use crate::error::{ErrorKind, Result};
-use crate::ops::Arithmetic;
+use crate::ops::Numerics;
 use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
@@ -78,11 +80,12 @@ pub(super) fn read_v0(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let output = if tied { None } else { Some(file.matrix(config.vocab_size, dim)?) };
     let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
     let weights = Weights { tok_embeddings, layers, norm, output };
-    Ok(Checkpoint::plain(storage, "llama2.c v0", config, weights, Arithmetic::Exact))
+    Ok(Checkpoint::plain(storage, "llama2.c v0", config, weights, Numerics::Accurate))
 }
 
 pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
-    // The version comes first: another one's header may mean something else, and have another length.
+    // The version comes first: another one's header may mean something else, and have another
+    // length.
     let version = LittleEndian::read_u32(bytes_at(storage, "the version", 4, 4)?);
     if !matches!(version, 1 | 2) {
         return Err(ErrorKind::UnsupportedVersion { format: "llama2.c", found: version }.into());
@@ -92,7 +95,9 @@ pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let tied = match header[36] {
         0 => false,
         1 => true,
-        other => return Err(invalid("the flag of a tied classifier", i64::from(other), "must be 0 or 1")),
+        other => {
+            return Err(invalid("the flag of a tied classifier", i64::from(other), "must be 0 or 1"));
+        }
     };
     let (format, group_size) = match version {
         1 => ("llama2.c v1", None),
@@ -116,8 +121,8 @@ pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
     let output = if tied { None } else { Some(file.matrix(config.vocab_size, dim)?) };
     let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
     let weights = Weights { tok_embeddings, layers, norm, output };
-    let arithmetic = if group_size.is_some() { Arithmetic::Llama2c } else { Arithmetic::Exact };
-    Ok(Checkpoint::plain(storage, format, config, weights, arithmetic))
+    let numerics = if group_size.is_some() { Numerics::RunqCompatible } else { Numerics::Accurate };
+    Ok(Checkpoint::plain(storage, format, config, weights, numerics))
 }
 
 fn read_ints(bytes: &[u8]) -> [i32; HEADER_INTS] {

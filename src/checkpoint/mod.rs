@@ -1,8 +1,8 @@
 //! Readers of checkpoint files: bytes in, hyperparameters and weights out.
 //!
-//! A file is untrusted. Readers do their arithmetic in a type that can't overflow, compare sizes before they make a
-//! tensor, allocate no more than the file's own length justifies, and never panic. A new format is a file here and a
-//! line in [`READERS`].
+//! A file is untrusted. Readers do their arithmetic in a type that can't overflow, compare sizes
+//! before they make a tensor, allocate no more than the file's own length justifies, and never
+//! panic. A new format is a file here and a line in [`READERS`].
 
 pub(crate) mod file_kind;
 pub(crate) mod gguf;
@@ -15,7 +15,7 @@ use file_kind::{FileKind, Wanted};
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::Arithmetic;
+use crate::ops::Numerics;
 use crate::storage::{Storage, folder};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -29,7 +29,7 @@ pub(crate) struct Checkpoint {
     pub(crate) weights: Weights,
     /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
     pub(crate) rope_factors: Option<Vec<f32>>,
-    pub(crate) arithmetic: Arithmetic,
+    pub(crate) numerics: Numerics,
     /// How a chat is written, in Jinja.
     pub(crate) chat_template: Option<String>,
     /// What else the file says, for people: keys and what their values are.
@@ -47,12 +47,12 @@ impl Checkpoint {
         format: &'static str,
         config: Config,
         weights: Weights,
-        arithmetic: Arithmetic,
+        numerics: Numerics,
     ) -> Self {
         let file_bytes = storage.len();
         let (rope_factors, chat_template, metadata) = (None, None, Vec::new());
         let notes = Vec::new();
-        Self { format, config, weights, rope_factors, arithmetic, chat_template, metadata, file_bytes, notes }
+        Self { format, config, weights, rope_factors, numerics, chat_template, metadata, file_bytes, notes }
     }
 }
 
@@ -97,8 +97,8 @@ fn unfinished(error: Error, storage: &Storage) -> Error {
 
 /// Reads the tokenizer that a file brings, if it brings one. There need not be a model in the file.
 ///
-/// It is apart from [`read`], since whoever has another tokenizer doesn't mind what is wrong with this one, and needn't wait
-/// for it.
+/// It is apart from [`read`], since whoever has another tokenizer doesn't mind what is wrong with
+/// this one, and needn't wait for it.
 pub(crate) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
     let tokenizer = if gguf::has_magic(storage) { gguf::read_tokenizer(storage) } else { Ok(None) };
     tokenizer.map_err(|e| e.at(storage.path()))

@@ -1,13 +1,16 @@
-//! Whether a converted model is what it was made from: every number of it, every piece, and the hyperparameters.
+//! Whether a converted model is what it was made from: every number of it, every piece, and the
+//! hyperparameters.
 //!
-//! A tensor must hold exactly the source's weights, or exactly what its format makes of them: what is compared is read back
-//! from the file, so this shows that it was written whole and in its place, not how good a format is.
+//! A tensor must hold exactly the source's weights, or exactly what its format makes of them: what
+//! is compared is read back from the file, so this shows that it was written whole and in its
+//! place, not how good a format is.
 //!
-//! The hyperparameters are compared twice: with those that the conversion took, and, of a directory, with what its
-//! config.json or params.json gives by the steps of the publisher's own program, which share no code with the conversion: the rotary frequencies of
-//! every pair, RMSNorm's epsilon, the window and all counts. A setting that the conversion passed over is found there if it
-//! is of these; of any other, the source's table of settings and its notes are what tells. No text is run through either
-//! model.
+//! The hyperparameters are compared twice: with those that the conversion took, and, of a
+//! directory, with what its config.json or params.json gives by the steps of the publisher's own
+//! program, which share no code with the conversion: the rotary frequencies of every pair,
+//! RMSNorm's epsilon, the window and all counts. A setting that the conversion passed over is found
+//! there if it is of these; of any other, the source's table of settings and its notes are what
+//! tells. No text is run through either model.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -32,10 +35,12 @@ use crate::weights::Weight;
 /// Weights that are compared at once, but for rows that are longer.
 const CHUNK: usize = 1 << 20;
 
-/// Compares a converted model with its source. `progress` is told how many weights have been compared.
+/// Compares a converted model with its source. `progress` is told how many weights have been
+/// compared.
 ///
 /// # Errors
-/// [`ErrorKind::Mismatch`] names the first thing that differs, and both values; and whatever is wrong with either.
+/// [`ErrorKind::Mismatch`] names the first thing that differs, and both values; and whatever is
+/// wrong with either.
 pub fn check(source: &Source, converted: impl AsRef<Path>, mut progress: impl FnMut(u64)) -> Result<()> {
     let storage = Arc::new(Storage::open(converted.as_ref())?);
     let checkpoint = checkpoint::read(&storage)?;
@@ -58,7 +63,8 @@ fn mismatch(what: &str, reason: String) -> Error {
     ErrorKind::Mismatch { what: what.into(), reason }.into()
 }
 
-/// llama2.c's files hold no `norm_eps`, no `rope_theta` and no window, whose context they keep; GGUF holds fractions as f32.
+/// llama2.c's files hold no `norm_eps`, no `rope_theta` and no window, whose context they keep;
+/// GGUF holds fractions as f32.
 fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result<()> {
     let mut expected = source.clone();
     let mut found = converted.clone();
@@ -117,7 +123,8 @@ pub(super) fn compare_expected(
     Ok(())
 }
 
-/// Whether two scalings are the same but for the rounding of their numbers to f32, and of what is computed from them.
+/// Whether two scalings are the same but for the rounding of their numbers to f32, and of what is
+/// computed from them.
 fn are_close(a: RopeScaling, b: RopeScaling) -> bool {
     let close = |a: f64, b: f64| (a - b).abs() <= 4.0 * f64::from(f32::EPSILON) * a.abs();
     match (a, b) {
@@ -299,7 +306,8 @@ fn compare_samples(expected: &Tokenizer, found: &Tokenizer, is_gguf: bool) -> Re
     }
 }
 
-/// The source's tokenizer, as it should be in the converted file: llama2.c's says nothing of spaces that collapse.
+/// The source's tokenizer, as it should be in the converted file: llama2.c's says nothing of spaces
+/// that collapse.
 fn expected_tokenizer(source: &Source, is_gguf: bool) -> Result<Option<Tokenizer>> {
     match source.model().tokenizer() {
         Ok(Some(mut parts)) if !is_gguf => {
@@ -348,7 +356,8 @@ mod tests {
     use super::*;
     use crate::convert::{GgufOptions, to_gguf};
 
-    /// What is wrong with the file of a published model, if its config.json says something else besides.
+    /// What is wrong with the file of a published model, if its config.json says something else
+    /// besides.
     fn judged(changes: &Value) -> Result<()> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/published/llama3");
         let source = Source::open(&folder, &ModelOptions::new())?;

@@ -1,10 +1,11 @@
-//! Writes llama2.c's three formats and its `tokenizer.bin`, byte for byte as its `export.py` and `tokenizer.py` do;
-//! `checkpoint/llama2c.rs` draws the layouts.
+//! Writes llama2.c's three formats and its `tokenizer.bin`, byte for byte as its `export.py` and
+//! `tokenizer.py` do; `checkpoint/llama2c.rs` draws the layouts.
 //!
-//! The tables of v0, which no program reads, are rounded correctly here; `export.py`'s depend on the machine in the last bit.
+//! The tables of v0, which no program reads, are rounded correctly here; `export.py`'s depend on
+//! the machine in the last bit.
 //!
-//! Invariant: what the formats can't hold and would change the model's numbers is refused, but for `norm_eps` and
-//! `rope_theta`, which none of them holds and options give.
+//! Invariant: what the formats can't hold and would change the model's numbers is refused, but for
+//! `norm_eps` and `rope_theta`, which none of them holds and options give.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::ops::Range;
 use super::source::{Source, SourceModel, SourceTensor};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tokenizer::{Merging, PieceKind, TextSettings, TokenizerParts, with_plain_spaces};
+use crate::tokenizer::{PieceKind, TextSettings, TokenizerModel, TokenizerSpec, with_plain_spaces};
 
 /// Weights that are in memory at once, but for rows that are longer.
 const CHUNK: usize = 1 << 20;
@@ -33,7 +34,8 @@ pub enum Llama2c {
     V1,
     /// int8 with a scale for every group of weights: what `runq.c` reads.
     V2 {
-        /// Weights in a group, [`Llama2c::GROUP_SIZE`] in most files; half as many, and so on, if they don't divide `dim`.
+        /// Weights in a group, [`Llama2c::GROUP_SIZE`] in most files; half as many, and so on, if
+        /// they don't divide `dim`.
         group_size: usize,
     },
 }
@@ -51,13 +53,14 @@ pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
     Ok(Plan::new(source.model(), version)?.bytes())
 }
 
-/// Writes a model in one of llama2.c's formats. The files hold neither `norm_eps` nor `rope_theta`: whoever reads them must
-/// know both.
+/// Writes a model in one of llama2.c's formats. The files hold neither `norm_eps` nor `rope_theta`:
+/// whoever reads them must know both.
 ///
 /// # Errors
-/// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] if the format can't hold the model: heads of another width than
-/// `dim / n_heads`, scaled rotary frequencies, and for v2 a weight that isn't finite or a matrix that its groups don't
-/// divide; [`ErrorKind::InvalidOption`] for groups that can't be; and whatever is wrong with the source.
+/// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] if the format can't hold the model: heads of
+/// another width than `dim / n_heads`, scaled rotary frequencies, and for v2 a weight that isn't
+/// finite or a matrix that its groups don't divide; [`ErrorKind::InvalidOption`] for groups that
+/// can't be; and whatever is wrong with the source.
 pub fn to_llama2c(source: &Source, version: Llama2c, mut to: impl Write) -> Result<()> {
     let plan = Plan::new(source.model(), version)?;
     to.write_all(&plan.header())?;
@@ -267,7 +270,8 @@ fn write_floats(tensor: &SourceTensor<'_>, to: &mut impl Write) -> Result<()> {
     })
 }
 
-/// Writes all weights as int8, and then all scales. Groups run on from row to row, so chunks are whole groups.
+/// Writes all weights as int8, and then all scales. Groups run on from row to row, so chunks are
+/// whole groups.
 fn write_int8(tensor: &SourceTensor<'_>, group_size: usize, to: &mut impl Write) -> Result<()> {
     let (mut quants, mut scales) = (Vec::new(), Vec::new());
     for_chunks(tensor, group_size, &mut |_, weights| {
@@ -285,8 +289,8 @@ fn write_int8(tensor: &SourceTensor<'_>, group_size: usize, to: &mut impl Write)
     Ok(to.write_all(&scales)?)
 }
 
-/// Appends a group: the largest weight becomes 127 or -127, others the nearest step, of two equally near the even one. Gives
-/// the scale, which is 0 for a group of zeros.
+/// Appends a group: the largest weight becomes 127 or -127, others the nearest step, of two equally
+/// near the even one. Gives the scale, which is 0 for a group of zeros.
 pub(super) fn quantize_group(group: &[f32], quants: &mut Vec<u8>) -> f32 {
     let largest = group.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
     let scale = largest / 127.0;
@@ -314,12 +318,13 @@ fn write_rope_tables(config: &Config, to: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// Writes a tokenizer as llama2.c's `tokenizer.bin`. If the model has more logits than there are pieces, others stand for the
-/// rest, since llama2.c wants as many.
+/// Writes a tokenizer as llama2.c's `tokenizer.bin`. If the model has more logits than there are
+/// pieces, others stand for the rest, since llama2.c wants as many.
 ///
 /// # Errors
-/// [`ErrorKind::Io`]; [`ErrorKind::NoTokenizer`]; [`ErrorKind::Unwritable`] for a tokenizer that isn't SentencePiece's, or has
-/// other ids for BOS and EOS than 1 and 2, or no dummy space: the file doesn't say them.
+/// [`ErrorKind::Io`]; [`ErrorKind::NoTokenizer`]; [`ErrorKind::Unwritable`] for a tokenizer that
+/// isn't SentencePiece's, or has other ids for BOS and EOS than 1 and 2, or no dummy space: the
+/// file doesn't say them.
 pub fn to_tokenizer_bin(source: &Source, mut to: impl Write) -> Result<()> {
     let model = source.model();
     let parts = model.tokenizer()?.ok_or_else(|| Error::from(ErrorKind::NoTokenizer))?;
@@ -350,17 +355,19 @@ pub fn to_tokenizer_bin(source: &Source, mut to: impl Write) -> Result<()> {
 const BOS: u32 = 1;
 const EOS: u32 = 2;
 
-fn check_tokenizer(parts: &TokenizerParts<'_>, vocab_size: usize) -> Result<()> {
+fn check_tokenizer(parts: &TokenizerSpec<'_>, vocab_size: usize) -> Result<()> {
     let refuse = |reason: &str| Err(unwritable("the tokenizer as tokenizer.bin", reason.into()));
     if parts.pieces.len() > vocab_size {
         return Err(ErrorKind::VocabMismatch { tokenizer: parts.pieces.len(), model: vocab_size }.into());
     }
     match parts.merging {
-        Merging::BytePairs { .. } => return refuse("it is byte-level, and not SentencePiece's"),
-        Merging::SentencePiece { add_space_prefix: false } => {
+        TokenizerModel::BytePairs { .. } => {
+            return refuse("it is byte-level, and not SentencePiece's");
+        }
+        TokenizerModel::SentencePiece { add_space_prefix: false } => {
             return refuse("it puts no space before a text");
         }
-        Merging::SentencePiece { .. } => {}
+        TokenizerModel::SentencePiece { .. } => {}
     }
     // Whether spaces collapse is what the file never says, and what llama2.c never does.
     let others = TextSettings { collapse_spaces: false, ..parts.text.clone() };

@@ -1,8 +1,9 @@
-//! Writes models: from the files that they are published in to GGUF, in another weight format if wanted, or to llama2.c's.
+//! Writes models: from the files that they are published in to GGUF, in another weight format if
+//! wanted, or to llama2.c's.
 //!
-//! A [`Source`] is a model to convert; [`to_gguf`] or [`to_llama2c`] writes it to anything that takes bytes, such as an
-//! [`OutputFile`].
-//! Tensors pass through a few megabytes of memory, whatever the size of the model.
+//! A [`Source`] is a model to convert; [`to_gguf`] or [`to_llama2c`] writes it to anything that
+//! takes bytes, such as an [`OutputFile`]. Tensors pass through a few megabytes of memory, whatever
+//! the size of the model.
 //!
 //! - `source`: the files that models are published in, and what a model is to everything here
 //! - `mix`: which format each matrix gets
@@ -15,10 +16,10 @@
 //!
 //! ```no_run
 //! use babyllama::ModelOptions;
-//! use babyllama::convert::{GgufOptions, Mix, OutputFile, Source, to_gguf};
+//! use babyllama::convert::{GgufOptions, Recipe, OutputFile, Source, to_gguf};
 //!
 //! let source = Source::open("stories15M.bin", &ModelOptions::new().tokenizer_path("tokenizer.bin"))?;
-//! let options = GgufOptions::new().mix(Mix::Q8_0).metadata("general.name", "Stories 15M");
+//! let options = GgufOptions::new().mix(Recipe::Q8_0).metadata("general.name", "Stories 15M");
 //! let mut file = OutputFile::create("stories15M.gguf", false)?;
 //! to_gguf(&source, &options, &mut file)?;
 //! file.keep()?;
@@ -28,9 +29,9 @@
 mod check;
 pub mod gguf;
 mod llama2c;
-mod mix;
 mod output;
 mod quantize;
+mod recipe;
 mod source;
 mod weights;
 
@@ -40,9 +41,9 @@ use std::sync::Arc;
 
 pub use check::check;
 pub use llama2c::{Llama2c, llama2c_bytes, to_llama2c, to_tokenizer_bin};
-pub use mix::{Mix, UnknownMix};
 pub use output::OutputFile;
 pub use quantize::{dtypes, quantize};
+pub use recipe::{Recipe, UnknownRecipe};
 pub use source::Source;
 
 use crate::error::Result;
@@ -55,7 +56,7 @@ use weights::Converter;
 /// How a model is written as GGUF.
 #[derive(Clone, Debug, Default)]
 pub struct GgufOptions {
-    mix: Option<Mix>,
+    mix: Option<Recipe>,
     metadata: Vec<(String, Value)>,
     threads: Option<usize>,
     #[cfg(feature = "rayon")]
@@ -63,8 +64,8 @@ pub struct GgufOptions {
 }
 
 impl GgufOptions {
-    /// Weights as they are in the source, or in the nearest format that GGUF has; no metadata but what the model needs, and
-    /// what a source that is GGUF says.
+    /// Weights as they are in the source, or in the nearest format that GGUF has; no metadata but
+    /// what the model needs, and what a source that is GGUF says.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -72,7 +73,7 @@ impl GgufOptions {
 
     /// The formats of matrices. One that is stored in its format already is copied.
     #[must_use]
-    pub fn mix(mut self, mix: Mix) -> Self {
+    pub fn mix(mut self, mix: Recipe) -> Self {
         self.mix = Some(mix);
         self
     }
@@ -84,16 +85,16 @@ impl GgufOptions {
         self
     }
 
-    /// The number of threads that encode weights, the calling one included. The default is as many as the machine runs at
-    /// once. Any number writes the same bytes.
+    /// The number of threads that encode weights, the calling one included. The default is as many
+    /// as the machine runs at once. Any number writes the same bytes.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
 
-    /// Uses the caller's pool instead of threads of our own; [`GgufOptions::threads`] is then ignored. The process-global
-    /// pool is never used.
+    /// Uses the caller's pool instead of threads of our own; [`GgufOptions::threads`] is then
+    /// ignored. The process-global pool is never used.
     #[cfg(feature = "rayon")]
     #[must_use]
     pub fn pool(mut self, pool: Arc<ThreadPool>) -> Self {
@@ -120,15 +121,17 @@ pub fn gguf_bytes(source: &Source, options: &GgufOptions) -> Result<u64> {
     Ok(llama::header(source.model(), options)?.file_bytes())
 }
 
-/// Writes a model as GGUF, of architecture `llama`. The same source and options give the same bytes.
+/// Writes a model as GGUF, of architecture `llama`. The same source and options give the same
+/// bytes.
 ///
-/// What GGUF has no words for in a tokenizer (where spaces go, and how added tokens are found) is written in keys of our own,
-/// `babyllama.tokenizer.*`, and only where it is needed: then [`Source::notes`] says which texts have other tokens for programs
-/// that don't know these keys.
+/// What GGUF has no words for in a tokenizer (where spaces go, and how added tokens are found) is
+/// written in keys of our own, `babyllama.tokenizer.*`, and only where it is needed: then
+/// [`Source::notes`] says which texts have other tokens for programs that don't know these keys.
 ///
 /// # Errors
-/// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] for what GGUF or the weights' format can't hold; [`ErrorKind::InvalidOption`]
-/// or [`ErrorKind::ThreadPool`] for options; and whatever is wrong with the source.
+/// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] for what GGUF or the weights' format can't hold;
+/// [`ErrorKind::InvalidOption`] or [`ErrorKind::ThreadPool`] for options; and whatever is wrong
+/// with the source.
 ///
 /// [`ErrorKind::Io`]: crate::ErrorKind::Io
 /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable

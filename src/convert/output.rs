@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::file_kind::{FileKind, SAMPLE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A file in the making, beside its target and under another name. If it isn't [kept](Self::keep) it is removed, and the
-/// target is as it was before. A process that is killed leaves it behind, but never half a file under the target's name; the
-/// next one that makes this target removes it, since the lock on it has gone with the process.
+/// A file in the making, beside its target and under another name. If it isn't [kept](Self::keep)
+/// it is removed, and the target is as it was before. A process that is killed leaves it behind,
+/// but never half a file under the target's name; the next one that makes this target removes it,
+/// since the lock on it has gone with the process.
 ///
 /// A target that is a device or a pipe is written in place.
 ///
@@ -81,8 +82,8 @@ impl OutputFile {
         self.beside.as_deref()
     }
 
-    /// That the disk has room for so many bytes, of which none are written yet. Where that can't be found out, it is taken to
-    /// have.
+    /// That the disk has room for so many bytes, of which none are written yet. Where that can't be
+    /// found out, it is taken to have.
     ///
     /// # Errors
     /// [`ErrorKind::DiskFull`].
@@ -99,7 +100,8 @@ impl OutputFile {
     /// Gives the file its place, when all of it is on the disk.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`]; and [`ErrorKind::Exists`] if the target has come to be since, and isn't to be overwritten.
+    /// [`ErrorKind::Io`]; and [`ErrorKind::Exists`] if the target has come to be since, and isn't
+    /// to be overwritten.
     pub fn keep(mut self) -> Result<()> {
         let Some(beside) = &self.beside else { return Ok(()) };
         refuse_existing(&self.target, self.overwrite)?;
@@ -190,7 +192,8 @@ fn is_published(path: &Path) -> bool {
     read.is_ok() && !matches!(kind, None | Some(FileKind::Empty | FileKind::Gguf | FileKind::TokenizerBin))
 }
 
-/// What the names of files on their way to `target` begin with. A process's number follows, and [`ENDING`].
+/// What the names of files on their way to `target` begin with. A process's number follows, and
+/// [`ENDING`].
 fn beginning(target: &Path) -> OsString {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
@@ -212,7 +215,8 @@ fn create_beside(target: &Path) -> io::Result<(File, PathBuf)> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1 << 32,
             Err(e) => return Err(e),
             Ok(file) => {
-                // Not every file system has locks; without one the file stays if the process is killed.
+                // Not every file system has locks; without one the file stays if the process is
+                // killed.
                 let _ = file.lock();
                 // Before it was locked, another process may have taken it for a dead one's.
                 if fs::symlink_metadata(&path).is_ok() {
@@ -223,7 +227,8 @@ fn create_beside(target: &Path) -> io::Result<(File, PathBuf)> {
     }
 }
 
-/// Removes what processes left behind that were killed while they made this target. It is no error if that fails.
+/// Removes what processes left behind that were killed while they made this target. It is no error
+/// if that fails.
 fn remove_stale(target: &Path) {
     let beginning = beginning(target);
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,8 +1,10 @@
 //! A tensor's weights in another format, some megabytes at a time.
 //!
-//! Rows are read and encoded in parts, several parts at once on as many threads, and then given out in order.
+//! Rows are read and encoded in parts, several parts at once on as many threads, and then given out
+//! in order.
 //!
-//! Invariant: what is given out depends on the weights and the format alone, as blocks don't depend on each other.
+//! Invariant: what is given out depends on the weights and the format alone, as blocks don't depend
+//! on each other.
 
 use std::ops::Range;
 

@@ -1,29 +1,33 @@
 //! The product of weights that aren't quantised, which are widened on their way into registers.
 //!
-//! A tile of the output is some rows of weights by some tokens. Its sums stay in registers, sixteen lanes of each as in decode,
-//! so a product comes out as decode's bits. In vectors of sixteen, four rows by six tokens take 24 registers: ten loads for 24
-//! multiplications. (With two vectors for each product, and so two rows, they were sixteen; a prompt in F16 took 6 % longer.) Some
-//! columns of a tile's tokens meet all rows of a panel while they are in the first-level cache; the rows come from the second level,
-//! in which a panel stays until all tokens have passed. Where a format has two sums, the columns of one pass before those of the other.
+//! A tile of the output is some rows of weights by some tokens. Its sums stay in registers, sixteen
+//! lanes of each as in decode, so a product comes out as decode's bits. In vectors of sixteen, four
+//! rows by six tokens take 24 registers: ten loads for 24 multiplications. (With two vectors for
+//! each product, and so two rows, they were sixteen; a prompt in F16 took 6 % longer.) Some columns
+//! of a tile's tokens meet all rows of a panel while they are in the first-level cache; the rows
+//! come from the second level, in which a panel stays until all tokens have passed. Where a format
+//! has two sums, the columns of one pass before those of the other.
 //!
-//! Weights aren't packed. They were, as f32 and interleaved vector by vector: that took 10 % of the time of a prompt in F16.
-//! Widening in the loop costs nothing beside 24 multiplications for four vectors. What rows that aren't interleaved need
-//! is that few columns are taken at a time: those of 8 KB all begin in one set of the first-level cache.
+//! Weights aren't packed. They were, as f32 and interleaved vector by vector: that took 10 % of the
+//! time of a prompt in F16. Widening in the loop costs nothing beside 24 multiplications for four
+//! vectors. What rows that aren't interleaved need is that few columns are taken at a time: those
+//! of 8 KB all begin in one set of the first-level cache.
 
 use std::ops::Range;
 
-use super::Ahead;
-use crate::parallel::Band;
+use super::Prefetcher;
+use crate::parallel::ColumnSlice;
 use crate::quant::float::{
     Float, FloatRows, FloatTile, LANES, MAX_SUMS, SPAN, add_sums, sum_vectors, tile_tokens,
 };
 use crate::quant::packed::Aligned;
-use crate::quant::{Rows, Store};
+use crate::quant::{Output, Rows};
 use crate::simd::{Isa, Simd, kernel};
 use crate::tensor::Matrix;
 
-/// The most rows of a panel. All tokens' activations pass by each panel, from the third-level cache if they are many:
-/// with 48 rows instead of 24 (12), that costs 8 % (14 %) less of a prompt's time.
+/// The most rows of a panel. All tokens' activations pass by each panel, from the third-level cache
+/// if they are many: with 48 rows instead of 24 (12), that costs 8 % (14 %) less of a prompt's
+/// time.
 const MAX_PANEL_ROWS: usize = 48;
 
 /// What a panel takes of the second-level cache, at most.
@@ -40,7 +44,8 @@ const MAX_STRIP_ROWS: usize = 4;
 /// The most tokens of a tile.
 const MAX_TILE_TOKENS: usize = tile_tokens(16);
 
-/// Columns of one sum that pass all rows of a panel before the next ones: those of six tokens take 24 KB of the first-level cache.
+/// ColumnPartition of one sum that pass all rows of a panel before the next ones: those of six
+/// tokens take 24 KB of the first-level cache.
 const BLOCK_COLUMNS: usize = 1024;
 
 /// From so many tokens on, a tile beats a product after another.
@@ -53,8 +58,8 @@ pub(crate) fn multiply(
     rows: Range<usize>,
     x: &[FloatTile],
     room: &mut Aligned<f32>,
-    out: &mut Band<'_>,
-    store: Store,
+    out: &mut ColumnSlice<'_>,
+    store: Output,
 ) {
     match weights.rows {
         Rows::F32(floats) => panels(isa, weights, floats, rows, x, room, out, store),
@@ -68,7 +73,7 @@ kernel! {
     #[allow(clippy::too_many_arguments, reason = "those of its one caller, and the weights with their type")]
     fn panels<F: Float>(
         s; weights: Matrix<'_>, floats: FloatRows<'_, F>, rows: Range<usize>, x: &[FloatTile], room: &mut Aligned<f32>,
-        out: &mut Band<'_>, store: Store,
+        out: &mut ColumnSlice<'_>, store: Output,
     ) {
         let panel_rows = panel_rows(weights.row_bytes());
         for first in rows.clone().step_by(panel_rows) {
@@ -98,14 +103,15 @@ struct Panel<'a, F: Float> {
     n_columns: usize,
     /// The first column of the output.
     column: usize,
-    store: Store,
+    store: Output,
 }
 
 /// One sum of each product of a strip of `R` rows with `T` tokens, in `P` vectors each.
 type Sums<S, const P: usize, const R: usize, const T: usize> = [[[<S as Simd>::F32; P]; T]; R];
 
 impl<F: Float> Panel<'_, F> {
-    /// All rows with all tokens, in tiles of `R` rows and `T` tokens. `next` are the rows to fetch meanwhile.
+    /// All rows with all tokens, in tiles of `R` rows and `T` tokens. `next` are the rows to fetch
+    /// meanwhile.
     #[inline(always)]
     fn multiply<S: Simd, const P: usize, const R: usize, const T: usize, const STRIPS: usize>(
         &self,
@@ -113,10 +119,10 @@ impl<F: Float> Panel<'_, F> {
         x: &[FloatTile],
         weights: Matrix<'_>,
         next: Range<usize>,
-        out: &mut Band<'_>,
+        out: &mut ColumnSlice<'_>,
     ) {
         let n_strips = self.rows.len().div_ceil(R);
-        let mut ahead = Ahead::new(weights, next, n_strips * x.len());
+        let mut ahead = Prefetcher::new(weights, next, n_strips * x.len());
         let mut room = [[[[[s.splat(0.0); P]; T]; R]; STRIPS]; MAX_SUMS];
         let mut products = [[0.0; MAX_PANEL_ROWS]; MAX_TILE_TOKENS];
         for (i, tile) in x.iter().enumerate() {
@@ -168,14 +174,14 @@ impl<F: Float> Panel<'_, F> {
         let n = self.rows.len();
         let (products, out) = (&products[..n], &mut out[..n]);
         match self.store {
-            Store::Set => out.copy_from_slice(products),
-            Store::Add => out.iter_mut().zip(products).for_each(|(out, product)| *out += product),
+            Output::Overwrite => out.copy_from_slice(products),
+            Output::Accumulate => out.iter_mut().zip(products).for_each(|(out, product)| *out += product),
         }
     }
 }
 
-/// The sums, with the products of those of some columns added that belong to the `sum`th sum. (They come and go by value: a reference
-/// has them written to memory at every step.)
+/// The sums, with the products of those of some columns added that belong to the `sum`th sum. (They
+/// come and go by value: a reference has them written to memory at every step.)
 #[inline(always)]
 fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usize>(
     s: S,
@@ -190,8 +196,9 @@ fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usiz
         rows[r] = &w[r][..n];
     }
     let mut i = sum * SPAN;
-    // Two vectors at once: with more, the compiler mixes their loads and then keeps sums in memory. So it does for an index that isn't a
-    // constant, which is why both are written out. (With AVX2, a prompt took 1.3 and 2 times as long.)
+    // Two vectors at once: with more, the compiler mixes their loads and then keeps sums in memory.
+    // So it does for an index that isn't a constant, which is why both are written out. (With AVX2,
+    // a prompt took 1.3 and 2 times as long.)
     while i + 2 * S::LANES <= n {
         let x = &x[i * T..][..2 * S::LANES * T];
         sums = add_vector::<S, P, R, T, 0>(s, load_each::<S, F, R>(s, rows, i), x, sums);
@@ -258,7 +265,8 @@ fn add_vector<S: Simd, const P: usize, const R: usize, const T: usize, const V: 
     sums
 }
 
-/// As [`add_vector`], for the second of two vectors of columns: to the same vectors if they have all [`LANES`], else to the others.
+/// As [`add_vector`], for the second of two vectors of columns: to the same vectors if they have
+/// all [`LANES`], else to the others.
 #[inline(always)]
 fn add_second_vector<S: Simd, const P: usize, const R: usize, const T: usize>(
     s: S,
@@ -279,11 +287,11 @@ fn sum_lanes<S: Simd, const P: usize, const R: usize, const T: usize>(
     s: S,
     sums: Sums<S, P, R, T>,
 ) -> [f32; MAX_TILE_TOKENS * MAX_STRIP_ROWS] {
-    let mut eight = [s.fold_x8(s.splat(0.0)); MAX_TILE_TOKENS * MAX_STRIP_ROWS];
+    let mut eight = [s.reduce_to_x8(s.splat(0.0)); MAX_TILE_TOKENS * MAX_STRIP_ROWS];
     for t in 0..T {
         for r in 0..R {
-            eight[t * R + r] = s.fold_x8(sum_vectors(s, sums[r][t]));
+            eight[t * R + r] = s.reduce_to_x8(sum_vectors(s, sums[r][t]));
         }
     }
-    s.sum_x8_each(eight)
+    s.hsum_each(eight)
 }

@@ -1,22 +1,24 @@
-//! The product of int8 panels: weights are unpacked once for a whole batch of tokens and multiplied from registers.
-//! `quant/packed.rs` has the operands' layout and the order in which terms are added.
+//! The product of int8 panels: weights are unpacked once for a whole batch of tokens and multiplied
+//! from registers. `quant/packed.rs` has the operands' layout and the order in which terms are
+//! added.
 //!
-//! A tile of the output is a strip of `R` rows of weights by `V` vectors of tokens. Its whole-number products of a group of 32 stay in
-//! registers, as do its sums, while a chain of groups passes. The next strip then meets the same activations,
-//! which by now are in the first-level cache; after all strips come the next chain, and then the next tokens.
+//! A tile of the output is a strip of `R` rows of weights by `V` vectors of tokens. Its
+//! whole-number products of a group of 32 stay in registers, as do its sums, while a chain of
+//! groups passes. The next strip then meets the same activations, which by now are in the
+//! first-level cache; after all strips come the next chain, and then the next tokens.
 
 use std::ops::Range;
 
-use super::Ahead;
-use crate::parallel::Band;
-use crate::quant::Store;
-use crate::quant::blocks::{GROUP, GROUPS, Numbers};
+use super::Prefetcher;
+use crate::parallel::ColumnSlice;
+use crate::quant::Output;
+use crate::quant::blocks::{Encoding, GROUP, GROUPS};
 use crate::quant::packed::{Chains, PackedTile, Panel, PanelChain, PanelView};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::tensor::Matrix;
 
-/// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level cache.
-/// (48 were no faster.)
+/// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level
+/// cache. (48 were no faster.)
 pub(crate) const PANEL_ROWS: usize = 24;
 
 /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
@@ -26,28 +28,28 @@ pub(crate) fn multiply(
     rows: Range<usize>,
     x: &[PackedTile],
     panel: &mut Panel,
-    out: &mut Band<'_>,
-    store: Store,
+    out: &mut ColumnSlice<'_>,
+    store: Output,
 ) {
-    let Some((numbers, halves)) = weights.rows.int8_kind() else {
+    let Some((numbers, halves)) = weights.rows.panel_encoding() else {
         unreachable!("only what can be unpacked is packed")
     };
-    debug_assert!(numbers == Numbers::Signed || numbers.bits() <= if halves { 6 } else { 5 });
+    debug_assert!(numbers == Encoding::Signed || numbers.bits() <= if halves { 6 } else { 5 });
     panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
         weights.rows.unpack(isa, first..first + n_rows, panel);
         let block = Block { panel: panel.view(), n_rows, column: first - rows.start, numbers, store };
         let visits = GROUPS * x.len().div_ceil(2);
-        let ahead = Ahead::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
+        let ahead = Prefetcher::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
         match (numbers, halves) {
-            (Numbers::Signed, _) => isa.run(Product::<8, false, false> { block, x, ahead, out }),
-            (Numbers::Offset(..=3), false) => isa.run(Product::<4, false, false> { block, x, ahead, out }),
-            (Numbers::Offset(_), false) => isa.run(Product::<5, false, false> { block, x, ahead, out }),
-            (Numbers::Offset(_), true) => isa.run(Product::<6, false, true> { block, x, ahead, out }),
-            (Numbers::WithMin(..=4), false) => isa.run(Product::<4, true, false> { block, x, ahead, out }),
-            (Numbers::WithMin(_), false) => isa.run(Product::<5, true, false> { block, x, ahead, out }),
-            (Numbers::WithMin(_), true) => isa.run(Product::<6, true, true> { block, x, ahead, out }),
+            (Encoding::Signed, _) => isa.run(Product::<8, false, false> { block, x, ahead, out }),
+            (Encoding::Biased(..=3), false) => isa.run(Product::<4, false, false> { block, x, ahead, out }),
+            (Encoding::Biased(_), false) => isa.run(Product::<5, false, false> { block, x, ahead, out }),
+            (Encoding::Biased(_), true) => isa.run(Product::<6, false, true> { block, x, ahead, out }),
+            (Encoding::Affine(..=4), false) => isa.run(Product::<4, true, false> { block, x, ahead, out }),
+            (Encoding::Affine(_), false) => isa.run(Product::<5, true, false> { block, x, ahead, out }),
+            (Encoding::Affine(_), true) => isa.run(Product::<6, true, true> { block, x, ahead, out }),
         }
     }
 }
@@ -59,18 +61,18 @@ struct Block<'a> {
     n_rows: usize,
     /// The first column of the output.
     column: usize,
-    numbers: Numbers,
-    store: Store,
+    numbers: Encoding,
+    store: Output,
 }
 
-/// The product of a panel with all tokens: of numbers of so many bits, perhaps with minima, perhaps with scales for each half of a
-/// group or, if they have minima, with these for each half. Each is compiled by itself: in one function, a change of one of them
-/// would move another's registers.
+/// The product of a panel with all tokens: of numbers of so many bits, perhaps with minima, perhaps
+/// with scales for each half of a group or, if they have minima, with these for each half. Each is
+/// compiled by itself: in one function, a change of one of them would move another's registers.
 struct Product<'a, 'o, const BITS: u32, const MIN: bool, const HALVES: bool> {
     block: Block<'a>,
     x: &'a [PackedTile],
-    ahead: Ahead<'a>,
-    out: &'a mut Band<'o>,
+    ahead: Prefetcher<'a>,
+    out: &'a mut ColumnSlice<'o>,
 }
 
 impl<const BITS: u32, const MIN: bool, const HALVES: bool> Kernel for Product<'_, '_, BITS, MIN, HALVES> {
@@ -104,11 +106,11 @@ impl Block<'_> {
         self,
         s: S,
         x: &[PackedTile],
-        ahead: &mut Ahead<'_>,
-        out: &mut Band<'_>,
+        ahead: &mut Prefetcher<'_>,
+        out: &mut ColumnSlice<'_>,
     ) {
         let (mut x, mut token) = (x, 0);
-        if S::TILE_WIDTH > 1 {
+        if S::REGISTER_TILE > 1 {
             let mut room = Room::<S, 2, R, STRIPS>::new(s);
             while let [first, second, rest @ ..] = x {
                 let tiles = [first, second];
@@ -141,8 +143,8 @@ impl Block<'_> {
         x: [&PackedTile; V],
         room: &mut Room<S, V, R, STRIPS>,
         token: usize,
-        ahead: &mut Ahead<'_>,
-        out: &mut Band<'_>,
+        ahead: &mut Prefetcher<'_>,
+        out: &mut ColumnSlice<'_>,
     ) {
         let chains = Chains::new(self.panel.n_groups);
         let strips = &mut room.levels[..self.n_rows.div_ceil(R)];
@@ -153,7 +155,8 @@ impl Block<'_> {
             for (strip, levels) in strips.iter_mut().enumerate() {
                 let w = self.panel.chain::<MIN, HALVES>(S::LANES, strip, chain);
                 let mut sum = self.chain::<S, BITS, MIN, HALVES, V, R>(s, x, w);
-                // A chain that completes a pair is added to the other, the sum perhaps to another pair's, and so on.
+                // A chain that completes a pair is added to the other, the sum perhaps to another
+                // pair's, and so on.
                 let level = i.trailing_ones() as usize;
                 for lower in &levels[..level] {
                     for r in 0..R {
@@ -193,9 +196,9 @@ impl Block<'_> {
     ) -> [[S::F32; V]; R] {
         // The power of two that is to be taken off each weight.
         let bias = match self.numbers {
-            Numbers::Signed => S::QUADS_BIAS,
-            Numbers::Offset(n) => Some(n),
-            Numbers::WithMin(_) => None,
+            Encoding::Signed => S::QUADS_BIAS,
+            Encoding::Biased(n) => Some(n),
+            Encoding::Affine(_) => None,
         };
         let mut acc = [[s.splat(0.0); V]; R];
         for i in 0..x.n_groups {
@@ -214,28 +217,36 @@ impl Block<'_> {
         acc
     }
 
-    /// Writes products (`PANEL_ROWS`, `TILE_TOKENS`) into rows of tokens: all of a token's at once, as vectors, for the rows of a
-    /// tile's tokens may lie in one set of the first-level cache, and stores wait for each other.
+    /// Writes products (`PANEL_ROWS`, `TILE_TOKENS`) into rows of tokens: all of a token's at once,
+    /// as vectors, for the rows of a tile's tokens may lie in one set of the first-level cache, and
+    /// stores wait for each other.
     #[inline(always)]
-    fn store<S: Simd>(self, s: S, products: &[f32], token: usize, n_tokens: usize, out: &mut Band<'_>) {
+    fn store<S: Simd>(
+        self,
+        s: S,
+        products: &[f32],
+        token: usize,
+        n_tokens: usize,
+        out: &mut ColumnSlice<'_>,
+    ) {
         let n_tokens = n_tokens.min(out.n_rows() - token);
         for first in (0..n_tokens).step_by(4) {
             for row in (0..self.n_rows).step_by(8) {
-                let turned = s.turn_f32_8x4(&products[row * TILE_TOKENS + first..], TILE_TOKENS);
+                let interleaved = s.transpose_f32_8x4(&products[row * TILE_TOKENS + first..], TILE_TOKENS);
                 for t in 0..4.min(n_tokens - first) {
                     let out = &mut out.row(token + first + t)[self.column..][..self.n_rows][row..];
                     if out.len() < 8 {
-                        for (out, product) in out.iter_mut().zip(s.lanes_x8(turned[t])) {
+                        for (out, product) in out.iter_mut().zip(s.to_array(interleaved[t])) {
                             match self.store {
-                                Store::Set => *out = product,
-                                Store::Add => *out += product,
+                                Output::Overwrite => *out = product,
+                                Output::Accumulate => *out += product,
                             }
                         }
                         continue;
                     }
                     let product = match self.store {
-                        Store::Set => turned[t],
-                        Store::Add => s.add_x8(s.load_x8(out), turned[t]),
+                        Output::Overwrite => interleaved[t],
+                        Output::Accumulate => s.add_x8(s.load_x8(out), interleaved[t]),
                     };
                     s.store_x8(product, out);
                 }
@@ -244,16 +255,18 @@ impl Block<'_> {
     }
 }
 
-/// A chain's activations, in `V` vectors of tokens. (They are cut out of the tiles once for all strips, for it takes as many
-/// instructions as a third of a group: for each strip, a prompt took 1 to 2 % longer.)
+/// A chain's activations, in `V` vectors of tokens. (They are cut out of the tiles once for all
+/// strips, for it takes as many instructions as a third of a group: for each strip, a prompt took 1
+/// to 2 % longer.)
 #[derive(Clone, Copy)]
 struct TokensChain<'a, const V: usize> {
     n_groups: usize,
-    qs: [&'a [i8]; V],           // (groups, 8, LANES, 4)
-    scales: [&'a [f32]; V],      // (groups, LANES)
-    sums: [[&'a [i32]; V]; 2],   // likewise: of the halves of a group, or the first for all of it
-    half_sums: [&'a [i32]; V],   // likewise: of both halves, as two int16
-    scaled_sums: [&'a [f32]; V], // likewise: of all of a group
+    qs: [&'a [i8]; V],      // (groups, 8, LANES, 4)
+    scales: [&'a [f32]; V], // (groups, LANES)
+    // likewise: of the halves of a group, or the first for all of it
+    sums: [[&'a [i32]; V]; 2],
+    sub_block_sums: [&'a [i32]; V], // likewise: of both halves, as two int16
+    scaled_sums: [&'a [f32]; V],    // likewise: of all of a group
 }
 
 impl<'a, const V: usize> TokensChain<'a, V> {
@@ -269,7 +282,7 @@ impl<'a, const V: usize> TokensChain<'a, V> {
             qs: [&[]; V],
             scales: [&[]; V],
             sums: [[&[]; V]; 2],
-            half_sums: [&[]; V],
+            sub_block_sums: [&[]; V],
             scaled_sums: [&[]; V],
         };
         for v in 0..V {
@@ -277,7 +290,7 @@ impl<'a, const V: usize> TokensChain<'a, V> {
             chain.scales[v] = &x[v].scales[lanes.clone()];
             let lanes = lanes.clone();
             match (MIN, HALVES) {
-                (true, true) => chain.half_sums[v] = &x[v].half_sums[lanes],
+                (true, true) => chain.sub_block_sums[v] = &x[v].sub_block_sums[lanes],
                 (true, false) => chain.scaled_sums[v] = &x[v].scaled_sums[lanes],
                 (false, true) => {
                     chain.sums[0][v] = &x[v].sums[1][lanes.clone()];
@@ -305,8 +318,9 @@ struct Terms<'a, S: Simd, const V: usize> {
 }
 
 impl<S: Simd, const V: usize> Terms<'_, S, V> {
-    /// Adds those of the first (0) or the second (1) half, or of the whole group if its halves have no scales. (A loop over both halves
-    /// stayed a loop, with everything in memory that it chose from: on AVX2, Q6_K took 245 instructions for 1,024 products.)
+    /// Adds those of the first (0) or the second (1) half, or of the whole group if its halves have
+    /// no scales. (A loop over both halves stayed a loop, with everything in memory that it chose
+    /// from: on AVX2, Q6_K took 245 instructions for 1,024 products.)
     #[inline(always)]
     fn add<const BITS: u32, const MIN: bool, const HALVES: bool, const HALF: usize, const R: usize>(
         self,
@@ -324,7 +338,7 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
             }
         }
         let quads = if HALVES && !MIN { 4 * HALF..4 * HALF + 4 } else { 0..8 };
-        let dots = s.dot_strip::<BITS, R, V>(dots, self.w.qs::<R>(self.i), self.group, quads);
+        let dots = s.dot_micro_panel::<BITS, R, V>(dots, self.w.qs::<R>(self.i), self.group, quads);
         let scales = self.w.scales::<R>(HALF, self.i);
         for r in 0..R {
             let scale = s.splat(scales[r * GROUPS]);
@@ -335,9 +349,9 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
         if MIN && HALVES {
             let (mins, half_mins) = (self.w.mins::<R>(self.i), self.w.half_mins::<R>(self.i));
             for v in 0..V {
-                let sums = s.load_i32(&self.x.half_sums[v][self.i * S::LANES..]);
+                let sums = s.load_i32(&self.x.sub_block_sums[v][self.i * S::LANES..]);
                 for r in 0..R {
-                    let multiple = s.to_f32(s.dot_pairs(s.splat_i32(half_mins[r * GROUPS]), sums));
+                    let multiple = s.to_f32(s.madd_i16(s.splat_i32(half_mins[r * GROUPS]), sums));
                     let min = s.mul(s.splat(mins[r * GROUPS]), self.d[v]);
                     acc[r][v] = s.mul_add(multiple, min, acc[r][v]);
                 }

@@ -1,7 +1,8 @@
 //! Products in every weight format, on every instruction set, against f64.
 //!
-//! Quantised weights are multiplied with activations that were rounded to int8, so the products are those of the decoded
-//! weights and the decoded activations, but for the rounding of f32; and that is bounded.
+//! Quantised weights are multiplied with activations that were rounded to int8, so the products are
+//! those of the decoded weights and the decoded activations, but for the rounding of f32; and that
+//! is bounded.
 
 use std::sync::Arc;
 
@@ -15,8 +16,9 @@ use proptest::prelude::*;
 #[derive(Clone, Copy, Debug)]
 struct Case {
     dtype: Dtype,
-    /// Where a block has half-precision numbers, and the most that `|scale * q| + |min|` can be for each of them in
-    /// units of its size, decoded as the kernels do it: `scale * q - 8 * scale` counts as `(15 + 8) * scale`.
+    /// Where a block has half-precision numbers, and the most that `|scale * q| + |min|` can be for
+    /// each of them in units of its size, decoded as the kernels do it: `scale * q - 8 * scale`
+    /// counts as `(15 + 8) * scale`.
     halves: &'static [(usize, f64)],
 }
 
@@ -141,7 +143,7 @@ fn operands(
 fn product(isa: Isa, w: &Tensor, x: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.len() / w.columns() * w.rows()];
     Threads::new(1).unwrap().enter(true, |team| {
-        Compute { isa, arithmetic: Arithmetic::Exact, team }.matmul(
+        Compute { isa, numerics: Numerics::Accurate, team }.matmul(
             [&mut out],
             [w],
             x,
@@ -151,7 +153,8 @@ fn product(isa: Isa, w: &Tensor, x: &[f32]) -> Vec<f32> {
     out
 }
 
-/// What activations become for these weights: int8 and a scale for every 32, unless they stay what they are.
+/// What activations become for these weights: int8 and a scale for every 32, unless they stay what
+/// they are.
 fn rounded(dtype: Dtype, x: &[f32]) -> Vec<f64> {
     if matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
         return x.iter().map(|&x| f64::from(x)).collect();
@@ -179,11 +182,12 @@ fn magnitudes(case: Case, data: &[u8], weights: &[f32]) -> Vec<f64> {
 
 /// The exact products, and how far those in f32 may be from them.
 ///
-/// Let u = 2^-24. However n terms are added up, each goes through at most n - 1 additions, so a sum is within
-/// `(n - 1) u` times the sum of their sizes, to first order (Higham, Accuracy and Stability, 4.2). Of f32 weights the
-/// terms are n products, each rounded once or not at all. Of blocks they are a group's whole-number product times its
-/// scale, less its sum times its minimum, times the activations' scale; each of these, the scale and the minimum is
-/// rounded, as is the decoded weight in the exact product (twice): fewer than 12 times in all, and halves of groups
+/// Let u = 2^-24. However n terms are added up, each goes through at most n - 1 additions, so a sum
+/// is within `(n - 1) u` times the sum of their sizes, to first order (Higham, Accuracy and
+/// Stability, 4.2). Of f32 weights the terms are n products, each rounded once or not at all. Of
+/// blocks they are a group's whole-number product times its scale, less its sum times its minimum,
+/// times the activations' scale; each of these, the scale and the minimum is rounded, as is the
+/// decoded weight in the exact product (twice): fewer than 12 times in all, and halves of groups
 /// have terms of their own.
 fn exact(case: Case, n: usize, data: &[u8], x: &[f32]) -> Vec<(f64, f64)> {
     let weights = tensor(case.dtype, n, data).to_f32();
@@ -204,7 +208,8 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Any format and any sizes: less than a tile of rows and several, some blocks and some left over, one token and many.
+/// Any format and any sizes: less than a tile of rows and several, some blocks and some left over,
+/// one token and many.
 fn any_product() -> impl Strategy<Value = (Case, Sizes)> {
     let n_tokens = prop_oneof![Just(1), 2..=9usize, 10..=70usize];
     let rows = prop_oneof![1..=9usize, 10..=70usize];

@@ -1,23 +1,25 @@
 //! How a region is cut into the chunks that threads claim.
 //!
-//! Each thread begins with large chunks, for the fewer there are the less often what was fetched ahead is left behind, and ends with
-//! small ones, so that nobody waits long for the last.
+//! Each thread begins with large chunks, for the fewer there are the less often what was fetched
+//! ahead is left behind, and ends with small ones, so that nobody waits long for the last.
 //!
 //! Source: Hummel, Schonberg and Flynn, "Factoring: a method for scheduling parallel loops" (1992).
 
 use std::ops::Range;
 
-/// A chunk reads at least about this many bytes. (8 KB made stories15M's shape 4 % faster in f32, and 6 % slower in int8.)
+/// A chunk reads at least about this many bytes. (8 KB made stories15M's shape 4 % faster in f32,
+/// and 6 % slower in int8.)
 const MIN_BYTES: usize = 24 << 10;
 
 /// A thread claims this part of what is left. (A half decoded as fast, a sixth 1 % slower.)
 const CLAIM: usize = 4;
 
-/// But no less than this part of all that is its own. (A 64th decoded 1 % slower, and 16 equal chunks 2 %.)
+/// But no less than this part of all that is its own. (A 64th decoded 1 % slower, and 16 equal
+/// chunks 2 %.)
 const MIN_CLAIM: usize = 32;
 
-/// The caller's part of `units` indivisible pieces, which are `bytes` of memory, and the part of its helpers. No chunk has
-/// more than `max` units.
+/// The caller's part of `units` indivisible pieces, which are `bytes` of memory, and the part of
+/// its helpers. No chunk has more than `max` units.
 pub(super) fn share_out(units: usize, bytes: usize, threads: usize, max: usize) -> (Part, Part) {
     let min = (units * MIN_BYTES).div_ceil(bytes.max(1));
     let min = min.max(units / (MIN_CLAIM * threads)).clamp(1, max);
@@ -37,7 +39,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Takes a round of chunks, one of the same size for each thread, off what is left: how many, and their size.
+    /// Takes a round of chunks, one of the same size for each thread, off what is left: how many,
+    /// and their size.
     fn round(&self, left: &mut Range<usize>) -> (usize, usize) {
         let size = (left.len() / (CLAIM * self.threads)).clamp(self.min, self.max);
         let n_chunks = left.len().div_ceil(size).min(self.threads);
@@ -54,7 +57,8 @@ impl Part {
         n_chunks
     }
 
-    /// The units of a chunk. (Found anew each time, in a dozen rounds: a list of them would have to be kept somewhere.)
+    /// The units of a chunk. (Found anew each time, in a dozen rounds: a list of them would have to
+    /// be kept somewhere.)
     ///
     /// # Panics
     /// If there is no such chunk.

@@ -10,7 +10,11 @@ fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
             for _ in 0..50 {
                 let [a, b, c] = &mut data;
                 let [wa, wb, wc] = widths;
-                let columns = [Columns::new(a, wa, 4), Columns::new(b, wb, 4), Columns::new(c, wc, 4)];
+                let columns = [
+                    ColumnPartition::new(a, wa, 4),
+                    ColumnPartition::new(b, wb, 4),
+                    ColumnPartition::new(c, wc, 4),
+                ];
                 team.bands(columns.map(|c| [c]), 1 << 20, |group, units, [mut band]| {
                     for row in 0..band.n_rows() {
                         for (x, column) in band.row(row).iter_mut().zip(units.start * 4..) {
@@ -115,7 +119,8 @@ fn a_join_of_the_callers_returns_while_a_pass_that_it_helps_goes_on() {
                 }
             });
         });
-        // The second half is stolen and goes on until somebody has helped: that is the thread that waits for it.
+        // The second half is stolen and goes on until somebody has helped: that is the thread that
+        // waits for it.
         let second = || {
             begun.store(true, Ordering::Release);
             wait_for(&helped)

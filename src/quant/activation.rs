@@ -1,23 +1,26 @@
-//! Activations: the input of a matrix product, as f32 and, where the weights are quantised, as int8.
+//! Activations: the input of a matrix product, as f32 and, where the weights are quantised, as
+//! int8.
 //!
-//! Each token's row is cut into groups. A group is stored as `q = round(x / d)` with `d = max|x| / 127`, so every `q`
-//! is within -127..=127; a group of zeros has `d = 0` and `q = 0`. This is the symmetric quantisation of llama2.c's
-//! runq, bit for bit, rounding included (ties away from zero). A group with a NaN or an infinity has `d = NaN`, where
-//! runq overlooks it, so that damaged weights show in the logits.
+//! Each token's row is cut into groups. A group is stored as `q = round(x / d)` with `d = max|x| /
+//! 127`, so every `q` is within -127..=127; a group of zeros has `d = 0` and `q = 0`. This is the
+//! symmetric quantisation of llama2.c's runq, bit for bit, rounding included (ties away from zero).
+//! A group with a NaN or an infinity has `d = NaN`, where runq overlooks it, so that damaged
+//! weights show in the logits.
 
 use super::blocks::{GROUP, GROUPS, PAIRS};
 use super::packed::Aligned;
-use crate::simd::{Isa, Simd, Turn, kernel};
+use crate::simd::{Interleave, Isa, Simd, kernel};
 
 /// Room for quantised activations, reused from product to product. Rows are padded to whole
 /// steps of eight groups, by repeating those that are left over.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
-    qs: Aligned<i8>,          // (n_tokens, padded n)
-    turned: [Aligned<i8>; 2], // the same, as `Turn` orders it
-    scales: Vec<f32>,         // (n_tokens, padded n / group)
-    sums: Vec<i32>,           // (n_tokens, padded n / group): the sum of each group's q
-    half_sums: Vec<i32>,      // (n_tokens, padded n / group): those of its halves, as two int16
+    qs: Aligned<i8>,               // (n_tokens, padded n)
+    interleaved: [Aligned<i8>; 2], // the same, as `Interleave` orders it
+    scales: Vec<f32>,              // (n_tokens, padded n / group)
+    sums: Vec<i32>,                // (n_tokens, padded n / group): the sum of each group's q
+    // (n_tokens, padded n / group): those of its halves, as two int16
+    sub_block_sums: Vec<i32>,
 }
 
 /// The input of a matrix product: (`n_tokens`, `n`).
@@ -41,11 +44,11 @@ pub(crate) struct Quantized<'a> {
 /// One token's activations as int8, padded to whole steps of eight groups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuantizedRow<'a> {
-    pub(crate) qs: &'a [i8],          // (padded n)
-    pub(crate) turned: [&'a [i8]; 2], // (padded n) each, or nothing
-    pub(crate) scales: &'a [f32],     // (padded n / group)
-    pub(crate) sums: &'a [i32],       // (padded n / group)
-    pub(crate) half_sums: &'a [i32],  // (padded n / group)
+    pub(crate) qs: &'a [i8],               // (padded n)
+    pub(crate) interleaved: [&'a [i8]; 2], // (padded n) each, or nothing
+    pub(crate) scales: &'a [f32],          // (padded n / group)
+    pub(crate) sums: &'a [i32],            // (padded n / group)
+    pub(crate) sub_block_sums: &'a [i32],  // (padded n / group)
 }
 
 impl<'a> Input<'a> {
@@ -76,49 +79,50 @@ impl<'a> Input<'a> {
         let groups = token * n_groups..(token + 1) * n_groups;
         QuantizedRow {
             qs: &rows.qs[numbers.clone()],
-            turned: rows.turned.map(|qs| qs.get(numbers.clone()).unwrap_or_default()),
+            interleaved: rows.interleaved.map(|qs| qs.get(numbers.clone()).unwrap_or_default()),
             scales: &rows.scales[groups.clone()],
             sums: &rows.sums[groups.clone()],
-            half_sums: &rows.half_sums[groups],
+            sub_block_sums: &rows.sub_block_sums[groups],
         }
     }
 }
 
 impl ActivationBuffer {
-    /// Quantises `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`. Whoever wants rows in a [`Turn`]'s order says so,
-    /// and has groups of 32.
+    /// Quantises `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`. Whoever wants
+    /// rows in a [`Interleave`]'s order says so, and has groups of 32.
     pub(crate) fn quantize<'a>(
         &'a mut self,
         isa: Isa,
         x: &'a [f32],
         n: usize,
         group: usize,
-        turns: impl Fn(Turn) -> bool,
+        turns: impl Fn(Interleave) -> bool,
     ) -> Input<'a> {
         let n_tokens = x.len() / n;
         let n_groups = self.quantize_rows(isa, x, n, group, n_tokens);
         let padded = n_groups * group;
-        for (turn, turned) in Turn::ALL.into_iter().zip(&mut self.turned) {
-            turned.resize(if turns(turn) { n_tokens * padded } else { 0 });
-            turn_groups(isa, turn, &self.qs, turned);
+        for (turn, interleaved) in Interleave::ALL.into_iter().zip(&mut self.interleaved) {
+            interleaved.resize(if turns(turn) { n_tokens * padded } else { 0 });
+            turn_groups(isa, turn, &self.qs, interleaved);
         }
         Input { x, n, quantized: Some(Quantized { rows: self.rows(), n_groups, group }) }
     }
 
-    /// Quantises `x`, (at most `n_rows`, `n`), in groups of 32: `n_rows` rows, one behind the other, with zeros for those that `x`
-    /// doesn't have.
+    /// Quantises `x`, (at most `n_rows`, `n`), in groups of 32: `n_rows` rows, one behind the
+    /// other, with zeros for those that `x` doesn't have.
     pub(crate) fn quantize_tile(&mut self, isa: Isa, x: &[f32], n: usize, n_rows: usize) -> QuantizedRow<'_> {
         self.quantize_rows(isa, x, n, GROUP, n_rows);
-        self.turned.iter_mut().for_each(|turned| turned.resize(0));
+        self.interleaved.iter_mut().for_each(|interleaved| interleaved.resize(0));
         self.rows()
     }
 
     fn rows(&self) -> QuantizedRow<'_> {
-        let Self { qs, turned: [nibbles_16, nibbles_32], scales, sums, half_sums } = self;
-        QuantizedRow { qs, turned: [nibbles_16, nibbles_32], scales, sums, half_sums }
+        let Self { qs, interleaved: [nibbles_16, nibbles_32], scales, sums, sub_block_sums } = self;
+        QuantizedRow { qs, interleaved: [nibbles_16, nibbles_32], scales, sums, sub_block_sums }
     }
 
-    /// Quantises the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups a row has then.
+    /// Quantises the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups
+    /// a row has then.
     fn quantize_rows(&mut self, isa: Isa, x: &[f32], n: usize, group: usize, n_rows: usize) -> usize {
         assert!(n.is_multiple_of(group) && x.len().is_multiple_of(n), "whole groups and whole rows");
         let n_groups = (n / group).next_multiple_of(GROUPS);
@@ -126,14 +130,14 @@ impl ActivationBuffer {
         self.qs.resize(n_rows * padded);
         self.scales.resize(n_rows * n_groups, 0.0);
         self.sums.resize(n_rows * n_groups, 0);
-        self.half_sums.resize(n_rows * n_groups, 0);
+        self.sub_block_sums.resize(n_rows * n_groups, 0);
         for (token, x) in x.chunks_exact(n).enumerate() {
             let facts = token * n_groups..(token + 1) * n_groups;
             let out = GroupsMut {
                 qs: &mut self.qs[token * padded..(token + 1) * padded],
                 scales: &mut self.scales[facts.clone()],
                 sums: &mut self.sums[facts.clone()],
-                half_sums: &mut self.half_sums[facts],
+                sub_block_sums: &mut self.sub_block_sums[facts],
             };
             quantize_groups(isa, x, group, out);
         }
@@ -141,7 +145,7 @@ impl ActivationBuffer {
         self.qs[n_tokens * padded..].fill(0);
         self.scales[n_tokens * n_groups..].fill(0.0);
         self.sums[n_tokens * n_groups..].fill(0);
-        self.half_sums[n_tokens * n_groups..].fill(0);
+        self.sub_block_sums[n_tokens * n_groups..].fill(0);
         n_groups
     }
 }
@@ -151,7 +155,7 @@ struct GroupsMut<'a> {
     qs: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
-    half_sums: &'a mut [i32],
+    sub_block_sums: &'a mut [i32],
 }
 
 impl GroupsMut<'_> {
@@ -162,19 +166,19 @@ impl GroupsMut<'_> {
             qs: &mut self.qs[first * group..][..n * group],
             scales: &mut self.scales[first..][..n],
             sums: &mut self.sums[first..][..n],
-            half_sums: &mut self.half_sums[first..][..n],
+            sub_block_sums: &mut self.sub_block_sums[first..][..n],
         }
     }
 }
 
 kernel! {
     /// Brings int8 into an order, as many as there is room for.
-    fn turn_groups(_s; turn: Turn, from: &[i8], to: &mut [i8]) {
+    fn turn_groups(_s; turn: Interleave, from: &[i8], to: &mut [i8]) {
         const STEP: usize = GROUPS * GROUP;
         for (from, to) in from.chunks_exact(STEP).zip(to.chunks_exact_mut(STEP)) {
             let (from, _) = from.as_chunks::<4>();
             let (to, _) = to.as_chunks_mut::<4>();
-            for (to, &quad) in to.iter_mut().zip(&S::TURNS[turn as usize]) {
+            for (to, &quad) in to.iter_mut().zip(&S::INTERLEAVES[turn as usize]) {
                 *to = from[usize::from(quad)];
             }
         }
@@ -191,8 +195,8 @@ kernel! {
     }
 }
 
-/// Quantises a row in groups of `G`, or of `group` if that is 0: eight at a time, for their reductions across lanes cost
-/// little more than one's.
+/// Quantises a row in groups of `G`, or of `group` if that is 0: eight at a time, for their
+/// reductions across lanes cost little more than one's.
 #[inline(always)]
 fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out: GroupsMut<'_>) {
     let group = if G > 0 { G } else { group };
@@ -204,11 +208,11 @@ fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out:
     for g in whole..n_groups {
         quantize_step::<S, G, 1>(s, &x[g * group..], group, out.some(g, 1, group));
     }
-    let GroupsMut { qs, scales, sums, half_sums } = out;
+    let GroupsMut { qs, scales, sums, sub_block_sums } = out;
     for to in n_groups..scales.len() {
         let from = to - n_groups % GROUPS;
         qs.copy_within(from * group..(from + 1) * group, to * group);
-        (scales[to], sums[to], half_sums[to]) = (scales[from], sums[from], half_sums[from]);
+        (scales[to], sums[to], sub_block_sums[to]) = (scales[from], sums[from], sub_block_sums[from]);
     }
 }
 
@@ -217,12 +221,12 @@ fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out:
 fn quantize_step<S: Simd, const G: usize, const N: usize>(s: S, x: &[f32], group: usize, out: GroupsMut<'_>) {
     let group = if G > 0 { G } else { group };
     let x = &x[..N * group];
-    let GroupsMut { qs, scales, sums, half_sums } = out;
+    let GroupsMut { qs, scales, sums, sub_block_sums } = out;
     let mut sizes = [s.splat(0.0); GROUPS];
     for g in 0..N {
-        sizes[g] = max_size(s, &x[g * group..][..group]);
+        sizes[g] = max_abs(s, &x[g * group..][..group]);
     }
-    let sizes = s.lanes_x8(s.max_size_of_each(sizes));
+    let sizes = s.to_array(s.hmax_abs_each(sizes));
     for g in 0..N {
         let scale = sizes[g] / 127.0;
         scales[g] = if scale.is_finite() { scale } else { f32::NAN };
@@ -232,33 +236,33 @@ fn quantize_step<S: Simd, const G: usize, const N: usize>(s: S, x: &[f32], group
     }
     if G == GROUP && N == GROUPS {
         let ones = s.load_u8x64(&[1; 2 * GROUP]);
-        let mut pairs = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
+        let mut pairs = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); PAIRS];
         for p in 0..PAIRS {
-            pairs[p] = s.dot_u8_pair(ones, s.load_i8x64(&qs[p * 2 * GROUP..]));
+            pairs[p] = s.dot_u8_x64(ones, s.load_i8x64(&qs[p * 2 * GROUP..]));
         }
-        let [low, high] = s.sum_halves_of_pairs::<true>(pairs);
+        let [low, high] = s.sum_halves_x64::<true>(pairs);
         s.store_i32x8(s.add_i32x8(low, high), sums);
-        s.store_i32x8(s.pairs(low, high), half_sums);
+        s.store_i32x8(s.pack_i16(low, high), sub_block_sums);
         return;
     }
     for g in 0..N {
         let (low, high) = qs[g * group..][..group].split_at(group / 2);
         let [low, high] = [low, high].map(|half| half.iter().map(|&q| i32::from(q)).sum::<i32>());
         sums[g] = low + high;
-        half_sums[g] = low & 0xffff | high << 16;
+        sub_block_sums[g] = low & 0xffff | high << 16;
     }
 }
 
 /// The greatest `|x|` in some lane; if one isn't finite, something that isn't.
 #[inline(always)]
-fn max_size<S: Simd>(s: S, x: &[f32]) -> S::F32 {
+fn max_abs<S: Simd>(s: S, x: &[f32]) -> S::F32 {
     let mut max = s.splat(0.0);
     let mut chunks = x.chunks_exact(S::LANES);
     for chunk in &mut chunks {
-        max = s.max_size(max, s.load(chunk));
+        max = s.max_abs(max, s.load(chunk));
     }
     if !chunks.remainder().is_empty() {
-        max = s.max_size(max, s.load_partial(chunks.remainder()));
+        max = s.max_abs(max, s.load_partial(chunks.remainder()));
     }
     max
 }
@@ -356,7 +360,7 @@ mod tests {
             for group in 8..16 {
                 let like = 8 + group % 2;
                 assert_eq!(row.qs[4 * group..][..4], row.qs[4 * like..][..4]);
-                let facts = |g: usize| (row.scales[g], row.sums[g], row.half_sums[g]);
+                let facts = |g: usize| (row.scales[g], row.sums[g], row.sub_block_sums[g]);
                 assert_eq!(facts(group), facts(like));
             }
         }

@@ -1,17 +1,19 @@
 //! What ggml's block formats have in common.
 //!
-//! All of them cut a row into groups of 32 weights (or two halves of 16) whose value is `scale * (q - offset) + min`, with
-//! `q` a small whole number and either the offset or the minimum zero. A format decodes eight groups at a time into
-//! [`Groups`]; the dot product with activations that were quantised in groups of 32, `x = d * p`, is then the same for all:
+//! All of them cut a row into groups of 32 weights (or two halves of 16) whose value is `scale * (q
+//! - offset) + min`, with `q` a small whole number and either the offset or the minimum zero. A
+//! format decodes eight groups at a time into [`Groups`]; the dot product with activations that
+//! were quantised in groups of 32, `x = d * p`, is then the same for all:
 //!
 //! ```text
 //! sum over groups of  (scale * d) * (q · p - offset * sum(p))  +  min * (d * sum(p))
 //! ```
 //!
-//! Eight whole-number products share one reduction across lanes, and their scales are applied as one vector. Lane `j` of
-//! the sum holds every eighth group from `j` on. Where the halves of a group have whole numbers as scales ([`Halves::WholeScales`]), so
-//! is what is in the brackets: both halves' products, each times its scale. The packed product of many tokens (`packed.rs`) rounds the same terms in
-//! the same order.
+//! Eight whole-number products share one reduction across lanes, and their scales are applied as
+//! one vector. Lane `j` of the sum holds every eighth group from `j` on. Where the halves of a
+//! group have whole numbers as scales ([`SubScales::Int`]), so is what is in the brackets: both
+//! halves' products, each times its scale. The packed product of many tokens (`packed.rs`) rounds
+//! the same terms in the same order.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -19,7 +21,7 @@ use std::ops::Range;
 use super::Format;
 use super::activation::{Input, QuantizedRow};
 use super::packed::Panel;
-use crate::simd::{AHEAD, Simd, Turn};
+use crate::simd::{Interleave, PREFETCH_DISTANCE, Simd};
 
 /// Weights that share an activation scale.
 pub(crate) const GROUP: usize = 32;
@@ -34,11 +36,12 @@ pub(crate) const PAIRS: usize = GROUPS / 2;
 pub(crate) struct Groups<S: Simd> {
     /// The whole numbers, as [`Block::PANEL`] says.
     pub(crate) q: [S::I8x64; PAIRS],
-    /// The scale of each group; of the first and the second half of each group with [`Halves::Scales`], else twice the same.
+    /// The scale of each group; of the first and the second half of each group with
+    /// [`SubScales::F32`], else twice the same.
     pub(crate) scales: [S::F32x8; 2],
     /// What is added to each group; with `half_mins`, what these are multiples of.
     pub(crate) mins: S::F32x8,
-    /// With [`Halves::WholeScales`] and minima: which multiples of `mins` the halves have, as two int16.
+    /// With [`SubScales::Int`] and minima: which multiples of `mins` the halves have, as two int16.
     pub(crate) half_mins: S::I32x8,
 }
 
@@ -56,13 +59,15 @@ impl<S: Simd> Groups<S> {
     }
 }
 
-/// Eight decoded groups of 32 weights whose halves have whole numbers as scales ([`Halves::WholeScales`]).
-pub(crate) struct WholeHalves<S: Simd> {
-    /// The whole numbers, as [`Block::NUMBERS`] says, within 0..=7.
+/// Eight decoded groups of 32 weights whose halves have whole numbers as scales
+/// ([`SubScales::Int`]).
+pub(crate) struct IntSubBlocks<S: Simd> {
+    /// The whole numbers, as [`Block::ENCODING`] says, within 0..=7.
     pub(crate) q: [S::I8x64; PAIRS],
     /// The scales of the halves, int8, in the first 16 places.
     pub(crate) scales: S::I8x32,
-    /// What the sums of the halves' activations are multiplied with, as two int16: the minima, or the scales.
+    /// What the sums of the halves' activations are multiplied with, as two int16: the minima, or
+    /// the scales.
     pub(crate) of_sums: S::I32x8,
     /// What scales are multiples of.
     pub(crate) d: S::F32x8,
@@ -70,10 +75,10 @@ pub(crate) struct WholeHalves<S: Simd> {
     pub(crate) dmin: S::F32x8,
 }
 
-/// Eight decoded groups of 32 weights in a [`Turn`]'s order.
-pub(crate) struct Turned<S: Simd> {
-    /// The whole numbers, as [`Block::NUMBERS`] says.
-    pub(crate) q: S::Turned,
+/// Eight decoded groups of 32 weights in a [`Interleave`]'s order.
+pub(crate) struct Interleaved<S: Simd> {
+    /// The whole numbers, as [`Block::ENCODING`] says.
+    pub(crate) q: S::Interleaved,
     /// The scale of each group.
     pub(crate) scales: S::F32x8,
     /// What is added, likewise.
@@ -85,36 +90,36 @@ const MAX_STEP: usize = GROUPS * 34;
 
 /// What the whole numbers of a format are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Numbers {
+pub(crate) enum Encoding {
     /// int8: weight = scale * q.
     Signed,
     /// `n + 1` bits: weight = scale * (q - 2^n).
-    Offset(u32),
+    Biased(u32),
     /// So many bits, at most 6: weight = scale * q + min.
-    WithMin(u32),
+    Affine(u32),
 }
 
-impl Numbers {
+impl Encoding {
     /// Bits of a number; 8 for those with a sign.
     pub(crate) const fn bits(self) -> u32 {
         match self {
             Self::Signed => 8,
-            Self::Offset(n) => n + 1,
-            Self::WithMin(bits) => bits,
+            Self::Biased(n) => n + 1,
+            Self::Affine(bits) => bits,
         }
     }
 }
 
 /// What the halves of a group have of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Halves {
+pub(crate) enum SubScales {
     /// Nothing.
-    Alike,
+    None,
     /// A scale each.
-    Scales,
-    /// A scale each, and perhaps a minimum, which are small whole numbers: the products of both halves are multiplied with them and
-    /// added up before they become f32, which is exact.
-    WholeScales,
+    F32,
+    /// A scale each, and perhaps a minimum, which are small whole numbers: the products of both
+    /// halves are multiplied with them and added up before they become f32, which is exact.
+    Int,
 }
 
 /// The sign of a half-precision number.
@@ -127,34 +132,37 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// Bytes of a block.
     const BYTES: usize;
     /// What `q` is.
-    const NUMBERS: Numbers;
-    /// What the halves of a group have of their own. If it is anything, numbers aren't [`Numbers::Signed`].
-    const HALVES: Halves = Halves::Alike;
-    /// What the whole numbers of a panel are, and whether the halves of its groups have their own scales or, where there are minima,
-    /// their own minima: [`Halves::WholeScales`] are part of a panel's numbers.
-    const PANEL: (Numbers, bool) = (Self::NUMBERS, matches!(Self::HALVES, Halves::Scales));
+    const ENCODING: Encoding;
+    /// What the halves of a group have of their own. If it is anything, numbers aren't
+    /// [`Encoding::Signed`].
+    const HALVES: SubScales = SubScales::None;
+    /// What the whole numbers of a panel are, and whether the halves of its groups have their own
+    /// scales or, where there are minima, their own minima: [`SubScales::Int`] are part of a
+    /// panel's numbers.
+    const PANEL: (Encoding, bool) = (Self::ENCODING, matches!(Self::HALVES, SubScales::F32));
     /// Whether `q` is within 0..=31.
-    const SMALL: bool = Self::NUMBERS.bits() <= 5;
+    const SMALL: bool = Self::ENCODING.bits() <= 5;
 
     /// The numbers that a block stands for, as ggml defines them, to the bit.
     fn dequantize(block: &[u8], out: &mut [f32]);
 
-    /// The order in which one token's product takes the groups. `None`: one after another, with sums across lanes.
-    const TURN: Option<Turn> = None;
+    /// The order in which one token's product takes the groups. `None`: one after another, with
+    /// sums across lanes.
+    const INTERLEAVE: Option<Interleave> = None;
 
     /// Decodes eight groups, as [`Block::PANEL`] says.
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S>;
 
-    /// Decodes eight groups of [`Halves::WholeScales`].
+    /// Decodes eight groups of [`SubScales::Int`].
     #[inline(always)]
-    fn decode_halves<S: Simd>(_s: S, _block: &[u8]) -> WholeHalves<S> {
+    fn decode_halves<S: Simd>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
         unreachable!("only of halves with whole numbers as scales")
     }
 
-    /// Decodes eight groups in the order of [`Block::TURN`].
+    /// Decodes eight groups in the order of [`Block::INTERLEAVE`].
     #[inline(always)]
-    fn decode_turned<S: Simd>(_s: S, _blocks: &[u8]) -> Turned<S> {
-        unreachable!("only what has an order is turned")
+    fn decode_interleaved<S: Simd>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
+        unreachable!("only what has an order is interleaved")
     }
 }
 
@@ -205,7 +213,8 @@ impl<'a, B: Block> BlockRows<'a, B> {
             rows[r] = self.row(row + r);
         }
         let rest = if B::WEIGHTS == GROUP { self.n / GROUP % GROUPS } else { 0 };
-        // Copied long before they are loaded: a vector can't be loaded from several stores that are still under way.
+        // Copied long before they are loaded: a vector can't be loaded from several stores that are
+        // still under way.
         let together = R > 1 && R * rest <= GROUPS;
         let mut tails = [0; MAX_STEP];
         match rest {
@@ -213,18 +222,19 @@ impl<'a, B: Block> BlockRows<'a, B> {
             2 if together => self.copy_tails::<R, 2>(rows, &mut tails),
             _ => {}
         }
-        // One after another, for the processor reads one stream fastest. (Four at once shared the loads of activations; `Q4_K` was then
-        // read at 42 GB/s where one row is at 49, by two threads, and Q4_0 at 63 instead of 66.)
+        // One after another, for the processor reads one stream fastest. (Four at once shared the
+        // loads of activations; `Q4_K` was then read at 42 GB/s where one row is at 49, by two
+        // threads, and Q4_0 at 63 instead of 66.)
         for r in 0..R {
             let row = rows[r];
-            let mut ahead = Fetch { near: row, at: AHEAD };
+            let mut ahead = Fetch { near: row, at: PREFETCH_DISTANCE };
             let mut sum = s.splat_x8(0.0);
             for (blocks, x) in row.chunks_exact(Self::STEP).zip(Activations::steps::<B>(&x)) {
                 ahead.fetch(s, Self::STEP);
                 sum = match B::HALVES {
-                    Halves::Alike => dot_step::<S, B>(s, blocks, x).add(s, sum),
-                    Halves::Scales => dot_halves::<S, B>(s, &B::decode(s, blocks), x, sum),
-                    Halves::WholeScales => dot_whole_halves::<S, B>(s, &B::decode_halves(s, blocks), x, sum),
+                    SubScales::None => dot_step::<S, B>(s, blocks, x).add(s, sum),
+                    SubScales::F32 => dot_halves::<S, B>(s, &B::decode(s, blocks), x, sum),
+                    SubScales::Int => dot_whole_halves::<S, B>(s, &B::decode_halves(s, blocks), x, sum),
                 };
             }
             ahead.fetch(s, row.len() - steps * Self::STEP);
@@ -255,7 +265,8 @@ impl<'a, B: Block> BlockRows<'a, B> {
         }
     }
 
-    /// Adds the products of the last `G` groups of `R` rows, which make up a step: a token's last groups are repeated for it.
+    /// Adds the products of the last `G` groups of `R` rows, which make up a step: a token's last
+    /// groups are repeated for it.
     #[inline(always)]
     fn add_tails<S: Simd, const R: usize, const G: usize>(
         &self,
@@ -283,7 +294,7 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     #[inline(always)]
     fn fetch<S: Simd>(&mut self, s: S, bytes: usize) {
-        s.prefetch_all_once(self.near, self.at, bytes);
+        s.prefetch_all_nta(self.near, self.at, bytes);
         self.at += bytes;
     }
 }
@@ -291,14 +302,14 @@ impl Fetch<'_> {
 impl<B: Block> Format for BlockRows<'_, B> {
     #[inline(always)]
     fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
-        s.sum_x8_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token)))
+        s.hsum_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token)))
     }
 
-    fn turn(self) -> Option<Turn> {
-        B::TURN
+    fn interleave(self) -> Option<Interleave> {
+        B::INTERLEAVE
     }
 
-    fn int8_kind(self) -> Option<(Numbers, bool)> {
+    fn panel_encoding(self) -> Option<(Encoding, bool)> {
         Some(B::PANEL)
     }
 
@@ -330,23 +341,23 @@ impl<B: Block> Format for BlockRows<'_, B> {
 /// Eight groups of a token's activations.
 #[derive(Clone, Copy)]
 struct Activations<'a> {
-    /// In the order of [`Block::TURN`].
+    /// In the order of [`Block::INTERLEAVE`].
     qs: &'a [i8],
     scales: &'a [f32],
     sums: &'a [i32],
-    half_sums: &'a [i32],
+    sub_block_sums: &'a [i32],
 }
 
 impl<'a> Activations<'a> {
     /// A row's, as a format wants them.
     #[inline(always)]
     fn row<B: Block>(x: &QuantizedRow<'a>) -> Self {
-        let qs = match B::TURN {
+        let qs = match B::INTERLEAVE {
             None => x.qs,
-            Some(Turn::Nibbles16) => x.turned[0],
-            Some(Turn::Nibbles32) => x.turned[1],
+            Some(Interleave::Nibbles16) => x.interleaved[0],
+            Some(Interleave::Nibbles32) => x.interleaved[1],
         };
-        Self { qs, scales: x.scales, sums: x.sums, half_sums: x.half_sums }
+        Self { qs, scales: x.scales, sums: x.sums, sub_block_sums: x.sub_block_sums }
     }
 
     /// All of a row's, eight groups at a time.
@@ -354,9 +365,9 @@ impl<'a> Activations<'a> {
     fn steps<B: Block>(x: &QuantizedRow<'a>) -> impl Iterator<Item = Self> {
         let row = Self::row::<B>(x);
         let facts = row.scales.chunks_exact(GROUPS).zip(row.sums.chunks_exact(GROUPS));
-        let facts = facts.zip(row.half_sums.chunks_exact(GROUPS));
+        let facts = facts.zip(row.sub_block_sums.chunks_exact(GROUPS));
         let steps = row.qs.chunks_exact(STEP_WEIGHTS).zip(facts);
-        steps.map(|(qs, ((scales, sums), half_sums))| Self { qs, scales, sums, half_sums })
+        steps.map(|(qs, ((scales, sums), sub_block_sums))| Self { qs, scales, sums, sub_block_sums })
     }
 
     /// Those of a row from a group on.
@@ -368,13 +379,13 @@ impl<'a> Activations<'a> {
             qs: &row.qs[first * GROUP..][..STEP_WEIGHTS],
             scales: &row.scales[facts.clone()],
             sums: &row.sums[facts.clone()],
-            half_sums: &row.half_sums[facts],
+            sub_block_sums: &row.sub_block_sums[facts],
         }
     }
 }
 
-/// What eight groups add to a sum: a product of whole numbers and its scale in each lane, and a minimum and what it is to be
-/// multiplied with.
+/// What eight groups add to a sum: a product of whole numbers and its scale in each lane, and a
+/// minimum and what it is to be multiplied with.
 #[derive(Clone, Copy)]
 struct Terms<S: Simd, B> {
     dots: S::F32x8,
@@ -388,10 +399,10 @@ impl<S: Simd, B: Block> Terms<S, B> {
     /// `(scale * d) * dot` and `min * (d * sum)`.
     #[inline(always)]
     fn new(s: S, dots: S::I32x8, sums: S::I32x8, scales: S::F32x8, mins: S::F32x8, d: S::F32x8) -> Self {
-        let dots = match B::NUMBERS {
-            Numbers::Signed => s.dot_unbias(dots, sums),
-            Numbers::Offset(n) => s.sub_shifted_i32x8(dots, sums, n),
-            Numbers::WithMin(_) => dots,
+        let dots = match B::ENCODING {
+            Encoding::Signed => s.remove_bias(dots, sums),
+            Encoding::Biased(n) => s.sub_shifted_i32x8(dots, sums, n),
+            Encoding::Affine(_) => dots,
         };
         let (dots, scales) = (s.to_f32x8(dots), s.mul_x8(scales, d));
         Self { dots, scales, mins, sums: s.mul_x8(d, s.to_f32x8(sums)), _format: PhantomData }
@@ -401,10 +412,10 @@ impl<S: Simd, B: Block> Terms<S, B> {
     #[inline(always)]
     fn of_row(self, s: S, first: usize, n: usize) -> Self {
         Self {
-            dots: s.some_x8(self.dots, first, n),
-            scales: s.some_x8(self.scales, first, n),
-            mins: s.some_x8(self.mins, first, n),
-            sums: s.some_x8(self.sums, first, n),
+            dots: s.extract_lanes(self.dots, first, n),
+            scales: s.extract_lanes(self.scales, first, n),
+            mins: s.extract_lanes(self.mins, first, n),
+            sums: s.extract_lanes(self.sums, first, n),
             _format: PhantomData,
         }
     }
@@ -412,37 +423,38 @@ impl<S: Simd, B: Block> Terms<S, B> {
     #[inline(always)]
     fn add(self, s: S, acc: S::F32x8) -> S::F32x8 {
         let acc = s.mul_add_x8(self.dots, self.scales, acc);
-        match B::NUMBERS {
-            Numbers::WithMin(_) => s.mul_add_x8(self.mins, self.sums, acc),
+        match B::ENCODING {
+            Encoding::Affine(_) => s.mul_add_x8(self.mins, self.sums, acc),
             _ => acc,
         }
     }
 }
 
-/// The products of eight groups whose halves have no scales of their own, in whichever order suits the format.
+/// The products of eight groups whose halves have no scales of their own, in whichever order suits
+/// the format.
 #[inline(always)]
 fn dot_step<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
-    if B::TURN.is_some() {
-        return dot_turned(s, blocks, x);
+    if B::INTERLEAVE.is_some() {
+        return dot_interleaved(s, blocks, x);
     }
     dot_in_order(s, &B::decode(s, blocks), x)
 }
 
 #[inline(always)]
-fn dot_turned<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
-    let turned = B::decode_turned(s, &blocks[..BlockRows::<B>::STEP]);
-    let turn = B::TURN.unwrap_or(Turn::Nibbles16);
-    let dots = match B::NUMBERS {
-        Numbers::Signed => s.dot_turned::<true>(turn, turned.q, x.qs),
-        _ => s.dot_turned::<false>(turn, turned.q, x.qs),
+fn dot_interleaved<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+    let interleaved = B::decode_interleaved(s, &blocks[..BlockRows::<B>::STEP]);
+    let turn = B::INTERLEAVE.unwrap_or(Interleave::Nibbles16);
+    let dots = match B::ENCODING {
+        Encoding::Signed => s.dot_interleaved::<true>(turn, interleaved.q, x.qs),
+        _ => s.dot_interleaved::<false>(turn, interleaved.q, x.qs),
     };
     let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
-    Terms::new(s, dots, sums, turned.scales, turned.mins, d)
+    Terms::new(s, dots, sums, interleaved.scales, interleaved.mins, d)
 }
 
 #[inline(always)]
 fn dot_in_order<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>) -> Terms<S, B> {
-    let dots = s.dot_each(&groups.q, x.qs, B::NUMBERS == Numbers::Signed, B::SMALL);
+    let dots = s.dot_each(&groups.q, x.qs, B::ENCODING == Encoding::Signed, B::SMALL);
     let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
     Terms::new(s, dots, sums, groups.scales[0], groups.mins, d)
 }
@@ -450,9 +462,9 @@ fn dot_in_order<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>)
 /// The products of eight groups' numbers without a sign, not yet summed up.
 #[inline(always)]
 fn dots_of_pairs<S: Simd>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S::I32x16; PAIRS] {
-    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); PAIRS];
+    let mut dots = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); PAIRS];
     for p in 0..PAIRS {
-        dots[p] = s.dot_u8_pair(q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
+        dots[p] = s.dot_u8_x64(q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
     }
     dots
 }
@@ -460,28 +472,29 @@ fn dots_of_pairs<S: Simd>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S
 /// Adds the products of eight groups whose halves have scales of their own to a sum.
 #[inline(always)]
 fn dot_halves<S: Simd, B: Block>(s: S, groups: &Groups<S>, x: Activations<'_>, acc: S::F32x8) -> S::F32x8 {
-    let [low, high] = s.sum_halves_of_pairs::<false>(dots_of_pairs(s, &groups.q, x));
+    let [low, high] = s.sum_halves_x64::<false>(dots_of_pairs(s, &groups.q, x));
     let d = s.load_x8(x.scales);
-    let [low_sums, high_sums] = s.split_pairs(s.load_i32x8(x.half_sums));
+    let [low_sums, high_sums] = s.unpack_i16(s.load_i32x8(x.sub_block_sums));
     let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins, d).add(s, acc);
     Terms::<S, B>::new(s, high, high_sums, groups.scales[1], groups.mins, d).add(s, acc)
 }
 
-/// Adds the products of eight groups whose halves have whole numbers as scales to a sum. (With f32 for each half, a sum waited for four
-/// products one after another in `Q2_K` and two in `Q3_K`, which were read at 33 and 45 GB/s by two threads, and not at 47 and 48.)
+/// Adds the products of eight groups whose halves have whole numbers as scales to a sum. (With f32
+/// for each half, a sum waited for four products one after another in `Q2_K` and two in `Q3_K`,
+/// which were read at 33 and 45 GB/s by two threads, and not at 47 and 48.)
 #[inline(always)]
 fn dot_whole_halves<S: Simd, B: Block>(
     s: S,
-    halves: &WholeHalves<S>,
+    halves: &IntSubBlocks<S>,
     x: Activations<'_>,
     acc: S::F32x8,
 ) -> S::F32x8 {
-    let dots = s.sum_scaled_halves_of_pairs(dots_of_pairs(s, &halves.q, x), halves.scales);
-    let sums = s.dot_pairs_x8(halves.of_sums, s.load_i32x8(x.half_sums));
+    let dots = s.sum_scaled_halves_x64(dots_of_pairs(s, &halves.q, x), halves.scales);
+    let sums = s.madd_i16_x8(halves.of_sums, s.load_i32x8(x.sub_block_sums));
     let d = s.load_x8(x.scales);
     let scales = s.mul_x8(halves.d, d);
-    match B::NUMBERS {
-        Numbers::Offset(n) => s.mul_add_x8(s.to_f32x8(s.sub_shifted_i32x8(dots, sums, n)), scales, acc),
+    match B::ENCODING {
+        Encoding::Biased(n) => s.mul_add_x8(s.to_f32x8(s.sub_shifted_i32x8(dots, sums, n)), scales, acc),
         _ => {
             let acc = s.mul_add_x8(s.to_f32x8(dots), scales, acc);
             s.mul_add_x8(s.to_f32x8(sums), s.mul_x8(halves.dmin, d), acc)
@@ -498,8 +511,8 @@ pub(crate) fn scale_halves<S: Simd>(s: S, q: [S::I8x64; PAIRS], scales: &[i8; 16
         for i in 0..2 * GROUP {
             of_each[i] = (4 * p + i / (GROUP / 2)) as i8;
         }
-        let of_each = s.lookup_pair(scales, s.load_i8x64(&of_each));
-        scaled[p] = s.mul_pair(q[p], of_each);
+        let of_each = s.shuffle_x64(scales, s.load_i8x64(&of_each));
+        scaled[p] = s.mul_x64(q[p], of_each);
     }
     scaled
 }
@@ -533,7 +546,8 @@ pub(crate) fn pair_at<B: Block>(blocks: &[u8], p: usize, at: usize) -> [&[u8]; 2
     [&blocks[2 * p * B::BYTES + at..], &blocks[(2 * p + 1) * B::BYTES + at..]]
 }
 
-/// `numbers * d`. (Closures for such things are sometimes left as calls, compiled without the instruction set.)
+/// `numbers * d`. (Closures for such things are sometimes left as calls, compiled without the
+/// instruction set.)
 #[inline(always)]
 pub(crate) fn times<S: Simd>(s: S, numbers: S::I32x8, d: S::F32x8) -> S::F32x8 {
     s.mul_x8(s.to_f32x8(numbers), d)

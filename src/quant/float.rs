@@ -1,5 +1,5 @@
-//! Weights that aren't quantised, row after row, widened and multiplied as f32: F32, F16 (IEEE 754 half precision) and BF16 (the
-//! upper half of an f32).
+//! Weights that aren't quantised, row after row, widened and multiplied as f32: F32, F16 (IEEE 754
+//! half precision) and BF16 (the upper half of an f32).
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use super::Format;
 use super::activation::Input;
 use super::packed::Aligned;
-use crate::simd::{AHEAD, Isa, Simd, kernel};
+use crate::simd::{Isa, PREFETCH_DISTANCE, Simd, kernel};
 
 /// How a number is stored.
 pub(crate) trait Float: Copy + Send + Sync + 'static {
@@ -25,8 +25,8 @@ pub(crate) trait Float: Copy + Send + Sync + 'static {
         padded[..from.len()].copy_from_slice(from);
         Self::load(s, &padded)
     }
-    /// Some rows at addresses from which vectors are loaded at full speed: where they are, or copied. The rows, and those asked for among
-    /// them.
+    /// Some rows at addresses from which vectors are loaded at full speed: where they are, or
+    /// copied. The rows, and those asked for among them.
     #[inline(always)]
     fn align<'a, S: Simd>(
         matrix: FloatRows<'a, Self>,
@@ -47,7 +47,8 @@ pub(crate) struct Bf16;
 
 impl Float for F32 {
     type Stored = f32;
-    /// A vector is a cache line, and the memory no faster than one sum. (With two, a prompt took 7 % longer in 110M parameters.)
+    /// A vector is a cache line, and the memory no faster than one sum. (With two, a prompt took 7
+    /// % longer in 110M parameters.)
     const SUMS: usize = 1;
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[f32]) -> S::F32 {
@@ -57,8 +58,8 @@ impl Float for F32 {
     fn load_partial<S: Simd>(s: S, from: &[f32]) -> S::F32 {
         s.load_partial(from)
     }
-    /// A file's tensors begin at multiples of 32 bytes, so with AVX-512 each vector of half of them lies in two lines of the cache.
-    /// Those made a prompt 8 % slower than a copy does.
+    /// A file's tensors begin at multiples of 32 bytes, so with AVX-512 each vector of half of them
+    /// lies in two lines of the cache. Those made a prompt 8 % slower than a copy does.
     #[inline(always)]
     fn align<'a, S: Simd>(
         matrix: FloatRows<'a, Self>,
@@ -128,11 +129,11 @@ impl<'a, F: Float> FloatRows<'a, F> {
 impl<F: Float> Format for FloatRows<'_, F> {
     #[inline(always)]
     fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
-        let mut acc = [s.fold_x8(s.splat(0.0)); R];
+        let mut acc = [s.reduce_to_x8(s.splat(0.0)); R];
         for r in 0..R {
-            acc[r] = s.fold_x8(dot_row::<S, F>(s, self.row(row + r), x.row(token)));
+            acc[r] = s.reduce_to_x8(dot_row::<S, F>(s, self.row(row + r), x.row(token)));
         }
-        s.sum_x8_each(acc)
+        s.hsum_each(acc)
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {
@@ -140,13 +141,15 @@ impl<F: Float> Format for FloatRows<'_, F> {
     }
 }
 
-/// Lanes in which a product is added up, whatever a vector's length: each adds every sixteenth column. So it is the same bits on
-/// every instruction set that rounds a product together with its sum.
+/// Lanes in which a product is added up, whatever a vector's length: each adds every sixteenth
+/// column. So it is the same bits on every instruction set that rounds a product together with its
+/// sum.
 pub(crate) const LANES: usize = 16;
 
-/// Columns, a cache line of F16, that are added to one sum before the next span's are added to another, if a format has more than one
-/// ([`Float::SUMS`]). With AVX-512, all additions to a sum wait for each other, four cycles each: as one sum, F16 was decoded at 91 % of
-/// what the memory gave, which was 73 GB/s, and as two at 98 %.
+/// ColumnPartition, a cache line of F16, that are added to one sum before the next span's are added
+/// to another, if a format has more than one ([`Float::SUMS`]). With AVX-512, all additions to a
+/// sum wait for each other, four cycles each: as one sum, F16 was decoded at 91 % of what the
+/// memory gave, which was 73 GB/s, and as two at 98 %.
 pub(crate) const SPAN: usize = 32;
 
 /// The most sums of a product.
@@ -157,19 +160,20 @@ const MAX_VECTORS: usize = 2;
 
 /// The dot product of a row with a token, still spread over the lanes.
 ///
-/// Rows are read one after another, to their ends: walking along 8 of them at once halved the speed from memory (12
-/// against 23 GB/s on one thread), for the prefetcher follows one stream better than eight. (Two at once, as two sums, were read at
-/// 62 GB/s where one is at 66.) Only the sums across lanes are shared.
+/// Rows are read one after another, to their ends: walking along 8 of them at once halved the speed
+/// from memory (12 against 23 GB/s on one thread), for the prefetcher follows one stream better
+/// than eight. (Two at once, as two sums, were read at 62 GB/s where one is at 66.) Only the sums
+/// across lanes are shared.
 #[inline(always)]
 fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
     let n = w.len();
-    let ahead = AHEAD / size_of::<F::Stored>();
+    let ahead = PREFETCH_DISTANCE / size_of::<F::Stored>();
     let mut sums = [[s.splat(0.0); MAX_VECTORS]; MAX_SUMS];
     let mut i = 0;
     while i + F::SUMS * SPAN <= n {
         for span in 0..F::SUMS {
             let first = i + span * SPAN;
-            s.prefetch_all_once(w, first + ahead, SPAN);
+            s.prefetch_all_nta(w, first + ahead, SPAN);
             let (w, x) = (&w[first..][..SPAN], &x[first..][..SPAN]);
             for v in 0..SPAN / S::LANES {
                 let at = v * S::LANES;
@@ -208,13 +212,15 @@ pub(crate) fn sum_vectors<S: Simd, const P: usize>(s: S, sum: [S::F32; P]) -> S:
     if S::LANES == LANES { sum[0] } else { s.add(sum[0], sum[P - 1]) }
 }
 
-/// Tokens of a tile of products for vectors of so many lanes: as many as leave registers for the operands.
+/// Tokens of a tile of products for vectors of so many lanes: as many as leave registers for the
+/// operands.
 pub(crate) const fn tile_tokens(lanes: usize) -> usize {
     if lanes == 16 { 6 } else { 3 }
 }
 
-/// The activations of a tile's tokens, vector by vector, so that one address is enough to find them, and none lies in two lines of the
-/// cache (without which a prompt in F16 took a third longer). Tokens and columns that are missing are zeros.
+/// The activations of a tile's tokens, vector by vector, so that one address is enough to find
+/// them, and none lies in two lines of the cache (without which a prompt in F16 took a third
+/// longer). Tokens and columns that are missing are zeros.
 #[derive(Debug, Default)]
 pub(crate) struct FloatTile {
     pub(crate) x: Aligned<f32>, // (vectors, tile tokens, LANES)

@@ -5,13 +5,14 @@
 //! scales  f32 x rows*n / group_size    at any byte address
 //! ```
 //!
-//! Groups run over the flat tensor, so where a row isn't a whole number of groups they straddle rows. Activations are
-//! therefore quantised in groups of `gcd(n, group_size)`: such a group lies within one group of weights in every row,
-//! and where a row is a whole number of groups it is simply `group_size`.
+//! Groups run over the flat tensor, so where a row isn't a whole number of groups they straddle
+//! rows. Activations are therefore quantised in groups of `gcd(n, group_size)`: such a group lies
+//! within one group of weights in every row, and where a row is a whole number of groups it is
+//! simply `group_size`.
 
 use super::Format;
 use super::activation::{Input, QuantizedRow};
-use crate::simd::{AHEAD, Number, Simd};
+use crate::simd::{Number, PREFETCH_DISTANCE, Simd};
 use crate::storage::UnalignedF32;
 
 /// A matrix of int8 with scales: (rows, `n`).
@@ -51,25 +52,27 @@ impl Int8Rows<'_> {
     fn scales<S: Simd, const R: usize>(&self, s: S, row: usize, g: usize, n: usize) -> [S::F32x8; STEPS] {
         let per_row = self.n / self.step;
         if R == LANES && n == STEPS && self.step == self.group_size {
-            return s.turn_f32_8x4(&self.scales[row * per_row + g..], per_row);
+            return s.transpose_f32_8x4(&self.scales[row * per_row + g..], per_row);
         }
         // A step may be a part of a group: as in stories42M, whose rows are 21.5 groups.
         let steps_per_group = self.group_size / self.step;
-        let mut turned = [s.splat_x8(0.0); STEPS];
+        let mut interleaved = [s.splat_x8(0.0); STEPS];
         for i in 0..n {
             let mut lanes = [0.0; LANES];
             for r in 0..R {
                 lanes[r] = self.scales[((row + r) * per_row + g + i) / steps_per_group].get();
             }
-            turned[i] = s.set_x8(lanes);
+            interleaved[i] = s.from_array(lanes);
         }
-        turned
+        interleaved
     }
 
     /// `R` rows with one token, as runq does it, to the bit: whole dot products of int8, then
-    /// `sum += (dot as f32 * w_scale) * x_scale`, step after step. `BLOCKS` is `step / 32`, or 0 for any step.
+    /// `sum += (dot as f32 * w_scale) * x_scale`, step after step. `BLOCKS` is `step / 32`, or 0
+    /// for any step.
     ///
-    /// A vector's lanes are rows, so that their sums go on side by side: one row's would wait for each other.
+    /// A vector's lanes are rows, so that their sums go on side by side: one row's would wait for
+    /// each other.
     #[inline(always)]
     fn dot_rows<S: Simd, const BLOCKS: usize, const R: usize>(
         self,
@@ -84,28 +87,30 @@ impl Int8Rows<'_> {
             rows[r] = &self.qs[(row + r) * self.n..][..self.n];
         }
         let qs = &x.qs[..self.n];
-        let ahead = (R * self.n).max(AHEAD);
-        // The scale of the same place. (Without fetching scales, 110M parameters were decoded at 97 % of the speed; 15M at 102 %.)
+        let ahead = (R * self.n).max(PREFETCH_DISTANCE);
+        // The scale of the same place. (Without fetching scales, 110M parameters were decoded at 97
+        // % of the speed; 15M at 102 %.)
         let scales_ahead = (row * self.n + ahead) / self.group_size;
-        // Whether two blocks are one vector: a step of 64, or two of 32. (As two, they don't fit AVX2's registers: 15M took 1.1 times as
-        // long.)
+        // Whether two blocks are one vector: a step of 64, or two of 32. (As two, they don't fit
+        // AVX2's registers: 15M took 1.1 times as long.)
         let pairs = BLOCKS > 0 && S::LANES == 16;
         let mut sums = s.splat_x8(0.0);
         for first in (0..n_steps).step_by(STEPS) {
             let n = STEPS.min(n_steps - first);
             let scales = self.scales::<S, R>(s, row, first, n);
-            s.prefetch_all_once(self.scales, scales_ahead + R * first, R * STEPS);
+            s.prefetch_all_nta(self.scales, scales_ahead + R * first, R * STEPS);
             let mut i = 0;
             while i < n {
                 let g = first + i;
                 let steps = if pairs && BLOCKS == 1 && i + 2 <= n { 2 } else { 1 };
-                // What the next rows will read: the processor follows one stream by itself, but not eight.
-                s.prefetch_all_once(rows[0], ahead + R * g * step, R * steps * step);
+                // What the next rows will read: the processor follows one stream by itself, but not
+                // eight.
+                s.prefetch_all_nta(rows[0], ahead + R * g * step, R * steps * step);
                 if pairs && (BLOCKS == 2 || steps == 2) {
                     let qs = s.load_i8x64(&qs[g * step..]);
-                    let mut dots = [s.dot_u8_pair(s.zero_pair(), s.zero_pair()); LANES];
+                    let mut dots = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); LANES];
                     for r in 0..R {
-                        dots[r] = s.dot_i8_pair(s.load_i8x64(&rows[r][g * step..]), qs);
+                        dots[r] = s.dot_i8_x64(s.load_i8x64(&rows[r][g * step..]), qs);
                     }
                     let [first, second] = s.sum_blocks_each(dots);
                     if BLOCKS == 2 {
@@ -126,7 +131,7 @@ impl Int8Rows<'_> {
             }
         }
         let mut first = [0.0; R];
-        first.copy_from_slice(&s.lanes_x8(sums)[..R]);
+        first.copy_from_slice(&s.to_array(sums)[..R]);
         first
     }
 }
@@ -141,7 +146,7 @@ fn add_step<S: Simd>(
     g: usize,
     scales: S::F32x8,
 ) -> S::F32x8 {
-    let dots = s.dot_unbias(dots, s.load_i32x8(&[x.sums[g]; LANES]));
+    let dots = s.remove_bias(dots, s.load_i32x8(&[x.sums[g]; LANES]));
     let product = s.mul_x8(s.to_f32x8(dots), scales);
     s.add_x8(sums, s.mul_x8(product, s.splat_x8(x.scales[g])))
 }

@@ -11,8 +11,8 @@
 //! ```
 //! In both, 16 bytes hold a group's q as in Q4_0.
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, Turned, f16_at, pair_at, u16_at};
-use crate::simd::{Simd, Turn};
+use super::blocks::{Block, Encoding, Groups, Interleaved, PAIRS, f16_at, pair_at, u16_at};
+use crate::simd::{Interleave, Simd};
 
 /// ggml's `kvalues_iq4nl`.
 const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -33,8 +33,8 @@ fn values(qs: &[u8]) -> [f32; 32] {
 impl Block for Iq4Nl {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
-    const NUMBERS: Numbers = Numbers::Signed;
-    const TURN: Option<Turn> = Some(Turn::Nibbles16);
+    const ENCODING: Encoding = Encoding::Signed;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -45,18 +45,18 @@ impl Block for Iq4Nl {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
-            q[p] = s.lookup_pair(&VALUES, s.load_nibbles_pair(pair_at::<Self>(blocks, p, 2)));
+            q[p] = s.shuffle_x64(&VALUES, s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2)));
         }
-        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
+        let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         Groups::scaled(s, q, scales)
     }
 
     #[inline(always)]
-    fn decode_turned<S: Simd>(s: S, blocks: &[u8]) -> Turned<S> {
-        let q = s.lookup_turned(&VALUES, s.turn_nibbles_16::<{ Self::BYTES }>(&blocks[2..]));
-        Turned { q, scales: s.f16_of_each::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
+    fn decode_interleaved<S: Simd>(s: S, blocks: &[u8]) -> Interleaved<S> {
+        let q = s.shuffle_interleaved(&VALUES, s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[2..]));
+        Interleaved { q, scales: s.gather_f16::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
     }
 }
 
@@ -83,8 +83,8 @@ fn decode_scales<S: Simd>(s: S, block: &[u8]) -> S::F32x8 {
 impl Block for Iq4Xs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 136;
-    const NUMBERS: Numbers = Numbers::Signed;
-    const TURN: Option<Turn> = Some(Turn::Nibbles16);
+    const ENCODING: Encoding = Encoding::Signed;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -99,17 +99,17 @@ impl Block for Iq4Xs {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
-            let nibbles = s.load_nibbles_pair([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
-            q[p] = s.lookup_pair(&VALUES, nibbles);
+            let nibbles = s.load_nibbles_x64([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
+            q[p] = s.shuffle_x64(&VALUES, nibbles);
         }
         Groups::scaled(s, q, decode_scales(s, block))
     }
 
     #[inline(always)]
-    fn decode_turned<S: Simd>(s: S, block: &[u8]) -> Turned<S> {
-        let q = s.lookup_turned(&VALUES, s.turn_nibbles_16::<16>(&block[8..]));
-        Turned { q, scales: decode_scales(s, block), mins: s.splat_x8(0.0) }
+    fn decode_interleaved<S: Simd>(s: S, block: &[u8]) -> Interleaved<S> {
+        let q = s.shuffle_interleaved(&VALUES, s.interleave_nibbles_16::<16>(&block[8..]));
+        Interleaved { q, scales: decode_scales(s, block), mins: s.splat_x8(0.0) }
     }
 }

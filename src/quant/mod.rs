@@ -1,8 +1,8 @@
 //! Weight formats: how a row of weights is stored, and its dot product with a token's activations.
 //!
-//! A format is one file here and one line in [`Rows`]. It draws its layout, says in plain scalar code what numbers the
-//! bytes stand for ([`Format::dequantize`]), and multiplies some rows with some tokens ([`Format::dot`]), generic over
-//! the instruction set.
+//! A format is one file here and one line in [`Rows`]. It draws its layout, says in plain scalar
+//! code what numbers the bytes stand for ([`Format::dequantize`]), and multiplies some rows with
+//! some tokens ([`Format::dot`]), generic over the instruction set.
 
 pub(crate) mod activation;
 pub(crate) mod blocks;
@@ -19,7 +19,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 
-use self::blocks::{Block, BlockRows, GROUP, Numbers};
+use self::blocks::{Block, BlockRows, Encoding, GROUP};
 use self::float::{Bf16, F16, F32, FloatRows};
 pub(crate) use self::int8::Int8Rows;
 use self::iq4::{Iq4Nl, Iq4Xs};
@@ -35,10 +35,10 @@ use self::q8_0::Q8_0;
 use std::fmt;
 use std::ops::Range;
 
-use crate::parallel::Band;
+use crate::parallel::ColumnSlice;
 use crate::quant::activation::Input;
 use crate::quant::packed::Panel;
-use crate::simd::{Isa, Simd, Turn, kernel};
+use crate::simd::{Interleave, Isa, Simd, kernel};
 
 /// How the weights of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,8 @@ pub enum Dtype {
     F16,
     /// The upper half of an f32, 2 bytes a weight.
     Bf16,
-    /// int8 with one f32 scale for every `group_size` weights of the tensor, counted row after row (llama2.c's v2).
+    /// int8 with one f32 scale for every `group_size` weights of the tensor, counted row after row
+    /// (llama2.c's v2).
     Int8 {
         /// Weights that share a scale.
         group_size: usize,
@@ -82,8 +83,8 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Weights and bytes of a block, where a row is a whole number of blocks; `None` for [`Dtype::Int8`], whose scales
-    /// lie apart.
+    /// Weights and bytes of a block, where a row is a whole number of blocks; `None` for
+    /// [`Dtype::Int8`], whose scales lie apart.
     #[must_use]
     pub fn block(self) -> Option<(usize, usize)> {
         fn of<B: Block>() -> (usize, usize) {
@@ -147,20 +148,20 @@ pub(crate) trait Format: Copy {
     fn dequantize(self, row: usize, out: &mut [f32]);
 
     /// The order in which one token's activations are wanted, if not in their own.
-    fn turn(self) -> Option<Turn> {
+    fn interleave(self) -> Option<Interleave> {
         None
     }
 
-    /// What a panel of int8 holds of this format, and whether the halves of a group have their own scales; `None` if the
-    /// format can't be unpacked into one.
-    fn int8_kind(self) -> Option<(Numbers, bool)> {
+    /// What a panel of int8 holds of this format, and whether the halves of a group have their own
+    /// scales; `None` if the format can't be unpacked into one.
+    fn panel_encoding(self) -> Option<(Encoding, bool)> {
         None
     }
 
     /// Unpacks some rows into a panel.
     ///
     /// # Panics
-    /// If [`Format::int8_kind`] is `None`.
+    /// If [`Format::panel_encoding`] is `None`.
     #[inline(always)]
     fn unpack<S: Simd>(self, _s: S, _rows: Range<usize>, _panel: &mut Panel) {
         unreachable!("this format has no int8 panels");
@@ -231,7 +232,9 @@ impl<'a> Rows<'a> {
             Dtype::Q6K => Self::Q6K(BlockRows::new(bytes, n)),
             Dtype::Iq4Nl => Self::Iq4Nl(BlockRows::new(bytes, n)),
             Dtype::Iq4Xs => Self::Iq4Xs(BlockRows::new(bytes, n)),
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Int8 { .. } => panic!("{dtype} has no blocks"),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Int8 { .. } => {
+                panic!("{dtype} has no blocks")
+            }
         }
     }
 
@@ -252,7 +255,8 @@ impl<'a> Rows<'a> {
         with_format!(self, format => format.dequantize(row, out));
     }
 
-    /// How many activations must share a scale for these weights; `None` if they are multiplied as f32.
+    /// How many activations must share a scale for these weights; `None` if they are multiplied as
+    /// f32.
     pub(crate) fn activation_group(self) -> Option<usize> {
         match self {
             Self::F32(_) | Self::F16(_) | Self::Bf16(_) => None,
@@ -261,14 +265,14 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// See [`Format::turn`].
-    pub(crate) fn turn(self) -> Option<Turn> {
-        with_format!(self, format => format.turn())
+    /// See [`Format::interleave`].
+    pub(crate) fn interleave(self) -> Option<Interleave> {
+        with_format!(self, format => format.interleave())
     }
 
-    /// See [`Format::int8_kind`].
-    pub(crate) fn int8_kind(self) -> Option<(Numbers, bool)> {
-        with_format!(self, format => format.int8_kind())
+    /// See [`Format::panel_encoding`].
+    pub(crate) fn panel_encoding(self) -> Option<(Encoding, bool)> {
+        with_format!(self, format => format.panel_encoding())
     }
 
     /// See [`Format::unpack`].
@@ -276,14 +280,15 @@ impl<'a> Rows<'a> {
         with_format!(self, format => unpack(isa, format, rows, panel));
     }
 
-    /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
+    /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as
+    /// rows).
     pub(crate) fn dot_all(
         self,
         isa: Isa,
         rows: Range<usize>,
         x: Input<'_>,
-        out: &mut Band<'_>,
-        store: Store,
+        out: &mut ColumnSlice<'_>,
+        store: Output,
     ) {
         with_format!(self, format => dot_all(isa, format, rows, x, out, store));
     }
@@ -291,25 +296,26 @@ impl<'a> Rows<'a> {
 
 /// Whether products replace what is there or are added to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Store {
-    Set,
-    Add,
+pub(crate) enum Output {
+    Overwrite,
+    Accumulate,
 }
 
-/// Rows that are multiplied with all tokens before the next ones: about what fits a second-level cache.
+/// Rows that are multiplied with all tokens before the next ones: about what fits a second-level
+/// cache.
 const ROW_BLOCK: usize = 32;
 
 kernel! {
     /// Walks the products, a few rows at a time, which share the loads of a token's activations.
     fn dot_all<F: Format>(
-        s; format: F, rows: Range<usize>, x: Input<'_>, out: &mut Band<'_>, store: Store,
+        s; format: F, rows: Range<usize>, x: Input<'_>, out: &mut ColumnSlice<'_>, store: Output,
     ) {
         let n_tokens = x.n_tokens();
         let mut block = rows.start;
         while block < rows.end {
             let end = rows.end.min(block + ROW_BLOCK);
             for token in 0..n_tokens {
-                let row = if S::TILE_WIDTH == 1 {
+                let row = if S::REGISTER_TILE == 1 {
                     block
                 } else if F::EIGHT_ROWS {
                     dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, store)
@@ -339,8 +345,8 @@ fn dot_rows<S: Simd, F: Format, const R: usize>(
     rows: Range<usize>,
     x: Input<'_>,
     token: usize,
-    out: &mut Band<'_>,
-    store: Store,
+    out: &mut ColumnSlice<'_>,
+    store: Output,
 ) -> usize {
     let mut row = rows.start;
     while row + R <= rows.end {
@@ -348,8 +354,8 @@ fn dot_rows<S: Simd, F: Format, const R: usize>(
         let out = &mut out.row(token)[row - first..][..R];
         for (out, product) in out.iter_mut().zip(products) {
             match store {
-                Store::Set => *out = product,
-                Store::Add => *out += product,
+                Output::Overwrite => *out = product,
+                Output::Accumulate => *out += product,
             }
         }
         row += R;

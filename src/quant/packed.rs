@@ -1,21 +1,24 @@
-//! Prefill's operands: many tokens' activations and some rows' weights, laid out for products from registers.
+//! Prefill's operands: many tokens' activations and some rows' weights, laid out for products from
+//! registers.
 //!
-//! Tokens lie along the lanes of a vector, so a product of a weight with all of them needs no sum across lanes:
+//! Tokens lie along the lanes of a vector, so a product of a weight with all of them needs no sum
+//! across lanes:
 //!
 //! ```text
 //! activations  (token tiles, groups, 8 quads, LANES tokens, 4)   int8, a vector for each quad of a tile's rows
 //! weights      (strips, steps, 8 groups, strip rows, 32)          a quad at a time goes to all lanes
 //! ```
 //!
-//! A product must come out as the same bits as decode's, whose vectors hold different groups of one row: lane `j` sums
-//! every eighth group from `j` on, and then the lanes are added as a tree. So groups are visited in that order here:
-//! first those of one lane of decode's (a *chain*), then those of the lane that the tree adds to it, and so on. Activations
-//! are stored in the order in which they are visited; weights step after step, as they are decoded.
+//! A product must come out as the same bits as decode's, whose vectors hold different groups of one
+//! row: lane `j` sums every eighth group from `j` on, and then the lanes are added as a tree. So
+//! groups are visited in that order here: first those of one lane of decode's (a *chain*), then
+//! those of the lane that the tree adds to it, and so on. Activations are stored in the order in
+//! which they are visited; weights step after step, as they are decoded.
 
 use std::ops::{Deref, DerefMut};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
-use super::blocks::{Block, GROUP, GROUPS, Groups, Numbers, PAIRS};
+use super::blocks::{Block, Encoding, GROUP, GROUPS, Groups, PAIRS};
 use crate::simd::{Isa, LINE, Simd, kernel};
 
 /// The order in which decode adds up a row's groups, lane by lane.
@@ -41,8 +44,9 @@ impl Chains {
         chain * (self.n_groups / GROUPS) + chain.min(self.n_groups % GROUPS)
     }
 
-    /// The `i`th chain to be visited, and the positions of its groups. Chain after chain, those of each pair, each pair of
-    /// pairs and so on are neighbours in decode's tree: ((0+4)+(1+5))+((2+6)+(3+7)).
+    /// The `i`th chain to be visited, and the positions of its groups. Chain after chain, those of
+    /// each pair, each pair of pairs and so on are neighbours in decode's tree:
+    /// ((0+4)+(1+5))+((2+6)+(3+7)).
     #[inline(always)]
     pub(crate) fn visit(self, i: usize) -> (usize, std::ops::Range<usize>) {
         let chain = [0, 4, 1, 5, 2, 6, 3, 7][i];
@@ -56,7 +60,7 @@ impl Chains {
     }
 }
 
-/// Numbers that begin where a cache line does, so that no vector of them lies in two lines.
+/// Encoding that begin where a cache line does, so that no vector of them lies in two lines.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Aligned<T> {
     buffer: Vec<T>,
@@ -91,14 +95,15 @@ impl<T> DerefMut for Aligned<T> {
     }
 }
 
-/// The activations of as many tokens as a vector has lanes, in groups of 32. Lanes without a token hold zeros.
+/// The activations of as many tokens as a vector has lanes, in groups of 32. Lanes without a token
+/// hold zeros.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PackedTile {
-    pub(crate) qs: Aligned<i8>,           // (groups, 8, LANES, 4)
-    pub(crate) scales: Aligned<f32>,      // (groups, LANES)
-    pub(crate) sums: [Aligned<i32>; 3],   // (groups, LANES) each, or nothing, as `Wanted` says
-    pub(crate) half_sums: Aligned<i32>,   // likewise: the sums of both halves, as two int16
-    pub(crate) scaled_sums: Aligned<f32>, // likewise: the sum of a whole group times its scale
+    pub(crate) qs: Aligned<i8>,              // (groups, 8, LANES, 4)
+    pub(crate) scales: Aligned<f32>,         // (groups, LANES)
+    pub(crate) sums: [Aligned<i32>; 3],      // (groups, LANES) each, or nothing, as `Wanted` says
+    pub(crate) sub_block_sums: Aligned<i32>, // likewise: the sums of both halves, as two int16
+    pub(crate) scaled_sums: Aligned<f32>,    // likewise: the sum of a whole group times its scale
     rows: ActivationBuffer,
 }
 
@@ -107,18 +112,19 @@ pub(crate) struct PackedTile {
 pub(crate) struct Wanted {
     /// Of the whole group, of its first and of its second half.
     sums: [bool; 3],
-    half_sums: bool,
+    sub_block_sums: bool,
     scaled_sums: bool,
 }
 
 impl Wanted {
-    /// Those for weights of these kinds, as [`Format::int8_kind`](super::Format::int8_kind) has them.
-    pub(crate) fn by(kinds: impl Iterator<Item = (Numbers, bool)>) -> Self {
+    /// Those for weights of these kinds, as
+    /// [`Format::panel_encoding`](super::Format::panel_encoding) has them.
+    pub(crate) fn by(kinds: impl Iterator<Item = (Encoding, bool)>) -> Self {
         let mut wanted = Self::default();
         for (numbers, halves) in kinds {
             match (numbers, halves) {
-                (Numbers::WithMin(_), false) => wanted.scaled_sums = true,
-                (Numbers::WithMin(_), true) => wanted.half_sums = true,
+                (Encoding::Affine(_), false) => wanted.scaled_sums = true,
+                (Encoding::Affine(_), true) => wanted.sub_block_sums = true,
                 (_, false) => wanted.sums[0] = true,
                 (_, true) => wanted.sums[1..].fill(true),
             }
@@ -137,7 +143,7 @@ impl PackedTile {
         for (sums, wanted) in self.sums.iter_mut().zip(wanted.sums) {
             sums.resize(len(wanted));
         }
-        self.half_sums.resize(len(wanted.half_sums));
+        self.sub_block_sums.resize(len(wanted.sub_block_sums));
         self.scaled_sums.resize(len(wanted.scaled_sums));
         let mut rows = std::mem::take(&mut self.rows);
         pack_rows(isa, rows.quantize_tile(isa, x, n, lanes), n_groups, self);
@@ -146,7 +152,8 @@ impl PackedTile {
 }
 
 kernel! {
-    /// Packs the rows of a tile's tokens, one behind the other in `rows`, each padded to whole steps.
+    /// Packs the rows of a tile's tokens, one behind the other in `rows`, each padded to whole
+    /// steps.
     fn pack_rows(s; rows: QuantizedRow<'_>, n_groups: usize, tile: &mut PackedTile) {
         let (chains, padded) = (Chains::new(n_groups), rows.scales.len() / S::LANES);
         for g in 0..n_groups {
@@ -155,19 +162,19 @@ kernel! {
             for first in (0..S::LANES).step_by(8) {
                 for half in 0..2 {
                     let from = first * padded * GROUP + g * GROUP + half * GROUP / 2;
-                    let quads = s.turn_16x8(&rows.qs[from..], padded * GROUP);
+                    let quads = s.transpose_16x8(&rows.qs[from..], padded * GROUP);
                     for k in 0..4 {
                         s.store_bytes(quads[k], &mut qs[((4 * half + k) * S::LANES + first) * 4..]);
                     }
                 }
             }
             let lanes = position * S::LANES..(position + 1) * S::LANES;
-            let (mut d, mut sums, mut half_sums) =
+            let (mut d, mut sums, mut sub_block_sums) =
                 ([0.0; MAX_LANES], [[0; MAX_LANES]; 3], [0; MAX_LANES]);
             for lane in 0..S::LANES {
                 let at = lane * padded + g;
-                let (sum, halves) = (rows.sums[at], rows.half_sums[at]);
-                (d[lane], half_sums[lane]) = (rows.scales[at], halves);
+                let (sum, halves) = (rows.sums[at], rows.sub_block_sums[at]);
+                (d[lane], sub_block_sums[lane]) = (rows.scales[at], halves);
                 (sums[0][lane], sums[1][lane], sums[2][lane]) = (sum, i32::from(halves as i16), halves >> 16);
             }
             tile.scales[lanes.clone()].copy_from_slice(&d[..S::LANES]);
@@ -176,8 +183,8 @@ kernel! {
                     to.copy_from_slice(&sums[part][..S::LANES]);
                 }
             }
-            if let Some(to) = tile.half_sums.get_mut(lanes.clone()) {
-                to.copy_from_slice(&half_sums[..S::LANES]);
+            if let Some(to) = tile.sub_block_sums.get_mut(lanes.clone()) {
+                to.copy_from_slice(&sub_block_sums[..S::LANES]);
             }
             if let Some(to) = tile.scaled_sums.get_mut(lanes) {
                 s.store(s.mul(s.load(&d), s.to_f32(s.load_i32(&sums[0]))), to);
@@ -189,23 +196,27 @@ kernel! {
 /// The most lanes that a vector has.
 const MAX_LANES: usize = 16;
 
-/// Rows of a tile of products for vectors of so many lanes: with two vectors of tokens, as many as the registers hold.
-/// (AVX-VNNI has fewer loads with six than with four, and is as fast: 1.00 in Q4_0, Q6_K and Q8_0.)
+/// Rows of a tile of products for vectors of so many lanes: with two vectors of tokens, as many as
+/// the registers hold. (AVX-VNNI has fewer loads with six than with four, and is as fast: 1.00 in
+/// Q4_0, Q6_K and Q8_0.)
 #[inline(always)]
 pub(crate) const fn strip_rows(lanes: usize) -> usize {
     if lanes == 16 { 6 } else { 4 }
 }
 
-/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied together.
+/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied
+/// together.
 #[derive(Debug, Default)]
 pub(crate) struct Panel {
     pub(crate) n_groups: usize,
-    /// Steps of eight groups. The last may be of fewer; what stands for the missing ones isn't used.
+    /// Steps of eight groups. The last may be of fewer; what stands for the missing ones isn't
+    /// used.
     n_steps: usize,
-    qs: Aligned<u8>,           // (strips, steps, 8, strip rows, 32)
-    scales: [Aligned<f32>; 2], // (strips, steps, strip rows, 8) each: of the halves of a group, or the first for both
-    mins: Aligned<f32>,        // (strips, steps, strip rows, 8)
-    half_mins: Aligned<i32>,   // likewise: multiples of these, of both halves, as two int16
+    qs: Aligned<u8>, // (strips, steps, 8, strip rows, 32)
+    // (strips, steps, strip rows, 8) each: of the halves of a group, or the first for both
+    scales: [Aligned<f32>; 2],
+    mins: Aligned<f32>,      // (strips, steps, strip rows, 8)
+    half_mins: Aligned<i32>, // likewise: multiples of these, of both halves, as two int16
 }
 
 impl Panel {
@@ -229,14 +240,14 @@ impl Panel {
         for p in 0..PAIRS {
             let pair = s.blocks(groups.q[p]);
             for i in 0..2 {
-                let q = if numbers == Numbers::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
+                let q = if numbers == Encoding::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
                 s.store_bytes(q, &mut qs[(2 * p + i) * rows * GROUP..]);
             }
         }
         let at = (step * rows + row) * GROUPS;
         s.store_x8(groups.scales[0], &mut self.scales[0][at..]);
         match (numbers, halves) {
-            (Numbers::WithMin(_), _) => {
+            (Encoding::Affine(_), _) => {
                 s.store_x8(groups.mins, &mut self.mins[at..]);
                 if halves {
                     s.store_i32x8(groups.half_mins, &mut self.half_mins[at..]);

@@ -9,7 +9,9 @@
 //! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Halves, Numbers, PAIRS, SIGN, WholeHalves, f16_at, scale_halves, u16_at};
+use super::blocks::{
+    Block, Encoding, Groups, IntSubBlocks, PAIRS, SIGN, SubScales, f16_at, scale_halves, u16_at,
+};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +20,10 @@ pub(crate) struct Q2K;
 impl Block for Q2K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 84;
-    const NUMBERS: Numbers = Numbers::WithMin(2);
-    const HALVES: Halves = Halves::WholeScales;
+    const ENCODING: Encoding = Encoding::Affine(2);
+    const HALVES: SubScales = SubScales::Int;
     /// A number times its scale is at most 3 * 15.
-    const PANEL: (Numbers, bool) = (Numbers::WithMin(6), true);
+    const PANEL: (Encoding, bool) = (Encoding::Affine(6), true);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
@@ -35,7 +37,7 @@ impl Block for Q2K {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
-        let WholeHalves { q, of_sums, d, dmin, .. } = Self::decode_halves(s, block);
+        let IntSubBlocks { q, of_sums, d, dmin, .. } = Self::decode_halves(s, block);
         let mut scales = [0; 16];
         for (scale, packed) in scales.iter_mut().zip(block) {
             *scale = (packed & 15) as i8;
@@ -44,10 +46,10 @@ impl Block for Q2K {
     }
 
     #[inline(always)]
-    fn decode_halves<S: Simd>(s: S, block: &[u8]) -> WholeHalves<S> {
+    fn decode_halves<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales_and_mins = s.load_nibbles(block);
-        let [_, mins] = s.widen_to_pairs(scales_and_mins);
-        WholeHalves {
+        let [_, mins] = s.widen_i8_to_i16(scales_and_mins);
+        IntSubBlocks {
             q: load_2_bits(s, &block[16..]),
             scales: scales_and_mins,
             of_sums: mins,
@@ -62,9 +64,9 @@ impl Block for Q2K {
 pub(crate) fn load_2_bits<S: Simd>(s: S, bytes: &[u8]) -> [S::I8x64; PAIRS] {
     let (a, b) = (s.load_u8x32(bytes), s.load_u8x32(&bytes[32..]));
     [
-        s.bits_pair::<0, 2>(a, 3),
-        s.bits_pair::<4, 6>(a, 3),
-        s.bits_pair::<0, 2>(b, 3),
-        s.bits_pair::<4, 6>(b, 3),
+        s.shr_mask_split::<0, 2>(a, 3),
+        s.shr_mask_split::<4, 6>(a, 3),
+        s.shr_mask_split::<0, 2>(b, 3),
+        s.shr_mask_split::<4, 6>(b, 3),
     ]
 }

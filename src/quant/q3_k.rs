@@ -10,7 +10,8 @@
 //! ```
 
 use super::blocks::{
-    Block, Groups, Halves, Numbers, PAIRS, SIGN, WholeHalves, f16_at, scale_halves, u16_at, u32_at, u64_at,
+    Block, Encoding, Groups, IntSubBlocks, PAIRS, SIGN, SubScales, f16_at, scale_halves, u16_at, u32_at,
+    u64_at,
 };
 use super::q2_k::load_2_bits;
 use crate::simd::Simd;
@@ -18,15 +19,17 @@ use crate::simd::Simd;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q3K;
 
-/// The 16 scales, less 32, an int8 each, from the twelve bytes that hold them: the low 4 bits are the low halves of bytes 0..8 and
-/// then their high halves; the high 2 bits are bits 0-1, 2-3, 4-5 and 6-7 of bytes 8..12.
+/// The 16 scales, less 32, an int8 each, from the twelve bytes that hold them: the low 4 bits are
+/// the low halves of bytes 0..8 and then their high halves; the high 2 bits are bits 0-1, 2-3, 4-5
+/// and 6-7 of bytes 8..12.
 #[inline(always)]
 fn scales(packed: &[u8]) -> u128 {
     const LOW: u64 = u64::from_ne_bytes([15; 8]);
     const HIGH: u64 = u64::from_ne_bytes([3; 8]);
     const SIGN: u64 = u64::from_ne_bytes([128; 8]);
     let (low, high) = (u64_at(packed, 0), u64::from(u32_at(packed, 8)));
-    // Bits 0-1 and 2-3 of the four bytes side by side: what is shifted beyond them isn't among the bits that are kept.
+    // Bits 0-1 and 2-3 of the four bytes side by side: what is shifted beyond them isn't among the
+    // bits that are kept.
     let first = low & LOW | ((high | high << 30) & HIGH) << 4;
     let second = low >> 4 & LOW | ((high >> 4 | high << 26) & HIGH) << 4;
     let less_32 = |scales: u64| ((scales | SIGN) - (SIGN >> 2)) ^ SIGN;
@@ -36,10 +39,11 @@ fn scales(packed: &[u8]) -> u128 {
 impl Block for Q3K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 110;
-    const NUMBERS: Numbers = Numbers::Offset(2);
-    const HALVES: Halves = Halves::WholeScales;
-    /// `(4 - q) * (scale - 32)` is within -124..=124 or -128: with the other sign, 128 would be too large for an int8.
-    const PANEL: (Numbers, bool) = (Numbers::Signed, false);
+    const ENCODING: Encoding = Encoding::Biased(2);
+    const HALVES: SubScales = SubScales::Int;
+    /// `(4 - q) * (scale - 32)` is within -124..=124 or -128: with the other sign, 128 would be too
+    /// large for an int8.
+    const PANEL: (Encoding, bool) = (Encoding::Signed, false);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 108);
@@ -56,17 +60,17 @@ impl Block for Q3K {
     fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
         let mut q = load_3_bits(s, block);
         for p in 0..PAIRS {
-            q[p] = s.lookup_pair(&[4, 3, 2, 1, 0, -1, -2, -3, 0, 0, 0, 0, 0, 0, 0, 0], q[p]);
+            q[p] = s.shuffle_x64(&[4, 3, 2, 1, 0, -1, -2, -3, 0, 0, 0, 0, 0, 0, 0, 0], q[p]);
         }
         let scales = scales(&block[96..108]).to_le_bytes().map(|scale| scale as i8);
         Groups::scaled(s, scale_halves(s, q, &scales), s.splat_f16_x8(u16_at(block, 108) ^ SIGN))
     }
 
     #[inline(always)]
-    fn decode_halves<S: Simd>(s: S, block: &[u8]) -> WholeHalves<S> {
+    fn decode_halves<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales = s.splat_u128(scales(&block[96..108]));
-        let [pairs, _] = s.widen_to_pairs(scales);
-        WholeHalves {
+        let [pairs, _] = s.widen_i8_to_i16(scales);
+        IntSubBlocks {
             q: load_3_bits(s, block),
             scales,
             of_sums: pairs,
@@ -82,14 +86,14 @@ fn load_3_bits<S: Simd>(s: S, block: &[u8]) -> [S::I8x64; PAIRS] {
     let high = s.load_u8x32(block);
     // Each group's high bits, moved to bit 2.
     let high = [
-        s.bits_up_pair::<2, 1>(high, [1, 2]),
-        s.bits_pair::<0, 1>(high, 4),
-        s.bits_pair::<2, 3>(high, 4),
-        s.bits_pair::<4, 5>(high, 4),
+        s.shl_mask_split::<2, 1>(high, [1, 2]),
+        s.shr_mask_split::<0, 1>(high, 4),
+        s.shr_mask_split::<2, 3>(high, 4),
+        s.shr_mask_split::<4, 5>(high, 4),
     ];
     let mut q = load_2_bits(s, &block[32..]);
     for p in 0..PAIRS {
-        q[p] = s.or_pair(q[p], high[p]);
+        q[p] = s.or_x64(q[p], high[p]);
     }
     q
 }

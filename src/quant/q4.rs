@@ -10,8 +10,8 @@
 //! weight i = d * (q[i] - 8)        weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, Turned, f16_at, pair_at};
-use crate::simd::{Simd, Turn};
+use super::blocks::{Block, Encoding, Groups, Interleaved, PAIRS, f16_at, pair_at};
+use crate::simd::{Interleave, Simd};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q4_0;
@@ -21,8 +21,8 @@ pub(crate) struct Q4_1;
 impl Block for Q4_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 18;
-    const NUMBERS: Numbers = Numbers::Offset(3);
-    const TURN: Option<Turn> = Some(Turn::Nibbles16);
+    const ENCODING: Encoding = Encoding::Biased(3);
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -34,26 +34,26 @@ impl Block for Q4_0 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
-            q[p] = s.load_nibbles_pair(pair_at::<Self>(blocks, p, 2));
+            q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2));
         }
-        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
+        let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         Groups::scaled(s, q, scales)
     }
 
     #[inline(always)]
-    fn decode_turned<S: Simd>(s: S, blocks: &[u8]) -> Turned<S> {
-        let q = s.turn_nibbles_16::<{ Self::BYTES }>(&blocks[2..]);
-        Turned { q, scales: s.f16_of_each::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
+    fn decode_interleaved<S: Simd>(s: S, blocks: &[u8]) -> Interleaved<S> {
+        let q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[2..]);
+        Interleaved { q, scales: s.gather_f16::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
     }
 }
 
 impl Block for Q4_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 20;
-    const NUMBERS: Numbers = Numbers::WithMin(4);
-    const TURN: Option<Turn> = Some(Turn::Nibbles16);
+    const ENCODING: Encoding = Encoding::Affine(4);
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
@@ -65,19 +65,19 @@ impl Block for Q4_1 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
-            q[p] = s.load_nibbles_pair(pair_at::<Self>(blocks, p, 4));
+            q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 4));
         }
-        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
-        let mins = s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]);
+        let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
+        let mins = s.gather_f16::<{ Self::BYTES }>(&blocks[2..]);
         Groups::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]
-    fn decode_turned<S: Simd>(s: S, blocks: &[u8]) -> Turned<S> {
-        let q = s.turn_nibbles_16::<{ Self::BYTES }>(&blocks[4..]);
-        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
-        Turned { q, scales, mins: s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]) }
+    fn decode_interleaved<S: Simd>(s: S, blocks: &[u8]) -> Interleaved<S> {
+        let q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[4..]);
+        let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
+        Interleaved { q, scales, mins: s.gather_f16::<{ Self::BYTES }>(&blocks[2..]) }
     }
 }

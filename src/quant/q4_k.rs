@@ -9,15 +9,15 @@
 //! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, SIGN, Turned, f16_at, times, u16_at, u32_at};
-use crate::simd::{Simd, Turn};
+use super::blocks::{Block, Encoding, Groups, Interleaved, PAIRS, SIGN, f16_at, times, u16_at, u32_at};
+use crate::simd::{Interleave, Simd};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q4K;
 
-/// The scales and minima of Q4_K's and Q5_K's eight groups, a byte each, from the twelve bytes that hold them: the low 6
-/// bits of bytes 0..4 and 4..8 are those of groups 0..4; for groups 4..8 the low 4 bits are the halves of bytes 8..12,
-/// and the high 2 bits those of bytes 0..8.
+/// The scales and minima of Q4_K's and Q5_K's eight groups, a byte each, from the twelve bytes that
+/// hold them: the low 6 bits of bytes 0..4 and 4..8 are those of groups 0..4; for groups 4..8 the
+/// low 4 bits are the halves of bytes 8..12, and the high 2 bits those of bytes 0..8.
 #[inline(always)]
 pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
     let (a, b, c) = (u32_at(packed, 0), u32_at(packed, 4), u32_at(packed, 8));
@@ -38,8 +38,8 @@ pub(crate) fn decode_scales<S: Simd>(s: S, block: &[u8]) -> [S::F32x8; 2] {
 impl Block for Q4K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 144;
-    const NUMBERS: Numbers = Numbers::WithMin(4);
-    const TURN: Option<Turn> = Some(Turn::Nibbles32);
+    const ENCODING: Encoding = Encoding::Affine(4);
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles32);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
@@ -54,18 +54,18 @@ impl Block for Q4K {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for j in 0..PAIRS {
-            q[j] = s.bits_pair::<0, 4>(s.load_u8x32(&block[16 + 32 * j..]), 15);
+            q[j] = s.shr_mask_split::<0, 4>(s.load_u8x32(&block[16 + 32 * j..]), 15);
         }
         let [scales, mins] = decode_scales(s, block);
         Groups::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]
-    fn decode_turned<S: Simd>(s: S, block: &[u8]) -> Turned<S> {
-        let q = s.turn_nibbles_32(&block[16..]);
+    fn decode_interleaved<S: Simd>(s: S, block: &[u8]) -> Interleaved<S> {
+        let q = s.interleave_nibbles_32(&block[16..]);
         let [scales, mins] = decode_scales(s, block);
-        Turned { q, scales, mins }
+        Interleaved { q, scales, mins }
     }
 }

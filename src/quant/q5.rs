@@ -11,7 +11,7 @@
 //! weight i = d * (q[i] - 16)       weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at, u32_at};
+use super::blocks::{Block, Encoding, Groups, PAIRS, f16_at, pair_at, u32_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct Q5_1;
 /// The 32 numbers of 5 bits whose high bits lie at byte 0 and whose nibbles follow.
 #[inline(always)]
 fn load_5_bits<S: Simd>(s: S, blocks: [&[u8]; 2]) -> S::I8x64 {
-    let high = s.mask_pair(s.spread_bits_pair([u32_at(blocks[0], 0), u32_at(blocks[1], 0)]), 16);
-    s.or_pair(s.load_nibbles_pair([&blocks[0][4..], &blocks[1][4..]]), high)
+    let high = s.and_mask_x64(s.mask_from_bits_x64([u32_at(blocks[0], 0), u32_at(blocks[1], 0)]), 16);
+    s.or_x64(s.load_nibbles_x64([&blocks[0][4..], &blocks[1][4..]]), high)
 }
 
 /// As [`load_5_bits`], one by one.
@@ -38,7 +38,7 @@ fn each_5_bits(bytes: &[u8]) -> [f32; 32] {
 impl Block for Q5_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 22;
-    const NUMBERS: Numbers = Numbers::Offset(4);
+    const ENCODING: Encoding = Encoding::Biased(4);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -49,11 +49,11 @@ impl Block for Q5_0 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 2));
         }
-        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
+        let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         Groups::scaled(s, q, scales)
     }
 }
@@ -61,7 +61,7 @@ impl Block for Q5_0 {
 impl Block for Q5_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 24;
-    const NUMBERS: Numbers = Numbers::WithMin(5);
+    const ENCODING: Encoding = Encoding::Affine(5);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
@@ -72,12 +72,12 @@ impl Block for Q5_1 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 4));
         }
-        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
-        let mins = s.f16_of_each::<{ Self::BYTES }>(&blocks[2..]);
+        let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
+        let mins = s.gather_f16::<{ Self::BYTES }>(&blocks[2..]);
         Groups::with_mins(s, q, scales, mins)
     }
 }

@@ -10,7 +10,7 @@
 //! weight = (d * scale) * q - dmin * min                                     176 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at};
+use super::blocks::{Block, Encoding, Groups, PAIRS, f16_at};
 use super::q4_k::{decode_scales, scales_and_mins};
 use crate::simd::Simd;
 
@@ -20,7 +20,7 @@ pub(crate) struct Q5K;
 impl Block for Q5K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 176;
-    const NUMBERS: Numbers = Numbers::WithMin(5);
+    const ENCODING: Encoding = Encoding::Affine(5);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
@@ -40,14 +40,14 @@ impl Block for Q5K {
         let high = s.load_u8x32(&block[16..]);
         // Each pair's high bits, moved to bit 4.
         let high = [
-            s.bits_up_pair::<4, 3>(high, [1, 2]),
-            s.bits_up_pair::<2, 1>(high, [4, 8]),
-            s.bits_pair::<0, 1>(high, 16),
-            s.bits_pair::<2, 3>(high, 16),
+            s.shl_mask_split::<4, 3>(high, [1, 2]),
+            s.shl_mask_split::<2, 1>(high, [4, 8]),
+            s.shr_mask_split::<0, 1>(high, 16),
+            s.shr_mask_split::<2, 3>(high, 16),
         ];
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for j in 0..PAIRS {
-            q[j] = s.or_pair(s.bits_pair::<0, 4>(s.load_u8x32(&block[48 + 32 * j..]), 15), high[j]);
+            q[j] = s.or_x64(s.shr_mask_split::<0, 4>(s.load_u8x32(&block[48 + 32 * j..]), 15), high[j]);
         }
         let [scales, mins] = decode_scales(s, block);
         Groups::with_mins(s, q, scales, mins)

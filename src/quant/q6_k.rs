@@ -9,7 +9,7 @@
 //! weight = (d * scale) * (q - 32)                                           210 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Groups, Halves, Numbers, PAIRS, f16_at, times, u16_at};
+use super::blocks::{Block, Encoding, Groups, PAIRS, SubScales, f16_at, times, u16_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +18,8 @@ pub(crate) struct Q6K;
 impl Block for Q6K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 210;
-    const NUMBERS: Numbers = Numbers::Offset(5);
-    const HALVES: Halves = Halves::Scales;
+    const ENCODING: Encoding = Encoding::Biased(5);
+    const HALVES: SubScales = SubScales::F32;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 208);
@@ -34,17 +34,17 @@ impl Block for Q6K {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for half in 0..2 {
             let low = s.load_u8x64(&block[64 * half..]);
             let high = s.load_u8x32(&block[128 + 32 * half..]);
-            q[2 * half] = s.or_pair(s.bits_of_pair::<0>(low, 15), s.bits_up_pair::<4, 2>(high, [3, 12]));
-            q[2 * half + 1] = s.or_pair(s.bits_of_pair::<4>(low, 15), s.bits_pair::<0, 2>(high, 48));
+            q[2 * half] = s.or_x64(s.shr_mask_x64::<0>(low, 15), s.shl_mask_split::<4, 2>(high, [3, 12]));
+            q[2 * half + 1] = s.or_x64(s.shr_mask_x64::<4>(low, 15), s.shr_mask_split::<0, 2>(high, 48));
         }
         let d = s.splat_f16_x8(u16_at(block, 208));
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&block[192..208]);
-        let [low, high] = s.widen_i8_pairs(u128::from_le_bytes(bytes));
+        let [low, high] = s.widen_i8_even_odd(u128::from_le_bytes(bytes));
         let scales = [times(s, low, d), times(s, high, d)];
         Groups { scales, ..Groups::scaled(s, q, scales[0]) }
     }

@@ -5,7 +5,7 @@
 //! qs  i8 x 32   at 2     34 bytes for 32 weights
 //! ```
 
-use super::blocks::{Block, Groups, Numbers, PAIRS, f16_at, pair_at};
+use super::blocks::{Block, Encoding, Groups, PAIRS, f16_at, pair_at};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct Q8_0;
 impl Block for Q8_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 34;
-    const NUMBERS: Numbers = Numbers::Signed;
+    const ENCODING: Encoding = Encoding::Signed;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -25,11 +25,11 @@ impl Block for Q8_0 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
-        let mut q = [s.zero_pair(); PAIRS];
+        let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
-            q[p] = s.load_u8_pair(pair_at::<Self>(blocks, p, 2));
+            q[p] = s.load_u8_2x32(pair_at::<Self>(blocks, p, 2));
         }
-        let scales = s.f16_of_each::<{ Self::BYTES }>(blocks);
+        let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         Groups::scaled(s, q, scales)
     }
 }

@@ -1,5 +1,5 @@
-//! AVX2 with FMA and F16C: every x86-64 processor since Haswell (2013) and Zen (2017); and its dot products of int8 (AVX-VNNI),
-//! which clients have since Alder Lake (2021) and Zen 5 (2024).
+//! AVX2 with FMA and F16C: every x86-64 processor since Haswell (2013) and Zen (2017); and its dot
+//! products of int8 (AVX-VNNI), which clients have since Alder Lake (2021) and Zen 5 (2024).
 
 #![allow(unsafe_code, reason = "intrinsics: the token proves that the processor has them")]
 
@@ -10,12 +10,12 @@ pub(super) mod parts;
 mod products;
 
 use self::parts::{
-    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_scaled_halves_each,
-    sum_x8_each, turn_dwords,
+    first_lanes, hsum_each, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each,
+    sum_scaled_halves_each, transpose_dwords,
 };
 use self::products::Products;
 pub(super) use self::products::{Vnni, Widening};
-use super::{Byte, Kernel, Number, Simd, Turn};
+use super::{Byte, Interleave, Kernel, Number, Simd};
 
 /// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ macro_rules! blocks_of_256_bits {
             unsafe { nibbles(_mm_loadu_si128(from.as_ptr().cast())) }
         }
         #[inline(always)]
-        fn bits<const SHIFT: u32>(self, a: __m256i, mask: u8) -> __m256i {
+        fn shr_mask<const SHIFT: u32>(self, a: __m256i, mask: u8) -> __m256i {
             // SAFETY: as above.
             unsafe {
                 _mm256_and_si256(
@@ -69,7 +69,7 @@ macro_rules! blocks_of_256_bits {
             }
         }
         #[inline(always)]
-        fn bits_up<const SHIFT: u32>(self, a: __m256i, mask: u8) -> __m256i {
+        fn shl_mask<const SHIFT: u32>(self, a: __m256i, mask: u8) -> __m256i {
             // SAFETY: as above.
             unsafe {
                 _mm256_sll_epi16(
@@ -89,7 +89,7 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_or_si256(a, b) }
         }
         #[inline(always)]
-        fn lookup(self, table: &[i8; 16], a: __m256i) -> __m256i {
+        fn shuffle(self, table: &[i8; 16], a: __m256i) -> __m256i {
             // SAFETY: as above.
             unsafe {
                 let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
@@ -139,7 +139,7 @@ macro_rules! blocks_of_256_bits {
             }
         }
         #[inline(always)]
-        fn widen_to_pairs(self, a: __m256i) -> [__m256i; 2] {
+        fn widen_i8_to_i16(self, a: __m256i) -> [__m256i; 2] {
             // SAFETY: as above.
             unsafe {
                 let second = _mm256_extracti128_si256::<1>(a);
@@ -147,28 +147,29 @@ macro_rules! blocks_of_256_bits {
             }
         }
         #[inline(always)]
-        fn pairs(self, low: __m256i, high: __m256i) -> __m256i {
+        fn pack_i16(self, low: __m256i, high: __m256i) -> __m256i {
             // SAFETY: as above.
             unsafe { _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high)) }
         }
         #[inline(always)]
-        fn split_pairs(self, a: __m256i) -> [__m256i; 2] {
+        fn unpack_i16(self, a: __m256i) -> [__m256i; 2] {
             // SAFETY: as above.
             unsafe { [_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a)), _mm256_srai_epi32::<16>(a)] }
         }
         #[inline(always)]
-        fn dot_pairs_x8(self, a: __m256i, b: __m256i) -> __m256i {
+        fn madd_i16_x8(self, a: __m256i, b: __m256i) -> __m256i {
             // SAFETY: as above.
             unsafe { _mm256_madd_epi16(a, b) }
         }
         #[inline(always)]
-        fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [__m256i; 4] {
+        fn transpose_16x8<B: Byte>(self, from: &[B], stride: usize) -> [__m256i; 4] {
             const { assert!(size_of::<B>() == 1) };
             let from = &from[..7 * stride + 16];
-            // SAFETY: as above; the last 16 that are read end where the slice does, and are plain bytes.
+            // SAFETY: as above; the last 16 that are read end where the slice does, and are plain
+            // bytes.
             unsafe {
                 let p = from.as_ptr().cast::<u8>();
-                turn_dwords([
+                transpose_dwords([
                     load_two(p, p.add(4 * stride)),
                     load_two(p.add(stride), p.add(5 * stride)),
                     load_two(p.add(2 * stride), p.add(6 * stride)),
@@ -177,12 +178,12 @@ macro_rules! blocks_of_256_bits {
             }
         }
         #[inline(always)]
-        fn turn_32x4(self, from: &[u8]) -> [__m256i; 4] {
+        fn transpose_32x4(self, from: &[u8]) -> [__m256i; 4] {
             let from = &from[..128];
             // SAFETY: as above; all of the slice is read.
             unsafe {
                 let p = from.as_ptr().cast::<__m256i>();
-                turn_dwords([
+                transpose_dwords([
                     _mm256_loadu_si256(p),
                     _mm256_loadu_si256(p.add(1)),
                     _mm256_loadu_si256(p.add(2)),
@@ -200,7 +201,7 @@ macro_rules! blocks_of_256_bits {
             }
         }
         #[inline(always)]
-        fn some_x8(self, a: __m256, first: usize, n: usize) -> __m256 {
+        fn extract_lanes(self, a: __m256, first: usize, n: usize) -> __m256 {
             // SAFETY: as above.
             unsafe {
                 let order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -214,7 +215,7 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(near.as_ptr().wrapping_add(at).cast()) }
         }
         #[inline(always)]
-        fn prefetch_once<T>(self, near: &[T], at: usize) {
+        fn prefetch_nta<T>(self, near: &[T], at: usize) {
             // SAFETY: as above.
             unsafe { _mm_prefetch::<_MM_HINT_NTA>(near.as_ptr().wrapping_add(at).cast()) }
         }
@@ -241,7 +242,7 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(a as i64)) }
         }
         #[inline(always)]
-        fn widen_i8_pairs(self, a: u128) -> [__m256i; 2] {
+        fn widen_i8_even_odd(self, a: u128) -> [__m256i; 2] {
             // SAFETY: as above.
             unsafe {
                 let words = _mm256_cvtepi16_epi32(_mm_set_epi64x((a >> 64) as i64, a as i64));
@@ -275,7 +276,7 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_cvtepi32_ps(a) }
         }
         #[inline(always)]
-        fn set_x8(self, [a, b, c, d, e, f, g, h]: [f32; 8]) -> __m256 {
+        fn from_array(self, [a, b, c, d, e, f, g, h]: [f32; 8]) -> __m256 {
             // SAFETY: as above.
             unsafe { _mm256_setr_ps(a, b, c, d, e, f, g, h) }
         }
@@ -285,20 +286,21 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_add_ps(a, b) }
         }
         #[inline(always)]
-        fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [__m256; 4] {
+        fn transpose_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [__m256; 4] {
             const { assert!(size_of::<N>() == size_of::<f32>()) };
             let from = &from[..7 * stride + 4];
-            // SAFETY: as above; the last 4 that are read end where the slice does, and are plain numbers of 4 bytes.
+            // SAFETY: as above; the last 4 that are read end where the slice does, and are plain
+            // numbers of 4 bytes.
             unsafe {
                 let p = from.as_ptr();
                 let row = |i: usize| p.add(i * stride).cast::<u8>();
-                let turned = turn_dwords([
+                let interleaved = transpose_dwords([
                     load_two(row(0), row(4)),
                     load_two(row(1), row(5)),
                     load_two(row(2), row(6)),
                     load_two(row(3), row(7)),
                 ]);
-                let [a, b, c, d] = turned;
+                let [a, b, c, d] = interleaved;
                 [
                     _mm256_castsi256_ps(a),
                     _mm256_castsi256_ps(b),
@@ -314,7 +316,7 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_storeu_ps(to.as_mut_ptr(), a) }
         }
         #[inline(always)]
-        fn lanes_x8(self, a: __m256) -> [f32; 8] {
+        fn to_array(self, a: __m256) -> [f32; 8] {
             let mut lanes = [0.0; 8];
             // SAFETY: as above; 8 lanes are written.
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
@@ -326,19 +328,19 @@ macro_rules! blocks_of_256_bits {
             unsafe { _mm256_mul_ps(a, b) }
         }
         #[inline(always)]
-        fn sum_x8_each<const N: usize>(self, a: [__m256; N]) -> [f32; N] {
+        fn hsum_each<const N: usize>(self, a: [__m256; N]) -> [f32; N] {
             // SAFETY: as above.
-            unsafe { sum_x8_each(a) }
+            unsafe { hsum_each(a) }
         }
     };
 }
 pub(super) use blocks_of_256_bits;
 
-// SAFETY of every block below: `self` proves AVX2, FMA and F16C; each pointer comes from a slice whose length was
-// checked on the line before, and the unaligned forms of load and store are used.
+// SAFETY of every block below: `self` proves AVX2, FMA and F16C; each pointer comes from a slice
+// whose length was checked on the line before, and the unaligned forms of load and store are used.
 impl<P: Products> Simd for Avx2<P> {
     const LANES: usize = 8;
-    const TILE_WIDTH: usize = 2;
+    const REGISTER_TILE: usize = 2;
     type F32 = __m256;
     type I8x32 = __m256i;
     type I32x8 = __m256i;
@@ -350,14 +352,15 @@ impl<P: Products> Simd for Avx2<P> {
     blocks_of_256_bits!();
 
     #[inline(always)]
-    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
+    fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
         let from = &from[..8 * STRIDE - 2];
         let number = |i: usize| {
             // SAFETY: as above; eight numbers at this distance lie in the slice.
             u64::from(unsafe { from.as_ptr().add(i * STRIDE).cast::<u16>().read_unaligned() })
         };
-        // Put together in general registers, which are idle, and not by shuffles. (Of `u16::from_le_bytes` the compiler made a chain
-        // of twenty shuffles, which halved the speed of Q4_0.)
+        // Put together in general registers, which are idle, and not by shuffles. (Of
+        // `u16::from_le_bytes` the compiler made a chain of twenty shuffles, which halved the speed
+        // of Q4_0.)
         let four = |i| number(i) | number(i + 1) << 16 | number(i + 2) << 32 | number(i + 3) << 48;
         // SAFETY: as above.
         unsafe { _mm256_cvtph_ps(_mm_set_epi64x(four(4) as i64, four(0) as i64)) }
@@ -437,7 +440,7 @@ impl<P: Products> Simd for Avx2<P> {
         unsafe { _mm256_max_ps(a, b) }
     }
     #[inline(always)]
-    fn max_size(self, a: __m256, b: __m256) -> __m256 {
+    fn max_abs(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: as above. The bits of numbers without a sign have the order of the numbers.
         unsafe {
             let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), b);
@@ -445,7 +448,7 @@ impl<P: Products> Simd for Avx2<P> {
         }
     }
     #[inline(always)]
-    fn max_size_of_each(self, a: [__m256; 8]) -> __m256 {
+    fn hmax_abs_each(self, a: [__m256; 8]) -> __m256 {
         // SAFETY: as above.
         unsafe {
             let mut bits = [_mm256_setzero_si256(); 8];
@@ -456,7 +459,7 @@ impl<P: Products> Simd for Avx2<P> {
         }
     }
     #[inline(always)]
-    fn fold_x8(self, a: __m256) -> __m256 {
+    fn reduce_to_x8(self, a: __m256) -> __m256 {
         a
     }
     #[inline(always)]
@@ -481,7 +484,7 @@ impl<P: Products> Simd for Avx2<P> {
     }
 
     #[inline(always)]
-    fn spread_bits(self, bits: u32) -> __m256i {
+    fn mask_from_bits(self, bits: u32) -> __m256i {
         // Each byte gets the byte of `bits` that holds its bit, and keeps that bit alone.
         // SAFETY: as above.
         unsafe {
@@ -505,7 +508,7 @@ impl<P: Products> Simd for Avx2<P> {
         P::dot_nibbles(self, w, x)
     }
     #[inline(always)]
-    fn dot_unbias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
+    fn remove_bias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
         match P::BIAS {
             Some(n) => self.sub_shifted_i32x8(dots, x_sums, n),
             None => dots,
@@ -522,22 +525,22 @@ impl<P: Products> Simd for Avx2<P> {
         unsafe { _mm256_set1_epi32(quad) }
     }
     #[inline(always)]
-    fn dot_quads_u8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    fn dot4_u8i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         self.0.dot_u8(acc, w, x)
     }
     #[inline(always)]
-    fn dot_quads_i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    fn dot4_i8i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         self.0.dot_i8(acc, w, x)
     }
     #[inline(always)]
-    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
+    fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         self,
         dots: [[__m256i; V]; R],
         w: &[u8],
         x: [&[i8]; V],
         quads: Range<usize>,
     ) -> [[__m256i; V]; R] {
-        P::dot_strip::<BITS, R, V>(self, dots, w, x, quads)
+        P::dot_micro_panel::<BITS, R, V>(self, dots, w, x, quads)
     }
     #[inline(always)]
     fn quads_of_i8x32(self, w: __m256i) -> __m256i {
@@ -557,8 +560,8 @@ impl<P: Products> Simd for Avx2<P> {
         unsafe { _mm256_set1_epi32(value) }
     }
     #[inline(always)]
-    fn dot_pairs(self, a: __m256i, b: __m256i) -> __m256i {
-        self.dot_pairs_x8(a, b)
+    fn madd_i16(self, a: __m256i, b: __m256i) -> __m256i {
+        self.madd_i16_x8(a, b)
     }
     #[inline(always)]
     fn zero_i32(self) -> __m256i {

@@ -1,7 +1,8 @@
 //! AVX-512 (F, BW, DQ, VL) with VNNI: Ice Lake (2019) and Zen 4 (2022) onwards.
 //!
-//! f32 vectors are 512 bits wide, and so is what is decoded for one token: two blocks of 32 int8, or as [`Simd::Turned`] says. (Zen 4
-//! does such an operation in two halves, so there it costs as much as with 256 bits; later processors do it at once.)
+//! f32 vectors are 512 bits wide, and so is what is decoded for one token: two blocks of 32 int8,
+//! or as [`Simd::Interleaved`] says. (Zen 4 does such an operation in two halves, so there it costs
+//! as much as with 256 bits; later processors do it at once.)
 
 #![allow(unsafe_code, reason = "intrinsics: the token proves that the processor has them")]
 
@@ -9,10 +10,10 @@ use std::arch::x86_64::*;
 
 use super::avx2::blocks_of_256_bits;
 use super::avx2::parts::{
-    first_lanes, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each, sum_scaled_halves_each,
-    sum_x8_each, turn_dwords,
+    first_lanes, hsum_each, load_two, max_of_each, nibbles, round_away_x8, sum_halves_each,
+    sum_scaled_halves_each, transpose_dwords,
 };
-use super::{Byte, Kernel, Number, Simd, Turn};
+use super::{Byte, Interleave, Kernel, Number, Simd};
 
 /// Proof that AVX-512 F, BW, DQ, VL and VNNI are there, and all of AVX2's company.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +41,12 @@ impl Avx512 {
     }
 }
 
-// SAFETY of every block below: `self` proves the features; each pointer comes from a slice whose length was checked on
-// the line before, and the unaligned or masked forms of load and store are used.
+// SAFETY of every block below: `self` proves the features; each pointer comes from a slice whose
+// length was checked on the line before, and the unaligned or masked forms of load and store are
+// used.
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    const TILE_WIDTH: usize = 4;
+    const REGISTER_TILE: usize = 4;
     type F32 = __m512;
     type I8x32 = __m256i;
     type I32x8 = __m256i;
@@ -53,23 +55,26 @@ impl Simd for Avx512 {
     type I32x16 = __m512i;
     type I32 = __m512i;
     type Quads = __m512i;
-    /// Bytes as they lie, and sums across lanes at the end. [`Turn::Nibbles16`]: the low halves of groups 0 to 3, their high halves,
-    /// then those of groups 4 to 7. [`Turn::Nibbles32`]: of the even groups, the first and the second 8 bytes of each 16, then
-    /// likewise of the odd groups; in 128 bits 8 bytes are of a group below 4, and the others of the one four behind it.
+    /// Bytes as they lie, and sums across lanes at the end. [`Interleave::Nibbles16`]: the low
+    /// halves of groups 0 to 3, their high halves, then those of groups 4 to 7.
+    /// [`Interleave::Nibbles32`]: of the even groups, the first and the second 8 bytes of each 16,
+    /// then likewise of the odd groups; in 128 bits 8 bytes are of a group below 4, and the others
+    /// of the one four behind it.
     ///
-    /// (As with AVX2, lane by lane, Q4_0 was multiplied at 43 GB/s from a near cache and not at 63, `Q4_K` at 37 and not at 47: Zen 5.)
-    type Turned = [__m512i; 4];
+    /// (As with AVX2, lane by lane, Q4_0 was multiplied at 43 GB/s from a near cache and not at 63,
+    /// `Q4_K` at 37 and not at 47: Zen 5.)
+    type Interleaved = [__m512i; 4];
     const QUADS_BIAS: Option<u32> = Some(7);
-    const TURNS: [[u8; 64]; 2] = {
+    const INTERLEAVES: [[u8; 64]; 2] = {
         let mut turns = [[0; 64]; 2];
         let mut i = 0;
         while i < 64 {
             let (vector, quarter, quad) = (i / 16, i / 4 % 4, i % 4);
             let (group, of_group) = (vector / 2 * 4 + quarter, vector % 2 * 4 + quad);
-            turns[Turn::Nibbles16 as usize][i] = (8 * group + of_group) as u8;
+            turns[Interleave::Nibbles16 as usize][i] = (8 * group + of_group) as u8;
             let group = quad / 2 * 4 + quarter / 2 * 2 + vector / 2;
             let of_group = quarter % 2 * 4 + vector % 2 * 2 + quad % 2;
-            turns[Turn::Nibbles32 as usize][i] = (8 * group + of_group) as u8;
+            turns[Interleave::Nibbles32 as usize][i] = (8 * group + of_group) as u8;
             i += 1;
         }
         turns
@@ -77,13 +82,14 @@ impl Simd for Avx512 {
     blocks_of_256_bits!();
 
     #[inline(always)]
-    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
+    fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
         const { assert!(STRIDE >= 18 && STRIDE <= 62 && STRIDE.is_multiple_of(2)) };
         let from = &from[..8 * STRIDE - 2];
         let p = from.as_ptr();
         let s = (STRIDE / 2) as i16;
-        // SAFETY: as above. 64 bytes from the fifth number on end inside the slice, as 4 STRIDE > 65; so do 32 bytes from the seventh on,
-        // as 2 STRIDE > 33; and 64 bytes are loaded there only of numbers that are more than 32 apart.
+        // SAFETY: as above. 64 bytes from the fifth number on end inside the slice, as 4 STRIDE >
+        // 65; so do 32 bytes from the seventh on, as 2 STRIDE > 33; and 64 bytes are loaded there
+        // only of numbers that are more than 32 apart.
         unsafe {
             if 3 * STRIDE + 2 <= 64 {
                 // Four numbers lie in one vector.
@@ -191,7 +197,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_max_ps(a, b) }
     }
     #[inline(always)]
-    fn max_size(self, a: __m512, b: __m512) -> __m512 {
+    fn max_abs(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: as above. The bits of numbers without a sign have the order of the numbers.
         unsafe {
             let size = _mm512_castps_si512(_mm512_abs_ps(b));
@@ -199,7 +205,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn max_size_of_each(self, a: [__m512; 8]) -> __m256 {
+    fn hmax_abs_each(self, a: [__m512; 8]) -> __m256 {
         // SAFETY: as above.
         unsafe {
             let mut halves = [_mm256_setzero_si256(); 8];
@@ -211,7 +217,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn fold_x8(self, a: __m512) -> __m256 {
+    fn reduce_to_x8(self, a: __m512) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)) }
     }
@@ -239,7 +245,7 @@ impl Simd for Avx512 {
         unsafe { _mm256_maskz_loadu_epi8((1 << from.len()) - 1, from.as_ptr()) }
     }
     #[inline(always)]
-    fn spread_bits(self, bits: u32) -> __m256i {
+    fn mask_from_bits(self, bits: u32) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_movm_epi8(bits) }
     }
@@ -269,7 +275,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn zero_pair(self) -> __m512i {
+    fn zero_x64(self) -> __m512i {
         self.zero_i32()
     }
     #[inline(always)]
@@ -278,13 +284,13 @@ impl Simd for Avx512 {
         unsafe { [_mm512_castsi512_si256(pair), _mm512_extracti64x4_epi64::<1>(pair)] }
     }
     #[inline(always)]
-    fn load_u8_pair(self, [first, second]: [&[u8]; 2]) -> __m512i {
+    fn load_u8_2x32(self, [first, second]: [&[u8]; 2]) -> __m512i {
         let (first, second) = (self.load_u8x32(first), self.load_u8x32(second));
         // SAFETY: as above.
         unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second) }
     }
     #[inline(always)]
-    fn load_nibbles_pair(self, [first, second]: [&[u8]; 2]) -> __m512i {
+    fn load_nibbles_x64(self, [first, second]: [&[u8]; 2]) -> __m512i {
         let (first, second) = (&first[..16], &second[..16]);
         // SAFETY: as above.
         unsafe {
@@ -295,12 +301,12 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn spread_bits_pair(self, [first, second]: [u32; 2]) -> __m512i {
+    fn mask_from_bits_x64(self, [first, second]: [u32; 2]) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_movm_epi8(u64::from(first) | u64::from(second) << 32) }
     }
     #[inline(always)]
-    fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: __m256i, mask: u8) -> __m512i {
+    fn shr_mask_split<const FIRST: u32, const SECOND: u32>(self, a: __m256i, mask: u8) -> __m512i {
         // SAFETY: as above.
         unsafe {
             let shifted =
@@ -309,7 +315,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn bits_up_pair<const FIRST: u32, const SECOND: u32>(self, a: __m256i, masks: [u8; 2]) -> __m512i {
+    fn shl_mask_split<const FIRST: u32, const SECOND: u32>(self, a: __m256i, masks: [u8; 2]) -> __m512i {
         // SAFETY: as above.
         unsafe {
             let masks = masks.map(|mask| i64::from_ne_bytes([mask; 8]));
@@ -318,22 +324,22 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn bits_of_pair<const SHIFT: u32>(self, a: __m512i, mask: u8) -> __m512i {
+    fn shr_mask_x64<const SHIFT: u32>(self, a: __m512i, mask: u8) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<SHIFT>(a), _mm512_set1_epi8(mask as i8)) }
     }
     #[inline(always)]
-    fn mask_pair(self, a: __m512i, mask: u8) -> __m512i {
+    fn and_mask_x64(self, a: __m512i, mask: u8) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_and_si512(a, _mm512_set1_epi8(mask as i8)) }
     }
     #[inline(always)]
-    fn or_pair(self, a: __m512i, b: __m512i) -> __m512i {
+    fn or_x64(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_or_si512(a, b) }
     }
     #[inline(always)]
-    fn lookup_pair(self, table: &[i8; 16], a: __m512i) -> __m512i {
+    fn shuffle_x64(self, table: &[i8; 16], a: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
@@ -341,7 +347,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn dot_i8_pair(self, w: __m512i, x: __m512i) -> __m512i {
+    fn dot_i8_x64(self, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe {
             let unsigned = _mm512_xor_si512(w, _mm512_set1_epi8(-128)); // w + 128, as a u8
@@ -349,28 +355,29 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn dot_u8_pair(self, w: __m512i, x: __m512i) -> __m512i {
+    fn dot_u8_x64(self, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x) }
     }
     #[inline(always)]
-    fn sum_halves_of_pairs<const SMALL: bool>(self, a: [__m512i; 4]) -> [__m256i; 2] {
+    fn sum_halves_x64<const SMALL: bool>(self, a: [__m512i; 4]) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe {
             // As AVX2's `sum_halves_each`, with twice the halves.
             let (ab, cd) = (add_neighbours::<SMALL>(a[0], a[1]), add_neighbours::<SMALL>(a[2], a[3]));
             let sums = add_neighbours::<SMALL>(ab, cd);
-            // The low halves of the first blocks, their high halves, then those of the second blocks.
+            // The low halves of the first blocks, their high halves, then those of the second
+            // blocks.
             let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
             self.blocks(_mm512_permutexvar_epi32(order, sums))
         }
     }
     #[inline(always)]
-    fn sum_scaled_halves_of_pairs(self, a: [__m512i; 4], scales: __m256i) -> __m256i {
+    fn sum_scaled_halves_x64(self, a: [__m512i; 4], scales: __m256i) -> __m256i {
         // SAFETY: as above.
         unsafe {
-            // As `sum_halves_of_pairs`. 128 bits have two sums of a half of each pair, and each gets the half's scale: as the high byte
-            // of a word, which is then its own.
+            // As `sum_halves_x64`. 128 bits have two sums of a half of each pair, and each gets the
+            // half's scale: as the high byte of a word, which is then its own.
             let (ab, cd) = (add_neighbours::<true>(a[0], a[1]), add_neighbours::<true>(a[2], a[3]));
             let which =
                 _mm512_broadcast_i32x4(_mm_setr_epi32(0x0080_0080, 0x0480_0480, 0x0880_0880, 0x0c80_0c80));
@@ -393,7 +400,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn mul_pair(self, a: __m512i, b: __m512i) -> __m512i {
+    fn mul_x64(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: as above. The low byte of a product of words is that of their low bytes.
         unsafe {
             let even = _mm512_mullo_epi16(a, b);
@@ -416,16 +423,17 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn turn_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> [__m512i; 4] {
+    fn interleave_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> [__m512i; 4] {
         let from = &from[..7 * STRIDE + 16];
-        // SAFETY: as above; four rows of 16 bytes end where the second four begin, or where the slice ends.
+        // SAFETY: as above; four rows of 16 bytes end where the second four begin, or where the
+        // slice ends.
         unsafe {
             let p = from.as_ptr();
             halves([load_rows_of_16::<STRIDE>(p), load_rows_of_16::<STRIDE>(p.add(4 * STRIDE))])
         }
     }
     #[inline(always)]
-    fn turn_nibbles_32(self, from: &[u8]) -> [__m512i; 4] {
+    fn interleave_nibbles_32(self, from: &[u8]) -> [__m512i; 4] {
         let (a, b) = (self.load_u8x64(from), self.load_u8x64(&from[64..]));
         // SAFETY: as above.
         let [low, high, odd_low, odd_high] =
@@ -433,36 +441,42 @@ impl Simd for Avx512 {
         [low, odd_low, high, odd_high]
     }
     #[inline(always)]
-    fn lookup_turned(self, table: &[i8; 16], a: [__m512i; 4]) -> [__m512i; 4] {
+    fn shuffle_interleaved(self, table: &[i8; 16], a: [__m512i; 4]) -> [__m512i; 4] {
         let [a, b, c, d] = a;
         [
-            self.lookup_pair(table, a),
-            self.lookup_pair(table, b),
-            self.lookup_pair(table, c),
-            self.lookup_pair(table, d),
+            self.shuffle_x64(table, a),
+            self.shuffle_x64(table, b),
+            self.shuffle_x64(table, c),
+            self.shuffle_x64(table, d),
         ]
     }
     #[inline(always)]
-    fn dot_turned<const SIGNED: bool>(self, turn: Turn, w: [__m512i; 4], x: &[i8]) -> __m256i {
+    fn dot_interleaved<const SIGNED: bool>(self, turn: Interleave, w: [__m512i; 4], x: &[i8]) -> __m256i {
         let mut dots = [self.zero_i32(); 2];
         for k in 0..4 {
             let x = self.load_i8x64(&x[64 * k..]);
             // SAFETY: as above. (w + 128, as a u8)
             let w = if SIGNED { unsafe { _mm512_xor_si512(w[k], _mm512_set1_epi8(-128)) } } else { w[k] };
-            dots[k / 2] = self.dot_quads_u8(dots[k / 2], w, x);
+            dots[k / 2] = self.dot4_u8i8(dots[k / 2], w, x);
         }
-        // SAFETY: as above. Two lanes are 16 products of a number within 0..=15 and an int8, unless they are signed.
+        // SAFETY: as above. Two lanes are 16 products of a number within 0..=15 and an int8, unless
+        // they are signed.
         unsafe {
             let sums = if SIGNED {
                 add_neighbours::<false>(dots[0], dots[1])
             } else {
                 add_neighbours::<true>(dots[0], dots[1])
             };
-            // Two sums of each group are left, and the second ones go to the upper half. (Neighbours once more, of `sums` twice, were
-            // fewer instructions, but the compiler puts any register for the second, and each product waited for the one before.)
+            // Two sums of each group are left, and the second ones go to the upper half.
+            // (Neighbours once more, of `sums` twice, were fewer instructions, but the compiler
+            // puts any register for the second, and each product waited for the one before.)
             let order = match turn {
-                Turn::Nibbles16 => _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15),
-                Turn::Nibbles32 => _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15),
+                Interleave::Nibbles16 => {
+                    _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15)
+                }
+                Interleave::Nibbles32 => {
+                    _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15)
+                }
             };
             let [first, second] = self.blocks(_mm512_permutexvar_epi32(order, sums));
             self.add_i32x8(first, second)
@@ -481,13 +495,13 @@ impl Simd for Avx512 {
         unsafe { _mm512_set1_epi32(quad) }
     }
     #[inline(always)]
-    fn dot_quads_u8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+    fn dot4_u8i8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_dpbusd_epi32(acc, w, x) }
     }
     #[inline(always)]
-    fn dot_quads_i8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        self.dot_quads_u8(acc, w, x)
+    fn dot4_i8i8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        self.dot4_u8i8(acc, w, x)
     }
     #[inline(always)]
     fn quads_of_i8x32(self, w: __m256i) -> __m256i {
@@ -511,7 +525,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_set1_epi32(value) }
     }
     #[inline(always)]
-    fn dot_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+    fn madd_i16(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_madd_epi16(a, b) }
     }
@@ -526,7 +540,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
     #[inline(always)]
-    fn dot_unbias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
+    fn remove_bias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_sub_epi32(dots, _mm256_slli_epi32::<7>(x_sums)) }
     }

@@ -32,7 +32,8 @@ enum Level {
 }
 
 impl Isa {
-    /// The instruction sets that this processor has, the slowest first. The first is always `scalar`.
+    /// The instruction sets that this processor has, the slowest first. The first is always
+    /// `scalar`.
     ///
     /// ```
     /// let isas = babyllama::Isa::available();
@@ -116,9 +117,9 @@ impl Isa {
     }
 }
 
-/// Lets a kernel be written like a function: `kernel! { fn name(s; args) -> T { body } }` makes `name(isa, args)`,
-/// whose body is compiled for every instruction set with `s` as its [`Simd`]. A type parameter must be in an argument's
-/// type.
+/// Lets a kernel be written like a function: `kernel! { fn name(s; args) -> T { body } }` makes
+/// `name(isa, args)`, whose body is compiled for every instruction set with `s` as its [`Simd`]. A
+/// type parameter must be in an argument's type.
 macro_rules! kernel {
     ($(#[$meta:meta])* $vis:vis fn $name:ident$(<$($param:ident: $bound:path),+>)?(
         $s:ident; $($arg:ident: $type:ty),* $(,)?

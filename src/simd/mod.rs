@@ -1,11 +1,14 @@
-//! Vectors: what the kernels need from a processor, each operation written once for each instruction set.
+//! Vectors: what the kernels need from a processor, each operation written once for each
+//! instruction set.
 //!
 //! A kernel is generic over [`Simd`] and marked `#[inline(always)]`; [`Isa::run`] calls it below a
-//! `#[target_feature]` function, so one source compiles to one version for each instruction set. A helper that is not
-//! inlined would silently compile without the features, so everything on a kernel's hot path is `#[inline(always)]`.
+//! `#[target_feature]` function, so one source compiles to one version for each instruction set. A
+//! helper that is not inlined would silently compile without the features, so everything on a
+//! kernel's hot path is `#[inline(always)]`.
 //!
-//! [`Isa`] is a proof: only [`Isa::available`] and [`Isa::best`] make one, after asking the processor, so whoever
-//! holds `Avx512` knows that it is there. The design follows `pulp`'s and `fearless_simd`'s tokens.
+//! [`Isa`] is a proof: only [`Isa::available`] and [`Isa::best`] make one, after asking the
+//! processor, so whoever holds `Avx512` knows that it is there. The design follows `pulp`'s and
+//! `fearless_simd`'s tokens.
 
 mod isa;
 mod peak;
@@ -27,13 +30,16 @@ use crate::storage::Plain;
 /// Bytes of a cache's line, on nearly every processor.
 pub(crate) const LINE: usize = 64;
 
-/// How many bytes ahead weights are fetched, at least: what memory delivers to a thread in the time that a line
-/// takes. Two threads at 65 GB/s read 30 bytes in a nanosecond each, and a line may take more than 200 of them.
+/// How many bytes ahead weights are fetched, at least: what memory delivers to a thread in the time
+/// that a line takes. Two threads at 65 GB/s read 30 bytes in a nanosecond each, and a line may
+/// take more than 200 of them.
 ///
-/// With 2 KB, F16 decoded at 81 % of the speed, `Q8_0` at 85, `Q4_K` mixed at 91, `SmolLM2` in `Q4_1` at 87; with 16 KB, that mix at
-/// 79, `Q4_0` at 107, and others as with 8. (With 6, most decoded 1 to 2 % faster while memory gave 50 GB/s, and 0.2 to 0.7 % slower
-/// while it gave 75. A line of each page besides, 64 KB ahead, so that addresses are known in time: 1.00 from a mapped file.)
-pub(crate) const AHEAD: usize = 8 << 10;
+/// With 2 KB, F16 decoded at 81 % of the speed, `Q8_0` at 85, `Q4_K` mixed at 91, `SmolLM2` in
+/// `Q4_1` at 87; with 16 KB, that mix at 79, `Q4_0` at 107, and others as with 8. (With 6, most
+/// decoded 1 to 2 % faster while memory gave 50 GB/s, and 0.2 to 0.7 % slower while it gave 75. A
+/// line of each page besides, 64 KB ahead, so that addresses are known in time: 1.00 from a mapped
+/// file.)
+pub(crate) const PREFETCH_DISTANCE: usize = 8 << 10;
 
 /// An f32, perhaps at an address that isn't a multiple of four: its bytes are the f32's.
 pub(crate) trait Number: Plain {
@@ -78,38 +84,41 @@ impl Byte for u8 {
     }
 }
 
-/// An order of eight groups of 32 numbers that suits the products of one token with weights of 4 bits: how weights are decoded and
-/// activations laid down for them. Which it is depends on the machine, see [`Simd::TURNS`].
+/// An order of eight groups of 32 numbers that suits the products of one token with weights of 4
+/// bits: how weights are decoded and activations laid down for them. Which it is depends on the
+/// machine, see [`Simd::INTERLEAVES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum Interleave {
     /// For groups that are the low halves of 16 bytes, then the high ones.
     Nibbles16,
     /// For two groups that are the low and the high halves of 32 bytes.
     Nibbles32,
 }
 
-impl Turn {
+impl Interleave {
     pub(crate) const ALL: [Self; 2] = [Self::Nibbles16, Self::Nibbles32];
 }
 
 /// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
 ///
-/// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the unit that every
-/// quantised format is made of. Each operation's comment is its definition; `scalar.rs` is that definition in code.
+/// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the
+/// unit that every quantised format is made of. Each operation's comment is its definition;
+/// `scalar.rs` is that definition in code.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// f32 in an [`Simd::F32`].
     const LANES: usize;
-    /// How many vectors a tile of sums is wide: 4 where 32 of them fit in registers, 2 where 16 do. 1 where nothing is
-    /// gained by tiles: kernels then leave out their versions for several rows, which take long to compile.
-    const TILE_WIDTH: usize;
+    /// How many vectors a tile of sums is wide: 4 where 32 of them fit in registers, 2 where 16 do.
+    /// 1 where nothing is gained by tiles: kernels then leave out their versions for several rows,
+    /// which take long to compile.
+    const REGISTER_TILE: usize;
     /// `LANES` f32.
     type F32: Copy;
     /// 32 int8.
     type I8x32: Copy;
     /// Two blocks of 32 int8: what is decoded and multiplied at once.
     type I8x64: Copy;
-    /// Eight groups of 32 int8, in the order of a [`Turn`].
-    type Turned: Copy;
+    /// Eight groups of 32 int8, in the order of a [`Interleave`].
+    type Interleaved: Copy;
     /// 8 int32.
     type I32x8: Copy;
     /// Two times 8 int32.
@@ -120,10 +129,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type I32: Copy;
     /// `LANES` times four bytes.
     type Quads: Copy;
-    /// What [`Simd::dot_quads_i8`] adds beside the product: this power of two for each `x`. `None`: nothing.
+    /// What [`Simd::dot4_i8i8`] adds beside the product: this power of two for each `x`. `None`:
+    /// nothing.
     const QUADS_BIAS: Option<u32>;
-    /// Of each [`Turn`], what stands at each place of the order: one of the 64 quads of neighbours of eight groups.
-    const TURNS: [[u8; 64]; 2];
+    /// Of each [`Interleave`], what stands at each place of the order: one of the 64 quads of
+    /// neighbours of eight groups.
+    const INTERLEAVES: [[u8; 64]; 2];
 
     /// `[value; LANES]`
     fn splat(self, value: f32) -> Self::F32;
@@ -147,20 +158,21 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
-    /// `a * b + c`, rounded once on every machine, at the cost of calls where it has no instruction for that.
+    /// `a * b + c`, rounded once on every machine, at the cost of calls where it has no instruction
+    /// for that.
     fn fused_mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// `a > b ? a : b`, so a NaN in `b` wins.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `max(a, |b|)` where `a` has no signs, and what is not finite counts as greater than what is.
-    fn max_size(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn max_abs(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// In lane `i`, the greatest lane of `a[i]`, likewise.
-    fn max_size_of_each(self, a: [Self::F32; 8]) -> Self::F32x8;
+    fn hmax_abs_each(self, a: [Self::F32; 8]) -> Self::F32x8;
     /// 8 lanes whose sum is the sum of all lanes of `a`.
-    fn fold_x8(self, a: Self::F32) -> Self::F32x8;
+    fn reduce_to_x8(self, a: Self::F32) -> Self::F32x8;
     /// The greatest of all lanes.
     fn max_lane(self, a: Self::F32) -> f32;
-    /// Writes each lane as int8, rounded to the nearest, ties away from zero, as C's `round`. Lanes are within
-    /// -127..=127 or NaN, which becomes anything.
+    /// Writes each lane as int8, rounded to the nearest, ties away from zero, as C's `round`. Lanes
+    /// are within -127..=127 or NaN, which becomes anything.
     fn store_i8(self, value: Self::F32, to: &mut [i8]);
 
     /// The first 32 elements. Panics if there are fewer.
@@ -179,56 +191,62 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The low halves of the first 16 bytes, then their high halves. Panics if there are fewer.
     fn load_nibbles(self, from: &[u8]) -> Self::I8x32;
     /// In byte `i`, 255 if bit `i` of `bits` is set, or else 0.
-    fn spread_bits(self, bits: u32) -> Self::I8x32;
-    /// `(a >> SHIFT) & mask`, byte by byte. `mask` has no bit that a byte's neighbour could shift in.
-    fn bits<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    fn mask_from_bits(self, bits: u32) -> Self::I8x32;
+    /// `(a >> SHIFT) & mask`, byte by byte. `mask` has no bit that a byte's neighbour could shift
+    /// in.
+    fn shr_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
     /// `(a & mask) << SHIFT`, byte by byte. No bit of `mask` is shifted out.
-    fn bits_up<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    fn shl_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
     /// `a & b`
     fn and_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
     /// `a | b`
     fn or_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
     /// `table[a[i]]`, where every `a[i]` is below 16.
-    fn lookup(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32;
+    fn shuffle(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32;
     /// The first 8 elements. Panics if there are fewer.
     fn load_i32x8(self, from: &[i32]) -> Self::I32x8;
     /// Writes the lanes. Panics if there is room for fewer.
     fn store_i32x8(self, a: Self::I32x8, to: &mut [i32]);
     /// `[0; 8]`
     fn zero_i32x8(self) -> Self::I32x8;
-    /// `acc` with `w · x` added, spread over the lanes, and with a bias that [`Simd::dot_unbias`] takes off. `w` is
-    /// anything, `x` is within -127..=127.
+    /// `acc` with `w · x` added, spread over the lanes, and with a bias that [`Simd::remove_bias`]
+    /// takes off. `w` is anything, `x` is within -127..=127.
     ///
-    /// (VNNI multiplies unsigned by signed: weights are shifted up by 128 there, which adds `128 * sum(x)`.)
+    /// (VNNI multiplies unsigned by signed: weights are shifted up by 128 there, which adds `128 *
+    /// sum(x)`.)
     fn dot_i8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
-    /// `acc` with `w · x` added, spread over the lanes: the first 16 products in lanes 0 to 3, the others in lanes 4
-    /// to 7. `w` is within 0..=127, `x` within -127..=127.
+    /// `acc` with `w · x` added, spread over the lanes: the first 16 products in lanes 0 to 3, the
+    /// others in lanes 4 to 7. `w` is within 0..=127, `x` within -127..=127.
     fn dot_u8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
-    /// In lane `i`, the dot products of the quads `i` of four times 32 numbers within 0..=15 and the `x`, added up.
+    /// In lane `i`, the dot products of the quads `i` of four times 32 numbers within 0..=15 and
+    /// the `x`, added up.
     #[inline(always)]
     fn dot_nibbles(self, w: [Self::I8x32; 4], x: &[i8]) -> Self::I32x8 {
         dot_nibbles_one_by_one(self, w, x)
     }
-    /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that they saw.
-    fn dot_unbias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
-    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions at once cost little
-    /// more than two. `SMALL` says that each lane is the sum of four products of a number within 0..=31 and an int8.
+    /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that
+    /// they saw.
+    fn remove_bias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
+    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions
+    /// at once cost little more than two. `SMALL` says that each lane is the sum of four products
+    /// of a number within 0..=31 and an int8.
     fn sum_halves_each<const SMALL: bool>(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
-    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i` of `scales`, and that of lanes 4 to 7 times the int8 `2i + 1`.
-    /// Each lane of `a` is the sum of four products of a number within 0..=31 and an int8.
+    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i` of `scales`, and that of
+    /// lanes 4 to 7 times the int8 `2i + 1`. Each lane of `a` is the sum of four products of a
+    /// number within 0..=31 and an int8.
     fn sum_scaled_halves_each(self, a: [Self::I32x8; 8], scales: Self::I8x32) -> Self::I32x8;
     /// The little-endian word's 16 int8, twice.
     fn splat_u128(self, a: u128) -> Self::I8x32;
     /// `a * b` modulo 256, byte by byte.
     fn mul_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
     /// The first 16 int8 as int16, two in a lane, the first in its low half; then the others.
-    fn widen_to_pairs(self, a: Self::I8x32) -> [Self::I32x8; 2];
+    fn widen_i8_to_i16(self, a: Self::I8x32) -> [Self::I32x8; 2];
     /// Two numbers that fit int16 in each lane, the first in its low half.
-    fn pairs(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8;
+    fn pack_i16(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8;
     /// The low and the high int16 of each lane.
-    fn split_pairs(self, a: Self::I32x8) -> [Self::I32x8; 2];
+    fn unpack_i16(self, a: Self::I32x8) -> [Self::I32x8; 2];
     /// In each lane, the dot product of two int16 and two others.
-    fn dot_pairs_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
+    fn madd_i16_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
     /// `a - (b << n)`
     fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8;
     /// `a + b`
@@ -242,11 +260,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The eight int8 of a little-endian word, as int32.
     fn widen_i8x8(self, a: u64) -> Self::I32x8;
     /// The int8 of a little-endian word, as int32: those at even places, and those at odd ones.
-    fn widen_i8_pairs(self, a: u128) -> [Self::I32x8; 2];
+    fn widen_i8_even_odd(self, a: u128) -> [Self::I32x8; 2];
     /// An IEEE half-precision number as f32, in all lanes.
     fn splat_f16_x8(self, bits: u16) -> Self::F32x8;
-    /// The half-precision numbers at bytes 0, `STRIDE`, ... 7 `STRIDE`, as f32. Panics if there are less than 8 `STRIDE` - 2 bytes.
-    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8;
+    /// The half-precision numbers at bytes 0, `STRIDE`, ... 7 `STRIDE`, as f32. Panics if there are
+    /// less than 8 `STRIDE` - 2 bytes.
+    fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8;
     /// `[value; 8]`
     fn splat_x8(self, value: f32) -> Self::F32x8;
     /// The first 8 elements. Panics if there are fewer.
@@ -256,102 +275,117 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `a as f32`
     fn to_f32x8(self, a: Self::I32x8) -> Self::F32x8;
     /// The lanes given.
-    fn set_x8(self, lanes: [f32; 8]) -> Self::F32x8;
+    fn from_array(self, lanes: [f32; 8]) -> Self::F32x8;
     /// `a + b`
     fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
     /// In lane `i` of vector `k`, element `i * stride + k`. Panics if there are fewer.
-    fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [Self::F32x8; 4];
+    fn transpose_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [Self::F32x8; 4];
     /// Writes the lanes. Panics if there is room for fewer.
     fn store_x8(self, a: Self::F32x8, to: &mut [f32]);
     /// The lanes.
-    fn lanes_x8(self, a: Self::F32x8) -> [f32; 8];
+    fn to_array(self, a: Self::F32x8) -> [f32; 8];
     /// `a * b`
     fn mul_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
-    /// The sum of all lanes of each vector, in the order ((0+4)+(1+5))+((2+6)+(3+7)). (Four reductions at once cost little
-    /// more than one.)
-    fn sum_x8_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N];
+    /// The sum of all lanes of each vector, in the order ((0+4)+(1+5))+((2+6)+(3+7)). (Four
+    /// reductions at once cost little more than one.)
+    fn hsum_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N];
 
     /// The first 64 elements. Panics if there are fewer.
     fn load_i8x64(self, from: &[i8]) -> Self::I8x64;
     /// The first 64 bytes. Panics if there are fewer.
     fn load_u8x64(self, from: &[u8]) -> Self::I8x64;
     /// 64 zeros.
-    fn zero_pair(self) -> Self::I8x64;
+    fn zero_x64(self) -> Self::I8x64;
     /// The two blocks.
     fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2];
     /// As [`Simd::load_u8x32`] of each.
-    fn load_u8_pair(self, from: [&[u8]; 2]) -> Self::I8x64;
+    fn load_u8_2x32(self, from: [&[u8]; 2]) -> Self::I8x64;
     /// As [`Simd::load_nibbles`] of each.
-    fn load_nibbles_pair(self, from: [&[u8]; 2]) -> Self::I8x64;
-    /// As [`Simd::spread_bits`] of each.
-    fn spread_bits_pair(self, bits: [u32; 2]) -> Self::I8x64;
-    /// As [`Simd::bits`] of one block with each shift.
-    fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x64;
-    /// As [`Simd::bits_up`] of one block with each shift and its mask.
-    fn bits_up_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, masks: [u8; 2])
-    -> Self::I8x64;
-    /// As [`Simd::bits`] of both.
-    fn bits_of_pair<const SHIFT: u32>(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
+    fn load_nibbles_x64(self, from: [&[u8]; 2]) -> Self::I8x64;
+    /// As [`Simd::mask_from_bits`] of each.
+    fn mask_from_bits_x64(self, bits: [u32; 2]) -> Self::I8x64;
+    /// As [`Simd::shr_mask`] of one block with each shift.
+    fn shr_mask_split<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x64;
+    /// As [`Simd::shl_mask`] of one block with each shift and its mask.
+    fn shl_mask_split<const FIRST: u32, const SECOND: u32>(
+        self,
+        a: Self::I8x32,
+        masks: [u8; 2],
+    ) -> Self::I8x64;
+    /// As [`Simd::shr_mask`] of both.
+    fn shr_mask_x64<const SHIFT: u32>(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
     /// `a & mask`, byte by byte.
-    fn mask_pair(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
+    fn and_mask_x64(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
     /// `a | b`
-    fn or_pair(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
-    /// As [`Simd::lookup`] of both.
-    fn lookup_pair(self, table: &[i8; 16], a: Self::I8x64) -> Self::I8x64;
+    fn or_x64(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
+    /// As [`Simd::shuffle`] of both.
+    fn shuffle_x64(self, table: &[i8; 16], a: Self::I8x64) -> Self::I8x64;
     /// As [`Simd::dot_i8x32`] of each, from 0.
-    fn dot_i8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
+    fn dot_i8_x64(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
     /// As [`Simd::dot_u8x32`] of each, from 0.
-    fn dot_u8_pair(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
-    /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the dot products were within 0..=31.
-    fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
+    fn dot_u8_x64(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
+    /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the
+    /// dot products were within 0..=31.
+    fn sum_halves_x64<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
     /// As [`Simd::sum_scaled_halves_each`] of the eight in four pairs.
-    fn sum_scaled_halves_of_pairs(self, a: [Self::I32x16; 4], scales: Self::I8x32) -> Self::I32x8;
+    fn sum_scaled_halves_x64(self, a: [Self::I32x16; 4], scales: Self::I8x32) -> Self::I32x8;
     /// As [`Simd::mul_u8x32`] of both.
-    fn mul_pair(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
-    /// The sum of all lanes of each block of each pair: those of the first blocks, and those of the second ones.
+    fn mul_x64(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
+    /// The sum of all lanes of each block of each pair: those of the first blocks, and those of the
+    /// second ones.
     fn sum_blocks_each(self, a: [Self::I32x16; 8]) -> [Self::I32x8; 2];
-    /// In lane `i`, the dot product of block `i` of the pairs and the `i`th 32 elements of `x`: of int8, as
-    /// [`Simd::dot_i8x32`] makes it, bias and all, or else of numbers within 0..=127, or 0..=31 if they are `small`.
+    /// In lane `i`, the dot product of block `i` of the pairs and the `i`th 32 elements of `x`: of
+    /// int8, as [`Simd::dot_i8x32`] makes it, bias and all, or else of numbers within 0..=127, or
+    /// 0..=31 if they are `small`.
     #[inline(always)]
     fn dot_each(self, w: &[Self::I8x64; 4], x: &[i8], signed: bool, small: bool) -> Self::I32x8 {
-        let mut dots = [self.dot_u8_pair(self.zero_pair(), self.zero_pair()); 4];
+        let mut dots = [self.dot_u8_x64(self.zero_x64(), self.zero_x64()); 4];
         for p in 0..4 {
             let x = self.load_i8x64(&x[64 * p..]);
-            dots[p] = if signed { self.dot_i8_pair(w[p], x) } else { self.dot_u8_pair(w[p], x) };
+            dots[p] = if signed { self.dot_i8_x64(w[p], x) } else { self.dot_u8_x64(w[p], x) };
         }
         let [low, high] = if small && !signed {
-            self.sum_halves_of_pairs::<true>(dots)
+            self.sum_halves_x64::<true>(dots)
         } else {
-            self.sum_halves_of_pairs::<false>(dots)
+            self.sum_halves_x64::<false>(dots)
         };
         self.add_i32x8(low, high)
     }
 
-    /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g * stride`. Panics if there are fewer.
-    fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [Self::I8x32; 4];
-    /// In dword `j` of the first half of vector `k`, bytes `4k` to `4k + 3` of the 32 that begin at byte `32 j`; in its second half,
-    /// bytes `4k + 16` to `4k + 19`. Panics if there are fewer.
-    fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
+    /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g *
+    /// stride`. Panics if there are fewer.
+    fn transpose_16x8<B: Byte>(self, from: &[B], stride: usize) -> [Self::I8x32; 4];
+    /// In dword `j` of the first half of vector `k`, bytes `4k` to `4k + 3` of the 32 that begin at
+    /// byte `32 j`; in its second half, bytes `4k + 16` to `4k + 19`. Panics if there are fewer.
+    fn transpose_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
     /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
     fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
-    /// The halves of 16 bytes of each of eight groups, which begin at bytes 0, `STRIDE`, ... 7 `STRIDE`, as [`Turn::Nibbles16`]. Panics
-    /// if there are fewer.
-    fn turn_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Turned;
-    /// The halves of four times 32 bytes, as [`Turn::Nibbles32`]. Panics if there are fewer.
-    fn turn_nibbles_32(self, from: &[u8]) -> Self::Turned;
+    /// The halves of 16 bytes of each of eight groups, which begin at bytes 0, `STRIDE`, ... 7
+    /// `STRIDE`, as [`Interleave::Nibbles16`]. Panics if there are fewer.
+    fn interleave_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Interleaved;
+    /// The halves of four times 32 bytes, as [`Interleave::Nibbles32`]. Panics if there are fewer.
+    fn interleave_nibbles_32(self, from: &[u8]) -> Self::Interleaved;
     /// `table[a[i]]`, where every `a[i]` is below 16.
-    fn lookup_turned(self, table: &[i8; 16], a: Self::Turned) -> Self::Turned;
-    /// In lane `i`, the dot product of group `i` of both: of int8, as [`Simd::dot_i8x32`] makes it, bias and all, if they are
-    /// `SIGNED`, or else of numbers within 0..=15. Panics if there are less than 256 `x`.
-    fn dot_turned<const SIGNED: bool>(self, turn: Turn, w: Self::Turned, x: &[i8]) -> Self::I32x8;
+    fn shuffle_interleaved(self, table: &[i8; 16], a: Self::Interleaved) -> Self::Interleaved;
+    /// In lane `i`, the dot product of group `i` of both: of int8, as [`Simd::dot_i8x32`] makes it,
+    /// bias and all, if they are `SIGNED`, or else of numbers within 0..=15. Panics if there are
+    /// less than 256 `x`.
+    fn dot_interleaved<const SIGNED: bool>(
+        self,
+        turn: Interleave,
+        w: Self::Interleaved,
+        x: &[i8],
+    ) -> Self::I32x8;
     /// The `n` lanes from `first` on, then zeros. `first + n` is at most 8.
-    fn some_x8(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8;
+    fn extract_lanes(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8;
     /// Has the cache fetch the line of element `at`, which may lie behind the last one.
     fn prefetch<T>(self, near: &[T], at: usize);
-    /// As [`Simd::prefetch`], of what is read once: it needn't be kept when it leaves the nearest cache.
-    fn prefetch_once<T>(self, near: &[T], at: usize);
-    /// Has the cache fetch the lines of `n` elements from `first` on, likewise. (Of a range, the compiler doesn't see that it is
-    /// of constant length: stories15M in int8 decoded at 78 % of the speed.)
+    /// As [`Simd::prefetch`], of what is read once: it needn't be kept when it leaves the nearest
+    /// cache.
+    fn prefetch_nta<T>(self, near: &[T], at: usize);
+    /// Has the cache fetch the lines of `n` elements from `first` on, likewise. (Of a range, the
+    /// compiler doesn't see that it is of constant length: stories15M in int8 decoded at 78 % of
+    /// the speed.)
     #[inline(always)]
     fn prefetch_all<T>(self, near: &[T], first: usize, n: usize) {
         for at in (0..n).step_by(LINE / size_of::<T>()) {
@@ -360,9 +394,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
     /// As [`Simd::prefetch_all`], of what is read once.
     #[inline(always)]
-    fn prefetch_all_once<T>(self, near: &[T], first: usize, n: usize) {
+    fn prefetch_all_nta<T>(self, near: &[T], first: usize, n: usize) {
         for at in (0..n).step_by(LINE / size_of::<T>()) {
-            self.prefetch_once(near, first + at);
+            self.prefetch_nta(near, first + at);
         }
     }
 
@@ -372,29 +406,30 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_quads(self, from: &[i8]) -> Self::Quads;
     /// The first 4 bytes, `LANES` times. Panics if there are fewer.
     fn splat_quad(self, from: &[u8]) -> Self::Quads;
-    /// In lane `i`, `acc[i]` and the dot product of the quads `i`. `w` is within 0..=127, `x` within -127..=127.
-    fn dot_quads_u8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
-    /// As [`Simd::dot_quads_u8`], for the bytes that [`Simd::quads_of_i8x32`] made of any int8, and with a bias of
-    /// `2^n * sum(x)` where [`Simd::QUADS_BIAS`] is `n`.
-    fn dot_quads_i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
-    /// int8 as [`Simd::dot_quads_i8`] wants them.
+    /// In lane `i`, `acc[i]` and the dot product of the quads `i`. `w` is within 0..=127, `x`
+    /// within -127..=127.
+    fn dot4_u8i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
+    /// As [`Simd::dot4_u8i8`], for the bytes that [`Simd::quads_of_i8x32`] made of any int8, and
+    /// with a bias of `2^n * sum(x)` where [`Simd::QUADS_BIAS`] is `n`.
+    fn dot4_i8i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32;
+    /// int8 as [`Simd::dot4_i8i8`] wants them.
     fn quads_of_i8x32(self, w: Self::I8x32) -> Self::I8x32;
     /// `dots[r][v]` with the dot products of some quads of row `r` and of the tokens `v` added, as
-    /// [`Simd::dot_quads_i8`] does it if `BITS` is 8, or else, for weights of so many bits, [`Simd::dot_quads_u8`]. `w` is (`R`, 32),
-    /// `x[v]` (8, `LANES`, 4), `quads` 4 or 8 of the 8.
+    /// [`Simd::dot4_i8i8`] does it if `BITS` is 8, or else, for weights of so many bits,
+    /// [`Simd::dot4_u8i8`]. `w` is (`R`, 32), `x[v]` (8, `LANES`, 4), `quads` 4 or 8 of the 8.
     #[inline(always)]
-    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
+    fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         self,
         dots: [[Self::I32; V]; R],
         w: &[u8],
         x: [&[i8]; V],
         quads: Range<usize>,
     ) -> [[Self::I32; V]; R] {
-        self.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads)
+        self.dot_micro_panel_by_quads::<BITS, R, V>(dots, w, x, quads)
     }
-    /// [`Simd::dot_strip`] of one quad after another: for what has no faster way.
+    /// [`Simd::dot_micro_panel`] of one quad after another: for what has no faster way.
     #[inline(always)]
-    fn dot_strip_by_quads<const BITS: u32, const R: usize, const V: usize>(
+    fn dot_micro_panel_by_quads<const BITS: u32, const R: usize, const V: usize>(
         self,
         mut dots: [[Self::I32; V]; R],
         w: &[u8],
@@ -410,9 +445,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
                 let w = self.splat_quad(&w[r * 32 + q * 4..]);
                 for v in 0..V {
                     dots[r][v] = if BITS == 8 {
-                        self.dot_quads_i8(dots[r][v], w, x_quads[v])
+                        self.dot4_i8i8(dots[r][v], w, x_quads[v])
                     } else {
-                        self.dot_quads_u8(dots[r][v], w, x_quads[v])
+                        self.dot4_u8i8(dots[r][v], w, x_quads[v])
                     };
                 }
             }
@@ -426,7 +461,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `[value; LANES]`
     fn splat_i32(self, value: i32) -> Self::I32;
     /// In each lane, the dot product of two int16 and two others.
-    fn dot_pairs(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn madd_i16(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// `[0; LANES]`
     fn zero_i32(self) -> Self::I32;
     /// `a as f32`
@@ -448,29 +483,31 @@ fn dot_nibbles_one_by_one<S: Simd>(s: S, w: [S::I8x32; 4], x: &[i8]) -> S::I32x8
 fn nibbles<S: Simd>(s: S, bytes: [S::I8x32; 4]) -> [S::I8x32; 8] {
     let mut nibbles = [s.splat_u8x32(0); 8];
     for k in 0..4 {
-        nibbles[k] = s.bits::<0>(bytes[k], 15);
-        nibbles[k + 4] = s.bits::<4>(bytes[k], 15);
+        nibbles[k] = s.shr_mask::<0>(bytes[k], 15);
+        nibbles[k + 4] = s.shr_mask::<4>(bytes[k], 15);
     }
     nibbles
 }
 
-/// The operations on pairs and more, in an `impl Simd` whose machine has no vector that wide: each block by itself.
+/// The operations on pairs and more, in an `impl Simd` whose machine has no vector that wide: each
+/// block by itself.
 macro_rules! pairs_of_blocks {
     () => {
         type I8x64 = [Self::I8x32; 2];
         type I32x16 = [Self::I32x8; 2];
-        /// Vectors whose lanes belong to different groups, so that their products need no sum across lanes. [`Turn::Nibbles16`]:
-        /// vector `k` has quad `k` of each group. [`Turn::Nibbles32`]: vector `k`, below 4, has quad `k` of groups 0, 2, 4 and 6,
+        /// Vectors whose lanes belong to different groups, so that their products need no sum
+        /// across lanes. [`Interleave::Nibbles16`]: vector `k` has quad `k` of each group.
+        /// [`Interleave::Nibbles32`]: vector `k`, below 4, has quad `k` of groups 0, 2, 4 and 6,
         /// then their quad `k + 4`; vector `k + 4` likewise of the odd groups.
-        type Turned = [Self::I8x32; 8];
+        type Interleaved = [Self::I8x32; 8];
 
-        const TURNS: [[u8; 64]; 2] = {
+        const INTERLEAVES: [[u8; 64]; 2] = {
             let mut turns = [[0; 64]; 2];
             let mut i = 0;
             while i < 64 {
                 let (vector, lane) = (i / 8, i % 8);
-                turns[Turn::Nibbles16 as usize][i] = (8 * lane + vector) as u8;
-                turns[Turn::Nibbles32 as usize][i] =
+                turns[Interleave::Nibbles16 as usize][i] = (8 * lane + vector) as u8;
+                turns[Interleave::Nibbles32 as usize][i] =
                     (8 * (lane % 4 * 2 + vector / 4) + vector % 4 + lane / 4 * 4) as u8;
                 i += 1;
             }
@@ -478,22 +515,27 @@ macro_rules! pairs_of_blocks {
         };
 
         #[inline(always)]
-        fn turn_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Turned {
-            crate::simd::nibbles(self, self.turn_16x8(from, STRIDE))
+        fn interleave_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Interleaved {
+            crate::simd::nibbles(self, self.transpose_16x8(from, STRIDE))
         }
         #[inline(always)]
-        fn turn_nibbles_32(self, from: &[u8]) -> Self::Turned {
-            crate::simd::nibbles(self, self.turn_32x4(from))
+        fn interleave_nibbles_32(self, from: &[u8]) -> Self::Interleaved {
+            crate::simd::nibbles(self, self.transpose_32x4(from))
         }
         #[inline(always)]
-        fn lookup_turned(self, table: &[i8; 16], mut a: Self::Turned) -> Self::Turned {
+        fn shuffle_interleaved(self, table: &[i8; 16], mut a: Self::Interleaved) -> Self::Interleaved {
             for k in 0..8 {
-                a[k] = self.lookup(table, a[k]);
+                a[k] = self.shuffle(table, a[k]);
             }
             a
         }
         #[inline(always)]
-        fn dot_turned<const SIGNED: bool>(self, turn: Turn, w: Self::Turned, x: &[i8]) -> Self::I32x8 {
+        fn dot_interleaved<const SIGNED: bool>(
+            self,
+            turn: Interleave,
+            w: Self::Interleaved,
+            x: &[i8],
+        ) -> Self::I32x8 {
             let [a, b, c, d, e, f, g, h] = w;
             let mut dots = [self.zero_i32x8(); 2];
             if SIGNED {
@@ -504,8 +546,8 @@ macro_rules! pairs_of_blocks {
                 dots = [self.dot_nibbles([a, b, c, d], x), self.dot_nibbles([e, f, g, h], &x[128..])];
             }
             match turn {
-                Turn::Nibbles16 => self.add_i32x8(dots[0], dots[1]),
-                Turn::Nibbles32 => self.sum_halves_alternately(dots[0], dots[1]),
+                Interleave::Nibbles16 => self.add_i32x8(dots[0], dots[1]),
+                Interleave::Nibbles32 => self.sum_halves_alternately(dots[0], dots[1]),
             }
         }
         #[inline(always)]
@@ -517,7 +559,7 @@ macro_rules! pairs_of_blocks {
             [self.load_u8x32(from), self.load_u8x32(&from[32..])]
         }
         #[inline(always)]
-        fn zero_pair(self) -> Self::I8x64 {
+        fn zero_x64(self) -> Self::I8x64 {
             [self.splat_u8x32(0); 2]
         }
         #[inline(always)]
@@ -525,52 +567,56 @@ macro_rules! pairs_of_blocks {
             pair
         }
         #[inline(always)]
-        fn load_u8_pair(self, [a, b]: [&[u8]; 2]) -> Self::I8x64 {
+        fn load_u8_2x32(self, [a, b]: [&[u8]; 2]) -> Self::I8x64 {
             [self.load_u8x32(a), self.load_u8x32(b)]
         }
         #[inline(always)]
-        fn load_nibbles_pair(self, [a, b]: [&[u8]; 2]) -> Self::I8x64 {
+        fn load_nibbles_x64(self, [a, b]: [&[u8]; 2]) -> Self::I8x64 {
             [self.load_nibbles(a), self.load_nibbles(b)]
         }
         #[inline(always)]
-        fn spread_bits_pair(self, [a, b]: [u32; 2]) -> Self::I8x64 {
-            [self.spread_bits(a), self.spread_bits(b)]
+        fn mask_from_bits_x64(self, [a, b]: [u32; 2]) -> Self::I8x64 {
+            [self.mask_from_bits(a), self.mask_from_bits(b)]
         }
         #[inline(always)]
-        fn bits_pair<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x64 {
-            [self.bits::<FIRST>(a, mask), self.bits::<SECOND>(a, mask)]
+        fn shr_mask_split<const FIRST: u32, const SECOND: u32>(
+            self,
+            a: Self::I8x32,
+            mask: u8,
+        ) -> Self::I8x64 {
+            [self.shr_mask::<FIRST>(a, mask), self.shr_mask::<SECOND>(a, mask)]
         }
         #[inline(always)]
-        fn bits_up_pair<const FIRST: u32, const SECOND: u32>(
+        fn shl_mask_split<const FIRST: u32, const SECOND: u32>(
             self,
             a: Self::I8x32,
             masks: [u8; 2],
         ) -> Self::I8x64 {
-            [self.bits_up::<FIRST>(a, masks[0]), self.bits_up::<SECOND>(a, masks[1])]
+            [self.shl_mask::<FIRST>(a, masks[0]), self.shl_mask::<SECOND>(a, masks[1])]
         }
         #[inline(always)]
-        fn bits_of_pair<const SHIFT: u32>(self, [a, b]: Self::I8x64, mask: u8) -> Self::I8x64 {
-            [self.bits::<SHIFT>(a, mask), self.bits::<SHIFT>(b, mask)]
+        fn shr_mask_x64<const SHIFT: u32>(self, [a, b]: Self::I8x64, mask: u8) -> Self::I8x64 {
+            [self.shr_mask::<SHIFT>(a, mask), self.shr_mask::<SHIFT>(b, mask)]
         }
         #[inline(always)]
-        fn mask_pair(self, [a, b]: Self::I8x64, mask: u8) -> Self::I8x64 {
+        fn and_mask_x64(self, [a, b]: Self::I8x64, mask: u8) -> Self::I8x64 {
             let mask = self.splat_u8x32(mask);
             [self.and_u8x32(a, mask), self.and_u8x32(b, mask)]
         }
         #[inline(always)]
-        fn or_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I8x64 {
+        fn or_x64(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I8x64 {
             [self.or_u8x32(a, c), self.or_u8x32(b, d)]
         }
         #[inline(always)]
-        fn lookup_pair(self, table: &[i8; 16], [a, b]: Self::I8x64) -> Self::I8x64 {
-            [self.lookup(table, a), self.lookup(table, b)]
+        fn shuffle_x64(self, table: &[i8; 16], [a, b]: Self::I8x64) -> Self::I8x64 {
+            [self.shuffle(table, a), self.shuffle(table, b)]
         }
         #[inline(always)]
-        fn dot_i8_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I32x16 {
+        fn dot_i8_x64(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I32x16 {
             [self.dot_i8x32(self.zero_i32x8(), a, c), self.dot_i8x32(self.zero_i32x8(), b, d)]
         }
         #[inline(always)]
-        fn dot_u8_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I32x16 {
+        fn dot_u8_x64(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I32x16 {
             [self.dot_u8x32(self.zero_i32x8(), a, c), self.dot_u8x32(self.zero_i32x8(), b, d)]
         }
         #[inline(always)]
@@ -582,17 +628,17 @@ macro_rules! pairs_of_blocks {
             [self.sum_i32x8_each(blocks[0]), self.sum_i32x8_each(blocks[1])]
         }
         #[inline(always)]
-        fn sum_halves_of_pairs<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2] {
+        fn sum_halves_x64<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2] {
             let [[a, b], [c, d], [e, f], [g, h]] = a;
             self.sum_halves_each::<SMALL>([a, b, c, d, e, f, g, h])
         }
         #[inline(always)]
-        fn sum_scaled_halves_of_pairs(self, a: [Self::I32x16; 4], scales: Self::I8x32) -> Self::I32x8 {
+        fn sum_scaled_halves_x64(self, a: [Self::I32x16; 4], scales: Self::I8x32) -> Self::I32x8 {
             let [[a, b], [c, d], [e, f], [g, h]] = a;
             self.sum_scaled_halves_each([a, b, c, d, e, f, g, h], scales)
         }
         #[inline(always)]
-        fn mul_pair(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I8x64 {
+        fn mul_x64(self, [a, b]: Self::I8x64, [c, d]: Self::I8x64) -> Self::I8x64 {
             [self.mul_u8x32(a, c), self.mul_u8x32(b, d)]
         }
     };

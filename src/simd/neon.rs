@@ -1,27 +1,32 @@
-//! NEON: every 64-bit ARM processor; and its dot products of int8 (`dotprod`), which nearly all since 2018 have: Apple M1,
-//! Neoverse N1, Cortex-A76 and A55 onwards.
+//! NEON: every 64-bit ARM processor; and its dot products of int8 (`dotprod`), which nearly all
+//! since 2018 have: Apple M1, Neoverse N1, Cortex-A76 and A55 onwards.
 //!
-//! A vector here is a pair of 128-bit registers. Thirty-two registers then hold as many vectors as AVX2's sixteen, so
-//! tiles that fit there fit here, and every sum has twice as many additions under way.
+//! A vector here is a pair of 128-bit registers. Thirty-two registers then hold as many vectors as
+//! AVX2's sixteen, so tiles that fit there fit here, and every sum has twice as many additions
+//! under way.
 //!
-//! What it costs, counted in the code that rustc 1.95 makes, for want of a processor to time it on. Decode's row dots, with
-//! sums across lanes and not yet turned, take so many instructions for 32 weights, loads and all:
+//! What it costs, counted in the code that rustc 1.95 makes, for want of a processor to time it on.
+//! Decode's row dots, with sums across lanes and not yet interleaved, take so many instructions for
+//! 32 weights, loads and all:
 //!
 //! | | Q8_0 | Q4_0 | Q4_K | Q5_K | Q6_K | Q5_0 |
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | with `dotprod` | 12.0 | 14.5 | 16.1 | 21.4 | 22.5 | 24.5 |
 //! | without | 15.0 | 17.5 | 19.1 | 25.0 | 28.5 | 28.8 |
 //!
-//! Prefill's tile, 4 rows by 16 tokens, takes 348 for a group of 32: 128 `sdot`, 48 that scale their results, and the rest
-//! mostly loads and stores. So where a processor does as many `sdot` as f32 operations in a cycle, 73 % of its peak is the
-//! most; without `dotprod` the tile takes 872. None of these loops calls anything. That of the products spills nothing; a
-//! tile's sums, for which there are no registers left, are read and written once a group.
+//! Prefill's tile, 4 rows by 16 tokens, takes 348 for a group of 32: 128 `sdot`, 48 that scale
+//! their results, and the rest mostly loads and stores. So where a processor does as many `sdot` as
+//! f32 operations in a cycle, 73 % of its peak is the most; without `dotprod` the tile takes 872.
+//! None of these loops calls anything. That of the products spills nothing; a tile's sums, for
+//! which there are no registers left, are read and written once a group.
 //!
-//! `i8mm` has `smmla`, two `sdot` in one, but its results are two rows by two tokens. Operands stored as they are now would
-//! be shuffled into pairs, and results out of them, with as many instructions as it saves; it pays only where panels and
-//! tiles are stored in pairs, and sums stay so until the output.
+//! `i8mm` has `smmla`, two `sdot` in one, but its results are two rows by two tokens. Operands
+//! stored as they are now would be shuffled into pairs, and results out of them, with as many
+//! instructions as it saves; it pays only where panels and tiles are stored in pairs, and sums stay
+//! so until the output.
 //!
-//! `sdot`, and `fcvtl` from half precision, are written as `asm!`: Rust 1.89 has no stable intrinsic for them.
+//! `sdot`, and `fcvtl` from half precision, are written as `asm!`: Rust 1.89 has no stable
+//! intrinsic for them.
 
 #![allow(unsafe_code, reason = "intrinsics: the token proves that the processor has them")]
 
@@ -33,11 +38,11 @@ use std::arch::asm;
 use std::ops::Range;
 
 use self::parts::{
-    dot_pairs, load_below_4, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8,
+    load_below_4, madd_i16, store_below_4, sum_i32x4_each, transpose_4x4_twice, widen_f16, widen_i8,
 };
 use self::products::Products;
 pub(super) use self::products::{Dotprod, Widening};
-use super::{Byte, Kernel, Number, Simd, Turn};
+use super::{Byte, Interleave, Kernel, Number, Simd};
 
 /// Proof that NEON is there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +59,11 @@ impl<P: Products> Neon<P> {
     }
 }
 
-// SAFETY of every block below: `self` proves NEON; each pointer comes from a slice whose length was checked on the line
-// before, and loads and stores want no alignment beyond their element's.
+// SAFETY of every block below: `self` proves NEON; each pointer comes from a slice whose length was
+// checked on the line before, and loads and stores want no alignment beyond their element's.
 impl<P: Products> Simd for Neon<P> {
     const LANES: usize = 8;
-    const TILE_WIDTH: usize = 2;
+    const REGISTER_TILE: usize = 2;
     type F32 = float32x4x2_t;
     type I8x32 = int8x16x2_t;
     type I32x8 = int32x4x2_t;
@@ -164,7 +169,7 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn max_size(self, a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+    fn max_abs(self, a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
         // SAFETY: as above. The bits of numbers without a sign have the order of the numbers.
         unsafe {
             let low = vmaxq_u32(vreinterpretq_u32_f32(a.0), vreinterpretq_u32_f32(vabsq_f32(b.0)));
@@ -173,7 +178,7 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn max_size_of_each(self, a: [float32x4x2_t; 8]) -> float32x4x2_t {
+    fn hmax_abs_each(self, a: [float32x4x2_t; 8]) -> float32x4x2_t {
         // SAFETY: as above.
         unsafe {
             let mut of_four = [vdupq_n_u32(0); 8];
@@ -187,7 +192,7 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn fold_x8(self, a: float32x4x2_t) -> float32x4x2_t {
+    fn reduce_to_x8(self, a: float32x4x2_t) -> float32x4x2_t {
         a
     }
     #[inline(always)]
@@ -200,7 +205,8 @@ impl<P: Products> Simd for Neon<P> {
         let to = &mut to[..8];
         // SAFETY: as above; 8 bytes are written.
         unsafe {
-            let [low, high] = [vcvtaq_s32_f32(value.0), vcvtaq_s32_f32(value.1)]; // ties away from zero
+            // ties away from zero
+            let [low, high] = [vcvtaq_s32_f32(value.0), vcvtaq_s32_f32(value.1)];
             vst1_s8(to.as_mut_ptr(), vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
         }
     }
@@ -234,7 +240,7 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn spread_bits(self, bits: u32) -> int8x16x2_t {
+    fn mask_from_bits(self, bits: u32) -> int8x16x2_t {
         // Each byte gets the byte of `bits` that holds its bit, and tests that bit.
         // SAFETY: as above.
         unsafe {
@@ -248,9 +254,9 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn bits<const SHIFT: u32>(self, a: int8x16x2_t, mask: u8) -> int8x16x2_t {
-        // By a register: the immediate form takes no 0. The compiler makes it immediate where it isn't.
-        // SAFETY: as above.
+    fn shr_mask<const SHIFT: u32>(self, a: int8x16x2_t, mask: u8) -> int8x16x2_t {
+        // By a register: the immediate form takes no 0. The compiler makes it immediate where it
+        // isn't. SAFETY: as above.
         let shifted = unsafe {
             let shift = |a| vreinterpretq_s8_u8(vshlq_u8(vreinterpretq_u8_s8(a), vdupq_n_s8(-(SHIFT as i8))));
             int8x16x2_t(shift(a.0), shift(a.1))
@@ -258,7 +264,7 @@ impl<P: Products> Simd for Neon<P> {
         self.and_u8x32(shifted, self.splat_u8x32(mask))
     }
     #[inline(always)]
-    fn bits_up<const SHIFT: u32>(self, a: int8x16x2_t, mask: u8) -> int8x16x2_t {
+    fn shl_mask<const SHIFT: u32>(self, a: int8x16x2_t, mask: u8) -> int8x16x2_t {
         let a = self.and_u8x32(a, self.splat_u8x32(mask));
         // SAFETY: as above.
         unsafe {
@@ -277,7 +283,7 @@ impl<P: Products> Simd for Neon<P> {
         unsafe { int8x16x2_t(vorrq_s8(a.0, b.0), vorrq_s8(a.1, b.1)) }
     }
     #[inline(always)]
-    fn lookup(self, table: &[i8; 16], a: int8x16x2_t) -> int8x16x2_t {
+    fn shuffle(self, table: &[i8; 16], a: int8x16x2_t) -> int8x16x2_t {
         // SAFETY: as above.
         unsafe {
             let table = vld1q_s8(table.as_ptr());
@@ -308,14 +314,14 @@ impl<P: Products> Simd for Neon<P> {
     }
     #[inline(always)]
     fn dot_i8x32(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
-        self.dot_quads_u8(acc, w, x)
+        self.dot4_u8i8(acc, w, x)
     }
     #[inline(always)]
     fn dot_u8x32(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
         self.dot_i8x32(acc, w, x)
     }
     #[inline(always)]
-    fn dot_unbias(self, dots: int32x4x2_t, _x_sums: int32x4x2_t) -> int32x4x2_t {
+    fn remove_bias(self, dots: int32x4x2_t, _x_sums: int32x4x2_t) -> int32x4x2_t {
         dots
     }
     #[inline(always)]
@@ -373,7 +379,7 @@ impl<P: Products> Simd for Neon<P> {
         unsafe { int8x16x2_t(vmulq_s8(a.0, b.0), vmulq_s8(a.1, b.1)) }
     }
     #[inline(always)]
-    fn widen_to_pairs(self, a: int8x16x2_t) -> [int32x4x2_t; 2] {
+    fn widen_i8_to_i16(self, a: int8x16x2_t) -> [int32x4x2_t; 2] {
         // SAFETY: as above.
         unsafe {
             let pairs = |a| {
@@ -384,12 +390,12 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn pairs(self, low: int32x4x2_t, high: int32x4x2_t) -> int32x4x2_t {
+    fn pack_i16(self, low: int32x4x2_t, high: int32x4x2_t) -> int32x4x2_t {
         // SAFETY: as above.
         unsafe { int32x4x2_t(vsliq_n_s32::<16>(low.0, high.0), vsliq_n_s32::<16>(low.1, high.1)) }
     }
     #[inline(always)]
-    fn split_pairs(self, a: int32x4x2_t) -> [int32x4x2_t; 2] {
+    fn unpack_i16(self, a: int32x4x2_t) -> [int32x4x2_t; 2] {
         // SAFETY: as above.
         unsafe {
             let low = |a| vshrq_n_s32::<16>(vshlq_n_s32::<16>(a));
@@ -398,9 +404,9 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn dot_pairs_x8(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+    fn madd_i16_x8(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
         // SAFETY: as above.
-        unsafe { int32x4x2_t(dot_pairs(a.0, b.0), dot_pairs(a.1, b.1)) }
+        unsafe { int32x4x2_t(madd_i16(a.0, b.0), madd_i16(a.1, b.1)) }
     }
     #[inline(always)]
     fn sub_shifted_i32x8(self, a: int32x4x2_t, b: int32x4x2_t, n: u32) -> int32x4x2_t {
@@ -421,7 +427,7 @@ impl<P: Products> Simd for Neon<P> {
         unsafe { widen_i8(vcreate_s8(a)) }
     }
     #[inline(always)]
-    fn widen_i8_pairs(self, a: u128) -> [int32x4x2_t; 2] {
+    fn widen_i8_even_odd(self, a: u128) -> [int32x4x2_t; 2] {
         // SAFETY: as above.
         unsafe {
             let (low, high) = (vcreate_s8(a as u64), vcreate_s8((a >> 64) as u64));
@@ -435,7 +441,7 @@ impl<P: Products> Simd for Neon<P> {
         float32x4x2_t(half, half)
     }
     #[inline(always)]
-    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> float32x4x2_t {
+    fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> float32x4x2_t {
         let from = &from[..8 * STRIDE - 2];
         let mut numbers = [0; 8];
         for i in 0..8 {
@@ -461,7 +467,7 @@ impl<P: Products> Simd for Neon<P> {
         unsafe { float32x4x2_t(vcvtq_f32_s32(a.0), vcvtq_f32_s32(a.1)) }
     }
     #[inline(always)]
-    fn set_x8(self, lanes: [f32; 8]) -> float32x4x2_t {
+    fn from_array(self, lanes: [f32; 8]) -> float32x4x2_t {
         self.load(&lanes)
     }
     #[inline(always)]
@@ -469,7 +475,7 @@ impl<P: Products> Simd for Neon<P> {
         self.add(a, b)
     }
     #[inline(always)]
-    fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [float32x4x2_t; 4] {
+    fn transpose_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [float32x4x2_t; 4] {
         const { assert!(size_of::<N>() == size_of::<f32>()) };
         let from = &from[..7 * stride + 4];
         let mut rows = [self.zero_i32x8().0; 8];
@@ -500,7 +506,7 @@ impl<P: Products> Simd for Neon<P> {
         self.store(a, to);
     }
     #[inline(always)]
-    fn lanes_x8(self, a: float32x4x2_t) -> [f32; 8] {
+    fn to_array(self, a: float32x4x2_t) -> [f32; 8] {
         let mut lanes = [0.0; 8];
         self.store(a, &mut lanes);
         lanes
@@ -510,7 +516,7 @@ impl<P: Products> Simd for Neon<P> {
         self.mul(a, b)
     }
     #[inline(always)]
-    fn sum_x8_each<const N: usize>(self, a: [float32x4x2_t; N]) -> [f32; N] {
+    fn hsum_each<const N: usize>(self, a: [float32x4x2_t; N]) -> [f32; N] {
         // SAFETY: as above; four sums are written where four are left.
         unsafe {
             let mut sums = [0.0; N];
@@ -532,7 +538,7 @@ impl<P: Products> Simd for Neon<P> {
     }
 
     #[inline(always)]
-    fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [int8x16x2_t; 4] {
+    fn transpose_16x8<B: Byte>(self, from: &[B], stride: usize) -> [int8x16x2_t; 4] {
         const { assert!(size_of::<B>() == 1) };
         let from = &from[..7 * stride + 16];
         let row = |i: usize| {
@@ -544,7 +550,7 @@ impl<P: Products> Simd for Neon<P> {
         unsafe { transpose_4x4_twice([row(0), row(1), row(2), row(3)], [row(4), row(5), row(6), row(7)]) }
     }
     #[inline(always)]
-    fn turn_32x4(self, from: &[u8]) -> [int8x16x2_t; 4] {
+    fn transpose_32x4(self, from: &[u8]) -> [int8x16x2_t; 4] {
         let row = |i: usize| self.load_u8x32(&from[32 * i..]);
         let (a, b, c, d) = (row(0), row(1), row(2), row(3));
         // SAFETY: as above.
@@ -559,7 +565,7 @@ impl<P: Products> Simd for Neon<P> {
         }
     }
     #[inline(always)]
-    fn some_x8(self, a: float32x4x2_t, first: usize, n: usize) -> float32x4x2_t {
+    fn extract_lanes(self, a: float32x4x2_t, first: usize, n: usize) -> float32x4x2_t {
         let mut lanes = [0.0; 16];
         self.store_x8(a, &mut lanes);
         lanes[first + n..].fill(0.0);
@@ -578,7 +584,7 @@ impl<P: Products> Simd for Neon<P> {
     }
 
     #[inline(always)]
-    fn prefetch_once<T>(self, near: &[T], at: usize) {
+    fn prefetch_nta<T>(self, near: &[T], at: usize) {
         // SAFETY: any address may be prefetched.
         unsafe {
             asm!(
@@ -611,19 +617,19 @@ impl<P: Products> Simd for Neon<P> {
         int8x16x2_t(half, half)
     }
     #[inline(always)]
-    fn dot_quads_u8(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
+    fn dot4_u8i8(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
         int32x4x2_t(self.0.dot_quads(acc.0, w.0, x.0), self.0.dot_quads(acc.1, w.1, x.1))
     }
     #[inline(always)]
-    fn dot_quads_i8(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
-        self.dot_quads_u8(acc, w, x)
+    fn dot4_i8i8(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
+        self.dot4_u8i8(acc, w, x)
     }
     #[inline(always)]
     fn quads_of_i8x32(self, w: int8x16x2_t) -> int8x16x2_t {
         w
     }
     #[inline(always)]
-    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
+    fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         self,
         mut dots: [[int32x4x2_t; V]; R],
         w: &[u8],
@@ -664,8 +670,8 @@ impl<P: Products> Simd for Neon<P> {
         int32x4x2_t(half, half)
     }
     #[inline(always)]
-    fn dot_pairs(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
-        self.dot_pairs_x8(a, b)
+    fn madd_i16(self, a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+        self.madd_i16_x8(a, b)
     }
     #[inline(always)]
     fn zero_i32(self) -> int32x4x2_t {
@@ -678,8 +684,8 @@ impl<P: Products> Simd for Neon<P> {
 }
 
 impl<P: Products> Neon<P> {
-    /// `dots[r][v]` with the products of quad `LANE` of `w[r]` and of each token's quad `LANE` added. `x[v]` is (4, 8 tokens,
-    /// 4).
+    /// `dots[r][v]` with the products of quad `LANE` of `w[r]` and of each token's quad `LANE`
+    /// added. `x[v]` is (4, 8 tokens, 4).
     #[inline(always)]
     fn dot_strip_lane<const LANE: i32, const R: usize, const V: usize>(
         self,

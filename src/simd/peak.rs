@@ -1,13 +1,14 @@
-//! How much an instruction set computes from registers alone, and reads without computing: what kernels are measured against.
+//! How much an instruction set computes from registers alone, and reads without computing: what
+//! kernels are measured against.
 
-use super::{AHEAD, Isa, kernel};
+use super::{Isa, PREFETCH_DISTANCE, kernel};
 
 /// Chains of operations: enough to hide an operation's latency.
 const CHAINS: usize = 12;
 
 impl Isa {
-    /// Multiplies and adds int8 in registers, `rounds` times in each of twelve chains, on the calling thread; how many
-    /// operations that were. Time it to know this processor's peak.
+    /// Multiplies and adds int8 in registers, `rounds` times in each of twelve chains, on the
+    /// calling thread; how many operations that were. Time it to know this processor's peak.
     #[must_use]
     pub fn multiply_int8(self, rounds: usize) -> u64 {
         int8(self, rounds);
@@ -21,8 +22,8 @@ impl Isa {
         (rounds * CHAINS * self.lanes() * 2) as u64
     }
 
-    /// Reads memory as kernels read weights, in order and fetched ahead; the bits that any byte has. Time it to know how fast
-    /// memory can be read.
+    /// Reads memory as kernels read weights, in order and fetched ahead; the bits that any byte
+    /// has. Time it to know how fast memory can be read.
     #[must_use]
     pub fn read(self, bytes: &[u8]) -> u8 {
         read(self, bytes)
@@ -31,12 +32,12 @@ impl Isa {
 
 kernel! {
     fn read(s; bytes: &[u8]) -> u8 {
-        let mut bits = [s.zero_pair(); 4];
+        let mut bits = [s.zero_x64(); 4];
         let mut chunks = bytes.chunks_exact(256);
         for chunk in &mut chunks {
             for i in 0..4 {
-                s.prefetch_once(chunk, AHEAD + 64 * i);
-                bits[i] = s.or_pair(bits[i], s.load_u8x64(&chunk[64 * i..]));
+                s.prefetch_nta(chunk, PREFETCH_DISTANCE + 64 * i);
+                bits[i] = s.or_x64(bits[i], s.load_u8x64(&chunk[64 * i..]));
             }
         }
         let mut all = chunks.remainder().iter().fold(0, |bits, byte| bits | byte);
@@ -56,7 +57,7 @@ kernel! {
         for _ in 0..rounds {
             let w = std::hint::black_box(w);
             for acc in &mut acc {
-                *acc = s.dot_quads_u8(*acc, w, x);
+                *acc = s.dot4_u8i8(*acc, w, x);
             }
         }
         std::hint::black_box(acc);

@@ -1,8 +1,10 @@
-//! The oracle: every operation as plain arithmetic on arrays. The other instruction sets are tested against it.
+//! The oracle: every operation as plain arithmetic on arrays. The other instruction sets are tested
+//! against it.
 
-use super::{Byte, Number, Simd, Turn};
+use super::{Byte, Interleave, Number, Simd};
 
-/// No instruction set at all. Arrays of 8 let the compiler use what every processor of the target has.
+/// No instruction set at all. Arrays of 8 let the compiler use what every processor of the target
+/// has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scalar;
 
@@ -22,7 +24,7 @@ fn f16_to_f32(bits: u16) -> f32 {
 
 impl Simd for Scalar {
     const LANES: usize = LANES;
-    const TILE_WIDTH: usize = 1;
+    const REGISTER_TILE: usize = 1;
     type F32 = [f32; LANES];
     type I8x32 = [i8; 32];
     type I32x8 = [i32; 8];
@@ -74,7 +76,8 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
-        // Not f32::mul_add, which is a call into the C library where the target has no such instruction.
+        // Not f32::mul_add, which is a call into the C library where the target has no such
+        // instruction.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
@@ -86,15 +89,15 @@ impl Simd for Scalar {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    fn max_size(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+    fn max_abs(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         std::array::from_fn(|i| f32::from_bits(a[i].to_bits().max(b[i].abs().to_bits())))
     }
     #[inline(always)]
-    fn max_size_of_each(self, a: [Self::F32; 8]) -> Self::F32x8 {
+    fn hmax_abs_each(self, a: [Self::F32; 8]) -> Self::F32x8 {
         a.map(|sizes| f32::from_bits(sizes.iter().fold(0, |max, size| size.to_bits().max(max))))
     }
     #[inline(always)]
-    fn fold_x8(self, a: Self::F32) -> Self::F32x8 {
+    fn reduce_to_x8(self, a: Self::F32) -> Self::F32x8 {
         a
     }
     #[inline(always)]
@@ -125,15 +128,15 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if i < 16 { from[i] & 15 } else { from[i - 16] >> 4 } as i8)
     }
     #[inline(always)]
-    fn spread_bits(self, bits: u32) -> Self::I8x32 {
+    fn mask_from_bits(self, bits: u32) -> Self::I8x32 {
         std::array::from_fn(|i| -((bits >> i & 1) as i8))
     }
     #[inline(always)]
-    fn bits<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
+    fn shr_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
         a.map(|byte| (byte as u8 >> SHIFT & mask) as i8)
     }
     #[inline(always)]
-    fn bits_up<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
+    fn shl_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32 {
         a.map(|byte| ((byte as u8 & mask) << SHIFT) as i8)
     }
     #[inline(always)]
@@ -145,7 +148,7 @@ impl Simd for Scalar {
         std::array::from_fn(|i| a[i] | b[i])
     }
     #[inline(always)]
-    fn lookup(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32 {
+    fn shuffle(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32 {
         a.map(|i| table[i as usize & 15])
     }
     #[inline(always)]
@@ -171,7 +174,7 @@ impl Simd for Scalar {
         self.dot_i8x32(acc, w, x)
     }
     #[inline(always)]
-    fn dot_unbias(self, dots: Self::I32x8, _x_sums: Self::I32x8) -> Self::I32x8 {
+    fn remove_bias(self, dots: Self::I32x8, _x_sums: Self::I32x8) -> Self::I32x8 {
         dots
     }
     #[inline(always)]
@@ -193,7 +196,7 @@ impl Simd for Scalar {
         std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
     }
     #[inline(always)]
-    fn widen_to_pairs(self, a: Self::I8x32) -> [Self::I32x8; 2] {
+    fn widen_i8_to_i16(self, a: Self::I8x32) -> [Self::I32x8; 2] {
         let wide = a.map(i32::from);
         [0, 16].map(|first| {
             let pair = |i: usize| wide[first + 2 * i] & 0xffff | wide[first + 2 * i + 1] << 16;
@@ -201,15 +204,15 @@ impl Simd for Scalar {
         })
     }
     #[inline(always)]
-    fn pairs(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8 {
+    fn pack_i16(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8 {
         std::array::from_fn(|i| low[i] & 0xffff | high[i] << 16)
     }
     #[inline(always)]
-    fn split_pairs(self, a: Self::I32x8) -> [Self::I32x8; 2] {
+    fn unpack_i16(self, a: Self::I32x8) -> [Self::I32x8; 2] {
         [a.map(|pair| i32::from(pair as i16)), a.map(|pair| pair >> 16)]
     }
     #[inline(always)]
-    fn dot_pairs_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
+    fn madd_i16_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
         std::array::from_fn(|i| i32::from(a[i] as i16) * i32::from(b[i] as i16) + (a[i] >> 16) * (b[i] >> 16))
     }
     #[inline(always)]
@@ -225,7 +228,7 @@ impl Simd for Scalar {
         a.to_le_bytes().map(|byte| i32::from(byte as i8))
     }
     #[inline(always)]
-    fn widen_i8_pairs(self, a: u128) -> [Self::I32x8; 2] {
+    fn widen_i8_even_odd(self, a: u128) -> [Self::I32x8; 2] {
         let bytes = a.to_le_bytes();
         [0, 1].map(|odd| std::array::from_fn(|i| i32::from(bytes[2 * i + odd] as i8)))
     }
@@ -234,7 +237,7 @@ impl Simd for Scalar {
         [f16_to_f32(bits); 8]
     }
     #[inline(always)]
-    fn f16_of_each<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8 {
+    fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8 {
         std::array::from_fn(|i| f16_to_f32(u16::from_le_bytes([from[i * STRIDE], from[i * STRIDE + 1]])))
     }
     #[inline(always)]
@@ -254,7 +257,7 @@ impl Simd for Scalar {
         a.map(|v| v as f32)
     }
     #[inline(always)]
-    fn set_x8(self, lanes: [f32; 8]) -> Self::F32x8 {
+    fn from_array(self, lanes: [f32; 8]) -> Self::F32x8 {
         lanes
     }
     #[inline(always)]
@@ -262,7 +265,7 @@ impl Simd for Scalar {
         self.add(a, b)
     }
     #[inline(always)]
-    fn turn_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [Self::F32x8; 4] {
+    fn transpose_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [Self::F32x8; 4] {
         std::array::from_fn(|k| std::array::from_fn(|i| from[i * stride + k].get()))
     }
     #[inline(always)]
@@ -270,7 +273,7 @@ impl Simd for Scalar {
         to[..8].copy_from_slice(&a);
     }
     #[inline(always)]
-    fn lanes_x8(self, a: Self::F32x8) -> [f32; 8] {
+    fn to_array(self, a: Self::F32x8) -> [f32; 8] {
         a
     }
     #[inline(always)]
@@ -278,16 +281,16 @@ impl Simd for Scalar {
         self.mul(a, b)
     }
     #[inline(always)]
-    fn sum_x8_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N] {
+    fn hsum_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N] {
         a.map(|v| ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])))
     }
 
     #[inline(always)]
-    fn turn_16x8<B: Byte>(self, from: &[B], stride: usize) -> [Self::I8x32; 4] {
+    fn transpose_16x8<B: Byte>(self, from: &[B], stride: usize) -> [Self::I8x32; 4] {
         std::array::from_fn(|k| std::array::from_fn(|i| from[i / 4 * stride + 4 * k + i % 4].signed()))
     }
     #[inline(always)]
-    fn turn_32x4(self, from: &[u8]) -> [Self::I8x32; 4] {
+    fn transpose_32x4(self, from: &[u8]) -> [Self::I8x32; 4] {
         std::array::from_fn(|k| {
             std::array::from_fn(|i| from[i / 4 % 4 * 32 + i / 16 * 16 + 4 * k + i % 4] as i8)
         })
@@ -297,13 +300,13 @@ impl Simd for Scalar {
         std::array::from_fn(|i| [even, odd][i % 2][i / 2] + [even, odd][i % 2][i / 2 + 4])
     }
     #[inline(always)]
-    fn some_x8(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8 {
+    fn extract_lanes(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8 {
         std::array::from_fn(|i| if i < n { a[first + i] } else { 0.0 })
     }
     #[inline(always)]
     fn prefetch<T>(self, _near: &[T], _at: usize) {}
     #[inline(always)]
-    fn prefetch_once<T>(self, _near: &[T], _at: usize) {}
+    fn prefetch_nta<T>(self, _near: &[T], _at: usize) {}
 
     #[inline(always)]
     fn store_bytes<B: Byte>(self, value: Self::I8x32, to: &mut [B]) {
@@ -320,12 +323,12 @@ impl Simd for Scalar {
         [std::array::from_fn(|j| from[j] as i8); LANES]
     }
     #[inline(always)]
-    fn dot_quads_u8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32 {
+    fn dot4_u8i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32 {
         std::array::from_fn(|i| (0..4).map(|j| i32::from(w[i][j]) * i32::from(x[i][j])).sum::<i32>() + acc[i])
     }
     #[inline(always)]
-    fn dot_quads_i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32 {
-        self.dot_quads_u8(acc, w, x)
+    fn dot4_i8i8(self, acc: Self::I32, w: Self::Quads, x: Self::Quads) -> Self::I32 {
+        self.dot4_u8i8(acc, w, x)
     }
     #[inline(always)]
     fn quads_of_i8x32(self, w: Self::I8x32) -> Self::I8x32 {
@@ -344,8 +347,8 @@ impl Simd for Scalar {
         [value; LANES]
     }
     #[inline(always)]
-    fn dot_pairs(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        self.dot_pairs_x8(a, b)
+    fn madd_i16(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.madd_i16_x8(a, b)
     }
     #[inline(always)]
     fn zero_i32(self) -> Self::I32 {

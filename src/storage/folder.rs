@@ -19,8 +19,8 @@ fn start_of(folder: &Path, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What an adapter (`LoRA`) in this folder changes: `None` if there is no adapter, and nothing within if
-/// it doesn't say.
+/// What an adapter (`LoRA`) in this folder changes: `None` if there is no adapter, and nothing
+/// within if it doesn't say.
 pub(crate) fn adapter_base(folder: &Path) -> Option<Option<String>> {
     let settings = start_of(folder, "adapter_config.json")?;
     let value = settings.split_once("\"base_model_name_or_path\"").map(|(_, value)| value.trim_start());

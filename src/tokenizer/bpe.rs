@@ -1,13 +1,17 @@
-//! Byte-level byte-pair encoding: merge neighbours, the merge of lowest rank first, until no merge is left.
+//! Byte-level byte-pair encoding: merge neighbours, the merge of lowest rank first, until no merge
+//! is left.
 //!
-//! A text is cut into words, and a word begins as one symbol for each of its bytes. A symbol is a number: a piece's id, or
-//! a number beyond the vocabulary for text that only merges name. Two symbols are merged by looking their numbers up.
+//! A text is cut into words, and a word begins as one symbol for each of its bytes. A symbol is a
+//! number: a piece's id, or a number beyond the vocabulary for text that only merges name. Two
+//! symbols are merged by looking their numbers up.
 //!
-//! Invariant: in a word the symbols tile the bytes. A symbol is named by the byte it starts at, and every merge removes
-//! one, so there are fewer merges than bytes whatever the table says. A candidate in the heap is still true exactly if its
-//! left symbol is alive and the pair ends where it did: symbols only grow, so both are then what they were.
+//! Invariant: in a word the symbols tile the bytes. A symbol is named by the byte it starts at, and
+//! every merge removes one, so there are fewer merges than bytes whatever the table says. A
+//! candidate in the heap is still true exactly if its left symbol is alive and the pair ends where
+//! it did: symbols only grow, so both are then what they were.
 //!
-//! Source: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); GPT-2's `encoder.py` for the alphabet.
+//! Source: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); GPT-2's `encoder.py` for the
+//! alphabet.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -33,12 +37,14 @@ pub(super) struct BytePairs {
     merges: Merges,
     /// The symbol of each byte.
     bytes: Box<[Symbol; 256]>,
-    /// Symbols that are no piece, from the vocabulary's size up. They become the tokens of their bytes.
+    /// Symbols that are no piece, from the vocabulary's size up. They become the tokens of their
+    /// bytes.
     nameless: Vec<Box<[u8]>>,
 }
 
 impl BytePairs {
-    /// Reads merges, each two texts in GPT-2's alphabet with a space between, the first one to be made first.
+    /// Reads merges, each two texts in GPT-2's alphabet with a space between, the first one to be
+    /// made first.
     pub(super) fn new(vocab: &Vocab, pre: PreTokenizer, merges: &[&[u8]]) -> Result<Self> {
         if merges.len() > MAX_MERGES {
             let reason = format!("more than {MAX_MERGES} merges");
@@ -103,8 +109,8 @@ impl BytePairs {
 
 /// Merges that are looked up together.
 ///
-/// Each step goes over all of them before the next one does, so that the processor waits for many places in memory at once:
-/// a table of 280,000 merges is then read in less than half the time.
+/// Each step goes over all of them before the next one does, so that the processor waits for many
+/// places in memory at once: a table of 280,000 merges is then read in less than half the time.
 const BATCH: usize = 128;
 
 #[derive(Default)]
@@ -120,14 +126,15 @@ struct Batch {
 }
 
 impl Batch {
-    /// Reads merges, the first of which has a rank. What is not in the alphabet is never made, and left out, as is
-    /// what isn't two texts.
+    /// Reads merges, the first of which has a rank. What is not in the alphabet is never made, and
+    /// left out, as is what isn't two texts.
     fn read(&mut self, merges: &[&[u8]], first: u32) {
         self.text.clear();
         self.parts.clear();
         self.ranks.clear();
         for (rank, merge) in (first..).zip(merges) {
-            // The first text may begin with a space: not in this alphabet, but so do readers take it.
+            // The first text may begin with a space: not in this alphabet, but so do readers take
+            // it.
             let Some(space) = merge.iter().skip(1).position(|&byte| byte == b' ') else {
                 continue; // It joins nothing.
             };
@@ -146,7 +153,7 @@ impl Batch {
     }
 }
 
-/// Numbers texts.
+/// Encoding texts.
 struct Symbols<'a> {
     vocab: &'a Vocab,
     nameless: Vec<Box<[u8]>>,
@@ -180,8 +187,8 @@ struct Merge {
 
 /// A merge for each pair that has one.
 ///
-/// Open addressing with linear probing. Invariant: at least a third of the slots, whose number is a power of two, is
-/// empty, so a probe always meets one.
+/// Open addressing with linear probing. Invariant: at least a third of the slots, whose number is a
+/// power of two, is empty, so a probe always meets one.
 struct Merges {
     /// An empty slot has the pair (`DEAD`, `DEAD`).
     slots: Vec<Merge>,
@@ -222,11 +229,12 @@ impl Merges {
     }
 }
 
-/// Where no symbol starts. No symbol has this number: [`MAX_MERGES`] and the vocabulary are far smaller.
+/// Where no symbol starts. No symbol has this number: [`MAX_MERGES`] and the vocabulary are far
+/// smaller.
 const DEAD: Symbol = Symbol::MAX;
 
-/// Rank, where the left symbol starts, where the right one ends, and what both become. The greatest is the next to make:
-/// the lowest rank, and of equals the leftmost.
+/// Rank, where the left symbol starts, where the right one ends, and what both become. The greatest
+/// is the next to make: the lowest rank, and of equals the leftmost.
 type Candidate = Reverse<(u32, u32, u32, Symbol)>;
 
 /// A word on its way from bytes to tokens. Its buffers serve one word after another.
@@ -284,7 +292,8 @@ impl Word {
 
 /// What each character of GPT-2's alphabet stands for, or [`NO_LETTER`].
 ///
-/// The alphabet writes each byte as a visible character: most of Latin 1 as itself, the others as U+0100 and up.
+/// The alphabet writes each byte as a visible character: most of Latin 1 as itself, the others as
+/// U+0100 and up.
 static LETTERS: [u16; 0x144] = {
     let mut letters = [NO_LETTER; 0x144];
     let mut others = 0;
@@ -300,7 +309,8 @@ static LETTERS: [u16; 0x144] = {
 
 const NO_LETTER: u16 = u16::MAX;
 
-/// Appends the bytes that a text in GPT-2's alphabet stands for, or `None` if it has other characters.
+/// Appends the bytes that a text in GPT-2's alphabet stands for, or `None` if it has other
+/// characters.
 pub(super) fn decode_alphabet(text: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
     let mut rest = text;
     while let [first, after @ ..] = rest {

@@ -5,8 +5,8 @@
 //!
 //! Invariant: the table's ranges ascend and don't overlap.
 //!
-//! Source: the classes `\p{M}`, `\p{Lm}` and `\p{Lo}` of Oniguruma, which tokenizers has its expressions
-//! from, asked for every character:
+//! Source: the classes `\p{M}`, `\p{Lm}` and `\p{Lo}` of Oniguruma, which tokenizers has its
+//! expressions from, asked for every character:
 //!
 //! ```text
 //! M + [c for c in Lm + Lo if Other_Lowercase(c)], with Lm and Lo put where they close a gap

@@ -1,8 +1,9 @@
 //! From tokens back to text, one token at a time.
 //!
-//! Invariant: between calls `bytes` holds at most three bytes, the beginning of a character that may yet be completed;
-//! all bytes before them have been handed out as text, each maximal ill-formed part as one U+FFFD. So the pieces of
-//! text together are what [`String::from_utf8_lossy`] makes of all the bytes, however the tokens cut them.
+//! Invariant: between calls `bytes` holds at most three bytes, the beginning of a character that
+//! may yet be completed; all bytes before them have been handed out as text, each maximal
+//! ill-formed part as one U+FFFD. So the pieces of text together are what
+//! [`String::from_utf8_lossy`] makes of all the bytes, however the tokens cut them.
 //!
 //! Source: The Unicode Standard, section 3.9, "U+FFFD Substitution of Maximal Subparts".
 
@@ -11,9 +12,9 @@ use crate::error::TokenId;
 
 /// Turns a stream of tokens into text, holding back bytes until they are whole characters.
 ///
-/// SentencePiece puts a dummy space before every text, so its decoder strips one leading space from the first token of
-/// a text and from a token right after BOS; byte-level tokenizers have none. It owns its buffers, which grow only for
-/// pieces of more than 60 bytes.
+/// SentencePiece puts a dummy space before every text, so its decoder strips one leading space from
+/// the first token of a text and from a token right after BOS; byte-level tokenizers have none. It
+/// owns its buffers, which grow only for pieces of more than 60 bytes.
 ///
 /// ```
 /// # let mut file = 0_i32.to_le_bytes().to_vec();
@@ -41,14 +42,17 @@ pub struct Decoder {
 
 impl Decoder {
     pub(super) fn new(at_start: bool) -> Self {
-        // Room for nearly every piece and what was held back before it, so that none in the middle of a text allocates.
+        // Room for nearly every piece and what was held back before it, so that none in the middle
+        // of a text allocates.
         Self { at_start, bytes: Vec::with_capacity(64), text: String::with_capacity(64) }
     }
 
-    /// Adds a token and returns the text that it completes, often its piece, and empty inside a character.
+    /// Adds a token and returns the text that it completes, often its piece, and empty inside a
+    /// character.
     ///
-    /// `tokenizer` should be the one that made the decoder. Control tokens have no text. An id beyond the vocabulary
-    /// (a padded model has more logits than there are pieces) changes nothing.
+    /// `tokenizer` should be the one that made the decoder. Control tokens have no text. An id
+    /// beyond the vocabulary (a padded model has more logits than there are pieces) changes
+    /// nothing.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: TokenId) -> &str {
         self.text.clear();
         let Some(kind) = tokenizer.kind(id) else { return &self.text };
@@ -93,7 +97,8 @@ impl Decoder {
     }
 }
 
-/// Whether ill-formed bytes are the beginning of a character, so that more bytes could make them well-formed.
+/// Whether ill-formed bytes are the beginning of a character, so that more bytes could make them
+/// well-formed.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }

@@ -1,7 +1,9 @@
-//! Hashes for the tokenizer's own tables: much faster than the standard library's for the few bytes of a piece.
+//! Hashes for the tokenizer's own tables: much faster than the standard library's for the few bytes
+//! of a piece.
 //!
-//! Keys are random, so that no file and no text can be made whose hashes all collide. They are not as strong as the standard
-//! library's against somebody who can time many chosen look-ups; nobody can here.
+//! Keys are random, so that no file and no text can be made whose hashes all collide. They are not
+//! as strong as the standard library's against somebody who can time many chosen look-ups; nobody
+//! can here.
 //!
 //! Invariant: equal input, equal hash, for one [`Keys`] and its clones.
 
@@ -30,13 +32,15 @@ impl Keys {
 
     #[inline]
     pub(super) fn bytes(self, bytes: &[u8]) -> u64 {
-        // The length makes all inputs different: the last word may overlap the one before, or be padded.
+        // The length makes all inputs different: the last word may overlap the one before, or be
+        // padded.
         let mut hash = self.number(bytes.len() as u64);
         let (words, _) = bytes.as_chunks::<8>();
         for word in words {
             hash = self.number(hash ^ u64::from_le_bytes(*word));
         }
-        // A last round by itself: without it one random factor in some 1,500 left similar texts in a seventh of a table.
+        // A last round by itself: without it one random factor in some 1,500 left similar texts in
+        // a seventh of a table.
         if words.len() * 8 == bytes.len() {
             return self.number(hash);
         }

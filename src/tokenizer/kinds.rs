@@ -11,9 +11,9 @@
 use std::collections::HashSet;
 
 use super::bpe::decode_alphabet;
-use super::parts::{FimIds, TokenizerParts};
+use super::parts::{FimIds, TokenizerSpec};
 use super::vocab::parse_byte;
-use super::{Merging, PieceKind};
+use super::{PieceKind, TokenizerModel};
 use crate::error::TokenId;
 
 /// What was settled.
@@ -132,11 +132,11 @@ const EXCEPTIONS: [(&[&str], &str, PieceKind); 6] = [
 ];
 
 /// Settles it for the pieces of a file, whose ids are all below their number.
-pub(super) fn settle(parts: &TokenizerParts<'_>) -> Settled {
+pub(super) fn settle(parts: &TokenizerSpec<'_>) -> Settled {
     let kinds = parts.pieces.iter().map(|piece| piece.kind).collect();
     let (bos, eos, unk) = (parts.bos, parts.eos, parts.unk);
     let mut settled = Settled { kinds, named_kinds: Vec::new(), bos, eos, unk, ends: Vec::new() };
-    let is_sentencepiece = matches!(parts.merging, Merging::SentencePiece { .. });
+    let is_sentencepiece = matches!(parts.merging, TokenizerModel::SentencePiece { .. });
     if is_sentencepiece {
         settled.default_ids(parts);
     }
@@ -154,7 +154,7 @@ pub(super) fn settle(parts: &TokenizerParts<'_>) -> Settled {
 
 impl Settled {
     /// SentencePiece's usual ids, and kinds for what has the name of no text.
-    fn default_ids(&mut self, parts: &TokenizerParts<'_>) {
+    fn default_ids(&mut self, parts: &TokenizerSpec<'_>) {
         let there = |id: TokenId| ((id as usize) < parts.pieces.len()).then_some(id);
         let typed = self.kinds.iter().position(|&kind| kind == PieceKind::Unknown);
         self.bos = self.bos.or(there(1));
@@ -175,7 +175,7 @@ impl Settled {
         }
     }
 
-    fn name_roles(&mut self, parts: &TokenizerParts<'_>) {
+    fn name_roles(&mut self, parts: &TokenizerSpec<'_>) {
         for (id, piece) in (0..).zip(&parts.pieces) {
             let Some(role) = role(&piece.text) else { continue };
             let (kind, is_end) = match role {
@@ -190,7 +190,7 @@ impl Settled {
         }
     }
 
-    fn end_by_ids(&mut self, parts: &TokenizerParts<'_>) {
+    fn end_by_ids(&mut self, parts: &TokenizerSpec<'_>) {
         let FimIds { pad, repository, separator, .. } = parts.fim;
         self.ends.extend([self.eos, parts.eot, parts.eom, pad, repository, separator].iter().flatten());
         let there = |&&id: &&TokenId| (id as usize) < parts.pieces.len();
@@ -199,7 +199,7 @@ impl Settled {
         self.ends.dedup();
     }
 
-    fn except(&mut self, parts: &TokenizerParts<'_>) {
+    fn except(&mut self, parts: &TokenizerSpec<'_>) {
         let named = |ends: &[TokenId], name: &str| {
             ends.iter().copied().find(|&id| *parts.pieces[id as usize].text == *name.as_bytes())
         };
@@ -213,7 +213,7 @@ impl Settled {
 
     /// SentencePiece: the pieces of bytes by their names, or else those that are the byte. Then
     /// what other character is only the text of a piece that no text would find.
-    fn spell_characters(&mut self, parts: &TokenizerParts<'_>) {
+    fn spell_characters(&mut self, parts: &TokenizerSpec<'_>) {
         let mut has_byte = [false; 256];
         for (kind, piece) in self.kinds.iter_mut().zip(&parts.pieces) {
             if let Some(byte) = parse_byte(&piece.text).filter(|&byte| !has_byte[usize::from(byte)]) {
@@ -245,7 +245,7 @@ impl Settled {
     }
 
     /// Byte-level: a letter that no other piece is stands for its byte.
-    fn spell_letters(&mut self, parts: &TokenizerParts<'_>) {
+    fn spell_letters(&mut self, parts: &TokenizerSpec<'_>) {
         let letter = |text: &[u8]| {
             let mut bytes = Vec::new();
             (text.len() <= 2).then(|| decode_alphabet(text, &mut bytes)).flatten();

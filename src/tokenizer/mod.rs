@@ -10,13 +10,14 @@
 //! - [`kinds`]: what pieces are for where a file leaves it open
 //! - [`vocab`]: the pieces
 //! - [`hash`]: what finds them fast
-//! - [`normalizer`] and [`added`]: what only keys of our own say of a text and of tokens that are taken out of it
+//! - [`normalizer`] and [`added`]: what only keys of our own say of a text and of tokens that are
+//!   taken out of it
 //! - [`user_defined`]: pieces that are taken out of a text before all else
 //! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
 //! - [`decoder`]: tokens to text
 //!
-//! Source: llama2.c's `tokenizer.py`, which writes `tokenizer.bin`, and SentencePiece and llama.cpp, whose tokens these
-//! are.
+//! Source: llama2.c's `tokenizer.py`, which writes `tokenizer.bin`, and SentencePiece and
+//! llama.cpp, whose tokens these are.
 
 mod added;
 mod bpe;
@@ -51,7 +52,7 @@ use normalizer::TextRules;
 pub(crate) use normalizer::{ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, TextSettings};
 #[cfg(feature = "convert")]
 pub(crate) use parts::with_plain_spaces;
-pub(crate) use parts::{FimIds, Merging, PiecePart, TokenizerParts};
+pub(crate) use parts::{FimIds, PiecePart, TokenizerModel, TokenizerSpec};
 pub(crate) use user_defined::Strip;
 use user_defined::{Fragment, UserDefined};
 use vocab::{Vocab, VocabBuilder};
@@ -86,7 +87,8 @@ enum Algorithm {
     BytePairs(Arc<BytePairs>),
 }
 
-/// Turns text into the tokens that a model was trained on, and tokens into text. Cheap to clone: clones share everything.
+/// Turns text into the tokens that a model was trained on, and tokens into text. Cheap to clone:
+/// clones share everything.
 ///
 /// ```
 /// use babyllama::Tokenizer;
@@ -128,16 +130,19 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads a `tokenizer.bin` of llama2.c.
     ///
-    /// Ids 0, 1 and 2 are the unknown piece, BOS and EOS, whatever they read. Ids 3 to 258 are bytes if they read
-    /// `<0x00>` to `<0xFF>`; otherwise they are text like all others, and what no piece spells becomes the unknown one.
+    /// Ids 0, 1 and 2 are the unknown piece, BOS and EOS, whatever they read. Ids 3 to 258 are
+    /// bytes if they read `<0x00>` to `<0xFF>`; otherwise they are text like all others, and what
+    /// no piece spells becomes the unknown one.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Truncated`] if the file ends inside an entry. [`ErrorKind::Tokenizer`] if a length is negative, a
-    /// score is not a number, or there are no pieces, more than 2^24 or more than 4 GiB of them.
+    /// [`ErrorKind::Truncated`] if the file ends inside an entry. [`ErrorKind::Tokenizer`] if a
+    /// length is negative, a score is not a number, or there are no pieces, more than 2^24 or more
+    /// than 4 GiB of them.
     pub fn from_llama2c(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader { bytes, offset: 0 };
-        // The longest piece's length, for C's buffers. It is not needed here, so it need not be right.
+        // The longest piece's length, for C's buffers. It is not needed here, so it need not be
+        // right.
         reader.take(4, "the tokenizer's header")?;
 
         let mut vocab = VocabBuilder::default();
@@ -181,14 +186,16 @@ impl Tokenizer {
 
     /// The tokens of `text`, without BOS.
     ///
-    /// The names of control tokens are text like any other; user-defined pieces are taken out of it before all else.
+    /// The names of control tokens are text like any other; user-defined pieces are taken out of it
+    /// before all else.
     ///
-    /// A SentencePiece tokenizer puts a space before a text that isn't empty, unless its file says not to, and after each
-    /// user-defined piece; U+2581 counts as a space, and runs of spaces stay as they are. A byte-level one changes nothing:
-    /// its tokens spell the text's bytes, but for those that have no piece in its vocabulary, which are lost.
+    /// A SentencePiece tokenizer puts a space before a text that isn't empty, unless its file says
+    /// not to, and after each user-defined piece; U+2581 counts as a space, and runs of spaces stay
+    /// as they are. A byte-level one changes nothing: its tokens spell the text's bytes, but for
+    /// those that have no piece in its vocabulary, which are lost.
     ///
-    /// Takes O(n log n) time. A text, or a word of a byte-level tokenizer, beyond 1 GiB is encoded in parts of that size,
-    /// and no piece spans two parts.
+    /// Takes O(n log n) time. A text, or a word of a byte-level tokenizer, beyond 1 GiB is encoded
+    /// in parts of that size, and no piece spans two parts.
     #[must_use]
     pub fn encode(&self, text: &str) -> Vec<TokenId> {
         let mut tokens = Vec::new();
@@ -196,7 +203,8 @@ impl Tokenizer {
         tokens
     }
 
-    /// The tokens of `text` as a prompt is fed to the model: BOS first and EOS last, if the tokenizer adds them.
+    /// The tokens of `text` as a prompt is fed to the model: BOS first and EOS last, if the
+    /// tokenizer adds them.
     ///
     /// Few add EOS: those of models that were trained for something else than to continue a text.
     #[must_use]
@@ -267,7 +275,8 @@ impl Tokenizer {
         tokens
     }
 
-    /// As [`encode_into`](Self::encode_into), for a text that goes on from text: nothing is put before it.
+    /// As [`encode_into`](Self::encode_into), for a text that goes on from text: nothing is put
+    /// before it.
     pub(crate) fn encode_continued(&self, text: &str, tokens: &mut Vec<TokenId>) {
         self.encode_fragments(self.user_defined.as_deref(), text, false, tokens);
     }
@@ -307,7 +316,8 @@ impl Tokenizer {
         }
     }
 
-    /// Appends the tokens of a text between those that were taken out. If there are rules, they say what else is.
+    /// Appends the tokens of a text between those that were taken out. If there are rules, they say
+    /// what else is.
     fn encode_between(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
         match &self.rules {
             Some(rules) => self.encode_by_rules(rules, text, dummy_space, tokens),
@@ -325,7 +335,8 @@ impl Tokenizer {
 
     /// The text of `ids`, without a dummy space at its start.
     ///
-    /// Control tokens and ids beyond the vocabulary have no text; bytes that are no UTF-8 become U+FFFD.
+    /// Control tokens and ids beyond the vocabulary have no text; bytes that are no UTF-8 become
+    /// U+FFFD.
     #[must_use]
     pub fn decode(&self, ids: &[TokenId]) -> String {
         let mut decoder = self.decoder();
@@ -343,7 +354,8 @@ impl Tokenizer {
         Decoder::new(true)
     }
 
-    /// A decoder for what follows `previous`, the last token of a prompt: it strips the dummy space only after BOS.
+    /// A decoder for what follows `previous`, the last token of a prompt: it strips the dummy space
+    /// only after BOS.
     #[must_use]
     pub fn decoder_after(&self, previous: TokenId) -> Decoder {
         Decoder::new(self.bos == Some(previous))
@@ -375,8 +387,8 @@ impl Tokenizer {
 
     /// Whether a model that gives this token has ended its text.
     ///
-    /// With a file of llama2.c these are EOS and BOS, since its models end with either. With others they are EOS, the
-    /// end of a turn, and what goes by a name such as `<|eot_id|>`.
+    /// With a file of llama2.c these are EOS and BOS, since its models end with either. With others
+    /// they are EOS, the end of a turn, and what goes by a name such as `<|eot_id|>`.
     #[must_use]
     pub fn is_end(&self, id: TokenId) -> bool {
         self.ends.binary_search(&id).is_ok()
@@ -404,9 +416,11 @@ impl Tokenizer {
         matches!(self.algorithm, Algorithm::SentencePiece { dummy_space: true })
     }
 
-    /// A piece as the vocabulary writes it (`<0x0A>` for the byte 10), or `None` beyond the vocabulary.
+    /// A piece as the vocabulary writes it (`<0x0A>` for the byte 10), or `None` beyond the
+    /// vocabulary.
     ///
-    /// But for spaces, which are plain ones, and for the pieces of a byte-level tokenizer, which are the bytes themselves.
+    /// But for spaces, which are plain ones, and for the pieces of a byte-level tokenizer, which
+    /// are the bytes themselves.
     #[must_use]
     pub fn piece(&self, id: TokenId) -> Option<&[u8]> {
         self.vocab.piece(id)
@@ -418,15 +432,18 @@ impl Tokenizer {
         self.vocab.kind(id)
     }
 
-    /// A piece's score, or `None` beyond the vocabulary. Of two merges, the one with the higher score goes first.
+    /// A piece's score, or `None` beyond the vocabulary. Of two merges, the one with the higher
+    /// score goes first.
     #[must_use]
     pub fn score(&self, id: TokenId) -> Option<f32> {
         self.vocab.score(id)
     }
 
-    /// The bytes that a token stands for in text: none for control tokens and beyond the vocabulary.
+    /// The bytes that a token stands for in text: none for control tokens and beyond the
+    /// vocabulary.
     ///
-    /// The unknown piece stands for `" \u{2047} "`, as in SentencePiece. A single token's bytes need not be UTF-8.
+    /// The unknown piece stands for `" \u{2047} "`, as in SentencePiece. A single token's bytes
+    /// need not be UTF-8.
     #[must_use]
     pub fn bytes(&self, id: TokenId) -> &[u8] {
         self.vocab.bytes(id)

@@ -21,7 +21,7 @@
 //! Source: the behavior of SentencePiece's normalizer and of Hugging Face's tokenizers.
 
 use super::added::AddedTokens;
-use super::parts::TokenizerParts;
+use super::parts::TokenizerSpec;
 use super::user_defined::Fragment;
 use super::{Algorithm, PieceKind, Tokenizer, sentencepiece};
 use crate::error::TokenId;
@@ -72,7 +72,7 @@ pub(super) struct TextRules {
 
 impl TextRules {
     /// What a file says, unless it says nothing.
-    pub(super) fn of(parts: &TokenizerParts<'_>, kinds: &[PieceKind]) -> Option<Self> {
+    pub(super) fn of(parts: &TokenizerSpec<'_>, kinds: &[PieceKind]) -> Option<Self> {
         let settings = parts.text.clone();
         (settings != TextSettings::default()).then(|| {
             let kind = |id| kinds.get(id as usize).copied();

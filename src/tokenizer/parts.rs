@@ -1,7 +1,8 @@
-//! What a file says of its tokenizer, without saying how it is stored: a reader of files fills it in.
+//! What a file says of its tokenizer, without saying how it is stored: a reader of files fills it
+//! in.
 //!
-//! Invariant: [`Tokenizer::from_parts`] trusts nothing in it. Ids are checked against the pieces, what the texts mean is
-//! settled here once, and the memory it takes is proportional to the parts.
+//! Invariant: [`Tokenizer::from_parts`] trusts nothing in it. Ids are checked against the pieces,
+//! what the texts mean is settled here once, and the memory it takes is proportional to the parts.
 //!
 //! Source: llama.cpp's behaviour for what a file leaves open: what is added to a prompt, and what
 //! [`kinds`] settles.
@@ -21,14 +22,14 @@ use crate::error::{ErrorKind, Result, TokenId};
 
 /// A tokenizer as a file describes it.
 ///
-/// Texts are bytes of the file, as its format writes them: U+2581 for a space in SentencePiece's pieces, GPT-2's alphabet
-/// in those of a byte-level tokenizer.
+/// Texts are bytes of the file, as its format writes them: U+2581 for a space in SentencePiece's
+/// pieces, GPT-2's alphabet in those of a byte-level tokenizer.
 #[derive(Clone, Debug)]
-pub(crate) struct TokenizerParts<'a> {
+pub(crate) struct TokenizerSpec<'a> {
     /// The pieces in the order of their ids.
     pub(crate) pieces: Vec<PiecePart<'a>>,
     /// How text becomes pieces.
-    pub(crate) merging: Merging<'a>,
+    pub(crate) merging: TokenizerModel<'a>,
     /// The token that begins a text. SentencePiece's is 1 by default.
     pub(crate) bos: Option<TokenId>,
     /// The token that ends a text. SentencePiece's is 2 by default.
@@ -45,7 +46,8 @@ pub(crate) struct TokenizerParts<'a> {
     pub(crate) fim: FimIds,
     /// Which pieces strip spaces around them, where texts have them.
     pub(crate) strips: Vec<(TokenId, Strip)>,
-    /// Whether a prompt begins with BOS. By default SentencePiece's do, and of others those that Llama 3 names.
+    /// Whether a prompt begins with BOS. By default SentencePiece's do, and of others those that
+    /// Llama 3 names.
     pub(crate) add_bos: Option<bool>,
     /// Whether a prompt ends with EOS. By default none does.
     pub(crate) add_eos: Option<bool>,
@@ -78,7 +80,7 @@ pub(crate) struct PiecePart<'a> {
 
 /// How text becomes pieces.
 #[derive(Clone, Debug)]
-pub(crate) enum Merging<'a> {
+pub(crate) enum TokenizerModel<'a> {
     /// By the pieces' scores.
     SentencePiece {
         /// Whether a text begins with a space that is not its own.
@@ -86,7 +88,8 @@ pub(crate) enum Merging<'a> {
     },
     /// By merges of bytes.
     BytePairs {
-        /// The name of the pre-tokenizer: GGUF's `tokenizer.ggml.pre`, or `default` where a file has none.
+        /// The name of the pre-tokenizer: GGUF's `tokenizer.ggml.pre`, or `default` where a file
+        /// has none.
         pre: &'a str,
         /// Two texts with a space between, the first merge to be made first.
         merges: Vec<&'a [u8]>,
@@ -94,7 +97,7 @@ pub(crate) enum Merging<'a> {
 }
 
 #[cfg(feature = "convert")]
-impl Merging<'_> {
+impl TokenizerModel<'_> {
     /// Whether pieces' scores mean anything.
     pub(crate) fn has_scores(&self) -> bool {
         matches!(self, Self::SentencePiece { .. })
@@ -105,13 +108,13 @@ impl Tokenizer {
     /// Makes a tokenizer of what a file says.
     ///
     /// # Errors
-    /// [`ErrorKind::Tokenizer`] if there are no pieces or too many, a score is not a number, an id is not below the number
-    /// of pieces, the pre-tokenizer is not known, or a prompt is to begin with a BOS or to end
-    /// with an EOS that there is not.
-    pub(crate) fn from_parts(parts: &TokenizerParts<'_>) -> Result<Self> {
+    /// [`ErrorKind::Tokenizer`] if there are no pieces or too many, a score is not a number, an id
+    /// is not below the number of pieces, the pre-tokenizer is not known, or a prompt is to begin
+    /// with a BOS or to end with an EOS that there is not.
+    pub(crate) fn from_parts(parts: &TokenizerSpec<'_>) -> Result<Self> {
         let refuse = |reason: String| Err(ErrorKind::Tokenizer { reason }.into());
         parts.check_ids()?;
-        let is_sentencepiece = matches!(parts.merging, Merging::SentencePiece { .. });
+        let is_sentencepiece = matches!(parts.merging, TokenizerModel::SentencePiece { .. });
         let settled = kinds::settle(parts);
         // They say exactly where user-defined pieces are found.
         let has_rules = parts.text != TextSettings::default();
@@ -132,10 +135,10 @@ impl Tokenizer {
         let Settled { bos, eos, ends, named_kinds, .. } = settled;
 
         let (algorithm, adds_bos) = match &parts.merging {
-            &Merging::SentencePiece { add_space_prefix } => {
+            &TokenizerModel::SentencePiece { add_space_prefix } => {
                 (Algorithm::SentencePiece { dummy_space: add_space_prefix }, true)
             }
-            Merging::BytePairs { pre, merges } => {
+            TokenizerModel::BytePairs { pre, merges } => {
                 let Some(pre) = PreTokenizer::named(pre) else {
                     return refuse(format!("the pre-tokenizer {pre:?} is not known"));
                 };
@@ -165,7 +168,7 @@ impl Tokenizer {
     }
 }
 
-impl TokenizerParts<'_> {
+impl TokenizerSpec<'_> {
     fn check_ids(&self) -> Result<()> {
         let n_pieces = self.pieces.len();
         let FimIds { prefix, suffix, middle, pad, repository, separator } = self.fim;
@@ -230,10 +233,12 @@ fn is_merged_to(piece: &PiecePart<'_>, kind: PieceKind, is_sentencepiece: bool, 
 
 #[cfg(feature = "convert")]
 impl Tokenizer {
-    /// What a file must say to bring this tokenizer. `None` for a byte-level one, whose merges are no longer texts.
+    /// What a file must say to bring this tokenizer. `None` for a byte-level one, whose merges are
+    /// no longer texts.
     ///
-    /// llama2.c writes the names of control pieces between newlines. They are of no text, so they lose them.
-    pub(crate) fn to_parts(&self) -> Option<TokenizerParts<'_>> {
+    /// llama2.c writes the names of control pieces between newlines. They are of no text, so they
+    /// lose them.
+    pub(crate) fn to_parts(&self) -> Option<TokenizerSpec<'_>> {
         let Algorithm::SentencePiece { dummy_space } = self.algorithm else { return None };
         let pieces = (0..self.vocab_size() as TokenId).map(|id| {
             let (text, kind) = (self.piece(id)?, self.kind(id)?);
@@ -246,9 +251,9 @@ impl Tokenizer {
         });
         // A file names two tokens that end a text: a model of llama2.c ends it with either.
         let other_end = self.ends.iter().copied().find(|&id| Some(id) != self.eos);
-        Some(TokenizerParts {
+        Some(TokenizerSpec {
             pieces: pieces.collect::<Option<_>>()?,
-            merging: Merging::SentencePiece { add_space_prefix: dummy_space },
+            merging: TokenizerModel::SentencePiece { add_space_prefix: dummy_space },
             bos: self.bos,
             eos: self.eos,
             eot: other_end,
@@ -274,8 +279,8 @@ fn with_marks(text: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text is never in. It may lie in
-/// the buffer.
+/// The text of a piece with plain spaces or as bytes, or `None` if it is in an alphabet that text
+/// is never in. It may lie in the buffer.
 fn text<'a>(
     piece: &'a [u8],
     kind: PieceKind,

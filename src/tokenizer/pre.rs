@@ -1,14 +1,16 @@
 //! Pre-tokenizers: where byte-pair encoding cuts a text into words, which no merge crosses.
 //!
-//! A pre-tokenizer is a list of splits. The first cuts the text, the second cuts each part again, and so on. A split is a
-//! function from a text that isn't empty to the length of its first word, by hand what others leave to a regular
-//! expression. It looks only ahead, and to it the end of a part is the end of the text.
+//! A pre-tokenizer is a list of splits. The first cuts the text, the second cuts each part again,
+//! and so on. A split is a function from a text that isn't empty to the length of its first word,
+//! by hand what others leave to a regular expression. It looks only ahead, and to it the end of a
+//! part is the end of the text.
 //!
-//! Invariant: the words tile the text, none is empty, and finding them takes time linear in the text's length.
+//! Invariant: the words tile the text, none is empty, and finding them takes time linear in the
+//! text's length.
 //!
-//! Source: the expressions that stand beside the functions, from the `tokenizer.json` of GPT-2, Llama 3 and others. Where
-//! llama.cpp reads them differently (`\s` is `White_Space`, cases are ASCII's alone) it is followed, since GGUF files
-//! name its pre-tokenizers.
+//! Source: the expressions that stand beside the functions, from the `tokenizer.json` of GPT-2,
+//! Llama 3 and others. Where llama.cpp reads them differently (`\s` is `White_Space`, cases are
+//! ASCII's alone) it is followed, since GGUF files name its pre-tokenizers.
 
 use super::case::{Case, case};
 use super::unicode::{Class, class, is_cased_to_deepseek};
@@ -58,7 +60,8 @@ impl PreTokenizer {
         Some(Self { splits, whole_words, adds_bos })
     }
 
-    /// The same, with the classes of the expression where llama.cpp's are others, if they are known.
+    /// The same, with the classes of the expression where llama.cpp's are others, if they are
+    /// known.
     pub(super) fn with_unicode_case(self) -> Self {
         let splits: &'static [Split] = match self.splits {
             [split] if std::ptr::fn_addr_eq(*split, tekken as Split) => &[unicode_tekken],
@@ -103,7 +106,8 @@ fn gpt2(text: &str) -> usize {
     )
 }
 
-/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
+/// ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 fn llama3(text: &str) -> usize {
     first_of(text, &[contraction, word, |text| other_than_words(text, 3, &['\r', '\n'])])
 }
@@ -123,7 +127,8 @@ fn seed_coder(text: &str) -> usize {
     first_of(text, &[contraction, word, |text| other_than_words(text, 1, &[])])
 }
 
-/// `[^\r\n\p{L}\p{N}]?U*L+|[^\r\n\p{L}\p{N}]?U+L*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+/// `[^\r\n\p{L}\p{N}]?U*L+|[^\r\n\p{L}\p{N}]?U+L*|\p{N}|
+/// ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 ///
 /// U are letters but for a to z, L letters but for A to Z.
 fn tekken(text: &str) -> usize {
@@ -244,7 +249,8 @@ fn bloom(text: &str) -> usize {
     isolate(text, |text| after_space(text, |c| !listed(c)))
 }
 
-/// A text's first word, if what matches at its start is a word, and so is what lies between two matches.
+/// A text's first word, if what matches at its start is a word, and so is what lies between two
+/// matches.
 fn isolate(text: &str, match_at_start: impl Fn(&str) -> usize) -> usize {
     match match_at_start(text) {
         0 => {
@@ -300,7 +306,8 @@ fn cased_word(text: &str) -> usize {
     if lower > 0 {
         return lead + upper + lower;
     }
-    // Only U are left, and L+ needs one of them: the last that isn't A to Z. If all are, the second alternative matches.
+    // Only U are left, and L+ needs one of them: the last that isn't A to Z. If all are, the second
+    // alternative matches.
     let last = letters[..upper].rfind(|c: char| !c.is_ascii());
     lead + last.map_or(upper, |start| start + first_length(&letters[start..]))
 }

@@ -1,14 +1,18 @@
-//! SentencePiece's byte-pair encoding: merge neighbours, the best score first, until no merge is left.
+//! SentencePiece's byte-pair encoding: merge neighbours, the best score first, until no merge is
+//! left.
 //!
-//! Invariant: the symbols tile the text. A symbol is named by the byte it starts at, and where it ends the next one
-//! starts, so the doubly linked list of symbols is two arrays: lengths, which link forwards, and the starts of the
-//! symbols before. A merge only lengthens the left symbol and empties the right one; hence a candidate in the heap is
-//! still true exactly if its left symbol is alive and the pair has the length that it had.
+//! Invariant: the symbols tile the text. A symbol is named by the byte it starts at, and where it
+//! ends the next one starts, so the doubly linked list of symbols is two arrays: lengths, which
+//! link forwards, and the starts of the symbols before. A merge only lengthens the left symbol and
+//! empties the right one; hence a candidate in the heap is still true exactly if its left symbol is
+//! alive and the pair has the length that it had.
 //!
-//! A merge is looked up by the text of both symbols together, and it does not matter whether either of them is a piece.
-//! That takes O(n log n), where scanning all pairs before each merge takes O(n²).
+//! A merge is looked up by the text of both symbols together, and it does not matter whether either
+//! of them is a piece. That takes O(n log n), where scanning all pairs before each merge takes
+//! O(n²).
 //!
-//! Source: Kudo and Richardson 2018 (arXiv 1808.06226) and the behaviour of its reference implementation.
+//! Source: Kudo and Richardson 2018 (arXiv 1808.06226) and the behaviour of its reference
+//! implementation.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -23,7 +27,8 @@ pub(super) const SPACE_MARK: char = '\u{2581}';
 /// Text is encoded at most so many bytes at a time, which keeps positions in 32 bits.
 const MAX_CHUNK: usize = 1 << 30;
 
-/// Appends the tokens of `text`, with a dummy space before it if it is to have one, unless it is empty.
+/// Appends the tokens of `text`, with a dummy space before it if it is to have one, unless it is
+/// empty.
 pub(super) fn encode(vocab: &Vocab, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
     if text.is_empty() {
         return;
@@ -60,7 +65,8 @@ fn split_within(text: &str, max: usize) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// A possible merge. The greatest is the next to be made: the best score, and of equals the leftmost.
+/// A possible merge. The greatest is the next to be made: the best score, and of equals the
+/// leftmost.
 #[derive(Clone, Copy)]
 struct Candidate {
     score: f32,
@@ -72,8 +78,9 @@ struct Candidate {
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // No score is NaN, and adding 0 makes -0 equal to 0, as in run.c and SentencePiece 0.2.0. SentencePiece 0.2.3
-        // puts -0 below 0: it matters only to a vocabulary with both, unlike Llama 2's or the bundled one.
+        // No score is NaN, and adding 0 makes -0 equal to 0, as in run.c and SentencePiece 0.2.0.
+        // SentencePiece 0.2.3 puts -0 below 0: it matters only to a vocabulary with both, unlike
+        // Llama 2's or the bundled one.
         let key = |c: &Self| (Reverse(c.left), Reverse(c.length));
         (self.score + 0.0).total_cmp(&(other.score + 0.0)).then_with(|| key(self).cmp(&key(other)))
     }
@@ -101,7 +108,8 @@ struct Merger<'a> {
     lengths: Vec<u32>, // (text.len())
     /// Where the symbol before the one that starts here starts.
     previous: Vec<u32>, // (text.len())
-    /// For each unused piece that a merge may make, the length of the left part that it was last seen with.
+    /// For each unused piece that a merge may make, the length of the left part that it was last
+    /// seen with.
     unused: HashMap<TokenId, u32>,
 }
 
@@ -187,7 +195,8 @@ impl<'a> Merger<'a> {
         }
     }
 
-    /// The merge of the symbol that starts at `left` with the next one, if together they are a piece.
+    /// The merge of the symbol that starts at `left` with the next one, if together they are a
+    /// piece.
     fn candidate(&mut self, left: u32) -> Option<Candidate> {
         let right = self.next(left)?;
         let end = right + self.length(right);
@@ -198,7 +207,8 @@ impl<'a> Merger<'a> {
         Some(Candidate { score: self.vocab.score(id)?, left, length: end - left })
     }
 
-    /// Where the symbol after the one that starts at `left` starts; `None` for the last one, and for one that is no more.
+    /// Where the symbol after the one that starts at `left` starts; `None` for the last one, and
+    /// for one that is no more.
     fn next(&self, left: u32) -> Option<u32> {
         let length = self.length(left);
         let next = left + length;

@@ -1,9 +1,11 @@
 //! Pieces that are tokens wherever their text occurs, before anything is merged: the user-defined
 //! ones, and control tokens where a text may name them.
 //!
-//! Invariant: each text is UTF-8 and not empty, so that what is left of a text when they are taken out is text.
+//! Invariant: each text is UTF-8 and not empty, so that what is left of a text when they are taken
+//! out is text.
 //!
-//! Source: llama.cpp's behaviour: the longest pieces are taken out of the whole text first, each from left to right.
+//! Source: llama.cpp's behaviour: the longest pieces are taken out of the whole text first, each
+//! from left to right.
 
 use std::collections::HashMap;
 
@@ -47,7 +49,9 @@ impl UserDefined {
     pub(super) fn new<'a, I: Iterator<Item = (TokenId, &'a [u8], Strip)>>(pieces: I) -> Self {
         let mut these = Self::default();
         for (id, piece, strip) in pieces {
-            let Some((&first, text)) = piece.first().zip(std::str::from_utf8(piece).ok()) else { continue };
+            let Some((&first, text)) = piece.first().zip(std::str::from_utf8(piece).ok()) else {
+                continue;
+            };
             these.ids.entry(text.into()).or_insert((id, strip));
             these.firsts.0[usize::from(first)] = true;
             these.lengths.push(text.len());

@@ -1,8 +1,9 @@
 //! The vocabulary: every piece's bytes, score and kind, and a way back from bytes to the id.
 //!
-//! Invariant: `ends` has one entry for each piece, ascends and ends at `text.len()`, so every id below [`Vocab::len`]
-//! names a valid slice; and `index` is a power of two at least twice the number of pieces in it, so a probe always
-//! meets an empty slot. Memory is proportional to the input: nothing here grows with a number that a file merely states.
+//! Invariant: `ends` has one entry for each piece, ascends and ends at `text.len()`, so every id
+//! below [`Vocab::len`] names a valid slice; and `index` is a power of two at least twice the
+//! number of pieces in it, so a probe always meets an empty slot. Memory is proportional to the
+//! input: nothing here grows with a number that a file merely states.
 //!
 //! Source: SentencePiece's `sentencepiece_model.proto` for the kinds of piece.
 
@@ -77,7 +78,8 @@ impl VocabBuilder {
         Ok(())
     }
 
-    /// Makes 256 pieces from `first` on byte pieces, if they read `<0x00>` to `<0xFF>`; else leaves all as they are.
+    /// Makes 256 pieces from `first` on byte pieces, if they read `<0x00>` to `<0xFF>`; else leaves
+    /// all as they are.
     pub(super) fn mark_bytes(&mut self, first: usize) {
         let reads_as_bytes = (0..=u8::MAX).all(|byte| {
             let id = first + usize::from(byte);
@@ -131,8 +133,9 @@ pub(super) struct Vocab {
     has_unused: bool,
     /// Bytes in the longest piece of the index.
     longest: usize,
-    /// Open addressing with linear probing: parts of the hashes and ids of pieces that text may be merged to, or
-    /// [`EMPTY`]. By the hash most probes tell without the text, which is somewhere else in memory.
+    /// Open addressing with linear probing: parts of the hashes and ids of pieces that text may be
+    /// merged to, or [`EMPTY`]. By the hash most probes tell without the text, which is somewhere
+    /// else in memory.
     index: Vec<(u32, TokenId)>,
     /// Whether a piece is in the index.
     is_found: Vec<bool>, // (n_pieces)
@@ -209,8 +212,8 @@ impl Vocab {
         (id != EMPTY).then_some(id)
     }
 
-    /// What [`find`](Self::find) finds for each of some parts of a text. Faster than one after another: no look into memory has
-    /// to wait for the one before.
+    /// What [`find`](Self::find) finds for each of some parts of a text. Faster than one after
+    /// another: no look into memory has to wait for the one before.
     pub(super) fn find_each(&self, text: &[u8], parts: &[Range<usize>], found: &mut Vec<Option<TokenId>>) {
         let mask = self.index.len() - 1;
         let look = |part: &Range<usize>| {

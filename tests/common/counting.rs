@@ -62,7 +62,8 @@ pub fn calls() -> u64 {
     CALLS.load(Ordering::Relaxed)
 }
 
-/// What `work` gives, and the most bytes that this thread held meanwhile beyond those it held before.
+/// What `work` gives, and the most bytes that this thread held meanwhile beyond those it held
+/// before.
 pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.get();
     PEAK.set(before);

@@ -2,7 +2,8 @@
 
 use super::{Layer, RandomModel, Shape};
 
-/// The logits at every position, `(n_tokens, vocab_size)`: Llama 2 by its definition, in f64, without a cache.
+/// The logits at every position, `(n_tokens, vocab_size)`: Llama 2 by its definition, in f64,
+/// without a cache.
 pub fn logits(model: &RandomModel, tokens: &[u32], norm_eps: f64, rope_theta: f64) -> Vec<Vec<f64>> {
     let dim = model.shape.dim;
     let mut x: Vec<Vec<f64>> = Vec::new(); // (n_tokens, dim)
@@ -103,7 +104,8 @@ fn rmsnorm(x: &[f64], weight: &[f32], norm_eps: f64) -> Vec<f64> {
     x.iter().zip(weight).map(|(x, &w)| x / rms * f64::from(w)).collect()
 }
 
-/// Rotates pair i of each head, elements 2i and 2i + 1, by the angle `position * theta^(-2i / head_dim)`.
+/// Rotates pair i of each head, elements 2i and 2i + 1, by the angle `position * theta^(-2i /
+/// head_dim)`.
 fn rope(mut x: Vec<f64>, position: usize, head_dim: usize, theta: f64) -> Vec<f64> {
     for head in x.chunks_exact_mut(head_dim) {
         for i in 0..head_dim / 2 {

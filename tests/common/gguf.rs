@@ -146,7 +146,8 @@ impl Gguf {
         self.tensors.iter_mut().find(|tensor| tensor.name == name.as_bytes()).unwrap()
     }
 
-    /// Everything in front of the tensors' bytes, without the zeros before them; and where each tensor lies behind them.
+    /// Everything in front of the tensors' bytes, without the zeros before them; and where each
+    /// tensor lies behind them.
     pub fn header(&self) -> (Vec<u8>, Vec<u64>) {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());
@@ -210,7 +211,8 @@ fn put_string(out: &mut Vec<u8>, text: &[u8], version: u32) {
 }
 
 impl RandomModel {
-    /// The model as a GGUF file of f32. Its rows of wq and wk are in the order that architecture `llama` has.
+    /// The model as a GGUF file of f32. Its rows of wq and wk are in the order that architecture
+    /// `llama` has.
     pub fn to_gguf(&self, norm_eps: f32, rope_theta: f32) -> Gguf {
         let shape = self.shape;
         let (dim, hidden, vocab) = (shape.dim as u64, shape.hidden_dim as u64, shape.vocab_size as u64);

@@ -1,11 +1,11 @@
 //! What the tests hold the crate against: random models, naive forward passes, and files to load.
 //!
-//! Nothing here imports the crate, so a mistake in `src` can't hide by being made twice. The oracle itself is
-//! held by the logits in `tests/golden`, which Hugging Face's implementation computed.
+//! Nothing here imports the crate, so a mistake in `src` can't hide by being made twice. The oracle
+//! itself is held by the logits in `tests/golden`, which Hugging Face's implementation computed.
 //!
 //! - here: models and their files
 //! - [`forward`]: the forward pass in f64
-//! - [`runq`]: the forward pass of int8 files, in the arithmetic that defines them
+//! - [`runq`]: the forward pass of int8 files, in the numerics that defines them
 //! - [`golden`]: Hugging Face's logits
 //! - [`gguf`]: GGUF files, well-formed or not
 //! - [`scripted`]: a model that says what it is told to, and tokenizers for it
@@ -29,9 +29,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, fs, io, process};
 
-// --- Random models ------------------------------------------------------------------------------------------
+// --- Random models
+// ------------------------------------------------------------------------------------------
 
-/// The integers that fix a Llama's tensors. `dim` is a multiple of `n_heads`, `n_heads` of `n_kv_heads`.
+/// The integers that fix a Llama's tensors. `dim` is a multiple of `n_heads`, `n_heads` of
+/// `n_kv_heads`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub dim: usize,
@@ -107,13 +109,14 @@ pub struct RandomModel {
 }
 
 impl RandomModel {
-    /// The same model for the same shape and seed, always. `tests/golden/hugging_face.py` makes it too: the
-    /// order of the tensors, their scales and every rounding must be equal there.
+    /// The same model for the same shape and seed, always. `tests/golden/hugging_face.py` makes it
+    /// too: the order of the tensors, their scales and every rounding must be equal there.
     pub fn new(shape: Shape, seed: u64) -> Self {
         let Shape { dim, hidden_dim, vocab_size, .. } = shape;
         let kv_dim = shape.kv_dim();
-        // A matrix with rows of length n keeps the size of a normalised input: uniform weights of variance 1/n.
-        // So attention scores have a deviation near 1, and a softmax that is wrong shows.
+        // A matrix with rows of length n keeps the size of a normalised input: uniform weights of
+        // variance 1/n. So attention scores have a deviation near 1, and a softmax that is wrong
+        // shows.
         let matrix_scale = |n: usize| (3.0 / n as f64).sqrt() as f32;
         let (by_dim, by_hidden) = (matrix_scale(dim), matrix_scale(hidden_dim));
 
@@ -142,7 +145,8 @@ impl RandomModel {
         self.output.as_deref().unwrap_or(&self.tok_embeddings)
     }
 
-    /// llama2.c's legacy file: no magic, the sign of the vocabulary's size says whether the classifier is tied.
+    /// llama2.c's legacy file: no magic, the sign of the vocabulary's size says whether the
+    /// classifier is tied.
     pub fn to_v0(&self) -> Vec<u8> {
         let mut file = Vec::new();
         let sign = if self.shape.tied { 1 } else { -1 };
@@ -177,8 +181,9 @@ impl RandomModel {
         file
     }
 
-    /// llama2.c's int8 file: each matrix's quants, then its scales, one for `group_size` weights of the flat
-    /// tensor. Groups may straddle rows. `group_size` must divide the length of every matrix.
+    /// llama2.c's int8 file: each matrix's quants, then its scales, one for `group_size` weights of
+    /// the flat tensor. Groups may straddle rows. `group_size` must divide the length of every
+    /// matrix.
     pub fn to_v2(&self, group_size: usize) -> Vec<u8> {
         let mut file = self.header(2, Some(group_size));
         self.put_norms(&mut file);
@@ -190,8 +195,8 @@ impl RandomModel {
         file
     }
 
-    /// The f32 model that the file `to_v2(group_size)` stands for: each weight is its quant times its scale,
-    /// rounded once to f32.
+    /// The f32 model that the file `to_v2(group_size)` stands for: each weight is its quant times
+    /// its scale, rounded once to f32.
     pub fn dequantized(&self, group_size: usize) -> Self {
         let dequantized = |tensor: &[f32]| -> Vec<f32> {
             let (quants, scales) = quantize(tensor, group_size);
@@ -255,7 +260,8 @@ impl RandomModel {
         put_i32(file, max_seq_len);
     }
 
-    /// The header of v1 and v2: zeros up to byte 256. In v2 the group's size starts at byte 37, unaligned.
+    /// The header of v1 and v2: zeros up to byte 256. In v2 the group's size starts at byte 37,
+    /// unaligned.
     fn header(&self, version: usize, group_size: Option<usize>) -> Vec<u8> {
         let mut file = 0x616b_3432_u32.to_le_bytes().to_vec();
         put_i32(&mut file, version);
@@ -307,7 +313,8 @@ pub fn quantize(tensor: &[f32], group_size: usize) -> (Vec<i8>, Vec<f32>) {
     (quants, scales)
 }
 
-// --- Comparing ----------------------------------------------------------------------------------------------
+// --- Comparing
+// ----------------------------------------------------------------------------------------------
 
 /// The standard deviation, about the mean.
 pub fn std_dev(x: &[f64]) -> f64 {
@@ -315,8 +322,8 @@ pub fn std_dev(x: &[f64]) -> f64 {
     (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
 }
 
-/// The largest distance between two elements at the same place: infinite where one is NaN, so that a comparison
-/// with a tolerance fails. f32 and f64 mix.
+/// The largest distance between two elements at the same place: infinite where one is NaN, so that
+/// a comparison with a tolerance fails. f32 and f64 mix.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -326,7 +333,8 @@ pub fn max_abs_diff<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[A], b: &[B]) 
     a.iter().zip(b).map(diff).fold(0.0, |max, d| if d.is_nan() { f64::INFINITY } else { d.max(max) })
 }
 
-// --- Files --------------------------------------------------------------------------------------------------
+// --- Files
+// --------------------------------------------------------------------------------------------------
 
 /// A file in a temporary folder of its own; both go when it is dropped.
 #[derive(Debug)]
@@ -372,8 +380,8 @@ impl Drop for TempFile {
     }
 }
 
-/// The folder of real model files, which are too large for the repository. Where it is not set, says that
-/// `test` is skipped.
+/// The folder of real model files, which are too large for the repository. Where it is not set,
+/// says that `test` is skipped.
 ///
 /// # Panics
 /// If it is set to something that isn't a folder: a test that should run must not be skipped.

@@ -1,8 +1,10 @@
-//! The forward pass of int8 files, as llama2.c's `runq.c` defines it: every operation in f32 and in its order there.
+//! The forward pass of int8 files, as llama2.c's `runq.c` defines it: every operation in f32 and in
+//! its order there.
 //!
-//! Quantising turns a difference in the last bit into one of a hundredth of the logits' spread, so a file of int8
-//! weights has no sharper meaning than one program's arithmetic. Rows that aren't whole groups, whose tails runq.c
-//! drops, are summed in parts that lie within a group: `gcd(n, group_size)` weights each.
+//! Quantising turns a difference in the last bit into one of a hundredth of the logits' spread, so
+//! a file of int8 weights has no sharper meaning than one program's numerics. Rows that aren't
+//! whole groups, whose tails runq.c drops, are summed in parts that lie within a group: `gcd(n,
+//! group_size)` weights each.
 
 use super::{Layer, RandomModel, Shape, quantize};
 
@@ -70,7 +72,8 @@ pub fn logits(
     let embeddings = quantized(&model.tok_embeddings);
     let classifier = quantized(model.classifier());
     let layers: Vec<_> = model.layers.iter().map(|layer| (layer, matrices(layer, group_size))).collect();
-    let mut cache = vec![(Vec::new(), Vec::new()); n_layers]; // of each layer: keys and values of all positions
+    // of each layer: keys and values of all positions
+    let mut cache = vec![(Vec::new(), Vec::new()); n_layers];
 
     let mut all = Vec::new();
     for (position, &token) in tokens.iter().enumerate() {
@@ -123,7 +126,8 @@ fn attention(shape: Shape, q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) ->
             let weight = score / sum;
             for i in 0..head_dim {
                 let sum = &mut out[h * head_dim + i];
-                *sum = weight.mul_add(value[start + i], *sum); // gcc fuses it where the processor can
+                // gcc fuses it where the processor can
+                *sum = weight.mul_add(value[start + i], *sum);
             }
         }
     }

@@ -2,11 +2,12 @@
 
 use super::{Layer, RandomModel, Shape};
 
-/// A model of one layer that does nothing, whose best next token after `t` is always `next[t]`, with a margin: the
-/// others' logits are 0. There are as many tokens as `next` has, and it must be even.
+/// A model of one layer that does nothing, whose best next token after `t` is always `next[t]`,
+/// with a margin: the others' logits are 0. There are as many tokens as `next` has, and it must be
+/// even.
 ///
-/// Each embedding is a direction of its own, and each row of the classifier is the sum of the directions of the tokens
-/// that it follows.
+/// Each embedding is a direction of its own, and each row of the classifier is the sum of the
+/// directions of the tokens that it follows.
 pub fn scripted_model(next: &[u32], max_seq_len: usize) -> RandomModel {
     let n = next.len();
     assert!(n.is_multiple_of(2), "RoPE turns pairs");

@@ -12,13 +12,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::convert::ConvertArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::models::BUNDLED;
 
 /// Runs Llama models on the CPU.
 ///
-/// Without a command it tells a story: a small model and its tokenizer are inside this program. Text goes to standard
-/// output, everything else to standard error.
+/// Without a command it tells a story: a small model and its tokenizer are inside this program.
+/// Text goes to standard output, everything else to standard error.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -60,10 +60,10 @@ pub(crate) enum Command {
 
 /// Writes on from a prompt, with the options of llama2.c.
 ///
-/// The text goes to standard output, the prompt included, token by token; the speed and the seed to standard error.
-/// The same model, options and seed give the same text as llama2.c, with any number of threads. It ends where the model
-/// ends it, at -n tokens, before a --stop text, or at Ctrl-C (exit code 130). Control characters other than white space
-/// aren't printed.
+/// The text goes to standard output, the prompt included, token by token; the speed and the seed to
+/// standard error. The same model, options and seed give the same text as llama2.c, with any number
+/// of threads. It ends where the model ends it, at -n tokens, before a --stop text, or at Ctrl-C
+/// (exit code 130). Control characters other than white space aren't printed.
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true, after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
@@ -75,7 +75,8 @@ pub(crate) struct RunArgs {
     #[arg(short = 'i', long, default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     pub(crate) prompt: String,
 
-    /// How many tokens to print, those of the prompt included; 0 is as many as the context holds, which is also the most
+    /// How many tokens to print, those of the prompt included; 0 is as many as the context holds,
+    /// which is also the most
     #[arg(short = 'n', long, value_name = "STEPS", default_value_t = 256)]
     pub(crate) steps: usize,
 
@@ -132,7 +133,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct ChatArgs {
-    /// The model's file; `bundled` is the model inside this program, which knows stories but not how to chat
+    /// The model's file; `bundled` is the model inside this program, which knows stories but not
+    /// how to chat
     #[arg(default_value = BUNDLED)]
     pub(crate) model: PathBuf,
 
@@ -169,8 +171,9 @@ pub(crate) struct ChatArgs {
     after_help = TOKENIZE_EXAMPLES
 )]
 pub(crate) struct TokenizeArgs {
-    /// The model whose tokenizer is taken (`bundled` is the one inside this program), unless one is given with -z; then
-    /// the text. Text is `-` for all of standard input; put `--` before a text that begins with `-`
+    /// The model whose tokenizer is taken (`bundled` is the one inside this program), unless one is
+    /// given with -z; then the text. Text is `-` for all of standard input; put `--` before a text
+    /// that begins with `-`
     #[arg(value_name = "MODEL|TEXT")]
     pub(crate) first: OsString,
     /// The text, if a model was given
@@ -197,8 +200,9 @@ Examples:
 
 /// Measures how well a model knows a text: the lower the perplexity, the better.
 ///
-/// Counts as llama.cpp does: windows without overlap, of which the second half counts. The running value after each
-/// window, and at last the perplexity alone on its line, go to standard output; the error to standard error.
+/// Counts as llama.cpp does: windows without overlap, of which the second half counts. The running
+/// value after each window, and at last the perplexity alone on its line, go to standard output;
+/// the error to standard error.
 #[derive(Debug, Args)]
 pub(crate) struct PerplexityArgs {
     /// The model's file; `bundled` is the model inside this program
@@ -228,8 +232,8 @@ pub(crate) struct PerplexityArgs {
 
 /// Writes the logits that a model gives at every position, to compare engines.
 ///
-/// They are little-endian f32: for each token a row, as long as the vocabulary. If something goes wrong, the file is as it
-/// was before.
+/// They are little-endian f32: for each token a row, as long as the vocabulary. If something goes
+/// wrong, the file is as it was before.
 #[derive(Debug, Args)]
 #[command(after_help = LOGITS_EXAMPLES)]
 pub(crate) struct LogitsArgs {
@@ -266,7 +270,8 @@ Examples:
 /// Of a GGUF file that can't be run it shows what is in it, and why it can't.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The model's file, or a directory that `convert` takes; `bundled` is the model inside this program
+    /// The model's file, or a directory that `convert` takes; `bundled` is the model inside this
+    /// program
     #[arg(default_value = BUNDLED)]
     pub(crate) model: PathBuf,
 
@@ -274,7 +279,8 @@ pub(crate) struct InspectArgs {
     #[arg(long)]
     pub(crate) tensors: bool,
 
-    /// Show every key of a GGUF file, where long texts are cut short and arrays only counted; or of config.json or params.json
+    /// Show every key of a GGUF file, where long texts are cut short and arrays only counted; or of
+    /// config.json or params.json
     #[arg(long)]
     pub(crate) metadata: bool,
 
@@ -300,7 +306,8 @@ pub(crate) struct SamplingArgs {
     #[arg(short, long, value_name = "TEMP", default_value_t = 1.0)]
     pub(crate) temperature: f32,
 
-    /// Choose among the likeliest tokens that together are this likely, from 0 to 1; 0 and 1 are off
+    /// Choose among the likeliest tokens that together are this likely, from 0 to 1; 0 and 1 are
+    /// off
     #[arg(short = 'p', long, value_name = "P", default_value_t = 0.9)]
     pub(crate) top_p: f32,
 
@@ -327,9 +334,9 @@ pub(crate) struct SamplingArgs {
 
 impl SamplingArgs {
     /// The sampler, if the options can be honoured.
-    pub(crate) fn sampler(&self) -> Result<Sampler, Failure> {
+    pub(crate) fn sampler(&self) -> Result<Sampler, CliError> {
         if !(0.0..=1.0).contains(&self.top_p) {
-            return Err(Failure::Usage(format!("--top-p {}: must be from 0 to 1", self.top_p)));
+            return Err(CliError::Usage(format!("--top-p {}: must be from 0 to 1", self.top_p)));
         }
         let options = SamplerOptions {
             temperature: self.temperature,
@@ -341,7 +348,7 @@ impl SamplingArgs {
             ..Default::default()
         };
         options.validate().map_err(|e| {
-            Failure::Usage(match e.kind() {
+            CliError::Usage(match e.kind() {
                 ErrorKind::InvalidOption { name, value, reason } => {
                     format!("--{} {value}: {reason}", name.replace('_', "-"))
                 }
@@ -352,10 +359,12 @@ impl SamplingArgs {
     }
 }
 
-/// A seed that differs from run to run. It is below 2^31 so that it is short, and llama2.c can be given it.
+/// A seed that differs from run to run. It is below 2^31 so that it is short, and llama2.c can be
+/// given it.
 fn new_seed() -> u64 {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // A multiplication by an odd number and the upper bits: every nanosecond counts, and so does every second.
+    // A multiplication by an odd number and the upper bits: every nanosecond counts, and so does
+    // every second.
     let mixed =
         (time.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 33).max(1)
@@ -364,7 +373,8 @@ fn new_seed() -> u64 {
 /// Which tokenizer.
 #[derive(Debug, Args)]
 pub(crate) struct TokenizerArgs {
-    /// The tokenizer's file, GGUF or a tokenizer.bin, instead of the model's own or the one beside it
+    /// The tokenizer's file, GGUF or a tokenizer.bin, instead of the model's own or the one beside
+    /// it
     #[arg(short = 'z', long = "tokenizer", value_name = "FILE")]
     pub(crate) path: Option<PathBuf>,
 }
@@ -385,7 +395,8 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     context_length: Option<u32>,
 
-    /// Keep keys and values in half precision: half the memory, faster in long contexts, not quite exact
+    /// Keep keys and values in half precision: half the memory, faster in long contexts, not quite
+    /// exact
     #[arg(long)]
     f16_cache: bool,
 
@@ -393,11 +404,13 @@ pub(crate) struct EngineArgs {
     #[arg(long)]
     huge_pages: bool,
 
-    /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default: 1e-5]
+    /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default:
+    /// 1e-5]
     #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
     norm_eps: Option<f32>,
 
-    /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default: 1e4]
+    /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default:
+    /// 1e4]
     #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
     rope_theta: Option<f64>,
 }

@@ -10,16 +10,16 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use crate::args::{cache_dtype, isa_parser};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::machine::{self, Memory};
-use crate::made_up::{DTYPES, SHAPES, Shape};
 use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{note, print};
+use crate::synthetic::{DTYPES, SHAPES, Shape};
 
 /// Measures how fast a model runs on this machine, or would run before you download it.
 ///
-/// Prefill reads a prompt at once, decode writes token by token; medians. Shares are of what this machine reads from
-/// memory and computes with the same threads, measured in the same run.
+/// Prefill reads a prompt at once, decode writes token by token; medians. Shares are of what this
+/// machine reads from memory and computes with the same threads, measured in the same run.
 #[derive(Debug, Args)]
 #[command(after_help = BENCH_EXAMPLES)]
 pub(crate) struct BenchArgs {
@@ -27,11 +27,11 @@ pub(crate) struct BenchArgs {
     #[arg(default_value = BUNDLED, conflicts_with = "shape")]
     pub(crate) model: PathBuf,
 
-    /// A well-known model's shape, with made-up weights
+    /// A well-known model's shape, with synthetic weights
     #[arg(long, value_name = "NAME", value_parser = shape_parser())]
     pub(crate) shape: Option<Shape>,
 
-    /// The format of made-up weights
+    /// The format of synthetic weights
     #[arg(long, value_name = "FORMAT", default_value = "q4_0", requires = "shape", value_parser = parse_made_up_dtype)]
     pub(crate) dtype: Dtype,
 
@@ -113,7 +113,7 @@ fn parse_depth(text: &str) -> Result<usize, String> {
 /// The most tokens, and repetitions: so that sums of them are numbers.
 const MAX_COUNT: usize = 1 << 30;
 
-pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
     let isas = if args.isa.is_empty() { vec![Isa::best()] } else { args.isa.clone() };
     let threads: Vec<usize> = match &args.threads[..] {
         [] => vec![thread::available_parallelism().map_or(1, usize::from)],
@@ -156,7 +156,7 @@ enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn of(args: &'a BenchArgs) -> Result<Self, Failure> {
+    fn of(args: &'a BenchArgs) -> Result<Self, CliError> {
         let Some(shape) = args.shape else { return Ok(Self::File(&args.model)) };
         let dtype = args.dtype;
         // The session and this program want some memory too.
@@ -177,7 +177,7 @@ impl<'a> Source<'a> {
         Ok(Self::MadeUp { shape, n_layers, dtype })
     }
 
-    fn open(&self, options: ModelOptions) -> Result<Model, Failure> {
+    fn open(&self, options: ModelOptions) -> Result<Model, CliError> {
         match self {
             Self::File(path) => models::open(path, TokenizerChoice::None, options),
             Self::MadeUp { shape, n_layers, dtype } => {
@@ -192,12 +192,12 @@ impl<'a> Source<'a> {
             Self::File(path) => format!("{}, {size:.0} MB", path.display()),
             Self::MadeUp { shape, n_layers, dtype, .. } if *n_layers < shape.n_layers => {
                 format!(
-                    "{} {dtype}, {n_layers} of {} layers, {size:.0} MB, made-up weights",
+                    "{} {dtype}, {n_layers} of {} layers, {size:.0} MB, synthetic weights",
                     shape.name, shape.n_layers
                 )
             }
             Self::MadeUp { shape, dtype, .. } => {
-                format!("{} {dtype}, {size:.0} MB, made-up weights", shape.name)
+                format!("{} {dtype}, {size:.0} MB, synthetic weights", shape.name)
             }
         }
     }
@@ -221,7 +221,7 @@ struct Row {
     peak: f64,
 }
 
-fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, Failure> {
+fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, CliError> {
     let context = args.depth + args.prompt.max(args.generate);
     let mut session = model
         .session_with(SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache)));
@@ -239,8 +239,8 @@ fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, Fail
 
     let cost = Cost::of(args, model);
     let (mut decode, mut bandwidth, mut shares) = (Vec::new(), Vec::new(), Vec::new());
-    // Memory is shared with other programs, and faster at one time than at another: so it is measured on both sides of each
-    // repetition.
+    // Memory is shared with other programs, and faster at one time than at another: so it is
+    // measured on both sides of each repetition.
     bandwidth.push(memory.read(model.threads()));
     for repetition in 0..args.repetitions {
         let seconds = median(times(1, || {
@@ -272,7 +272,8 @@ fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, Fail
 
 /// What a model's matrices and its cache ask of the machine.
 struct Cost {
-    /// Of all matrices that the prompt meets: of its tokens, only the last one meets the classifier.
+    /// Of all matrices that the prompt meets: of its tokens, only the last one meets the
+    /// classifier.
     operations_per_prompt: f64,
     /// Of the matrices, and of the keys and values that a generated token looks back at.
     bytes_per_token: f64,
@@ -307,7 +308,7 @@ impl Cost {
 }
 
 /// The seconds that some calls take, after one that isn't counted.
-fn times(repetitions: usize, mut work: impl FnMut() -> Result<(), Failure>) -> Result<Vec<f64>, Failure> {
+fn times(repetitions: usize, mut work: impl FnMut() -> Result<(), CliError>) -> Result<Vec<f64>, CliError> {
     work()?;
     let mut times = Vec::new();
     for _ in 0..repetitions {

@@ -13,11 +13,11 @@ use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 
 use crate::args::ChatArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::generator::Statistics;
 use crate::interrupt::{self, Watch, is_terminated};
 use crate::models;
 use crate::output::{aside, ask, count, holds_something, note, print, print_text, takes_escapes};
-use crate::speak::Statistics;
 
 /// What stands before and after a question of many lines.
 const FENCE: &str = "\"\"\"";
@@ -33,7 +33,7 @@ const HELP: &str = "\
 /quit          leave, as Ctrl-D does
 A line that ends with \\ goes on in the next; \"\"\" begins and ends a question of many lines.";
 
-pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let sampler = args.sampling.sampler()?;
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
@@ -72,11 +72,11 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
             None => talk.turn(&question),
         };
         if is_terminated() {
-            return Err(Failure::Interrupted);
+            return Err(CliError::Interrupted);
         }
         match result {
             // One who types can ask something shorter; a script can't.
-            Err(Failure::Error(reason)) if is_typed => note(&format!("error: {reason}")),
+            Err(CliError::Error(reason)) if is_typed => note(&format!("error: {reason}")),
             result => result?,
         }
     }
@@ -94,7 +94,7 @@ fn may_be_command(text: &str) -> bool {
 
 /// What the file says; Llama 2's if it says nothing. A model that was tuned on another answers
 /// badly, and nobody would know why: so one that isn't known isn't replaced.
-fn template(args: &ChatArgs, model: &Model) -> Result<Template, Failure> {
+fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
     let names = Template::ALL.map(Template::name).join(", ");
     let Some(own) = model.chat_template().filter(|own| !own.trim().is_empty()) else {
         if !args.quiet {
@@ -108,14 +108,14 @@ fn template(args: &ChatArgs, model: &Model) -> Result<Template, Failure> {
     }
     // It may be a name in place of Jinja.
     let name = Some(own.trim()).filter(|name| name.len() < 64 && !name.contains(['{', '\n']));
-    let known = Template::recognise(own).ok_or_else(|| {
+    let known = Template::detect(own).ok_or_else(|| {
         // Ours of this name isn't llama.cpp's, which the file means.
         let is_near = name.is_some_and(|name| Template::by_name(name).is_some());
         let why =
             if is_near { "is llama.cpp's, and near to ours but not the same" } else { "isn't known here" };
         let what = name.map_or("chat template".into(), |name| format!("chat template, {name:?},"));
         let reason = format!("its {what} {why}: name one that is like it with --template: {names}");
-        Failure::of(args.model.display(), reason)
+        CliError::of(args.model.display(), reason)
     })?;
     if let Some(name) = name.filter(|_| !args.quiet) {
         note(&format!("note: the file names its chat template: {name}"));
@@ -145,12 +145,12 @@ struct Talk {
 
 impl Talk {
     /// Answers a question. After an error nothing of the question stays in the conversation.
-    fn turn(&mut self, question: &str) -> Result<(), Failure> {
+    fn turn(&mut self, question: &str) -> Result<(), CliError> {
         let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
         let question = question.trim();
         let longer = models::longer(self.chat.session().model(), capacity);
         let answer = self.chat.ask(question, &mut self.sampler).map_err(|error| match error.kind() {
-            ErrorKind::ContextFull { requested, .. } => Failure::Error(format!(
+            ErrorKind::ContextFull { requested, .. } => CliError::Error(format!(
                 "the context is full: it holds {capacity} tokens, {position} are used, and this question makes \
                  it {requested}; {longer}, and /reset begins anew"
             )),
@@ -191,7 +191,7 @@ impl Talk {
         Ok(())
     }
 
-    fn command(&mut self, command: &str) -> Result<(), Failure> {
+    fn command(&mut self, command: &str) -> Result<(), CliError> {
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
         match (name, rest) {
@@ -200,15 +200,15 @@ impl Talk {
             ("system", "") => self.chat.set_system(self.default_system.as_deref()),
             ("system", text) => self.chat.set_system(Some(text)),
             ("save" | "save!" | "load", "") => {
-                return Err(Failure::Error(format!("/{name} needs a file's name")));
+                return Err(CliError::Error(format!("/{name} needs a file's name")));
             }
             ("save", file) if file != "-" && holds_something(Path::new(file)) => {
-                return Err(Failure::of(file, "it is there already; /save! replaces it"));
+                return Err(CliError::of(file, "it is there already; /save! replaces it"));
             }
             ("save" | "save!", file) => save(self.chat.messages(), file, &self.model_file)?,
             ("load", file) => self.chat.set_messages(load(file)?)?,
             _ => {
-                return Err(Failure::Error(format!(
+                return Err(CliError::Error(format!(
                     "there is no command /{name}; /help lists them, and a space before the / makes it a question"
                 )));
             }
@@ -218,7 +218,7 @@ impl Talk {
 }
 
 /// Writes a JSON object for each message on a line of its own; `-` is standard output.
-fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), Failure> {
+fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), CliError> {
     let line = |message: &Message| {
         format!("{}\n", json!({ "role": message.role.name(), "content": message.content }))
     };
@@ -228,17 +228,17 @@ fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), Failure> {
     }
     let mut target = OutputFile::create_apart(file, true, &[model])?;
     interrupt::remove_when_killed(&target);
-    target.write_all(lines.as_bytes()).map_err(|e| Failure::of(file, e))?;
+    target.write_all(lines.as_bytes()).map_err(|e| CliError::of(file, e))?;
     Ok(target.keep()?)
 }
 
-fn load(file: &str) -> Result<Vec<Message>, Failure> {
-    let of_file = |e: io::Error| Failure::of(file, e);
+fn load(file: &str) -> Result<Vec<Message>, CliError> {
+    let of_file = |e: io::Error| CliError::of(file, e);
     // Asked of the path: to open a pipe would wait for somebody to write to it.
     let found = fs::metadata(file).map_err(of_file)?;
     if !found.is_file() || found.len() > MAX_SAVED {
         let limit = MAX_SAVED >> 20;
-        return Err(Failure::of(file, format!("only regular files of at most {limit} MiB are loaded")));
+        return Err(CliError::of(file, format!("only regular files of at most {limit} MiB are loaded")));
     }
     let mut text = String::new();
     File::open(file).map_err(of_file)?.take(MAX_SAVED).read_to_string(&mut text).map_err(of_file)?;
@@ -248,7 +248,7 @@ fn load(file: &str) -> Result<Vec<Message>, Failure> {
         Some(Message { role, content: value.get("content")?.as_str()?.into() })
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let wrong = |i| Failure::of(file, format!("line {} is no message", i + 1));
+    let wrong = |i| CliError::of(file, format!("line {} is no message", i + 1));
     lines.map(|(i, line)| message(line).ok_or_else(|| wrong(i))).collect()
 }
 
@@ -262,7 +262,7 @@ enum Questions {
 }
 
 impl Questions {
-    fn new() -> Result<Self, Failure> {
+    fn new() -> Result<Self, CliError> {
         let is_typed = io::stdin().is_terminal();
         Ok(if is_typed && !takes_escapes(&io::stdout()) {
             Self::Plain(io::stdin().lock())
@@ -279,8 +279,9 @@ impl Questions {
         !matches!(self, Self::Lines(_))
     }
 
-    /// The next question, which may have several lines if it is typed; `None` when there are no more.
-    fn next(&mut self) -> Result<Option<String>, Failure> {
+    /// The next question, which may have several lines if it is typed; `None` when there are no
+    /// more.
+    fn next(&mut self) -> Result<Option<String>, CliError> {
         let Some(mut line) = self.line("> ")? else { return Ok(None) };
         if !self.are_typed() {
             return Ok(Some(line));
@@ -321,7 +322,7 @@ impl Questions {
     }
 
     /// The next line, without its end.
-    fn line(&mut self, prompt: &str) -> Result<Option<String>, Failure> {
+    fn line(&mut self, prompt: &str) -> Result<Option<String>, CliError> {
         if let Self::Plain(_) = self {
             ask(prompt)?;
         }
@@ -333,9 +334,9 @@ impl Questions {
             },
             Self::Plain(stdin) | Self::Lines(stdin) => {
                 let mut line = Vec::new();
-                let n = stdin.read_until(b'\n', &mut line).map_err(|e| Failure::of("standard input", e))?;
+                let n = stdin.read_until(b'\n', &mut line).map_err(|e| CliError::of("standard input", e))?;
                 let line = String::from_utf8(line)
-                    .map_err(|_| Failure::of("standard input", "a line is not UTF-8"))?;
+                    .map_err(|_| CliError::of("standard input", "a line is not UTF-8"))?;
                 let line = line.strip_suffix('\n').unwrap_or(&line);
                 Ok((n > 0).then(|| line.strip_suffix('\r').unwrap_or(line).to_string()))
             }
@@ -344,6 +345,6 @@ impl Questions {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn terminal(error: ReadlineError) -> Failure {
-    Failure::of("terminal", error)
+fn terminal(error: ReadlineError) -> CliError {
+    CliError::of("terminal", error)
 }

@@ -6,24 +6,27 @@ use std::str::FromStr;
 
 use babyllama::ModelOptions;
 use babyllama::convert::{
-    GgufOptions, Llama2c, Mix, OutputFile, Source, UnknownMix, check, gguf_bytes, llama2c_bytes, to_gguf,
-    to_llama2c, to_tokenizer_bin,
+    GgufOptions, Llama2c, OutputFile, Recipe, Source, UnknownRecipe, check, gguf_bytes, llama2c_bytes,
+    to_gguf, to_llama2c, to_tokenizer_bin,
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{parse_norm_eps, parse_positions, parse_rope_theta};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::interrupt::{Watch, is_terminated, remove_when_killed};
 use crate::output::{note, takes_escapes};
 
-/// Writes a model as GGUF, with its tokenizer, in another weight format if wanted; or in one of llama2.c's formats.
+/// Writes a model as GGUF, with its tokenizer, in another weight format if wanted; or in one of
+/// llama2.c's formats.
 ///
-/// What it writes runs in llama.cpp or llama2.c too. The file takes its place only when it is whole.
+/// What it writes runs in llama.cpp or llama2.c too. The file takes its place only when it is
+/// whole.
 #[derive(Debug, Args)]
 #[command(after_help = CONVERT_EXAMPLES)]
 pub(crate) struct ConvertArgs {
-    /// The model: a directory of Hugging Face's (config.json) or Meta's (params.json), or a file: GGUF or llama2.c's
+    /// The model: a directory of Hugging Face's (config.json) or Meta's (params.json), or a file:
+    /// GGUF or llama2.c's
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
 
@@ -42,7 +45,8 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "N", help = group_size_help())]
     pub(crate) group_size: Option<usize>,
 
-    /// Read the file back and compare every tensor, the tokenizer and the hyperparameters with the source
+    /// Read the file back and compare every tensor, the tokenizer and the hyperparameters with the
+    /// source
     #[arg(long)]
     pub(crate) check: bool,
 
@@ -61,19 +65,23 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
-    /// Sets a key of a GGUF file, such as general.name or general.license; may be given several times
+    /// Sets a key of a GGUF file, such as general.name or general.license; may be given several
+    /// times
     #[arg(long, value_name = "KEY=TEXT")]
     pub(crate) set: Vec<KeyAndText>,
 
-    /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default: 1e-5]
+    /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default:
+    /// 1e-5]
     #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
     pub(crate) norm_eps: Option<f32>,
 
-    /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default: 1e4]
+    /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default:
+    /// 1e4]
     #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
     pub(crate) rope_theta: Option<f64>,
 
-    /// How many positions the model was made for; Meta's files don't say [default: what they look like]
+    /// How many positions the model was made for; Meta's files don't say [default: what they look
+    /// like]
     #[arg(long, value_name = "N", value_parser = parse_positions)]
     pub(crate) max_seq_len: Option<usize>,
 }
@@ -81,8 +89,8 @@ pub(crate) struct ConvertArgs {
 /// Which tokenizer a converted model gets.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertTokenizerArgs {
-    /// The tokenizer's file, instead of the model's own or the one beside it: tokenizer.model, tokenizer.json,
-    /// tokenizer.bin or GGUF
+    /// The tokenizer's file, instead of the model's own or the one beside it: tokenizer.model,
+    /// tokenizer.json, tokenizer.bin or GGUF
     #[arg(short = 'z', long = "tokenizer", value_name = "FILE")]
     pub(crate) path: Option<PathBuf>,
 }
@@ -106,12 +114,12 @@ Examples:
 
 /// The formats of matrices; `None` is what the source has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MixOrAuto(pub(crate) Option<Mix>);
+pub(crate) struct MixOrAuto(pub(crate) Option<Recipe>);
 
 impl FromStr for MixOrAuto {
-    type Err = UnknownMix;
+    type Err = UnknownRecipe;
 
-    fn from_str(name: &str) -> Result<Self, UnknownMix> {
+    fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
         if name == "auto" { Ok(Self(None)) } else { name.parse().map(|mix| Self(Some(mix))) }
     }
 }
@@ -125,7 +133,7 @@ fn group_size_help() -> String {
 }
 
 fn dtype_help() -> String {
-    let names: Vec<_> = Mix::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
+    let names: Vec<_> = Recipe::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
     format!(
         "The formats of matrices, as llama.cpp mixes them: {}; auto is what the source has [default: auto]",
         names.join(", ")
@@ -149,13 +157,13 @@ impl FromStr for KeyAndText {
     }
 }
 
-pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
     if args.target == Path::new("-") {
         let reason = "a model can't be written to standard output: name a file (./- is one of that name)";
-        return Err(Failure::Usage(reason.into()));
+        return Err(CliError::Usage(reason.into()));
     }
     if args.group_size.is_some() && args.to != Some(TargetFormat::Llama2cV2) {
-        return Err(Failure::Usage("--group-size is for --to llama2c-v2 alone".into()));
+        return Err(CliError::Usage("--group-size is for --to llama2c-v2 alone".into()));
     }
     let source = Source::open(&args.source, &model_options(args))?;
     if !args.quiet {
@@ -169,7 +177,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         Some(version) => write_llama2c(args, &source, version, &watch)?,
     }
     if is_terminated() {
-        return Err(Failure::Interrupted);
+        return Err(CliError::Interrupted);
     }
     drop(watch);
     if args.check {
@@ -213,7 +221,7 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
     }
 }
 
-fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), Failure> {
+fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), CliError> {
     let mut options = GgufOptions::new();
     if let Some(mix) = args.dtype.0 {
         options = options.mix(mix);
@@ -224,7 +232,7 @@ fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), 
     for KeyAndText(key, text) in &args.set {
         options = options.metadata(key, text.as_str());
     }
-    let bytes = gguf_bytes(source, &options).map_err(|e| Failure::of(args.target.display(), e))?;
+    let bytes = gguf_bytes(source, &options).map_err(|e| CliError::of(args.target.display(), e))?;
     write(args, bytes, watch, |to| to_gguf(source, &options, to))?.keep()?;
     if !args.quiet && source.tokenizer()?.is_none() {
         note("there is no tokenizer: the file takes tokens alone, no text");
@@ -238,12 +246,12 @@ fn write_llama2c(
     source: &Source,
     version: Llama2c,
     watch: &Watch,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     if args.dtype.0.is_some() || !args.set.is_empty() {
         let why = if args.to.is_none() { ", and .bin chose one: --to gguf changes it" } else { "" };
-        return Err(Failure::Usage(format!("llama2.c's formats know neither --dtype nor --set{why}")));
+        return Err(CliError::Usage(format!("llama2.c's formats know neither --dtype nor --set{why}")));
     }
-    let of_target = |e| Failure::of(args.target.display(), e);
+    let of_target = |e| CliError::of(args.target.display(), e);
     let mut tokenizer = Vec::new();
     let beside: PathBuf = args.target.with_extension("tokenizer.bin");
     let beside = match to_tokenizer_bin(source, &mut tokenizer) {
@@ -273,7 +281,7 @@ fn write_llama2c(
 }
 
 /// A file that takes its place when it is whole, and never that of one that the model is read from.
-fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, Failure> {
+fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, CliError> {
     let mut sources = vec![args.source.as_path()];
     sources.extend(args.tokenizer.path.as_deref());
     let file = OutputFile::create_apart(target, args.force, &sources)?;
@@ -287,7 +295,7 @@ fn write(
     bytes: u64,
     watch: &Watch,
     write: impl FnOnce(BufWriter<&mut Watched<'_>>) -> babyllama::Result<()>,
-) -> Result<OutputFile, Failure> {
+) -> Result<OutputFile, CliError> {
     let mut file = create(args, &args.target)?;
     file.require_space(bytes)?;
     let bar = progress_bar(args, "writing", bytes);
@@ -295,17 +303,17 @@ fn write(
     let result = write(BufWriter::new(&mut watched));
     bar.finish_and_clear();
     if watch.interrupted() {
-        return Err(Failure::Interrupted);
+        return Err(CliError::Interrupted);
     }
     result.map_err(|e| described(&e, &args.target))?;
     Ok(file)
 }
 
 /// An error without a file is of the one that is written.
-fn described(error: &babyllama::Error, target: &Path) -> Failure {
+fn described(error: &babyllama::Error, target: &Path) -> CliError {
     match error.path() {
-        Some(_) => Failure::Error(error.to_string()),
-        None => Failure::of(target.display(), error),
+        Some(_) => CliError::Error(error.to_string()),
+        None => CliError::of(target.display(), error),
     }
 }
 
@@ -331,7 +339,8 @@ fn progress_bar(args: &ConvertArgs, what: &'static str, len: u64) -> ProgressBar
     bar
 }
 
-/// Counts what is written, and fails at the first write after Ctrl-C, so that the unfinished file is removed.
+/// Counts what is written, and fails at the first write after Ctrl-C, so that the unfinished file
+/// is removed.
 #[derive(Debug)]
 struct Watched<'a> {
     to: &'a mut OutputFile,

@@ -8,12 +8,12 @@ use babyllama::{Config, Model, PieceKind, RopeScaling, SessionOptions, TensorInf
 use serde_json::{Map, Value, json};
 
 use crate::args::InspectArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::models::{self, TokenizerChoice};
 use crate::output::{print_json, print_text};
 use crate::unrunnable::Unrunnable;
 
-pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     // A directory can be converted but not run; a file of one can't be run either.
     let facts = if args.model.is_dir() {
         Facts::of_source(args)
@@ -21,9 +21,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
         Facts::of_model(args).or_else(|failure| Facts::of_source(args).map_err(|_| failure))
     };
     let facts = match facts {
-        Err(Failure::Error(reason)) => {
+        Err(CliError::Error(reason)) => {
             // That is when people look: what is in it, and why doesn't it run?
-            let unrunnable = Unrunnable::open(args, &reason).ok_or(Failure::Error(reason))?;
+            let unrunnable = Unrunnable::open(args, &reason).ok_or(CliError::Error(reason))?;
             return match args.json {
                 true => print_json(&unrunnable.to_json(args)),
                 false => print_text(&unrunnable.describe(args)),
@@ -70,7 +70,7 @@ struct Engine {
 }
 
 impl Facts {
-    fn of_model(args: &InspectArgs) -> Result<Self, Failure> {
+    fn of_model(args: &InspectArgs) -> Result<Self, CliError> {
         let options = args.engine.model_options();
         let choice = TokenizerChoice::from(args.tokenizer.path.as_deref());
         let (model, tokenizer) = match (models::open(&args.model, choice, options.clone()), choice) {
@@ -78,11 +78,12 @@ impl Facts {
                 let tokenizer = model.tokenizer().cloned();
                 (model, Ok(tokenizer))
             }
-            // It may be only the tokenizer beside the model that is bad, and one would like to know that.
-            (Err(Failure::Error(reason)), TokenizerChoice::Own) => {
+            // It may be only the tokenizer beside the model that is bad, and one would like to know
+            // that.
+            (Err(CliError::Error(reason)), TokenizerChoice::Own) => {
                 match models::open(&args.model, TokenizerChoice::None, options) {
                     Ok(model) => (model, Err(reason)),
-                    Err(_) => return Err(Failure::Error(reason)),
+                    Err(_) => return Err(CliError::Error(reason)),
                 }
             }
             (Err(failure), _) => return Err(failure),
@@ -108,7 +109,7 @@ impl Facts {
         })
     }
 
-    fn of_source(args: &InspectArgs) -> Result<Self, Failure> {
+    fn of_source(args: &InspectArgs) -> Result<Self, CliError> {
         let mut options = args.engine.model_options();
         if let Some(path) = &args.tokenizer.path {
             options = options.tokenizer_path(path);
@@ -301,8 +302,8 @@ fn describe_tokenizer(tokenizer: &Tokenizer) -> String {
     format!("{} pieces, {bytes} of them bytes; BOS {bos}, EOS {eos}", digits(pieces as u128))
 }
 
-/// Appends a table of the tensors; unless `all` are wanted, a tensor that every layer has takes one line.
-/// A tensor is its name, its shape, how it is stored, and its bytes.
+/// Appends a table of the tensors; unless `all` are wanted, a tensor that every layer has takes one
+/// line. A tensor is its name, its shape, how it is stored, and its bytes.
 pub(crate) fn describe_table(
     text: &mut String,
     tensors: impl ExactSizeIterator<Item = (String, Vec<usize>, String, u64)>,

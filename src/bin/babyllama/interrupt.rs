@@ -47,11 +47,12 @@ fn clean_up() {
 
 /// Takes Ctrl-C over, once, and SIGTERM and SIGHUP.
 ///
-/// rustyline takes SIGINT too, for as long as an editor lives, though it reads the key itself. So this must come after
-/// an editor was made; with [`at_prompt`] and the first [`Watch`] it does.
+/// rustyline takes SIGINT too, for as long as an editor lives, though it reads the key itself. So
+/// this must come after an editor was made; with [`at_prompt`] and the first [`Watch`] it does.
 fn take_over() {
     static TAKEN: Once = Once::new();
-    // It runs in a thread of its own, so it may come late: after what was to be stopped has ended by itself.
+    // It runs in a thread of its own, so it may come late: after what was to be stopped has ended
+    // by itself.
     let handler = || {
         if PRESSES.fetch_add(1, Ordering::SeqCst) >= OUTLIVED.load(Ordering::SeqCst) {
             clean_up();
@@ -117,7 +118,8 @@ mod termination {
     }
 }
 
-/// A line editor takes a terminal's settings over while it reads, and gives them back when it has a line.
+/// A line editor takes a terminal's settings over while it reads, and gives them back when it has a
+/// line.
 #[cfg(unix)]
 mod terminal {
     use std::io;
@@ -161,8 +163,9 @@ fn watched(is_watched: bool) {
     WATCHED.store(is_watched, Ordering::SeqCst);
 }
 
-/// From now on a line editor reads the key itself while nobody watches. What still comes as a signal was meant for the
-/// answer that has just ended, and does nothing. Within an answer three end the program, should it hang.
+/// From now on a line editor reads the key itself while nobody watches. What still comes as a
+/// signal was meant for the answer that has just ended, and does nothing. Within an answer three
+/// end the program, should it hang.
 pub(crate) fn at_prompt() {
     #[cfg(unix)]
     terminal::remember();

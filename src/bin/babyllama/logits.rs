@@ -7,7 +7,7 @@ use babyllama::convert::OutputFile;
 use babyllama::{Session, TokenId};
 
 use crate::args::LogitsArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::interrupt::{Watch, remove_when_killed};
 use crate::models::{self, TokenizerChoice};
 use crate::output::holds_something;
@@ -15,20 +15,20 @@ use crate::output::holds_something;
 /// Tokens whose logits are held in memory at once, and after which a signal is looked for.
 const CHUNK: usize = 32;
 
-pub(crate) fn run(args: &LogitsArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let model = models::open(&args.model, TokenizerChoice::None, args.engine.model_options())?;
     let mut session = model.session_with(args.engine.session_options());
     let (tokens, capacity) = (&args.tokens.0, session.capacity());
     if tokens.len() > capacity {
         let reason = format!("the context holds {capacity} tokens, and there are {}", tokens.len());
-        return Err(Failure::Error(format!("{reason}; {}", models::longer(&model, capacity))));
+        return Err(CliError::Error(format!("{reason}; {}", models::longer(&model, capacity))));
     }
     if args.out == Path::new("-") {
         return write_logits(&mut session, tokens, io::stdout().lock(), &Watch::new(), |e| {
-            Failure::of_output(&e)
+            CliError::of_output(&e)
         });
     }
-    let failed = |e: io::Error| Failure::of(args.out.display(), e);
+    let failed = |e: io::Error| CliError::of(args.out.display(), e);
     let watch = Watch::new();
     let overwrite = args.force || !holds_something(&args.out);
     let mut target = OutputFile::create_apart(&args.out, overwrite, &[&args.model])?;
@@ -43,15 +43,15 @@ fn write_logits(
     tokens: &[TokenId],
     to: impl Write,
     watch: &Watch,
-    failed: impl Fn(io::Error) -> Failure,
-) -> Result<(), Failure> {
+    failed: impl Fn(io::Error) -> CliError,
+) -> Result<(), CliError> {
     let mut to = BufWriter::new(to);
     for chunk in tokens.chunks(CHUNK) {
         for logit in session.forward_all(chunk)? {
             to.write_all(&logit.to_le_bytes()).map_err(&failed)?;
         }
         if watch.interrupted() {
-            return Err(Failure::Interrupted);
+            return Err(CliError::Interrupted);
         }
     }
     to.flush().map_err(failed)

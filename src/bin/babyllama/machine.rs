@@ -10,8 +10,8 @@ use babyllama::Isa;
 use memmap2::Advice;
 use memmap2::MmapMut;
 
-/// Some memory to read, much more than a cache holds. Where the system can choose, it is in pages of the size that the model's
-/// weights are in.
+/// Some memory to read, much more than a cache holds. Where the system can choose, it is in pages
+/// of the size that the model's weights are in.
 pub(crate) struct Memory(MmapMut);
 
 impl Memory {
@@ -47,8 +47,9 @@ impl Memory {
     }
 }
 
-/// What some threads compute together, in operations per second: the best of five passes. Each thread counts by its own clock and for
-/// long enough that its start, and the time in which a processor comes up to its speed, don't weigh.
+/// What some threads compute together, in operations per second: the best of five passes. Each
+/// thread counts by its own clock and for long enough that its start, and the time in which a
+/// processor comes up to its speed, don't weigh.
 pub(crate) fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
     const PASS: Duration = Duration::from_millis(10);
     let rate = move || {

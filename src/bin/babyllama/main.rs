@@ -1,5 +1,5 @@
-//! The bundled binary: runs Llama models at a terminal. It uses the library's public API alone, so it is an example of
-//! it too: `speak.rs` is where text is generated.
+//! The bundled binary: runs Llama models at a terminal. It uses the library's public API alone, so
+//! it is an example of it too: `speak.rs` is where text is generated.
 //!
 //! Exit codes: 0, also when the reader of a pipe has gone; 1 for errors; 2 for wrong usage; 130
 //! after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
@@ -8,17 +8,17 @@ mod args;
 mod bench;
 mod chat;
 mod convert;
-mod failure;
+mod error;
+mod generator;
 mod inspect;
 mod interrupt;
 mod logits;
 mod machine;
-mod made_up;
 mod models;
 mod output;
 mod perplexity;
 mod run;
-mod speak;
+mod synthetic;
 mod tokenize;
 mod unrunnable;
 
@@ -29,9 +29,10 @@ use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
 use args::{Cli, Command, RunArgs};
-use failure::Failure;
+use error::CliError;
 
-/// The command line, in colors where they are wanted: clap alone would use them for TERM=dumb if CI is set.
+/// The command line, in colors where they are wanted: clap alone would use them for TERM=dumb if CI
+/// is set.
 fn command() -> clap::Command {
     let has_colors = output::takes_escapes(&std::io::stderr());
     Cli::command().color(if has_colors { ColorChoice::Auto } else { ColorChoice::Never })
@@ -63,9 +64,9 @@ fn main() -> ExitCode {
         Some(Command::Bench(args)) => bench::run(args),
     };
     match result {
-        Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
-        Err(Failure::Interrupted) => ExitCode::from(interrupt::exit_code()),
-        Err(Failure::Usage(reason)) => {
+        Ok(()) | Err(CliError::ReaderGone) => ExitCode::SUCCESS,
+        Err(CliError::Interrupted) => ExitCode::from(interrupt::exit_code()),
+        Err(CliError::Usage(reason)) => {
             // With the usage of the command that it is about.
             let mut command = command();
             command.build();
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
             let _ = command.clone().error(ErrorKind::ValueValidation, reason).print();
             ExitCode::from(2)
         }
-        Err(Failure::Error(reason)) => {
+        Err(CliError::Error(reason)) => {
             output::note(&format!("error: {reason}"));
             ExitCode::FAILURE
         }

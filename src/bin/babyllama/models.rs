@@ -4,10 +4,11 @@ use std::path::Path;
 
 use babyllama::{Model, ModelOptions, Tokenizer};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::output::note;
 
-/// What stands for the bundled model where a file could be named. A file of this name is `./bundled`.
+/// What stands for the bundled model where a file could be named. A file of this name is
+/// `./bundled`.
 pub(crate) const BUNDLED: &str = "bundled";
 
 /// Which tokenizer a model gets.
@@ -32,7 +33,7 @@ pub(crate) fn open(
     model: &Path,
     tokenizer: TokenizerChoice<'_>,
     options: ModelOptions,
-) -> Result<Model, Failure> {
+) -> Result<Model, CliError> {
     let bundled = model == Path::new(BUNDLED);
     let options = match tokenizer {
         TokenizerChoice::None => options.no_tokenizer(),
@@ -56,10 +57,10 @@ pub(crate) fn longer(model: &Model, capacity: usize) -> String {
 }
 
 /// The model's tokenizer, for commands that can't do without.
-pub(crate) fn tokenizer<'a>(model: &'a Model, path: &Path) -> Result<&'a Tokenizer, Failure> {
+pub(crate) fn tokenizer<'a>(model: &'a Model, path: &Path) -> Result<&'a Tokenizer, CliError> {
     let beside = path.with_extension("tokenizer.bin");
     let beside = beside.file_name().unwrap_or_default().to_string_lossy();
     let missing =
         || format!("no tokenizer beside it ({beside} or tokenizer.bin): name one with -z or --tokenizer");
-    model.tokenizer().ok_or_else(|| Failure::of(path.display(), missing()))
+    model.tokenizer().ok_or_else(|| CliError::of(path.display(), missing()))
 }

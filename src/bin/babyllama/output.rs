@@ -5,22 +5,22 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::{env, fs};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// Writes to standard output, at once: text appears token by token.
-pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|e| Failure::of_output(&e))
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|e| CliError::of_output(&e))
 }
 
 /// Writes what a model says to standard output.
-pub(crate) fn print_text(text: &str) -> Result<(), Failure> {
+pub(crate) fn print_text(text: &str) -> Result<(), CliError> {
     print(visible(text).as_bytes())
 }
 
 /// Writes what stands before something that is typed to where it is seen: what goes on from
 /// standard output is text alone.
-pub(crate) fn ask(prompt: &str) -> Result<(), Failure> {
+pub(crate) fn ask(prompt: &str) -> Result<(), CliError> {
     if io::stdout().is_terminal() {
         return print(prompt.as_bytes());
     }
@@ -33,7 +33,8 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{}", visible(line));
 }
 
-/// Writes a line to standard error that stands back behind what a model says, where a terminal can show that.
+/// Writes a line to standard error that stands back behind what a model says, where a terminal can
+/// show that.
 pub(crate) fn aside(line: &str) {
     let (dim, plain) = if takes_escapes(&io::stderr()) { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     let _ = writeln!(io::stderr(), "{dim}{}{plain}", visible(line));
@@ -54,23 +55,23 @@ pub(crate) fn holds_something(path: &Path) -> bool {
 }
 
 /// All of standard input, which must be UTF-8.
-pub(crate) fn read_input() -> Result<String, Failure> {
+pub(crate) fn read_input() -> Result<String, CliError> {
     let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Failure::of("standard input", e))?;
+    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| CliError::of("standard input", e))?;
     String::from_utf8(bytes).map_err(|e| {
-        Failure::of("standard input", format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
+        CliError::of("standard input", format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
     })
 }
 
-/// The text without control characters other than white space: as in llama2.c, a model that says ESC doesn't get to
-/// steer the terminal.
+/// The text without control characters other than white space: as in llama2.c, a model that says
+/// ESC doesn't get to steer the terminal.
 fn visible(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| c.is_control() && !matches!(c, '\t'..='\r');
     if text.contains(hidden) { text.replace(hidden, "").into() } else { text.into() }
 }
 
 /// JSON without control characters: what serde leaves as it is of them stands in a string.
-pub(crate) fn print_json(json: &serde_json::Value) -> Result<(), Failure> {
+pub(crate) fn print_json(json: &serde_json::Value) -> Result<(), CliError> {
     let hidden = |c: char| c.is_control() && c != '\n';
     let text = format!("{json:#}\n");
     let escaped = text.chars().map(|c| if hidden(c) { format!("\\u{:04x}", c as u32) } else { c.into() });

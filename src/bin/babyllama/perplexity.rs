@@ -9,14 +9,14 @@ use babyllama::PerplexityOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::PerplexityArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::models;
 use crate::output::{count, note, print, read_input, takes_escapes};
 
-pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     if args.engine.has_context_length() {
         let reason = "--context-length does nothing here: --ctx says how many tokens a window has";
-        return Err(Failure::Usage(reason.into()));
+        return Err(CliError::Usage(reason.into()));
     }
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
         let reason = format!(
             "it has {n_tokens} tokens, and --ctx needs {needed}: take a longer text, or a smaller --ctx"
         );
-        return Err(Failure::of(args.file.display(), reason));
+        return Err(CliError::of(args.file.display(), reason));
     }
 
     let max_windows = if args.chunks == 0 { usize::MAX } else { args.chunks };
@@ -66,13 +66,13 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
     print(format!("{:.4}\n", measured.value()).as_bytes())
 }
 
-fn read_text(file: &Path) -> Result<String, Failure> {
+fn read_text(file: &Path) -> Result<String, CliError> {
     if file == Path::new("-") {
         return read_input();
     }
-    let bytes = fs::read(file).map_err(|e| Failure::of(file.display(), e))?;
+    let bytes = fs::read(file).map_err(|e| CliError::of(file.display(), e))?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Failure::of(file.display(), format!("is not UTF-8 from byte {at} on"))
+        CliError::of(file.display(), format!("is not UTF-8 from byte {at} on"))
     })
 }

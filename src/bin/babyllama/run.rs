@@ -3,13 +3,13 @@
 use babyllama::{TokenId, Tokenizer};
 
 use crate::args::RunArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
+use crate::generator::Generator;
 use crate::interrupt::Watch;
 use crate::models;
 use crate::output::{count, note, print, print_text, read_input};
-use crate::speak::Speaker;
 
-pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let sampler = args.sampling.sampler()?;
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let prompt = tokenizer.encode_prompt(&read_prompt(&args.prompt)?);
     if prompt.is_empty() {
         let reason = "no token to run: nothing begins a text of this model, so give it a prompt with -i";
-        return Err(Failure::of(args.model.display(), reason));
+        return Err(CliError::of(args.model.display(), reason));
     }
     let session = model.session_with(args.engine.session_options());
 
@@ -39,12 +39,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest was left out"));
     }
 
-    let mut speaker = Speaker::new(session, sampler, &args.sampling.stop);
+    let mut speaker = Generator::new(session, sampler, &args.sampling.stop);
     if max_tokens == 0 {
         return Ok(());
     }
     let result = go_on(&mut speaker, &prompt, max_tokens);
-    if let Ok(()) | Err(Failure::Interrupted) = result {
+    if let Ok(()) | Err(CliError::Interrupted) = result {
         print(b"\n")?;
         if !args.quiet {
             note(&speaker.statistics());
@@ -54,15 +54,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
 }
 
 /// Feeds the prompt and prints what follows it.
-fn go_on(speaker: &mut Speaker, prompt: &[TokenId], max_tokens: usize) -> Result<(), Failure> {
+fn go_on(speaker: &mut Generator, prompt: &[TokenId], max_tokens: usize) -> Result<(), CliError> {
     let watch = Watch::new();
     speaker.feed(prompt, &watch)?;
     let reason = speaker.speak(max_tokens, &watch, print_text)?;
-    reason.map(|_| ()).ok_or(Failure::Interrupted)
+    reason.map(|_| ()).ok_or(CliError::Interrupted)
 }
 
-/// Prints the text of a prompt as its tokens have it. One that was cut inside a character ends before that.
-fn print_tokens(tokens: &[TokenId], tokenizer: &Tokenizer) -> Result<(), Failure> {
+/// Prints the text of a prompt as its tokens have it. One that was cut inside a character ends
+/// before that.
+fn print_tokens(tokens: &[TokenId], tokenizer: &Tokenizer) -> Result<(), CliError> {
     let mut decoder = tokenizer.decoder();
     let mut text = String::new();
     for &token in tokens {
@@ -71,7 +72,7 @@ fn print_tokens(tokens: &[TokenId], tokenizer: &Tokenizer) -> Result<(), Failure
     print_text(&text)
 }
 
-fn read_prompt(prompt: &str) -> Result<String, Failure> {
+fn read_prompt(prompt: &str) -> Result<String, CliError> {
     if prompt != "-" {
         return Ok(prompt.into());
     }

@@ -6,11 +6,11 @@ use std::path::Path;
 use babyllama::{ErrorKind, ModelOptions, Tokenizer};
 
 use crate::args::TokenizeArgs;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{print, read_input};
 
-pub(crate) fn run(args: &TokenizeArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
     match (&args.tokenizer.path, &args.second) {
         (Some(path), None) => print_tokens(&Tokenizer::open(path)?, &args.first, args.no_bos),
         (None, Some(text)) => {
@@ -29,19 +29,19 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<(), Failure> {
             print_tokens(models::tokenizer(&model, path)?, text, args.no_bos)
         }
         (Some(_), Some(_)) => {
-            Err(Failure::Usage("a model and --tokenizer were given: it takes one of them".into()))
+            Err(CliError::Usage("a model and --tokenizer were given: it takes one of them".into()))
         }
         (None, None) => {
-            Err(Failure::Usage("it takes a model (or --tokenizer FILE), and a text behind it".into()))
+            Err(CliError::Usage("it takes a model (or --tokenizer FILE), and a text behind it".into()))
         }
     }
 }
 
-fn print_tokens(tokenizer: &Tokenizer, text: &OsStr, no_bos: bool) -> Result<(), Failure> {
+fn print_tokens(tokenizer: &Tokenizer, text: &OsStr, no_bos: bool) -> Result<(), CliError> {
     let text = match text.to_str() {
         Some("-") => read_input()?,
         Some(text) => text.into(),
-        None => return Err(Failure::Usage("the text is not UTF-8".into())),
+        None => return Err(CliError::Usage("the text is not UTF-8".into())),
     };
     let tokens = if no_bos { tokenizer.encode(&text) } else { tokenizer.encode_prompt(&text) };
     let ids: Vec<_> = tokens.iter().map(ToString::to_string).collect();

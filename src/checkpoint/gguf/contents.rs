@@ -44,8 +44,8 @@ impl GgufFile {
     /// tensors aren't looked at.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`]; [`ErrorKind::UnknownFormat`] if it isn't GGUF; and whatever is wrong with the keys or with what
-    /// is said of the tensors.
+    /// [`ErrorKind::Io`]; [`ErrorKind::UnknownFormat`] if it isn't GGUF; and whatever is wrong with
+    /// the keys or with what is said of the tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let storage = Storage::open(path.as_ref())?;
         let contents = if has_magic(&storage) {

@@ -1,4 +1,5 @@
-//! Takes a GGUF file apart from its front: numbers, strings and values, each checked against the bytes that are left.
+//! Takes a GGUF file apart from its front: numbers, strings and values, each checked against the
+//! bytes that are left.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -98,8 +99,8 @@ impl<'a> Cursor<'a> {
         Ok((key, value))
     }
 
-    /// An array. Only its end is looked for, so a long one of numbers costs nothing and one of strings a look at each
-    /// length.
+    /// An array. Only its end is looked for, so a long one of numbers costs nothing and one of
+    /// strings a look at each length.
     fn array(&mut self, key: &str, depth: usize) -> Result<Value<'a>> {
         let element = self.u32("the type of an array's elements")?;
         let Some(element) = Kind::of(element) else {

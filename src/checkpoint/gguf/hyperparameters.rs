@@ -14,12 +14,14 @@ pub(super) fn check_architecture(metadata: &Metadata<'_>) -> Result<()> {
     if found == ARCHITECTURE { Ok(()) } else { Err(ErrorKind::UnsupportedArchitecture { found }.into()) }
 }
 
-/// The hyperparameters, not yet validated. `vocab_size` is not taken from the keys: the embeddings' rows tell it.
+/// The hyperparameters, not yet validated. `vocab_size` is not taken from the keys: the embeddings'
+/// rows tell it.
 ///
 /// [`settings`] has the table of all keys. Of those that aren't known a note is added.
 ///
-/// `attention.sliding_window` is one that Mistral 7B's first version may have. llama.cpp doesn't apply it to this
-/// architecture; here the context ends with it, and within it there is no difference.
+/// `attention.sliding_window` is one that Mistral 7B's first version may have. llama.cpp doesn't
+/// apply it to this architecture; here the context ends with it, and within it there is no
+/// difference.
 pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize, notes: &mut Vec<String>) -> Result<Config> {
     let keys = Keys(metadata);
     notes.extend(settings::go_through(metadata, ARCHITECTURE)?);
@@ -62,8 +64,8 @@ pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize, notes: &mut Vec
 
 /// llama.cpp's rules: without a type a factor means linear scaling, and a factor of 0 means none.
 ///
-/// `YaRN`'s betas and its logarithmic multiplier, which llama.cpp reads for other architectures alone, count here too:
-/// converters write them where the model was trained with them.
+/// `YaRN`'s betas and its logarithmic multiplier, which llama.cpp reads for other architectures
+/// alone, count here too: converters write them where the model was trained with them.
 fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling> {
     let kind = keys.optional::<String>("rope.scaling.type")?.unwrap_or_else(|| "linear".into());
     // The second name is older.

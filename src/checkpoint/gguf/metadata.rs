@@ -1,6 +1,7 @@
 //! The keys and values at the front of a GGUF file.
 //!
-//! Values stay where they are in the file until they are asked for. Whoever asks says which type it must have.
+//! Values stay where they are in the file until they are asked for. Whoever asks says which type it
+//! must have.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -133,8 +134,8 @@ impl<'a> Value<'a> {
         self.bytes
     }
 
-    /// Of an array: the type of its elements, and the bytes of each, as [`Value::bytes`] has them. `None` if it is no array,
-    /// or if arrays are in it.
+    /// Of an array: the type of its elements, and the bytes of each, as [`Value::bytes`] has them.
+    /// `None` if it is no array, or if arrays are in it.
     #[cfg(feature = "convert")]
     pub(crate) fn elements(&self) -> Option<(Kind, Vec<&'a [u8]>)> {
         let elements = match self.strings() {
@@ -225,7 +226,8 @@ impl<'a> Iterator for Strings<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         self.left = self.left.checked_sub(1)?;
-        // All lengths were seen to fit when the end was looked for. If the file changed since, there are fewer strings.
+        // All lengths were seen to fit when the end was looked for. If the file changed since,
+        // there are fewer strings.
         let (len, rest) = self.bytes.split_at_checked(if self.wide { 8 } else { 4 })?;
         let len = LittleEndian::read_uint(len, len.len());
         let (string, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;

@@ -8,8 +8,8 @@
 //! zeros to the next multiple of general.alignment (32), from where offsets are counted; each tensor starts at one
 //! ```
 //!
-//! Only the modules here, and those that write such files in `convert/gguf`, know GGUF's names. In architecture `llama` the rows of Q and K are already in Meta's order:
-//! RoPE turns adjacent pairs.
+//! Only the modules here, and those that write such files in `convert/gguf`, know GGUF's names. In
+//! architecture `llama` the rows of Q and K are already in Meta's order: RoPE turns adjacent pairs.
 //!
 //! - here: the file, and models that are split into several
 //! - [`cursor`]: numbers, strings and values from bytes
@@ -21,7 +21,8 @@
 //! - [`hyperparameters`]: the [`Config`], and [`settings`] which keys may say something of it
 //! - [`vocabulary`]: the tokenizer, and [`tokenizer_settings`] what each key of it counts for
 //!
-//! Source: `docs/gguf.md` in the ggml repository; and, for what is required and what is the default, llama.cpp.
+//! Source: `docs/gguf.md` in the ggml repository; and, for what is required and what is the
+//! default, llama.cpp.
 
 pub(crate) mod contents;
 mod cursor;
@@ -52,7 +53,7 @@ use super::Checkpoint;
 use super::file_kind::{FileKind, Wanted};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::Arithmetic;
+use crate::ops::Numerics;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{LayerWeights, Weights};
@@ -61,8 +62,8 @@ const FORMAT: &str = "GGUF";
 pub(crate) const MAGIC: &[u8] = b"GGUF";
 /// What tensors start at multiples of, if the file doesn't say otherwise.
 pub(crate) const ALIGNMENT: u64 = 32;
-/// The most keys, and tensors: ten times what the largest model has. The least of them takes 14 bytes in a file but
-/// 100 in memory, so without a limit a file could take several times its size.
+/// The most keys, and tensors: ten times what the largest model has. The least of them takes 14
+/// bytes in a file but 100 in memory, so without a limit a file could take several times its size.
 pub(crate) const MAX_ENTRIES: u64 = 1 << 14;
 /// The format's limit.
 pub(crate) const MAX_KEY_BYTES: usize = (1 << 16) - 1;
@@ -103,7 +104,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         config,
         weights,
         rope_factors,
-        arithmetic: Arithmetic::Exact,
+        numerics: Numerics::Accurate,
         chat_template: chat_template.filter(|text| !text.trim().is_empty()),
         metadata: metadata.describe(),
         file_bytes,
@@ -169,7 +170,9 @@ impl<'a> Header<'a> {
         let alignment = match self.metadata.optional::<u32>("general.alignment")? {
             None => ALIGNMENT,
             Some(alignment) if alignment.is_power_of_two() => alignment.into(),
-            Some(found) => return Err(malformed(format!("the alignment {found} is no power of two"))),
+            Some(found) => {
+                return Err(malformed(format!("the alignment {found} is no power of two")));
+            }
         };
         let mut infos = Vec::new();
         for _ in 0..self.n_tensors {
@@ -193,7 +196,8 @@ fn weights(
         return Err(ErrorKind::MissingTensor { name: embeddings }.into());
     };
     let vocab_size = match (vocabulary::len(metadata)?, metadata.optional("llama.vocab_size")?, &*shape) {
-        // Rows behind the last piece are padding, and llama.cpp lets a vocabulary overrule the key.
+        // Rows behind the last piece are padding, and llama.cpp lets a vocabulary overrule the
+        // key.
         (Some(_), _, &[rows, _]) => rows,
         (None, Some(vocab_size), _) => vocab_size,
         (_, _, &[rows, _]) => rows,
@@ -231,15 +235,17 @@ fn weights(
     Ok((config, Weights { tok_embeddings, layers, norm, output }, rope_factors))
 }
 
-/// Leaves out the rotary frequencies that a converter of 2024 wrote into every layer, though the keys say them: llama.cpp
-/// refuses such files.
+/// Leaves out the rotary frequencies that a converter of 2024 wrote into every layer, though the
+/// keys say them: llama.cpp refuses such files.
 fn leave_out_frequencies(tensors: &mut Tensors, config: &Config) -> Result<()> {
     /// Of a frequency: they are f32, or were f16.
     const TOLERANCE: f64 = 1e-3;
     let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
     for l in 0..config.n_layers {
         for name in [format!("blk.{l}.attn_rot_embd"), format!("blk.{l}.attn_rot_embd.weight")] {
-            let Some(found) = tensors.optional_vector(&name, config.rope_dim / 2)? else { continue };
+            let Some(found) = tensors.optional_vector(&name, config.rope_dim / 2)? else {
+                continue;
+            };
             let is_close = |(i, found): (usize, &f32)| {
                 (f64::from(*found) - frequency(i)).abs() <= TOLERANCE * frequency(i)
             };
@@ -331,7 +337,9 @@ impl Parts {
 
     /// That all parts together have as many tensors as the first says.
     fn check_total(&self, metadata: &Metadata<'_>, tensors: &Tensors) -> Result<()> {
-        let Some(expected) = metadata.optional::<usize>("split.tensors.count")? else { return Ok(()) };
+        let Some(expected) = metadata.optional::<usize>("split.tensors.count")? else {
+            return Ok(());
+        };
         let found = tensors.len();
         if expected == found {
             return Ok(());

@@ -20,7 +20,8 @@ const MODEL: [(&str, &str); 3] =
 /// What Llama 3.1's rotary frequencies are divided by. Meta has no name for it.
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 
-/// GGUF's name of the tensor that Meta calls, for example, `layers.3.attention.wq`. `None` if a Llama has no such tensor.
+/// GGUF's name of the tensor that Meta calls, for example, `layers.3.attention.wq`. `None` if a
+/// Llama has no such tensor.
 pub(crate) fn of(tensor: &str) -> Option<String> {
     let find =
         |names: &[(&str, &'static str)], name| names.iter().find(|(meta, _)| *meta == name).map(|n| n.1);

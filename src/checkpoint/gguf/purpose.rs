@@ -41,7 +41,9 @@ pub(super) fn check_is_model(metadata: &Metadata<'_>, n_tensors: u64, is_whole: 
         .and_then(|found| NO_MODELS.iter().find(|(name, _)| *name == found).map(|(_, purpose)| *purpose));
     let only_vocabulary = is_whole && n_tensors == 0 && metadata.get("tokenizer.ggml.tokens").is_some();
     let only_vocabulary = only_vocabulary.then_some("vocab");
-    let Some(purpose) = by_architecture.or(only_vocabulary).or(text("general.type")) else { return Ok(()) };
+    let Some(purpose) = by_architecture.or(only_vocabulary).or(text("general.type")) else {
+        return Ok(());
+    };
     let Some((_, what)) = PURPOSES.iter().find(|(name, _)| *name == purpose) else {
         return Ok(()); // a model, or what nobody knows yet: the keys and tensors decide
     };

@@ -1,6 +1,7 @@
 //! The keys of an architecture, `llama.*`, that a file may have, and what is done with each.
 //!
-//! Source: `src/llama-arch.cpp` and `src/models/llama.cpp` in the llama.cpp repository, which tell what its Llama reads.
+//! Source: `src/llama-arch.cpp` and `src/models/llama.cpp` in the llama.cpp repository, which tell
+//! what its Llama reads.
 
 use super::metadata::{FromValue, Metadata, Value};
 use crate::error::{ErrorKind, Result};

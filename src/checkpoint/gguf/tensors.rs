@@ -150,8 +150,8 @@ struct Located {
 }
 
 impl Tensors {
-    /// Adds a file's tensors, whose bytes are counted from `start`. They must lie inside the file, at multiples of the
-    /// alignment, and apart.
+    /// Adds a file's tensors, whose bytes are counted from `start`. They must lie inside the file,
+    /// at multiples of the alignment, and apart.
     pub(super) fn add(
         &mut self,
         storage: &Arc<Storage>,
@@ -216,8 +216,8 @@ impl Tensors {
         Ok(self.take(name, &[len]).transpose()?.map(|tensor| tensor.to_f32()))
     }
 
-    /// That all were taken. A tensor that nobody asked for is a part of the network that this crate doesn't know, such as
-    /// a bias.
+    /// That all were taken. A tensor that nobody asked for is a part of the network that this crate
+    /// doesn't know, such as a bias.
     pub(super) fn finish(self) -> Result<()> {
         match self.by_name.into_values().min_by(|a, b| a.info.name.cmp(&b.info.name)) {
             None => Ok(()),

@@ -1,4 +1,5 @@
-//! The tokenizer of a GGUF file, as the keys `tokenizer.ggml.*` describe it, and those of our own: `babyllama.tokenizer.*`.
+//! The tokenizer of a GGUF file, as the keys `tokenizer.ggml.*` describe it, and those of our own:
+//! `babyllama.tokenizer.*`.
 
 use std::borrow::Cow;
 
@@ -6,8 +7,8 @@ use super::metadata::{FromValue, Metadata, Value};
 use super::tokenizer_settings;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{
-    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, FimIds, Merging, PieceKind, PiecePart, Strip,
-    TextSettings, TokenizerParts,
+    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, FimIds, PieceKind, PiecePart, Strip, TextSettings,
+    TokenizerModel, TokenizerSpec,
 };
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -21,13 +22,13 @@ pub(super) fn len(metadata: &Metadata<'_>) -> Result<Option<usize>> {
 }
 
 /// What the file says of its tokenizer. `None` if it has none.
-pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts<'a>>> {
+pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<'a>>> {
     let merging = match metadata.optional::<String>(MODEL)?.as_deref() {
         None | Some("none" | "no_vocab") => return Ok(None),
-        Some("llama") => Merging::SentencePiece {
+        Some("llama") => TokenizerModel::SentencePiece {
             add_space_prefix: metadata.optional("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
         },
-        Some("gpt2") => Merging::BytePairs {
+        Some("gpt2") => TokenizerModel::BytePairs {
             pre: metadata.text(PRE)?.filter(|pre| !pre.is_empty()).unwrap_or("default"),
             merges: metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?.collect(),
         },
@@ -47,7 +48,7 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerParts
         repository: id(&["fim_rep"])?,
         separator: id(&["fim_sep"])?,
     };
-    Ok(Some(TokenizerParts {
+    Ok(Some(TokenizerSpec {
         bos: id(&["bos"])?,
         eos: id(&["eos"])?,
         eot: id(&["eot"])?,

@@ -3,14 +3,14 @@
 use super::{Array, Header};
 use crate::checkpoint::gguf::names;
 use crate::config::{Config, RopeScaling};
-use crate::convert::mix::{Traits, with_whole_blocks};
+use crate::convert::recipe::{Traits, with_whole_blocks};
 use crate::convert::source::SourceModel;
-use crate::convert::{GgufOptions, Mix};
+use crate::convert::{GgufOptions, Recipe};
 use crate::error::{ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::tokenizer::{
-    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, Merging, PieceKind, PiecePart, TextSettings,
-    TokenizerParts,
+    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, PieceKind, PiecePart, TextSettings, TokenizerModel,
+    TokenizerSpec,
 };
 use crate::weights::TensorInfo;
 
@@ -25,8 +25,8 @@ pub(crate) const CONTEXT_LENGTH: &str = "llama.context_length";
 const TOKENIZER: &str = "tokenizer.ggml.model";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
-/// Everything in front of the tensors' bytes. Tensors are announced in the order of the source, and then what rotary
-/// frequencies are divided by.
+/// Everything in front of the tensors' bytes. Tensors are announced in the order of the source, and
+/// then what rotary frequencies are divided by.
 pub(crate) fn header(source: &dyn SourceModel, options: &GgufOptions) -> Result<Header> {
     let tensors: Vec<TensorInfo> = source.tensors().into_iter().map(|tensor| tensor.info).collect();
     let choice = Choice::of(source, options);
@@ -75,7 +75,7 @@ pub(crate) fn name(tensor: &TensorInfo) -> Result<String> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Choice {
     /// `None`: as in the source.
-    mix: Option<Mix>,
+    mix: Option<Recipe>,
     traits: Traits,
     /// What the source says its mix is.
     source_type: Option<u32>,
@@ -100,7 +100,7 @@ impl Choice {
 
     /// llama.cpp's number for the types of all tensors, which it shows to people.
     fn file_type(&self, tensors: &[TensorInfo]) -> Option<u32> {
-        if let Some(number) = self.mix.map(Mix::file_type).or(self.source_type) {
+        if let Some(number) = self.mix.map(Recipe::file_type).or(self.source_type) {
             return Some(number);
         }
         // The type of most weights.
@@ -113,12 +113,13 @@ impl Choice {
             }
         }
         let (dtype, _) = weights.into_iter().max_by_key(|(_, count)| *count)?;
-        Mix::mostly(dtype).map(Mix::file_type)
+        Recipe::mostly(dtype).map(Recipe::file_type)
     }
 }
 
 fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
-    let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX); // a valid Config's are below 2^31
+    // a valid Config's are below 2^31
+    let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     header.set("llama.vocab_size", count(config.vocab_size))?;
     header.set(CONTEXT_LENGTH, count(config.max_seq_len))?;
     header.set("llama.embedding_length", count(config.dim))?;
@@ -155,17 +156,18 @@ fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
     }
 }
 
-/// The tokenizer. If the model has more logits than there are pieces, unused ones stand for the rest: llama.cpp wants as many.
-fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size: usize) -> Result<()> {
+/// The tokenizer. If the model has more logits than there are pieces, unused ones stand for the
+/// rest: llama.cpp wants as many.
+fn tokenizer(header: &mut Header, parts: Option<&TokenizerSpec<'_>>, vocab_size: usize) -> Result<()> {
     let Some(parts) = parts else { return header.set(TOKENIZER, "none") };
     let (n_pieces, is_sentencepiece) =
-        (parts.pieces.len(), matches!(parts.merging, Merging::SentencePiece { .. }));
+        (parts.pieces.len(), matches!(parts.merging, TokenizerModel::SentencePiece { .. }));
     if n_pieces > vocab_size {
         return Err(ErrorKind::VocabMismatch { tokenizer: n_pieces, model: vocab_size }.into());
     }
     let pre = match parts.merging {
-        Merging::SentencePiece { .. } => "default",
-        Merging::BytePairs { pre, .. } => pre,
+        TokenizerModel::SentencePiece { .. } => "default",
+        TokenizerModel::BytePairs { pre, .. } => pre,
     };
     header.set(TOKENIZER, if is_sentencepiece { "llama" } else { "gpt2" })?;
     header.set("tokenizer.ggml.pre", pre)?;
@@ -185,7 +187,7 @@ fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size
         header.set("tokenizer.ggml.scores", Array::F32(scores))?;
     }
     header.set("tokenizer.ggml.token_type", Array::I32(kinds))?;
-    if let Merging::BytePairs { merges, .. } = &parts.merging {
+    if let TokenizerModel::BytePairs { merges, .. } = &parts.merging {
         let merges = merges.iter().map(|merge| merge.to_vec()).collect();
         header.set("tokenizer.ggml.merges", Array::String(merges))?;
     }
@@ -201,7 +203,7 @@ fn tokenizer(header: &mut Header, parts: Option<&TokenizerParts<'_>>, vocab_size
             header.set(&format!("tokenizer.ggml.{name}"), flag)?;
         }
     }
-    if let Merging::SentencePiece { add_space_prefix } = parts.merging {
+    if let TokenizerModel::SentencePiece { add_space_prefix } = parts.merging {
         header.set("tokenizer.ggml.add_space_prefix", add_space_prefix)?;
     }
     if !parts.other_ends.is_empty() {

@@ -1,10 +1,12 @@
 //! Writes GGUF, version 3: any metadata and tensors, in one pass.
 //!
-//! A [`Header`] collects keys and what tensors there will be. Writing it makes a [`TensorWriter`], which takes the tensors'
-//! bytes in order, in parts of any size: a file of any length passes through a small buffer.
+//! A [`Header`] collects keys and what tensors there will be. Writing it makes a [`TensorWriter`],
+//! which takes the tensors' bytes in order, in parts of any size: a file of any length passes
+//! through a small buffer.
 //!
-//! Invariant: what is written is a file that this crate's reader takes. Whatever the format forbids is refused when it is
-//! added, and a [`TensorWriter`] finishes only after every byte that the header announced.
+//! Invariant: what is written is a file that this crate's reader takes. Whatever the format forbids
+//! is refused when it is added, and a [`TensorWriter`] finishes only after every byte that the
+//! header announced.
 //!
 //! - here: the file
 //! - `value`: metadata
@@ -75,8 +77,8 @@ impl Header {
     /// Adds a key and its value. They are written in the order in which they are added.
     ///
     /// # Errors
-    /// [`ErrorKind::Unwritable`] if the key is there already, is empty, or has more than 65,535 bytes; if there are more than
-    /// 16,384 keys; and for `general.alignment`, which is 32.
+    /// [`ErrorKind::Unwritable`] if the key is there already, is empty, or has more than 65,535
+    /// bytes; if there are more than 16,384 keys; and for `general.alignment`, which is 32.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<()> {
         let refuse = |reason: String| Err(unwritable(format!("key {key:?}"), reason));
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
@@ -100,13 +102,14 @@ impl Header {
         self.names[0].contains(key)
     }
 
-    /// Announces a tensor of a shape, (rows, columns) or up to four dimensions, outermost first. Its bytes must be written
-    /// in the order in which tensors are announced.
+    /// Announces a tensor of a shape, (rows, columns) or up to four dimensions, outermost first.
+    /// Its bytes must be written in the order in which tensors are announced.
     ///
     /// # Errors
-    /// [`ErrorKind::Unwritable`] if the name is there already, is empty, or has more than 63 bytes; if a row isn't a whole
-    /// number of blocks; if the shape has no dimension, more than four, or one of 0; if sizes overflow; if GGUF doesn't have
-    /// the type; and if there are more than 16,384 tensors.
+    /// [`ErrorKind::Unwritable`] if the name is there already, is empty, or has more than 63 bytes;
+    /// if a row isn't a whole number of blocks; if the shape has no dimension, more than four, or
+    /// one of 0; if sizes overflow; if GGUF doesn't have the type; and if there are more than
+    /// 16,384 tensors.
     pub fn tensor(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<()> {
         let refuse = |reason: String| Err(unwritable(format!("tensor {name:?}"), reason));
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
@@ -196,7 +199,8 @@ impl<W: Write> TensorWriter<'_, W> {
     /// Writes the next bytes of a tensor, some or all of those that are left.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`], and [`ErrorKind::Unwritable`] if another tensor is due, or these are more bytes than it has.
+    /// [`ErrorKind::Io`], and [`ErrorKind::Unwritable`] if another tensor is due, or these are more
+    /// bytes than it has.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let refuse = |reason: String| Err(unwritable(format!("tensor {name:?}"), reason));
         let Some((due, after)) = self.left.split_first() else {

@@ -1,4 +1,5 @@
-//! Walks the reader's table of keys: each row must be true of what it does with files that have them.
+//! Walks the reader's table of keys: each row must be true of what it does with files that have
+//! them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use crate::model::ModelOptions;
 use crate::settings::Treatment;
 use crate::storage::Storage;
 
-/// What is read of a file: the hyperparameters and what else decides what is computed, and the notes; or the error.
+/// What is read of a file: the hyperparameters and what else decides what is computed, and the
+/// notes; or the error.
 type Outcome = Result<(String, Vec<String>), String>;
 
 fn read(bytes: Vec<u8>) -> Outcome {

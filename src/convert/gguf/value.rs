@@ -2,7 +2,8 @@
 
 use crate::checkpoint::gguf::{self, Kind};
 
-/// Makes the types of values from those of single ones: name, type, what makes its bytes, and what reads them.
+/// Makes the types of values from those of single ones: name, type, what makes its bytes, and what
+/// reads them.
 macro_rules! values {
     ($($name:ident($type:ty, $bytes:expr, $read:expr)),*) => {
         /// A value of any type that GGUF has.
@@ -41,8 +42,8 @@ macro_rules! values {
                 }
             }
 
-            /// A value as another file has it. What isn't UTF-8 in a string is replaced; arrays of arrays, which no model
-            /// has, aren't carried over.
+            /// A value as another file has it. What isn't UTF-8 in a string is replaced; arrays of
+            /// arrays, which no model has, aren't carried over.
             pub(crate) fn carried(value: &gguf::Value<'_>) -> Option<Self> {
                 Some(match value.kind() {
                     $(Kind::$name => Self::$name($read(value.bytes().try_into().ok()?)),)*

@@ -3,7 +3,7 @@
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
-/// Numbers that are converted at once: `half` then has an instruction for eight.
+/// Encoding that are converted at once: `half` then has an instruction for eight.
 const MANY: usize = 256;
 
 pub(super) fn f32(weights: &[f32], out: &mut [u8]) {

@@ -1,11 +1,13 @@
-//! A block of 256 weights as `G` groups of `N`, side by side: the groups are the lanes of vectors, so that nothing is ever
-//! summed across lanes, and what is decided for each group is decided for all of them at once.
+//! A block of 256 weights as `G` groups of `N`, side by side: the groups are the lanes of vectors,
+//! so that nothing is ever summed across lanes, and what is decided for each group is decided for
+//! all of them at once.
 //!
 //! [`Groups`] are (`N`, `G`): `groups[i][g]` is weight `i` of group `g`.
 
 use super::{inverse, round, to_u8};
 
-/// Half of the least number that a 16-bit scale can be: where no weight reaches it, zeros are nearest.
+/// Half of the least number that a 16-bit scale can be: where no weight reaches it, zeros are
+/// nearest.
 pub(super) const LEAST: f32 = 1.0 / (1 << 25) as f32;
 
 /// One number for each weight.
@@ -26,7 +28,8 @@ pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32; 256]) -> Gr
     groups
 }
 
-/// The nearest of the steps `0..=max`, as bytes in the order of the weights: of `(weight + min) / scale`.
+/// The nearest of the steps `0..=max`, as bytes in the order of the weights: of `(weight + min) /
+/// scale`.
 ///
 /// A group whose scale is 0 has all weights at the first step.
 #[inline(always)]

@@ -1,18 +1,19 @@
 //! Quantisers: f32 weights in, blocks of a format out.
 //!
-//! A format is a function that encodes one block, and a line in [`QUANTIZERS`]. Its bytes mean what the file of the same
-//! name in `quant/` draws.
+//! A format is a function that encodes one block, and a line in [`QUANTIZERS`]. Its bytes mean what
+//! the file of the same name in `quant/` draws.
 //!
 //! - `floats`, `q8_0`, `q4`, `q5`: the largest weight decides the scale
-//! - `q2_k` to `q6_k`: scales are searched for; `fit` is the search, `groups` how a block lies for it
+//! - `q2_k` to `q6_k`: scales are searched for; `fit` is the search, `groups` how a block lies for
+//!   it
 //!
-//! Invariants: a block depends on its own weights alone, so a tensor may be encoded in parts, in any order, on any threads.
-//! Each instruction set makes the same bytes: encoders are plain f32 arithmetic, which is compiled for all of them and never
-//! fused or reordered.
+//! Invariants: a block depends on its own weights alone, so a tensor may be encoded in parts, in
+//! any order, on any threads. Each instruction set makes the same bytes: encoders are plain f32
+//! arithmetic, which is compiled for all of them and never fused or reordered.
 //!
-//! Source: PyPI `gguf`'s reference quantisers, whose bytes those of the first kind are; for the others each format's file.
+//! Source: PyPI `gguf`'s reference quantisers, whose bytes those of the first kind are; for the
+//! others each format's file.
 
-mod fit;
 mod floats;
 mod groups;
 mod q2_k;
@@ -23,6 +24,7 @@ mod q5;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod scale_search;
 
 use crate::error::{ErrorKind, Result};
 use crate::quant::Dtype;
@@ -69,8 +71,9 @@ pub fn dtypes() -> impl Iterator<Item = Dtype> {
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::Unwritable`] if the format can't be written or the weights are no whole number of its blocks; and if a weight
-/// isn't a number, or is beyond the ±65,504 that a 16-bit scale reaches. F32 and BF16 hold every f32, so they take all.
+/// [`ErrorKind::Unwritable`] if the format can't be written or the weights are no whole number of
+/// its blocks; and if a weight isn't a number, or is beyond the ±65,504 that a 16-bit scale
+/// reaches. F32 and BF16 hold every f32, so they take all.
 pub fn quantize(weights: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> {
     let Some((block, bytes)) = dtype.block() else { return Err(no_quantizer(dtype)) };
     if !weights.len().is_multiple_of(block) {
@@ -104,7 +107,8 @@ pub(super) fn quantize_into(isa: Isa, weights: &[f32], dtype: Dtype, out: &mut [
 }
 
 kernel! {
-    /// The greatest of the weights' bits without their signs, which are in the order of magnitudes, with NaN behind infinity.
+    /// The greatest of the weights' bits without their signs, which are in the order of magnitudes,
+    /// with NaN behind infinity.
     fn largest_magnitude(_s; weights: &[f32]) -> u32 {
         weights.iter().fold(0, |largest, weight| largest.max(weight.abs().to_bits()))
     }
@@ -149,7 +153,8 @@ where
     }
 }
 
-/// The least and the greatest of some weights: of halves, quarters and so on, so that vectors are compared.
+/// The least and the greatest of some weights: of halves, quarters and so on, so that vectors are
+/// compared.
 #[inline(always)]
 fn range(weights: &[f32; 32]) -> (f32, f32) {
     let (mut least, mut greatest) = (*weights, *weights);
@@ -181,7 +186,8 @@ fn inverse(d: f32) -> f32 {
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-/// What adding it does to a small number: the sum's low bits are the nearest whole number, of two the even one.
+/// What adding it does to a small number: the sum's low bits are the nearest whole number, of two
+/// the even one.
 const ROUNDING: f32 = 12_582_912.0; // 1.5 * 2^23
 
 /// The nearest whole number, of two the even one, of a number between ±2^22.
@@ -192,7 +198,8 @@ fn round(x: f32) -> f32 {
 
 /// The greatest whole number that isn't above a number between ±2^22.
 ///
-/// (Casts to whole numbers and back, which must give the nearest that there is for every number, take three times as long.)
+/// (Casts to whole numbers and back, which must give the nearest that there is for every number,
+/// take three times as long.)
 #[inline(always)]
 fn floor(x: f32) -> f32 {
     let nearest = round(x);

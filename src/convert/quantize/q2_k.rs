@@ -1,7 +1,7 @@
 //! Q2_K: a scale and a minimum are fitted to each 16 weights, and then rounded to 16 steps each.
 
-use super::fit::{Candidates, scales_and_mins};
 use super::groups::{groups, put_f16, steps};
+use super::scale_search::{Candidates, scales_and_mins};
 use super::{inverse, round, to_u8};
 
 const CANDIDATES: Candidates = Candidates { first: -0.5, step: 0.1, count: 16 };
@@ -23,7 +23,7 @@ pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 84]) {
     put_2_bits(&steps(&x, &scales, &mins, 3.0), qs);
 }
 
-/// Numbers as multiples, 0 to 15, of a number that is written as f16.
+/// Encoding as multiples, 0 to 15, of a number that is written as f16.
 #[inline(always)]
 fn round_to_steps(each: &[f32; 16], d: &mut [u8]) -> ([f32; 16], [u8; 16]) {
     let greatest = each.iter().fold(0.0, |greatest, &x| if x > greatest { x } else { greatest });

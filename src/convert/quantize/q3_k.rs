@@ -1,8 +1,8 @@
 //! Q3_K: a scale is fitted to each 16 weights, and then rounded to 64 steps.
 
-use super::fit::{Candidates, scales};
 use super::groups::{farthest_of_all, groups, put_f16, steps};
 use super::q2_k::put_2_bits;
+use super::scale_search::{Candidates, scales};
 use super::{inverse, round, to_u8};
 
 const CANDIDATES: Candidates = Candidates { first: -0.9, step: 0.1, count: 19 };

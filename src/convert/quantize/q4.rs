@@ -1,5 +1,5 @@
-//! Q4_0: of 16 steps, the weight farthest from zero becomes the first, which is 8 below zero. Q4_1: the least weight becomes
-//! the first step, the greatest the last.
+//! Q4_0: of 16 steps, the weight farthest from zero becomes the first, which is 8 below zero. Q4_1:
+//! the least weight becomes the first step, the greatest the last.
 
 use super::{farthest, floor, inverse, range, to_u8};
 
@@ -21,8 +21,8 @@ pub(super) fn q4_1(weights: &[f32; 32], out: &mut [u8; 20]) {
     put_nibbles(&steps(weights, least, inverse(d), 0.5, 15.0), &mut out[4..]);
 }
 
-/// `(weight - from) * steps + offset` without its fraction, at most `max`: the scale is used as it was before it was rounded
-/// to f16, and sums are rounded one by one, as the reference does.
+/// `(weight - from) * steps + offset` without its fraction, at most `max`: the scale is used as it
+/// was before it was rounded to f16, and sums are rounded one by one, as the reference does.
 #[inline(always)]
 pub(super) fn steps(weights: &[f32; 32], from: f32, steps: f32, offset: f32, max: f32) -> [u8; 32] {
     let mut q = [0; 32];

@@ -1,7 +1,7 @@
 //! Q4_K: a scale and a minimum are fitted to each 32 weights, and then rounded to 64 steps each.
 
-use super::fit::{Candidates, scales_and_mins};
 use super::groups::{Groups, groups, put_f16, steps};
+use super::scale_search::{Candidates, scales_and_mins};
 use super::{inverse, round, to_u8};
 
 const CANDIDATES: Candidates = Candidates { first: -1.0, step: 0.1, count: 21 };
@@ -13,7 +13,8 @@ pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 144]) {
     put_nibbles(&fitted_steps(weights, 15.0, CANDIDATES, header), qs);
 }
 
-/// Fits and writes the scales and minima of Q4_K or Q5_K, 16 bytes; which of the steps `0..=n` the weights then become.
+/// Fits and writes the scales and minima of Q4_K or Q5_K, 16 bytes; which of the steps `0..=n` the
+/// weights then become.
 #[inline(always)]
 pub(super) fn fitted_steps(
     weights: &[f32; 256],
@@ -35,7 +36,8 @@ pub(super) fn fitted_steps(
     steps(&x, &scales, &mins, n)
 }
 
-/// How much a weight counts: by how far it is from zero, and besides by its group's root mean square.
+/// How much a weight counts: by how far it is from zero, and besides by its group's root mean
+/// square.
 #[inline(always)]
 fn importances(x: &Groups<32, 8>) -> Groups<32, 8> {
     let mut squares = [0.0; 8];
@@ -54,7 +56,7 @@ fn importances(x: &Groups<32, 8>) -> Groups<32, 8> {
     importances
 }
 
-/// Numbers as multiples, 0 to 63, of a number that is written as f16.
+/// Encoding as multiples, 0 to 63, of a number that is written as f16.
 #[inline(always)]
 fn round_to_steps(each: &[f32; 8], d: &mut [u8]) -> ([f32; 8], [u8; 8]) {
     let greatest = each.iter().fold(0.0, |greatest, &x| if x > greatest { x } else { greatest });

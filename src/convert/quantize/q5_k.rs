@@ -1,8 +1,8 @@
 //! Q5_K: as Q4_K, with 32 steps.
 
-use super::fit::Candidates;
 use super::q3_k::put_high_bits;
 use super::q4_k::{fitted_steps, put_nibbles};
+use super::scale_search::Candidates;
 
 const CANDIDATES: Candidates = Candidates { first: -0.5, step: 0.1, count: 16 };
 

@@ -1,7 +1,7 @@
 //! Q6_K: a scale is fitted to each 16 weights, and then rounded to 256 steps.
 
-use super::fit::{Candidates, scales};
 use super::groups::{farthest_of_all, groups, put_f16, steps};
+use super::scale_search::{Candidates, scales};
 use super::{inverse, round};
 
 const CANDIDATES: Candidates = Candidates { first: -0.9, step: 0.1, count: 19 };

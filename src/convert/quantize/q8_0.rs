@@ -6,7 +6,8 @@ use super::{farthest, floor, inverse, to_u8};
 #[inline(always)]
 pub(super) fn quantize(weights: &[f32; 32], out: &mut [u8; 34]) {
     let d = farthest(weights).abs() / 127.0;
-    // By the scale as it was before it was rounded to f16, as the reference does: steps then don't depend on how it is.
+    // By the scale as it was before it was rounded to f16, as the reference does: steps then don't
+    // depend on how it is.
     let steps = inverse(d);
     let (scale, quants) = out.split_at_mut(2);
     scale.copy_from_slice(&half::f16::from_f32(d).to_le_bytes());

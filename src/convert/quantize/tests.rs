@@ -116,8 +116,8 @@ fn weights_that_are_all_the_same_stay_near_it() {
     for dtype in block_formats() {
         for weight in [1.0, -1.0, 0.02, -0.02, 65_504.0, -65_504.0, 1e-3] {
             for found in there_and_back(&[weight; 256], dtype) {
-                // A scale has 11 bits, or a distance of 2^-25 where it is subnormal. The least is Q6_K's, the weight
-                // divided by 32 * 128.
+                // A scale has 11 bits, or a distance of 2^-25 where it is subnormal. The least is
+                // Q6_K's, the weight divided by 32 * 128.
                 let tolerance = 2.0_f32.powi(-10) * weight.abs() + 4096.0 * 2.0_f32.powi(-25);
                 assert!((found - weight).abs() <= tolerance, "{dtype}: {weight} becomes {found}");
             }
@@ -163,7 +163,8 @@ fn one_weight_among_zeros_keeps_its_place() {
 
 #[test]
 fn groups_of_very_different_sizes_do_not_spoil_each_other() {
-    // The small ones are below every step, so they become zeros. Of numbers spread evenly, two bits leave a ninth.
+    // The small ones are below every step, so they become zeros. Of numbers spread evenly, two bits
+    // leave a ninth.
     let mut weights = random(256, 3);
     weights[..128].iter_mut().for_each(|x| *x *= 1e-30);
     for dtype in block_formats() {
@@ -204,7 +205,8 @@ fn weights_that_are_steps_already_stay_as_they_are() {
 
 #[test]
 fn what_was_encoded_once_is_encoded_the_same_again() {
-    // Of formats whose scale the farthest weight alone decides: that weight comes back as it was decoded.
+    // Of formats whose scale the farthest weight alone decides: that weight comes back as it was
+    // decoded.
     for dtype in [Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q5_0] {
         let once = quantized(Isa::best(), &random(256 * 8, 7), dtype);
         let twice = quantized(Isa::best(), &dequantized(&once, dtype), dtype);

@@ -1,7 +1,8 @@
-//! What config.json or params.json says a model computes, derived once more, straight from the file and by transformers' own steps: the
-//! check of a converted file holds it against this.
+//! What config.json or params.json says a model computes, derived once more, straight from the file
+//! and by transformers' own steps: the check of a converted file holds it against this.
 //!
-//! Nothing here is shared with what the conversion reads, so a setting that only one of the two honors is found.
+//! Nothing here is shared with what the conversion reads, so a setting that only one of the two
+//! honors is found.
 //!
 //! Source: `modeling_rope_utils.py` in the transformers repository.
 
@@ -61,7 +62,8 @@ impl Expected {
 }
 
 impl Expected {
-    /// Of Meta's or Mistral's params.json, beside weights that tell the width inside the feed-forward network.
+    /// Of Meta's or Mistral's params.json, beside weights that tell the width inside the
+    /// feed-forward network.
     pub(crate) fn of_params(json: &Map<String, Value>, hidden_dim: u64) -> Option<Self> {
         let count = |key: &str| json.get(key).and_then(whole);
         let (dim, layers, heads) = (count("dim")?, count("n_layers")?, count("n_heads")?);

@@ -1,7 +1,8 @@
 //! Files that are read in parts, and must not change meanwhile.
 //!
-//! They aren't mapped: a conversion reads everything once, which as a mapping would count as the process's memory, and a
-//! file that is cut short would end the process. So what is in memory is what was asked for, and a change is an error.
+//! They aren't mapped: a conversion reads everything once, which as a mapping would count as the
+//! process's memory, and a file that is cut short would end the process. So what is in memory is
+//! what was asked for, and a change is an error.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,7 +13,8 @@ use std::time::SystemTime;
 use crate::checkpoint::file_kind::{FileKind, SAMPLE_BYTES, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 
-/// That a file of a published model is something else than was expected, if its beginning tells what.
+/// That a file of a published model is something else than was expected, if its beginning tells
+/// what.
 pub(super) fn unexpected(bytes: &[u8]) -> Option<Error> {
     let start = &bytes[..bytes.len().min(SAMPLE_BYTES)];
     let kind = FileKind::detect(start, bytes.len() as u64)?;
@@ -66,8 +68,8 @@ impl DataFile {
     /// Fills `out` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// [`ErrorKind::Truncated`] if the file hadn't so many when it was opened, [`ErrorKind::Changed`] if it is no longer
-    /// what it was, and [`ErrorKind::Io`].
+    /// [`ErrorKind::Truncated`] if the file hadn't so many when it was opened,
+    /// [`ErrorKind::Changed`] if it is no longer what it was, and [`ErrorKind::Io`].
     pub(super) fn read_at(&self, what: &'static str, offset: u64, out: &mut [u8]) -> Result<()> {
         let (needed, available) = (out.len() as u64, self.len.saturating_sub(offset));
         if needed > available {
@@ -84,7 +86,8 @@ impl DataFile {
         read.map_err(|e| Error::from(e).at(Some(&self.path)))
     }
 
-    /// Some bytes, of which there are no more than `limit`: what is in front of the weights is small.
+    /// Some bytes, of which there are no more than `limit`: what is in front of the weights is
+    /// small.
     pub(super) fn bytes(&self, what: &'static str, offset: u64, len: u64, limit: u64) -> Result<Vec<u8>> {
         if len > limit {
             let reason = format!("{what} has {len} bytes, more than the {limit} that it may have");
@@ -100,10 +103,11 @@ impl DataFile {
         Ok(bytes)
     }
 
-    /// An error of this file. If it isn't the kind of file that its name says, the error says so, and what to do.
+    /// An error of this file. If it isn't the kind of file that its name says, the error says so,
+    /// and what to do.
     ///
-    /// What another program wrote in its place, a Git LFS pointer or a server's page, breaks the format's rules in ways
-    /// that help nobody.
+    /// What another program wrote in its place, a Git LFS pointer or a server's page, breaks the
+    /// format's rules in ways that help nobody.
     pub(super) fn explain(&self, error: Error) -> Error {
         let is_of_content = matches!(
             error.kind(),
@@ -118,7 +122,8 @@ impl DataFile {
         }
     }
 
-    /// Whether a kind of file is not what the file's name promises: of what it is, the format's own error says more.
+    /// Whether a kind of file is not what the file's name promises: of what it is, the format's own
+    /// error says more.
     fn is_surprise(&self, kind: FileKind) -> bool {
         use FileKind::{LoraSafetensors, OldPyTorch, Pickle, PyTorch, Safetensors, Zip};
         let is_json = self.path.extension().is_some_and(|extension| extension == "json");

@@ -25,7 +25,8 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Reads the keys of a model whose hyperparameters are `original` in the file and are to be `config`.
+    /// Reads the keys of a model whose hyperparameters are `original` in the file and are to be
+    /// `config`.
     pub(super) fn read(
         storage: &Storage,
         options: &ModelOptions,

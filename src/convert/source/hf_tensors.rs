@@ -1,16 +1,18 @@
-//! The tensors of Hugging Face's directories: which files they are in, and which of them a model needs.
+//! The tensors of Hugging Face's directories: which files they are in, and which of them a model
+//! needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::file::DataFile;
 use super::json::JsonFile;
-use super::stored::{StoredTensor, StoredTensors};
+use super::stored::{StoredTensors, TensorView};
 use super::{missing, safetensors, torch};
 use crate::checkpoint::file_kind::FileKind;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where weights are: a file, or an index of files. The first that is there counts, as for transformers.
+/// Where weights are: a file, or an index of files. The first that is there counts, as for
+/// transformers.
 pub(super) const WEIGHTS: [&str; 4] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -18,7 +20,8 @@ pub(super) const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// What wrappers put before the names of what they wrap: torch.compile, FSDP, activation checkpoints.
+/// What wrappers put before the names of what they wrap: torch.compile, FSDP, activation
+/// checkpoints.
 const WRAPPERS: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
 
 /// What trainers put before all names.
@@ -100,12 +103,12 @@ impl Tensors {
         Ok(tensors)
     }
 
-    fn add(&mut self, tensor: StoredTensor) {
+    fn add(&mut self, tensor: TensorView) {
         self.stored.add_as(plain_name(tensor.name()), tensor);
     }
 
-    /// The index decides which file a tensor is taken from, if several have one of its name. What it names and no file
-    /// has is missing only if the model needs it.
+    /// The index decides which file a tensor is taken from, if several have one of its name. What
+    /// it names and no file has is missing only if the model needs it.
     fn read_index(&mut self, folder: &Path, weights: &Path) -> Result<()> {
         let index = JsonFile::open(weights)?;
         let at = |e: Error| e.at(Some(index.path()));
@@ -142,8 +145,9 @@ impl Tensors {
         Ok(())
     }
 
-    /// A file's tensors. What it begins with decides which reader reads it, and its name only if that says nothing.
-    fn read(&mut self, path: &Path) -> Result<Vec<StoredTensor>> {
+    /// A file's tensors. What it begins with decides which reader reads it, and its name only if
+    /// that says nothing.
+    fn read(&mut self, path: &Path) -> Result<Vec<TensorView>> {
         let kind = DataFile::open(path)?.kind();
         let is_safetensors = match kind {
             Some(FileKind::Safetensors | FileKind::LoraSafetensors) => true,

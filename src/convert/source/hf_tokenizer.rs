@@ -1,8 +1,9 @@
 //! The tokenizer of a Hugging Face directory, which several files describe together.
 //!
-//! The pieces are in `tokenizer.model` or in `tokenizer.json`. Tokens were added in `added_tokens.json`, in
-//! `added_tokens_decoder` of `tokenizer_config.json`, or in `tokenizer.json`. Which tokens begin and end a text is said in
-//! `tokenizer_config.json`, by their text, and in `config.json` and `generation_config.json`, by their numbers.
+//! The pieces are in `tokenizer.model` or in `tokenizer.json`. Tokens were added in
+//! `added_tokens.json`, in `added_tokens_decoder` of `tokenizer_config.json`, or in
+//! `tokenizer.json`. Which tokens begin and end a text is said in `tokenizer_config.json`, by their
+//! text, and in `config.json` and `generation_config.json`, by their numbers.
 //!
 //! Source: llama.cpp's converter, for which file has the last word.
 
@@ -87,7 +88,8 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
     Ok(Some(SourceTokenizer::of(vocabulary)))
 }
 
-/// Where `tokenizer.json` has other pieces than `tokenizer.model`, as a note: some have added tokens to one file alone.
+/// Where `tokenizer.json` has other pieces than `tokenizer.model`, as a note: some have added
+/// tokens to one file alone.
 fn difference(
     model: &Vocabulary,
     json: &TokenizerJson,
@@ -96,7 +98,9 @@ fn difference(
 ) -> Option<String> {
     let pieces = match json.pieces(vocab_size) {
         Ok(pieces) => pieces,
-        Err(e) => return Some(format!("{MODEL} is what counts; {JSON} beside it can't be read: {e}")),
+        Err(e) => {
+            return Some(format!("{MODEL} is what counts; {JSON} beside it can't be read: {e}"));
+        }
     };
     let is_added = |id: usize| added.iter().any(|token| token.id as usize == id);
     let text = |pieces: &[PiecePart<'_>], id: usize| {
@@ -273,10 +277,13 @@ fn set_special(
     set("add_eos_token", eos, &mut vocabulary.eos, &mut vocabulary.add_eos)
 }
 
-/// What `tokenizer_config.json` says of the dummy prefix. Classes that are only what `tokenizer.json` says don't read it.
+/// What `tokenizer_config.json` says of the dummy prefix. Classes that are only what
+/// `tokenizer.json` says don't read it.
 fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -> Result<()> {
     let legacy: Option<bool> = config.optional("legacy")?;
-    let OwnMerging::SentencePiece { add_space_prefix } = &mut vocabulary.merging else { return Ok(()) };
+    let OwnMerging::SentencePiece { add_space_prefix } = &mut vocabulary.merging else {
+        return Ok(());
+    };
     if is_json && is_json_alone(config)? {
         return Ok(());
     }
@@ -298,8 +305,9 @@ fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -
     Ok(())
 }
 
-/// What `config.json` and `generation_config.json` say: a model may end a text with several tokens, `ends` among them, of
-/// which GGUF can name three. Others are known by their names, or listed in a key of our own.
+/// What `config.json` and `generation_config.json` say: a model may end a text with several tokens,
+/// `ends` among them, of which GGUF can name three. Others are known by their names, or listed in a
+/// key of our own.
 fn set_ids(
     vocabulary: &mut Vocabulary,
     model: &Object<'_>,
@@ -354,7 +362,8 @@ fn ids(file: &Object<'_>, key: &str) -> Result<Vec<TokenId>> {
     values.iter().filter_map(|value| id(value).transpose()).collect()
 }
 
-/// How a chat is written, in Jinja: in a file of its own, or in `tokenizer_config.json`, where there may be several, by name.
+/// How a chat is written, in Jinja: in a file of its own, or in `tokenizer_config.json`, where
+/// there may be several, by name.
 pub(super) fn chat_template(folder: &Path) -> Result<Option<String>> {
     let path = folder.join("chat_template.jinja");
     if path.is_file() {

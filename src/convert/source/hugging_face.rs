@@ -7,11 +7,11 @@
 //! tokenizer.model, tokenizer.json, tokenizer_config.json, added_tokens.json, generation_config.json, chat_template.jinja
 //! ```
 //!
-//! A setting that would change what the model computes and isn't supported is refused, never passed over: [`settings`] has
-//! the table of all.
+//! A setting that would change what the model computes and isn't supported is refused, never passed
+//! over: [`settings`] has the table of all.
 //!
-//! Source: `configuration_llama.py`, `modeling_llama.py`, `configuration_mistral.py` and `modeling_mistral.py` in the
-//! transformers repository.
+//! Source: `configuration_llama.py`, `modeling_llama.py`, `configuration_mistral.py` and
+//! `modeling_mistral.py` in the transformers repository.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use super::expected::Expected;
 use super::hf_tensors::{self, Tensors};
 use super::json::{JsonFile, Object};
 use super::llama::{FloatModel, Layout};
-use super::stored::{Join, Joined, StoredTensors};
+use super::stored::{Join, ShardedTensor, StoredTensors};
 use super::tokenizer::SourceTokenizer;
 use super::{hf_tokenizer, rope, settings};
 use crate::config::{Config, RopeScaling};
@@ -153,15 +153,15 @@ fn tensors(
 
 /// The model's tensors.
 ///
-/// A classifier that is stored counts, unless the model is said to use its embeddings and it holds the same numbers. So it
-/// is in transformers 5 and in llama.cpp's converter.
+/// A classifier that is stored counts, unless the model is said to use its embeddings and it holds
+/// the same numbers. So it is in transformers 5 and in llama.cpp's converter.
 fn take(
     json: &Object<'_>,
     config: &Config,
     mut stored: StoredTensors,
     folder: &Path,
     notes: &mut Vec<String>,
-) -> Result<Vec<Joined>> {
+) -> Result<Vec<ShardedTensor>> {
     let is_tied = json.optional("tie_word_embeddings")?.unwrap_or(false);
     let (output, embeddings) = (name("output"), name("tok_embeddings"));
     let has_output = stored.has(&output);
@@ -215,10 +215,13 @@ fn check_architecture(json: &Object<'_>) -> Result<()> {
     Err(ErrorKind::UnsupportedArchitecture { found: found.trim_matches('"').into() }.into())
 }
 
-/// That the weights aren't numbers of some other kind, and where to find the model that they were made from.
+/// That the weights aren't numbers of some other kind, and where to find the model that they were
+/// made from.
 fn check_quantization(json: &Object<'_>) -> Result<()> {
     let keys = ["quantization_config", "compression_config", "quantization"];
-    let Some((key, found)) = keys.iter().find_map(|key| Some((*key, json.get(key)?))) else { return Ok(()) };
+    let Some((key, found)) = keys.iter().find_map(|key| Some((*key, json.get(key)?))) else {
+        return Ok(());
+    };
     let method = found.get("quant_method").and_then(Value::as_str);
     let has = |key: &str| found.get(key).is_some();
     if method.is_none() && has("group_size") && has("bits") {
@@ -287,7 +290,8 @@ fn config(json: &Object<'_>, notes: &mut Vec<String>) -> Result<Config> {
     })
 }
 
-/// The positions that a model was made for: Vicuna says it under a name of its own, where RoPE was scaled for more.
+/// The positions that a model was made for: Vicuna says it under a name of its own, where RoPE was
+/// scaled for more.
 fn max_seq_len(json: &Object<'_>, is_mistral: bool, notes: &mut Vec<String>) -> Result<usize> {
     let vicuna: Option<usize> = json.optional("max_sequence_length")?;
     let positions: Option<usize> = json.optional("max_position_embeddings")?;
@@ -303,8 +307,8 @@ fn max_seq_len(json: &Object<'_>, is_mistral: bool, notes: &mut Vec<String>) -> 
 
 /// Sets the window of attention, and keeps the context inside it.
 ///
-/// transformers windows those layers of a Mistral that `layer_types` names, or else all, whatever `use_sliding_window` says;
-/// and no layer of a Llama.
+/// transformers windows those layers of a Mistral that `layer_types` names, or else all, whatever
+/// `use_sliding_window` says; and no layer of a Llama.
 fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
     const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
     let layers = json.optional::<&Vec<Value>>("layer_types")?;

@@ -1,4 +1,5 @@
-//! JSON files, and typed questions to them: what is missing or of another type is an error that names the key and the file.
+//! JSON files, and typed questions to them: what is missing or of another type is an error that
+//! names the key and the file.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,8 @@ use serde_json::{Map, Value};
 use super::file::DataFile;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The largest that is read: as values it may take a hundred times as much memory. The index of the largest model has 200 KB.
+/// The largest that is read: as values it may take a hundred times as much memory. The index of the
+/// largest model has 200 KB.
 const MAX_BYTES: u64 = 1 << 24;
 
 /// A JSON file whose outermost value is an object.
@@ -53,8 +55,8 @@ impl JsonFile {
     }
 }
 
-/// An object of JSON text, and of what Python writes for numbers that JSON doesn't have: they become texts, so whoever
-/// wants a number there refuses them by name.
+/// An object of JSON text, and of what Python writes for numbers that JSON doesn't have: they
+/// become texts, so whoever wants a number there refuses them by name.
 pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
     // What Windows' editors put in front.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -67,11 +69,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
 
 /// JSON with `NaN`, `Infinity` and `-Infinity` as texts. `None` if none of them is there.
 fn with_python_numbers(json: &[u8]) -> Option<Vec<u8>> {
-    const NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    const ENCODING: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
     let mut out = Vec::with_capacity(json.len() + 16);
     let (mut at, mut is_text, mut found) = (0, false, false);
     while let Some(&byte) = json.get(at) {
-        let number = NUMBERS.iter().find(|number| !is_text && json[at..].starts_with(number));
+        let number = ENCODING.iter().find(|number| !is_text && json[at..].starts_with(number));
         if let Some(number) = number {
             out.push(b'"');
             out.extend(*number);

@@ -1,13 +1,14 @@
-//! A Llama in files of floating-point weights: which tensors it must have, and that it has no others.
+//! A Llama in files of floating-point weights: which tensors it must have, and that it has no
+//! others.
 
 use std::path::Path;
 
-use super::stored::{Join, Joined, StoredTensors};
+use super::stored::{Join, ShardedTensor, StoredTensors};
 use super::tokenizer::SourceTokenizer;
 use super::{Expected, SourceModel, SourceTensor};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
-use crate::tokenizer::{Tokenizer, TokenizerParts};
+use crate::tokenizer::{Tokenizer, TokenizerSpec};
 
 /// A model of Hugging Face's or Meta's files.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub(super) struct FloatModel {
     pub(super) format: &'static str,
     pub(super) config: Config,
     pub(super) rope_factors: Option<Vec<f32>>,
-    pub(super) tensors: Vec<Joined>,
+    pub(super) tensors: Vec<ShardedTensor>,
     pub(super) tokenizer: Option<SourceTokenizer>,
     pub(super) chat_template: Option<String>,
     pub(super) metadata: Vec<(String, String)>,
@@ -37,7 +38,7 @@ impl SourceModel for FloatModel {
         self.rope_factors.as_deref()
     }
 
-    fn tokenizer(&self) -> Result<Option<TokenizerParts<'_>>> {
+    fn tokenizer(&self) -> Result<Option<TokenizerSpec<'_>>> {
         self.tokenizer.as_ref().map(SourceTokenizer::parts).transpose()
     }
 
@@ -67,7 +68,7 @@ impl SourceModel for FloatModel {
 
     fn tensors(&self) -> Vec<SourceTensor<'_>> {
         let tensor = |joined| {
-            let info = Joined::info(joined).clone();
+            let info = ShardedTensor::info(joined).clone();
             SourceTensor { info, bytes: None, read: Box::new(|rows, out| joined.read(rows, out)) }
         };
         self.tensors.iter().map(tensor).collect()
@@ -82,7 +83,7 @@ pub(super) enum Role {
     /// The token embeddings.
     Embeddings,
     /// A matrix whose rows are queries or keys, which RoPE turns.
-    Turned,
+    Rotary,
     /// A matrix whose rows are shared out among machines.
     ByRows,
     /// A matrix whose columns are shared out among machines.
@@ -92,8 +93,8 @@ pub(super) enum Role {
 /// The tensors of a layer, under Meta's names.
 const LAYER: [(&str, Role); 9] = [
     ("attention_norm", Role::Norm),
-    ("attention.wq", Role::Turned),
-    ("attention.wk", Role::Turned),
+    ("attention.wq", Role::Rotary),
+    ("attention.wk", Role::Rotary),
     ("attention.wv", Role::ByRows),
     ("attention.wo", Role::ByColumns),
     ("ffn_norm", Role::Norm),
@@ -114,12 +115,13 @@ pub(super) struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// Takes the tensors that a Llama must have, in the order of the forward pass, and the classifier, if one is stored;
-    /// there must be no others.
+    /// Takes the tensors that a Llama must have, in the order of the forward pass, and the
+    /// classifier, if one is stored; there must be no others.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingTensor`], said of `files`; [`ErrorKind::TensorShape`], [`ErrorKind::UnsupportedTensorType`],
-    /// [`ErrorKind::TensorLayout`] or [`ErrorKind::UnsupportedTensor`], said of the file that the tensor is in.
+    /// [`ErrorKind::MissingTensor`], said of `files`; [`ErrorKind::TensorShape`],
+    /// [`ErrorKind::UnsupportedTensorType`], [`ErrorKind::TensorLayout`] or
+    /// [`ErrorKind::UnsupportedTensor`], said of the file that the tensor is in.
     ///
     /// [`ErrorKind::MissingTensor`]: crate::ErrorKind::MissingTensor
     pub(super) fn take(
@@ -127,7 +129,7 @@ impl Layout<'_> {
         config: &Config,
         mut stored: StoredTensors,
         files: &Path,
-    ) -> Result<Vec<Joined>> {
+    ) -> Result<Vec<ShardedTensor>> {
         let output = (self.name)("output");
         let has_output = stored.has(&output);
         let mut taken = Vec::new();
@@ -135,12 +137,12 @@ impl Layout<'_> {
             let join = match role {
                 Role::Norm => Join::Same,
                 Role::Embeddings => self.embeddings,
-                Role::Turned | Role::ByRows => Join::Rows,
-                Role::ByColumns => Join::Columns,
+                Role::Rotary | Role::ByRows => Join::Rows,
+                Role::ByColumns => Join::ColumnPartition,
             };
             let tensor = stored.take(&(self.name)(name), self.n_shards, name, shape, join);
             let tensor = tensor.map_err(|e| e.at(Some(files)))?;
-            let half_split = self.half_split && role == Role::Turned;
+            let half_split = self.half_split && role == Role::Rotary;
             taken.push(if half_split { tensor.half_split(config.head_dim) } else { tensor });
             Ok(())
         };
@@ -172,11 +174,13 @@ fn shape(name: &str, config: &Config) -> Vec<usize> {
     }
 }
 
-/// Llama 3's way to make the context longer: what frequencies are divided by, fast ones by 1 and slow ones by a factor.
+/// Llama 3's way to make the context longer: what frequencies are divided by, fast ones by 1 and
+/// slow ones by a factor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Llama3Scaling {
     pub(super) factor: f64,
-    /// Slower ones, which turn less often over the original context, are divided by the whole factor.
+    /// Slower ones, which turn less often over the original context, are divided by the whole
+    /// factor.
     pub(super) low_freq_factor: f64,
     /// Faster ones stay as they are.
     pub(super) high_freq_factor: f64,

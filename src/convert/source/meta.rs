@@ -1,5 +1,5 @@
-//! Meta's directories: LLaMA 1, Llama 2, Code Llama and Llama 3; Mistral's, which have the same files; and what llama2.c
-//! saves while it trains.
+//! Meta's directories: LLaMA 1, Llama 2, Code Llama and Llama 3; Mistral's, which have the same
+//! files; and what llama2.c saves while it trains.
 //!
 //! ```text
 //! params.json          hyperparameters, but for those that the weights' shapes tell, and the context's length
@@ -8,7 +8,8 @@
 //! tokenizer.model      of SentencePiece, or of Llama 3; LLaMA 1's lies one folder above
 //! ```
 //!
-//! Source: `llama/model.py`, `mistral_inference/args.py`, llama2.c's `model.py` and `train.py`, and `fairscale`'s `ColumnParallelLinear`, `RowParallelLinear` and `ParallelEmbedding`.
+//! Source: `llama/model.py`, `mistral_inference/args.py`, llama2.c's `model.py` and `train.py`, and
+//! `fairscale`'s `ColumnParallelLinear`, `RowParallelLinear` and `ParallelEmbedding`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use super::expected::Expected;
 use super::hugging_face::ADAPTER;
 use super::json::{JsonFile, Object, whole};
 use super::llama::{FloatModel, Layout, Llama3Scaling};
-use super::stored::{Join, StoredTensor, StoredTensors};
+use super::stored::{Join, StoredTensors, TensorView};
 use super::tokenizer::SourceTokenizer;
 use super::vocabulary::Vocabulary;
 use super::{safetensors, settings, torch};
@@ -53,7 +54,8 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
     model("Meta's PyTorch checkpoint", folder, &params.object(), params.path(), weights, options)
 }
 
-/// Opens what llama2.c's `train.py` saves while it trains: a file of weights that holds its hyperparameters.
+/// Opens what llama2.c's `train.py` saves while it trains: a file of weights that holds its
+/// hyperparameters.
 ///
 /// `None` if the file is another of PyTorch's.
 pub(super) fn open_training(path: &Path, options: &ModelOptions) -> Result<Option<FloatModel>> {
@@ -98,7 +100,7 @@ impl WeightFiles {
         Ok(weights)
     }
 
-    fn add(&mut self, tensor: StoredTensor) {
+    fn add(&mut self, tensor: TensorView) {
         let mut name = tensor.name().replace("_orig_mod.", "");
         while let Some(rest) = name.strip_prefix("module.") {
             name = rest.into();
@@ -249,7 +251,7 @@ impl Found {
             embeddings: match (n_shards, by_rows) {
                 (1, _) => Join::Same,
                 (_, true) => Join::Rows,
-                (_, false) => Join::Columns,
+                (_, false) => Join::ColumnPartition,
             },
         })
     }
@@ -262,7 +264,8 @@ fn is_tied(params: &Object<'_>) -> Result<bool> {
     Ok(params.optional("tied_embeddings")?.unwrap_or(false))
 }
 
-/// That a classifier is stored, or that the embeddings are said to be it: no file of Meta's lacks one.
+/// That a classifier is stored, or that the embeddings are said to be it: no file of Meta's lacks
+/// one.
 fn check_classifier(params: &Object<'_>, stored: &StoredTensors) -> Result<()> {
     if is_tied(params)? || stored.has("output.weight") {
         return Ok(());
@@ -281,8 +284,8 @@ fn is_mistral(params: &Object<'_>) -> bool {
         .any(|key| params.get(key).is_some())
 }
 
-/// The hyperparameters, without the window. A `vocab_size` of -1 stands for the tokenizer's; `multiple_of` and
-/// `ffn_dim_multiplier` only say how `hidden_dim` was found.
+/// The hyperparameters, without the window. A `vocab_size` of -1 stands for the tokenizer's;
+/// `multiple_of` and `ffn_dim_multiplier` only say how `hidden_dim` was found.
 fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
     let dim: usize = params.required("dim")?;
     let n_heads: usize = params.required("n_heads")?;
@@ -303,7 +306,8 @@ fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
     }
     let norm_eps = params.required::<f64>("norm_eps")?;
     let is_mistral = is_mistral(params);
-    // Mistral's program took the old base for the model with a window, and takes the new one for all later ones.
+    // Mistral's program took the old base for the model with a window, and takes the new one for
+    // all later ones.
     let usual = if is_mistral && sliding_window(params)?.is_none() { 1e6 } else { 1e4 };
     let rope_theta = params.optional("rope_theta")?.unwrap_or(usual);
     let scaled = params.optional("use_scaled_rope")?.unwrap_or(false);
@@ -338,14 +342,17 @@ fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
         (None, Some(_)) => "_sliding_window",
         _ => "sliding_window",
     };
-    let Some(windows) = params.get(key).and_then(Value::as_array) else { return params.optional(key) };
+    let Some(windows) = params.get(key).and_then(Value::as_array) else {
+        return params.optional(key);
+    };
     let width = |width: &Value| whole(width).and_then(|width| width.try_into().ok());
     let widths: Option<Vec<usize>> = windows.iter().filter(|width| !width.is_null()).map(width).collect();
     let wrong = || params.wrong_type(key, "whole numbers", &params.map[key]);
     Ok(widths.ok_or_else(wrong)?.into_iter().min())
 }
 
-/// The context that a model was trained for. No file says it, so it is told by what changed from one to the next.
+/// The context that a model was trained for. No file says it, so it is told by what changed from
+/// one to the next.
 fn context(norm_eps: f64, rope_theta: f64, scaled: bool) -> usize {
     match (scaled, rope_theta) {
         (true, _) => 131_072,                   // Llama 3.1 and later
@@ -358,8 +365,8 @@ fn context(norm_eps: f64, rope_theta: f64, scaled: bool) -> usize {
 
 /// Llama 3.1's, with the constants that Meta's code has for what the file doesn't say.
 ///
-/// Meta's files of Llama 3.2 don't say their factor either; the models of 1B and 3B were trained with 32, as their
-/// config.json says.
+/// Meta's files of Llama 3.2 don't say their factor either; the models of 1B and 3B were trained
+/// with 32, as their config.json says.
 fn rope_factors(params: &Object<'_>, config: &Config, notes: &mut Vec<String>) -> Result<Option<Vec<f32>>> {
     if params.optional("use_scaled_rope")? != Some(true) {
         return Ok(None);

@@ -2,11 +2,14 @@
 //!
 //! - here: what a model is to everything that is done with it, and which files are which
 //! - [`runnable`]: checkpoints that this library runs; [`gguf`] the keys of those that are GGUF
-//! - [`hugging_face`] (with [`hf_tensors`] and [`needless`]) and [`meta`]: directories, as models are published; [`llama`] is what they have in common
-//! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors, [`file`] the files
-//! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with [`spaced_bpe`], [`words`]
-//!   and [`post_processor`]) and [`hf_tokenizer`]: tokenizers; [`tokenizer_settings`] what is done with each setting of theirs;
-//!   [`tokenizer`] which of them it is
+//! - [`hugging_face`] (with [`hf_tensors`] and [`needless`]) and [`meta`]: directories, as models
+//!   are published; [`llama`] is what they have in common
+//! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors,
+//!   [`file`] the files
+//! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with
+//!   [`spaced_bpe`], [`words`] and [`post_processor`]) and [`hf_tokenizer`]: tokenizers;
+//!   [`tokenizer_settings`] what is done with each setting of theirs; [`tokenizer`] which of them
+//!   it is
 //! - [`json`]: questions to JSON; [`missing`] what to do about what isn't there
 
 mod added_tokens;
@@ -51,7 +54,7 @@ use crate::convert::gguf::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
 use crate::storage::Storage;
-use crate::tokenizer::{Tokenizer, TokenizerParts};
+use crate::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::weights::TensorInfo;
 
 /// A model that can be converted, whatever files it is in.
@@ -70,7 +73,7 @@ pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
     /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
     fn rope_factors(&self) -> Option<&[f32]>;
 
-    fn tokenizer(&self) -> Result<Option<TokenizerParts<'_>>>;
+    fn tokenizer(&self) -> Result<Option<TokenizerSpec<'_>>>;
 
     /// The tokenizer, ready to be used: one whose parts can't be written may be there.
     fn usable_tokenizer(&self) -> Result<Option<Tokenizer>>;
@@ -84,24 +87,28 @@ pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
     /// Of all files of weights.
     fn file_bytes(&self) -> u64;
 
-    /// What the converted file can't say or does otherwise, each a sentence for people. Empty if it is the source's equal.
+    /// What the converted file can't say or does otherwise, each a sentence for people. Empty if it
+    /// is the source's equal.
     fn notes(&self) -> &[String];
 
     /// The tensors, in the order in which they are best read.
     fn tensors(&self) -> Vec<SourceTensor<'_>>;
 
-    /// Of a source that is GGUF: its keys, but for those that tell how weights are stored. They hold whatever the other
-    /// functions tell, unless one is missing: then that is to be written anew.
+    /// Of a source that is GGUF: its keys, but for those that tell how weights are stored. They
+    /// hold whatever the other functions tell, unless one is missing: then that is to be written
+    /// anew.
     fn metadata(&self) -> Option<Vec<(String, Value)>> {
         None
     }
 
-    /// What the files say that the model computes, derived apart from [`SourceModel::config`]. `None` if it can't be.
+    /// What the files say that the model computes, derived apart from [`SourceModel::config`].
+    /// `None` if it can't be.
     fn expected(&self) -> Option<&Expected> {
         None
     }
 
-    /// What the source says of its weights' formats: llama.cpp's number for a [`Mix`](super::Mix).
+    /// What the source says of its weights' formats: llama.cpp's number for a
+    /// [`Recipe`](super::Recipe).
     fn file_type(&self) -> Option<u32> {
         None
     }
@@ -113,7 +120,8 @@ type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync + 
 /// A tensor that is read in parts, by several threads at once, so that it need not fit the memory.
 pub(crate) struct SourceTensor<'a> {
     pub(crate) info: TensorInfo,
-    /// The weights as they are stored, if that is how GGUF stores them in `info.dtype`, and if they are mapped.
+    /// The weights as they are stored, if that is how GGUF stores them in `info.dtype`, and if they
+    /// are mapped.
     pub(crate) bytes: Option<&'a [u8]>,
     pub(crate) read: ReadRows<'a>,
 }
@@ -129,20 +137,21 @@ impl SourceTensor<'_> {
 }
 
 impl Source {
-    /// Opens a model to convert it: a directory, or a file in it, of Hugging Face's (`config.json`; safetensors or
-    /// `pytorch_model.bin`) or of Meta's (`params.json`, `consolidated.NN.pth`); or a file: GGUF, or llama2.c's v0, v1
-    /// or v2.
+    /// Opens a model to convert it: a directory, or a file in it, of Hugging Face's (`config.json`;
+    /// safetensors or `pytorch_model.bin`) or of Meta's (`params.json`, `consolidated.NN.pth`); or
+    /// a file: GGUF, or llama2.c's v0, v1 or v2.
     ///
-    /// Its tokenizer is in the directory, or found as [`Model::open`] finds it, or named in the options: what
-    /// [`Tokenizer::open`] takes, or a `tokenizer.model` or `tokenizer.json`. The options may also override
-    /// hyperparameters that the files don't hold.
+    /// Its tokenizer is in the directory, or found as [`Model::open`] finds it, or named in the
+    /// options: what [`Tokenizer::open`] takes, or a `tokenizer.model` or `tokenizer.json`. The
+    /// options may also override hyperparameters that the files don't hold.
     ///
     /// Only the weights' places are read now, so this takes moments, whatever their size.
     ///
     /// # Errors
-    /// Whatever is wrong with the files or the tokenizer, each error with the file's name: among them
-    /// [`ErrorKind::UnsupportedArchitecture`], [`ErrorKind::MissingTensor`], [`ErrorKind::UnsupportedTensor`] for one that a
-    /// Llama doesn't have, and [`ErrorKind::TensorShape`].
+    /// Whatever is wrong with the files or the tokenizer, each error with the file's name: among
+    /// them [`ErrorKind::UnsupportedArchitecture`], [`ErrorKind::MissingTensor`],
+    /// [`ErrorKind::UnsupportedTensor`] for one that a Llama doesn't have, and
+    /// [`ErrorKind::TensorShape`].
     ///
     /// [`Model::open`]: crate::Model::open
     pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
@@ -186,8 +195,8 @@ impl Source {
         Err(missing::description(folder))
     }
 
-    /// Opens a file of a published model's directory: the weights that are named are those that are converted. `None` if
-    /// it is no such file.
+    /// Opens a file of a published model's directory: the weights that are named are those that are
+    /// converted. `None` if it is no such file.
     fn open_part(path: &Path, options: &ModelOptions) -> Result<Option<Self>> {
         let folder = folder_of(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -262,8 +271,9 @@ impl Source {
         self.0.described()
     }
 
-    /// What whoever converts it should know: settings that aren't known, and what the written file can't say or does
-    /// otherwise than the source. Each is a sentence for people, and none means that the written file is the source's equal.
+    /// What whoever converts it should know: settings that aren't known, and what the written file
+    /// can't say or does otherwise than the source. Each is a sentence for people, and none means
+    /// that the written file is the source's equal.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         self.0.notes()

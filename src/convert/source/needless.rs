@@ -1,10 +1,11 @@
-//! Tensors that Hugging Face's files hold and a model doesn't need, and those that say that it is no whole model of floats.
+//! Tensors that Hugging Face's files hold and a model doesn't need, and those that say that it is
+//! no whole model of floats.
 
 use std::path::Path;
 
 use super::hf_tensors::Tensors;
 use super::hugging_face::CONFIG;
-use super::stored::StoredTensor;
+use super::stored::TensorView;
 use crate::error::{Error, ErrorKind, Result};
 
 const ADAPTER: &str =
@@ -63,7 +64,8 @@ fn is_quantized(dtype: &str) -> bool {
     STARTS.iter().any(|start| dtype.starts_with(start)) || STORAGES.contains(&dtype) || dtype == "int8"
 }
 
-/// Tensors that aren't compared with anything, by the ends of their names: masks, positions and what wrappers keep.
+/// Tensors that aren't compared with anything, by the ends of their names: masks, positions and
+/// what wrappers keep.
 const UNREAD: [&str; 5] = ["position_ids", "causal_mask", "attn_mask", "attention_mask", "_extra_state"];
 /// The starts of the names of heads for other tasks.
 const HEADS: [&str; 3] = ["v_head.", "score.", "model.v_head."];
@@ -75,7 +77,7 @@ fn is_rotary(name: &str) -> bool {
 }
 
 /// Whether a tensor can't be a weight, whatever it is.
-fn is_no_weight(name: &str, tensor: &StoredTensor) -> bool {
+fn is_no_weight(name: &str, tensor: &TensorView) -> bool {
     let is_named = name.ends_with(".weight") || name.ends_with(".bias");
     let is_number = tensor.shape().is_empty() || tensor.shape().contains(&0);
     !is_named && (is_number || tensor.other_type().is_some())
@@ -96,8 +98,9 @@ impl Tensors {
         Ok(())
     }
 
-    /// Leaves out what transformers leaves out, too, and says so. Rotary tables and masks that are computed anew are
-    /// needless without a word, unless they hold others than one of the lists of `frequencies` gives.
+    /// Leaves out what transformers leaves out, too, and says so. Rotary tables and masks that are
+    /// computed anew are needless without a word, unless they hold others than one of the lists of
+    /// `frequencies` gives.
     pub(super) fn leave_out_needless(&mut self, frequencies: &[Vec<f64>], n_layers: usize) -> Result<()> {
         self.stored.extract(|name, tensor| {
             let is_mask = name.ends_with(".self_attn.bias") && tensor.shape().len() == 4;
@@ -136,7 +139,7 @@ impl Tensors {
                 || is_no_weight(name, tensor)
         });
         if !unread.is_empty() {
-            let names: Vec<&str> = unread.iter().take(NAMED).map(StoredTensor::name).collect();
+            let names: Vec<&str> = unread.iter().take(NAMED).map(TensorView::name).collect();
             let others = unread.len() - names.len();
             let rest = if others > 0 { format!(" and {others} others") } else { String::new() };
             self.notes.push(format!(
@@ -150,10 +153,11 @@ impl Tensors {
 
 /// Names that are said of what is left out.
 const NAMED: usize = 8;
-/// Numbers of a table that are compared.
+/// Encoding of a table that are compared.
 const TABLE: usize = 4096;
 
-/// Whether a table begins as the rotary frequencies, their cosines or their sines do, within what half precision keeps.
+/// Whether a table begins as the rotary frequencies, their cosines or their sines do, within what
+/// half precision keeps.
 fn is_table(kind: &str, width: usize, found: &[f32], frequencies: &[f64]) -> bool {
     const TOLERANCE: f64 = 1e-2;
     let n = frequencies.len();

@@ -1,16 +1,19 @@
-//! The pickles of PyTorch's checkpoints: as much of the language as describes a dictionary of tensors.
+//! The pickles of PyTorch's checkpoints: as much of the language as describes a dictionary of
+//! tensors.
 //!
-//! A pickle is a program for a stack machine that may call whatever Python can import. This machine knows the few names in
-//! [`Global`] and builds values of its own for them. Another name, whatever is called by it and whatever is done to what it
-//! gives, is an opaque value, which is refused only where weights should be. Nothing is executed, and nothing is recursive.
+//! A pickle is a program for a stack machine that may call whatever Python can import. This machine
+//! knows the few names in [`Global`] and builds values of its own for them. Another name, whatever
+//! is called by it and whatever is done to what it gives, is an opaque value, which is refused only
+//! where weights should be. Nothing is executed, and nothing is recursive.
 //!
-//! Trainers keep more than weights in a file: what isn't a tensor is passed over and named, a dictionary of weights inside
-//! another is found, and llama2.c's hyperparameters are read.
+//! Trainers keep more than weights in a file: what isn't a tensor is passed over and named, a
+//! dictionary of weights inside another is found, and llama2.c's hyperparameters are read.
 //!
-//! Invariant: every instruction makes at most one [`Node`], and values refer to each other by number, so the memory taken
-//! is proportional to the pickle's length, whatever it says.
+//! Invariant: every instruction makes at most one [`Node`], and values refer to each other by
+//! number, so the memory taken is proportional to the pickle's length, whatever it says.
 //!
-//! Source: `Lib/pickletools.py` in the Python repository; `torch/_utils.py` for what the names mean.
+//! Source: `Lib/pickletools.py` in the Python repository; `torch/_utils.py` for what the names
+//! mean.
 
 mod globals;
 mod operands;
@@ -44,7 +47,7 @@ pub(super) struct PickledTensor {
     pub(super) key: String,
     /// The storage's type, such as `HalfStorage`.
     pub(super) storage: String,
-    /// Numbers in the storage.
+    /// Encoding in the storage.
     pub(super) numel: u64,
     /// The number of the storage that is the tensor's first.
     pub(super) offset: u64,
@@ -101,8 +104,8 @@ struct Tensor {
 /// Reads the tensors of a dictionary, in its order, and what else it says.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`] for whatever no checkpoint of a model has; [`ErrorKind::TensorLayout`] for a tensor that is
-/// there and can't be read.
+/// [`ErrorKind::Malformed`] for whatever no checkpoint of a model has; [`ErrorKind::TensorLayout`]
+/// for a tensor that is there and can't be read.
 pub(super) fn read(pickle: &[u8]) -> Result<Pickled> {
     let mut machine = Machine { rest: pickle, ..Machine::default() };
     while machine.step()? {}
@@ -412,7 +415,8 @@ impl<'a> Machine<'a> {
         sizes.ok_or_else(|| malformed("a tensor's shape or strides aren't numbers from 0 up".into()))
     }
 
-    /// Attributes of a dictionary, which only PyTorch needs, are dropped, and those of what isn't looked at.
+    /// Attributes of a dictionary, which only PyTorch needs, are dropped, and those of what isn't
+    /// looked at.
     fn build(&mut self) -> Result<()> {
         self.pop()?;
         let object = self.pop()?;

@@ -1,8 +1,8 @@
 //! What config.json says of RoPE: the base of the rotary frequencies, and how they are scaled.
 //!
-//! Old files say it in `rope_theta` and `rope_scaling`, whose `type` was renamed to `rope_type`; newer ones in
-//! `rope_parameters`. Where both are there, `rope_scaling` counts, and a base inside counts more than one outside:
-//! so it is in transformers 5.24 and in llama.cpp's converter.
+//! Old files say it in `rope_theta` and `rope_scaling`, whose `type` was renamed to `rope_type`;
+//! newer ones in `rope_parameters`. Where both are there, `rope_scaling` counts, and a base inside
+//! counts more than one outside: so it is in transformers 5.24 and in llama.cpp's converter.
 //!
 //! Source: `modeling_rope_utils.py` in the transformers repository.
 

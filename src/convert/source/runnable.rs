@@ -1,4 +1,5 @@
-//! Checkpoints that this library runs as they are: llama2.c's, whose tokenizer lies beside them, and GGUF.
+//! Checkpoints that this library runs as they are: llama2.c's, whose tokenizer lies beside them,
+//! and GGUF.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::convert::gguf::Value;
 use crate::error::Result;
 use crate::model::ModelOptions;
 use crate::storage::Storage;
-use crate::tokenizer::{Tokenizer, TokenizerParts};
+use crate::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::weights::Weight;
 
 /// A checkpoint and its tokenizer.
@@ -56,7 +57,7 @@ impl SourceModel for RunnableSource {
         self.checkpoint.rope_factors.as_deref()
     }
 
-    fn tokenizer(&self) -> Result<Option<TokenizerParts<'_>>> {
+    fn tokenizer(&self) -> Result<Option<TokenizerSpec<'_>>> {
         self.tokenizer.as_ref().map(SourceTokenizer::parts).transpose()
     }
 

@@ -15,11 +15,12 @@ use serde_json::Value;
 
 use super::file::DataFile;
 use super::json::{self, Object};
-use super::stored::{Encoding, StoredTensor, StoredType};
+use super::stored::{Encoding, StoredType, TensorView};
 use crate::error::{Error, ErrorKind, Result};
 
 const FORMAT: &str = "safetensors";
-/// The longest header that is read, less than the 100 MB that the format allows: the largest Llama's has 200 KB.
+/// The longest header that is read, less than the 100 MB that the format allows: the largest
+/// Llama's has 200 KB.
 const MAX_HEADER: u64 = 1 << 24;
 
 /// A safetensors file begins with a length of less than 2^32 and a brace.
@@ -28,12 +29,12 @@ pub(super) fn has_magic(start: &[u8]) -> bool {
 }
 
 /// The tensors of a file, in the order of its names.
-pub(super) fn tensors(path: &Path) -> Result<Vec<StoredTensor>> {
+pub(super) fn tensors(path: &Path) -> Result<Vec<TensorView>> {
     let file = Arc::new(DataFile::open(path)?);
     read(&file).map_err(|e| file.explain(e))
 }
 
-fn read(file: &Arc<DataFile>) -> Result<Vec<StoredTensor>> {
+fn read(file: &Arc<DataFile>) -> Result<Vec<TensorView>> {
     let mut len = [0; 8];
     file.read_at("the header's length", 0, &mut len)?;
     let len = u64::from_le_bytes(len);
@@ -53,7 +54,7 @@ fn read(file: &Arc<DataFile>) -> Result<Vec<StoredTensor>> {
     }
     check_places(&places, file.len() - start)?;
     let tensor = |(name, entry): (String, Entry)| {
-        StoredTensor::contiguous(name, file, start + entry.start, entry.shape, entry.dtype)
+        TensorView::contiguous(name, file, start + entry.start, entry.shape, entry.dtype)
     };
     places.into_iter().map(tensor).collect()
 }

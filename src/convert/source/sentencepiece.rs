@@ -1,4 +1,5 @@
-//! SentencePiece's model files: a message of Protocol Buffers, of which the pieces and a few settings are read.
+//! SentencePiece's model files: a message of Protocol Buffers, of which the pieces and a few
+//! settings are read.
 //!
 //! ```text
 //! message   fields, each a number and a type, and then: a varint; or 4 or 8 bytes; or a length and as many bytes
@@ -6,7 +7,8 @@
 //!           4 data to try it with                  5 NormalizerSpec, of text that comes out
 //! ```
 //!
-//! Source: `sentencepiece_model.proto` in the SentencePiece repository; the encoding page of Protocol Buffers.
+//! Source: `sentencepiece_model.proto` in the SentencePiece repository; the encoding page of
+//! Protocol Buffers.
 
 use std::collections::HashSet;
 

@@ -1,7 +1,8 @@
 //! The settings that config.json and params.json may have, and what is done with each.
 //!
-//! Source: `configuration_utils.py`, `configuration_llama.py`, `configuration_mistral.py` and `modeling_rope_utils.py` of
-//! transformers 5.24, and what 4.x wrote; `args.py` of mistral-inference, `model.py` of Llama 2, 3 and llama2.c.
+//! Source: `configuration_utils.py`, `configuration_llama.py`, `configuration_mistral.py` and
+//! `modeling_rope_utils.py` of transformers 5.24, and what 4.x wrote; `args.py` of
+//! mistral-inference, `model.py` of Llama 2, 3 and llama2.c.
 
 use serde_json::Value;
 

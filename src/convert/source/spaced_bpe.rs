@@ -55,7 +55,9 @@ impl Spaces {
         let metaspace = match pre_tokenizers {
             [] => None,
             [stage] if kind_of(stage) == Some("Metaspace") => Some(Metaspace::read(stage, notes)?),
-            [stage, ..] => return Err(unsupported("pre_tokenizer", &Value::Object((*stage).clone()))),
+            [stage, ..] => {
+                return Err(unsupported("pre_tokenizer", &Value::Object((*stage).clone())));
+            }
         };
         if !replaces && metaspace.is_none() {
             return Err(refuse("nothing writes U+2581 for spaces, which is not supported".into()));

@@ -1,10 +1,11 @@
 //! Tensors of floating-point weights as they lie in files, and a Llama's tensors made of them.
 //!
-//! A model may be in many files, and a tensor in one piece or, of Meta's models, in one for each of the machines that the
-//! model was made for: shards, to be joined by rows or by columns. Hugging Face's have the rows of wq and wk in another
-//! order besides. A [`Joined`] hides all that: it gives rows as Meta's whole tensor has them.
+//! A model may be in many files, and a tensor in one piece or, of Meta's models, in one for each of
+//! the machines that the model was made for: shards, to be joined by rows or by columns. Hugging
+//! Face's have the rows of wq and wk in another order besides. A [`ShardedTensor`] hides all that:
+//! it gives rows as Meta's whole tensor has them.
 //!
-//! Invariant: a [`StoredTensor`] lies inside its file, so reading it fails only if the file fails.
+//! Invariant: a [`TensorView`] lies inside its file, so reading it fails only if the file fails.
 
 mod views;
 
@@ -48,7 +49,8 @@ impl Encoding {
     }
 }
 
-/// How weights are stored: as floating-point numbers that can be read, or as something else, by its name.
+/// How weights are stored: as floating-point numbers that can be read, or as something else, by its
+/// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredType {
     Float(Encoding),
@@ -66,7 +68,7 @@ impl StoredType {
 
 /// A tensor in a file.
 #[derive(Clone, Debug)]
-pub(super) struct StoredTensor {
+pub(super) struct TensorView {
     name: String,
     file: Arc<DataFile>,
     /// Its first weight's place, in bytes.
@@ -78,7 +80,7 @@ pub(super) struct StoredTensor {
     dtype: StoredType,
 }
 
-impl StoredTensor {
+impl TensorView {
     /// A tensor whose weights lie one after another.
     pub(super) fn contiguous(
         name: String,
@@ -136,7 +138,8 @@ impl StoredTensor {
         if let [stride, _] = *self.strides { stride } else { 0 }
     }
 
-    /// That it is a vector or a matrix of numbers, of a layout in which rows can be read; and how they are stored.
+    /// That it is a vector or a matrix of numbers, of a layout in which rows can be read; and how
+    /// they are stored.
     fn check(&self) -> Result<Encoding> {
         if self.shape.contains(&0) {
             let reason = format!(
@@ -180,7 +183,8 @@ impl StoredTensor {
             && self.dtype == other.dtype
     }
 
-    /// Its first numbers, at most so many, in the order of its elements; or `None` if they can't be read one after another.
+    /// Its first numbers, at most so many, in the order of its elements; or `None` if they can't be
+    /// read one after another.
     pub(super) fn first_numbers(&self, most: usize) -> Result<Option<Vec<f32>>> {
         let StoredType::Float(encoding) = self.dtype else { return Ok(None) };
         let mut len = 1_usize;
@@ -268,26 +272,28 @@ pub(super) enum Join {
     /// Below each other.
     Rows,
     /// Beside each other.
-    Columns,
+    ColumnPartition,
 }
 
 /// A tensor of a Llama, whatever it is made of.
 #[derive(Debug)]
-pub(super) struct Joined {
+pub(super) struct ShardedTensor {
     info: TensorInfo,
     encoding: Encoding,
-    parts: Vec<StoredTensor>,
+    parts: Vec<TensorView>,
     join: Join,
-    /// The rows of a head that RoPE turns half a head apart, as Hugging Face has them; they are given as adjacent ones.
+    /// The rows of a head that RoPE turns half a head apart, as Hugging Face has them; they are
+    /// given as adjacent ones.
     half_split_head: Option<usize>,
 }
 
-impl Joined {
+impl ShardedTensor {
     /// Joins shards to a tensor of a name, in Meta's terms, and a shape.
     ///
     /// # Errors
-    /// [`ErrorKind::TensorShape`], [`ErrorKind::TensorLayout`] or [`ErrorKind::UnsupportedTensorType`].
-    fn new(name: String, shape: &[usize], mut parts: Vec<StoredTensor>, join: Join) -> Result<Self> {
+    /// [`ErrorKind::TensorShape`], [`ErrorKind::TensorLayout`] or
+    /// [`ErrorKind::UnsupportedTensorType`].
+    fn new(name: String, shape: &[usize], mut parts: Vec<TensorView>, join: Join) -> Result<Self> {
         if join == Join::Same {
             parts.truncate(1);
         }
@@ -307,7 +313,7 @@ impl Joined {
         match (join, &mut *joined) {
             (Join::Same, _) => {}
             (Join::Rows, [rows, _]) => *rows = rows.saturating_mul(n),
-            (Join::Columns, [_, columns]) => *columns = columns.saturating_mul(n),
+            (Join::ColumnPartition, [_, columns]) => *columns = columns.saturating_mul(n),
             _ => return Err(first.shape_error(shape)),
         }
         if joined != shape {
@@ -366,7 +372,7 @@ impl Joined {
     fn read_in_order(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let columns = self.parts[0].columns();
         match self.join {
-            Join::Columns => self.read_beside(rows, out),
+            Join::ColumnPartition => self.read_beside(rows, out),
             Join::Same => self.parts[0].read(self.encoding, rows, out),
             Join::Rows => {
                 let (height, mut row, mut out) = (self.parts[0].shape[0], rows.start, out);
@@ -396,20 +402,21 @@ impl Joined {
     }
 }
 
-/// The tensors of a model's files, by the names that they have there. Each is taken once, so what nobody wanted is left.
+/// The tensors of a model's files, by the names that they have there. Each is taken once, so what
+/// nobody wanted is left.
 #[derive(Debug, Default)]
 pub(super) struct StoredTensors {
-    by_name: BTreeMap<String, Vec<StoredTensor>>,
+    by_name: BTreeMap<String, Vec<TensorView>>,
 }
 
 impl StoredTensors {
     /// Adds a shard of a tensor, or a tensor, under the name by which it is looked for.
-    pub(super) fn add_as(&mut self, name: String, tensor: StoredTensor) {
+    pub(super) fn add_as(&mut self, name: String, tensor: TensorView) {
         self.by_name.entry(name).or_default().push(tensor);
     }
 
     /// All tensors, and the names by which they are looked for.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &TensorView)> {
         self.by_name.iter().flat_map(|(name, parts)| parts.iter().map(|part| (&**name, part)))
     }
 
@@ -430,8 +437,8 @@ impl StoredTensors {
     }
 
     /// Takes out what no model needs.
-    pub(super) fn extract(&mut self, is_needless: impl Fn(&str, &StoredTensor) -> bool) -> Vec<StoredTensor> {
-        let is_named = |(name, parts): &(&String, &Vec<StoredTensor>)| is_needless(name, &parts[0]);
+    pub(super) fn extract(&mut self, is_needless: impl Fn(&str, &TensorView) -> bool) -> Vec<TensorView> {
+        let is_named = |(name, parts): &(&String, &Vec<TensorView>)| is_needless(name, &parts[0]);
         let names: Vec<String> = self.by_name.iter().filter(is_named).map(|(name, _)| name.clone()).collect();
         names.iter().flat_map(|name| self.by_name.remove(name).unwrap_or_default()).collect()
     }
@@ -444,7 +451,7 @@ impl StoredTensors {
         name: &str,
         shape: &[usize],
         join: Join,
-    ) -> Result<Joined> {
+    ) -> Result<ShardedTensor> {
         let Some(parts) = self.by_name.remove(from) else {
             return Err(ErrorKind::MissingTensor { name: from.into() }.into());
         };
@@ -452,7 +459,7 @@ impl StoredTensors {
             let reason = format!("it is there {} times, {n_shards} are expected", parts.len());
             return Err(parts[0].layout(&reason));
         }
-        Joined::new(name.into(), shape, parts, join)
+        ShardedTensor::new(name.into(), shape, parts, join)
     }
 
     /// That nothing is left.
@@ -463,8 +470,9 @@ impl StoredTensors {
     }
 }
 
-impl Joined {
-    /// Says that rows are as Hugging Face has them: of each head first those that RoPE turns with the ones of the second half.
+impl ShardedTensor {
+    /// Says that rows are as Hugging Face has them: of each head first those that RoPE turns with
+    /// the ones of the second half.
     pub(super) fn half_split(mut self, head_dim: usize) -> Self {
         self.half_split_head = Some(head_dim);
         self

@@ -1,7 +1,8 @@
 //! Llama 3's `tokenizer.model`: a line for each piece, its bytes in base 64 and its rank.
 //!
-//! A pair of pieces is merged if its bytes are a piece, that of the lowest rank first. So every way to cut a piece into two
-//! pieces is a merge. The control tokens aren't in the file: there are always the same 256 behind the pieces.
+//! A pair of pieces is merged if its bytes are a piece, that of the lowest rank first. So every way
+//! to cut a piece into two pieces is a merge. The control tokens aren't in the file: there are
+//! always the same 256 behind the pieces.
 //!
 //! Source: `models/llama3/tokenizer.py` in Meta's llama-models repository; RFC 4648.
 
@@ -28,7 +29,8 @@ const CONTROLS: [&str; 11] = [
 const N_CONTROLS: usize = 256;
 /// The longest piece that is cut in all ways: Llama 3's longest has 128 bytes.
 const MAX_PIECE: usize = 256;
-/// Merges for each piece: Llama 3 has 2.2. A file could have as many as a piece has bytes, which would fill the memory.
+/// Merges for each piece: Llama 3 has 2.2. A file could have as many as a piece has bytes, which
+/// would fill the memory.
 const MAX_MERGES_EACH: usize = 16;
 
 /// Whether a file begins with a line as it should.

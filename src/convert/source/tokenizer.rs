@@ -6,7 +6,7 @@ use super::vocabulary::{self, Vocabulary};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
-use crate::tokenizer::{PieceKind, PiecePart, Tokenizer, TokenizerParts};
+use crate::tokenizer::{PieceKind, PiecePart, Tokenizer, TokenizerSpec};
 
 /// A tokenizer, ready to be written or not yet.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl SourceTokenizer {
         }
     }
 
-    pub(super) fn parts(&self) -> Result<TokenizerParts<'_>> {
+    pub(super) fn parts(&self) -> Result<TokenizerSpec<'_>> {
         let unknown = || {
             let (what, reason) = ("the tokenizer".into(), "its merges are no longer known".into());
             Error::from(ErrorKind::Unwritable { what, reason })

@@ -1,6 +1,8 @@
-//! Hugging Face's `tokenizer.json`: byte-level BPE, as that of Llama 3, and SentencePiece's in the form of BPE.
+//! Hugging Face's `tokenizer.json`: byte-level BPE, as that of Llama 3, and SentencePiece's in the
+//! form of BPE.
 //!
-//! A byte-level tokenizer must cut a text into words in a way that GGUF has a name for. The other kind is in `spaced_bpe`.
+//! A byte-level tokenizer must cut a text into words in a way that GGUF has a name for. The other
+//! kind is in `spaced_bpe`.
 //!
 //! Source: the documentation of Hugging Face's tokenizers; llama.cpp's names of pre-tokenizers.
 
@@ -37,7 +39,8 @@ impl TokenizerJson {
         JsonFile::open_up_to(path, MAX_BYTES).map(Self)
     }
 
-    /// The tokenizer of a model that knows so many tokens. Others say of added tokens too, and have the last word.
+    /// The tokenizer of a model that knows so many tokens. Others say of added tokens too, and have
+    /// the last word.
     pub(super) fn vocabulary(&self, vocab_size: usize, others: Vec<AddedToken>) -> Result<Vocabulary> {
         let file = self.0.object();
         let mut notes = Vec::new();
@@ -143,7 +146,8 @@ impl TokenizerJson {
         Ok(vocabulary)
     }
 
-    /// Tokens that aren't a part of the vocabulary proper. Those that the model doesn't know are left out.
+    /// Tokens that aren't a part of the vocabulary proper. Those that the model doesn't know are
+    /// left out.
     pub(super) fn added_tokens(&self, vocab_size: usize, notes: &mut Vec<String>) -> Result<Vec<AddedToken>> {
         let Some(tokens) = self.0.object().optional::<&Vec<Value>>("added_tokens")? else {
             return Ok(Vec::new());

@@ -1,4 +1,5 @@
-//! PyTorch's checkpoints: zip archives of a pickle, which describes the tensors, and of their bytes.
+//! PyTorch's checkpoints: zip archives of a pickle, which describes the tensors, and of their
+//! bytes.
 //!
 //! ```text
 //! NAME/data.pkl   a dictionary of tensors, each a view of a storage
@@ -17,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::file::DataFile;
 use super::pickle::{self, Pickled, PickledTensor};
-use super::stored::{Encoding, StoredTensor, StoredType, span};
+use super::stored::{Encoding, StoredType, TensorView, span};
 use super::zip;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -34,7 +35,7 @@ pub(super) fn has_magic(start: &[u8]) -> bool {
 #[derive(Debug)]
 pub(super) struct Contents {
     /// In the file's order.
-    pub(super) tensors: Vec<StoredTensor>,
+    pub(super) tensors: Vec<TensorView>,
     /// llama2.c's hyperparameters.
     pub(super) arguments: Option<Map<String, Value>>,
     /// Names of what isn't looked at.
@@ -100,7 +101,7 @@ impl Archive<'_> {
         Some(self.file.bytes("the pickle", range.start, range.end - range.start, MAX_PICKLE))
     }
 
-    fn tensor(&self, name: String, tensor: PickledTensor) -> Result<StoredTensor> {
+    fn tensor(&self, name: String, tensor: PickledTensor) -> Result<TensorView> {
         let layout = |reason: String| Error::from(ErrorKind::TensorLayout { name: name.clone(), reason });
         let PickledTensor { key, storage, numel, offset, shape, strides } = tensor;
         // It is only looked up, but whatever has another one wasn't written by PyTorch.
@@ -130,11 +131,11 @@ impl Archive<'_> {
         }
         if size == 0 {
             // A storage of unknown numbers: where they lie doesn't matter, since they aren't read.
-            return StoredTensor::strided(name, self.file, range.start, shape, strides, dtype);
+            return TensorView::strided(name, self.file, range.start, shape, strides, dtype);
         }
         // It is inside the storage, which is inside the file.
         let start = range.start + offset * size;
-        StoredTensor::strided(name, self.file, start, shape, strides, dtype)
+        TensorView::strided(name, self.file, start, shape, strides, dtype)
     }
 }
 

@@ -14,7 +14,7 @@ use super::file::{DataFile, unexpected};
 use super::tokenizer_json::TokenizerJson;
 use super::{sentencepiece, tiktoken};
 use crate::error::{Error, ErrorKind, Result, TokenId};
-use crate::tokenizer::{FimIds, Merging, PieceKind, PiecePart, TextSettings, TokenizerParts};
+use crate::tokenizer::{FimIds, PieceKind, PiecePart, TextSettings, TokenizerModel, TokenizerSpec};
 
 /// The largest file of pieces that is read: that of a million pieces has 20 MB.
 const MAX_BYTES: u64 = 1 << 26;
@@ -62,7 +62,8 @@ impl Vocabulary {
         Self { pieces, merging, bos, eos, eot, eom, other_ends, unk, add_bos, add_eos, text, notes }
     }
 
-    /// Reads a `tokenizer.model` or a `tokenizer.json`, for a model that knows so many tokens. `None` if it is neither.
+    /// Reads a `tokenizer.model` or a `tokenizer.json`, for a model that knows so many tokens.
+    /// `None` if it is neither.
     pub(super) fn open(path: &Path, vocab_size: usize) -> Result<Option<Self>> {
         let bytes = DataFile::read_all(path, "a tokenizer", MAX_BYTES)?;
         let read = match &*bytes {
@@ -85,15 +86,17 @@ impl Vocabulary {
     }
 
     /// What a reader of files says of a tokenizer.
-    pub(super) fn parts(&self) -> TokenizerParts<'_> {
+    pub(super) fn parts(&self) -> TokenizerSpec<'_> {
         let merging = match &self.merging {
-            &OwnMerging::SentencePiece { add_space_prefix } => Merging::SentencePiece { add_space_prefix },
+            &OwnMerging::SentencePiece { add_space_prefix } => {
+                TokenizerModel::SentencePiece { add_space_prefix }
+            }
             OwnMerging::BytePairs { pre, merges } => {
-                Merging::BytePairs { pre, merges: merges.iter().map(|merge| &**merge).collect() }
+                TokenizerModel::BytePairs { pre, merges: merges.iter().map(|merge| &**merge).collect() }
             }
         };
         let &Self { bos, eos, eot, eom, unk, add_bos, add_eos, .. } = self;
-        TokenizerParts {
+        TokenizerSpec {
             pieces: self.pieces.clone(),
             merging,
             bos,

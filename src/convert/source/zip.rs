@@ -1,4 +1,5 @@
-//! Zip archives whose entries are stored as they are, as PyTorch writes them: where each entry's bytes lie.
+//! Zip archives whose entries are stored as they are, as PyTorch writes them: where each entry's
+//! bytes lie.
 //!
 //! ```text
 //! for each entry  "PK\3\4", 22 bytes, u16 length of the name, u16 length of what is extra, both, the bytes
@@ -6,8 +7,8 @@
 //! the end         "PK\5\6": where the directory lies; in front of it "PK\6\6" and "PK\6\7" if that takes 64 bits
 //! ```
 //!
-//! Nothing is unpacked and nothing is written, so an archive can't grow, and its names can't lead anywhere. What is
-//! compressed or encrypted is refused: no checkpoint is.
+//! Nothing is unpacked and nothing is written, so an archive can't grow, and its names can't lead
+//! anywhere. What is compressed or encrypted is refused: no checkpoint is.
 //!
 //! Source: PKWARE's APPNOTE.TXT, 6.3.
 
@@ -100,7 +101,7 @@ impl Entry {
             let how = if flags & 1 != 0 { "encrypted" } else { "compressed" };
             return Err(malformed(format!("{name:?} is {how}: no checkpoint is")));
         }
-        // Numbers of 64 bits stand in the extra field, but only those that don't fit 32.
+        // Encoding of 64 bits stand in the extra field, but only those that don't fit 32.
         let mut wide = wide_numbers(extra);
         let mut number = |at: usize| match u32_at(at) {
             0xffff_ffff => wide.next().ok_or_else(short),

@@ -4,15 +4,16 @@
 
 use std::arch::x86_64::*;
 
-// These are not `#[target_feature]` functions, which can't be `#[inline(always)]` and were sometimes left as calls, with
-// vectors passed through memory: 1,000 instead of 1,650 tokens/s of stories15M in int8.
+// These are not `#[target_feature]` functions, which can't be `#[inline(always)]` and were
+// sometimes left as calls, with vectors passed through memory: 1,000 instead of 1,650 tokens/s of
+// stories15M in int8.
 
 /// In dword `i` of vector `k`, dword `k` of vector `i`, within each half.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(in crate::simd) unsafe fn turn_dwords([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+pub(in crate::simd) unsafe fn transpose_dwords([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
     // SAFETY: the caller's promise.
     unsafe {
         let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
@@ -34,8 +35,8 @@ pub(in crate::simd) unsafe fn turn_dwords([a, b, c, d]: [__m256i; 4]) -> [__m256
 pub(in crate::simd) unsafe fn max_of_each([a, b, c, d, e, f, g, h]: [__m256i; 8]) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        let [a, b, c, d] = turn_dwords([a, b, c, d]);
-        let [e, f, g, h] = turn_dwords([e, f, g, h]);
+        let [a, b, c, d] = transpose_dwords([a, b, c, d]);
+        let [e, f, g, h] = transpose_dwords([e, f, g, h]);
         let first = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
         let last = _mm256_max_epu32(_mm256_max_epu32(e, f), _mm256_max_epu32(g, h));
         let low_halves = _mm256_permute2x128_si256::<0x20>(first, last);
@@ -78,12 +79,13 @@ pub(in crate::simd) unsafe fn halves(v: __m256) -> __m128 {
     unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
 }
 
-/// Each vector's lanes added in the order ((0+4)+(1+5))+((2+6)+(3+7)), four vectors at a time where there are four.
+/// Each vector's lanes added in the order ((0+4)+(1+5))+((2+6)+(3+7)), four vectors at a time where
+/// there are four.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(in crate::simd) unsafe fn sum_x8_each<const N: usize>(a: [__m256; N]) -> [f32; N] {
+pub(in crate::simd) unsafe fn hsum_each<const N: usize>(a: [__m256; N]) -> [f32; N] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [0.0; N];
@@ -124,7 +126,8 @@ pub(in crate::simd) unsafe fn sum_halves_each<const SMALL: bool>(a: [__m256i; 8]
     }
 }
 
-/// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i`, and that of lanes 4 to 7 times the int8 `2i + 1` of the first
+/// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i`, and that of lanes 4 to 7
+/// times the int8 `2i + 1` of the first
 /// 16. All sums fit int16.
 ///
 /// # Safety
@@ -136,7 +139,8 @@ pub(in crate::simd) unsafe fn sum_scaled_halves_each(a: [__m256i; 8], scales: __
         let (ab, cd) = (add_neighbours::<true>(a[0], a[1]), add_neighbours::<true>(a[2], a[3]));
         let (ef, gh) = (add_neighbours::<true>(a[4], a[5]), add_neighbours::<true>(a[6], a[7]));
         let scales = _mm256_permute2x128_si256::<0>(scales, scales);
-        // Each vector has two sums of each half, and each gets the half's scale: as the high byte of a word, which is then its own.
+        // Each vector has two sums of each half, and each gets the half's scale: as the high byte
+        // of a word, which is then its own.
         let (first, step) = (
             _mm256_setr_epi64x(
                 0x0280_0280_0080_0080,
@@ -155,8 +159,9 @@ pub(in crate::simd) unsafe fn sum_scaled_halves_each(a: [__m256i; 8], scales: __
     }
 }
 
-/// Sums of neighbours in 128 bits: two of `a`, then two of `b`. `SMALL` says that all fit int16; then they are added by a
-/// multiplication with 1, in two operations. (A hadd takes four, which made Q4_0 a third slower.)
+/// Sums of neighbours in 128 bits: two of `a`, then two of `b`. `SMALL` says that all fit int16;
+/// then they are added by a multiplication with 1, in two operations. (A hadd takes four, which
+/// made Q4_0 a third slower.)
 ///
 /// # Safety
 /// The processor has AVX2.

@@ -16,9 +16,11 @@ pub(crate) struct Widening(());
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vnni(());
 
-/// Products of int8, of which `x` is within -127..=127. A value proves that the processor has them, and AVX2 and its company.
+/// Products of int8, of which `x` is within -127..=127. A value proves that the processor has them,
+/// and AVX2 and its company.
 pub(crate) trait Products: Copy + Send + Sync + 'static {
-    /// What [`Products::dot_i8`] adds beside the product: this power of two for each `x`. `None`: nothing.
+    /// What [`Products::dot_i8`] adds beside the product: this power of two for each `x`. `None`:
+    /// nothing.
     const BIAS: Option<u32>;
     fn detect() -> Option<Self>;
     /// Runs a kernel that was compiled for AVX2 with these products.
@@ -34,16 +36,16 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     fn dot_nibbles(token: Avx2<Self>, w: [__m256i; 4], x: &[i8]) -> __m256i {
         dot_nibbles_one_by_one(token, w, x)
     }
-    /// As [`Simd::dot_strip`].
+    /// As [`Simd::dot_micro_panel`].
     #[inline(always)]
-    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
+    fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         token: Avx2<Self>,
         dots: [[__m256i; V]; R],
         w: &[u8],
         x: [&[i8]; V],
         quads: Range<usize>,
     ) -> [[__m256i; V]; R] {
-        token.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads)
+        token.dot_micro_panel_by_quads::<BITS, R, V>(dots, w, x, quads)
     }
 }
 
@@ -72,9 +74,9 @@ impl Products for Widening {
     }
     #[inline(always)]
     fn dot_i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // `maddubs` wants unsigned by signed: |w| by x with w's sign. |-128| is 128, which is right as a u8, and a pair
-        // is at most 2 * 128 * 127 = 32,512, which fits an i16. (Taking x's absolute value instead would go wrong.)
-        // SAFETY: as above.
+        // `maddubs` wants unsigned by signed: |w| by x with w's sign. |-128| is 128, which is right
+        // as a u8, and a pair is at most 2 * 128 * 127 = 32,512, which fits an i16. (Taking x's
+        // absolute value instead would go wrong.) SAFETY: as above.
         unsafe {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
@@ -99,21 +101,22 @@ impl Products for Widening {
         unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) }
     }
     #[inline(always)]
-    fn dot_strip<const BITS: u32, const R: usize, const V: usize>(
+    fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         token: Avx2<Self>,
         mut dots: [[__m256i; V]; R],
         w: &[u8],
         x: [&[i8]; V],
         quads: Range<usize>,
     ) -> [[__m256i; V]; R] {
-        // A sum of products of so many quads fits an i16, and is widened together: two products of numbers of 4 bits are at most
-        // 2 * 15 * 127, of 5 bits 2 * 31 * 127, of 6 bits 2 * 63 * 127, and eight, four and two times that are 30,480, 31,496
-        // and 32,004. (Strips of three rows of weights: Q4_0 5 % faster, Q6_K 17 % slower.)
+        // A sum of products of so many quads fits an i16, and is widened together: two products of
+        // numbers of 4 bits are at most 2 * 15 * 127, of 5 bits 2 * 31 * 127, of 6 bits 2 * 63 *
+        // 127, and eight, four and two times that are 30,480, 31,496 and 32,004. (Strips of three
+        // rows of weights: Q4_0 5 % faster, Q6_K 17 % slower.)
         let step = match BITS {
             0..=4 => quads.len(),
             5 => 4,
             6 => return row_by_row::<R, V>(token, dots, w, x, quads),
-            _ => return token.dot_strip_by_quads::<BITS, R, V>(dots, w, x, quads),
+            _ => return token.dot_micro_panel_by_quads::<BITS, R, V>(dots, w, x, quads),
         };
         for first in quads.step_by(step) {
             let mut pairs = [[token.zero_i32(); V]; R];
@@ -146,8 +149,9 @@ impl Products for Widening {
     }
 }
 
-/// [`Products::dot_strip`] of numbers of 6 bits. Their sums of int16 are widened too often to be kept for all rows: that took a
-/// prompt in Q6_K 30 % longer. (Q4_0, whose sums last longer, lost 9 % in this way.)
+/// [`Products::dot_micro_panel`] of numbers of 6 bits. Their sums of int16 are widened too often to
+/// be kept for all rows: that took a prompt in Q6_K 30 % longer. (Q4_0, whose sums last longer,
+/// lost 9 % in this way.)
 #[inline(always)]
 fn row_by_row<const R: usize, const V: usize>(
     token: Avx2<Widening>,

@@ -67,7 +67,7 @@ pub(super) unsafe fn widen_i8(bytes: int8x8_t) -> int32x4x2_t {
 /// # Safety
 /// The processor has NEON.
 #[inline(always)]
-pub(super) unsafe fn dot_pairs(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+pub(super) unsafe fn madd_i16(a: int32x4_t, b: int32x4_t) -> int32x4_t {
     // SAFETY: the caller's promise.
     unsafe {
         let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
@@ -82,7 +82,8 @@ pub(super) unsafe fn dot_pairs(a: int32x4_t, b: int32x4_t) -> int32x4_t {
 #[inline(always)]
 pub(super) unsafe fn widen_f16(halves: uint16x8_t) -> float32x4x2_t {
     let (low, high);
-    // SAFETY: the caller's promise; both instructions read and write the registers named and nothing else.
+    // SAFETY: the caller's promise; both instructions read and write the registers named and
+    // nothing else.
     unsafe {
         asm!(
             "fcvtl {low:v}.4s, {halves:v}.4h",

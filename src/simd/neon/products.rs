@@ -13,7 +13,8 @@ pub(crate) struct Widening(());
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dotprod(());
 
-/// Products of int8, of which `x` is within -127..=127. A value proves that the processor has them, and NEON.
+/// Products of int8, of which `x` is within -127..=127. A value proves that the processor has them,
+/// and NEON.
 pub(crate) trait Products: Copy + Send + Sync + 'static {
     fn detect() -> Option<Self>;
     /// Runs a kernel that was compiled for NEON with these products.
@@ -68,7 +69,8 @@ impl Products for Widening {
     }
 }
 
-// SAFETY of every block below: the token proves `dotprod`; `sdot` reads and writes the registers named and nothing else.
+// SAFETY of every block below: the token proves `dotprod`; `sdot` reads and writes the registers
+// named and nothing else.
 impl Products for Dotprod {
     fn detect() -> Option<Self> {
         let found = Widening::detect().is_some() && is_aarch64_feature_detected!("dotprod");

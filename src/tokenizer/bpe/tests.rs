@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 
-use super::super::{FimIds, Merging, PieceKind, PiecePart, Tokenizer, TokenizerParts};
+use super::super::{FimIds, PieceKind, PiecePart, Tokenizer, TokenizerModel, TokenizerSpec};
 use super::*;
 
-/// A byte in GPT-2's alphabet, by its definition: bytes that are visible in Latin 1 stay, the others are counted.
+/// A byte in GPT-2's alphabet, by its definition: bytes that are visible in Latin 1 stay, the
+/// others are counted.
 fn letter(byte: u8) -> char {
     let stays = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let others = (0..byte).filter(|&b| !stays(b)).count() as u32;
@@ -20,12 +21,12 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
     texts.extend(pieces.iter().map(|piece| alphabet(piece)));
     let merges: Vec<String> =
         merges.iter().map(|(left, right)| format!("{} {}", alphabet(left), alphabet(right))).collect();
-    Tokenizer::from_parts(&TokenizerParts {
+    Tokenizer::from_parts(&TokenizerSpec {
         pieces: texts
             .iter()
             .map(|text| PiecePart { text: text.as_bytes().into(), score: 0.0, kind: PieceKind::Normal })
             .collect(),
-        merging: Merging::BytePairs { pre, merges: merges.iter().map(String::as_bytes).collect() },
+        merging: TokenizerModel::BytePairs { pre, merges: merges.iter().map(String::as_bytes).collect() },
         bos: None,
         eos: None,
         eot: None,
@@ -41,8 +42,8 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
     .unwrap()
 }
 
-/// The tokens of a text without spaces by the definition: make the first merge in the list that fits, leftmost first,
-/// and begin again; what is no piece falls apart into bytes.
+/// The tokens of a text without spaces by the definition: make the first merge in the list that
+/// fits, leftmost first, and begin again; what is no piece falls apart into bytes.
 fn encode_naively(pieces: &[&[u8]], merges: &[(&[u8], &[u8])], text: &str) -> Vec<TokenId> {
     let mut symbols: Vec<Vec<u8>> = text.bytes().map(|byte| vec![byte]).collect();
     'again: loop {

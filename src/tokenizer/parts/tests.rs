@@ -3,10 +3,10 @@ use proptest::prelude::*;
 use super::PieceKind::{Byte, Control, Normal, Unknown, Unused, UserDefined};
 use super::*;
 
-fn parts<'a>(merging: Merging<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerParts<'a> {
+fn parts<'a>(merging: TokenizerModel<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerSpec<'a> {
     let part =
         |&(text, score, kind): &(&'a str, _, _)| PiecePart { text: text.as_bytes().into(), score, kind };
-    TokenizerParts {
+    TokenizerSpec {
         pieces: pieces.iter().map(part).collect(),
         merging,
         bos: None,
@@ -23,21 +23,21 @@ fn parts<'a>(merging: Merging<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> Toke
     }
 }
 
-fn sentencepiece<'a>(pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerParts<'a> {
+fn sentencepiece<'a>(pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerSpec<'a> {
     let specials = [("<unk>", 0.0, Unknown), ("<s>", 0.0, Control), ("</s>", 0.0, Control)];
-    parts(Merging::SentencePiece { add_space_prefix: true }, &[&specials, pieces].concat())
+    parts(TokenizerModel::SentencePiece { add_space_prefix: true }, &[&specials, pieces].concat())
 }
 
-fn byte_pairs<'a>(merges: &[&'a str], pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerParts<'a> {
+fn byte_pairs<'a>(merges: &[&'a str], pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerSpec<'a> {
     let merges = merges.iter().map(|merge| merge.as_bytes()).collect();
-    parts(Merging::BytePairs { pre: "gpt-2", merges }, pieces)
+    parts(TokenizerModel::BytePairs { pre: "gpt-2", merges }, pieces)
 }
 
-fn tokenizer(parts: &TokenizerParts<'_>) -> Tokenizer {
+fn tokenizer(parts: &TokenizerSpec<'_>) -> Tokenizer {
     Tokenizer::from_parts(parts).unwrap()
 }
 
-fn error(parts: &TokenizerParts<'_>) -> String {
+fn error(parts: &TokenizerSpec<'_>) -> String {
     let error = Tokenizer::from_parts(parts).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Tokenizer { .. }));
     error.to_string()
@@ -56,7 +56,7 @@ fn sentencepiece_writes_spaces_as_marks() {
 #[test]
 fn a_tokenizer_without_dummy_space_strips_none() {
     let mut parts = sentencepiece(&[("\u{2581}a", -1.0, Normal), ("a", -3.0, Normal)]);
-    parts.merging = Merging::SentencePiece { add_space_prefix: false };
+    parts.merging = TokenizerModel::SentencePiece { add_space_prefix: false };
     let tokenizer = tokenizer(&parts);
     assert_eq!(tokenizer.encode("a a"), [4, 3]);
     assert_eq!(tokenizer.decode(&[1, 3, 4]), " aa");
@@ -104,7 +104,7 @@ fn no_text_becomes_a_control_token() {
     let merges = ["< x", "<x >"];
     assert_eq!(tokenizer(&byte_pairs(&merges, &pieces)).encode("<x>"), [0, 1, 2]);
     let mut whole_words = byte_pairs(&merges, &[("x", 0.0, Control), ("y", 0.0, Normal)]);
-    let Merging::BytePairs { pre, .. } = &mut whole_words.merging else { unreachable!() };
+    let TokenizerModel::BytePairs { pre, .. } = &mut whole_words.merging else { unreachable!() };
     *pre = "llama-bpe";
     assert_eq!(tokenizer(&whole_words).encode("x"), [0], "nothing else spells it");
     let spaced = [&pieces[..], &[("\u{2581}", 0.0, Normal)]].concat();
@@ -139,7 +139,7 @@ fn prompts_have_what_the_file_says_or_its_kind_implies() {
     let pieces = [("a", 0.0, Normal), ("<b>", 0.0, Control), ("<e>", 0.0, Control)];
     let prompt = |pre, add_bos, add_eos| {
         let mut parts = byte_pairs(&[], &pieces);
-        parts.merging = Merging::BytePairs { pre, merges: Vec::new() };
+        parts.merging = TokenizerModel::BytePairs { pre, merges: Vec::new() };
         (parts.bos, parts.eos, parts.add_bos, parts.add_eos) = (Some(1), Some(2), add_bos, add_eos);
         tokenizer(&parts).encode_prompt("a")
     };
@@ -195,7 +195,7 @@ fn malformed_parts_say_what_is_wrong() {
     let good = byte_pairs(&["a b"], &[("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, Normal)]);
     assert_eq!(tokenizer(&good).encode("ab"), [2]);
 
-    let with = |change: fn(&mut TokenizerParts<'_>)| {
+    let with = |change: fn(&mut TokenizerSpec<'_>)| {
         let mut parts = good.clone();
         change(&mut parts);
         error(&parts)
@@ -211,7 +211,7 @@ fn malformed_parts_say_what_is_wrong() {
     assert_eq!(with(|p| p.add_eos = Some(true)), "tokenizer: prompts are to end with EOS, but no token is");
 
     let mut parts = good;
-    parts.merging = Merging::BytePairs { pre: "gpt-5", merges: Vec::new() };
+    parts.merging = TokenizerModel::BytePairs { pre: "gpt-5", merges: Vec::new() };
     assert_eq!(error(&parts), "tokenizer: the pre-tokenizer \"gpt-5\" is not known");
 }
 
@@ -260,7 +260,7 @@ fn words_are_cut_by_unicodes_case_where_a_file_says_so() {
             [("\u{c3}", 0.0, Normal), ("\u{138}", 0.0, Normal), ("A", 0.0, Normal), ("a", 0.0, Normal)];
         let pieces = [&pieces[..], &[("A\u{c3}", 0.0, Normal), ("a\u{c3}", 0.0, Normal)]].concat();
         let mut parts = byte_pairs(&["A \u{c3}", "a \u{c3}"], &pieces);
-        let Merging::BytePairs { pre: name, .. } = &mut parts.merging else { panic!() };
+        let TokenizerModel::BytePairs { pre: name, .. } = &mut parts.merging else { panic!() };
         *name = pre;
         parts.add_bos = Some(false);
         // The second character is U+00C9, which is no lower case.
@@ -283,7 +283,7 @@ fn absurd_merges_end() {
 }
 
 /// SentencePiece's bytes, at ids 3 to 258, of which one is something else, and a few more pieces.
-fn with_byte<'a>(names: &'a [String], byte: usize, text: &'a str, kind: PieceKind) -> TokenizerParts<'a> {
+fn with_byte<'a>(names: &'a [String], byte: usize, text: &'a str, kind: PieceKind) -> TokenizerSpec<'a> {
     let mut pieces: Vec<_> = names.iter().map(|name| (name.as_str(), 0.0, Byte)).collect();
     pieces[byte] = (text, 0.0, kind);
     pieces.extend([("\u{2581}", -1.0, Normal), ("a", -1.0, Normal), ("\u{2581}a", 0.0, Normal)]);
@@ -320,14 +320,15 @@ fn an_unused_piece_hides_none_with_the_same_text() {
 fn special_tokens_without_types_or_ids_have_the_usual_ones() {
     let names = [("<unk>", 0.0, Normal), ("<s>", 0.0, Normal), ("</s>", 0.0, Normal)];
     let rest = [("\u{2581}", -1.0, Normal), ("a", -1.0, Normal), ("<", 0.0, Normal), ("s>", 0.0, Normal)];
-    let untyped = parts(Merging::SentencePiece { add_space_prefix: true }, &[&names[..], &rest].concat());
+    let untyped =
+        parts(TokenizerModel::SentencePiece { add_space_prefix: true }, &[&names[..], &rest].concat());
     let untyped = tokenizer(&untyped);
     assert_eq!((untyped.bos(), untyped.eos(), untyped.is_end(2)), (Some(1), Some(2), true));
     assert_eq!(untyped.encode_prompt("a<s>?"), [1, 3, 4, 5, 6, 0]);
     assert_eq!(untyped.decode(&[1, 3, 4, 2]), "a");
     assert_eq!(untyped.encode_with_control("<s>a</s>"), [1, 3, 4, 2]);
 
-    let text = parts(Merging::SentencePiece { add_space_prefix: true }, &rest);
+    let text = parts(TokenizerModel::SentencePiece { add_space_prefix: true }, &rest);
     let text = tokenizer(&text);
     assert_eq!((text.bos(), text.eos()), (Some(1), Some(2)));
     assert_eq!(text.encode_prompt("a<?"), [1, 0, 1, 2], "they may be text");
@@ -424,7 +425,7 @@ fn control_tokens_are_named_on_purpose_alone() {
 
 #[test]
 fn what_ends_a_text_follows_names_and_ids() {
-    let ends = |ids: fn(&mut TokenizerParts<'_>), names: &[&'static str]| {
+    let ends = |ids: fn(&mut TokenizerSpec<'_>), names: &[&'static str]| {
         let pieces: Vec<_> = names.iter().map(|&name| (name, 0.0, UserDefined)).collect();
         let mut parts = byte_pairs(&[], &pieces);
         ids(&mut parts);
@@ -491,12 +492,12 @@ proptest! {
         text in "[ab \u{e9}<>]{0,20}|.{0,20}",
     ) {
         let id = |i: usize| ids[i].map(|id| TokenId::from(id % 32));
-        let parts = TokenizerParts {
+        let parts = TokenizerSpec {
             pieces: pieces.iter().map(|&(ref text, score, kind)| PiecePart { text: text.into(), score, kind }).collect(),
             merging: if sentencepiece {
-                Merging::SentencePiece { add_space_prefix: true }
+                TokenizerModel::SentencePiece { add_space_prefix: true }
             } else {
-                Merging::BytePairs { pre: "llama-bpe", merges: merges.iter().map(Vec::as_slice).collect() }
+                TokenizerModel::BytePairs { pre: "llama-bpe", merges: merges.iter().map(Vec::as_slice).collect() }
             },
             bos: id(0),
             eos: id(1),

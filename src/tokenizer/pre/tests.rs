@@ -1,7 +1,7 @@
 //! Words as llama.cpp finds them, in the version of its Python bindings' 0.3.36.
 //!
-//! To see words through its tokens, it was given a vocabulary with each part of these texts as a piece, and a merge for
-//! each way to cut each part in two: then every word becomes one token.
+//! To see words through its tokens, it was given a vocabulary with each part of these texts as a
+//! piece, and a merge for each way to cut each part in two: then every word becomes one token.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,5 @@
-//! The names that a checkpoint's pickle may ask for. Nothing is imported: each becomes a value of the machine's own.
+//! The names that a checkpoint's pickle may ask for. Nothing is imported: each becomes a value of
+//! the machine's own.
 
 /// The names that mean something, and what they become.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +82,8 @@ const OPAQUE: [(&str, &str); 22] = [
     ("numpy._core.multiarray", "_reconstruct"),
 ];
 
-/// The types of numbers that PyTorch names, each an attribute of the module; and how numbers are quantized.
+/// The types of numbers that PyTorch names, each an attribute of the module; and how numbers are
+/// quantized.
 const NUMBER_TYPES: [&str; 27] = [
     "float16",
     "bfloat16",

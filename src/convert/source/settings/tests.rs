@@ -93,7 +93,9 @@ fn walk(table: &[Setting<Unless>], outcomes: &[Convert<'_>]) {
             _ => true,
         };
         match treatment {
-            Treatment::Honored => assert!(odd_values().iter().any(differs), "{key} changes nothing"),
+            Treatment::Honored => {
+                assert!(odd_values().iter().any(differs), "{key} changes nothing")
+            }
             _ => assert!(odd_values().iter().any(is_refused), "{key} is never refused"),
         }
     }

@@ -1,11 +1,12 @@
-//! Views whose rows don't lie one number after another: transposed ones, and ones that repeat numbers.
+//! Views whose rows don't lie one number after another: transposed ones, and ones that repeat
+//! numbers.
 
 use std::ops::Range;
 
-use super::{Encoding, Joined, StoredTensor, decode};
+use super::{Encoding, ShardedTensor, TensorView, decode};
 use crate::error::Result;
 
-impl StoredTensor {
+impl TensorView {
     /// How many weights further the next one of a row is.
     fn column_stride(&self) -> usize {
         self.strides.last().copied().unwrap_or(1)
@@ -16,7 +17,8 @@ impl StoredTensor {
         self.columns() == 1 || self.column_stride() == 1
     }
 
-    /// That a view that repeats numbers isn't far more than what is stored: memory is taken for its rows.
+    /// That a view that repeats numbers isn't far more than what is stored: memory is taken for its
+    /// rows.
     pub(super) fn check_repeats(&self) -> Result<()> {
         const MOST: usize = 1 << 28;
         const MOST_COLUMNS: usize = 1 << 20;
@@ -28,7 +30,8 @@ impl StoredTensor {
         Ok(())
     }
 
-    /// Decodes numbers that lie one after another, from the number `first` of the view's storage on.
+    /// Decodes numbers that lie one after another, from the number `first` of the view's storage
+    /// on.
     fn numbers(&self, encoding: Encoding, first: usize, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         let size = encoding.bytes();
         bytes.resize(out.len() * size, 0);
@@ -41,7 +44,7 @@ impl StoredTensor {
     pub(super) fn read_view(&self, encoding: Encoding, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         /// What lies between numbers is read along if it is no more than this.
         const GAP: usize = 64;
-        /// Numbers that are read at once.
+        /// Encoding that are read at once.
         const SPAN: usize = 1 << 16;
         let (columns, down, across) = (self.columns(), self.row_stride(), self.column_stride());
         let mut bytes = Vec::new();
@@ -66,7 +69,7 @@ impl StoredTensor {
     }
 }
 
-impl Joined {
+impl ShardedTensor {
     /// Decodes some rows of heads that are half-split, each head at once.
     pub(super) fn read_heads(&self, head_dim: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let columns = self.parts[0].columns();
@@ -88,7 +91,7 @@ impl Joined {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{DataFile, Join, Joined, StoredTensor, StoredType};
+    use super::super::{DataFile, Join, ShardedTensor, StoredType, TensorView};
     use super::Encoding;
 
     /// Reads a view of the numbers 0, 1, 2, ... in chunks of so many rows.
@@ -104,8 +107,9 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let file = Arc::new(DataFile::open(&path).unwrap());
         let float = StoredType::Float(Encoding::F32);
-        let tensor = StoredTensor::strided("a".into(), &file, 4, shape.into(), strides.into(), float);
-        let joined = Joined::new("a".into(), shape, vec![tensor.map_err(|e| e.to_string())?], Join::Same);
+        let tensor = TensorView::strided("a".into(), &file, 4, shape.into(), strides.into(), float);
+        let joined =
+            ShardedTensor::new("a".into(), shape, vec![tensor.map_err(|e| e.to_string())?], Join::Same);
         let mut joined = joined.map_err(|e| e.to_string())?;
         joined.half_split_head = half_split;
         let (rows, columns) = if let [rows, columns] = *shape { (rows, columns) } else { (1, shape[0]) };

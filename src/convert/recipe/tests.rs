@@ -6,8 +6,8 @@ use crate::checkpoint::gguf::names;
 /// What llama.cpp chose, which `tests/golden/mixes.py` wrote.
 const GOLDEN: &str = include_str!("../../../tests/golden/mixes.txt");
 
-/// Name, `dim`, `hidden_dim`, `n_layers`, heads for each head of keys and values, and whether the output is tied. `SHAPES` in
-/// that script must be equal to this table.
+/// Name, `dim`, `hidden_dim`, `n_layers`, heads for each head of keys and values, and whether the
+/// output is tied. `SHAPES` in that script must be equal to this table.
 const SHAPES: [(&str, usize, usize, usize, usize, bool); 11] = [
     ("gqa_22", 256, 512, 22, 4, false),
     ("mha_32", 256, 256, 32, 1, false),
@@ -59,7 +59,7 @@ fn mixes_choose_what_llama_cpp_chooses() {
     let mut lines = GOLDEN.lines();
     for (model, dim, hidden_dim, n_layers, heads_per_kv_head, tied) in SHAPES {
         let traits = Traits { n_layers, heads_per_kv_head, tied };
-        for mix in Mix::all() {
+        for mix in Recipe::all() {
             let line: Vec<_> = lines.next().unwrap().split(' ').collect();
             let [of, name, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
             assert_eq!((*of, *name, *file_type), (model, &*mix.to_string(), &*mix.file_type().to_string()));
@@ -75,12 +75,12 @@ fn mixes_choose_what_llama_cpp_chooses() {
 
 #[test]
 fn a_mix_has_a_name_in_either_case_and_the_medium_ones_a_short_one() {
-    for mix in Mix::all() {
+    for mix in Recipe::all() {
         assert_eq!(mix.to_string().parse(), Ok(mix));
         assert_eq!(mix.to_string().to_ascii_lowercase().parse(), Ok(mix));
     }
-    assert_eq!("q4_k".parse(), Ok(Mix::Q4KM));
-    assert_eq!("q6_k".parse(), Ok(Mix::Q6K));
-    let error = "q9".parse::<Mix>().unwrap_err().to_string();
+    assert_eq!("q4_k".parse(), Ok(Recipe::Q4KM));
+    assert_eq!("q6_k".parse(), Ok(Recipe::Q6K));
+    let error = "q9".parse::<Recipe>().unwrap_err().to_string();
     assert!(error.starts_with("\"q9\" is none of the formats that can be written: f32, f16, "), "{error}");
 }

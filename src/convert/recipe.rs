@@ -1,10 +1,12 @@
 //! Mixes: which format each matrix of a model gets.
 //!
-//! Some matrices repay more bits than others: the output, the values of attention, the way down in the feed-forward network,
-//! and these in some layers more than in others. A mix is a format for most matrices and llama.cpp's rules for the others; a
-//! matrix whose rows are no whole number of blocks gets a format with shorter blocks.
+//! Some matrices repay more bits than others: the output, the values of attention, the way down in
+//! the feed-forward network, and these in some layers more than in others. A mix is a format for
+//! most matrices and llama.cpp's rules for the others; a matrix whose rows are no whole number of
+//! blocks gets a format with shorter blocks.
 //!
-//! Source: what llama.cpp chooses, tensor by tensor, for models of many shapes: `tests/golden/mixes.py`.
+//! Source: what llama.cpp chooses, tensor by tensor, for models of many shapes:
+//! `tests/golden/mixes.py`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,18 +14,19 @@ use std::str::FromStr;
 use crate::config::Config;
 use crate::quant::Dtype;
 
-/// Which format each matrix of a model gets, as llama.cpp's file types of the same names choose it. Vectors are always F32.
+/// Which format each matrix of a model gets, as llama.cpp's file types of the same names choose it.
+/// Vectors are always F32.
 ///
 /// ```
-/// use babyllama::convert::Mix;
+/// use babyllama::convert::Recipe;
 ///
-/// assert_eq!("q4_k_m".parse(), Ok(Mix::Q4KM));
-/// assert_eq!(Mix::Q4KM.to_string(), "Q4_K_M");
+/// assert_eq!("q4_k_m".parse(), Ok(Recipe::Q4KM));
+/// assert_eq!(Recipe::Q4KM.to_string(), "Q4_K_M");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the names are llama.cpp's")]
-pub enum Mix {
+pub enum Recipe {
     F32,
     F16,
     Bf16,
@@ -44,27 +47,27 @@ pub enum Mix {
 }
 
 /// Each mix, its name, llama.cpp's number for it, and the format of most matrices.
-const MIXES: [(Mix, &str, u32, Dtype); 17] = [
-    (Mix::F32, "F32", 0, Dtype::F32),
-    (Mix::F16, "F16", 1, Dtype::F16),
-    (Mix::Bf16, "BF16", 32, Dtype::Bf16),
-    (Mix::Q8_0, "Q8_0", 7, Dtype::Q8_0),
-    (Mix::Q4_0, "Q4_0", 2, Dtype::Q4_0),
-    (Mix::Q4_1, "Q4_1", 3, Dtype::Q4_1),
-    (Mix::Q5_0, "Q5_0", 8, Dtype::Q5_0),
-    (Mix::Q5_1, "Q5_1", 9, Dtype::Q5_1),
-    (Mix::Q2K, "Q2_K", 10, Dtype::Q2K),
-    (Mix::Q3KS, "Q3_K_S", 11, Dtype::Q3K),
-    (Mix::Q3KM, "Q3_K_M", 12, Dtype::Q3K),
-    (Mix::Q3KL, "Q3_K_L", 13, Dtype::Q3K),
-    (Mix::Q4KS, "Q4_K_S", 14, Dtype::Q4K),
-    (Mix::Q4KM, "Q4_K_M", 15, Dtype::Q4K),
-    (Mix::Q5KS, "Q5_K_S", 16, Dtype::Q5K),
-    (Mix::Q5KM, "Q5_K_M", 17, Dtype::Q5K),
-    (Mix::Q6K, "Q6_K", 18, Dtype::Q6K),
+const MIXES: [(Recipe, &str, u32, Dtype); 17] = [
+    (Recipe::F32, "F32", 0, Dtype::F32),
+    (Recipe::F16, "F16", 1, Dtype::F16),
+    (Recipe::Bf16, "BF16", 32, Dtype::Bf16),
+    (Recipe::Q8_0, "Q8_0", 7, Dtype::Q8_0),
+    (Recipe::Q4_0, "Q4_0", 2, Dtype::Q4_0),
+    (Recipe::Q4_1, "Q4_1", 3, Dtype::Q4_1),
+    (Recipe::Q5_0, "Q5_0", 8, Dtype::Q5_0),
+    (Recipe::Q5_1, "Q5_1", 9, Dtype::Q5_1),
+    (Recipe::Q2K, "Q2_K", 10, Dtype::Q2K),
+    (Recipe::Q3KS, "Q3_K_S", 11, Dtype::Q3K),
+    (Recipe::Q3KM, "Q3_K_M", 12, Dtype::Q3K),
+    (Recipe::Q3KL, "Q3_K_L", 13, Dtype::Q3K),
+    (Recipe::Q4KS, "Q4_K_S", 14, Dtype::Q4K),
+    (Recipe::Q4KM, "Q4_K_M", 15, Dtype::Q4K),
+    (Recipe::Q5KS, "Q5_K_S", 16, Dtype::Q5K),
+    (Recipe::Q5KM, "Q5_K_M", 17, Dtype::Q5K),
+    (Recipe::Q6K, "Q6_K", 18, Dtype::Q6K),
 ];
 
-impl Mix {
+impl Recipe {
     /// All mixes, those of one format first.
     pub fn all() -> impl Iterator<Item = Self> {
         MIXES.iter().map(|row| row.0)
@@ -79,7 +82,8 @@ impl Mix {
         self.row().2
     }
 
-    /// The mix that has a format for most of its matrices, if there is one; the medium one of several.
+    /// The mix that has a format for most of its matrices, if there is one; the medium one of
+    /// several.
     pub(crate) fn mostly(dtype: Dtype) -> Option<Self> {
         match dtype {
             Dtype::Q3K => Some(Self::Q3KM),
@@ -108,7 +112,8 @@ impl Mix {
         match matrix {
             "attention.wv" => {
                 let dtype = self.values(l, model);
-                // With eight heads to each head of values, these matrices are so small that more bits cost nothing.
+                // With eight heads to each head of values, these matrices are so small that more
+                // bits cost nothing.
                 let few_bits = matches!(dtype.unwrap_or(self.row().3), Dtype::Q3K | Dtype::Q4K);
                 if model.is_70b() && few_bits { Some(Dtype::Q5K) } else { dtype }
             }
@@ -131,7 +136,7 @@ impl Mix {
         }
     }
 
-    /// As [`Mix::more_bits`], of the values of attention.
+    /// As [`Recipe::more_bits`], of the values of attention.
     fn values(self, l: usize, model: &Traits) -> Option<Dtype> {
         match self {
             Self::Q2K if model.heads_per_kv_head >= 4 => Some(Dtype::Q4K),
@@ -161,12 +166,14 @@ impl Traits {
         Self { n_layers, heads_per_kv_head: n_heads / n_kv_heads, tied }
     }
 
-    /// llama.cpp knows Llama 2 70B by its 80 layers: LLaMA 65B has as many, but as many heads of values as of queries.
+    /// llama.cpp knows Llama 2 70B by its 80 layers: LLaMA 65B has as many, but as many heads of
+    /// values as of queries.
     fn is_70b(&self) -> bool {
         self.n_layers == 80 && self.heads_per_kv_head > 1
     }
 
-    /// Errors in the first and the last eighth of the layers, and in every third between them, weigh most.
+    /// Errors in the first and the last eighth of the layers, and in every third between them,
+    /// weigh most.
     fn matters(&self, l: usize) -> bool {
         let n = self.n_layers;
         l < n / 8 || l >= 7 * n / 8 || (l - n / 8) % 3 == 2
@@ -179,7 +186,8 @@ fn layer_and_matrix(name: &str) -> Option<(usize, &str)> {
     Some((layer.parse().ok()?, matrix))
 }
 
-/// A format, or where rows are no whole number of its blocks, one of shorter blocks with as many bits or more.
+/// A format, or where rows are no whole number of its blocks, one of shorter blocks with as many
+/// bits or more.
 pub(crate) fn with_whole_blocks(dtype: Dtype, columns: usize) -> Dtype {
     let fits = |dtype: Dtype| dtype.block().is_some_and(|(weights, _)| columns.is_multiple_of(weights));
     if fits(dtype) {
@@ -195,38 +203,38 @@ pub(crate) fn with_whole_blocks(dtype: Dtype, columns: usize) -> Dtype {
     if fits(shorter) { shorter } else { Dtype::F16 }
 }
 
-impl fmt::Display for Mix {
+impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.row().1)
     }
 }
 
 /// Reads a name in upper or lower case. Without a size, as in `q4_k`, the medium one is meant.
-impl FromStr for Mix {
-    type Err = UnknownMix;
+impl FromStr for Recipe {
+    type Err = UnknownRecipe;
 
-    fn from_str(name: &str) -> Result<Self, UnknownMix> {
+    fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
         let is = |row: &str| row.eq_ignore_ascii_case(name);
         let mix = Self::all().find(|mix| {
             let own = mix.row().1;
             is(own) || own.strip_suffix("_M").is_some_and(is)
         });
-        mix.ok_or_else(|| UnknownMix(name.into()))
+        mix.ok_or_else(|| UnknownRecipe(name.into()))
     }
 }
 
-/// No [`Mix`] has this name.
+/// No [`Recipe`] has this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownMix(pub String);
+pub struct UnknownRecipe(pub String);
 
-impl fmt::Display for UnknownMix {
+impl fmt::Display for UnknownRecipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Mix::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
+        let names: Vec<_> = Recipe::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
         write!(f, "{:?} is none of the formats that can be written: {}", self.0, names.join(", "))
     }
 }
 
-impl std::error::Error for UnknownMix {}
+impl std::error::Error for UnknownRecipe {}
 
 #[cfg(test)]
 mod tests;

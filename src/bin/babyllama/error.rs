@@ -7,7 +7,7 @@ use babyllama::ErrorKind;
 
 /// Why a command ended early.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CliError {
     /// What went wrong, beginning with the file it went wrong in.
     Error(String),
     /// What is wrong with the arguments.
@@ -18,7 +18,7 @@ pub(crate) enum Failure {
     Interrupted,
 }
 
-impl Failure {
+impl CliError {
     /// An error of a file, or of what stands for one.
     pub(crate) fn of(file: impl Display, reason: impl Display) -> Self {
         Self::Error(format!("{file}: {reason}"))
@@ -33,7 +33,7 @@ impl Failure {
     }
 }
 
-impl From<babyllama::Error> for Failure {
+impl From<babyllama::Error> for CliError {
     fn from(error: babyllama::Error) -> Self {
         Self::Error(match error.kind() {
             ErrorKind::Exists => format!("{error}: --force replaces it"),

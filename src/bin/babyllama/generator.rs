@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use babyllama::{FinishReason, Prompt, Sampler, Session, TokenId};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::interrupt::Watch;
 use crate::output::count;
 
@@ -13,26 +13,26 @@ const PROMPT_CHUNK: usize = 128;
 
 /// A session and what it takes to generate from it.
 #[derive(Debug)]
-pub(crate) struct Speaker {
+pub(crate) struct Generator {
     pub(crate) session: Session,
     sampler: Sampler,
     stops: Vec<String>,
     statistics: Statistics,
 }
 
-impl Speaker {
+impl Generator {
     pub(crate) fn new(session: Session, sampler: Sampler, stops: &[String]) -> Self {
         Self { session, sampler, stops: stops.to_vec(), statistics: Statistics::default() }
     }
 
     /// Feeds a prompt. If Ctrl-C stops it, the session is where it was before.
-    pub(crate) fn feed(&mut self, tokens: &[TokenId], watch: &Watch) -> Result<(), Failure> {
+    pub(crate) fn feed(&mut self, tokens: &[TokenId], watch: &Watch) -> Result<(), CliError> {
         let before = self.session.position();
         let start = Instant::now();
         for chunk in tokens.chunks(PROMPT_CHUNK) {
             if watch.interrupted() {
                 self.session.truncate(before);
-                return Err(Failure::Interrupted);
+                return Err(CliError::Interrupted);
             }
             self.session.forward(chunk)?;
         }
@@ -41,13 +41,14 @@ impl Speaker {
         Ok(())
     }
 
-    /// Generates from where the session is, and shows each piece of text as it comes. `None`: Ctrl-C ended it.
+    /// Generates from where the session is, and shows each piece of text as it comes. `None`:
+    /// Ctrl-C ended it.
     pub(crate) fn speak(
         &mut self,
         max_tokens: usize,
         watch: &Watch,
-        mut show: impl FnMut(&str) -> Result<(), Failure>,
-    ) -> Result<Option<FinishReason>, Failure> {
+        mut show: impl FnMut(&str) -> Result<(), CliError>,
+    ) -> Result<Option<FinishReason>, CliError> {
         let before = self.session.position();
         let start = Instant::now();
         let nothing_more = Prompt::Tokens(&[]);

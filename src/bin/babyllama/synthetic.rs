@@ -1,5 +1,5 @@
-//! Models of well-known shapes with made-up weights, in memory: how fast a model runs depends on its shape and its format,
-//! not on what it knows.
+//! Models of well-known shapes with synthetic weights, in memory: how fast a model runs depends on
+//! its shape and its format, not on what it knows.
 
 #![allow(dead_code, reason = "the benches include this file too, and each uses a part of it")]
 
@@ -125,7 +125,7 @@ impl Shape {
         let mut file = Vec::new();
         let bytes = header.file_bytes() as usize;
         file.try_reserve_exact(bytes)
-            .map_err(|_| ErrorKind::OutOfMemory { what: "a made-up model", bytes: bytes as u64 })?;
+            .map_err(|_| ErrorKind::OutOfMemory { what: "a synthetic model", bytes: bytes as u64 })?;
         let mut tensors = header.write(file)?;
         let norm = 1_f32.to_le_bytes().repeat(self.dim);
         let matrix = |rows: usize, columns: usize| {
@@ -148,7 +148,8 @@ impl Shape {
     }
 }
 
-/// Bytes that are small, finite weights in their format: wherever a block has a half-precision scale, it is about 2^-11.
+/// Bytes that are small, finite weights in their format: wherever a block has a half-precision
+/// scale, it is about 2^-11.
 fn noise(dtype: Dtype, len: usize) -> Vec<u8> {
     let upper = match dtype {
         Dtype::F32 | Dtype::Bf16 => 0x3c, // about 2^-7

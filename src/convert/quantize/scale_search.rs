@@ -1,8 +1,9 @@
 //! The scale, and the minimum, with which whole numbers come nearest to a group of weights.
 //!
-//! Which whole number each weight becomes depends on the scale, and the best scale on what they become. So some scales near
-//! the one that just reaches the farthest weight are tried: each gives whole numbers, and to these there is a best scale by
-//! least squares. With importances `w`, weights `x` and whole numbers `q`, the squared error of `x = s q + m` is
+//! Which whole number each weight becomes depends on the scale, and the best scale on what they
+//! become. So some scales near the one that just reaches the farthest weight are tried: each gives
+//! whole numbers, and to these there is a best scale by least squares. With importances `w`,
+//! weights `x` and whole numbers `q`, the squared error of `x = s q + m` is
 //!
 //! ```text
 //! sum(w x x) - gain,    gain = 2 (s sum(w x q) + m sum(w x)) - (s s sum(w q q) + 2 s m sum(w q) + m m sum(w))
@@ -10,13 +11,14 @@
 //!
 //! so that the candidate of the greatest gain is the best, and no error is ever summed up.
 //!
-//! Source: least squares, as in any textbook; the importances and the range of candidates are those with which llama.cpp's
-//! k-quants were made and measured.
+//! Source: least squares, as in any textbook; the importances and the range of candidates are those
+//! with which llama.cpp's k-quants were made and measured.
 
 use super::groups::{Each, Groups, LEAST, farthest};
 use super::round;
 
-/// What the farthest weight becomes before it is rounded: `first + step * 0..count` away from the farthest whole number.
+/// What the farthest weight becomes before it is rounded: `first + step * 0..count` away from the
+/// farthest whole number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidates {
     pub(super) first: f32,
@@ -31,8 +33,8 @@ impl Candidates {
     }
 }
 
-/// Each group's scale `s` for weights `s * q`, with `q` in `-n..n`. The farthest weight may become `-n`, so a scale has any
-/// sign.
+/// Each group's scale `s` for weights `s * q`, with `q` in `-n..n`. The farthest weight may become
+/// `-n`, so a scale has any sign.
 #[inline(always)]
 pub(super) fn scales<const N: usize, const G: usize>(
     x: &Groups<N, G>,
@@ -65,10 +67,11 @@ pub(super) fn scales<const N: usize, const G: usize>(
     scales
 }
 
-/// Each group's scale `s` and minimum `m`, neither of them negative, for weights `s * q - m`, with `q` in `0..=n`.
+/// Each group's scale `s` and minimum `m`, neither of them negative, for weights `s * q - m`, with
+/// `q` in `0..=n`.
 ///
-/// The first to be tried is what reaches from the least to the greatest weight. Candidates then count their whole numbers from
-/// the best minimum so far.
+/// The first to be tried is what reaches from the least to the greatest weight. Candidates then
+/// count their whole numbers from the best minimum so far.
 #[inline(always)]
 pub(super) fn scales_and_mins<const N: usize, const G: usize>(
     x: &Groups<N, G>,
@@ -116,8 +119,8 @@ fn range<const N: usize, const G: usize>(x: &Groups<N, G>) -> (Each<G>, Each<G>)
     (least, greatest)
 }
 
-/// What weights are multiplied with so that those at `offset` become 0, and the greatest `top`. Where there is nothing
-/// between them, all become 0.
+/// What weights are multiplied with so that those at `offset` become 0, and the greatest `top`.
+/// Where there is nothing between them, all become 0.
 #[inline(always)]
 fn inverse<const G: usize>(top: f32, greatest: &Each<G>, offsets: &Each<G>) -> Each<G> {
     let mut inverse = [0.0; G];
@@ -152,7 +155,8 @@ fn fixed_sums<const N: usize, const G: usize>(x: &Groups<N, G>, importances: &Gr
     Sums([sum_w, sum_x])
 }
 
-/// `w q`, `w q q` and `w x q`, where `q` is the whole number nearest to `(x - offset) * inverse` in `0..=n`.
+/// `w q`, `w q q` and `w x q`, where `q` is the whole number nearest to `(x - offset) * inverse` in
+/// `0..=n`.
 #[inline(always)]
 fn sums<const N: usize, const G: usize>(
     x: &Groups<N, G>,
