@@ -6,14 +6,14 @@
 
 mod common;
 
-use babyllama::{Isa, Model, ModelOptions};
-use common::synthetic::{DTYPES, shape};
+use babyllama::{Dtype, Isa, Model, ModelOptions};
+use common::synthetic::shape;
 use common::{Report, smoke, time, wanted};
 
 fn main() {
     let report = Report::new();
     let shape = shape("products", [512, 1024, 1], [8, 8], [32, 512], true);
-    for dtype in DTYPES {
+    for &dtype in Dtype::ALL {
         let file = shape.make(dtype, 1).expect("there is memory for a small model");
         for isa in Isa::available() {
             if isa.name() == "scalar" && smoke() {

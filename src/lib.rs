@@ -114,7 +114,7 @@ pub use generate::{FinishReason, Generate, Piece, Prompt};
 pub use kv_cache::CacheDtype;
 pub use model::{Model, ModelBytes, ModelOptions};
 pub use perplexity::{Perplexity, PerplexityOptions};
-pub use quant::Dtype;
+pub use quant::{Dtype, UnknownDtype};
 pub use sampler::{Rng, Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
 pub use simd::Isa;

@@ -10,9 +10,9 @@ use crate::gemm;
 use crate::ops::{self, Numerics};
 use crate::parallel::{ColumnPartition, ColumnSlice, Team};
 use crate::quant::Output;
-use crate::quant::activation::{ActivationBuffer, Input};
-use crate::quant::float::{FloatTile, tile_tokens};
-use crate::quant::packed::{Aligned, PackedTile, Panel, Wanted};
+use crate::quant::activation::{ActivationBuffer, ActivationRows};
+use crate::quant::float::{F32Tile, tile_tokens};
+use crate::quant::packed::{Aligned, Int8Tile, Panel, RequiredSums};
 use crate::simd::{Isa, PREFETCH_DISTANCE, kernel};
 use crate::tensor::{Matrix, Tensor};
 
@@ -93,8 +93,8 @@ impl Compute<'_> {
         let n_tokens = x.len() / n;
         let panel_encodings = || weights.iter().map(|w| w.rows.panel_encoding());
         if n_tokens >= MIN_PACKED_TOKENS && panel_encodings().all(|kind| kind.is_some()) {
-            let (lanes, wanted) = (self.isa.lanes(), Wanted::by(panel_encodings().flatten()));
-            buffer.tiles.resize_with(n_tokens.div_ceil(lanes), PackedTile::default);
+            let (lanes, wanted) = (self.isa.lanes(), RequiredSums::by(panel_encodings().flatten()));
+            buffer.tiles.resize_with(n_tokens.div_ceil(lanes), Int8Tile::default);
             self.team.for_each_mut(&mut buffer.tiles, size_of_val(x), |i, tile| {
                 let rows = &x[i * lanes * n..];
                 tile.pack(self.isa, &rows[..rows.len().min(lanes * n)], n, wanted);
@@ -104,7 +104,7 @@ impl Compute<'_> {
         if n_tokens >= gemm::float::MIN_TOKENS && weights.iter().all(|w| w.rows.activation_group().is_none())
         {
             let tile_tokens = tile_tokens(self.isa.lanes());
-            buffer.float_tiles.resize_with(n_tokens.div_ceil(tile_tokens), FloatTile::default);
+            buffer.float_tiles.resize_with(n_tokens.div_ceil(tile_tokens), F32Tile::default);
             self.team.for_each_mut(&mut buffer.float_tiles, size_of_val(x), |i, tile| {
                 let rows = &x[i * tile_tokens * n..];
                 tile.pack(self.isa, &rows[..rows.len().min(tile_tokens * n)], n);
@@ -116,7 +116,7 @@ impl Compute<'_> {
                 let wanted = |turn| weights.iter().any(|w| w.rows.interleave() == Some(turn));
                 buffer.rows.quantize(self.isa, x, n, group, wanted)
             }
-            None => Input::f32(x, n),
+            None => ActivationRows::f32(x, n),
         })
     }
 }
@@ -129,8 +129,8 @@ const MIN_PACKED_TOKENS: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct MatmulBuffer {
     rows: ActivationBuffer,
-    tiles: Vec<PackedTile>,
-    float_tiles: Vec<FloatTile>,
+    tiles: Vec<Int8Tile>,
+    float_tiles: Vec<F32Tile>,
     panels: Mutex<Vec<Panel>>,
     float_panels: Mutex<Vec<Aligned<f32>>>,
 }
@@ -139,11 +139,11 @@ pub(crate) struct MatmulBuffer {
 #[derive(Clone, Copy)]
 enum Operand<'a> {
     /// Row by row: each row of weights is decoded for each few tokens.
-    Rows(Input<'a>),
+    Rows(ActivationRows<'a>),
     /// Packed, for the panels of int8 that some rows of weights are unpacked into.
-    Packed(&'a [PackedTile], &'a Mutex<Vec<Panel>>),
+    Packed(&'a [Int8Tile], &'a Mutex<Vec<Panel>>),
     /// Packed, for f32 products.
-    Floats(&'a [FloatTile], &'a Mutex<Vec<Aligned<f32>>>),
+    Floats(&'a [F32Tile], &'a Mutex<Vec<Aligned<f32>>>),
 }
 
 impl Operand<'_> {

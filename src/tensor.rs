@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::quant::{Dtype, Int8Rows, Rows};
+use crate::quant::{Dtype, Rows};
 use crate::storage::{Storage, UnalignedF32};
 
 /// A matrix of weights (rows, columns), or a vector (1, columns), inside a checkpoint.
@@ -31,13 +31,10 @@ impl Tensor {
         dtype: Dtype,
     ) -> Option<Self> {
         let (block, bytes) = dtype.block()?;
-        let aligned = match dtype {
-            Dtype::F32 => storage.can_view::<f32>(weights.clone()),
-            Dtype::F16 | Dtype::Bf16 => storage.can_view::<u16>(weights.clone()),
-            _ => storage.can_view::<u8>(weights.clone()),
-        };
         let len = rows.checked_mul(columns / block).and_then(|blocks| blocks.checked_mul(bytes));
-        let fits = aligned && columns.is_multiple_of(block) && len == Some(weights.len());
+        let fits = dtype.can_view(storage, weights.clone())
+            && columns.is_multiple_of(block)
+            && len == Some(weights.len());
         let storage = Arc::clone(storage);
         fits.then_some(Self { storage, dtype, rows, columns, weights, scales: 0..0 })
     }
@@ -52,13 +49,14 @@ impl Tensor {
         columns: usize,
         group_size: usize,
     ) -> Option<Self> {
-        let fits = storage.can_view::<i8>(weights.clone())
-            && holds::<i8>(&weights, rows, columns)
+        let dtype = Dtype::Int8 { group_size };
+        let fits = dtype.can_view(storage, weights.clone())
+            && rows.checked_mul(columns) == Some(weights.len())
             && storage.can_view::<UnalignedF32>(scales.clone())
             && group_size > 0
             && weights.len().is_multiple_of(group_size)
             && scales.len() / size_of::<UnalignedF32>() == weights.len() / group_size;
-        let (storage, dtype) = (Arc::clone(storage), Dtype::Int8 { group_size });
+        let storage = Arc::clone(storage);
         fits.then_some(Self { storage, dtype, rows, columns, weights, scales })
     }
 
@@ -102,18 +100,8 @@ impl Tensor {
 
     /// The weights, ready to be multiplied.
     pub(crate) fn matrix(&self) -> Matrix<'_> {
-        let rows = match self.dtype {
-            Dtype::F32 => Rows::f32(self.storage.view(self.weights.clone()), self.columns),
-            Dtype::Int8 { group_size } => Rows::Int8(Int8Rows::new(
-                self.storage.view(self.weights.clone()),
-                self.storage.view(self.scales.clone()),
-                self.columns,
-                group_size,
-            )),
-            Dtype::F16 => Rows::f16(self.storage.view(self.weights.clone()), self.columns),
-            Dtype::Bf16 => Rows::bf16(self.storage.view(self.weights.clone()), self.columns),
-            dtype => Rows::of_blocks(dtype, self.storage.view(self.weights.clone()), self.columns),
-        };
+        let (weights, scales) = (self.weights.clone(), self.scales.clone());
+        let rows = Rows::new(self.dtype, &self.storage, weights, scales, self.columns);
         let bytes = &self.storage.bytes()[self.weights.clone()];
         Matrix { rows, n_rows: self.rows, n_columns: self.columns, bytes, len_bytes: self.len_bytes() }
     }
@@ -127,11 +115,6 @@ impl Tensor {
         }
         out
     }
-}
-
-/// Whether a byte range is exactly `rows * columns` elements.
-fn holds<T>(bytes: &Range<usize>, rows: usize, columns: usize) -> bool {
-    rows.checked_mul(columns).and_then(|n| n.checked_mul(size_of::<T>())) == Some(bytes.len())
 }
 
 /// A view of a tensor's weights.

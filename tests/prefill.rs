@@ -3,29 +3,33 @@
 
 mod common;
 
-use babyllama::{Isa, Model, ModelOptions};
+use babyllama::{Dtype, Isa, Model, ModelOptions};
 use common::gguf::{Gguf, Value};
 use common::{RandomModel, Shape, SplitMix64};
 
-/// A format: its number in a file, the weights and bytes of a block, and where in it stand scales,
-/// which must be small numbers for the sums to stay finite.
-const FORMATS: &[(&str, u32, usize, usize, &[usize])] = &[
-    ("Q4_0", 2, 32, 18, &[0]),
-    ("Q4_1", 3, 32, 20, &[0, 2]),
-    ("Q5_0", 6, 32, 22, &[0]),
-    ("Q5_1", 7, 32, 24, &[0, 2]),
-    ("Q8_0", 8, 32, 34, &[0]),
-    ("Q2_K", 10, 256, 84, &[80, 82]),
-    ("Q3_K", 11, 256, 110, &[108]),
-    ("Q4_K", 12, 256, 144, &[0, 2]),
-    ("Q5_K", 13, 256, 176, &[0, 2]),
-    ("Q6_K", 14, 256, 210, &[208]),
-    ("IQ4_NL", 20, 32, 18, &[0]),
-    ("IQ4_XS", 23, 256, 136, &[0]),
-];
+/// A format's number in a file, and where a block has scales, which must be small numbers for the
+/// sums to stay finite.
+fn number_and_scales(dtype: Dtype) -> (u32, &'static [usize]) {
+    match dtype {
+        Dtype::Q4_0 => (2, &[0]),
+        Dtype::Q4_1 => (3, &[0, 2]),
+        Dtype::Q5_0 => (6, &[0]),
+        Dtype::Q5_1 => (7, &[0, 2]),
+        Dtype::Q8_0 => (8, &[0]),
+        Dtype::Q2K => (10, &[80, 82]),
+        Dtype::Q3K => (11, &[108]),
+        Dtype::Q4K => (12, &[0, 2]),
+        Dtype::Q5K => (13, &[0, 2]),
+        Dtype::Q6K => (14, &[208]),
+        Dtype::Iq4Nl => (20, &[0]),
+        Dtype::Iq4Xs => (23, &[0]),
+        new => panic!("say here where {new} has scales"),
+    }
+}
 
 /// A model whose matrices are random blocks.
-fn model_in(kind: u32, weights: usize, bytes: usize, scales: &[usize]) -> Vec<u8> {
+fn model_in(dtype: Dtype, weights: usize, bytes: usize) -> Vec<u8> {
+    let (kind, scales) = number_and_scales(dtype);
     let shape = Shape {
         // Ten or eleven groups a row where blocks are small: not a multiple of the eight that are
         // decoded together.
@@ -61,8 +65,9 @@ fn model_in(kind: u32, weights: usize, bytes: usize, scales: &[usize]) -> Vec<u8
 
 #[test]
 fn prefill_of_any_length_gives_decodes_bits_in_every_format() {
-    for &(name, kind, weights, bytes, scales) in FORMATS {
-        let file = model_in(kind, weights, bytes, scales);
+    for &dtype in Dtype::ALL {
+        let Some((weights @ 2.., bytes)) = dtype.block() else { continue };
+        let file = model_in(dtype, weights, bytes);
         for isa in Isa::available() {
             let model = |threads| {
                 let options = ModelOptions::new().isa(isa).threads(threads);
@@ -72,7 +77,7 @@ fn prefill_of_any_length_gives_decodes_bits_in_every_format() {
             let mut session = model(1).session();
             let decoded: Vec<f32> =
                 tokens.iter().flat_map(|&token| session.forward(&[token]).unwrap().to_vec()).collect();
-            assert!(decoded.iter().all(|x| x.is_finite()), "{name}");
+            assert!(decoded.iter().all(|x| x.is_finite()), "{dtype}");
             // One vector of tokens and a part of one, two and a part, four and a part, with
             // whatever a vector is.
             for (n_tokens, threads) in [(2, 1), (3, 2), (9, 1), (17, 2), (39, 1), (75, 2), (64, 3)] {
@@ -82,7 +87,7 @@ fn prefill_of_any_length_gives_decodes_bits_in_every_format() {
                 assert_eq!(
                     differs.map(|i| (i / 77, i % 77)),
                     None,
-                    "{name} {} {n_tokens} tokens",
+                    "{dtype} {} {n_tokens} tokens",
                     isa.name()
                 );
             }

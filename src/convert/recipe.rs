@@ -46,56 +46,51 @@ pub enum Recipe {
     Q6K,
 }
 
-/// Each mix, its name, llama.cpp's number for it, and the format of most matrices.
-const MIXES: [(Recipe, &str, u32, Dtype); 17] = [
-    (Recipe::F32, "F32", 0, Dtype::F32),
-    (Recipe::F16, "F16", 1, Dtype::F16),
-    (Recipe::Bf16, "BF16", 32, Dtype::Bf16),
-    (Recipe::Q8_0, "Q8_0", 7, Dtype::Q8_0),
-    (Recipe::Q4_0, "Q4_0", 2, Dtype::Q4_0),
-    (Recipe::Q4_1, "Q4_1", 3, Dtype::Q4_1),
-    (Recipe::Q5_0, "Q5_0", 8, Dtype::Q5_0),
-    (Recipe::Q5_1, "Q5_1", 9, Dtype::Q5_1),
-    (Recipe::Q2K, "Q2_K", 10, Dtype::Q2K),
-    (Recipe::Q3KS, "Q3_K_S", 11, Dtype::Q3K),
-    (Recipe::Q3KM, "Q3_K_M", 12, Dtype::Q3K),
-    (Recipe::Q3KL, "Q3_K_L", 13, Dtype::Q3K),
-    (Recipe::Q4KS, "Q4_K_S", 14, Dtype::Q4K),
-    (Recipe::Q4KM, "Q4_K_M", 15, Dtype::Q4K),
-    (Recipe::Q5KS, "Q5_K_S", 16, Dtype::Q5K),
-    (Recipe::Q5KM, "Q5_K_M", 17, Dtype::Q5K),
-    (Recipe::Q6K, "Q6_K", 18, Dtype::Q6K),
+/// Each recipe, its name, and the format of most matrices.
+const RECIPES: [(Recipe, &str, Dtype); 17] = [
+    (Recipe::F32, "F32", Dtype::F32),
+    (Recipe::F16, "F16", Dtype::F16),
+    (Recipe::Bf16, "BF16", Dtype::Bf16),
+    (Recipe::Q8_0, "Q8_0", Dtype::Q8_0),
+    (Recipe::Q4_0, "Q4_0", Dtype::Q4_0),
+    (Recipe::Q4_1, "Q4_1", Dtype::Q4_1),
+    (Recipe::Q5_0, "Q5_0", Dtype::Q5_0),
+    (Recipe::Q5_1, "Q5_1", Dtype::Q5_1),
+    (Recipe::Q2K, "Q2_K", Dtype::Q2K),
+    (Recipe::Q3KS, "Q3_K_S", Dtype::Q3K),
+    (Recipe::Q3KM, "Q3_K_M", Dtype::Q3K),
+    (Recipe::Q3KL, "Q3_K_L", Dtype::Q3K),
+    (Recipe::Q4KS, "Q4_K_S", Dtype::Q4K),
+    (Recipe::Q4KM, "Q4_K_M", Dtype::Q4K),
+    (Recipe::Q5KS, "Q5_K_S", Dtype::Q5K),
+    (Recipe::Q5KM, "Q5_K_M", Dtype::Q5K),
+    (Recipe::Q6K, "Q6_K", Dtype::Q6K),
 ];
 
 impl Recipe {
-    /// All mixes, those of one format first.
+    /// All recipes.
     pub fn all() -> impl Iterator<Item = Self> {
-        MIXES.iter().map(|row| row.0)
+        RECIPES.iter().map(|row| row.0)
     }
 
-    fn row(self) -> &'static (Self, &'static str, u32, Dtype) {
-        MIXES.iter().find(|row| row.0 == self).expect("every mix is in the table")
+    fn row(self) -> &'static (Self, &'static str, Dtype) {
+        RECIPES.iter().find(|row| row.0 == self).expect("every recipe is in the table")
     }
 
     /// llama.cpp's number for it, `general.file_type`.
-    pub(crate) fn file_type(self) -> u32 {
-        self.row().2
-    }
-
-    /// The mix that has a format for most of its matrices, if there is one; the medium one of
-    /// several.
-    pub(crate) fn mostly(dtype: Dtype) -> Option<Self> {
-        match dtype {
-            Dtype::Q3K => Some(Self::Q3KM),
-            Dtype::Q4K => Some(Self::Q4KM),
-            Dtype::Q5K => Some(Self::Q5KM),
-            _ => MIXES.iter().find(|row| row.3 == dtype).map(|row| row.0),
+    pub(crate) fn file_type(self) -> Option<u32> {
+        match self {
+            Self::Q3KS => Some(11),
+            Self::Q3KL => Some(13),
+            Self::Q4KS => Some(14),
+            Self::Q5KS => Some(16),
+            _ => self.row().2.file_type(),
         }
     }
 
     /// The format of a matrix, by its name in Meta's terms and its width.
     pub(crate) fn dtype(self, name: &str, columns: usize, model: &Traits) -> Dtype {
-        let most = self.row().3;
+        let most = self.row().2;
         let wanted = match most {
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Q8_0 => most,
             _ if name == "output" || name == "tok_embeddings" && model.tied => Dtype::Q6K,
@@ -114,7 +109,7 @@ impl Recipe {
                 let dtype = self.values(l, model);
                 // With eight heads to each head of values, these matrices are so small that more
                 // bits cost nothing.
-                let few_bits = matches!(dtype.unwrap_or(self.row().3), Dtype::Q3K | Dtype::Q4K);
+                let few_bits = matches!(dtype.unwrap_or(self.row().2), Dtype::Q3K | Dtype::Q4K);
                 if model.is_70b() && few_bits { Some(Dtype::Q5K) } else { dtype }
             }
             "attention.wo" => match self {

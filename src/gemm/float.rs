@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::Prefetcher;
 use crate::parallel::ColumnSlice;
 use crate::quant::float::{
-    Float, FloatRows, FloatTile, LANES, MAX_SUMS, SPAN, add_sums, sum_vectors, tile_tokens,
+    F32Tile, Float, FloatRows, LANES, MAX_ACCUMULATORS, UNROLL, add_sums, sum_vectors, tile_tokens,
 };
 use crate::quant::packed::Aligned;
 use crate::quant::{Output, Rows};
@@ -56,7 +56,7 @@ pub(crate) fn multiply(
     isa: Isa,
     weights: Matrix<'_>,
     rows: Range<usize>,
-    x: &[FloatTile],
+    x: &[F32Tile],
     room: &mut Aligned<f32>,
     out: &mut ColumnSlice<'_>,
     store: Output,
@@ -72,7 +72,7 @@ pub(crate) fn multiply(
 kernel! {
     #[allow(clippy::too_many_arguments, reason = "those of its one caller, and the weights with their type")]
     fn panels<F: Float>(
-        s; weights: Matrix<'_>, floats: FloatRows<'_, F>, rows: Range<usize>, x: &[FloatTile], room: &mut Aligned<f32>,
+        s; weights: Matrix<'_>, floats: FloatRows<'_, F>, rows: Range<usize>, x: &[F32Tile], room: &mut Aligned<f32>,
         out: &mut ColumnSlice<'_>, store: Output,
     ) {
         let panel_rows = panel_rows(weights.row_bytes());
@@ -116,21 +116,21 @@ impl<F: Float> Panel<'_, F> {
     fn multiply<S: Simd, const P: usize, const R: usize, const T: usize, const STRIPS: usize>(
         &self,
         s: S,
-        x: &[FloatTile],
+        x: &[F32Tile],
         weights: Matrix<'_>,
         next: Range<usize>,
         out: &mut ColumnSlice<'_>,
     ) {
         let n_strips = self.rows.len().div_ceil(R);
         let mut ahead = Prefetcher::new(weights, next, n_strips * x.len());
-        let mut room = [[[[[s.splat(0.0); P]; T]; R]; STRIPS]; MAX_SUMS];
+        let mut room = [[[[[s.splat(0.0); P]; T]; R]; STRIPS]; MAX_ACCUMULATORS];
         let mut products = [[0.0; MAX_PANEL_ROWS]; MAX_TILE_TOKENS];
         for (i, tile) in x.iter().enumerate() {
-            let block_columns = F::SUMS * BLOCK_COLUMNS;
+            let block_columns = F::ACCUMULATORS * BLOCK_COLUMNS;
             for first in (0..self.n_columns).step_by(block_columns) {
                 let columns = first..self.n_columns.min(first + block_columns);
                 let x = &tile.x[first * T..][..columns.len().next_multiple_of(S::LANES) * T];
-                for sum in 0..F::SUMS {
+                for sum in 0..F::ACCUMULATORS {
                     for strip in 0..n_strips {
                         // Where a row is missing, the last one stands for it.
                         let mut w = [&[][..]; R];
@@ -143,12 +143,12 @@ impl<F: Float> Panel<'_, F> {
                             sums = room[sum][strip];
                         }
                         sums = add_products::<S, F, P, R, T>(s, w, x, sum, sums);
-                        if columns.end < self.n_columns || sum + 1 < F::SUMS {
+                        if columns.end < self.n_columns || sum + 1 < F::ACCUMULATORS {
                             room[sum][strip] = sums;
                             continue;
                         }
                         ahead.fetch(s);
-                        if F::SUMS == MAX_SUMS {
+                        if F::ACCUMULATORS == MAX_ACCUMULATORS {
                             for r in 0..R {
                                 for t in 0..T {
                                     sums[r][t] = add_sums(s, room[0][strip][r][t], sums[r][t]);
@@ -195,7 +195,7 @@ fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usiz
     for r in 0..R {
         rows[r] = &w[r][..n];
     }
-    let mut i = sum * SPAN;
+    let mut i = sum * UNROLL;
     // Two vectors at once: with more, the compiler mixes their loads and then keeps sums in memory.
     // So it does for an index that isn't a constant, which is why both are written out. (With AVX2,
     // a prompt took 1.3 and 2 times as long.)
@@ -205,8 +205,8 @@ fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usiz
         let (second, x) = (load_each::<S, F, R>(s, rows, i + S::LANES), &x[S::LANES * T..]);
         sums = add_second_vector(s, second, x, sums);
         i += 2 * S::LANES;
-        if i.is_multiple_of(SPAN) {
-            i += (F::SUMS - 1) * SPAN;
+        if i.is_multiple_of(UNROLL) {
+            i += (F::ACCUMULATORS - 1) * UNROLL;
         }
     }
     // Less is left, whose last vector may not be whole.

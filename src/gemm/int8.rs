@@ -12,8 +12,9 @@ use std::ops::Range;
 use super::Prefetcher;
 use crate::parallel::ColumnSlice;
 use crate::quant::Output;
-use crate::quant::blocks::{Encoding, GROUP, GROUPS};
-use crate::quant::packed::{Chains, PackedTile, Panel, PanelChain, PanelView};
+use crate::quant::block::{GROUP, GROUPS};
+use crate::quant::encoding::Encoding;
+use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelLane, PanelView};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::tensor::Matrix;
 
@@ -26,7 +27,7 @@ pub(crate) fn multiply(
     isa: Isa,
     weights: Matrix<'_>,
     rows: Range<usize>,
-    x: &[PackedTile],
+    x: &[Int8Tile],
     panel: &mut Panel,
     out: &mut ColumnSlice<'_>,
     store: Output,
@@ -38,7 +39,7 @@ pub(crate) fn multiply(
     panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
-        weights.rows.unpack(isa, first..first + n_rows, panel);
+        weights.rows.pack_panel(isa, first..first + n_rows, panel);
         let block = Block { panel: panel.view(), n_rows, column: first - rows.start, numbers, store };
         let visits = GROUPS * x.len().div_ceil(2);
         let ahead = Prefetcher::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
@@ -70,7 +71,7 @@ struct Block<'a> {
 /// compiled by itself: in one function, a change of one of them would move another's registers.
 struct Product<'a, 'o, const BITS: u32, const MIN: bool, const HALVES: bool> {
     block: Block<'a>,
-    x: &'a [PackedTile],
+    x: &'a [Int8Tile],
     ahead: Prefetcher<'a>,
     out: &'a mut ColumnSlice<'o>,
 }
@@ -105,7 +106,7 @@ impl Block<'_> {
     >(
         self,
         s: S,
-        x: &[PackedTile],
+        x: &[Int8Tile],
         ahead: &mut Prefetcher<'_>,
         out: &mut ColumnSlice<'_>,
     ) {
@@ -140,20 +141,20 @@ impl Block<'_> {
     >(
         self,
         s: S,
-        x: [&PackedTile; V],
+        x: [&Int8Tile; V],
         room: &mut Room<S, V, R, STRIPS>,
         token: usize,
         ahead: &mut Prefetcher<'_>,
         out: &mut ColumnSlice<'_>,
     ) {
-        let chains = Chains::new(self.panel.n_groups);
+        let chains = LaneOrder::new(self.panel.n_groups);
         let strips = &mut room.levels[..self.n_rows.div_ceil(R)];
         for i in 0..GROUPS {
             let (chain, groups) = chains.visit(i);
-            let x = TokensChain::new::<S, MIN, HALVES>(x, groups);
+            let x = TokensLane::new::<S, MIN, HALVES>(x, groups);
             ahead.fetch(s);
             for (strip, levels) in strips.iter_mut().enumerate() {
-                let w = self.panel.chain::<MIN, HALVES>(S::LANES, strip, chain);
+                let w = self.panel.lane::<MIN, HALVES>(S::LANES, strip, chain);
                 let mut sum = self.chain::<S, BITS, MIN, HALVES, V, R>(s, x, w);
                 // A chain that completes a pair is added to the other, the sum perhaps to another
                 // pair's, and so on.
@@ -191,8 +192,8 @@ impl Block<'_> {
     >(
         self,
         s: S,
-        x: TokensChain<'_, V>,
-        w: PanelChain<'_>,
+        x: TokensLane<'_, V>,
+        w: PanelLane<'_>,
     ) -> [[S::F32; V]; R] {
         // The power of two that is to be taken off each weight.
         let bias = match self.numbers {
@@ -259,7 +260,7 @@ impl Block<'_> {
 /// strips, for it takes as many instructions as a third of a group: for each strip, a prompt took 1
 /// to 2 % longer.)
 #[derive(Clone, Copy)]
-struct TokensChain<'a, const V: usize> {
+struct TokensLane<'a, const V: usize> {
     n_groups: usize,
     qs: [&'a [i8]; V],      // (groups, 8, LANES, 4)
     scales: [&'a [f32]; V], // (groups, LANES)
@@ -269,13 +270,10 @@ struct TokensChain<'a, const V: usize> {
     scaled_sums: [&'a [f32]; V],    // likewise: of all of a group
 }
 
-impl<'a, const V: usize> TokensChain<'a, V> {
+impl<'a, const V: usize> TokensLane<'a, V> {
     /// The groups at some positions.
     #[inline(always)]
-    fn new<S: Simd, const MIN: bool, const HALVES: bool>(
-        x: [&'a PackedTile; V],
-        groups: Range<usize>,
-    ) -> Self {
+    fn new<S: Simd, const MIN: bool, const HALVES: bool>(x: [&'a Int8Tile; V], groups: Range<usize>) -> Self {
         let lanes = groups.start * S::LANES..groups.end * S::LANES;
         let mut chain = Self {
             n_groups: groups.len(),
@@ -306,8 +304,8 @@ impl<'a, const V: usize> TokensChain<'a, V> {
 /// What a group adds to the sums of a tile.
 #[derive(Clone, Copy)]
 struct Terms<'a, S: Simd, const V: usize> {
-    w: PanelChain<'a>,
-    x: TokensChain<'a, V>,
+    w: PanelLane<'a>,
+    x: TokensLane<'a, V>,
     /// The power of two that is to be taken off each weight.
     bias: Option<u32>,
     /// The group's place in its chain.
@@ -347,11 +345,11 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
             }
         }
         if MIN && HALVES {
-            let (mins, half_mins) = (self.w.mins::<R>(self.i), self.w.half_mins::<R>(self.i));
+            let (mins, sub_block_mins) = (self.w.mins::<R>(self.i), self.w.sub_block_mins::<R>(self.i));
             for v in 0..V {
                 let sums = s.load_i32(&self.x.sub_block_sums[v][self.i * S::LANES..]);
                 for r in 0..R {
-                    let multiple = s.to_f32(s.madd_i16(s.splat_i32(half_mins[r * GROUPS]), sums));
+                    let multiple = s.to_f32(s.madd_i16(s.splat_i32(sub_block_mins[r * GROUPS]), sums));
                     let min = s.mul(s.splat(mins[r * GROUPS]), self.d[v]);
                     acc[r][v] = s.mul_add(multiple, min, acc[r][v]);
                 }

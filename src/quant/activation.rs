@@ -1,31 +1,39 @@
-//! Activations: the input of a matrix product, as f32 and, where the weights are quantised, as
+//! Activations: the input of a matrix product, as f32 and, where the weights are quantized, as
 //! int8.
+//!
+//! They are laid out in one of three ways:
+//!
+//! - [`ActivationRows`]: row by row, for the dot products of a few tokens (decode)
+//! - [`Int8Tile`](super::packed::Int8Tile): a vector's tokens side by side, for quantized weights
+//!   and more tokens (prefill)
+//! - [`F32Tile`](super::float::F32Tile): some tokens vector by vector, for float weights and more
+//!   tokens (prefill)
 //!
 //! Each token's row is cut into groups. A group is stored as `q = round(x / d)` with `d = max|x| /
 //! 127`, so every `q` is within -127..=127; a group of zeros has `d = 0` and `q = 0`. This is the
-//! symmetric quantisation of llama2.c's runq, bit for bit, rounding included (ties away from zero).
+//! symmetric quantization of llama2.c's runq, bit for bit, rounding included (ties away from zero).
 //! A group with a NaN or an infinity has `d = NaN`, where runq overlooks it, so that damaged
 //! weights show in the logits.
 
-use super::blocks::{GROUP, GROUPS, PAIRS};
+use super::block::{GROUP, GROUPS, PAIRS, SUPERBLOCK};
 use super::packed::Aligned;
 use crate::simd::{Interleave, Isa, Simd, kernel};
 
-/// Room for quantised activations, reused from product to product. Rows are padded to whole
-/// steps of eight groups, by repeating those that are left over.
+/// Quantized activations: a buffer that is reused from product to product. Rows are padded to
+/// whole superblocks of eight groups, by repeating the last groups.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
     qs: Aligned<i8>,               // (n_tokens, padded n)
     interleaved: [Aligned<i8>; 2], // the same, as `Interleave` orders it
     scales: Vec<f32>,              // (n_tokens, padded n / group)
     sums: Vec<i32>,                // (n_tokens, padded n / group): the sum of each group's q
-    // (n_tokens, padded n / group): those of its halves, as two int16
+    // (n_tokens, padded n / group): the sums of each group's halves, as two int16
     sub_block_sums: Vec<i32>,
 }
 
-/// The input of a matrix product: (`n_tokens`, `n`).
+/// The input of a matrix product, row by row: (`n_tokens`, `n`).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Input<'a> {
+pub(crate) struct ActivationRows<'a> {
     x: &'a [f32],
     n: usize,
     quantized: Option<Quantized<'a>>,
@@ -34,14 +42,14 @@ pub(crate) struct Input<'a> {
 /// Activations as int8, a scale for each `group`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quantized<'a> {
-    /// Of all tokens, one behind the other.
+    /// All tokens, one after another.
     rows: QuantizedRow<'a>,
     /// Groups of a row, padded.
     n_groups: usize,
     group: usize,
 }
 
-/// One token's activations as int8, padded to whole steps of eight groups.
+/// One token's activations as int8, padded to whole superblocks of eight groups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuantizedRow<'a> {
     pub(crate) qs: &'a [i8],               // (padded n)
@@ -51,7 +59,7 @@ pub(crate) struct QuantizedRow<'a> {
     pub(crate) sub_block_sums: &'a [i32],  // (padded n / group)
 }
 
-impl<'a> Input<'a> {
+impl<'a> ActivationRows<'a> {
     /// Activations that are only multiplied with f32 weights.
     pub(crate) fn f32(x: &'a [f32], n: usize) -> Self {
         Self { x, n, quantized: None }
@@ -70,16 +78,16 @@ impl<'a> Input<'a> {
     /// A token's activations as int8.
     ///
     /// # Panics
-    /// If they weren't quantised.
+    /// If they weren't quantized.
     #[inline(always)]
     pub(crate) fn quantized_row(self, token: usize) -> QuantizedRow<'a> {
         let Quantized { rows, n_groups, group } =
-            self.quantized.expect("quantised weights ask for quantised activations");
-        let numbers = token * n_groups * group..(token + 1) * n_groups * group;
+            self.quantized.expect("quantized weights need quantized activations");
+        let integers = token * n_groups * group..(token + 1) * n_groups * group;
         let groups = token * n_groups..(token + 1) * n_groups;
         QuantizedRow {
-            qs: &rows.qs[numbers.clone()],
-            interleaved: rows.interleaved.map(|qs| qs.get(numbers.clone()).unwrap_or_default()),
+            qs: &rows.qs[integers.clone()],
+            interleaved: rows.interleaved.map(|qs| qs.get(integers.clone()).unwrap_or_default()),
             scales: &rows.scales[groups.clone()],
             sums: &rows.sums[groups.clone()],
             sub_block_sums: &rows.sub_block_sums[groups],
@@ -88,28 +96,28 @@ impl<'a> Input<'a> {
 }
 
 impl ActivationBuffer {
-    /// Quantises `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`. Whoever wants
-    /// rows in a [`Interleave`]'s order says so, and has groups of 32.
+    /// Quantizes `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`. `needs` says
+    /// whether rows are also needed in an order, which only groups of 32 have.
     pub(crate) fn quantize<'a>(
         &'a mut self,
         isa: Isa,
         x: &'a [f32],
         n: usize,
         group: usize,
-        turns: impl Fn(Interleave) -> bool,
-    ) -> Input<'a> {
+        needs: impl Fn(Interleave) -> bool,
+    ) -> ActivationRows<'a> {
         let n_tokens = x.len() / n;
         let n_groups = self.quantize_rows(isa, x, n, group, n_tokens);
         let padded = n_groups * group;
-        for (turn, interleaved) in Interleave::ALL.into_iter().zip(&mut self.interleaved) {
-            interleaved.resize(if turns(turn) { n_tokens * padded } else { 0 });
-            turn_groups(isa, turn, &self.qs, interleaved);
+        for (order, interleaved) in Interleave::ALL.into_iter().zip(&mut self.interleaved) {
+            interleaved.resize(if needs(order) { n_tokens * padded } else { 0 });
+            interleave_rows(isa, order, &self.qs, interleaved);
         }
-        Input { x, n, quantized: Some(Quantized { rows: self.rows(), n_groups, group }) }
+        ActivationRows { x, n, quantized: Some(Quantized { rows: self.rows(), n_groups, group }) }
     }
 
-    /// Quantises `x`, (at most `n_rows`, `n`), in groups of 32: `n_rows` rows, one behind the
-    /// other, with zeros for those that `x` doesn't have.
+    /// Quantizes `x`, (at most `n_rows`, `n`), in groups of 32: `n_rows` rows, one after another,
+    /// with zeros for those that `x` doesn't have.
     pub(crate) fn quantize_tile(&mut self, isa: Isa, x: &[f32], n: usize, n_rows: usize) -> QuantizedRow<'_> {
         self.quantize_rows(isa, x, n, GROUP, n_rows);
         self.interleaved.iter_mut().for_each(|interleaved| interleaved.resize(0));
@@ -121,7 +129,7 @@ impl ActivationBuffer {
         QuantizedRow { qs, interleaved: [nibbles_16, nibbles_32], scales, sums, sub_block_sums }
     }
 
-    /// Quantises the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups
+    /// Quantizes the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups
     /// a row has then.
     fn quantize_rows(&mut self, isa: Isa, x: &[f32], n: usize, group: usize, n_rows: usize) -> usize {
         assert!(n.is_multiple_of(group) && x.len().is_multiple_of(n), "whole groups and whole rows");
@@ -132,12 +140,12 @@ impl ActivationBuffer {
         self.sums.resize(n_rows * n_groups, 0);
         self.sub_block_sums.resize(n_rows * n_groups, 0);
         for (token, x) in x.chunks_exact(n).enumerate() {
-            let facts = token * n_groups..(token + 1) * n_groups;
+            let groups = token * n_groups..(token + 1) * n_groups;
             let out = GroupsMut {
                 qs: &mut self.qs[token * padded..(token + 1) * padded],
-                scales: &mut self.scales[facts.clone()],
-                sums: &mut self.sums[facts.clone()],
-                sub_block_sums: &mut self.sub_block_sums[facts],
+                scales: &mut self.scales[groups.clone()],
+                sums: &mut self.sums[groups.clone()],
+                sub_block_sums: &mut self.sub_block_sums[groups],
             };
             quantize_groups(isa, x, group, out);
         }
@@ -150,7 +158,7 @@ impl ActivationBuffer {
     }
 }
 
-/// Where some groups go, and what is told of each: as in [`ActivationBuffer`].
+/// Some groups of an [`ActivationBuffer`], to be filled in.
 struct GroupsMut<'a> {
     qs: &'a mut [i8],
     scales: &'a mut [f32],
@@ -159,9 +167,9 @@ struct GroupsMut<'a> {
 }
 
 impl GroupsMut<'_> {
-    /// `n` of these groups, of so many numbers each.
+    /// `n` of these groups, which have `group` activations each.
     #[inline(always)]
-    fn some(&mut self, first: usize, n: usize, group: usize) -> GroupsMut<'_> {
+    fn slice(&mut self, first: usize, n: usize, group: usize) -> GroupsMut<'_> {
         GroupsMut {
             qs: &mut self.qs[first * group..][..n * group],
             scales: &mut self.scales[first..][..n],
@@ -172,13 +180,12 @@ impl GroupsMut<'_> {
 }
 
 kernel! {
-    /// Brings int8 into an order, as many as there is room for.
-    fn turn_groups(_s; turn: Interleave, from: &[i8], to: &mut [i8]) {
-        const STEP: usize = GROUPS * GROUP;
-        for (from, to) in from.chunks_exact(STEP).zip(to.chunks_exact_mut(STEP)) {
+    /// Brings superblocks of int8 into an order, until `to` is full.
+    fn interleave_rows(_s; order: Interleave, from: &[i8], to: &mut [i8]) {
+        for (from, to) in from.chunks_exact(SUPERBLOCK).zip(to.chunks_exact_mut(SUPERBLOCK)) {
             let (from, _) = from.as_chunks::<4>();
             let (to, _) = to.as_chunks_mut::<4>();
-            for (to, &quad) in to.iter_mut().zip(&S::INTERLEAVES[turn as usize]) {
+            for (to, &quad) in to.iter_mut().zip(&S::INTERLEAVES[order as usize]) {
                 *to = from[usize::from(quad)];
             }
         }
@@ -195,18 +202,18 @@ kernel! {
     }
 }
 
-/// Quantises a row in groups of `G`, or of `group` if that is 0: eight at a time, for their
-/// reductions across lanes cost little more than one's.
+/// Quantizes a row in groups of `G`, or of `group` if `G` is 0: eight at a time, for their
+/// reductions across lanes cost little more than one group's.
 #[inline(always)]
 fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out: GroupsMut<'_>) {
     let group = if G > 0 { G } else { group };
     let n_groups = x.len() / group;
     let whole = n_groups / GROUPS * GROUPS;
     for g in (0..whole).step_by(GROUPS) {
-        quantize_step::<S, G, GROUPS>(s, &x[g * group..], group, out.some(g, GROUPS, group));
+        quantize_chunk::<S, G, GROUPS>(s, &x[g * group..], group, out.slice(g, GROUPS, group));
     }
     for g in whole..n_groups {
-        quantize_step::<S, G, 1>(s, &x[g * group..], group, out.some(g, 1, group));
+        quantize_chunk::<S, G, 1>(s, &x[g * group..], group, out.slice(g, 1, group));
     }
     let GroupsMut { qs, scales, sums, sub_block_sums } = out;
     for to in n_groups..scales.len() {
@@ -218,7 +225,12 @@ fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out:
 
 /// The first `N` groups, at most eight.
 #[inline(always)]
-fn quantize_step<S: Simd, const G: usize, const N: usize>(s: S, x: &[f32], group: usize, out: GroupsMut<'_>) {
+fn quantize_chunk<S: Simd, const G: usize, const N: usize>(
+    s: S,
+    x: &[f32],
+    group: usize,
+    out: GroupsMut<'_>,
+) {
     let group = if G > 0 { G } else { group };
     let x = &x[..N * group];
     let GroupsMut { qs, scales, sums, sub_block_sums } = out;
@@ -294,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quantising_is_round_of_x_over_scale_on_every_isa(
+        fn quantizing_is_round_of_x_over_scale_on_every_isa(
             x in prop::collection::vec(-1e3f32..1e3, 1..=700),
             group in prop_oneof![1usize..=67, Just(32), Just(64)],
         ) {
@@ -318,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_makes_its_groups_scale_nan() {
+    fn a_value_that_is_not_finite_makes_its_groups_scale_nan() {
         for isa in Isa::available() {
             for n in 1..=40 {
                 for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -352,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_are_left_over_are_repeated() {
+    fn the_last_groups_are_repeated_as_padding() {
         let x: Vec<f32> = (0..40).map(|i| i as f32 - 17.5).collect();
         for isa in Isa::available() {
             let mut buffer = ActivationBuffer::default();
@@ -360,8 +372,8 @@ mod tests {
             for group in 8..16 {
                 let like = 8 + group % 2;
                 assert_eq!(row.qs[4 * group..][..4], row.qs[4 * like..][..4]);
-                let facts = |g: usize| (row.scales[g], row.sums[g], row.sub_block_sums[g]);
-                assert_eq!(facts(group), facts(like));
+                let metadata = |g: usize| (row.scales[g], row.sums[g], row.sub_block_sums[g]);
+                assert_eq!(metadata(group), metadata(like));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Weights that aren't quantised, row after row, widened and multiplied as f32: F32, F16 (IEEE 754
+//! Weights that aren't quantized, row after row, widened and multiplied as f32: F32, F16 (IEEE 754
 //! half precision) and BF16 (the upper half of an f32).
 
 use std::marker::PhantomData;
@@ -6,16 +6,18 @@ use std::ops::Range;
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
-use super::Format;
-use super::activation::Input;
+use super::activation::ActivationRows;
 use super::packed::Aligned;
+use super::{Format, StoredRows};
 use crate::simd::{Isa, PREFETCH_DISTANCE, Simd, kernel};
+use crate::storage::Plain;
 
-/// How a number is stored.
+/// How a float is stored.
 pub(crate) trait Float: Copy + Send + Sync + 'static {
-    type Stored: Copy + Default;
-    /// Sums to which spans of [`SPAN`] columns are added in turn: one, or [`MAX_SUMS`].
-    const SUMS: usize;
+    type Stored: Plain + Default;
+    /// Accumulators that take [`UNROLL`] columns each, one after another: one, or
+    /// [`MAX_ACCUMULATORS`].
+    const ACCUMULATORS: usize;
     /// The first `LANES` numbers. Panics if there are fewer.
     fn load<S: Simd>(s: S, from: &[Self::Stored]) -> S::F32;
     /// All of `from`, which has fewer than `LANES` numbers, and then zeros.
@@ -31,7 +33,7 @@ pub(crate) trait Float: Copy + Send + Sync + 'static {
     fn align<'a, S: Simd>(
         matrix: FloatRows<'a, Self>,
         rows: Range<usize>,
-        _room: &'a mut Aligned<f32>,
+        _copy: &'a mut Aligned<f32>,
     ) -> (FloatRows<'a, Self>, Range<usize>) {
         (matrix, rows)
     }
@@ -47,9 +49,9 @@ pub(crate) struct Bf16;
 
 impl Float for F32 {
     type Stored = f32;
-    /// A vector is a cache line, and the memory no faster than one sum. (With two, a prompt took 7
-    /// % longer in 110M parameters.)
-    const SUMS: usize = 1;
+    /// A vector is a cache line, and the memory no faster than one accumulator. (With two, a prompt
+    /// took longer.)
+    const ACCUMULATORS: usize = 1;
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[f32]) -> S::F32 {
         s.load(from)
@@ -59,12 +61,12 @@ impl Float for F32 {
         s.load_partial(from)
     }
     /// A file's tensors begin at multiples of 32 bytes, so with AVX-512 each vector of half of them
-    /// lies in two lines of the cache. Those made a prompt 8 % slower than a copy does.
+    /// lies in two lines of the cache, which costs a prompt more than the copy.
     #[inline(always)]
     fn align<'a, S: Simd>(
         matrix: FloatRows<'a, Self>,
         rows: Range<usize>,
-        room: &'a mut Aligned<f32>,
+        copy: &'a mut Aligned<f32>,
     ) -> (FloatRows<'a, Self>, Range<usize>) {
         let weights = &matrix.weights[rows.start * matrix.n..rows.end * matrix.n];
         if weights.as_ptr().addr().is_multiple_of(S::LANES * size_of::<f32>())
@@ -72,9 +74,9 @@ impl Float for F32 {
         {
             return (matrix, rows);
         }
-        room.resize(weights.len());
-        room.copy_from_slice(weights);
-        (FloatRows::new(room, matrix.n), 0..rows.len())
+        copy.resize(weights.len());
+        copy.copy_from_slice(weights);
+        (FloatRows::new(copy, matrix.n), 0..rows.len())
     }
     fn widen(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
@@ -83,7 +85,7 @@ impl Float for F32 {
 
 impl Float for F16 {
     type Stored = u16;
-    const SUMS: usize = 2;
+    const ACCUMULATORS: usize = 2;
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[u16]) -> S::F32 {
         s.load_f16(from)
@@ -95,7 +97,7 @@ impl Float for F16 {
 
 impl Float for Bf16 {
     type Stored = u16;
-    const SUMS: usize = 2;
+    const ACCUMULATORS: usize = 2;
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[u16]) -> S::F32 {
         s.load_bf16(from)
@@ -107,7 +109,7 @@ impl Float for Bf16 {
     }
 }
 
-/// A matrix of them: (rows, `n`).
+/// A matrix of floats: (rows, `n`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FloatRows<'a, F: Float> {
     weights: &'a [F::Stored],
@@ -115,11 +117,16 @@ pub(crate) struct FloatRows<'a, F: Float> {
     _format: PhantomData<F>,
 }
 
-impl<'a, F: Float> FloatRows<'a, F> {
-    pub(crate) fn new(weights: &'a [F::Stored], n: usize) -> Self {
+impl<'a, F: Float> StoredRows<'a> for FloatRows<'a, F> {
+    type Element = F::Stored;
+    const BLOCK: (usize, usize) = (1, size_of::<F::Stored>());
+
+    fn new(weights: &'a [F::Stored], n: usize) -> Self {
         Self { weights, n, _format: PhantomData }
     }
+}
 
+impl<'a, F: Float> FloatRows<'a, F> {
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> &'a [F::Stored] {
         &self.weights[row * self.n..][..self.n]
@@ -128,7 +135,7 @@ impl<'a, F: Float> FloatRows<'a, F> {
 
 impl<F: Float> Format for FloatRows<'_, F> {
     #[inline(always)]
-    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R] {
         let mut acc = [s.reduce_to_x8(s.splat(0.0)); R];
         for r in 0..R {
             acc[r] = s.reduce_to_x8(dot_row::<S, F>(s, self.row(row + r), x.row(token)));
@@ -146,14 +153,14 @@ impl<F: Float> Format for FloatRows<'_, F> {
 /// sum.
 pub(crate) const LANES: usize = 16;
 
-/// ColumnPartition, a cache line of F16, that are added to one sum before the next span's are added
-/// to another, if a format has more than one ([`Float::SUMS`]). With AVX-512, all additions to a
-/// sum wait for each other, four cycles each: as one sum, F16 was decoded at 91 % of what the
-/// memory gave, which was 73 GB/s, and as two at 98 %.
-pub(crate) const SPAN: usize = 32;
+/// Columns, a cache line of F16, that are added to one accumulator before the next ones are added
+/// to another, if a format has more than one ([`Float::ACCUMULATORS`]). With AVX-512, all additions
+/// to an accumulator wait for each other, four cycles each: one isn't enough to keep up with memory
+/// in F16.
+pub(crate) const UNROLL: usize = 32;
 
-/// The most sums of a product.
-pub(crate) const MAX_SUMS: usize = 2;
+/// The most accumulators of a product.
+pub(crate) const MAX_ACCUMULATORS: usize = 2;
 
 /// The most vectors that [`LANES`] take.
 const MAX_VECTORS: usize = 2;
@@ -161,32 +168,31 @@ const MAX_VECTORS: usize = 2;
 /// The dot product of a row with a token, still spread over the lanes.
 ///
 /// Rows are read one after another, to their ends: walking along 8 of them at once halved the speed
-/// from memory (12 against 23 GB/s on one thread), for the prefetcher follows one stream better
-/// than eight. (Two at once, as two sums, were read at 62 GB/s where one is at 66.) Only the sums
-/// across lanes are shared.
+/// from memory, for the prefetcher follows one stream better than eight. Only the sums across lanes
+/// are shared.
 #[inline(always)]
 fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
     let n = w.len();
     let ahead = PREFETCH_DISTANCE / size_of::<F::Stored>();
-    let mut sums = [[s.splat(0.0); MAX_VECTORS]; MAX_SUMS];
+    let mut sums = [[s.splat(0.0); MAX_VECTORS]; MAX_ACCUMULATORS];
     let mut i = 0;
-    while i + F::SUMS * SPAN <= n {
-        for span in 0..F::SUMS {
-            let first = i + span * SPAN;
-            s.prefetch_all_nta(w, first + ahead, SPAN);
-            let (w, x) = (&w[first..][..SPAN], &x[first..][..SPAN]);
-            for v in 0..SPAN / S::LANES {
+    while i + F::ACCUMULATORS * UNROLL <= n {
+        for a in 0..F::ACCUMULATORS {
+            let first = i + a * UNROLL;
+            s.prefetch_all_nta(w, first + ahead, UNROLL);
+            let (w, x) = (&w[first..][..UNROLL], &x[first..][..UNROLL]);
+            for v in 0..UNROLL / S::LANES {
                 let at = v * S::LANES;
-                let sum = &mut sums[span][v % (LANES / S::LANES)];
+                let sum = &mut sums[a][v % (LANES / S::LANES)];
                 *sum = s.mul_add(F::load(s, &w[at..]), s.load(&x[at..]), *sum);
             }
         }
-        i += F::SUMS * SPAN;
+        i += F::ACCUMULATORS * UNROLL;
     }
-    for span in 0..F::SUMS {
-        for v in 0..SPAN / S::LANES {
-            let at = i + span * SPAN + v * S::LANES;
-            let sum = &mut sums[span][v % (LANES / S::LANES)];
+    for a in 0..F::ACCUMULATORS {
+        for v in 0..UNROLL / S::LANES {
+            let at = i + a * UNROLL + v * S::LANES;
+            let sum = &mut sums[a][v % (LANES / S::LANES)];
             if at + S::LANES <= n {
                 *sum = s.mul_add(F::load(s, &w[at..]), s.load(&x[at..]), *sum);
             } else if at < n {
@@ -194,7 +200,7 @@ fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
             }
         }
     }
-    if F::SUMS == 1 { sum_vectors(s, sums[0]) } else { sum_vectors(s, add_sums(s, sums[0], sums[1])) }
+    if F::ACCUMULATORS == 1 { sum_vectors(s, sums[0]) } else { sum_vectors(s, add_sums(s, sums[0], sums[1])) }
 }
 
 /// Two sums, added.
@@ -212,22 +218,22 @@ pub(crate) fn sum_vectors<S: Simd, const P: usize>(s: S, sum: [S::F32; P]) -> S:
     if S::LANES == LANES { sum[0] } else { s.add(sum[0], sum[P - 1]) }
 }
 
-/// Tokens of a tile of products for vectors of so many lanes: as many as leave registers for the
+/// Tokens of a tile of products for vectors of `lanes`: their accumulators leave registers for the
 /// operands.
 pub(crate) const fn tile_tokens(lanes: usize) -> usize {
     if lanes == 16 { 6 } else { 3 }
 }
 
 /// The activations of a tile's tokens, vector by vector, so that one address is enough to find
-/// them, and none lies in two lines of the cache (without which a prompt in F16 took a third
-/// longer). Tokens and columns that are missing are zeros.
+/// them, and none lies in two lines of the cache (which would cost a prompt in F16 a third more
+/// time). Tokens and columns that are missing are zeros.
 #[derive(Debug, Default)]
-pub(crate) struct FloatTile {
+pub(crate) struct F32Tile {
     pub(crate) x: Aligned<f32>, // (vectors, tile tokens, LANES)
     pub(crate) n_tokens: usize,
 }
 
-impl FloatTile {
+impl F32Tile {
     /// Packs at most [`tile_tokens`] tokens: `x` is (tokens, `n`).
     pub(crate) fn pack(&mut self, isa: Isa, x: &[f32], n: usize) {
         let (lanes, width) = (isa.lanes(), tile_tokens(isa.lanes()));

@@ -5,13 +5,13 @@
 //! scales  f32 x rows*n / group_size    at any byte address
 //! ```
 //!
-//! Groups run over the flat tensor, so where a row isn't a whole number of groups they straddle
-//! rows. Activations are therefore quantised in groups of `gcd(n, group_size)`: such a group lies
-//! within one group of weights in every row, and where a row is a whole number of groups it is
-//! simply `group_size`.
+//! Groups run over the flat tensor, so where a row isn't a multiple of the group size they straddle
+//! rows. Activations are therefore quantized in groups of `gcd(n, group_size)`: such a group lies
+//! within one group of weights in every row, and where a row is a multiple of the group size, it
+//! has that size.
 
 use super::Format;
-use super::activation::{Input, QuantizedRow};
+use super::activation::{ActivationRows, QuantizedRow};
 use crate::simd::{Number, PREFETCH_DISTANCE, Simd};
 use crate::storage::UnalignedF32;
 
@@ -29,10 +29,6 @@ pub(crate) struct Int8Rows<'a> {
 impl<'a> Int8Rows<'a> {
     pub(crate) fn new(qs: &'a [i8], scales: &'a [UnalignedF32], n: usize, group_size: usize) -> Self {
         Self { qs, scales, n, group_size, step: gcd(n, group_size) }
-    }
-
-    pub(crate) fn activation_group(self) -> usize {
-        self.step
     }
 }
 
@@ -67,7 +63,7 @@ impl Int8Rows<'_> {
         interleaved
     }
 
-    /// `R` rows with one token, as runq does it, to the bit: whole dot products of int8, then
+    /// `R` rows with one token, as runq does it, to the bit: a step's dot product of int8, then
     /// `sum += (dot as f32 * w_scale) * x_scale`, step after step. `BLOCKS` is `step / 32`, or 0
     /// for any step.
     ///
@@ -88,11 +84,10 @@ impl Int8Rows<'_> {
         }
         let qs = &x.qs[..self.n];
         let ahead = (R * self.n).max(PREFETCH_DISTANCE);
-        // The scale of the same place. (Without fetching scales, 110M parameters were decoded at 97
-        // % of the speed; 15M at 102 %.)
+        // The scale of the same place: scales must be fetched too.
         let scales_ahead = (row * self.n + ahead) / self.group_size;
-        // Whether two blocks are one vector: a step of 64, or two of 32. (As two, they don't fit
-        // AVX2's registers: 15M took 1.1 times as long.)
+        // Whether two blocks are one vector: a step of 64, or two of 32. (They don't fit AVX2's
+        // registers.)
         let pairs = BLOCKS > 0 && S::LANES == 16;
         let mut sums = s.splat_x8(0.0);
         for first in (0..n_steps).step_by(STEPS) {
@@ -174,8 +169,12 @@ fn dot_step<S: Simd, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S::I32x8 
 impl Format for Int8Rows<'_> {
     const EIGHT_ROWS: bool = true;
 
+    fn activation_group(self) -> Option<usize> {
+        Some(self.step)
+    }
+
     #[inline(always)]
-    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R] {
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R] {
         let x = x.quantized_row(token);
         match self.step {
             32 => self.dot_rows::<S, 1, R>(s, row, x),

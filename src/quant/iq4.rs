@@ -4,14 +4,15 @@
 //! IQ4_NL                           IQ4_XS
 //! d   f16      at 0                d         f16       at 0
 //! qs  u8 x 16  at 2                scales_h  u16       at 2    bits 2g, 2g + 1: the high bits of group g's scale
-//! 18 bytes for 32 weights          scales_l  u8 x 4    at 4    half g: its low 4 bits
+//! 18 bytes for 32 weights          scales_l  u8 x 4    at 4    nibble g: its low 4 bits
 //!                                  qs        u8 x 128  at 8    136 bytes for 256 weights
 //!
 //! weight = d * VALUES[q]           weight = (d * (scale - 32)) * VALUES[q]
 //! ```
 //! In both, 16 bytes hold a group's q as in Q4_0.
 
-use super::blocks::{Block, Encoding, Groups, Interleaved, PAIRS, f16_at, pair_at, u16_at};
+use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, f16_at, pair_at, u16_at};
+use super::encoding::Encoding;
 use crate::simd::{Interleave, Simd};
 
 /// ggml's `kvalues_iq4nl`.
@@ -44,13 +45,13 @@ impl Block for Iq4Nl {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&VALUES, s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2)));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        Groups::scaled(s, q, scales)
+        DecodedSuperblock::scaled(s, q, scales)
     }
 
     #[inline(always)]
@@ -60,7 +61,7 @@ impl Block for Iq4Nl {
     }
 }
 
-/// IQ4_XS's eight scales, a byte each, before 32 is taken off.
+/// IQ4_XS's eight scales, a byte each, before 32 is subtracted.
 #[inline(always)]
 fn scales(block: &[u8]) -> u64 {
     let high = u16_at(block, 2);
@@ -98,13 +99,13 @@ impl Block for Iq4Xs {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             let nibbles = s.load_nibbles_x64([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
             q[p] = s.shuffle_x64(&VALUES, nibbles);
         }
-        Groups::scaled(s, q, decode_scales(s, block))
+        DecodedSuperblock::scaled(s, q, decode_scales(s, block))
     }
 
     #[inline(always)]

@@ -1,11 +1,14 @@
 //! Weight formats: how a row of weights is stored, and its dot product with a token's activations.
 //!
-//! A format is one file here and one line in [`Rows`]. It draws its layout, says in plain scalar
-//! code what numbers the bytes stand for ([`Format::dequantize`]), and multiplies some rows with
-//! some tokens ([`Format::dot`]), generic over the instruction set.
+//! A format is one file here and one row of the table [`formats!`]. The file draws the layout of a
+//! block, says in plain scalar code what its bytes stand for ([`Block::dequantize`](block::Block)),
+//! and decodes eight groups of 32 weights at a time, generic over the instruction set. All that is
+//! listed by format (names, GGUF's numbers, block sizes, [`Rows`]) comes from the table.
 
 pub(crate) mod activation;
-pub(crate) mod blocks;
+pub(crate) mod block;
+mod block_rows;
+pub(crate) mod encoding;
 pub(crate) mod float;
 mod int8;
 mod iq4;
@@ -19,250 +22,285 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 
-use self::blocks::{Block, BlockRows, Encoding, GROUP};
-use self::float::{Bf16, F16, F32, FloatRows};
-pub(crate) use self::int8::Int8Rows;
-use self::iq4::{Iq4Nl, Iq4Xs};
-use self::q2_k::Q2K;
-use self::q3_k::Q3K;
-use self::q4::{Q4_0, Q4_1};
-use self::q4_k::Q4K;
-use self::q5::{Q5_0, Q5_1};
-use self::q5_k::Q5K;
-use self::q6_k::Q6K;
-use self::q8_0::Q8_0;
-
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
+use self::activation::ActivationRows;
+use self::block_rows::BlockRows;
+use self::encoding::Encoding;
+use self::float::FloatRows;
+use self::int8::Int8Rows;
+use self::packed::Panel;
 use crate::parallel::ColumnSlice;
-use crate::quant::activation::Input;
-use crate::quant::packed::Panel;
 use crate::simd::{Interleave, Isa, Simd, kernel};
+use crate::storage::{Plain, Storage};
 
-/// How the weights of a tensor are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Dtype {
+/// The table of formats. A row says, from left to right:
+///
+/// ```text
+/// /// What it is, in a sentence that ends up in the documentation of `Dtype`.
+/// Q4_0 = "Q4_0", type 2, file 2, BlockRows<q4::Q4_0>;
+/// │      │       │       │       └ how its rows are stored: blocks, or plain numbers
+/// │      │       │       └ GGUF's number for a file that has most matrices in it (`llama_ftype`)
+/// │      │       └ GGUF's number for a tensor in it (`ggml_type`)
+/// │      └ the name that is shown, and read in either case
+/// └ the variant of `Dtype` and of `Rows`
+/// ```
+///
+/// int8, llama2.c's, isn't in the table but written out beside it: it has a parameter, a second
+/// range of bytes, and no number in GGUF.
+macro_rules! formats {
+    // `$d` is a dollar sign, for the macro that this one makes.
+    ($d:tt $($(#[$doc:meta])+ $variant:ident = $name:literal, type $id:literal, file $file:literal,
+        $rows:ident<$of:ty>;)+) => {
+        /// How the weights of a tensor are stored.
+        ///
+        /// ```
+        /// use babyllama::Dtype;
+        ///
+        /// assert_eq!("q4_k".parse(), Ok(Dtype::Q4K));
+        /// assert_eq!(Dtype::Q4K.to_string(), "Q4_K");
+        /// assert_eq!(Dtype::Q4K.block(), Some((256, 144)));
+        /// ```
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Dtype {
+            $($(#[$doc])+ $variant,)+
+            /// int8 with one f32 scale for every `group_size` weights of the tensor, counted row
+            /// after row (llama2.c's v2).
+            Int8 {
+                /// Weights that share a scale.
+                group_size: usize,
+            },
+        }
+
+        impl Dtype {
+            /// All formats of GGUF files: all except [`Dtype::Int8`].
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Weights and bytes of a block, which rows are made of; `None` for [`Dtype::Int8`],
+            /// whose scales lie apart.
+            #[must_use]
+            pub fn block(self) -> Option<(usize, usize)> {
+                match self {
+                    $(Self::$variant => Some(<$rows<'_, $of> as StoredRows<'_>>::BLOCK),)+
+                    Self::Int8 { .. } => None,
+                }
+            }
+
+            /// The number of this format in GGUF's list of tensors.
+            pub(crate) fn ggml_type(self) -> Option<u32> {
+                match self {
+                    $(Self::$variant => Some($id),)+
+                    Self::Int8 { .. } => None,
+                }
+            }
+
+            /// `general.file_type` of a GGUF file with most matrices in this format; where there
+            /// are several, that of the medium size.
+            #[cfg(feature = "convert")]
+            pub(crate) fn file_type(self) -> Option<u32> {
+                match self {
+                    $(Self::$variant => Some($file),)+
+                    Self::Int8 { .. } => None,
+                }
+            }
+
+            fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                    Self::Int8 { .. } => "int8",
+                }
+            }
+
+            /// Whether a range of the storage can be viewed as weights in this format.
+            pub(crate) fn can_view(self, storage: &Storage, weights: Range<usize>) -> bool {
+                match self {
+                    $(Self::$variant => {
+                        storage.can_view::<<$rows<'_, $of> as StoredRows<'_>>::Element>(weights)
+                    })+
+                    Self::Int8 { .. } => storage.can_view::<i8>(weights),
+                }
+            }
+        }
+
+        /// A matrix's weights, in whichever format they are.
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum Rows<'a> {
+            $($variant($rows<'a, $of>),)+
+            Int8(Int8Rows<'a>),
+        }
+
+        impl<'a> Rows<'a> {
+            /// Rows of `n` weights, and their scales if these lie apart.
+            ///
+            /// # Panics
+            /// If a range can't be viewed as what it should be: see [`Dtype::can_view`].
+            pub(crate) fn new(
+                dtype: Dtype,
+                storage: &'a Storage,
+                weights: Range<usize>,
+                scales: Range<usize>,
+                n: usize,
+            ) -> Self {
+                match dtype {
+                    $(Dtype::$variant => Self::$variant(StoredRows::new(storage.view(weights), n)),)+
+                    Dtype::Int8 { group_size } => {
+                        let (weights, scales) = (storage.view(weights), storage.view(scales));
+                        Self::Int8(Int8Rows::new(weights, scales, n, group_size))
+                    }
+                }
+            }
+        }
+
+        /// Calls a generic function with the format that the weights are in.
+        macro_rules! with_format {
+            ($d rows:expr, $d format:ident => $d body:expr) => {
+                match $d rows {
+                    $(Rows::$variant($d format) => $d body,)+
+                    Rows::Int8($d format) => $d body,
+                }
+            };
+        }
+    };
+}
+
+formats! { $
     /// IEEE 754 single precision, 4 bytes a weight.
-    F32,
+    F32 = "f32", type 0, file 0, FloatRows<float::F32>;
     /// IEEE 754 half precision, 2 bytes a weight.
-    F16,
+    F16 = "f16", type 1, file 1, FloatRows<float::F16>;
     /// The upper half of an f32, 2 bytes a weight.
-    Bf16,
-    /// int8 with one f32 scale for every `group_size` weights of the tensor, counted row after row
-    /// (llama2.c's v2).
-    Int8 {
-        /// Weights that share a scale.
-        group_size: usize,
-    },
+    Bf16 = "bf16", type 30, file 32, FloatRows<float::Bf16>;
     /// ggml's 8 bits with a scale for every 32.
-    Q8_0,
+    Q8_0 = "Q8_0", type 8, file 7, BlockRows<q8_0::Q8_0>;
     /// ggml's 4 bits with a scale for every 32.
-    Q4_0,
+    Q4_0 = "Q4_0", type 2, file 2, BlockRows<q4::Q4_0>;
     /// ggml's 4 bits with a scale and a minimum for every 32.
-    Q4_1,
+    Q4_1 = "Q4_1", type 3, file 3, BlockRows<q4::Q4_1>;
     /// ggml's 5 bits with a scale for every 32.
-    Q5_0,
+    Q5_0 = "Q5_0", type 6, file 8, BlockRows<q5::Q5_0>;
     /// ggml's 5 bits with a scale and a minimum for every 32.
-    Q5_1,
+    Q5_1 = "Q5_1", type 7, file 9, BlockRows<q5::Q5_1>;
     /// ggml's 2 bits in blocks of 256, a scale and a minimum of 4 bits for every 16.
-    Q2K,
+    Q2K = "Q2_K", type 10, file 10, BlockRows<q2_k::Q2K>;
     /// ggml's 3 bits in blocks of 256, a scale of 6 bits for every 16.
-    Q3K,
+    Q3K = "Q3_K", type 11, file 12, BlockRows<q3_k::Q3K>;
     /// ggml's 4 bits in blocks of 256, a scale and a minimum of 6 bits for every 32.
-    Q4K,
+    Q4K = "Q4_K", type 12, file 15, BlockRows<q4_k::Q4K>;
     /// ggml's 5 bits in blocks of 256, a scale and a minimum of 6 bits for every 32.
-    Q5K,
+    Q5K = "Q5_K", type 13, file 17, BlockRows<q5_k::Q5K>;
     /// ggml's 6 bits in blocks of 256, a scale of 8 bits for every 16.
-    Q6K,
+    Q6K = "Q6_K", type 14, file 18, BlockRows<q6_k::Q6K>;
     /// ggml's 4 bits that choose from 16 values, a scale for every 32.
-    Iq4Nl,
+    Iq4Nl = "IQ4_NL", type 20, file 25, BlockRows<iq4::Iq4Nl>;
     /// ggml's 4 bits that choose from 16 values, in blocks of 256, a scale of 6 bits for every 32.
-    Iq4Xs,
+    Iq4Xs = "IQ4_XS", type 23, file 30, BlockRows<iq4::Iq4Xs>;
 }
 
 impl Dtype {
-    /// Weights and bytes of a block, where a row is a whole number of blocks; `None` for
-    /// [`Dtype::Int8`], whose scales lie apart.
-    #[must_use]
-    pub fn block(self) -> Option<(usize, usize)> {
-        fn of<B: Block>() -> (usize, usize) {
-            (B::WEIGHTS, B::BYTES)
-        }
-        Some(match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::Bf16 => (1, 2),
-            Self::Int8 { .. } => return None,
-            Self::Q8_0 => of::<Q8_0>(),
-            Self::Q4_0 => of::<Q4_0>(),
-            Self::Q4_1 => of::<Q4_1>(),
-            Self::Q5_0 => of::<Q5_0>(),
-            Self::Q5_1 => of::<Q5_1>(),
-            Self::Q2K => of::<Q2K>(),
-            Self::Q3K => of::<Q3K>(),
-            Self::Q4K => of::<Q4K>(),
-            Self::Q5K => of::<Q5K>(),
-            Self::Q6K => of::<Q6K>(),
-            Self::Iq4Nl => of::<Iq4Nl>(),
-            Self::Iq4Xs => of::<Iq4Xs>(),
-        })
+    /// The format that has a number in GGUF's list of tensors.
+    pub(crate) fn from_ggml_type(id: u32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|dtype| dtype.ggml_type() == Some(id))
     }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Self::Int8 { group_size } => return write!(f, "int8 (groups of {group_size})"),
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Q8_0 => "Q8_0",
-            Self::Q4_0 => "Q4_0",
-            Self::Q4_1 => "Q4_1",
-            Self::Q5_0 => "Q5_0",
-            Self::Q5_1 => "Q5_1",
-            Self::Q2K => "Q2_K",
-            Self::Q3K => "Q3_K",
-            Self::Q4K => "Q4_K",
-            Self::Q5K => "Q5_K",
-            Self::Q6K => "Q6_K",
-            Self::Iq4Nl => "IQ4_NL",
-            Self::Iq4Xs => "IQ4_XS",
-        };
-        f.write_str(name)
+        match self {
+            Self::Int8 { group_size } => write!(f, "int8 (groups of {group_size})"),
+            _ => f.write_str(self.name()),
+        }
     }
 }
 
+/// Reads what [`Display`](fmt::Display) writes, in upper or lower case.
+impl FromStr for Dtype {
+    type Err = UnknownDtype;
+
+    fn from_str(name: &str) -> Result<Self, UnknownDtype> {
+        let int8 = || {
+            let group_size = name.strip_prefix("int8 (groups of ")?.strip_suffix(')')?.parse().ok()?;
+            Some(Self::Int8 { group_size })
+        };
+        let found = Self::ALL.iter().copied().find(|dtype| dtype.name().eq_ignore_ascii_case(name));
+        found.or_else(int8).ok_or_else(|| UnknownDtype(name.into()))
+    }
+}
+
+/// No [`Dtype`] has this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownDtype(pub String);
+
+impl fmt::Display for UnknownDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Dtype::ALL.iter().map(|dtype| dtype.name().to_ascii_lowercase()).collect();
+        write!(f, "{:?} is not a weight format: these are {}", self.0, names.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownDtype {}
+
 /// Rows of weights in one format. All of them have the same number of columns.
 pub(crate) trait Format: Copy {
-    /// Whether [`Format::dot`] wants eight rows at once, and not four.
+    /// Whether [`Format::dot`] is fastest with eight rows at once, and not with four.
     const EIGHT_ROWS: bool = false;
 
     /// The dot products of `R` rows, from `row` on, with a token.
     ///
     /// Each product is added up in the same order whatever `R` is.
-    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: Input<'_>, token: usize) -> [f32; R];
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R];
 
     /// The numbers that a row stands for.
     fn dequantize(self, row: usize, out: &mut [f32]);
 
-    /// The order in which one token's activations are wanted, if not in their own.
+    /// How many activations must share a scale for these weights; `None` if they are multiplied as
+    /// f32.
+    fn activation_group(self) -> Option<usize> {
+        None
+    }
+
+    /// The order in which one token's activations are needed, if not in their own.
     fn interleave(self) -> Option<Interleave> {
         None
     }
 
-    /// What a panel of int8 holds of this format, and whether the halves of a group have their own
-    /// scales; `None` if the format can't be unpacked into one.
+    /// What a panel of int8 holds of this format, and whether the sub-blocks of a group have their
+    /// own scales there; `None` if the format has no such panels.
     fn panel_encoding(self) -> Option<(Encoding, bool)> {
         None
     }
 
-    /// Unpacks some rows into a panel.
+    /// Decodes some rows into a panel.
     ///
     /// # Panics
     /// If [`Format::panel_encoding`] is `None`.
     #[inline(always)]
-    fn unpack<S: Simd>(self, _s: S, _rows: Range<usize>, _panel: &mut Panel) {
+    fn pack_panel<S: Simd>(self, _s: S, _rows: Range<usize>, _panel: &mut Panel) {
         unreachable!("this format has no int8 panels");
     }
 }
 
-/// A matrix's weights, in whichever format they are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Rows<'a> {
-    F32(FloatRows<'a, F32>),
-    F16(FloatRows<'a, F16>),
-    Bf16(FloatRows<'a, Bf16>),
-    Int8(Int8Rows<'a>),
-    Q8_0(BlockRows<'a, Q8_0>),
-    Q4_0(BlockRows<'a, Q4_0>),
-    Q4_1(BlockRows<'a, Q4_1>),
-    Q5_0(BlockRows<'a, Q5_0>),
-    Q5_1(BlockRows<'a, Q5_1>),
-    Q2K(BlockRows<'a, Q2K>),
-    Q3K(BlockRows<'a, Q3K>),
-    Q4K(BlockRows<'a, Q4K>),
-    Q5K(BlockRows<'a, Q5K>),
-    Q6K(BlockRows<'a, Q6K>),
-    Iq4Nl(BlockRows<'a, Iq4Nl>),
-    Iq4Xs(BlockRows<'a, Iq4Xs>),
+/// Rows that lie one after another in the storage, whose format is in the table.
+pub(crate) trait StoredRows<'a>: Format {
+    /// What they are views of.
+    type Element: Plain;
+    /// Weights and bytes of a block.
+    const BLOCK: (usize, usize);
+    /// Rows of `n` weights.
+    fn new(weights: &'a [Self::Element], n: usize) -> Self;
 }
 
-/// Calls a generic function with the format that the weights are in.
-macro_rules! with_format {
-    ($rows:expr, $format:ident => $body:expr) => {
-        match $rows {
-            Rows::F32($format) => $body,
-            Rows::F16($format) => $body,
-            Rows::Bf16($format) => $body,
-            Rows::Int8($format) => $body,
-            Rows::Q8_0($format) => $body,
-            Rows::Q4_0($format) => $body,
-            Rows::Q4_1($format) => $body,
-            Rows::Q5_0($format) => $body,
-            Rows::Q5_1($format) => $body,
-            Rows::Q2K($format) => $body,
-            Rows::Q3K($format) => $body,
-            Rows::Q4K($format) => $body,
-            Rows::Q5K($format) => $body,
-            Rows::Q6K($format) => $body,
-            Rows::Iq4Nl($format) => $body,
-            Rows::Iq4Xs($format) => $body,
-        }
-    };
-}
-
-impl<'a> Rows<'a> {
-    /// Rows of one of ggml's block formats.
-    ///
-    /// # Panics
-    /// If `dtype` is none of them.
-    pub(crate) fn of_blocks(dtype: Dtype, bytes: &'a [u8], n: usize) -> Self {
-        match dtype {
-            Dtype::Q8_0 => Self::Q8_0(BlockRows::new(bytes, n)),
-            Dtype::Q4_0 => Self::Q4_0(BlockRows::new(bytes, n)),
-            Dtype::Q4_1 => Self::Q4_1(BlockRows::new(bytes, n)),
-            Dtype::Q5_0 => Self::Q5_0(BlockRows::new(bytes, n)),
-            Dtype::Q5_1 => Self::Q5_1(BlockRows::new(bytes, n)),
-            Dtype::Q2K => Self::Q2K(BlockRows::new(bytes, n)),
-            Dtype::Q3K => Self::Q3K(BlockRows::new(bytes, n)),
-            Dtype::Q4K => Self::Q4K(BlockRows::new(bytes, n)),
-            Dtype::Q5K => Self::Q5K(BlockRows::new(bytes, n)),
-            Dtype::Q6K => Self::Q6K(BlockRows::new(bytes, n)),
-            Dtype::Iq4Nl => Self::Iq4Nl(BlockRows::new(bytes, n)),
-            Dtype::Iq4Xs => Self::Iq4Xs(BlockRows::new(bytes, n)),
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Int8 { .. } => {
-                panic!("{dtype} has no blocks")
-            }
-        }
-    }
-
-    pub(crate) fn f32(weights: &'a [f32], n: usize) -> Self {
-        Self::F32(FloatRows::new(weights, n))
-    }
-
-    pub(crate) fn f16(weights: &'a [u16], n: usize) -> Self {
-        Self::F16(FloatRows::new(weights, n))
-    }
-
-    pub(crate) fn bf16(weights: &'a [u16], n: usize) -> Self {
-        Self::Bf16(FloatRows::new(weights, n))
-    }
-
+impl Rows<'_> {
     /// The numbers that a row stands for.
     pub(crate) fn dequantize(self, row: usize, out: &mut [f32]) {
         with_format!(self, format => format.dequantize(row, out));
     }
 
-    /// How many activations must share a scale for these weights; `None` if they are multiplied as
-    /// f32.
+    /// See [`Format::activation_group`].
     pub(crate) fn activation_group(self) -> Option<usize> {
-        match self {
-            Self::F32(_) | Self::F16(_) | Self::Bf16(_) => None,
-            Self::Int8(rows) => Some(rows.activation_group()),
-            _ => Some(GROUP),
-        }
+        with_format!(self, format => format.activation_group())
     }
 
     /// See [`Format::interleave`].
@@ -275,22 +313,21 @@ impl<'a> Rows<'a> {
         with_format!(self, format => format.panel_encoding())
     }
 
-    /// See [`Format::unpack`].
-    pub(crate) fn unpack(self, isa: Isa, rows: Range<usize>, panel: &mut Panel) {
-        with_format!(self, format => unpack(isa, format, rows, panel));
+    /// See [`Format::pack_panel`].
+    pub(crate) fn pack_panel(self, isa: Isa, rows: Range<usize>, panel: &mut Panel) {
+        with_format!(self, format => pack_panel(isa, format, rows, panel));
     }
 
-    /// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as
-    /// rows).
+    /// The products of some rows with every token, into `out`: (`n_tokens`, rows).
     pub(crate) fn dot_all(
         self,
         isa: Isa,
         rows: Range<usize>,
-        x: Input<'_>,
+        x: ActivationRows<'_>,
         out: &mut ColumnSlice<'_>,
-        store: Output,
+        output: Output,
     ) {
-        with_format!(self, format => dot_all(isa, format, rows, x, out, store));
+        with_format!(self, format => dot_all(isa, format, rows, x, out, output));
     }
 }
 
@@ -308,7 +345,7 @@ const ROW_BLOCK: usize = 32;
 kernel! {
     /// Walks the products, a few rows at a time, which share the loads of a token's activations.
     fn dot_all<F: Format>(
-        s; format: F, rows: Range<usize>, x: Input<'_>, out: &mut ColumnSlice<'_>, store: Output,
+        s; format: F, rows: Range<usize>, x: ActivationRows<'_>, out: &mut ColumnSlice<'_>, output: Output,
     ) {
         let n_tokens = x.n_tokens();
         let mut block = rows.start;
@@ -318,11 +355,11 @@ kernel! {
                 let row = if S::REGISTER_TILE == 1 {
                     block
                 } else if F::EIGHT_ROWS {
-                    dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, store)
+                    dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, output)
                 } else {
-                    dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, store)
+                    dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, output)
                 };
-                dot_rows::<S, F, 1>(s, format, rows.start, row..end, x, token, out, store);
+                dot_rows::<S, F, 1>(s, format, rows.start, row..end, x, token, out, output);
             }
             block = end;
         }
@@ -330,8 +367,8 @@ kernel! {
 }
 
 kernel! {
-    fn unpack<F: Format>(s; format: F, rows: Range<usize>, panel: &mut Panel) {
-        format.unpack(s, rows, panel);
+    fn pack_panel<F: Format>(s; format: F, rows: Range<usize>, panel: &mut Panel) {
+        format.pack_panel(s, rows, panel);
     }
 }
 
@@ -343,17 +380,17 @@ fn dot_rows<S: Simd, F: Format, const R: usize>(
     format: F,
     first: usize,
     rows: Range<usize>,
-    x: Input<'_>,
+    x: ActivationRows<'_>,
     token: usize,
     out: &mut ColumnSlice<'_>,
-    store: Output,
+    output: Output,
 ) -> usize {
     let mut row = rows.start;
     while row + R <= rows.end {
         let products: [f32; R] = format.dot(s, row, x, token);
         let out = &mut out.row(token)[row - first..][..R];
         for (out, product) in out.iter_mut().zip(products) {
-            match store {
+            match output {
                 Output::Overwrite => *out = product,
                 Output::Accumulate => *out += product,
             }

@@ -5,52 +5,47 @@
 //! across lanes:
 //!
 //! ```text
-//! activations  (token tiles, groups, 8 quads, LANES tokens, 4)   int8, a vector for each quad of a tile's rows
-//! weights      (strips, steps, 8 groups, strip rows, 32)          a quad at a time goes to all lanes
+//! activations  (token tiles, groups, 8 quads, LANES tokens, 4)    int8; a quad of each token is a vector
+//! weights      (micro-panels, superblocks, 8 groups, rows, 32)    int8; a quad at a time goes to all lanes
 //! ```
 //!
 //! A product must come out as the same bits as decode's, whose vectors hold different groups of one
-//! row: lane `j` sums every eighth group from `j` on, and then the lanes are added as a tree. So
-//! groups are visited in that order here: first those of one lane of decode's (a *chain*), then
-//! those of the lane that the tree adds to it, and so on. Activations are stored in the order in
-//! which they are visited; weights step after step, as they are decoded.
+//! row: decode's lane `j` sums every eighth group from `j` on, and then its eight lanes are added as
+//! a tree. So groups are visited in that *lane order* here: first those of one of decode's lanes,
+//! then those of the lane that the reduction tree adds to it, and so on. Activations are stored in
+//! the order in which they are visited; weights superblock after superblock, as they are decoded.
 
 use std::ops::{Deref, DerefMut};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
-use super::blocks::{Block, Encoding, GROUP, GROUPS, Groups, PAIRS};
+use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, PAIRS};
+use super::encoding::Encoding;
 use crate::simd::{Isa, LINE, Simd, kernel};
 
 /// The order in which decode adds up a row's groups, lane by lane.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Chains {
+pub(crate) struct LaneOrder {
     n_groups: usize,
 }
 
-impl Chains {
+impl LaneOrder {
     pub(crate) fn new(n_groups: usize) -> Self {
         Self { n_groups }
     }
 
-    /// The most groups that a chain has.
+    /// Where the groups of one of decode's lanes begin, among all in the order of visiting.
     #[inline(always)]
-    fn steps(self) -> usize {
-        self.n_groups.div_ceil(GROUPS)
+    fn start(self, lane: usize) -> usize {
+        lane * (self.n_groups / GROUPS) + lane.min(self.n_groups % GROUPS)
     }
 
-    /// Where the groups of a chain begin, among all in the order of visiting.
-    #[inline(always)]
-    fn start(self, chain: usize) -> usize {
-        chain * (self.n_groups / GROUPS) + chain.min(self.n_groups % GROUPS)
-    }
-
-    /// The `i`th chain to be visited, and the positions of its groups. Chain after chain, those of
-    /// each pair, each pair of pairs and so on are neighbours in decode's tree:
+    /// The `i`th lane to be visited, and the positions of its groups. Lanes that follow each other,
+    /// pairs of them, and pairs of pairs are neighbors in decode's reduction tree:
     /// ((0+4)+(1+5))+((2+6)+(3+7)).
     #[inline(always)]
     pub(crate) fn visit(self, i: usize) -> (usize, std::ops::Range<usize>) {
-        let chain = [0, 4, 1, 5, 2, 6, 3, 7][i];
-        (chain, self.start(chain)..self.start(chain + 1))
+        let lane = [0, 4, 1, 5, 2, 6, 3, 7][i];
+        (lane, self.start(lane)..self.start(lane + 1))
     }
 
     /// The position of a group.
@@ -60,7 +55,7 @@ impl Chains {
     }
 }
 
-/// Encoding that begin where a cache line does, so that no vector of them lies in two lines.
+/// Numbers that begin where a cache line does, so that no vector of them lies in two lines.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Aligned<T> {
     buffer: Vec<T>,
@@ -69,7 +64,7 @@ pub(crate) struct Aligned<T> {
 }
 
 impl<T: Copy + Default> Aligned<T> {
-    /// Makes room for `len` numbers, which are whatever was there.
+    /// Has `len` numbers from now on, whose values are unspecified.
     pub(crate) fn resize(&mut self, len: usize) {
         let needed = len + LINE / size_of::<T>();
         if self.buffer.len() < needed {
@@ -95,56 +90,57 @@ impl<T> DerefMut for Aligned<T> {
     }
 }
 
-/// The activations of as many tokens as a vector has lanes, in groups of 32. Lanes without a token
-/// hold zeros.
+/// The activations of a tile of tokens, one for each lane of a vector, as int8 in groups of 32.
+/// Lanes without a token hold zeros.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct PackedTile {
-    pub(crate) qs: Aligned<i8>,              // (groups, 8, LANES, 4)
-    pub(crate) scales: Aligned<f32>,         // (groups, LANES)
-    pub(crate) sums: [Aligned<i32>; 3],      // (groups, LANES) each, or nothing, as `Wanted` says
-    pub(crate) sub_block_sums: Aligned<i32>, // likewise: the sums of both halves, as two int16
-    pub(crate) scaled_sums: Aligned<f32>,    // likewise: the sum of a whole group times its scale
+pub(crate) struct Int8Tile {
+    pub(crate) qs: Aligned<i8>,      // (groups, 8, LANES, 4)
+    pub(crate) scales: Aligned<f32>, // (groups, LANES)
+    // (groups, LANES) each, or nothing, as `RequiredSums` says:
+    pub(crate) sums: [Aligned<i32>; 3], // of a group, of its first and of its second sub-block
+    pub(crate) sub_block_sums: Aligned<i32>, // of both sub-blocks, as two int16
+    pub(crate) scaled_sums: Aligned<f32>, // of a group, times its scale
     rows: ActivationBuffer,
 }
 
-/// Which sums of a group's activations some weights want.
+/// Which sums of a group's activations some weights need.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
-    /// Of the whole group, of its first and of its second half.
+pub(crate) struct RequiredSums {
+    /// Of the group, of its first and of its second sub-block.
     sums: [bool; 3],
     sub_block_sums: bool,
     scaled_sums: bool,
 }
 
-impl Wanted {
-    /// Those for weights of these kinds, as
-    /// [`Format::panel_encoding`](super::Format::panel_encoding) has them.
-    pub(crate) fn by(kinds: impl Iterator<Item = (Encoding, bool)>) -> Self {
-        let mut wanted = Self::default();
-        for (numbers, halves) in kinds {
-            match (numbers, halves) {
-                (Encoding::Affine(_), false) => wanted.scaled_sums = true,
-                (Encoding::Affine(_), true) => wanted.sub_block_sums = true,
-                (_, false) => wanted.sums[0] = true,
-                (_, true) => wanted.sums[1..].fill(true),
+impl RequiredSums {
+    /// Those for weights that are packed as
+    /// [`Format::panel_encoding`](super::Format::panel_encoding) says.
+    pub(crate) fn by(panel_encodings: impl Iterator<Item = (Encoding, bool)>) -> Self {
+        let mut required = Self::default();
+        for (encoding, sub_scales) in panel_encodings {
+            match (encoding, sub_scales) {
+                (Encoding::Affine(_), false) => required.scaled_sums = true,
+                (Encoding::Affine(_), true) => required.sub_block_sums = true,
+                (_, false) => required.sums[0] = true,
+                (_, true) => required.sums[1..].fill(true),
             }
         }
-        wanted
+        required
     }
 }
 
-impl PackedTile {
-    /// Quantises and packs at most as many tokens as a vector has lanes: `x` is (tokens, `n`).
-    pub(crate) fn pack(&mut self, isa: Isa, x: &[f32], n: usize, wanted: Wanted) {
+impl Int8Tile {
+    /// Quantizes and packs at most a token for each lane of a vector: `x` is (tokens, `n`).
+    pub(crate) fn pack(&mut self, isa: Isa, x: &[f32], n: usize, required: RequiredSums) {
         let (n_groups, lanes) = (n / GROUP, isa.lanes());
         self.qs.resize(n * lanes);
         self.scales.resize(n_groups * lanes);
-        let len = |wanted| if wanted { n_groups * lanes } else { 0 };
-        for (sums, wanted) in self.sums.iter_mut().zip(wanted.sums) {
-            sums.resize(len(wanted));
+        let len = |required| if required { n_groups * lanes } else { 0 };
+        for (sums, required) in self.sums.iter_mut().zip(required.sums) {
+            sums.resize(len(required));
         }
-        self.sub_block_sums.resize(len(wanted.sub_block_sums));
-        self.scaled_sums.resize(len(wanted.scaled_sums));
+        self.sub_block_sums.resize(len(required.sub_block_sums));
+        self.scaled_sums.resize(len(required.scaled_sums));
         let mut rows = std::mem::take(&mut self.rows);
         pack_rows(isa, rows.quantize_tile(isa, x, n, lanes), n_groups, self);
         self.rows = rows;
@@ -152,12 +148,11 @@ impl PackedTile {
 }
 
 kernel! {
-    /// Packs the rows of a tile's tokens, one behind the other in `rows`, each padded to whole
-    /// steps.
-    fn pack_rows(s; rows: QuantizedRow<'_>, n_groups: usize, tile: &mut PackedTile) {
-        let (chains, padded) = (Chains::new(n_groups), rows.scales.len() / S::LANES);
+    /// Packs the rows of a tile's tokens, one after another in `rows`, each padded to superblocks.
+    fn pack_rows(s; rows: QuantizedRow<'_>, n_groups: usize, tile: &mut Int8Tile) {
+        let (order, padded) = (LaneOrder::new(n_groups), rows.scales.len() / S::LANES);
         for g in 0..n_groups {
-            let position = chains.position(g);
+            let position = order.position(g);
             let qs = &mut tile.qs[position * GROUP * S::LANES..][..GROUP * S::LANES];
             for first in (0..S::LANES).step_by(8) {
                 for half in 0..2 {
@@ -196,64 +191,69 @@ kernel! {
 /// The most lanes that a vector has.
 const MAX_LANES: usize = 16;
 
-/// Rows of a tile of products for vectors of so many lanes: with two vectors of tokens, as many as
-/// the registers hold. (AVX-VNNI has fewer loads with six than with four, and is as fast: 1.00 in
-/// Q4_0, Q6_K and Q8_0.)
+/// Rows of weights that are multiplied together, a micro-panel, for vectors of `lanes`: with two
+/// vectors of tokens, their products fill the registers. (AVX-VNNI has fewer loads with six rows
+/// than with four, and is as fast.)
 #[inline(always)]
-pub(crate) const fn strip_rows(lanes: usize) -> usize {
+pub(crate) const fn micro_panel_rows(lanes: usize) -> usize {
     if lanes == 16 { 6 } else { 4 }
 }
 
-/// Some rows of weights as int8 with f32 scales and minima, in strips of rows that are multiplied
-/// together.
+/// Some rows of weights as int8 with f32 scales and minima, in micro-panels.
 #[derive(Debug, Default)]
 pub(crate) struct Panel {
     pub(crate) n_groups: usize,
-    /// Steps of eight groups. The last may be of fewer; what stands for the missing ones isn't
+    /// Superblocks of a row. The last may have fewer groups; what stands for the missing ones isn't
     /// used.
-    n_steps: usize,
-    qs: Aligned<u8>, // (strips, steps, 8, strip rows, 32)
-    // (strips, steps, strip rows, 8) each: of the halves of a group, or the first for both
+    n_superblocks: usize,
+    qs: Aligned<u8>, // (micro-panels, superblocks, 8, rows, 32)
+    // (micro-panels, superblocks, rows, 8) each: of sub-blocks, or the first for whole groups
     scales: [Aligned<f32>; 2],
-    mins: Aligned<f32>,      // (strips, steps, strip rows, 8)
-    half_mins: Aligned<i32>, // likewise: multiples of these, of both halves, as two int16
+    mins: Aligned<f32>,           // (micro-panels, superblocks, rows, 8)
+    sub_block_mins: Aligned<i32>, // the same: multiples of `mins`, of both sub-blocks, as two int16
 }
 
 impl Panel {
-    /// Makes room for some rows, which are a multiple of a strip's.
+    /// Has `rows` rows from now on, whole micro-panels.
     pub(crate) fn resize(&mut self, rows: usize, n_groups: usize) {
-        (self.n_groups, self.n_steps) = (n_groups, Chains::new(n_groups).steps());
-        let groups = rows * self.n_steps * GROUPS;
+        (self.n_groups, self.n_superblocks) = (n_groups, n_groups.div_ceil(GROUPS));
+        let groups = rows * self.n_superblocks * GROUPS;
         self.qs.resize(groups * GROUP);
-        self.scales.iter_mut().chain([&mut self.mins]).for_each(|facts| facts.resize(groups));
-        self.half_mins.resize(groups);
+        self.scales.iter_mut().chain([&mut self.mins]).for_each(|metadata| metadata.resize(groups));
+        self.sub_block_mins.resize(groups);
     }
 
-    /// Fills in a step of a row.
+    /// Fills in a superblock of a row.
     #[inline(always)]
-    pub(crate) fn set<S: Simd, B: Block>(&mut self, s: S, row: usize, step: usize, groups: &Groups<S>) {
-        let ((numbers, halves), rows) = (B::PANEL, strip_rows(S::LANES));
-        let (strip, row) = (row / rows, row % rows);
-        let step = strip * self.n_steps + step;
-        let qs = &mut self.qs[step * GROUPS * rows * GROUP..][..GROUPS * rows * GROUP];
+    pub(crate) fn set<S: Simd, B: Block>(
+        &mut self,
+        s: S,
+        row: usize,
+        superblock: usize,
+        decoded: &DecodedSuperblock<S>,
+    ) {
+        let ((encoding, sub_scales), rows) = (B::PANEL_ENCODING, micro_panel_rows(S::LANES));
+        let (micro_panel, row) = (row / rows, row % rows);
+        let superblock = micro_panel * self.n_superblocks + superblock;
+        let qs = &mut self.qs[superblock * GROUPS * rows * GROUP..][..GROUPS * rows * GROUP];
         let qs = &mut qs[row * GROUP..][..((GROUPS - 1) * rows + 1) * GROUP];
         for p in 0..PAIRS {
-            let pair = s.blocks(groups.q[p]);
+            let pair = s.blocks(decoded.q[p]);
             for i in 0..2 {
-                let q = if numbers == Encoding::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
+                let q = if encoding == Encoding::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
                 s.store_bytes(q, &mut qs[(2 * p + i) * rows * GROUP..]);
             }
         }
-        let at = (step * rows + row) * GROUPS;
-        s.store_x8(groups.scales[0], &mut self.scales[0][at..]);
-        match (numbers, halves) {
+        let at = (superblock * rows + row) * GROUPS;
+        s.store_x8(decoded.scales[0], &mut self.scales[0][at..]);
+        match (encoding, sub_scales) {
             (Encoding::Affine(_), _) => {
-                s.store_x8(groups.mins, &mut self.mins[at..]);
-                if halves {
-                    s.store_i32x8(groups.half_mins, &mut self.half_mins[at..]);
+                s.store_x8(decoded.mins, &mut self.mins[at..]);
+                if sub_scales {
+                    s.store_i32x8(decoded.sub_block_mins, &mut self.sub_block_mins[at..]);
                 }
             }
-            (_, true) => s.store_x8(groups.scales[1], &mut self.scales[1][at..]),
+            (_, true) => s.store_x8(decoded.scales[1], &mut self.scales[1][at..]),
             (_, false) => {}
         }
     }
@@ -262,11 +262,11 @@ impl Panel {
     pub(crate) fn view(&self) -> PanelView<'_> {
         PanelView {
             n_groups: self.n_groups,
-            n_steps: self.n_steps,
+            n_superblocks: self.n_superblocks,
             qs: &self.qs,
             scales: [&self.scales[0], &self.scales[1]],
             mins: &self.mins,
-            half_mins: &self.half_mins,
+            sub_block_mins: &self.sub_block_mins,
         }
     }
 }
@@ -275,65 +275,65 @@ impl Panel {
 #[derive(Clone, Copy)]
 pub(crate) struct PanelView<'a> {
     pub(crate) n_groups: usize,
-    n_steps: usize,
+    n_superblocks: usize,
     qs: &'a [u8],
     scales: [&'a [f32]; 2],
     mins: &'a [f32],
-    half_mins: &'a [i32],
+    sub_block_mins: &'a [i32],
 }
 
 impl<'a> PanelView<'a> {
-    /// The groups of a strip's chain, one after another.
+    /// The groups of a micro-panel that one of decode's lanes sums, one after another.
     #[inline(always)]
-    pub(crate) fn chain<const MIN: bool, const HALVES: bool>(
+    pub(crate) fn lane<const MIN: bool, const HALVES: bool>(
         &self,
         lanes: usize,
-        strip: usize,
-        chain: usize,
-    ) -> PanelChain<'a> {
-        let rows = strip_rows(lanes);
-        let first = strip * self.n_steps * rows * GROUPS;
-        let facts = first + chain;
-        PanelChain {
-            qs: &self.qs[(first + chain * rows) * GROUP..],
-            scales: [&self.scales[0][facts..], if HALVES && !MIN { &self.scales[1][facts..] } else { &[] }],
-            mins: if MIN { &self.mins[facts..] } else { &[] },
-            half_mins: if MIN && HALVES { &self.half_mins[facts..] } else { &[] },
+        micro_panel: usize,
+        lane: usize,
+    ) -> PanelLane<'a> {
+        let rows = micro_panel_rows(lanes);
+        let first = micro_panel * self.n_superblocks * rows * GROUPS;
+        let groups = first + lane;
+        PanelLane {
+            qs: &self.qs[(first + lane * rows) * GROUP..],
+            scales: [&self.scales[0][groups..], if HALVES && !MIN { &self.scales[1][groups..] } else { &[] }],
+            mins: if MIN { &self.mins[groups..] } else { &[] },
+            sub_block_mins: if MIN && HALVES { &self.sub_block_mins[groups..] } else { &[] },
         }
     }
 }
 
-/// Some groups of a strip of rows.
+/// Every eighth group of a micro-panel of `R` rows.
 #[derive(Clone, Copy)]
-pub(crate) struct PanelChain<'a> {
+pub(crate) struct PanelLane<'a> {
     qs: &'a [u8],
     scales: [&'a [f32]; 2],
     mins: &'a [f32],
-    half_mins: &'a [i32],
+    sub_block_mins: &'a [i32],
 }
 
-impl<'a> PanelChain<'a> {
-    /// The `i`th group of `R` rows: (`R`, 32).
+impl<'a> PanelLane<'a> {
+    /// The integers of the `i`th group: (`R`, 32).
     #[inline(always)]
     pub(crate) fn qs<const R: usize>(&self, i: usize) -> &'a [u8] {
         &self.qs[i * GROUPS * R * GROUP..][..R * GROUP]
     }
 
-    /// Its scales, of either half, that of row `r` at `8 * r`.
+    /// The scales of the `i`th group or of one of its sub-blocks: that of row `r` is at `8 * r`.
     #[inline(always)]
-    pub(crate) fn scales<const R: usize>(&self, half: usize, i: usize) -> &'a [f32] {
-        &self.scales[half][i * R * GROUPS..][..(R - 1) * GROUPS + 1]
+    pub(crate) fn scales<const R: usize>(&self, sub_block: usize, i: usize) -> &'a [f32] {
+        &self.scales[sub_block][i * R * GROUPS..][..(R - 1) * GROUPS + 1]
     }
 
-    /// Its minima, likewise, or what they are multiples of.
+    /// The minima of the `i`th group, or what they are multiples of: that of row `r` is at `8 * r`.
     #[inline(always)]
     pub(crate) fn mins<const R: usize>(&self, i: usize) -> &'a [f32] {
         &self.mins[i * R * GROUPS..][..(R - 1) * GROUPS + 1]
     }
 
-    /// The multiples for both halves, likewise.
+    /// Which multiples of `mins` the sub-blocks have, as two int16: those of row `r` at `8 * r`.
     #[inline(always)]
-    pub(crate) fn half_mins<const R: usize>(&self, i: usize) -> &'a [i32] {
-        &self.half_mins[i * R * GROUPS..][..(R - 1) * GROUPS + 1]
+    pub(crate) fn sub_block_mins<const R: usize>(&self, i: usize) -> &'a [i32] {
+        &self.sub_block_mins[i * R * GROUPS..][..(R - 1) * GROUPS + 1]
     }
 }

@@ -1,7 +1,7 @@
 //! Q2_K: 2 bits a weight in blocks of 256, with a scale and a minimum of 4 bits for every 16.
 //!
 //! ```text
-//! scales  u8 x 16   at 0    of weights 16i..: the low half is the scale, the high half the minimum
+//! scales  u8 x 16   at 0    of weights 16i..: the low nibble is the scale, the high nibble the minimum
 //! qs      u8 x 64   at 16   bits 2j, 2j + 1 of qs[32h + i]: weight i of group j of half block h
 //! d       f16       at 80
 //! dmin    f16       at 82
@@ -9,9 +9,8 @@
 //! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
 //! ```
 
-use super::blocks::{
-    Block, Encoding, Groups, IntSubBlocks, PAIRS, SIGN, SubScales, f16_at, scale_halves, u16_at,
-};
+use super::block::{Block, DecodedSuperblock, IntSubBlocks, PAIRS, SIGN, f16_at, scale_sub_blocks, u16_at};
+use super::encoding::{Encoding, SubScales};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +20,9 @@ impl Block for Q2K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 84;
     const ENCODING: Encoding = Encoding::Affine(2);
-    const HALVES: SubScales = SubScales::Int;
-    /// A number times its scale is at most 3 * 15.
-    const PANEL: (Encoding, bool) = (Encoding::Affine(6), true);
+    const SUB_SCALES: SubScales = SubScales::Int;
+    /// An integer times its scale is at most 3 * 15.
+    const PANEL_ENCODING: (Encoding, bool) = (Encoding::Affine(6), true);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
@@ -36,23 +35,26 @@ impl Block for Q2K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
-        let IntSubBlocks { q, of_sums, d, dmin, .. } = Self::decode_halves(s, block);
+    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+        let IntSubBlocks { q, sum_factors, d, dmin, .. } = Self::decode_sub_blocks(s, block);
         let mut scales = [0; 16];
         for (scale, packed) in scales.iter_mut().zip(block) {
             *scale = (packed & 15) as i8;
         }
-        Groups { half_mins: of_sums, ..Groups::with_mins(s, scale_halves(s, q, &scales), d, dmin) }
+        DecodedSuperblock {
+            sub_block_mins: sum_factors,
+            ..DecodedSuperblock::with_mins(s, scale_sub_blocks(s, q, &scales), d, dmin)
+        }
     }
 
     #[inline(always)]
-    fn decode_halves<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
+    fn decode_sub_blocks<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales_and_mins = s.load_nibbles(block);
         let [_, mins] = s.widen_i8_to_i16(scales_and_mins);
         IntSubBlocks {
             q: load_2_bits(s, &block[16..]),
             scales: scales_and_mins,
-            of_sums: mins,
+            sum_factors: mins,
             d: s.splat_f16_x8(u16_at(block, 80)),
             dmin: s.splat_f16_x8(u16_at(block, 82) ^ SIGN),
         }

@@ -9,10 +9,10 @@
 //! weight = (d * (scale - 32)) * (q - 4)                                     110 bytes for 256 weights
 //! ```
 
-use super::blocks::{
-    Block, Encoding, Groups, IntSubBlocks, PAIRS, SIGN, SubScales, f16_at, scale_halves, u16_at, u32_at,
-    u64_at,
+use super::block::{
+    Block, DecodedSuperblock, IntSubBlocks, PAIRS, SIGN, f16_at, scale_sub_blocks, u16_at, u32_at, u64_at,
 };
+use super::encoding::{Encoding, SubScales};
 use super::q2_k::load_2_bits;
 use crate::simd::Simd;
 
@@ -20,7 +20,7 @@ use crate::simd::Simd;
 pub(crate) struct Q3K;
 
 /// The 16 scales, less 32, an int8 each, from the twelve bytes that hold them: the low 4 bits are
-/// the low halves of bytes 0..8 and then their high halves; the high 2 bits are bits 0-1, 2-3, 4-5
+/// the low nibbles of bytes 0..8 and then their high nibbles; the high 2 bits are bits 0-1, 2-3, 4-5
 /// and 6-7 of bytes 8..12.
 #[inline(always)]
 fn scales(packed: &[u8]) -> u128 {
@@ -40,10 +40,10 @@ impl Block for Q3K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 110;
     const ENCODING: Encoding = Encoding::Biased(2);
-    const HALVES: SubScales = SubScales::Int;
+    const SUB_SCALES: SubScales = SubScales::Int;
     /// `(4 - q) * (scale - 32)` is within -124..=124 or -128: with the other sign, 128 would be too
     /// large for an int8.
-    const PANEL: (Encoding, bool) = (Encoding::Signed, false);
+    const PANEL_ENCODING: (Encoding, bool) = (Encoding::Signed, false);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 108);
@@ -57,23 +57,27 @@ impl Block for Q3K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let mut q = load_3_bits(s, block);
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&[4, 3, 2, 1, 0, -1, -2, -3, 0, 0, 0, 0, 0, 0, 0, 0], q[p]);
         }
         let scales = scales(&block[96..108]).to_le_bytes().map(|scale| scale as i8);
-        Groups::scaled(s, scale_halves(s, q, &scales), s.splat_f16_x8(u16_at(block, 108) ^ SIGN))
+        DecodedSuperblock::scaled(
+            s,
+            scale_sub_blocks(s, q, &scales),
+            s.splat_f16_x8(u16_at(block, 108) ^ SIGN),
+        )
     }
 
     #[inline(always)]
-    fn decode_halves<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
+    fn decode_sub_blocks<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales = s.splat_u128(scales(&block[96..108]));
-        let [pairs, _] = s.widen_i8_to_i16(scales);
+        let [factors, _] = s.widen_i8_to_i16(scales);
         IntSubBlocks {
             q: load_3_bits(s, block),
             scales,
-            of_sums: pairs,
+            sum_factors: factors,
             d: s.splat_f16_x8(u16_at(block, 108)),
             dmin: s.splat_x8(0.0),
         }

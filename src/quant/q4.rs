@@ -10,7 +10,8 @@
 //! weight i = d * (q[i] - 8)        weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, Encoding, Groups, Interleaved, PAIRS, f16_at, pair_at};
+use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, f16_at, pair_at};
+use super::encoding::Encoding;
 use crate::simd::{Interleave, Simd};
 
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +34,13 @@ impl Block for Q4_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        Groups::scaled(s, q, scales)
+        DecodedSuperblock::scaled(s, q, scales)
     }
 
     #[inline(always)]
@@ -64,14 +65,14 @@ impl Block for Q4_1 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 4));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         let mins = s.gather_f16::<{ Self::BYTES }>(&blocks[2..]);
-        Groups::with_mins(s, q, scales, mins)
+        DecodedSuperblock::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]

@@ -4,12 +4,13 @@
 //! d       f16       at 0
 //! dmin    f16       at 2
 //! scales  u8 x 12   at 4    8 scales and 8 minima of 6 bits, see `scales_and_mins`
-//! qs      u8 x 128  at 16   q of group 2j = the low, of group 2j + 1 the high halves of qs[32j..32j + 32]
+//! qs      u8 x 128  at 16   q of group 2j = the low, of group 2j + 1 the high nibbles of qs[32j..32j + 32]
 //!
 //! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Encoding, Groups, Interleaved, PAIRS, SIGN, f16_at, times, u16_at, u32_at};
+use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, SIGN, f16_at, times, u16_at, u32_at};
+use super::encoding::Encoding;
 use crate::simd::{Interleave, Simd};
 
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +18,7 @@ pub(crate) struct Q4K;
 
 /// The scales and minima of Q4_K's and Q5_K's eight groups, a byte each, from the twelve bytes that
 /// hold them: the low 6 bits of bytes 0..4 and 4..8 are those of groups 0..4; for groups 4..8 the
-/// low 4 bits are the halves of bytes 8..12, and the high 2 bits those of bytes 0..8.
+/// low 4 bits are the nibbles of bytes 8..12, and the high 2 bits those of bytes 0..8.
 #[inline(always)]
 pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
     let (a, b, c) = (u32_at(packed, 0), u32_at(packed, 4), u32_at(packed, 8));
@@ -53,13 +54,13 @@ impl Block for Q4K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for j in 0..PAIRS {
             q[j] = s.shr_mask_split::<0, 4>(s.load_u8x32(&block[16 + 32 * j..]), 15);
         }
         let [scales, mins] = decode_scales(s, block);
-        Groups::with_mins(s, q, scales, mins)
+        DecodedSuperblock::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]

@@ -11,7 +11,8 @@
 //! weight i = d * (q[i] - 16)       weight i = d * q[i] + m
 //! ```
 
-use super::blocks::{Block, Encoding, Groups, PAIRS, f16_at, pair_at, u32_at};
+use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, pair_at, u32_at};
+use super::encoding::Encoding;
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,14 +20,14 @@ pub(crate) struct Q5_0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q5_1;
 
-/// The 32 numbers of 5 bits whose high bits lie at byte 0 and whose nibbles follow.
+/// The 32 integers of 5 bits whose high bits lie at byte 0 and whose nibbles follow.
 #[inline(always)]
 fn load_5_bits<S: Simd>(s: S, blocks: [&[u8]; 2]) -> S::I8x64 {
     let high = s.and_mask_x64(s.mask_from_bits_x64([u32_at(blocks[0], 0), u32_at(blocks[1], 0)]), 16);
     s.or_x64(s.load_nibbles_x64([&blocks[0][4..], &blocks[1][4..]]), high)
 }
 
-/// As [`load_5_bits`], one by one.
+/// The integers of [`load_5_bits`], one by one.
 fn each_5_bits(bytes: &[u8]) -> [f32; 32] {
     let high = u32_at(bytes, 0);
     std::array::from_fn(|i| {
@@ -48,13 +49,13 @@ impl Block for Q5_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        Groups::scaled(s, q, scales)
+        DecodedSuperblock::scaled(s, q, scales)
     }
 }
 
@@ -71,13 +72,13 @@ impl Block for Q5_1 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 4));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         let mins = s.gather_f16::<{ Self::BYTES }>(&blocks[2..]);
-        Groups::with_mins(s, q, scales, mins)
+        DecodedSuperblock::with_mins(s, q, scales, mins)
     }
 }

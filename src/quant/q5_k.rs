@@ -10,7 +10,8 @@
 //! weight = (d * scale) * q - dmin * min                                     176 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Encoding, Groups, PAIRS, f16_at};
+use super::block::{Block, DecodedSuperblock, PAIRS, f16_at};
+use super::encoding::Encoding;
 use super::q4_k::{decode_scales, scales_and_mins};
 use crate::simd::Simd;
 
@@ -36,7 +37,7 @@ impl Block for Q5K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let high = s.load_u8x32(&block[16..]);
         // Each pair's high bits, moved to bit 4.
         let high = [
@@ -50,6 +51,6 @@ impl Block for Q5K {
             q[j] = s.or_x64(s.shr_mask_split::<0, 4>(s.load_u8x32(&block[48 + 32 * j..]), 15), high[j]);
         }
         let [scales, mins] = decode_scales(s, block);
-        Groups::with_mins(s, q, scales, mins)
+        DecodedSuperblock::with_mins(s, q, scales, mins)
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! ql      u8 x 128  at 0     low 4 bits      of each half block of 128 weights (64 bytes of ql, 32 of qh), groups
-//! qh      u8 x 64   at 128   high 2 bits     0, 1, 2, 3: ql[i] low, ql[32 + i] low, ql[i] high, ql[32 + i] high half;
+//! qh      u8 x 64   at 128   high 2 bits     0, 1, 2, 3: ql[i] low, ql[32 + i] low, ql[i] high, ql[32 + i] high nibble;
 //! scales  i8 x 16   at 192                   and bits 0-1, 2-3, 4-5, 6-7 of qh[i]
 //! d       f16       at 208
 //!
 //! weight = (d * scale) * (q - 32)                                           210 bytes for 256 weights
 //! ```
 
-use super::blocks::{Block, Encoding, Groups, PAIRS, SubScales, f16_at, times, u16_at};
+use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, times, u16_at};
+use super::encoding::{Encoding, SubScales};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +20,7 @@ impl Block for Q6K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 210;
     const ENCODING: Encoding = Encoding::Biased(5);
-    const HALVES: SubScales = SubScales::F32;
+    const SUB_SCALES: SubScales = SubScales::F32;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 208);
@@ -33,7 +34,7 @@ impl Block for Q6K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for half in 0..2 {
             let low = s.load_u8x64(&block[64 * half..]);
@@ -46,6 +47,6 @@ impl Block for Q6K {
         bytes.copy_from_slice(&block[192..208]);
         let [low, high] = s.widen_i8_even_odd(u128::from_le_bytes(bytes));
         let scales = [times(s, low, d), times(s, high, d)];
-        Groups { scales, ..Groups::scaled(s, q, scales[0]) }
+        DecodedSuperblock { scales, ..DecodedSuperblock::scaled(s, q, scales[0]) }
     }
 }

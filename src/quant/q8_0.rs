@@ -5,7 +5,8 @@
 //! qs  i8 x 32   at 2     34 bytes for 32 weights
 //! ```
 
-use super::blocks::{Block, Encoding, Groups, PAIRS, f16_at, pair_at};
+use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, pair_at};
+use super::encoding::Encoding;
 use crate::simd::Simd;
 
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +25,12 @@ impl Block for Q8_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> Groups<S> {
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_u8_2x32(pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        Groups::scaled(s, q, scales)
+        DecodedSuperblock::scaled(s, q, scales)
     }
 }

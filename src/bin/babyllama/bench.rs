@@ -14,7 +14,7 @@ use crate::error::CliError;
 use crate::machine::{self, Memory};
 use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{note, print};
-use crate::synthetic::{DTYPES, SHAPES, Shape};
+use crate::synthetic::{SHAPES, Shape};
 
 /// Measures how fast a model runs on this machine, or would run before you download it.
 ///
@@ -32,7 +32,7 @@ pub(crate) struct BenchArgs {
     pub(crate) shape: Option<Shape>,
 
     /// The format of synthetic weights
-    #[arg(long, value_name = "FORMAT", default_value = "q4_0", requires = "shape", value_parser = parse_made_up_dtype)]
+    #[arg(long, value_name = "FORMAT", default_value = "q4_0", requires = "shape")]
     pub(crate) dtype: Dtype,
 
     /// Tokens of the prompt
@@ -85,14 +85,6 @@ Examples:
 fn shape_parser() -> impl TypedValueParser<Value = Shape> {
     PossibleValuesParser::new(SHAPES.iter().map(|shape| shape.name))
         .try_map(|name| SHAPES.iter().find(|shape| shape.name == name).copied().ok_or("no such shape"))
-}
-
-fn parse_made_up_dtype(name: &str) -> Result<Dtype, String> {
-    let dtype = DTYPES.into_iter().find(|dtype| dtype.to_string().eq_ignore_ascii_case(name));
-    dtype.ok_or_else(|| {
-        let names = DTYPES.map(|dtype| dtype.to_string().to_ascii_lowercase());
-        format!("the formats are {}", names.join(", "))
-    })
 }
 
 /// A number above zero.

@@ -50,25 +50,6 @@ pub(crate) const SHAPES: &[Shape] = &[
     shape("llama3-8b", [4096, 14_336, 32], [32, 8], [128_256, 8192], false),
 ];
 
-/// The formats that weights can be made up in.
-pub(crate) const DTYPES: [Dtype; 15] = [
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::Bf16,
-    Dtype::Q8_0,
-    Dtype::Q4_0,
-    Dtype::Q4_1,
-    Dtype::Q5_0,
-    Dtype::Q5_1,
-    Dtype::Q2K,
-    Dtype::Q3K,
-    Dtype::Q4K,
-    Dtype::Q5K,
-    Dtype::Q6K,
-    Dtype::Iq4Nl,
-    Dtype::Iq4Xs,
-];
-
 impl Shape {
     /// The matrices of a layer: name and (out, in).
     fn matrices(&self) -> [(&'static str, usize, usize); 7] {

@@ -6,7 +6,8 @@
 use std::path::Path;
 
 use super::cursor::Cursor;
-use super::{Header, MAX_NAME_BYTES, has_magic, malformed, purpose, tensors};
+use super::tensors::TensorType;
+use super::{Header, MAX_NAME_BYTES, has_magic, malformed, purpose};
 use crate::error::{ErrorKind, Result};
 use crate::storage::Storage;
 
@@ -114,13 +115,14 @@ fn tensor(cursor: &mut Cursor<'_>) -> Result<GgufTensor> {
     let mut shape = shape?;
     let id = cursor.u32("a tensor's type")?;
     cursor.u64("a tensor's offset")?;
-    let known = tensors::type_of(id);
+    let known = TensorType::of(id);
     let weights = shape.iter().try_fold(1_u64, |n, dim| n.checked_mul(*dim));
-    let bytes = known.zip(weights).and_then(|((_, per_block, block_bytes), n)| {
+    let bytes = known.zip(weights).and_then(|(kind, n)| {
+        let (per_block, block_bytes) = kind.block();
         (n / per_block).checked_mul(block_bytes).filter(|_| n.is_multiple_of(per_block))
     });
-    let dtype = known.map(|(name, ..)| name).or_else(|| purpose::taken_back(id));
+    let dtype = known.map(TensorType::name).or_else(|| purpose::taken_back(id).map(str::to_owned));
     shape.reverse(); // the file has the innermost first
-    let dtype = dtype.map_or_else(|| format!("number {id}"), str::to_owned);
+    let dtype = dtype.unwrap_or_else(|| format!("number {id}"));
     Ok(GgufTensor { name, shape, dtype, bytes })
 }

@@ -45,8 +45,6 @@ use metadata::Metadata;
 pub(crate) use metadata::{Kind, Value};
 #[cfg(all(test, feature = "convert"))]
 pub(crate) use settings::KEYS;
-#[cfg(feature = "convert")]
-pub(crate) use tensors::type_number;
 use tensors::{TensorInfo, Tensors};
 
 use super::Checkpoint;

@@ -16,71 +16,65 @@ use crate::tensor::Tensor;
 const MAX_DIMS: usize = 4;
 
 /// How a tensor's weights are stored: rows of blocks.
-#[derive(Debug)]
-struct TensorType {
-    /// Its number in the file.
-    id: u32,
-    name: &'static str,
-    /// Weights in a block.
-    weights: u64,
-    /// Bytes of a block.
-    bytes: u64,
-    /// `None` if it can't be computed with: such a tensor may be there, but not be used.
-    dtype: Option<Dtype>,
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TensorType {
+    /// A format that can be computed with.
+    Known(Dtype),
+    /// Another one: such a tensor may be there, but not be used.
+    Other(&'static OtherType),
 }
 
-const fn of(id: u32, name: &'static str, weights: u64, bytes: u64, dtype: Option<Dtype>) -> TensorType {
-    TensorType { id, name, weights, bytes, dtype }
-}
+/// A format that can't be computed with: its number in the file, its name, and the weights and
+/// bytes of a block.
+type OtherType = (u32, &'static str, u64, u64);
 
-/// All types that files may have. 4, 5, 31 to 33 and 36 to 38 were taken back.
-const TYPES: &[TensorType] = &[
-    of(0, "F32", 1, 4, Some(Dtype::F32)),
-    of(1, "F16", 1, 2, Some(Dtype::F16)),
-    of(2, "Q4_0", 32, 18, Some(Dtype::Q4_0)),
-    of(3, "Q4_1", 32, 20, Some(Dtype::Q4_1)),
-    of(6, "Q5_0", 32, 22, Some(Dtype::Q5_0)),
-    of(7, "Q5_1", 32, 24, Some(Dtype::Q5_1)),
-    of(8, "Q8_0", 32, 34, Some(Dtype::Q8_0)),
-    of(9, "Q8_1", 32, 36, None),
-    of(10, "Q2_K", 256, 84, Some(Dtype::Q2K)),
-    of(11, "Q3_K", 256, 110, Some(Dtype::Q3K)),
-    of(12, "Q4_K", 256, 144, Some(Dtype::Q4K)),
-    of(13, "Q5_K", 256, 176, Some(Dtype::Q5K)),
-    of(14, "Q6_K", 256, 210, Some(Dtype::Q6K)),
-    of(15, "Q8_K", 256, 292, None),
-    of(16, "IQ2_XXS", 256, 66, None),
-    of(17, "IQ2_XS", 256, 74, None),
-    of(18, "IQ3_XXS", 256, 98, None),
-    of(19, "IQ1_S", 256, 50, None),
-    of(20, "IQ4_NL", 32, 18, Some(Dtype::Iq4Nl)),
-    of(21, "IQ3_S", 256, 110, None),
-    of(22, "IQ2_S", 256, 82, None),
-    of(23, "IQ4_XS", 256, 136, Some(Dtype::Iq4Xs)),
-    of(24, "I8", 1, 1, None),
-    of(25, "I16", 1, 2, None),
-    of(26, "I32", 1, 4, None),
-    of(27, "I64", 1, 8, None),
-    of(28, "F64", 1, 8, None),
-    of(29, "IQ1_M", 256, 56, None),
-    of(30, "BF16", 1, 2, Some(Dtype::Bf16)),
-    of(34, "TQ1_0", 256, 54, None),
-    of(35, "TQ2_0", 256, 66, None),
-    of(39, "MXFP4", 32, 17, None),
-    of(40, "NVFP4", 64, 36, None),
-    of(41, "Q1_0", 128, 18, None),
-    of(42, "Q2_0", 64, 18, None),
+/// All formats that files may have, except those of [`Dtype`]. 4, 5, 31 to 33 and 36 to 38 were
+/// taken back.
+const OTHERS: &[OtherType] = &[
+    (9, "Q8_1", 32, 36),
+    (15, "Q8_K", 256, 292),
+    (16, "IQ2_XXS", 256, 66),
+    (17, "IQ2_XS", 256, 74),
+    (18, "IQ3_XXS", 256, 98),
+    (19, "IQ1_S", 256, 50),
+    (21, "IQ3_S", 256, 110),
+    (22, "IQ2_S", 256, 82),
+    (24, "I8", 1, 1),
+    (25, "I16", 1, 2),
+    (26, "I32", 1, 4),
+    (27, "I64", 1, 8),
+    (28, "F64", 1, 8),
+    (29, "IQ1_M", 256, 56),
+    (34, "TQ1_0", 256, 54),
+    (35, "TQ2_0", 256, 66),
+    (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
+    (41, "Q1_0", 128, 18),
+    (42, "Q2_0", 64, 18),
 ];
 
-/// The number of a type in a file, or `None` if files can't have it.
-#[cfg(feature = "convert")]
-pub(crate) fn type_number(dtype: Dtype) -> Option<u32> {
-    TYPES.iter().find(|kind| kind.dtype == Some(dtype)).map(|kind| kind.id)
-}
+impl TensorType {
+    /// The one that has a number in files.
+    pub(super) fn of(id: u32) -> Option<Self> {
+        let other = || OTHERS.iter().find(|other| other.0 == id).map(Self::Other);
+        Dtype::from_ggml_type(id).map(Self::Known).or_else(other)
+    }
 
-/// The name of a type, and how many weights a block of so many bytes has.
-pub(super) fn type_of(id: u32) -> Option<(&'static str, u64, u64)> {
-    TYPES.iter().find(|kind| kind.id == id).map(|kind| (kind.name, kind.weights, kind.bytes))
+    /// ggml's name of it.
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Known(dtype) => dtype.to_string().to_ascii_uppercase(),
+            Self::Other((_, name, ..)) => (*name).into(),
+        }
+    }
+
+    /// Weights and bytes of a block.
+    pub(super) fn block(self) -> (u64, u64) {
+        match self {
+            Self::Known(dtype) => dtype.block().map_or((1, 1), |(n, bytes)| (n as u64, bytes as u64)),
+            Self::Other(&(_, _, weights, bytes)) => (weights, bytes),
+        }
+    }
 }
 
 /// A tensor as the file announces it.
@@ -89,8 +83,8 @@ pub(super) struct TensorInfo {
     name: String,
     /// Innermost first, as the file has them; 1 where there is none.
     dims: [u64; MAX_DIMS],
-    kind: &'static TensorType,
-    /// Where its bytes start behind the start of all tensors.
+    kind: TensorType,
+    /// Where its bytes start after the start of all tensors.
     offset: u64,
     len: u64,
 }
@@ -111,16 +105,17 @@ impl TensorInfo {
         }
         let id = cursor.u32("a tensor's type")?;
         let offset = cursor.u64("a tensor's offset")?;
-        let Some(kind) = TYPES.iter().find(|kind| kind.id == id) else {
+        let Some(kind) = TensorType::of(id) else {
             return Err(ErrorKind::UnsupportedTensorType { name, dtype: unknown_type(id) }.into());
         };
-        if dims.contains(&0) || dims[0] % kind.weights != 0 {
+        let (weights, bytes) = kind.block();
+        if dims.contains(&0) || dims[0] % weights != 0 {
             let reason =
-                format!("its rows of {} weights are no whole number of {} blocks", dims[0], kind.name);
+                format!("its rows of {} weights are not a multiple of {} blocks", dims[0], kind.name());
             return Err(layout(&name, reason));
         }
-        let blocks = dims[1..].iter().try_fold(dims[0] / kind.weights, |n, dim| n.checked_mul(*dim));
-        let Some(len) = blocks.and_then(|blocks| blocks.checked_mul(kind.bytes)) else {
+        let blocks = dims[1..].iter().try_fold(dims[0] / weights, |n, dim| n.checked_mul(*dim));
+        let Some(len) = blocks.and_then(|blocks| blocks.checked_mul(bytes)) else {
             return Err(layout(&name, format!("its size overflows: dimensions {dims:?}")));
         };
         Ok(Self { name, dims, kind, offset, len })
@@ -165,8 +160,8 @@ impl Tensors {
             located.push(Located { info, file: self.files.len(), bytes });
         }
         located.sort_by_key(|tensor| tensor.bytes.start);
-        for neighbours in located.windows(2) {
-            let [first, second] = neighbours else { continue };
+        for neighbors in located.windows(2) {
+            let [first, second] = neighbors else { continue };
             if second.bytes.start < first.bytes.end {
                 let reason = format!("it overlaps tensor {}", first.info.name);
                 return Err(layout(&second.info.name, reason));
@@ -216,7 +211,7 @@ impl Tensors {
         Ok(self.take(name, &[len]).transpose()?.map(|tensor| tensor.to_f32()))
     }
 
-    /// That all were taken. A tensor that nobody asked for is a part of the network that this crate
+    /// That all were taken. A tensor that no other method took is a part of the network that this crate
     /// doesn't know, such as a bias.
     pub(super) fn finish(self) -> Result<()> {
         match self.by_name.into_values().min_by(|a, b| a.info.name.cmp(&b.info.name)) {
@@ -241,7 +236,7 @@ fn place(info: &TensorInfo, file_len: u64, start: u64, alignment: u64) -> Result
     if !offset.is_multiple_of(alignment) {
         return Err(layout(
             name,
-            format!("its offset {offset} is no multiple of the alignment, {alignment}"),
+            format!("its offset {offset} is not a multiple of the alignment, {alignment}"),
         ));
     }
     let first = start.checked_add(*offset);
@@ -270,8 +265,8 @@ fn tensor(storage: &Arc<Storage>, info: TensorInfo, bytes: Range<usize>, shape: 
         [rows, columns] => (rows, columns),
         _ => (1, shape.iter().product()),
     };
-    let Some(dtype) = info.kind.dtype else {
-        return Err(ErrorKind::UnsupportedTensorType { name: info.name, dtype: info.kind.name.into() }.into());
+    let TensorType::Known(dtype) = info.kind else {
+        return Err(ErrorKind::UnsupportedTensorType { name: info.name, dtype: info.kind.name() }.into());
     };
     Tensor::new(storage, bytes, rows, columns, dtype)
         .ok_or_else(|| layout(&info.name, "its bytes are not aligned for its type".into()))

@@ -100,7 +100,7 @@ impl Choice {
 
     /// llama.cpp's number for the types of all tensors, which it shows to people.
     fn file_type(&self, tensors: &[TensorInfo]) -> Option<u32> {
-        if let Some(number) = self.mix.map(Recipe::file_type).or(self.source_type) {
+        if let Some(number) = self.mix.and_then(Recipe::file_type).or(self.source_type) {
             return Some(number);
         }
         // The type of most weights.
@@ -113,7 +113,7 @@ impl Choice {
             }
         }
         let (dtype, _) = weights.into_iter().max_by_key(|(_, count)| *count)?;
-        Recipe::mostly(dtype).map(Recipe::file_type)
+        dtype.file_type()
     }
 }
 

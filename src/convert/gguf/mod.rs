@@ -22,7 +22,7 @@ use std::io::Write;
 
 pub use value::{Array, Value};
 
-use crate::checkpoint::gguf::{ALIGNMENT, MAGIC, MAX_ENTRIES, MAX_KEY_BYTES, type_number};
+use crate::checkpoint::gguf::{ALIGNMENT, MAGIC, MAX_ENTRIES, MAX_KEY_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
 
@@ -107,7 +107,7 @@ impl Header {
     ///
     /// # Errors
     /// [`ErrorKind::Unwritable`] if the name is there already, is empty, or has more than 63 bytes;
-    /// if a row isn't a whole number of blocks; if the shape has no dimension, more than four, or
+    /// if a row isn't a multiple of its blocks; if the shape has no dimension, more than four, or
     /// one of 0; if sizes overflow; if GGUF doesn't have the type; and if there are more than
     /// 16,384 tensors.
     pub fn tensor(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<()> {
@@ -115,7 +115,7 @@ impl Header {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return refuse(format!("a name has 1 to {MAX_NAME_BYTES} bytes, this has {}", name.len()));
         }
-        let (Some(kind), Some((weights, bytes))) = (type_number(dtype), dtype.block()) else {
+        let (Some(kind), Some((weights, bytes))) = (dtype.ggml_type(), dtype.block()) else {
             return refuse(format!("GGUF has no type {dtype}"));
         };
         let columns = shape.last().copied().unwrap_or(0);

@@ -62,7 +62,10 @@ fn mixes_choose_what_llama_cpp_chooses() {
         for mix in Recipe::all() {
             let line: Vec<_> = lines.next().unwrap().split(' ').collect();
             let [of, name, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
-            assert_eq!((*of, *name, *file_type), (model, &*mix.to_string(), &*mix.file_type().to_string()));
+            assert_eq!(
+                (*of, *name, *file_type),
+                (model, &*mix.to_string(), &*mix.file_type().unwrap().to_string())
+            );
             for (matrix, columns) in matrices(dim, hidden_dim, n_layers, tied) {
                 let found = mix.dtype(&matrix, columns, &traits).to_string().to_ascii_uppercase();
                 let expected = expected(most, others, &names::of(&matrix).unwrap());

@@ -1,0 +1,168 @@
+//! ggml's block formats: what a format's file says of its blocks.
+//!
+//! A row is cut into blocks of 32 or 256 weights, as the file stores them. What is computed with has
+//! the same sizes in all formats:
+//!
+//! ```text
+//! superblock   256 weights   decoded together: one block, or eight of 32
+//! group         32 weights   share a scale of the activations (quantized in groups of 32 as well)
+//! sub-block     16 weights   half a group: the least that has a scale of its own
+//! ```
+
+use super::encoding::{Encoding, SubScales};
+use crate::simd::{Interleave, Simd};
+
+/// Weights of a group.
+pub(crate) const GROUP: usize = 32;
+/// Groups of a superblock.
+pub(crate) const GROUPS: usize = 8;
+/// They are decoded and multiplied two by two.
+pub(crate) const PAIRS: usize = GROUPS / 2;
+/// Weights of a superblock.
+pub(crate) const SUPERBLOCK: usize = GROUPS * GROUP;
+
+/// A block format of ggml.
+pub(crate) trait Block: Copy + Send + Sync + 'static {
+    /// Weights in a block: 32 or 256.
+    const WEIGHTS: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// What the integers `q` of [`Block::decode_sub_blocks`], if there is one, and otherwise of
+    /// [`Block::decode`] stand for.
+    const ENCODING: Encoding;
+    /// What sub-blocks have of their own. If it is anything, `ENCODING` isn't
+    /// [`Encoding::Signed`].
+    const SUB_SCALES: SubScales = SubScales::None;
+    /// What the integers of [`Block::decode`] stand for, which prefill's panels hold, and whether
+    /// sub-blocks have their own scales or, if there are minima, their own minima there:
+    /// [`SubScales::Int`] are multiplied into a panel's integers.
+    const PANEL_ENCODING: (Encoding, bool) = (Self::ENCODING, matches!(Self::SUB_SCALES, SubScales::F32));
+    /// The order in which decode multiplies a superblock, for formats with
+    /// [`Block::decode_interleaved`]. `None`: group after group, with sums across lanes.
+    const INTERLEAVE: Option<Interleave> = None;
+
+    /// The weights of a block, as ggml defines them, to the bit.
+    fn dequantize(block: &[u8], out: &mut [f32]);
+
+    /// Decodes a superblock.
+    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S>;
+
+    /// Decodes a superblock with [`SubScales::Int`].
+    #[inline(always)]
+    fn decode_sub_blocks<S: Simd>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
+        unreachable!("only formats whose sub-blocks have integers as scales")
+    }
+
+    /// Decodes a superblock in the order of [`Block::INTERLEAVE`].
+    #[inline(always)]
+    fn decode_interleaved<S: Simd>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
+        unreachable!("only formats that have such an order")
+    }
+}
+
+/// A superblock, decoded.
+pub(crate) struct DecodedSuperblock<S: Simd> {
+    /// The integers: as [`Block::PANEL_ENCODING`] says.
+    pub(crate) q: [S::I8x64; PAIRS],
+    /// The scale of each group; of the first and of the second sub-block of each group with
+    /// [`SubScales::F32`], otherwise the same twice.
+    pub(crate) scales: [S::F32x8; 2],
+    /// What is added to each group; with `sub_block_mins`, what these are multiples of.
+    pub(crate) mins: S::F32x8,
+    /// With [`SubScales::Int`] and minima: which multiples of `mins` the sub-blocks of each group
+    /// have, as two int16.
+    pub(crate) sub_block_mins: S::I32x8,
+}
+
+impl<S: Simd> DecodedSuperblock<S> {
+    /// Groups without minima.
+    #[inline(always)]
+    pub(crate) fn scaled(s: S, q: [S::I8x64; PAIRS], scales: S::F32x8) -> Self {
+        Self::with_mins(s, q, scales, s.splat_x8(0.0))
+    }
+
+    /// Groups with minima.
+    #[inline(always)]
+    pub(crate) fn with_mins(s: S, q: [S::I8x64; PAIRS], scales: S::F32x8, mins: S::F32x8) -> Self {
+        Self { q, scales: [scales; 2], mins, sub_block_mins: s.zero_i32x8() }
+    }
+}
+
+/// A superblock whose sub-blocks have integers as scales ([`SubScales::Int`]), decoded.
+pub(crate) struct IntSubBlocks<S: Simd> {
+    /// The integers, as [`Block::ENCODING`] says, within 0..=7.
+    pub(crate) q: [S::I8x64; PAIRS],
+    /// The scales of the sub-blocks, int8, in the first 16 places.
+    pub(crate) scales: S::I8x32,
+    /// What the sums of the sub-blocks' activations are multiplied with, two int16 for each group:
+    /// the minima, or the scales.
+    pub(crate) sum_factors: S::I32x8,
+    /// What scales are multiples of.
+    pub(crate) d: S::F32x8,
+    /// What minima are multiples of, with its sign.
+    pub(crate) dmin: S::F32x8,
+}
+
+/// A superblock, decoded in the order of an [`Interleave`].
+pub(crate) struct Interleaved<S: Simd> {
+    /// The integers, as [`Block::ENCODING`] says.
+    pub(crate) q: S::Interleaved,
+    /// The scale of each group.
+    pub(crate) scales: S::F32x8,
+    /// What is added to each group.
+    pub(crate) mins: S::F32x8,
+}
+
+/// `q` with each sub-block multiplied with its scale, as int8: modulo 256.
+#[inline(always)]
+pub(crate) fn scale_sub_blocks<S: Simd>(s: S, q: [S::I8x64; PAIRS], scales: &[i8; 16]) -> [S::I8x64; PAIRS] {
+    let mut scaled = q;
+    for p in 0..PAIRS {
+        let mut of_each = [0; 2 * GROUP];
+        for i in 0..2 * GROUP {
+            of_each[i] = (4 * p + i / (GROUP / 2)) as i8;
+        }
+        let of_each = s.shuffle_x64(scales, s.load_i8x64(&of_each));
+        scaled[p] = s.mul_x64(q[p], of_each);
+    }
+    scaled
+}
+
+/// `integers * d`. (Closures for such things are sometimes left as calls, compiled without the
+/// instruction set.)
+#[inline(always)]
+pub(crate) fn times<S: Simd>(s: S, integers: S::I32x8, d: S::F32x8) -> S::F32x8 {
+    s.mul_x8(s.to_f32x8(integers), d)
+}
+
+/// The sign of a half-precision number.
+pub(crate) const SIGN: u16 = 0x8000;
+
+/// The little-endian u16 at a byte.
+#[inline(always)]
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The little-endian u32 at a byte. (A closure for this was sometimes left as a call.)
+#[inline(always)]
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The little-endian u64 at a byte.
+#[inline(always)]
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+/// The half-precision number at a byte, for specifications: not on a hot path.
+pub(crate) fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    half::f16::from_bits(u16_at(bytes, at)).to_f32_const()
+}
+
+/// The `p`th two blocks of 32 weights, from byte `at` of each on.
+#[inline(always)]
+pub(crate) fn pair_at<B: Block>(blocks: &[u8], p: usize, at: usize) -> [&[u8]; 2] {
+    [&blocks[2 * p * B::BYTES + at..], &blocks[(2 * p + 1) * B::BYTES + at..]]
+}

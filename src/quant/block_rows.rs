@@ -1,0 +1,379 @@
+//! Rows of ggml's blocks, and their dot products with one token's activations.
+//!
+//! A group of 32 weights has the values `scale * (q - bias) + min`, with `q` a small integer and
+//! either the bias or the minimum zero. Its activations are quantized as `x = d * p`, so that the
+//! dot product is the same for all formats:
+//!
+//! ```text
+//! sum over groups of  (scale * d) * (q · p - bias * sum(p))  +  min * (d * sum(p))
+//! ```
+//!
+//! A superblock's eight integer products share one reduction across lanes, and their scales are
+//! applied as one vector. Lane `j` of the sum holds every eighth group from `j` on. Where
+//! sub-blocks have integers as scales ([`SubScales::Int`]), what is in the brackets is an integer
+//! too: the products of both sub-blocks, each times its scale. Prefill's product of many tokens
+//! (`packed.rs`) rounds the same terms in the same order.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::activation::{ActivationRows, QuantizedRow};
+use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, IntSubBlocks, PAIRS, SUPERBLOCK};
+use super::encoding::{Encoding, SubScales};
+use super::packed::Panel;
+use super::{Format, StoredRows};
+use crate::simd::{Interleave, PREFETCH_DISTANCE, Simd};
+
+/// The most bytes of a superblock.
+const MAX_BYTES: usize = GROUPS * 34;
+
+/// Rows of blocks, `n` weights each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockRows<'a, B> {
+    bytes: &'a [u8],
+    n: usize,
+    _format: PhantomData<B>,
+}
+
+impl<'a, B: Block> StoredRows<'a> for BlockRows<'a, B> {
+    type Element = u8;
+    const BLOCK: (usize, usize) = (B::WEIGHTS, B::BYTES);
+
+    fn new(bytes: &'a [u8], n: usize) -> Self {
+        Self { bytes, n, _format: PhantomData }
+    }
+}
+
+impl<'a, B: Block> BlockRows<'a, B> {
+    #[inline(always)]
+    fn row(&self, row: usize) -> &'a [u8] {
+        let len = self.n / B::WEIGHTS * B::BYTES;
+        &self.bytes[row * len..][..len]
+    }
+
+    const SUPERBLOCK_BYTES: usize = SUPERBLOCK / B::WEIGHTS * B::BYTES;
+
+    /// What is left of a row after its last superblock, as a superblock: the next row follows, or
+    /// zeros.
+    #[inline(always)]
+    fn last_superblock<'b>(&self, row: usize, padded: &'b mut [u8; MAX_BYTES]) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        let rest = &self.bytes[(row * self.n + self.n / SUPERBLOCK * SUPERBLOCK) / B::WEIGHTS * B::BYTES..];
+        if rest.len() >= Self::SUPERBLOCK_BYTES {
+            return &rest[..Self::SUPERBLOCK_BYTES];
+        }
+        padded[..rest.len()].copy_from_slice(rest);
+        &padded[..Self::SUPERBLOCK_BYTES]
+    }
+
+    /// The dot products of `R` rows with a token, spread over lanes.
+    #[inline(always)]
+    fn dot_rows<S: Simd, const R: usize>(&self, s: S, row: usize, x: QuantizedRow<'_>) -> [S::F32x8; R] {
+        let mut acc = [s.splat_x8(0.0); R];
+        let superblocks = self.n / SUPERBLOCK;
+        let mut rows: [&[u8]; R] = [&[]; R];
+        for r in 0..R {
+            rows[r] = self.row(row + r);
+        }
+        let rest = if B::WEIGHTS == GROUP { self.n / GROUP % GROUPS } else { 0 };
+        // Copied long before they are loaded: a vector can't be loaded from several stores that are
+        // still under way.
+        let together = R > 1 && R * rest <= GROUPS;
+        let mut tails = [0; MAX_BYTES];
+        match rest {
+            1 if together => self.copy_tails::<R, 1>(rows, &mut tails),
+            2 if together => self.copy_tails::<R, 2>(rows, &mut tails),
+            _ => {}
+        }
+        // One after another, for the processor reads one stream fastest: four at once, which shared
+        // the loads of activations, were slower.
+        for r in 0..R {
+            let row = rows[r];
+            let mut ahead = RowPrefetcher { row, at: PREFETCH_DISTANCE };
+            let mut sum = s.splat_x8(0.0);
+            for (blocks, x) in row.chunks_exact(Self::SUPERBLOCK_BYTES).zip(Activations::superblocks::<B>(&x))
+            {
+                ahead.fetch(s, Self::SUPERBLOCK_BYTES);
+                sum = match B::SUB_SCALES {
+                    SubScales::None => dot_superblock::<S, B>(s, blocks, x).add(s, sum),
+                    SubScales::F32 => dot_f32_sub_blocks::<S, B>(s, &B::decode(s, blocks), x, sum),
+                    SubScales::Int => dot_int_sub_blocks::<S, B>(s, &B::decode_sub_blocks(s, blocks), x, sum),
+                };
+            }
+            ahead.fetch(s, row.len() - superblocks * Self::SUPERBLOCK_BYTES);
+            acc[r] = sum;
+        }
+        match rest {
+            0 => acc,
+            1 if together => self.add_tails::<S, R, 1>(s, &tails, x, acc),
+            2 if together => self.add_tails::<S, R, 2>(s, &tails, x, acc),
+            _ => {
+                let mut padded = [0; MAX_BYTES];
+                for r in 0..R {
+                    let blocks = self.last_superblock(row + r, &mut padded);
+                    let tail =
+                        dot_superblock::<S, B>(s, blocks, Activations::at::<B>(&x, superblocks * GROUPS));
+                    acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
+                }
+                acc
+            }
+        }
+    }
+
+    /// The last `G` groups of `R` rows, as a superblock.
+    #[inline(always)]
+    fn copy_tails<const R: usize, const G: usize>(&self, rows: [&[u8]; R], to: &mut [u8; MAX_BYTES]) {
+        let start = self.n / SUPERBLOCK * Self::SUPERBLOCK_BYTES;
+        for r in 0..R {
+            to[r * G * B::BYTES..][..G * B::BYTES].copy_from_slice(&rows[r][start..][..G * B::BYTES]);
+        }
+    }
+
+    /// Adds the products of the last `G` groups of `R` rows, which make up a superblock: a token's
+    /// last groups are repeated for it.
+    #[inline(always)]
+    fn add_tails<S: Simd, const R: usize, const G: usize>(
+        &self,
+        s: S,
+        tails: &[u8; MAX_BYTES],
+        x: QuantizedRow<'_>,
+        mut acc: [S::F32x8; R],
+    ) -> [S::F32x8; R] {
+        let first = self.n / SUPERBLOCK * GROUPS;
+        let tails =
+            dot_superblock::<S, B>(s, &tails[..Self::SUPERBLOCK_BYTES], Activations::at::<B>(&x, first));
+        for r in 0..R {
+            acc[r] = tails.of_row(s, r * G, G).add(s, acc[r]);
+        }
+        acc
+    }
+}
+
+/// Has the cache fetch what follows a row, a superblock's bytes at a time.
+struct RowPrefetcher<'a> {
+    row: &'a [u8],
+    /// The next byte, counted from the row's first.
+    at: usize,
+}
+
+impl RowPrefetcher<'_> {
+    #[inline(always)]
+    fn fetch<S: Simd>(&mut self, s: S, bytes: usize) {
+        s.prefetch_all_nta(self.row, self.at, bytes);
+        self.at += bytes;
+    }
+}
+
+impl<B: Block> Format for BlockRows<'_, B> {
+    #[inline(always)]
+    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R] {
+        s.hsum_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token)))
+    }
+
+    fn activation_group(self) -> Option<usize> {
+        Some(GROUP)
+    }
+
+    fn interleave(self) -> Option<Interleave> {
+        B::INTERLEAVE
+    }
+
+    fn panel_encoding(self) -> Option<(Encoding, bool)> {
+        Some(B::PANEL_ENCODING)
+    }
+
+    #[inline(always)]
+    fn pack_panel<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
+        let mut padded = [0; MAX_BYTES];
+        for (i, row) in rows.enumerate() {
+            let superblocks = self.row(row).chunks_exact(Self::SUPERBLOCK_BYTES);
+            let rest = superblocks.remainder();
+            let mut superblock = 0;
+            for blocks in superblocks {
+                panel.set::<S, B>(s, i, superblock, &B::decode(s, blocks));
+                superblock += 1;
+            }
+            if !rest.is_empty() {
+                let blocks = self.last_superblock(row, &mut padded);
+                panel.set::<S, B>(s, i, superblock, &B::decode(s, blocks));
+            }
+        }
+    }
+
+    fn dequantize(self, row: usize, out: &mut [f32]) {
+        let blocks = self.row(row).chunks_exact(B::BYTES);
+        for (block, out) in blocks.zip(out.chunks_exact_mut(B::WEIGHTS)) {
+            B::dequantize(block, out);
+        }
+    }
+}
+
+/// A superblock of a token's activations.
+#[derive(Clone, Copy)]
+struct Activations<'a> {
+    /// In the order of [`Block::INTERLEAVE`].
+    qs: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [i32],
+    sub_block_sums: &'a [i32],
+}
+
+impl<'a> Activations<'a> {
+    /// All of a row's, in the order that a format needs.
+    #[inline(always)]
+    fn row<B: Block>(x: &QuantizedRow<'a>) -> Self {
+        let qs = match B::INTERLEAVE {
+            None => x.qs,
+            Some(Interleave::Nibbles16) => x.interleaved[0],
+            Some(Interleave::Nibbles32) => x.interleaved[1],
+        };
+        Self { qs, scales: x.scales, sums: x.sums, sub_block_sums: x.sub_block_sums }
+    }
+
+    /// All of a row's, a superblock at a time.
+    #[inline(always)]
+    fn superblocks<B: Block>(x: &QuantizedRow<'a>) -> impl Iterator<Item = Self> {
+        let row = Self::row::<B>(x);
+        let metadata = row.scales.chunks_exact(GROUPS).zip(row.sums.chunks_exact(GROUPS));
+        let metadata = metadata.zip(row.sub_block_sums.chunks_exact(GROUPS));
+        let superblocks = row.qs.chunks_exact(SUPERBLOCK).zip(metadata);
+        superblocks.map(|(qs, ((scales, sums), sub_block_sums))| Self { qs, scales, sums, sub_block_sums })
+    }
+
+    /// Those of a row that begin with a group.
+    #[inline(always)]
+    fn at<B: Block>(x: &QuantizedRow<'a>, first: usize) -> Self {
+        let row = Self::row::<B>(x);
+        let groups = first..first + GROUPS;
+        Self {
+            qs: &row.qs[first * GROUP..][..SUPERBLOCK],
+            scales: &row.scales[groups.clone()],
+            sums: &row.sums[groups.clone()],
+            sub_block_sums: &row.sub_block_sums[groups],
+        }
+    }
+}
+
+/// What the eight groups of a superblock add to a sum, one in each lane: `dots * scales + mins *
+/// sums`.
+#[derive(Clone, Copy)]
+struct Terms<S: Simd, B> {
+    dots: S::F32x8,
+    scales: S::F32x8,
+    mins: S::F32x8,
+    sums: S::F32x8,
+    _format: PhantomData<B>,
+}
+
+impl<S: Simd, B: Block> Terms<S, B> {
+    /// `(scale * d) * dot` and `min * (d * sum)`.
+    #[inline(always)]
+    fn new(s: S, dots: S::I32x8, sums: S::I32x8, scales: S::F32x8, mins: S::F32x8, d: S::F32x8) -> Self {
+        let dots = match B::ENCODING {
+            Encoding::Signed => s.remove_bias(dots, sums),
+            Encoding::Biased(n) => s.sub_shifted_i32x8(dots, sums, n),
+            Encoding::Affine(_) => dots,
+        };
+        let (dots, scales) = (s.to_f32x8(dots), s.mul_x8(scales, d));
+        Self { dots, scales, mins, sums: s.mul_x8(d, s.to_f32x8(sums)), _format: PhantomData }
+    }
+
+    /// Those of `n` groups, from `first` on, in the first lanes; zeros in the others.
+    #[inline(always)]
+    fn of_row(self, s: S, first: usize, n: usize) -> Self {
+        Self {
+            dots: s.extract_lanes(self.dots, first, n),
+            scales: s.extract_lanes(self.scales, first, n),
+            mins: s.extract_lanes(self.mins, first, n),
+            sums: s.extract_lanes(self.sums, first, n),
+            _format: PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, s: S, acc: S::F32x8) -> S::F32x8 {
+        let acc = s.mul_add_x8(self.dots, self.scales, acc);
+        match B::ENCODING {
+            Encoding::Affine(_) => s.mul_add_x8(self.mins, self.sums, acc),
+            _ => acc,
+        }
+    }
+}
+
+/// The products of a superblock whose sub-blocks have no scales of their own, in the format's
+/// order.
+#[inline(always)]
+fn dot_superblock<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+    if B::INTERLEAVE.is_some() {
+        return dot_interleaved(s, blocks, x);
+    }
+    dot_in_order(s, &B::decode(s, blocks), x)
+}
+
+#[inline(always)]
+fn dot_interleaved<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+    let interleaved = B::decode_interleaved(s, &blocks[..BlockRows::<B>::SUPERBLOCK_BYTES]);
+    let order = B::INTERLEAVE.unwrap_or(Interleave::Nibbles16);
+    let dots = match B::ENCODING {
+        Encoding::Signed => s.dot_interleaved::<true>(order, interleaved.q, x.qs),
+        _ => s.dot_interleaved::<false>(order, interleaved.q, x.qs),
+    };
+    let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
+    Terms::new(s, dots, sums, interleaved.scales, interleaved.mins, d)
+}
+
+#[inline(always)]
+fn dot_in_order<S: Simd, B: Block>(s: S, groups: &DecodedSuperblock<S>, x: Activations<'_>) -> Terms<S, B> {
+    let dots = s.dot_each(&groups.q, x.qs, B::ENCODING == Encoding::Signed, B::ENCODING.bits() <= 5);
+    let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
+    Terms::new(s, dots, sums, groups.scales[0], groups.mins, d)
+}
+
+/// The products of a superblock's unsigned integers, not yet summed up.
+#[inline(always)]
+fn dots_of_pairs<S: Simd>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S::I32x16; PAIRS] {
+    let mut dots = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); PAIRS];
+    for p in 0..PAIRS {
+        dots[p] = s.dot_u8_x64(q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
+    }
+    dots
+}
+
+/// Adds the products of a superblock whose sub-blocks have scales of their own to a sum.
+#[inline(always)]
+fn dot_f32_sub_blocks<S: Simd, B: Block>(
+    s: S,
+    groups: &DecodedSuperblock<S>,
+    x: Activations<'_>,
+    acc: S::F32x8,
+) -> S::F32x8 {
+    let [low, high] = s.sum_halves_x64::<false>(dots_of_pairs(s, &groups.q, x));
+    let d = s.load_x8(x.scales);
+    let [low_sums, high_sums] = s.unpack_i16(s.load_i32x8(x.sub_block_sums));
+    let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins, d).add(s, acc);
+    Terms::<S, B>::new(s, high, high_sums, groups.scales[1], groups.mins, d).add(s, acc)
+}
+
+/// Adds the products of a superblock whose sub-blocks have integers as scales to a sum. (With f32
+/// scales, a sum would wait for four products one after another.)
+#[inline(always)]
+fn dot_int_sub_blocks<S: Simd, B: Block>(
+    s: S,
+    blocks: &IntSubBlocks<S>,
+    x: Activations<'_>,
+    acc: S::F32x8,
+) -> S::F32x8 {
+    let dots = s.sum_scaled_halves_x64(dots_of_pairs(s, &blocks.q, x), blocks.scales);
+    let sums = s.madd_i16_x8(blocks.sum_factors, s.load_i32x8(x.sub_block_sums));
+    let d = s.load_x8(x.scales);
+    let scales = s.mul_x8(blocks.d, d);
+    match B::ENCODING {
+        Encoding::Biased(n) => s.mul_add_x8(s.to_f32x8(s.sub_shifted_i32x8(dots, sums, n)), scales, acc),
+        _ => {
+            let acc = s.mul_add_x8(s.to_f32x8(dots), scales, acc);
+            s.mul_add_x8(s.to_f32x8(sums), s.mul_x8(blocks.dmin, d), acc)
+        }
+    }
+}
