@@ -3,6 +3,7 @@
 //!
 //! Prefill and decode are the same function: a prompt is many tokens at once, a step of generation
 //! is one. All tokens pass through a layer together, so that a weight is read once for all of them.
+//! An operation takes a [`Compute`] (instruction set, rounding, threads) first, then what it writes.
 //!
 //! | name | what | size of stories15M, of Llama 2 7B |
 //! | --- | --- | --- |
@@ -12,26 +13,27 @@
 //! | `q_dim` | all queries of a token: `n_heads * head_dim` | 288, 4096 |
 //! | `kv_dim` | all keys, or values: `n_kv_heads * head_dim` | 288, 4096 |
 
-use crate::attention::{AttentionBuffer, Heads, Tokens};
+use crate::attention::{AttentionBuffer, Heads, Tokens, rope_store_attend};
+use crate::compute::{Compute, Numerics};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
-use crate::matmul::{Compute, MatmulBuffer};
-use crate::ops::{Numerics, RopeFrequencies};
+use crate::matmul::{MatmulBuffer, matmul, matmul_add, matmul_swiglu};
+use crate::ops::{RopeFrequencies, rmsnorm};
 use crate::weights::{LayerWeights, Weights};
 
 /// The buffers of a forward pass. They grow to the longest batch that was fed and are then reused.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    x: Vec<f32>,      // (n_tokens, dim): the residual stream
-    xb: Vec<f32>,     // (n_tokens, dim): normed, the input of what follows
-    q: Vec<f32>,      // (n_tokens, q_dim)
-    k: Vec<f32>,      // (n_tokens, kv_dim)
-    v: Vec<f32>,      // (n_tokens, kv_dim)
-    heads: Vec<f32>,  // (n_tokens, q_dim): what attention found
-    gate: Vec<f32>,   // (n_tokens, hidden_dim)
-    up: Vec<f32>,     // (n_tokens, hidden_dim)
-    angles: Vec<f32>, // (n_tokens, rope_dim / 2, 2): cosines and sines
+    x: Vec<f32>,             // (n_tokens, dim): the residual stream
+    xb: Vec<f32>,            // (n_tokens, dim): normed, the input of what follows
+    q: Vec<f32>,             // (n_tokens, q_dim)
+    k: Vec<f32>,             // (n_tokens, kv_dim)
+    v: Vec<f32>,             // (n_tokens, kv_dim)
+    attention_out: Vec<f32>, // (n_tokens, q_dim): what each head computes, before Wo
+    gate: Vec<f32>,          // (n_tokens, hidden_dim)
+    up: Vec<f32>,            // (n_tokens, hidden_dim)
+    angles: Vec<f32>,        // (n_tokens, rope_dim / 2, 2): cosines and sines
     attention: AttentionBuffer,
     quantized: MatmulBuffer,
 }
@@ -44,7 +46,7 @@ impl Scratch {
             (&mut self.q, config.q_dim()),
             (&mut self.k, config.kv_dim()),
             (&mut self.v, config.kv_dim()),
-            (&mut self.heads, config.q_dim()),
+            (&mut self.attention_out, config.q_dim()),
             (&mut self.gate, config.hidden_dim),
             (&mut self.up, config.hidden_dim),
             (&mut self.angles, config.rope_dim),
@@ -54,7 +56,7 @@ impl Scratch {
         }
     }
 
-    /// Makes room for the scores of so many positions, so that a longer text needs no more.
+    /// Reserves the scores of this many positions, so that a longer text allocates none.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
@@ -80,7 +82,7 @@ impl Scratch {
     }
 }
 
-/// A Llama: its hyperparameters, its weights, and how fast each pair of a head turns.
+/// A Llama: its hyperparameters, its weights and its rotary frequencies.
 #[derive(Debug)]
 pub(crate) struct Llama {
     pub(crate) config: Config,
@@ -122,8 +124,8 @@ pub(crate) fn forward(
     let n_logits = logits.len() / config.vocab_size;
     let first = (tokens.len() - n_logits) * config.dim;
     let Scratch { x, xb, quantized, .. } = scratch;
-    compute.rmsnorm(&mut xb[first..], &x[first..], &weights.norm, config.norm_eps);
-    compute.matmul([logits], [weights.classifier()], &xb[first..], quantized);
+    rmsnorm(compute, &mut xb[first..], &x[first..], &weights.norm, config.norm_eps);
+    matmul(compute, [logits], [weights.classifier()], &xb[first..], quantized);
 }
 
 fn heads(config: &Config) -> Heads {
@@ -140,19 +142,20 @@ fn attention_block(
     cache: &mut KvCache,
     position: usize,
 ) {
-    let Scratch { x, xb, q, k, v, heads, angles, attention, quantized, .. } = scratch;
-    compute.rmsnorm(xb, x, &layer.attention_norm, config.norm_eps);
-    compute.matmul([&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
+    let Scratch { x, xb, q, k, v, attention_out, angles, attention, quantized, .. } = scratch;
+    rmsnorm(compute, xb, x, &layer.attention_norm, config.norm_eps);
+    matmul(compute, [&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
 
+    // One function for three steps: the thread that rotates and stores a head's keys reads them next.
     let tokens = Tokens { q, k, v, angles, position };
-    compute.attention(heads, tokens, cache.layer(l), self::heads(config), attention);
-    compute.matmul_add(x, &layer.wo, heads, quantized);
+    rope_store_attend(compute, attention_out, tokens, cache.layer(l), heads(config), attention);
+    matmul_add(compute, x, &layer.wo, attention_out, quantized);
 }
 
 /// `x += W2 (silu(W1 norm(x)) * W3 norm(x))`
 fn feed_forward_block(config: &Config, layer: &LayerWeights, compute: &Compute<'_>, scratch: &mut Scratch) {
     let Scratch { x, xb, gate, up, quantized, .. } = scratch;
-    compute.rmsnorm(xb, x, &layer.ffn_norm, config.norm_eps);
-    compute.matmul_swiglu(gate, up, [&layer.w1, &layer.w3], xb, quantized);
-    compute.matmul_add(x, &layer.w2, gate, quantized);
+    rmsnorm(compute, xb, x, &layer.ffn_norm, config.norm_eps);
+    matmul_swiglu(compute, gate, up, [&layer.w1, &layer.w3], xb, quantized);
+    matmul_add(compute, x, &layer.w2, gate, quantized);
 }

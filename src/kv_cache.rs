@@ -1,11 +1,10 @@
-//! The keys and values of the tokens fed so far. Keys are stored interleaved by RoPE.
+//! The keys and values of the tokens fed so far. Keys are stored as RoPE has rotated them.
 //!
-//! Each head has a stretch of memory of its own, which is read as one stream. (With the heads of 64
-//! positions one behind the other, a head was pieces of 16 KB, from which a core got two thirds of
-//! what it gets from a stream.) A query meets the keys of many positions at once, so those of
-//! [`BLOCK`] positions lie transposed: the products of one query with them then need no sum across
-//! lanes, and each is added up in the plain order of its dimensions, whatever the width of a
-//! vector.
+//! Each head has a stretch of memory of its own, which is read as one stream (pieces of it between
+//! those of other heads come from memory more slowly). A query meets the keys of many positions at
+//! once, so those of [`BLOCK`] positions lie transposed: the products of one query with them then
+//! need no sum across lanes, and each is summed in the plain order of its dimensions, whatever the
+//! width of a vector.
 
 use crate::error::{ErrorKind, Result};
 use crate::simd::Simd;
@@ -34,17 +33,17 @@ impl CacheDtype {
     }
 }
 
-/// A number of the cache.
-pub(crate) trait Element: Copy + Default + Send {
-    fn of(value: f32) -> Self;
+/// A number of the cache: a part of a key or a value.
+pub(crate) trait KvElement: Copy + Default + Send {
+    fn from_f32(value: f32) -> Self;
     /// The first `LANES` numbers.
     fn load<S: Simd>(s: S, from: &[Self]) -> S::F32;
     /// All of `from`, which are fewer, and then zeros.
     fn load_partial<S: Simd>(s: S, from: &[Self]) -> S::F32;
 }
 
-impl Element for f32 {
-    fn of(value: f32) -> Self {
+impl KvElement for f32 {
+    fn from_f32(value: f32) -> Self {
         value
     }
     #[inline(always)]
@@ -58,8 +57,8 @@ impl Element for f32 {
 }
 
 /// The bits of a half-precision number.
-impl Element for u16 {
-    fn of(value: f32) -> Self {
+impl KvElement for u16 {
+    fn from_f32(value: f32) -> Self {
         half::f16::from_f32(value).to_bits()
     }
     #[inline(always)]
@@ -76,8 +75,8 @@ impl Element for u16 {
 
 /// The cache of all layers.
 ///
-/// It begins with room for as many positions as it is told and doubles when they are used up, so
-/// that a header that promises two thousand million positions costs nothing until they are used.
+/// It begins with space for as many positions as it is told and doubles when they are used up, so
+/// that a file whose header declares two billion positions costs nothing until they are used.
 #[derive(Clone, Debug)]
 pub(crate) struct KvCache {
     layers: Layers,
@@ -106,8 +105,8 @@ pub(crate) enum LayerMut<'a> {
     F16(&'a mut Layer<u16>),
 }
 
-impl<E: Element> Layer<E> {
-    /// Copies as many positions of each head as both have room for.
+impl<E: KvElement> Layer<E> {
+    /// Copies the first positions of each head, as many as both can hold.
     fn copy_start(&mut self, from: &Self, n_kv_heads: usize) {
         for (to, from) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
             let (to_len, from_len) = (to.len() / n_kv_heads, from.len() / n_kv_heads);
@@ -121,20 +120,25 @@ impl<E: Element> Layer<E> {
 
 /// Stores a head's key and value of one position, (`head_dim`) each, where [`Layer`] has them.
 #[inline(always)]
-pub(crate) fn store<E: Element>([keys, values]: [&mut [E]; 2], position: usize, key: &[f32], value: &[f32]) {
+pub(crate) fn store<E: KvElement>(
+    [keys, values]: [&mut [E]; 2],
+    position: usize,
+    key: &[f32],
+    value: &[f32],
+) {
     let head_dim = key.len();
     let (block, j) = (position / BLOCK * BLOCK, position % BLOCK);
     let columns = keys[block * head_dim..][..BLOCK * head_dim].chunks_exact_mut(BLOCK);
     for (column, &key) in columns.zip(key) {
-        column[j] = E::of(key);
+        column[j] = E::from_f32(key);
     }
     for (to, &value) in values[position * head_dim..][..head_dim].iter_mut().zip(value) {
-        *to = E::of(value);
+        *to = E::from_f32(value);
     }
 }
 
 impl KvCache {
-    /// A cache for so many layers; keys and values are (`kv_dim`), heads of them (`head_dim`).
+    /// A cache for `n_layers`; keys and values are (`kv_dim`), heads of them (`head_dim`).
     pub(crate) fn new(n_layers: usize, kv_dim: usize, head_dim: usize, dtype: CacheDtype) -> Self {
         let layers = match dtype {
             CacheDtype::F32 => Layers::F32(vec![Layer::default(); n_layers]),
@@ -160,15 +164,16 @@ impl KvCache {
         Self::bytes_per_position(self.n_layers, self.kv_dim, self.dtype())
     }
 
-    /// Positions that there is room for.
+    /// Positions that it holds without growing.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Makes room for positions below `needed`, which is at most `limit`.
+    /// Grows if it holds fewer than `needed` positions, of which there will never be more than
+    /// `limit`.
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`]; what was there stays.
+    /// [`ErrorKind::OutOfMemory`]; the cache is unchanged then.
     pub(crate) fn reserve(&mut self, needed: usize, limit: usize) -> Result<()> {
         if needed <= self.capacity {
             return Ok(());
@@ -199,7 +204,7 @@ impl KvCache {
         }
     }
 
-    /// A copy of the first `len` positions, with room for little more.
+    /// A copy of the first `len` positions, without spare capacity.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
@@ -214,26 +219,26 @@ impl KvCache {
             (Layers::F16(to), Layers::F16(from)) => {
                 to.iter_mut().zip(from).for_each(|(to, from)| to.copy_start(from, n_kv_heads));
             }
-            _ => unreachable!("a copy is of the same kind"),
+            _ => unreachable!("a copy has the same dtype"),
         }
         Ok(copy)
     }
 }
 
-/// Whether so many vectors of so many bytes can be had: `vec!` asks the system for zeroed pages,
+/// Whether `n_vectors` of `bytes` each can be allocated. `vec!` gets zeroed pages from the system,
 /// but ends the process where there are none.
 ///
-/// All are there at once before any is given back. One before each `vec!` would be what that gets,
-/// if it is small enough for the allocator to keep, and would then have to be filled with zeros: on
-/// a 70B's first token, 2.6 GB.
+/// All are allocated before any is freed. If one were tried and freed before each `vec!`, the
+/// allocator might hand the same memory out again and would then have to fill it with zeros: on a
+/// 70B's first token, 2.6 GB.
 fn can_allocate(n_vectors: usize, bytes: usize) -> bool {
     let mut vectors: Vec<Vec<u8>> = vec![Vec::new(); n_vectors];
     vectors.iter_mut().all(|vector| vector.try_reserve_exact(bytes).is_ok())
 }
 
-/// Makes room for `len` numbers of keys and of values in each layer. What is new comes as zeros
-/// from the system and is not touched, so it takes no memory yet.
-fn grow<E: Element>(layers: &mut [Layer<E>], len: usize, n_kv_heads: usize) {
+/// Grows the keys and the values of each layer to `len` numbers. The new ones come as zeroed pages
+/// from the system and are not touched, so they take no memory yet.
+fn grow<E: KvElement>(layers: &mut [Layer<E>], len: usize, n_kv_heads: usize) {
     for layer in layers {
         let mut longer = Layer { keys: vec![E::default(); len], values: vec![E::default(); len] };
         longer.copy_start(layer, n_kv_heads);
@@ -253,7 +258,7 @@ mod tests {
         (head * 1000 + position * 4 + d) as f32
     }
 
-    /// The first positions of each head have their keys and values.
+    /// Asserts that the first positions of each head have their keys and values.
     fn holds(cache: &mut KvCache, len: usize) {
         let LayerMut::F32(layer) = cache.layer(1) else { panic!("the cache is of f32") };
         let per_head = layer.keys.len() / HEADS;

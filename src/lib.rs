@@ -82,6 +82,7 @@
 mod attention;
 pub mod chat;
 mod checkpoint;
+mod compute;
 mod config;
 mod conversation;
 #[cfg(feature = "convert")]

@@ -1,14 +1,19 @@
 //! Matrix products, and what is fused with them so that a layer takes few parallel regions.
 //!
-//! All of them compute `Y = X W^T` for activations `X` (`n_tokens`, in) and weights `W` (out, in),
-//! and share out the columns of `Y`, that is the rows of `W`: each weight is read by one thread.
+//! All of them compute `Y = X W^T` for activations `X` (`n_tokens`, in) and weights `W` (out, in).
+//! Threads divide the columns of `Y` among them, that is the rows of `W`, so each weight is read by
+//! one thread.
+//!
+//! First the activations are laid out as the kernels read them ([`Activations`]), then each thread
+//! multiplies its rows of `W` with all tokens: `dot_all` in `quant` for few tokens, `gemm` for many.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use crate::compute::Compute;
 use crate::gemm;
-use crate::ops::{self, Numerics};
-use crate::parallel::{ColumnPartition, ColumnSlice, Team};
+use crate::ops;
+use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::quant::Output;
 use crate::quant::activation::{ActivationBuffer, ActivationRows};
 use crate::quant::float::{F32Tile, tile_tokens};
@@ -16,116 +21,156 @@ use crate::quant::packed::{Aligned, Int8Tile, Panel, RequiredSums};
 use crate::simd::{Isa, PREFETCH_DISTANCE, kernel};
 use crate::tensor::{Matrix, Tensor};
 
-/// What a forward pass computes with.
-pub(crate) struct Compute<'a> {
-    pub(crate) isa: Isa,
-    pub(crate) numerics: Numerics,
-    pub(crate) team: &'a Team<'a>,
+/// `outs[i] = x W_i^T` for matrices that share their input. `outs[i]` is (`n_tokens`, rows of
+/// `W_i`).
+pub(crate) fn matmul<const N: usize>(
+    compute: &Compute<'_>,
+    outs: [&mut [f32]; N],
+    weights: [&Tensor; N],
+    x: &[f32],
+    buffer: &mut MatmulBuffer,
+) {
+    let weights = weights.map(Tensor::matrix);
+    let x = Activations::of(compute, x, &weights, buffer);
+    let (isa, row_unit) = (compute.isa, x.row_unit(&weights[0]));
+    let mut i = 0;
+    let outs = outs.map(|out| {
+        i += 1;
+        [ColumnPartition::new(out, weights[i - 1].n_rows, row_unit)]
+    });
+    compute.team.bands(outs, bytes(&weights), move |i, units, [mut out]| {
+        products(isa, weights[i], rows(units, row_unit, weights[i]), x, &mut out, Output::Overwrite);
+    });
 }
 
-impl Compute<'_> {
-    /// `outs[i] = x W_i^T` for matrices that share their input. `outs[i]` is (`n_tokens`, rows of
-    /// `W_i`).
-    pub(crate) fn matmul<const N: usize>(
-        &self,
-        outs: [&mut [f32]; N],
-        weights: [&Tensor; N],
-        x: &[f32],
-        buffer: &mut MatmulBuffer,
-    ) {
-        let weights = weights.map(Tensor::matrix);
-        let x = self.operand(&weights, x, buffer);
-        let (isa, row_unit) = (self.isa, x.row_unit(&weights[0]));
-        let mut i = 0;
-        let outs = outs.map(|out| {
-            i += 1;
-            [ColumnPartition::new(out, weights[i - 1].n_rows, row_unit)]
-        });
-        self.team.bands(outs, bytes(&weights), move |i, units, [mut band]| {
-            products(isa, weights[i], rows(units, row_unit, weights[i]), x, &mut band, Output::Overwrite);
-        });
-    }
-
-    /// `out += x W^T`: the product joins the residual stream. `out` is (`n_tokens`, rows of `W`).
-    pub(crate) fn matmul_add(&self, out: &mut [f32], weights: &Tensor, x: &[f32], buffer: &mut MatmulBuffer) {
-        let weights = [weights.matrix()];
-        let x = self.operand(&weights, x, buffer);
-        let (isa, row_unit) = (self.isa, x.row_unit(&weights[0]));
-        let outs = [[ColumnPartition::new(out, weights[0].n_rows, row_unit)]];
-        self.team.bands(outs, bytes(&weights), move |_, units, [mut band]| {
-            products(isa, weights[0], rows(units, row_unit, weights[0]), x, &mut band, Output::Accumulate);
-        });
-    }
-
-    /// `gate = silu(x W1^T) * (x W3^T)`: the first half of the feed-forward network. `gate` and
-    /// `up`, which is room for the second factor, are (`n_tokens`, `hidden_dim`).
-    pub(crate) fn matmul_swiglu(
-        &self,
-        gate: &mut [f32],
-        up: &mut [f32],
-        [w1, w3]: [&Tensor; 2],
-        x: &[f32],
-        buffer: &mut MatmulBuffer,
-    ) {
-        let weights = [w1.matrix(), w3.matrix()];
-        let x = self.operand(&weights, x, buffer);
-        let (isa, numerics, row_unit) = (self.isa, self.numerics, x.row_unit(&weights[0]));
-        let columns = |out, w: &Matrix<'_>| ColumnPartition::new(out, w.n_rows, row_unit);
-        let outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
-        self.team.bands(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
-            let rows = rows(units, row_unit, weights[0]);
-            if matches!(x, Operand::Rows(_)) {
-                // What is fetched ahead at the end of one matrix's rows isn't the start of the
-                // other's.
-                fetch(isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
-            }
-            products(isa, weights[0], rows.clone(), x, &mut gate, Output::Overwrite);
-            products(isa, weights[1], rows, x, &mut up, Output::Overwrite);
-            for token in 0..gate.n_rows() {
-                ops::swiglu(isa, numerics, gate.row(token), up.row(token));
-            }
-        });
-    }
-
-    /// The activations in the form that the weights want.
-    fn operand<'b>(&self, weights: &[Matrix<'_>], x: &'b [f32], buffer: &'b mut MatmulBuffer) -> Operand<'b> {
-        let n = weights[0].n_columns;
-        let n_tokens = x.len() / n;
-        let panel_encodings = || weights.iter().map(|w| w.rows.panel_encoding());
-        if n_tokens >= MIN_PACKED_TOKENS && panel_encodings().all(|kind| kind.is_some()) {
-            let (lanes, wanted) = (self.isa.lanes(), RequiredSums::by(panel_encodings().flatten()));
-            buffer.tiles.resize_with(n_tokens.div_ceil(lanes), Int8Tile::default);
-            self.team.for_each_mut(&mut buffer.tiles, size_of_val(x), |i, tile| {
-                let rows = &x[i * lanes * n..];
-                tile.pack(self.isa, &rows[..rows.len().min(lanes * n)], n, wanted);
-            });
-            return Operand::Packed(&buffer.tiles, &buffer.panels);
-        }
-        if n_tokens >= gemm::float::MIN_TOKENS && weights.iter().all(|w| w.rows.activation_group().is_none())
-        {
-            let tile_tokens = tile_tokens(self.isa.lanes());
-            buffer.float_tiles.resize_with(n_tokens.div_ceil(tile_tokens), F32Tile::default);
-            self.team.for_each_mut(&mut buffer.float_tiles, size_of_val(x), |i, tile| {
-                let rows = &x[i * tile_tokens * n..];
-                tile.pack(self.isa, &rows[..rows.len().min(tile_tokens * n)], n);
-            });
-            return Operand::Floats(&buffer.float_tiles, &buffer.float_panels);
-        }
-        Operand::Rows(match weights.iter().find_map(|w| w.rows.activation_group()) {
-            Some(group) => {
-                let wanted = |turn| weights.iter().any(|w| w.rows.interleave() == Some(turn));
-                buffer.rows.quantize(self.isa, x, n, group, wanted)
-            }
-            None => ActivationRows::f32(x, n),
-        })
-    }
+/// `out += x W^T`: the product joins the residual stream. `out` is (`n_tokens`, rows of `W`).
+pub(crate) fn matmul_add(
+    compute: &Compute<'_>,
+    out: &mut [f32],
+    weights: &Tensor,
+    x: &[f32],
+    buffer: &mut MatmulBuffer,
+) {
+    let weights = [weights.matrix()];
+    let x = Activations::of(compute, x, &weights, buffer);
+    let (isa, row_unit) = (compute.isa, x.row_unit(&weights[0]));
+    let outs = [[ColumnPartition::new(out, weights[0].n_rows, row_unit)]];
+    compute.team.bands(outs, bytes(&weights), move |_, units, [mut out]| {
+        products(isa, weights[0], rows(units, row_unit, weights[0]), x, &mut out, Output::Accumulate);
+    });
 }
 
-/// From so many tokens on, weights are unpacked once for all of them.
+/// `gate = silu(x W1^T) * (x W3^T)`: the first half of the feed-forward network. `gate` and `up`,
+/// which holds the second factor, are (`n_tokens`, `hidden_dim`).
+pub(crate) fn matmul_swiglu(
+    compute: &Compute<'_>,
+    gate: &mut [f32],
+    up: &mut [f32],
+    [w1, w3]: [&Tensor; 2],
+    x: &[f32],
+    buffer: &mut MatmulBuffer,
+) {
+    let weights = [w1.matrix(), w3.matrix()];
+    let x = Activations::of(compute, x, &weights, buffer);
+    let (isa, numerics, row_unit) = (compute.isa, compute.numerics, x.row_unit(&weights[0]));
+    let columns = |out, w: &Matrix<'_>| ColumnPartition::new(out, w.n_rows, row_unit);
+    let outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
+    compute.team.bands(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
+        let rows = rows(units, row_unit, weights[0]);
+        if matches!(x, Activations::RowMajor(_)) {
+            // While the last rows of w1 are multiplied, what follows them is prefetched: not w3's.
+            prefetch_start(isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
+        }
+        products(isa, weights[0], rows.clone(), x, &mut gate, Output::Overwrite);
+        products(isa, weights[1], rows, x, &mut up, Output::Overwrite);
+        for token in 0..gate.n_rows() {
+            ops::swiglu(isa, numerics, gate.row(token), up.row(token));
+        }
+    });
+}
+
+/// The activations of a product, in the layout that suits the weights and the number of tokens.
+#[derive(Clone, Copy)]
+enum Activations<'a> {
+    /// Row by row, for decode and short prompts: each row of weights is decoded again for every
+    /// token. Quantized weights want the rows in int8, others in f32.
+    RowMajor(ActivationRows<'a>),
+    /// Tiles of a vector's lanes of tokens in int8, for prompts: some rows of quantized weights are
+    /// unpacked into an int8 panel once, which then meets all tiles.
+    Int8Tiles { tiles: &'a [Int8Tile], panels: &'a Mutex<Vec<Panel>> },
+    /// Tiles of some tokens in f32, for prompts: weights that aren't quantized meet all tiles.
+    F32Tiles { tiles: &'a [F32Tile], panels: &'a Mutex<Vec<Aligned<f32>>> },
+}
+
+/// The fewest tokens for which unpacking quantized weights once for all of them pays.
 const MIN_PACKED_TOKENS: usize = 3;
 
-/// Room for the activations of a product, in either form, and for panels of weights, one for each
-/// thread at work.
+/// Whether the weights are quantized in formats that can be unpacked into int8 panels, and there
+/// are enough tokens to share the unpacking.
+fn suits_int8_tiles(weights: &[Matrix<'_>], n_tokens: usize) -> bool {
+    n_tokens >= MIN_PACKED_TOKENS && weights.iter().all(|w| w.rows.panel_encoding().is_some())
+}
+
+/// Whether no weights are quantized, and there are enough tokens to share the loads of a tile.
+fn suits_f32_tiles(weights: &[Matrix<'_>], n_tokens: usize) -> bool {
+    n_tokens >= gemm::float::MIN_TOKENS && weights.iter().all(|w| w.rows.activation_group().is_none())
+}
+
+impl<'a> Activations<'a> {
+    /// Lays out `x`, (`n_tokens`, in), for all `weights`, (out, in) each.
+    fn of(compute: &Compute<'_>, x: &'a [f32], weights: &[Matrix<'_>], buffer: &'a mut MatmulBuffer) -> Self {
+        let n = weights[0].n_columns;
+        let n_tokens = x.len() / n;
+        if suits_int8_tiles(weights, n_tokens) {
+            Self::int8_tiles(compute, x, weights, buffer)
+        } else if suits_f32_tiles(weights, n_tokens) {
+            Self::f32_tiles(compute, x, n, buffer)
+        } else if let Some(group) = weights.iter().find_map(|w| w.rows.activation_group()) {
+            let wanted = |order| weights.iter().any(|w| w.rows.interleave() == Some(order));
+            Self::RowMajor(buffer.rows.quantize(compute.isa, x, n, group, wanted))
+        } else {
+            Self::RowMajor(ActivationRows::f32(x, n))
+        }
+    }
+
+    fn int8_tiles(
+        compute: &Compute<'_>,
+        x: &[f32],
+        weights: &[Matrix<'_>],
+        buffer: &'a mut MatmulBuffer,
+    ) -> Self {
+        let (isa, n, tokens) = (compute.isa, weights[0].n_columns, compute.isa.lanes());
+        let wanted = RequiredSums::by(weights.iter().filter_map(|w| w.rows.panel_encoding()));
+        buffer.tiles.resize_with((x.len() / n).div_ceil(tokens), Int8Tile::default);
+        compute.team.for_each_mut(&mut buffer.tiles, size_of_val(x), move |i, tile| {
+            let rows = &x[i * tokens * n..];
+            tile.pack(isa, &rows[..rows.len().min(tokens * n)], n, wanted);
+        });
+        Self::Int8Tiles { tiles: &buffer.tiles, panels: &buffer.panels }
+    }
+
+    fn f32_tiles(compute: &Compute<'_>, x: &[f32], n: usize, buffer: &'a mut MatmulBuffer) -> Self {
+        let (isa, tokens) = (compute.isa, tile_tokens(compute.isa.lanes()));
+        buffer.float_tiles.resize_with((x.len() / n).div_ceil(tokens), F32Tile::default);
+        compute.team.for_each_mut(&mut buffer.float_tiles, size_of_val(x), move |i, tile| {
+            let rows = &x[i * tokens * n..];
+            tile.pack(isa, &rows[..rows.len().min(tokens * n)], n);
+        });
+        Self::F32Tiles { tiles: &buffer.float_tiles, panels: &buffer.float_panels }
+    }
+
+    /// Threads take rows of weights in multiples of what a kernel takes at once.
+    fn row_unit(self, weights: &Matrix<'_>) -> usize {
+        match self {
+            Self::RowMajor(_) => 8,
+            Self::Int8Tiles { .. } => gemm::int8::PANEL_ROWS,
+            Self::F32Tiles { .. } => gemm::float::panel_rows(weights.row_bytes()),
+        }
+    }
+}
+
+/// Memory that is reused from product to product: activations in every layout, and panels of
+/// weights, one for each thread at work.
 #[derive(Debug, Default)]
 pub(crate) struct MatmulBuffer {
     rows: ActivationBuffer,
@@ -135,43 +180,45 @@ pub(crate) struct MatmulBuffer {
     float_panels: Mutex<Vec<Aligned<f32>>>,
 }
 
-/// The input of a product.
-#[derive(Clone, Copy)]
-enum Operand<'a> {
-    /// Row by row: each row of weights is decoded for each few tokens.
-    Rows(ActivationRows<'a>),
-    /// Packed, for the panels of int8 that some rows of weights are unpacked into.
-    Packed(&'a [Int8Tile], &'a Mutex<Vec<Panel>>),
-    /// Packed, for f32 products.
-    Floats(&'a [F32Tile], &'a Mutex<Vec<Aligned<f32>>>),
-}
-
-impl Operand<'_> {
-    /// Rows of weights are shared out in multiples of what a kernel takes at once.
-    fn row_unit(self, weights: &Matrix<'_>) -> usize {
-        match self {
-            Self::Rows(_) => 8,
-            Self::Packed(..) => gemm::int8::PANEL_ROWS,
-            Self::Floats(..) => gemm::float::panel_rows(weights.row_bytes()),
+/// Some rows of `x W^T`, into the columns of the output that belong to them.
+fn products(
+    isa: Isa,
+    weights: Matrix<'_>,
+    rows: Range<usize>,
+    x: Activations<'_>,
+    out: &mut ColumnSlice<'_>,
+    store: Output,
+) {
+    match x {
+        Activations::RowMajor(x) => weights.rows.dot_all(isa, rows, x, out, store),
+        Activations::Int8Tiles { tiles, panels } => {
+            let mut panel = take(panels);
+            gemm::int8::multiply(isa, weights, rows, tiles, &mut panel, out, store);
+            give_back(panels, panel);
+        }
+        Activations::F32Tiles { tiles, panels } => {
+            let mut panel = take(panels);
+            gemm::float::multiply(isa, weights, rows, tiles, &mut panel, out, store);
+            give_back(panels, panel);
         }
     }
 }
 
-/// The rows that some units are.
+/// The rows of a matrix that are some units of its output.
 fn rows(units: Range<usize>, unit: usize, matrix: Matrix<'_>) -> Range<usize> {
     units.start * unit..(units.end * unit).min(matrix.n_rows)
 }
 
-kernel! {
-    /// Has the cache fetch what a product will read first.
-    fn fetch(s; bytes: &[u8]) {
-        s.prefetch_all_nta(bytes, 0, PREFETCH_DISTANCE);
-    }
-}
-
-/// What a product reads.
+/// The bytes that a product reads.
 fn bytes(weights: &[Matrix<'_>]) -> usize {
     weights.iter().map(|w| w.len_bytes).sum()
+}
+
+kernel! {
+    /// Prefetches what a product reads first.
+    fn prefetch_start(s; bytes: &[u8]) {
+        s.prefetch_all_nta(bytes, 0, PREFETCH_DISTANCE);
+    }
 }
 
 /// A panel that no thread is using.
@@ -181,30 +228,6 @@ fn take<P: Default>(panels: &Mutex<Vec<P>>) -> P {
 
 fn give_back<P>(panels: &Mutex<Vec<P>>, panel: P) {
     panels.lock().unwrap_or_else(PoisonError::into_inner).push(panel);
-}
-
-/// Some rows of `x W^T`, into the columns of the output that belong to them.
-fn products(
-    isa: Isa,
-    weights: Matrix<'_>,
-    rows: Range<usize>,
-    x: Operand<'_>,
-    out: &mut ColumnSlice<'_>,
-    store: Output,
-) {
-    match x {
-        Operand::Rows(x) => weights.rows.dot_all(isa, rows, x, out, store),
-        Operand::Packed(x, panels) => {
-            let mut panel = take(panels);
-            gemm::int8::multiply(isa, weights, rows, x, &mut panel, out, store);
-            give_back(panels, panel);
-        }
-        Operand::Floats(x, panels) => {
-            let mut panel = take(panels);
-            gemm::float::multiply(isa, weights, rows, x, &mut panel, out, store);
-            give_back(panels, panel);
-        }
-    }
 }
 
 #[cfg(test)]

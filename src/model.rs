@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use crate::checkpoint::file_kind::{FileKind, Wanted};
 use crate::checkpoint::{self, Checkpoint};
+use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward::Llama;
-use crate::ops::{Numerics, RopeFrequencies};
+use crate::ops::RopeFrequencies;
 #[cfg(feature = "rayon")]
 use crate::parallel::ThreadPool;
 use crate::parallel::Threads;
@@ -448,8 +449,10 @@ impl Model {
             weights.move_to_huge_pages().map_err(|e| e.at(storage.path()))?;
         }
         let rope_frequencies = match numerics {
-            Numerics::Accurate => RopeFrequencies::exact(&config, rope_factors.as_deref()),
-            Numerics::RunqCompatible => RopeFrequencies::llama2c(config.head_dim, config.rope_theta as f32),
+            Numerics::Accurate => RopeFrequencies::accurate(&config, rope_factors.as_deref()),
+            Numerics::RunqCompatible => {
+                RopeFrequencies::runq_compatible(config.head_dim, config.rope_theta as f32)
+            }
         };
         let inner = Inner {
             llama: Llama { config, weights, rope_frequencies, numerics },

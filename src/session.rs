@@ -2,11 +2,11 @@
 
 use std::fmt;
 
+use crate::compute::Compute;
 use crate::config::{Config, beyond_window};
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
 use crate::kv_cache::{BLOCK, CacheDtype, KvCache};
-use crate::matmul::Compute;
 use crate::model::Model;
 use crate::tokenizer::Decoder;
 

@@ -22,9 +22,9 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::Checkpoint;
 use super::file_kind::FileKind;
+use crate::compute::Numerics;
 use crate::config::{Config, RopeScaling};
 use crate::error::{ErrorKind, Result};
-use crate::ops::Numerics;
 use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use file_kind::{FileKind, Wanted};
 
+use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::Numerics;
 use crate::storage::{Storage, folder};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;

@@ -92,7 +92,8 @@ pub(super) fn compare_expected(
     /// The file holds fractions as f32.
     const TOLERANCE: f64 = 4.0 * f32::EPSILON as f64;
     let close = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs();
-    let RopeFrequencies::Exact { frequencies, magnitude } = RopeFrequencies::exact(config, rope_factors)
+    let RopeFrequencies::Accurate { frequencies, magnitude } =
+        RopeFrequencies::accurate(config, rope_factors)
     else {
         return Ok(());
     };

@@ -1,12 +1,13 @@
 //! Products in every weight format, on every instruction set, against f64.
 //!
-//! Quantised weights are multiplied with activations that were rounded to int8, so the products are
-//! those of the decoded weights and the decoded activations, but for the rounding of f32; and that
-//! is bounded.
+//! Quantized weights are multiplied with activations that were rounded to int8, so the products are
+//! those of the decoded weights and the decoded activations, except for the rounding of f32; and
+//! that is bounded.
 
 use std::sync::Arc;
 
 use super::*;
+use crate::compute::Numerics;
 use crate::parallel::Threads;
 use crate::quant::Dtype;
 use crate::storage::Storage;
@@ -46,7 +47,7 @@ fn cases() -> Vec<Case> {
     Dtype::ALL.iter().map(case).collect()
 }
 
-/// A stream of noise (`SplitMix64`).
+/// Random numbers (`SplitMix64`).
 struct Noise(u64);
 
 impl Noise {
@@ -63,7 +64,7 @@ impl Noise {
     }
 }
 
-/// What the bytes of quantised weights are.
+/// What the bytes of quantized weights are.
 #[derive(Clone, Copy, Debug)]
 enum Bytes {
     Any,
@@ -149,12 +150,8 @@ fn operands(
 fn product(isa: Isa, w: &Tensor, x: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.len() / w.columns() * w.rows()];
     Threads::new(1).unwrap().enter(true, |team| {
-        Compute { isa, numerics: Numerics::Accurate, team }.matmul(
-            [&mut out],
-            [w],
-            x,
-            &mut Default::default(),
-        );
+        let compute = Compute { isa, numerics: Numerics::Accurate, team };
+        matmul(&compute, [&mut out], [w], x, &mut Default::default());
     });
     out
 }
@@ -191,10 +188,10 @@ fn magnitudes(case: Case, data: &[u8], weights: &[f32]) -> Vec<f64> {
 /// Let u = 2^-24. However n terms are added up, each goes through at most n - 1 additions, so a sum
 /// is within `(n - 1) u` times the sum of their sizes, to first order (Higham, Accuracy and
 /// Stability, 4.2). Of f32 weights the terms are n products, each rounded once or not at all. Of
-/// blocks they are a group's whole-number product times its scale, less its sum times its minimum,
+/// blocks they are a group's integer product times its scale, less its sum times its minimum,
 /// times the activations' scale; each of these, the scale and the minimum is rounded, as is the
-/// decoded weight in the exact product (twice): fewer than 12 times in all, and halves of groups
-/// have terms of their own.
+/// decoded weight in the exact product (twice): fewer than 12 times in all, and sub-blocks of
+/// groups have terms of their own.
 fn exact(case: Case, n: usize, data: &[u8], x: &[f32]) -> Vec<(f64, f64)> {
     let weights = tensor(case.dtype, n, data).to_f32();
     let (sizes, x) = (magnitudes(case, data, &weights), rounded(case.dtype, x));
@@ -283,7 +280,7 @@ proptest! {
         }
     }
 
-    /// But for plain arithmetic, which may round a product before it is added.
+    /// Except the scalar one, which may round a product before it is added.
     #[test]
     fn a_product_has_the_same_bits_on_every_isa(
         (case, sizes) in any_product(),

@@ -49,9 +49,9 @@ use tensors::{TensorInfo, Tensors};
 
 use super::Checkpoint;
 use super::file_kind::{FileKind, Wanted};
+use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::Numerics;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{LayerWeights, Weights};

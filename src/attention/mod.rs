@@ -1,0 +1,220 @@
+//! Attention: `softmax(q K^T / sqrt(head_dim)) V`, a head of keys and values at a time, with all
+//! the queries that share it.
+//!
+//! [`Head::attend`] shows the three steps: [`scores`], softmax, [`values`]. `prefetch` walks the
+//! cache for the first and the last of them.
+//!
+//! Scores and weighted values are summed in the plain order of their terms: a vector holds several
+//! positions (for scores) or several dimensions (for the weighted sum), never parts of one sum. A
+//! product is rounded together with the sum it is added to, except for scores in runq's numerics,
+//! which gcc compiles so for a processor with FMA. The sum of a row's exponentials has sixteen
+//! parts, whatever a vector's length. So the result is the same bits on every instruction set, and
+//! for prefill and decode.
+//!
+//! In a long context it is loads that cost, not arithmetic: so eight queries meet a block while it
+//! is in the nearest cache, four at a time from registers.
+
+mod prefetch;
+mod scores;
+mod values;
+
+use crate::compute::{Compute, Numerics};
+use crate::kv_cache::{BLOCK, KvElement, Layer, LayerMut, store};
+use crate::ops::{rope, softmax};
+use crate::parallel::{ColumnPartition, ColumnSlice};
+use crate::simd::{Simd, kernel};
+
+/// The shape of an attention: `n_heads / n_kv_heads` query heads share a head of keys and values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) head_dim: usize,
+}
+
+/// Queries that meet a block of keys or values together, so that it comes from memory once for all
+/// of them: heads that share it, and neighboring tokens.
+const QUERY_TILE: usize = 8;
+
+/// Those of them that meet a vector of it together, so that it is loaded once: their sums fill the
+/// registers.
+const REGISTER_QUERIES: usize = 4;
+
+impl Heads {
+    /// Rows of scores that are needed at once.
+    pub(crate) fn score_rows(self) -> usize {
+        self.n_kv_heads * QUERY_TILE
+    }
+}
+
+/// The queries, keys and values of the tokens of a pass.
+pub(crate) struct Tokens<'a> {
+    pub(crate) q: &'a mut [f32],  // (n_tokens, n_heads * head_dim)
+    pub(crate) k: &'a mut [f32],  // (n_tokens, n_kv_heads * head_dim)
+    pub(crate) v: &'a [f32],      // (n_tokens, n_kv_heads * head_dim)
+    pub(crate) angles: &'a [f32], // (n_tokens, pairs, 2): cosines and sines
+    /// Of the first token.
+    pub(crate) position: usize,
+}
+
+/// Memory that is reused from pass to pass.
+#[derive(Debug, Default)]
+pub(crate) struct AttentionBuffer {
+    pub(crate) scores: Vec<f32>, // (score rows, positions)
+    sums: Vec<f32>,              // (score rows, head_dim)
+}
+
+/// Rotates queries and keys by their angles, stores keys and values in the cache, and lets each
+/// token attend to every position up to its own. `out` is (`n_tokens`, `n_heads` * `head_dim`).
+///
+/// A thread does all of that for a head of keys and values: what it then reads of them is in its
+/// own processor's cache.
+pub(crate) fn rope_store_attend(
+    compute: &Compute<'_>,
+    out: &mut [f32],
+    tokens: Tokens<'_>,
+    cache: LayerMut<'_>,
+    heads: Heads,
+    buffer: &mut AttentionBuffer,
+) {
+    match cache {
+        LayerMut::F32(layer) => in_layer(compute, out, tokens, layer, heads, buffer),
+        LayerMut::F16(layer) => in_layer(compute, out, tokens, layer, heads, buffer),
+    }
+}
+
+fn in_layer<E: KvElement>(
+    compute: &Compute<'_>,
+    out: &mut [f32],
+    tokens: Tokens<'_>,
+    layer: &mut Layer<E>,
+    heads: Heads,
+    buffer: &mut AttentionBuffer,
+) {
+    let Heads { n_heads, n_kv_heads, head_dim } = heads;
+    let Tokens { q, k, v, angles, position } = tokens;
+    let (q_dim, kv_dim) = (n_heads * head_dim, n_kv_heads * head_dim);
+    let n_tokens = q.len() / q_dim;
+    let stride = (position + n_tokens).next_multiple_of(BLOCK);
+    buffer.scores.resize(heads.score_rows() * stride, 0.0);
+    buffer.sums.resize(heads.score_rows() * head_dim, 0.0);
+
+    let (isa, numerics) = (compute.isa, compute.numerics);
+    let group_size = n_heads / n_kv_heads;
+    let floats = [
+        ColumnPartition::new(out, q_dim, group_size * head_dim),
+        ColumnPartition::new(q, q_dim, group_size * head_dim),
+        ColumnPartition::new(k, kv_dim, head_dim),
+        ColumnPartition::parts(&mut buffer.scores, n_kv_heads),
+        ColumnPartition::parts(&mut buffer.sums, n_kv_heads),
+    ];
+    let cache =
+        [&mut layer.keys, &mut layer.values].map(|numbers| ColumnPartition::parts(numbers, n_kv_heads));
+    let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
+    compute.team.units(
+        floats,
+        cache,
+        bytes,
+        move |head, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
+            let head = Head {
+                head_dim,
+                group_size,
+                position,
+                out,
+                q,
+                k,
+                v: &v[head * head_dim..],
+                kv_dim,
+                angles,
+                cache: [keys.row(0), values.row(0)],
+                scores: scores.row(0),
+                sums: sums.row(0),
+            };
+            run(isa, numerics, head);
+        },
+    );
+}
+
+/// A head of keys and values, the queries that share it, and all tokens.
+struct Head<'a, E> {
+    head_dim: usize,
+    /// Heads of queries that share it.
+    group_size: usize,
+    /// Of the first token.
+    position: usize,
+    out: ColumnSlice<'a>, // (n_tokens, group_size * head_dim)
+    q: ColumnSlice<'a>,   // (n_tokens, group_size * head_dim)
+    k: ColumnSlice<'a>,   // (n_tokens, head_dim)
+    v: &'a [f32],         // (n_tokens, kv_dim), from this head's columns on
+    kv_dim: usize,
+    angles: &'a [f32],       // (n_tokens, pairs, 2)
+    cache: [&'a mut [E]; 2], // keys (blocks, head_dim, BLOCK), values (positions, head_dim)
+    scores: &'a mut [f32],   // (QUERY_TILE, positions)
+    sums: &'a mut [f32],     // (QUERY_TILE, head_dim)
+}
+
+kernel! {
+    fn run<E: KvElement>(s; numerics: Numerics, head: Head<'_, E>) {
+        let mut head = head;
+        head.rotate_and_store();
+        match numerics {
+            Numerics::RunqCompatible => head.attend::<S, false>(s, numerics),
+            Numerics::Accurate => head.attend::<S, true>(s, numerics),
+        }
+    }
+}
+
+impl<E: KvElement> Head<'_, E> {
+    /// Positions enter here: once queries and keys are rotated, a dot product of two of them
+    /// depends on their distance alone.
+    #[inline(always)]
+    fn rotate_and_store(&mut self) {
+        let Self { head_dim, position, q, k, v, kv_dim, angles, cache: [keys, values], .. } = self;
+        let n_tokens = q.n_rows();
+        for (token, angles) in angles.chunks_exact(angles.len() / n_tokens).enumerate() {
+            rope(q.row(token), angles, *head_dim);
+            rope(k.row(token), angles, *head_dim);
+            let value = &v[token * *kv_dim..][..*head_dim];
+            store([keys, values], *position + token, k.get(token), value);
+        }
+    }
+
+    /// The three steps, for a tile of queries at a time: those of the first token, then those of
+    /// the next. `FUSED` says that each product of a score is rounded together with the sum.
+    #[inline(always)]
+    fn attend<S: Simd, const FUSED: bool>(self, s: S, numerics: Numerics) {
+        let Self { head_dim, group_size, position, mut out, q, cache, scores, sums, .. } = self;
+        let [keys, values] = cache.map(|numbers| &*numbers);
+        let n_queries = q.n_rows() * group_size;
+        let stride = scores.len() / QUERY_TILE;
+        for first in (0..n_queries).step_by(QUERY_TILE) {
+            let n = QUERY_TILE.min(n_queries - first);
+            let place = |i| ((first + i) / group_size, (first + i) % group_size * head_dim);
+            let mut queries: [&[f32]; QUERY_TILE] = [&[]; QUERY_TILE];
+            let mut visible = [0; QUERY_TILE]; // positions that each query sees
+            for i in 0..n {
+                let (token, column) = place(i);
+                queries[i] = &q.get(token)[column..][..head_dim];
+                visible[i] = position + token + 1;
+            }
+
+            // 1. scores = q K^T / sqrt(head_dim)
+            scores::fill::<S, E, FUSED>(s, &queries[..n], visible[n - 1], [keys, values], scores);
+
+            // 2. Softmax: scores become weights, which the division below makes add up to 1.
+            let mut divisors = [1.0; QUERY_TILE];
+            for i in 0..n {
+                divisors[i] = softmax(s, numerics, &mut scores[i * stride..][..visible[i]]);
+            }
+
+            // 3. out = weights V
+            values::weighted_sums(s, scores, &visible[..n], [values, keys], sums);
+            for (i, sums) in sums.chunks_exact(head_dim).take(n).enumerate() {
+                let (token, column) = place(i);
+                for (out, sum) in out.row(token)[column..][..head_dim].iter_mut().zip(sums) {
+                    *out = sum / divisors[i];
+                }
+            }
+        }
+    }
+}

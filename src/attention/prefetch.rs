@@ -1,0 +1,83 @@
+//! The walk through a head's keys or values: each block meets a tile of queries while the next one
+//! is prefetched.
+
+use super::REGISTER_QUERIES;
+use crate::kv_cache::KvElement;
+use crate::simd::Simd;
+
+/// What is done with a block.
+pub(super) trait BlockStep<S: Simd, E: KvElement> {
+    /// Has the `Q` queries from `first` on meet the `block`th block, whose numbers are `numbers`,
+    /// and calls the prefetcher on its way through them.
+    fn run<const Q: usize>(
+        &mut self,
+        s: S,
+        block: usize,
+        numbers: &[E],
+        first: usize,
+        prefetcher: Prefetcher<'_, E>,
+    );
+}
+
+/// The blocks of a head's keys, or of its values.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a, E> {
+    pub(super) numbers: &'a [E], // (blocks, head_dim * BLOCK), and perhaps more
+    pub(super) block_len: usize,
+    pub(super) n_blocks: usize,
+    /// What is read after the last block: some numbers, and where among them. It may be where they
+    /// end, for what lies there in memory.
+    pub(super) then: (&'a [E], usize),
+}
+
+impl<E: KvElement> Blocks<'_, E> {
+    /// Has all queries meet each block: [`REGISTER_QUERIES`] at a time, or one if the registers
+    /// hold no more.
+    #[inline(always)]
+    pub(super) fn for_each<S: Simd>(self, s: S, n_queries: usize, step: &mut impl BlockStep<S, E>) {
+        let at_once = if S::REGISTER_TILE > 1 { REGISTER_QUERIES } else { 1 };
+        for block in 0..self.n_blocks {
+            let (numbers, after) = self.numbers[block * self.block_len..].split_at(self.block_len);
+            let next = if block + 1 < self.n_blocks { (after, 0) } else { self.then };
+            for first in (0..n_queries).step_by(at_once) {
+                let sets = (first / at_once, n_queries.div_ceil(at_once));
+                let prefetcher = Prefetcher::new(next, self.block_len, sets);
+                match n_queries - first {
+                    n if S::REGISTER_TILE == 1 || n == 1 => {
+                        step.run::<1>(s, block, numbers, first, prefetcher)
+                    }
+                    2 => step.run::<2>(s, block, numbers, first, prefetcher),
+                    3 => step.run::<3>(s, block, numbers, first, prefetcher),
+                    _ => step.run::<REGISTER_QUERIES>(s, block, numbers, first, prefetcher),
+                }
+            }
+        }
+    }
+}
+
+/// Prefetches what is read after a block, evenly: memory that waits for arithmetic is lost time. Of
+/// two sets of queries, the first prefetches one half, the second the other.
+#[derive(Clone, Copy)]
+pub(super) struct Prefetcher<'a, E> {
+    numbers: &'a [E],
+    start: usize,
+    half: bool,
+}
+
+impl<'a, E: KvElement> Prefetcher<'a, E> {
+    /// For one of `n_sets` sets of queries.
+    #[inline(always)]
+    fn new((numbers, start): (&'a [E], usize), block_len: usize, (set, n_sets): (usize, usize)) -> Self {
+        Self { numbers, start: start + if set == 0 { 0 } else { block_len / 2 }, half: n_sets > 1 }
+    }
+
+    /// Prefetches what corresponds to the `width` numbers at `at` of this block.
+    #[inline(always)]
+    pub(super) fn fetch<S: Simd>(self, s: S, at: usize, width: usize) {
+        if self.half {
+            s.prefetch_all(self.numbers, self.start + at / 2, width / 2);
+        } else {
+            s.prefetch_all(self.numbers, self.start + at, width);
+        }
+    }
+}

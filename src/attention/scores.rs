@@ -1,0 +1,104 @@
+//! The first step of attention: how well each query matches each key.
+
+use super::QUERY_TILE;
+use super::prefetch::{BlockStep, Blocks, Prefetcher};
+use crate::kv_cache::{BLOCK, KvElement};
+use crate::simd::Simd;
+
+/// `scores[i][j] = q_i · k_j / sqrt(head_dim)` for queries of (`head_dim`) and the first
+/// `n_positions` keys. `scores` is ([`QUERY_TILE`], positions).
+///
+/// A query that sees fewer positions gets scores of those that it doesn't see, and of those that
+/// fill the last block; nobody reads them.
+#[inline(always)]
+pub(super) fn fill<S: Simd, E: KvElement, const FUSED: bool>(
+    s: S,
+    queries: &[&[f32]],
+    n_positions: usize,
+    [keys, values]: [&[E]; 2],
+    scores: &mut [f32],
+) {
+    let blocks = Blocks {
+        numbers: keys, // (blocks, head_dim, BLOCK)
+        block_len: BLOCK * queries[0].len(),
+        n_blocks: n_positions.div_ceil(BLOCK),
+        then: (values, 0),
+    };
+    let stride = scores.len() / QUERY_TILE;
+    blocks.for_each(s, queries.len(), &mut Scores::<FUSED> { queries, scores, stride });
+}
+
+struct Scores<'a, const FUSED: bool> {
+    queries: &'a [&'a [f32]],
+    scores: &'a mut [f32],
+    stride: usize,
+}
+
+impl<S: Simd, E: KvElement, const FUSED: bool> BlockStep<S, E> for Scores<'_, FUSED> {
+    #[inline(always)]
+    fn run<const Q: usize>(
+        &mut self,
+        s: S,
+        block: usize,
+        keys: &[E],
+        first: usize,
+        prefetcher: Prefetcher<'_, E>,
+    ) {
+        let head_dim = keys.len() / BLOCK;
+        let mut queries: [&[f32]; Q] = [&[]; Q];
+        for i in 0..Q {
+            queries[i] = &self.queries[first + i][..head_dim];
+        }
+        let scores = &mut self.scores[first * self.stride + block * BLOCK..];
+        if S::REGISTER_TILE == 4 {
+            block_scores::<S, E, FUSED, Q, 4>(s, queries, keys, prefetcher, scores, self.stride);
+        } else if S::REGISTER_TILE == 2 {
+            block_scores::<S, E, FUSED, Q, 2>(s, queries, keys, prefetcher, scores, self.stride);
+        } else {
+            block_scores::<S, E, FUSED, Q, 1>(s, queries, keys, prefetcher, scores, self.stride);
+        }
+    }
+}
+
+/// The scores of `Q` queries and a block of keys, (`head_dim`, [`BLOCK`]): those of `N` vectors of
+/// positions at a time, for each query, are kept in registers.
+#[inline(always)]
+fn block_scores<S: Simd, E: KvElement, const FUSED: bool, const Q: usize, const N: usize>(
+    s: S,
+    queries: [&[f32]; Q],
+    keys: &[E],
+    prefetcher: Prefetcher<'_, E>,
+    scores: &mut [f32],
+    stride: usize,
+) {
+    let head_dim = keys.len() / BLOCK;
+    let divisor = s.splat((head_dim as f32).sqrt());
+    let width = N * S::LANES;
+    for part in (0..BLOCK).step_by(width) {
+        let mut acc = [[s.splat(0.0); N]; Q];
+        for (d, keys) in (0..head_dim).zip(keys.chunks_exact(BLOCK)) {
+            let keys = &keys[part..][..width];
+            prefetcher.fetch(s, d * BLOCK + part, width);
+            let mut ks = [s.splat(0.0); N];
+            for v in 0..N {
+                ks[v] = E::load(s, &keys[v * S::LANES..]);
+            }
+            for i in 0..Q {
+                let q = s.splat(queries[i][d]);
+                for v in 0..N {
+                    acc[i][v] = if FUSED {
+                        s.fused_mul_add(q, ks[v], acc[i][v])
+                    } else {
+                        s.add(acc[i][v], s.mul(q, ks[v]))
+                    };
+                }
+            }
+        }
+        for i in 0..Q {
+            let scores = &mut scores[i * stride + part..][..width];
+            for v in 0..N {
+                s.store(s.div(acc[i][v], divisor), &mut scores[v * S::LANES..]);
+            }
+        }
+    }
+}
