@@ -1,9 +1,10 @@
-//! A conversation: questions and answers in one session, which reads only what is new.
+//! A conversation: user and assistant turns in one session, which reads only what is new.
 //!
-//! Invariant: when an answer begins, the session has read exactly the conversation up to there as
-//! the template lays it out, whatever it had read before and however the conversation came about.
-//! It keeps the longest beginning of that which it holds already, so nothing else is to be known of
-//! what was said and what became of it. A question changes nothing until it has been read whole.
+//! Invariant: when an assistant turn begins, the session has read exactly the conversation up to
+//! there as the template renders it, whatever it had read before and however the conversation came
+//! about. It keeps the longest prefix of that which it has read already, so the conversation needs
+//! no record of what the session has read. A user turn changes nothing until all of it has been
+//! read.
 
 use std::mem;
 
@@ -13,10 +14,6 @@ use crate::generate::{FinishReason, Generate, Piece, Prompt};
 use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::tokenizer::Tokenizer;
-
-/// Tokens of a question that are read between two items: few enough to stop soon, and enough to be
-/// read fast.
-const CHUNK: usize = 128;
 
 /// A conversation over a [`Session`].
 ///
@@ -30,8 +27,8 @@ const CHUNK: usize = 128;
 /// let template = model.chat_template().and_then(Template::detect).unwrap_or(Template::Llama2);
 /// let mut chat = Chat::new(model.session(), template)?;
 /// let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
-/// for question in ["Who is Lily?", "And Tom?"] {
-///     for piece in chat.ask(question, &mut sampler)?.max_tokens(10) {
+/// for user in ["Who is Lily?", "And Tom?"] {
+///     for piece in chat.ask(user, &mut sampler)?.max_tokens(10) {
 ///         print!("{}", piece?);
 ///     }
 /// }
@@ -41,9 +38,9 @@ const CHUNK: usize = 128;
 /// ```
 ///
 /// A conversation need not begin here: [`set_messages`](Self::set_messages) takes one that was
-/// saved, or that another program keeps. A session that has read some of it already reads the rest
-/// alone. If the model's own answer encodes to other tokens than those it was generated with, which
-/// is rare, it is read again from there.
+/// saved, or that another program keeps. The session reads only what it hasn't read yet. If the
+/// text of an assistant turn encodes to other tokens than those it was generated as, which is rare,
+/// it is read again from there.
 #[derive(Debug)]
 pub struct Chat {
     session: Session,
@@ -53,8 +50,8 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// A conversation that begins. What the session has read stays as far as the conversation
-    /// begins with it.
+    /// A new conversation. What the session has read is kept as far as the conversation begins with
+    /// it.
     ///
     /// # Errors
     /// [`ErrorKind::NoTokenizer`] if the session's model has none.
@@ -63,8 +60,8 @@ impl Chat {
         Ok(Self { session, template, stops: Vec::new(), messages: Vec::new() })
     }
 
-    /// Ends each answer before this text would come up, as the template's own stops do. May be
-    /// given several times.
+    /// Ends each assistant turn before this text would come up, as the template's own stops do. May
+    /// be given several times.
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stops.push(text.into());
@@ -77,8 +74,8 @@ impl Chat {
         self.template
     }
 
-    /// The session. It may lack the end of the last answer, or have read what is no longer of the
-    /// conversation.
+    /// The session. It may lack the end of the last assistant turn, or have read what is no longer
+    /// part of the conversation.
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
@@ -90,7 +87,7 @@ impl Chat {
         self.session
     }
 
-    /// What was said: the system prompt if there is one, then questions and answers.
+    /// The messages: the system prompt if there is one, then user and assistant turns.
     #[must_use]
     pub fn messages(&self) -> &[Message] {
         &self.messages
@@ -103,8 +100,8 @@ impl Chat {
         first.map(|message| message.content.as_str())
     }
 
-    /// Says how the assistant should behave; `None` or an empty text says nothing. Before the next
-    /// answer the session reads the conversation anew from there.
+    /// Sets the system prompt, or removes it with `None` or an empty text. Before the next
+    /// assistant turn the session reads the conversation again from there.
     pub fn set_system(&mut self, system: Option<&str>) {
         if self.system().is_some() {
             self.messages.remove(0);
@@ -114,8 +111,8 @@ impl Chat {
         }
     }
 
-    /// Goes on from another conversation. Before the next answer the session reads of it what it
-    /// hasn't read.
+    /// Continues another conversation. Before the next assistant turn the session reads of it what
+    /// it hasn't read.
     ///
     /// ```
     /// # use babyllama::{Model, Sampler, SamplerOptions};
@@ -130,7 +127,7 @@ impl Chat {
     /// let whole = chat.ask("And Tom?", &mut sampler)?.max_tokens(5).n_prompt();
     /// # chat.ask("And Tom?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
     ///
-    /// // Another conversation in the same session, with the same beginning: what follows it is read alone.
+    /// // Another conversation in the same session: what follows the same beginning is read.
     /// let mut other = Chat::new(chat.into_session(), Template::ChatMl)?;
     /// other.set_messages(vec![Message::user("Who is Lily?"), Message::assistant("A girl.")])?;
     /// assert!(other.ask("And Sue?", &mut sampler)?.n_prompt() < whole / 2);
@@ -140,14 +137,17 @@ impl Chat {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`], if the messages aren't a system prompt, which may be absent,
-    /// and then questions each followed by an answer. Nothing has changed then.
+    /// and then user turns each followed by an assistant turn. Nothing has changed then.
     pub fn set_messages(&mut self, messages: Vec<Message>) -> Result<()> {
         let system = usize::from(messages.first().is_some_and(|message| message.role == Role::System));
-        let by_turns = |(i, message): (usize, &Message)| message.role == [Role::User, Role::Assistant][i % 2];
+        let alternates =
+            |(i, message): (usize, &Message)| message.role == [Role::User, Role::Assistant][i % 2];
         let turns = &messages[system..];
-        if !turns.len().is_multiple_of(2) || !turns.iter().enumerate().all(by_turns) {
+        if !turns.len().is_multiple_of(2) || !turns.iter().enumerate().all(alternates) {
             let reason =
-                "after a system message, if any, there must be a question and an answer by turns".into();
+                "after a system message, if any, user and assistant must alternate, and the assistant \
+                          must come last"
+                    .into();
             let value = format!("{} messages", messages.len());
             return Err(ErrorKind::InvalidOption { name: "messages", value, reason }.into());
         }
@@ -155,14 +155,14 @@ impl Chat {
         Ok(())
     }
 
-    /// Forgets all but the system prompt.
+    /// Removes all messages except the system prompt.
     pub fn reset(&mut self) {
         self.messages.truncate(usize::from(self.system().is_some()));
         self.session.truncate(0);
     }
 
-    /// Takes back the last question and its answer, and returns them; `None` if there is no
-    /// question.
+    /// Removes the last user turn and its assistant turn, and returns them; `None` if there are
+    /// none.
     ///
     /// ```
     /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
@@ -171,8 +171,8 @@ impl Chat {
     /// # let mut sampler = Sampler::new(SamplerOptions::default());
     /// let mut chat = Chat::new(model.session(), Template::Llama2)?;
     /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
-    /// let [question, _answer] = chat.undo().expect("there is a turn");
-    /// assert_eq!(question.content, "Who is Lily?");
+    /// let [user, _assistant] = chat.undo().expect("two messages");
+    /// assert_eq!(user.content, "Who is Lily?");
     /// assert!(chat.messages().is_empty());
     /// # Ok(())
     /// # }
@@ -181,32 +181,32 @@ impl Chat {
         if self.messages.len() < 2 {
             return None;
         }
-        let answer = self.messages.pop()?;
-        let question = self.messages.pop()?;
+        let assistant = self.messages.pop()?;
+        let user = self.messages.pop()?;
         let model = self.session.model();
         let (parts, jinja) = (self.template.render(&self.messages), model.chat_template());
         if let Ok(tokens) = encode_whole(parts, self.template, jinja, model.tokenizer()?) {
             self.session.keep_prefix(&tokens);
         }
-        Some([question, answer])
+        Some([user, assistant])
     }
 
-    /// Asks something. The answer comes piece by piece: see [`Answer`]. The sampler's penalties
-    /// count the tokens of this conversation, and no others.
+    /// Adds a user turn. The assistant turn comes piece by piece: see [`Answer`]. The sampler's
+    /// penalties count the tokens of this conversation, and no others.
     ///
     /// # Errors
-    /// [`ErrorKind::ContextFull`] if the session has no room for the question,
+    /// [`ErrorKind::ContextFull`] if the user turn doesn't fit the session,
     /// [`ErrorKind::Tokenizer`] if the tokenizer lacks a token that the template needs. The
-    /// conversation is then as it was before.
-    pub fn ask<'a>(&'a mut self, question: &str, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
+    /// conversation is unchanged then.
+    pub fn ask<'a>(&'a mut self, user: &str, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
         let mut asked = self.messages.clone();
-        asked.push(Message::user(question));
+        asked.push(Message::user(user));
         Answer::new(self, asked, sampler)
     }
 
-    /// Answers the last question anew. The answer that it had stays until the new one begins.
+    /// Generates the last assistant turn again. The old one stays until the new one begins.
     ///
-    /// With the same sampler the answer is another one, if it is left to chance.
+    /// With the same sampler it is another one, unless the temperature is 0.
     ///
     /// ```
     /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
@@ -216,7 +216,7 @@ impl Chat {
     /// let mut chat = Chat::new(model.session(), Template::Llama2)?;
     /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
     /// let answer = chat.regenerate(&mut sampler)?;
-    /// assert_eq!(answer.n_prompt(), 1, "the question has been read: only its last token is read again");
+    /// assert_eq!(answer.n_prompt(), 1, "only its last token is read");
     /// answer.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
     /// assert_eq!(chat.messages().len(), 2);
     /// # Ok(())
@@ -224,11 +224,11 @@ impl Chat {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] if nothing was asked, and as [`ask`](Self::ask). Nothing has
-    /// changed then.
+    /// [`ErrorKind::InvalidOption`] if there is no assistant turn, and as [`ask`](Self::ask).
+    /// Nothing has changed then.
     pub fn regenerate<'a>(&'a mut self, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
         let Some((Message { role: Role::Assistant, .. }, asked)) = self.messages.split_last() else {
-            let (value, reason) = ("none".into(), "there is no answer to be given anew".into());
+            let (value, reason) = ("none".into(), "there is no assistant turn to generate again".into());
             return Err(ErrorKind::InvalidOption { name: "messages", value, reason }.into());
         };
         let asked = asked.to_vec();
@@ -236,13 +236,13 @@ impl Chat {
     }
 }
 
-/// An answer: each item is the text that one more token makes, without white space around the
-/// whole.
+/// An assistant turn that is being generated: each item is the text that one more token makes,
+/// without white space around the whole.
 ///
-/// First the question is read, and items are empty: 128 tokens each, so that one may stop in
-/// between. Dropping it then takes the question back. Later, dropping it ends the answer where it
-/// is, and the conversation can go on, as it does after an answer of
-/// [`max_tokens`](Self::max_tokens) or an error. The answer so far is then the last of
+/// First the user turn is read, and items are empty: each is a [step](Session::feed) of up to 128
+/// tokens, so that the caller may stop in between. Dropping it then removes the user turn again.
+/// Later, dropping it ends the assistant turn where it is, and the conversation can go on, as it
+/// does after [`max_tokens`](Self::max_tokens) or an error. The text so far is then the last of
 /// [`Chat::messages`].
 #[derive(Debug)]
 pub struct Answer<'a> {
@@ -252,15 +252,15 @@ pub struct Answer<'a> {
     tokenizer: Tokenizer,
     stops: Vec<String>,
     max_tokens: usize,
-    /// The conversation with the question as its last message.
+    /// The conversation with the user turn as its last message.
     asked: Vec<Message>,
-    /// What the answer is to begin with.
+    /// What the assistant turn is to begin with.
     beginning: String,
     n_prompt: usize,
     n_generated: usize,
-    /// The answer so far, without white space around it.
+    /// The text so far, without white space around it.
     text: String,
-    /// White space that belongs to it if more comes.
+    /// White space that belongs to the text if more comes.
     space: String,
     reason: Option<FinishReason>,
 }
@@ -272,14 +272,14 @@ enum Stage<'a> {
     Done,
 }
 
-/// A question that is being read.
+/// A user turn that is being read, and whatever else the session lacks of the conversation.
 #[derive(Debug)]
 struct Prefill<'a> {
     session: &'a mut Session,
     sampler: &'a mut Sampler,
-    /// All that the session is to have read.
+    /// The whole conversation.
     tokens: Vec<TokenId>,
-    /// What the session kept of it; `None` before the first item.
+    /// How many of them the session had read already; `None` before the first item.
     kept: Option<usize>,
 }
 
@@ -317,9 +317,9 @@ impl Answer<'_> {
         self
     }
 
-    /// Has the model go on from these words, with which its answer is to begin. They are the first
-    /// text of the answer, and no token of them is counted. White space before them is left out; a
-    /// stop string in them doesn't count.
+    /// Has the assistant turn begin with these words, and the model continue them. They are its
+    /// first text, and none of their tokens is counted. White space before them is left out; a stop
+    /// string in them doesn't count.
     ///
     /// ```
     /// # use babyllama::{Chat, Model, Sampler, SamplerOptions, chat::Template};
@@ -335,7 +335,7 @@ impl Answer<'_> {
     /// ```
     ///
     /// # Errors
-    /// As [`Chat::ask`]; and [`ErrorKind::InvalidOption`] if the question is read already.
+    /// As [`Chat::ask`]; and [`ErrorKind::InvalidOption`] if the user turn is read already.
     pub fn begin_with(mut self, words: &str) -> Result<Self> {
         let Stage::Prefill(prefill @ Prefill { kept: None, .. }) = &mut self.stage else {
             let reason = "must be given before the first item".into();
@@ -350,7 +350,7 @@ impl Answer<'_> {
         Ok(self)
     }
 
-    /// The answer so far.
+    /// The text so far.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
@@ -362,20 +362,20 @@ impl Answer<'_> {
         self.reason
     }
 
-    /// How many tokens are read before the model says something: those of the conversation that the
-    /// session hasn't read.
+    /// The number of tokens that are read before the first one is generated: those of the
+    /// conversation that the session hasn't read.
     #[must_use]
     pub fn n_prompt(&self) -> usize {
         self.n_prompt
     }
 
-    /// Whether the question has been read, so that the next item is of the answer.
+    /// Whether the user turn has been read, so that the next item has generated text.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         !matches!(self.stage, Stage::Prefill(_))
     }
 
-    /// How many tokens were generated, not counting one that ended the answer.
+    /// The number of tokens generated, not counting one that ended the turn.
     #[must_use]
     pub fn n_generated(&self) -> usize {
         self.n_generated
@@ -387,9 +387,9 @@ impl Answer<'_> {
                 let Prefill { session, tokens, kept, .. } = prefill;
                 kept.get_or_insert_with(|| session.keep_prefix(tokens));
                 let read = session.position();
-                let chunk = &tokens[read..tokens.len().min(read + CHUNK)];
-                session.forward(chunk)?;
-                if session.position() < tokens.len() {
+                let mut feed = session.feed(&tokens[read..]);
+                feed.step()?;
+                if feed.remaining() > 0 {
                     return Ok(Some(Piece::new(None, "")));
                 }
                 self.begin()?;
@@ -400,7 +400,7 @@ impl Answer<'_> {
                 let mut piece = generate.next().transpose()?;
                 self.reason = generate.finish_reason();
                 if piece.is_none() && self.reason == Some(FinishReason::MaxTokens) {
-                    piece = generate.take_held(); // it belongs to the answer, which doesn't go on
+                    piece = generate.take_held(); // no other generation continues this text
                 }
                 let Some(piece) = piece else { return Ok(None) };
                 self.n_generated = generate.n_generated();
@@ -410,7 +410,7 @@ impl Answer<'_> {
         }
     }
 
-    /// Goes over from the question, which is now said, to the answer.
+    /// From prefill to decode: the user turn is now part of the conversation.
     fn begin(&mut self) -> Result<()> {
         let Stage::Prefill(prefill) = mem::replace(&mut self.stage, Stage::Done) else {
             return Ok(());
@@ -427,8 +427,8 @@ impl Answer<'_> {
         Ok(())
     }
 
-    /// The piece without white space at the answer's start. What may be white space at its end is
-    /// held back.
+    /// The piece without white space at the start of the turn. What may be white space at its end
+    /// is held back.
     fn trimmed(&mut self, piece: &Piece) -> Piece {
         let text = if self.text.is_empty() { piece.text().trim_start() } else { piece.text() };
         let visible = text.trim_end();
@@ -443,7 +443,8 @@ impl Answer<'_> {
         Piece::new(piece.token(), &shown)
     }
 
-    /// Ends it, if it hasn't ended: the question is taken back, or the answer is what it is so far.
+    /// Ends the turn, if it hasn't ended: in prefill the session forgets the user turn again, in
+    /// decode the text so far becomes the message.
     fn end(&mut self) {
         match mem::replace(&mut self.stage, Stage::Done) {
             Stage::Prefill(Prefill { session, kept: Some(kept), .. }) => session.truncate(kept),
@@ -452,7 +453,7 @@ impl Answer<'_> {
                     message.content.clone_from(&self.text);
                 }
             }
-            _ => {} // it was over, or hadn't begun
+            _ => {} // it had ended, or not begun
         }
     }
 }
@@ -477,7 +478,7 @@ impl Drop for Answer<'_> {
     }
 }
 
-/// How many of these tokens the session has still to read, if it has room for all.
+/// How many of these tokens the session has yet to read, if all of them fit.
 fn unread(session: &Session, tokens: &[TokenId]) -> Result<usize> {
     let (capacity, requested) = (session.capacity(), tokens.len());
     if requested > capacity {

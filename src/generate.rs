@@ -7,8 +7,8 @@ use crate::error::{ErrorKind, Result, TokenId};
 use crate::sampler::Sampler;
 use crate::session::{Session, Tail};
 
-/// Hardly any piece has more bytes than this: room for one more spares an allocation in the middle
-/// of a text.
+/// Few pieces have more bytes than this: with capacity for one more, a text is generated without
+/// allocations.
 const MAX_USUAL_PIECE: usize = 64;
 
 /// What a generation begins with.
@@ -55,9 +55,9 @@ impl<'a, const N: usize> From<&'a [TokenId; N]> for Prompt<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The model said that the text ends here, with this token. It isn't shown, and wasn't fed.
+    /// The model generated this end-of-text token. It isn't shown, and wasn't fed.
     EndOfText(TokenId),
-    /// As many tokens as [`Generate::max_tokens`] allows.
+    /// The limit set with [`Generate::max_tokens`] was reached.
     MaxTokens,
     /// The stop string with this index came up. The text ends before it.
     StopString(usize),
@@ -67,14 +67,16 @@ pub enum FinishReason {
 
 /// Generates text: each item is the text that one more token makes.
 ///
-/// Texts joined are the answer; one may be empty while a character is incomplete or a stop string
-/// may be beginning. The prompt is fed by the first `next`; before that, nothing has happened. A
-/// sampled token is fed by the `next` after it. After an error the iterator ends.
+/// The pieces joined are the generated text; one may be empty while a character is incomplete or a
+/// stop string may be beginning. The first `next` feeds the prompt, in one call of
+/// [`Session::forward`]; before that, nothing has happened. (For progress or a stop in between,
+/// [feed](Session::feed) the prompt and generate with an empty one.) A sampled token is fed by the
+/// `next` after it. After an error the iterator ends.
 ///
-/// # Going on
+/// # Continuing
 /// However a generation ends or is dropped, the session knows where it was, and one with an empty
-/// prompt goes on from there: with the same sampler, the items of all of them are those of a single
-/// generation, and so are the random numbers, wherever the cuts are. What isn't settled at a cut
+/// prompt continues there: with the same sampler, the items of all of them are those of a single
+/// generation, and so are the random numbers, wherever the cuts are. What is incomplete at a cut
 /// stays with the session until then: the last token, which is [`Session::pending`], the bytes of
 /// an incomplete character, and text that may be the beginning of a stop string. A generation with
 /// a prompt feeds the pending token and then the prompt, and begins a text of its own.
@@ -103,10 +105,10 @@ pub enum FinishReason {
 /// ```
 #[derive(Debug)]
 pub struct Generate<'a> {
-    /// Where the text is: its tail has what this generation leaves to the next.
+    /// Its tail holds what this generation leaves to the next.
     session: &'a mut Session,
     sampler: &'a mut Sampler,
-    /// What is to be fed first.
+    /// Fed by the first `next`.
     prompt: Vec<TokenId>,
     has_begun: bool,
     max_tokens: usize,
@@ -119,14 +121,13 @@ pub struct Generate<'a> {
 impl Session {
     /// Continues a text: feeds the prompt, then samples token after token. See [`Generate`].
     ///
-    /// A text is encoded with the tokenizer. At the start of a session the token that begins a text
-    /// comes first; after text it goes on from that, without the space that SentencePiece puts
-    /// before a text. Tokens (`&[TokenId]`) are fed as they are. An empty prompt after tokens that
-    /// were fed goes on from them.
+    /// A text is encoded with the tokenizer: at the start of a session with the token that begins a
+    /// text, later without it and without SentencePiece's dummy prefix. Tokens (`&[TokenId]`) are
+    /// fed as they are. An empty prompt continues the tokens that were fed.
     ///
     /// # Errors
     /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text;
-    /// [`ErrorKind::EmptyInput`] if there is nothing to go on from; [`ErrorKind::ContextFull`] and
+    /// [`ErrorKind::EmptyInput`] if there is nothing to continue; [`ErrorKind::ContextFull`] and
     /// [`ErrorKind::TokenOutOfRange`] for the prompt.
     #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
     pub fn generate<'a, 'p>(
@@ -166,10 +167,10 @@ impl<'a> Generate<'a> {
         })
     }
 
-    /// Ends after this many tokens. With 0 it reads the prompt and ends.
+    /// Ends after this many tokens. With 0 it feeds the prompt and ends.
     ///
     /// Text that is held back then, and the bytes of an incomplete character, come with the next
-    /// generation: see [`Generate`], and [`Generate::held`] for a text that isn't to go on.
+    /// generation: see [`Generate`], and [`Generate::held`] for a text that ends here.
     #[must_use]
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
@@ -178,38 +179,38 @@ impl<'a> Generate<'a> {
 
     /// Ends before this text would come up. May be given several times; an empty one is ignored.
     ///
-    /// The token that completes it is the last one generated. What it says after the stop string
-    /// comes with the next generation, if that goes on.
+    /// The token that completes it is the last one generated. Its text after the stop string comes
+    /// with the next generation, if that continues the text.
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         let text = text.into();
-        // a beginning of it and one more piece
+        // The beginning of a stop string, and one more piece.
         self.session.tail_mut().held.reserve(text.len() + MAX_USUAL_PIECE);
         self.stops.push(text);
         self
     }
 
-    /// Why it ended; `None` while it goes on, and after an error.
+    /// Why it ended; `None` before it does, and after an error.
     #[must_use]
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.finished
     }
 
-    /// How many tokens were generated, not counting one that ended the text.
+    /// The number of tokens generated, not counting one that ended the text.
     #[must_use]
     pub fn n_generated(&self) -> usize {
         self.n_generated
     }
 
-    /// Text that isn't handed out yet, because it may be the beginning of a stop string. When
-    /// [`max_tokens`](Self::max_tokens) has ended a text that isn't to go on, this belongs to it.
+    /// Text that isn't handed out yet, because it may be the beginning of a stop string. Where
+    /// [`max_tokens`](Self::max_tokens) ends the text for good, this belongs to it.
     #[must_use]
     pub fn held(&self) -> &str {
         // Before the prompt is fed, it is what an earlier generation held.
         if self.has_begun || self.prompt.is_empty() { &self.session.tail().held } else { "" }
     }
 
-    /// What is held back, for a text that doesn't go on.
+    /// What is held back, for a text that no other generation continues.
     pub(crate) fn take_held(&mut self) -> Option<Piece> {
         let held = &mut self.session.tail_mut().held;
         let piece = Piece { token: None, text: Text::new(held) };
@@ -218,11 +219,11 @@ impl<'a> Generate<'a> {
         (!is_empty).then_some(piece)
     }
 
-    /// Feeds the prompt, and makes ready what turns tokens into text. What a generation before left
-    /// is gone on from if there is no prompt.
+    /// Feeds the prompt, and prepares the decoder that turns tokens into text. Without a prompt
+    /// that of the generation before stays.
     fn begin(&mut self) -> Result<()> {
         if !self.prompt.is_empty() {
-            self.session.forward(&self.prompt)?; // it ends what was held
+            self.session.forward(&self.prompt)?; // it clears what was held
             self.prompt.iter().for_each(|&token| self.sampler.accept(token));
         }
         if self.session.tail().decoder.is_none() {
@@ -238,7 +239,7 @@ impl<'a> Generate<'a> {
         Ok(())
     }
 
-    /// Feeds what is pending, samples a token and returns the text that has become certain.
+    /// Feeds the pending token, samples the next and returns the text that has become certain.
     fn step(&mut self) -> Result<Option<Piece>> {
         if !self.has_begun {
             self.begin()?;
@@ -257,7 +258,7 @@ impl<'a> Generate<'a> {
             }
             self.session.forward(&[])?;
         }
-        // A padded model has more logits than the tokenizer has pieces: those can't be chosen.
+        // A padded model has more logits than the tokenizer has pieces: these are never sampled.
         let tokenizer = self.session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
         let logits = self.session.logits().ok_or(ErrorKind::EmptyInput)?;
         let token = self.sampler.sample(&logits[..tokenizer.vocab_size()])?;
@@ -278,7 +279,8 @@ impl<'a> Generate<'a> {
         Ok(Some(Piece { token, text }))
     }
 
-    /// Ends at the first stop string, if there is one: the text before it. What is after it stays.
+    /// Ends at the first stop string, if there is one, and returns the text before it. What is
+    /// after it stays held.
     fn stopped(&mut self) -> Option<Text> {
         let held = &mut self.session.tail_mut().held;
         let (at, stop) = find_stop(held, &self.stops)?;
@@ -288,7 +290,7 @@ impl<'a> Generate<'a> {
         Some(text)
     }
 
-    /// Ends for good, with the text that was still held back if there is any.
+    /// Ends for good, with the text that was held back, if any.
     fn finish(&mut self, reason: FinishReason) -> Option<Piece> {
         self.finished = Some(reason);
         let Tail { decoder, held, .. } = self.session.tail_mut();
@@ -321,13 +323,13 @@ impl Iterator for Generate<'_> {
 
 impl std::iter::FusedIterator for Generate<'_> {}
 
-/// Where the first stop string begins, and which it is.
+/// Where the first stop string begins, and its index.
 fn find_stop(text: &str, stops: &[String]) -> Option<(usize, usize)> {
     let found = stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty());
     found.filter_map(|(i, stop)| text.find(stop.as_str()).map(|at| (at, i))).min()
 }
 
-/// The length of the longest end of `text` that some stop string begins with.
+/// The length of the longest suffix of `text` that is a prefix of some stop string.
 fn possible_stop(text: &str, stops: &[String]) -> usize {
     let longest = stops.iter().map(String::len).max().unwrap_or(0);
     let earliest = text.len().saturating_sub(longest);
@@ -375,7 +377,7 @@ impl fmt::Display for Piece {
     }
 }
 
-/// A short string without an allocation: hardly any piece is longer than this.
+/// A string that needs no allocation if it is short, as nearly all pieces are.
 #[derive(Clone)]
 enum Text {
     Short { len: u8, bytes: [u8; Text::SHORT] },
@@ -396,7 +398,7 @@ impl Text {
 
     fn as_str(&self) -> &str {
         match self {
-            // It was made from a str, so it is one.
+            // These bytes were copied from a str.
             Self::Short { len, bytes } => str::from_utf8(&bytes[..usize::from(*len)]).unwrap_or_default(),
             Self::Long(text) => text,
         }

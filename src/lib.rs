@@ -117,7 +117,7 @@ pub use model::{Model, ModelBytes, ModelOptions};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use quant::{Dtype, UnknownDtype};
 pub use sampler::{Rng, Sampler, SamplerOptions};
-pub use session::{Session, SessionOptions};
+pub use session::{Feed, Session, SessionOptions};
 pub use simd::Isa;
 pub use tokenizer::{Decoder, PieceKind, Tokenizer};
 pub use weights::TensorInfo;

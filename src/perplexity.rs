@@ -1,8 +1,8 @@
-//! Perplexity: how surprised a model is by a text. The less, the better.
+//! Perplexity: how well a model predicts a text. The lower, the better.
 //!
-//! The text is cut into windows. Of each window the second half counts, where the model has seen at
-//! least half a window before each token; the tokens of the first half are only read. The first
-//! token of each window gives way to BOS, if the tokenizer puts it before prompts.
+//! The text is cut into windows. Predictions count in the second half of each window, where the
+//! model has seen at least half a window before each token; the first half only is context. The
+//! first token of each window is replaced by BOS, if the tokenizer puts one before prompts.
 //!
 //! Source: llama.cpp's `llama-perplexity` counts like this, so the numbers can be compared.
 
@@ -13,12 +13,6 @@ use crate::kv_cache::CacheDtype;
 use crate::model::Model;
 use crate::session::SessionOptions;
 use crate::tokenizer::Tokenizer;
-
-/// Bytes of logits that are held at once, unless a single row has more.
-const MAX_LOGITS_BYTES: usize = 16 << 20;
-
-/// Tokens fed at once at most.
-const MAX_BATCH: usize = 128;
 
 /// How perplexity is measured.
 #[derive(Clone, Copy, Debug)]
@@ -41,14 +35,14 @@ impl PerplexityOptions {
         Self::default()
     }
 
-    /// How many tokens a window has. Perplexities of different lengths can't be compared.
+    /// The number of tokens of a window. Perplexities of different lengths can't be compared.
     #[must_use]
     pub fn context_length(mut self, tokens: usize) -> Self {
         self.context_length = tokens;
         self
     }
 
-    /// How many windows are read at most.
+    /// The most windows that are read.
     #[must_use]
     pub fn max_windows(mut self, windows: usize) -> Self {
         self.max_windows = windows;
@@ -87,7 +81,7 @@ impl Perplexity {
     #[must_use]
     pub fn standard_error(&self) -> f64 {
         let n = self.n_predictions as f64;
-        // Rounding may leave a little less than nothing where all predictions are equally good.
+        // Rounding may make it slightly negative where all predictions are equally good.
         let variance = (self.sum_of_squares / n - self.mean() * self.mean()).max(0.0);
         if self.n_predictions < 2 { f64::NAN } else { (variance / (n - 1.0)).sqrt() * self.value() }
     }
@@ -98,40 +92,40 @@ impl Perplexity {
         self.sum / self.n_predictions as f64
     }
 
-    /// How many tokens were predicted.
+    /// The number of tokens predicted.
     #[must_use]
     pub fn n_predictions(&self) -> usize {
         self.n_predictions
     }
 
-    /// How many windows there are to read.
+    /// The number of windows to read.
     #[must_use]
     pub fn n_windows(&self) -> usize {
         self.n_windows
     }
 
-    /// How many windows were read whole.
+    /// The number of windows read to their end.
     #[must_use]
     pub fn windows_read(&self) -> usize {
         self.windows_read
     }
 
-    /// How many tokens there are to read, in all windows.
+    /// The number of tokens to read, in all windows.
     #[must_use]
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
 
-    /// How many tokens were read.
+    /// The number of tokens read.
     #[must_use]
     pub fn tokens_read(&self) -> usize {
         self.tokens_read
     }
 
-    fn add(&mut self, surprise: f64) {
+    fn add(&mut self, nll: f64) {
         self.n_predictions += 1;
-        self.sum += surprise;
-        self.sum_of_squares += surprise * surprise;
+        self.sum += nll;
+        self.sum_of_squares += nll * nll;
     }
 }
 
@@ -139,8 +133,8 @@ impl Model {
     /// Measures the perplexity of a text: `tokens` are
     /// [`encode_prompt`](crate::Tokenizer::encode_prompt)'s.
     ///
-    /// `progress` is called every 128 tokens or more often, and can break it off: what was measured
-    /// until then is returned. What is left of the text behind the last whole window isn't read.
+    /// `progress` is called every 128 tokens or more often, and can stop the measurement: what was
+    /// measured until then is returned. What is left of the text after the last window isn't read.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -149,7 +143,8 @@ impl Model {
     /// # fn main() -> Result<(), babyllama::Error> {
     /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
     /// let model = Model::open(path)?;
-    /// let tokens = model.tokenizer().unwrap().encode_prompt("Once upon a time, there was a little girl named Lily.");
+    /// let text = "Once upon a time, there was a little girl named Lily.";
+    /// let tokens = model.tokenizer().unwrap().encode_prompt(text);
     /// let options = PerplexityOptions::new().context_length(12);
     /// let measured = model.perplexity(&tokens, options, |_| ControlFlow::Continue(()))?;
     /// assert!(measured.value() < 3.0);
@@ -182,7 +177,6 @@ impl Model {
         let session = SessionOptions::new().context_length(context_length).cache_dtype(cache_dtype);
         let mut session = self.session_with(session);
         let vocab_size = self.config().vocab_size;
-        let batch = (MAX_LOGITS_BYTES / (4 * vocab_size)).clamp(1, MAX_BATCH);
         let bos = self.tokenizer().filter(|tokenizer| tokenizer.adds_bos()).and_then(Tokenizer::bos);
         let first = context_length / 2; // the first position whose prediction counts
 
@@ -194,25 +188,24 @@ impl Model {
             window.extend_from_slice(text);
             window[0] = bos.unwrap_or(window[0]);
             session.truncate(0);
-            let (unpredicted, predicting) = window.split_at(first);
-            for part in unpredicted.chunks(MAX_BATCH) {
-                session.forward(part)?;
-                measured.tokens_read += part.len();
+            let fed_before = measured.windows_read * context_length;
+            let (context, predicting) = window.split_at(first);
+            let mut feed = session.feed(context);
+            while feed.step()?.is_some() {
+                measured.tokens_read = fed_before + first - feed.remaining();
                 if progress(&measured).is_break() {
                     return Ok(measured);
                 }
             }
-            // The last token's prediction is of the next window's first token, which nobody asked
-            // for.
-            let mut predicted = &text[first + 1..];
-            for part in predicting.chunks(batch) {
-                let logits = session.forward_all(part)?; // (n_tokens, vocab_size)
-                for (row, &next) in logits.chunks_exact(vocab_size).zip(predicted) {
-                    measured.add(surprise(row, next)?);
+            // The last token's logits predict the next window's first token, which doesn't count.
+            let mut predicted = text[first + 1..].iter();
+            let mut feed = session.feed(predicting).all_logits();
+            while let Some(logits) = feed.step()? {
+                for (row, &next) in logits.chunks_exact(vocab_size).zip(&mut predicted) {
+                    measured.add(nll(row, next)?);
                 }
-                predicted = &predicted[part.len().min(predicted.len())..];
-                measured.tokens_read += part.len();
-                measured.windows_read += usize::from(session.position() == context_length);
+                measured.tokens_read = fed_before + context_length - feed.remaining();
+                measured.windows_read += usize::from(feed.remaining() == 0);
                 if progress(&measured).is_break() {
                     return Ok(measured);
                 }
@@ -222,8 +215,9 @@ impl Model {
     }
 }
 
-/// The negative log likelihood of a token: the log of the sum of all `e^logit`, less its own logit.
-fn surprise(logits: &[f32], token: TokenId) -> Result<f64> {
+/// The negative log likelihood of a token: the log of the sum of all `e^logit`, minus its own
+/// logit.
+fn nll(logits: &[f32], token: TokenId) -> Result<f64> {
     if let Some(nan) = logits.iter().position(|logit| logit.is_nan()) {
         return Err(ErrorKind::NanLogit { token: nan as TokenId }.into());
     }
@@ -237,22 +231,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn surprise_is_minus_the_log_of_softmax() {
+    fn nll_is_minus_the_log_of_softmax() {
         let logits = [1.0_f32, 3.0, -2.0, 1000.0 - 998.0];
         let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
         for (token, &logit) in logits.iter().enumerate() {
             let expected = -(f64::from(logit).exp() / sum).ln();
-            assert!((surprise(&logits, token as TokenId).unwrap() - expected).abs() < 1e-14);
+            assert!((nll(&logits, token as TokenId).unwrap() - expected).abs() < 1e-14);
         }
-        assert_eq!(surprise(&[1e30, -1e30], 0).unwrap(), 0.0);
-        assert!(surprise(&[0.0, f32::NAN], 0).is_err());
+        assert_eq!(nll(&[1e30, -1e30], 0).unwrap(), 0.0);
+        assert!(nll(&[0.0, f32::NAN], 0).is_err());
     }
 
     #[test]
     fn standard_error_is_that_of_a_mean() {
         let mut measured = Perplexity::default();
         let sample = [1.0_f64, 2.0, 4.0, 0.5];
-        sample.iter().for_each(|&surprise| measured.add(surprise));
+        sample.iter().for_each(|&nll| measured.add(nll));
         let mean = sample.iter().sum::<f64>() / 4.0;
         let variance = sample.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 3.0;
         assert_eq!(measured.value(), mean.exp());

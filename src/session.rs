@@ -1,32 +1,36 @@
 //! A session: one text being read and written, with its key and value cache.
 
+mod feed;
+
 use std::fmt;
 
 use crate::compute::Compute;
 use crate::config::{Config, beyond_window};
-use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::error::{ErrorKind, Result, TokenId};
 use crate::forward::{Scratch, forward};
 use crate::kv_cache::{BLOCK, CacheDtype, KvCache};
 use crate::model::Model;
 use crate::tokenizer::Decoder;
 
-/// Tokens that pass through the layers together. More would share the reading of the weights among
-/// more products, but their activations would no longer stay in the cache.
+pub use feed::Feed;
+
+/// Tokens that pass through the layers together, at most. With more the weights would be read less
+/// often, but activations would no longer fit the processor's cache.
 const MAX_BATCH: usize = 512;
 
-/// In a pool of the caller's, what one thread does of attention without a pause is at most about
-/// this many multiplications, some milliseconds: fewer tokens then pass together, the deeper in the
-/// text the fewer.
+/// In a thread pool of the caller's, a thread does at most about this many multiplications of
+/// attention without a pause, some milliseconds: so the deeper in the text, the fewer tokens pass
+/// together.
 const MAX_LENT_ATTENTION: usize = 64 << 20;
 
-/// But no fewer tokens than this, so that weights aren't read much oftener.
+/// But no fewer tokens than this, so that weights aren't read much more often.
 const MIN_LENT_BATCH: usize = 64;
 
-/// A model whose weights take fewer bytes than this runs on the calling thread alone: its whole
-/// forward pass takes less time than waking a helper.
+/// A model whose weights take fewer bytes than this runs on the calling thread alone: its forward
+/// pass takes less time than waking another thread.
 const MIN_SHARED_MODEL_BYTES: usize = 2 << 20;
 
-/// The cache starts out with room for the whole context if that takes no more than the weights, or
+/// The cache is allocated for the whole context at once if that takes no more than the weights, or
 /// than this.
 const MIN_INITIAL_CACHE_BYTES: usize = 4 << 20;
 
@@ -61,9 +65,9 @@ impl SessionOptions {
         self
     }
 
-    /// Bytes that a session of a model with these hyperparameters takes, beside the model, when its
-    /// whole context is used: its cache, and the buffers of a pass. A context that is used in part
-    /// takes less.
+    /// Bytes that a session of a model with these hyperparameters takes, in addition to the model,
+    /// when its whole context is used: its cache, and the buffers of a pass. A context that is used
+    /// in part takes less.
     ///
     /// ```no_run
     /// use babyllama::{CacheDtype, Model, SessionOptions};
@@ -77,7 +81,7 @@ impl SessionOptions {
     #[must_use]
     pub fn memory_bytes(&self, config: &Config) -> u64 {
         let positions = self.context_length.unwrap_or(config.max_seq_len);
-        // The cache grows by whole blocks.
+        // The cache grows in blocks.
         let cached = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
         let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), self.cache_dtype)
             + Scratch::bytes_per_position(config);
@@ -102,7 +106,7 @@ impl Model {
     }
 }
 
-/// One text: the tokens fed so far, and what the model remembers of them.
+/// One text: the tokens fed so far, and their keys and values.
 ///
 /// [`Session::generate`] leaves its last token pending: it belongs to the text, but isn't fed
 /// before the text goes on. Whatever feeds the session feeds it first. Only [`Session::truncate`]
@@ -131,12 +135,12 @@ pub struct Session {
     tail: Tail,
 }
 
-/// Where a generation left the text. The next one goes on from it as if there had been no end.
+/// Where a generation left the text. The next one continues it as if there had been no end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tail {
     /// The token that was handed out last, if it isn't fed yet.
     pub(crate) pending: Option<TokenId>,
-    /// The decoder after that token, which may hold the beginning of a character. `None`: no
+    /// The decoder after that token, which may hold the first bytes of a character. `None`: no
     /// generation came last.
     pub(crate) decoder: Option<Decoder>,
     /// Decoded text that wasn't handed out, since it may be the beginning of a stop string.
@@ -151,7 +155,7 @@ impl Tail {
     }
 }
 
-/// What it has read, not what it holds.
+/// Without the weights and the cache.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -186,13 +190,13 @@ impl Session {
         &self.model
     }
 
-    /// How many tokens have been fed. One that is [pending](Self::pending) isn't counted.
+    /// The number of tokens fed so far. One that is [pending](Self::pending) isn't counted.
     #[must_use]
     pub fn position(&self) -> usize {
         self.tokens.len()
     }
 
-    /// How many tokens can be fed in all.
+    /// The number of tokens that can be fed in all.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -223,9 +227,9 @@ impl Session {
     /// Feeds tokens after those fed before and returns the logits of the last: (`vocab_size`).
     ///
     /// A token that is [pending](Self::pending) goes first; it alone is fed if there are no others.
-    /// A prompt is fed at once, a generated text token by token; both give the same bits. After the
-    /// first call, calls with no more tokens than the longest before allocate nothing until the
-    /// cache has to grow, which doubles it.
+    /// A prompt may be fed in one call, token by token, or in [steps](Self::feed) with progress;
+    /// all give the same bits. After the first call, calls with no more tokens than the longest
+    /// before allocate nothing until the cache has to grow, which doubles it.
     ///
     /// # Errors
     /// [`ErrorKind::EmptyInput`], [`ErrorKind::TokenOutOfRange`], [`ErrorKind::ContextFull`],
@@ -234,22 +238,22 @@ impl Session {
     pub fn forward(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
         self.check(tokens)?;
         match self.tail.pending {
-            Some(pending) if tokens.is_empty() => self.feed(&[pending], Logits::Last)?,
+            Some(pending) if tokens.is_empty() => self.run_passes(&[pending], Logits::Last)?,
             Some(pending) => {
-                // In one pass: a token alone takes as long as some more with it.
+                // In one pass, which takes hardly longer than one of the pending token alone.
                 let mut all = Vec::with_capacity(1 + tokens.len());
                 all.push(pending);
                 all.extend_from_slice(tokens);
-                self.feed(&all, Logits::Last)?;
+                self.run_passes(&all, Logits::Last)?;
             }
             None if tokens.is_empty() => return Err(ErrorKind::EmptyInput.into()),
-            None => self.feed(tokens, Logits::Last)?,
+            None => self.run_passes(tokens, Logits::Last)?,
         }
         self.fed_after_tail(tokens);
         Ok(&self.logits)
     }
 
-    /// As [`Session::forward`], but returns the logits of every token that is given: (`n_tokens`,
+    /// As [`Session::forward`], but returns the logits of every one of `tokens`: (`n_tokens`,
     /// `vocab_size`).
     ///
     /// # Errors
@@ -259,20 +263,18 @@ impl Session {
             return Err(ErrorKind::EmptyInput.into());
         }
         self.check(tokens)?;
-        let n_pending = usize::from(self.tail.pending.is_some());
-        self.reserve(n_pending + tokens.len(), Logits::All)?;
+        self.reserve(tokens.len(), tokens.len())?;
         if let Some(pending) = self.tail.pending {
-            self.feed(&[pending], Logits::Last)?;
+            self.run_passes(&[pending], Logits::Last)?;
             self.fed_after_tail(&[]);
         }
-        self.feed(tokens, Logits::All)?;
+        self.run_passes(tokens, Logits::All)?;
         self.fed_after_tail(tokens);
         Ok(&self.logits)
     }
 
-    /// Forgets all but the first `position` tokens, and a token that is [pending](Self::pending).
-    /// The first [`position`](Self::position) are all that were fed: then only the pending one is
-    /// taken back.
+    /// Forgets all tokens except the first `position`, and a token that is
+    /// [pending](Self::pending). `truncate(session.position())` forgets only the pending one.
     pub fn truncate(&mut self, position: usize) {
         if position <= self.tokens.len() {
             self.tail.clear();
@@ -283,9 +285,9 @@ impl Session {
         }
     }
 
-    /// Forgets all but the longest beginning that the session shares with `tokens`, short of their
-    /// last one, and returns its length `n`: feed `&tokens[n..]`, and the session has read `tokens`
-    /// and no token twice that it held.
+    /// Forgets everything except the longest prefix that the session shares with `tokens`, without
+    /// the last of them, and returns its length `n`: feed `&tokens[n..]`, and the session has read
+    /// exactly `tokens`, none of them twice.
     ///
     /// ```no_run
     /// # let model = babyllama::Model::open("model.bin")?;
@@ -303,7 +305,7 @@ impl Session {
         n
     }
 
-    /// How many tokens [`Session::keep_prefix`] would keep.
+    /// The number of tokens that [`Session::keep_prefix`] would keep.
     pub(crate) fn shared_prefix(&self, tokens: &[TokenId]) -> usize {
         let before_last = &tokens[..tokens.len().saturating_sub(1)];
         self.tokens.iter().zip(before_last).take_while(|(held, token)| held == token).count()
@@ -318,7 +320,8 @@ impl Session {
         &mut self.tail
     }
 
-    /// Notes that a generation hands out this token, and adds its text to what is held.
+    /// Makes the token that a generation hands out the pending one, and adds its text to what is
+    /// held.
     pub(crate) fn hand_out(&mut self, token: TokenId) {
         self.tail.pending = Some(token);
         if let (Some(decoder), Some(tokenizer)) = (&mut self.tail.decoder, self.model.tokenizer()) {
@@ -326,8 +329,8 @@ impl Session {
         }
     }
 
-    /// Notes that what was pending is fed, and then these tokens. Without any, the text is still
-    /// the generation's.
+    /// Updates the tail after the pending token and then `tokens` were fed. Without tokens the text
+    /// is still the generation's.
     fn fed_after_tail(&mut self, tokens: &[TokenId]) {
         if tokens.is_empty() {
             self.tail.pending = None;
@@ -336,8 +339,8 @@ impl Session {
         }
     }
 
-    /// A second session that has read the same tokens and goes its own way, from the same pending
-    /// token. It copies the cache of these tokens.
+    /// An independent session that has read the same tokens and has the same pending token. It
+    /// copies their keys and values.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
@@ -354,7 +357,7 @@ impl Session {
         })
     }
 
-    /// Whether these tokens could be fed now, after what is pending.
+    /// Checks that these tokens could be fed now, after the pending one.
     pub(crate) fn check(&self, tokens: &[TokenId]) -> Result<()> {
         let vocab_size = self.model.config().vocab_size;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
@@ -372,15 +375,19 @@ impl Session {
         Ok(())
     }
 
-    /// Feeds these tokens, at least one, which were checked. Those that call it see to what is
-    /// pending.
-    fn feed(&mut self, tokens: &[TokenId], wanted: Logits) -> Result<()> {
+    /// Feeds these tokens, at least one, which were checked. Its callers see to the pending one.
+    fn run_passes(&mut self, tokens: &[TokenId], wanted: Logits) -> Result<()> {
         let alone = self.model.llama().weights.bytes_per_token() < MIN_SHARED_MODEL_BYTES;
         if !alone {
             self.model.thread_team().start()?;
         }
-        self.reserve(tokens.len(), wanted)?;
+        let n_rows = match wanted {
+            Logits::Last => 1,
+            Logits::All => tokens.len(),
+        };
+        self.reserve_positions(self.position() + tokens.len(), n_rows)?;
         self.has_logits = false;
+        self.logits.resize(n_rows * self.model.config().vocab_size, 0.0);
 
         let llama = self.model.llama();
         let vocab_size = llama.config.vocab_size;
@@ -403,42 +410,38 @@ impl Session {
         Ok(())
     }
 
-    /// How many tokens pass through the layers together next. Any number gives the same bits.
+    /// The number of tokens that pass through the layers together next. Any gives the same bits.
     fn max_batch(&self) -> usize {
         if !self.model.thread_team().are_lent() {
             return MAX_BATCH;
         }
         let Config { n_heads, n_kv_heads, head_dim, .. } = *self.model.config();
-        // A thread takes the queries that share a head of keys, and meets each key and each value.
+        // A thread computes with the queries that share a head of keys, and all its keys and
+        // values.
         let per_position = 2 * head_dim * n_heads / n_kv_heads;
         let positions = self.position() + MIN_LENT_BATCH;
         (MAX_LENT_ATTENTION / (per_position * positions)).clamp(MIN_LENT_BATCH, MAX_BATCH)
     }
 
-    /// Makes room for everything that feeding takes, so that nothing can fail half-way.
-    fn reserve(&mut self, n_tokens: usize, wanted: Logits) -> Result<()> {
+    /// Allocates all that feeding the pending token and `n_tokens` takes, with `n_rows` of logits,
+    /// so that it can't fail halfway.
+    fn reserve(&mut self, n_tokens: usize, n_rows: usize) -> Result<()> {
+        let n_pending = usize::from(self.tail.pending.is_some());
+        self.reserve_positions(self.position() + n_pending + n_tokens, n_rows)
+    }
+
+    fn reserve_positions(&mut self, needed: usize, n_rows: usize) -> Result<()> {
         let llama = self.model.llama();
-        let needed = self.tokens.len() + n_tokens;
         let per_position = self.cache.position_bytes() + Scratch::bytes_per_position(&llama.config);
         let at_once = llama.weights.bytes_per_token().max(MIN_INITIAL_CACHE_BYTES) / per_position;
         self.cache.reserve(needed.max(at_once.min(self.capacity)), self.capacity)?;
         self.scratch.reserve_scores(&llama.config, self.cache.capacity())?;
         self.tokens.reserve(self.cache.capacity().saturating_sub(self.tokens.len()));
 
-        let rows = match wanted {
-            Logits::Last => 1,
-            Logits::All => n_tokens,
-        };
-        let len = rows.checked_mul(llama.config.vocab_size);
-        let more = len.map(|len| len.saturating_sub(self.logits.len()));
-        let out_of_memory = || -> Error {
-            let bytes = (rows as u64).saturating_mul(llama.config.vocab_size as u64).saturating_mul(4);
-            ErrorKind::OutOfMemory { what: "the logits", bytes }.into()
-        };
-        let (Some(len), Some(more)) = (len, more) else { return Err(out_of_memory()) };
-        self.logits.try_reserve_exact(more).map_err(|_| out_of_memory())?;
-        self.logits.resize(len, 0.0);
-        Ok(())
+        let len = n_rows.saturating_mul(llama.config.vocab_size);
+        let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
+        let out_of_memory = |_| ErrorKind::OutOfMemory { what: "the logits", bytes }.into();
+        self.logits.try_reserve_exact(len.saturating_sub(self.logits.len())).map_err(out_of_memory)
     }
 }
 

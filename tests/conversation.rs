@@ -110,7 +110,7 @@ fn turns_are_taken_back_and_answered_anew_as_if_they_had_never_been() {
         assert!(chat.undo().is_none(), "the system prompt stays");
         assert_eq!((chat.messages().len(), chat.system()), (1, Some("Be brief.")));
         let error = chat.regenerate(&mut greedy()).map(|_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "option messages = none: there is no answer to be given anew");
+        assert_eq!(error.to_string(), "option messages = none: there is no assistant turn to generate again");
     }
 }
 

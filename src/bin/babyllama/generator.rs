@@ -1,4 +1,4 @@
-//! Generates text and measures how fast: what `run` and `chat` have in common.
+//! Generates text and measures how fast.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,6 @@ use babyllama::{FinishReason, Prompt, Sampler, Session, TokenId};
 use crate::error::CliError;
 use crate::interrupt::Watch;
 use crate::output::count;
-
-/// Tokens of a prompt that are fed between two looks at Ctrl-C.
-const PROMPT_CHUNK: usize = 128;
 
 /// A session and what it takes to generate from it.
 #[derive(Debug)]
@@ -25,16 +22,17 @@ impl Generator {
         Self { session, sampler, stops: stops.to_vec(), statistics: Statistics::default() }
     }
 
-    /// Feeds a prompt. If Ctrl-C stops it, the session is where it was before.
+    /// Feeds a prompt. If Ctrl-C stops it, none of it stays in the session.
     pub(crate) fn feed(&mut self, tokens: &[TokenId], watch: &Watch) -> Result<(), CliError> {
         let before = self.session.position();
         let start = Instant::now();
-        for chunk in tokens.chunks(PROMPT_CHUNK) {
+        let mut feed = self.session.feed(tokens);
+        while feed.remaining() > 0 {
             if watch.interrupted() {
                 self.session.truncate(before);
                 return Err(CliError::Interrupted);
             }
-            self.session.forward(chunk)?;
+            feed.step()?;
         }
         self.statistics.add_prompt(tokens.len(), start.elapsed());
         tokens.iter().for_each(|&token| self.sampler.accept(token));
@@ -43,7 +41,7 @@ impl Generator {
 
     /// Generates from where the session is, and shows each piece of text as it comes. `None`:
     /// Ctrl-C ended it.
-    pub(crate) fn speak(
+    pub(crate) fn generate(
         &mut self,
         max_tokens: usize,
         watch: &Watch,
@@ -51,8 +49,8 @@ impl Generator {
     ) -> Result<Option<FinishReason>, CliError> {
         let before = self.session.position();
         let start = Instant::now();
-        let nothing_more = Prompt::Tokens(&[]);
-        let mut generate = self.session.generate(nothing_more, &mut self.sampler)?.max_tokens(max_tokens);
+        let no_prompt = Prompt::Tokens(&[]); // it is fed already
+        let mut generate = self.session.generate(no_prompt, &mut self.sampler)?.max_tokens(max_tokens);
         for stop in &self.stops {
             generate = generate.stop(stop);
         }
@@ -62,7 +60,7 @@ impl Generator {
             show(&piece?)?;
         }
         if generate.finish_reason() == Some(FinishReason::MaxTokens) {
-            show(generate.held())?; // this text doesn't go on
+            show(generate.held())?; // no other generation continues this text
         }
         let (reason, n_generated) = (generate.finish_reason(), generate.n_generated());
         drop(generate);
@@ -78,7 +76,7 @@ impl Generator {
     }
 }
 
-/// How much, and how fast.
+/// How many tokens, and how fast.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
     prompt: Speed,
@@ -101,7 +99,7 @@ impl Statistics {
         self.prompt.tokens > 0
     }
 
-    /// One line: how much, how fast, and the seed that gives the same text again.
+    /// One line: how many tokens, how fast, and the seed that gives the same text again.
     pub(crate) fn line(&self, sampler: &Sampler) -> String {
         let part = |name, tokens, speed: &Speed| {
             let rate = speed.tokens_per_second().map_or(String::new(), |rate| format!(", {rate:.0} tok/s"));
@@ -110,7 +108,7 @@ impl Statistics {
         let prompt = part("prompt", self.prompt.tokens, &self.prompt);
         let generation = part("generation", self.n_generated, &self.generation);
         let options = sampler.options();
-        // Without chance the seed does nothing.
+        // At temperature 0 the seed does nothing.
         let seed =
             if options.temperature == 0.0 { String::new() } else { format!("; seed {}", options.seed) };
         format!("{prompt}; {generation}{seed}")

@@ -12,9 +12,6 @@ use crate::interrupt::{Watch, remove_when_killed};
 use crate::models::{self, TokenizerChoice};
 use crate::output::holds_something;
 
-/// Tokens whose logits are held in memory at once, and after which a signal is looked for.
-const CHUNK: usize = 32;
-
 pub(crate) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let model = models::open(&args.model, TokenizerChoice::None, args.engine.model_options())?;
     let mut session = model.session_with(args.engine.session_options());
@@ -46,8 +43,9 @@ fn write_logits(
     failed: impl Fn(io::Error) -> CliError,
 ) -> Result<(), CliError> {
     let mut to = BufWriter::new(to);
-    for chunk in tokens.chunks(CHUNK) {
-        for logit in session.forward_all(chunk)? {
+    let mut feed = session.feed(tokens).all_logits();
+    while let Some(logits) = feed.step()? {
+        for logit in logits {
             to.write_all(&logit.to_le_bytes()).map_err(&failed)?;
         }
         if watch.interrupted() {

@@ -39,25 +39,25 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest was left out"));
     }
 
-    let mut speaker = Generator::new(session, sampler, &args.sampling.stop);
+    let mut generator = Generator::new(session, sampler, &args.sampling.stop);
     if max_tokens == 0 {
         return Ok(());
     }
-    let result = go_on(&mut speaker, &prompt, max_tokens);
+    let result = go_on(&mut generator, &prompt, max_tokens);
     if let Ok(()) | Err(CliError::Interrupted) = result {
         print(b"\n")?;
         if !args.quiet {
-            note(&speaker.statistics());
+            note(&generator.statistics());
         }
     }
     result
 }
 
 /// Feeds the prompt and prints what follows it.
-fn go_on(speaker: &mut Generator, prompt: &[TokenId], max_tokens: usize) -> Result<(), CliError> {
+fn go_on(generator: &mut Generator, prompt: &[TokenId], max_tokens: usize) -> Result<(), CliError> {
     let watch = Watch::new();
-    speaker.feed(prompt, &watch)?;
-    let reason = speaker.speak(max_tokens, &watch, print_text)?;
+    generator.feed(prompt, &watch)?;
+    let reason = generator.generate(max_tokens, &watch, print_text)?;
     reason.map(|_| ()).ok_or(CliError::Interrupted)
 }
 

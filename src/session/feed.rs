@@ -1,0 +1,169 @@
+//! Feeding many tokens in steps, so that the caller sees progress and can stop in between.
+
+use crate::error::{Result, TokenId};
+use crate::session::Session;
+
+/// The most tokens of a step: few enough to stop soon, and enough to be fast.
+const MAX_STEP: usize = 128;
+
+/// Logits that a step holds at most, unless a single row has more.
+const MAX_LOGITS_BYTES: usize = 16 << 20;
+
+impl Session {
+    /// Feeds tokens as [`Session::forward`] does, with the same bits, but in steps of at most 128:
+    /// between two of them the caller may show progress, or stop.
+    ///
+    /// ```
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
+    /// # let stop = || false;
+    /// let model = babyllama::Model::open(path)?;
+    /// let mut session = model.session();
+    /// let prompt = model.tokenizer().unwrap().encode_prompt(&"Once upon a time. ".repeat(20));
+    /// let mut feed = session.feed(&prompt);
+    /// while feed.step()?.is_some() {
+    ///     println!("{} of {} tokens", prompt.len() - feed.remaining(), prompt.len());
+    ///     if stop() {
+    ///         break; // the session has the tokens fed so far, and may go on from them
+    ///     }
+    /// }
+    /// # assert_eq!(session.tokens(), prompt);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn feed<'a>(&'a mut self, tokens: &'a [TokenId]) -> Feed<'a> {
+        Feed { session: self, tokens, all_logits: false, is_checked: false }
+    }
+}
+
+/// Tokens on their way into a session: see [`Session::feed`].
+///
+/// Nothing happens before the first [`step`](Self::step). Dropping it stops there: the tokens fed
+/// so far are the session's.
+#[derive(Debug)]
+#[must_use = "tokens are fed by its steps"]
+pub struct Feed<'a> {
+    session: &'a mut Session,
+    /// Those that aren't fed yet.
+    tokens: &'a [TokenId],
+    all_logits: bool,
+    is_checked: bool,
+}
+
+impl Feed<'_> {
+    /// Has each step return the logits of all its tokens, as [`Session::forward_all`] does. Steps
+    /// are then so short that these take no more than 16 MiB.
+    pub fn all_logits(mut self) -> Self {
+        self.all_logits = true;
+        self
+    }
+
+    /// How many tokens aren't fed yet.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Feeds the next tokens and returns the logits of the last of them, (`vocab_size`), or of all,
+    /// (n, `vocab_size`). `None`: there are no more tokens.
+    ///
+    /// A token that is [pending](Session::pending) goes first, if there are tokens at all.
+    ///
+    /// # Errors
+    /// As [`Session::forward`]; the first step checks all tokens and allocates the memory that the
+    /// cache needs for them. Nothing of this step was fed then.
+    pub fn step(&mut self) -> Result<Option<&[f32]>> {
+        if self.tokens.is_empty() {
+            return Ok(None);
+        }
+        if !self.is_checked {
+            self.session.check(self.tokens)?;
+            self.session.reserve(self.tokens.len(), 1)?;
+            self.is_checked = true;
+        }
+        let (now, later) = self.tokens.split_at(self.tokens.len().min(self.max_step()));
+        let logits =
+            if self.all_logits { self.session.forward_all(now)? } else { self.session.forward(now)? };
+        self.tokens = later;
+        Ok(Some(logits))
+    }
+
+    fn max_step(&self) -> usize {
+        let row_bytes = size_of::<f32>() * self.session.model().config().vocab_size;
+        if self.all_logits { (MAX_LOGITS_BYTES / row_bytes).clamp(1, MAX_STEP) } else { MAX_STEP }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::model::Model;
+    use crate::session::SessionOptions;
+
+    fn open() -> Model {
+        Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")).unwrap()
+    }
+
+    fn tokens(model: &Model, n: usize) -> Vec<TokenId> {
+        (0..n).map(|i| (i * i % model.config().vocab_size) as TokenId).collect()
+    }
+
+    fn bits(logits: &[f32]) -> Vec<u32> {
+        logits.iter().map(|x| x.to_bits()).collect()
+    }
+
+    #[test]
+    fn steps_give_the_logits_of_a_single_pass() {
+        let model = open();
+        for n in [1, MAX_STEP, MAX_STEP + 1, 2 * MAX_STEP + 3] {
+            let tokens = tokens(&model, n);
+            let (mut whole, mut session) = (model.session(), model.session());
+            let mut feed = session.feed(&tokens);
+            let (mut last, mut steps) = (Vec::new(), 0);
+            while let Some(logits) = feed.step().unwrap() {
+                last = bits(logits);
+                steps += 1;
+                assert_eq!(feed.remaining(), n - n.min(steps * MAX_STEP));
+            }
+            assert_eq!(steps, n.div_ceil(MAX_STEP));
+            assert_eq!(last, bits(whole.forward(&tokens).unwrap()));
+            assert_eq!(session.tokens(), whole.tokens());
+
+            whole.truncate(0);
+            session.truncate(0);
+            let (mut feed, mut rows) = (session.feed(&tokens).all_logits(), Vec::new());
+            while let Some(logits) = feed.step().unwrap() {
+                rows.extend(bits(logits));
+            }
+            assert_eq!(rows, bits(whole.forward_all(&tokens).unwrap()));
+        }
+    }
+
+    #[test]
+    fn stopping_leaves_what_was_fed_and_feeding_nothing_changes_nothing() {
+        let model = open();
+        let tokens = tokens(&model, 2 * MAX_STEP);
+        let (mut session, mut fresh) = (model.session(), model.session());
+        session.feed(&tokens).step().unwrap();
+        assert_eq!(session.tokens(), &tokens[..MAX_STEP]);
+        assert_eq!(bits(session.logits().unwrap()), bits(fresh.forward(&tokens[..MAX_STEP]).unwrap()));
+        assert!(session.feed(&[]).step().unwrap().is_none());
+        assert_eq!(bits(session.logits().unwrap()), bits(fresh.logits().unwrap()));
+    }
+
+    #[test]
+    fn tokens_that_cannot_all_be_fed_are_refused_before_the_first_step() {
+        let model = open();
+        let mut session = model.session_with(SessionOptions::new().context_length(2 * MAX_STEP));
+        session.forward(&[1]).unwrap();
+        let before = bits(session.logits().unwrap());
+        let refused = session.feed(&tokens(&model, 2 * MAX_STEP)).step().unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::ContextFull { requested: 257, .. }), "{refused}");
+        let mut unknown = tokens(&model, MAX_STEP + 1);
+        unknown[MAX_STEP] = TokenId::MAX;
+        let refused = session.feed(&unknown).all_logits().step().unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::TokenOutOfRange { .. }), "{refused}");
+        assert_eq!((session.tokens(), bits(session.logits().unwrap())), (&[1][..], before));
+    }
+}
