@@ -1,4 +1,4 @@
-//! What every operation of a forward pass is given: an instruction set, a way to round, and threads.
+//! What every operation of a forward pass is given: instruction set, numerics and threads.
 
 use crate::parallel::Team;
 use crate::simd::Isa;

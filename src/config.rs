@@ -2,9 +2,9 @@
 
 use crate::error::{ErrorKind, Result};
 
-/// The most layers. No Llama has more than 126; and the least layer takes a hundred bytes in a file
-/// but a thousand in memory, so without a limit a file could take ten times its size, a sparse one
-/// as much as it likes.
+/// The most layers. No Llama has more than 126. The smallest layer takes a hundred bytes in a file
+/// but a thousand in memory, so without a limit a file could take ten times its size in memory, and
+/// a sparse file any amount.
 const MAX_LAYERS: usize = 1024;
 
 /// The hyperparameters, under Meta's names.
@@ -25,7 +25,7 @@ pub struct Config {
     pub n_kv_heads: usize,
     /// Width of a head. `dim / n_heads` in nearly all models, but any number is possible.
     pub head_dim: usize,
-    /// How many of a head's `head_dim` dimensions, its first ones, RoPE turns: all of them in
+    /// How many of a head's `head_dim` dimensions, its first ones, RoPE rotates: all of them in
     /// nearly all models.
     #[doc(alias = "partial_rotary_factor")]
     pub rope_dim: usize,
@@ -41,8 +41,8 @@ pub struct Config {
     pub rope_theta: f64,
     /// How the rotary frequencies were changed to make the context longer.
     pub rope_scaling: RopeScaling,
-    /// Positions that a query sees, its own included; `None` if it sees all before it. No context
-    /// is longer than that, so that within it nothing is left out.
+    /// Positions that a query sees, its own included; `None` if it sees all before it. Contexts are
+    /// limited to it, so that attention to all positions is exact.
     pub sliding_window: Option<usize>,
 }
 
@@ -57,20 +57,20 @@ pub enum RopeScaling {
         /// How many times longer the context becomes.
         factor: f64,
     },
-    /// `YaRN` (arXiv 2309.00071): slow ones are divided by `factor`, fast ones stay as they are,
-    /// those between are mixed; and queries and keys grow a little.
+    /// `YaRN` (arXiv 2309.00071): low frequencies are divided by `factor`, high ones stay as they
+    /// are, those between are interpolated; and queries and keys are scaled up a little.
     Yarn {
         /// How many times longer the context becomes.
         factor: f64,
         /// Positions that the model was first trained for.
         original_context_length: usize,
-        /// Pairs that turn more often than this over the original context keep their frequency; 32
-        /// in most models.
+        /// Pairs that make more rotations than this over the original context keep their frequency;
+        /// 32 in most models.
         beta_fast: f64,
-        /// Pairs that turn less often than this get the linear scaling; 1 in most models.
+        /// Pairs that make fewer rotations than this get the linear scaling; 1 in most models.
         beta_slow: f64,
-        /// What cosines and sines are multiplied with, so that queries and keys grow; `0.1
-        /// ln(factor) + 1` in most models.
+        /// Cosines and sines are multiplied by it, which scales queries and keys; `0.1 ln(factor) +
+        /// 1` in most models.
         magnitude: f64,
     },
 }
@@ -110,7 +110,8 @@ impl Config {
         self.n_heads * self.head_dim
     }
 
-    /// Sets the window of attention, and shortens a context that is longer; says so, for people.
+    /// Sets the window of attention, and limits the context to it; returns a note if that shortens
+    /// it.
     pub(crate) fn keep_inside_window(&mut self, window: usize) -> Option<String> {
         self.sliding_window = Some(window);
         let made_for = self.max_seq_len;
@@ -124,8 +125,8 @@ impl Config {
         (window < made_for).then(note)
     }
 
-    /// Checks what the forward pass takes for granted: nothing is zero, heads divide evenly and
-    /// pair up for RoPE, and no product of two widths overflows.
+    /// Checks what the forward pass relies on: nothing is zero, heads divide evenly, their
+    /// dimensions pair up for RoPE, and no product of two widths overflows.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] names the first hyperparameter that breaks a rule.
@@ -164,7 +165,7 @@ impl Config {
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(invalid("head_dim", self.head_dim, "must be even: RoPE turns pairs"));
+            return Err(invalid("head_dim", self.head_dim, "must be even: RoPE rotates pairs"));
         }
         if !self.rope_dim.is_multiple_of(2) || !(2..=self.head_dim).contains(&self.rope_dim) {
             let reason = format!("must be even and at most head_dim, {}", self.head_dim);

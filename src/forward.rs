@@ -3,7 +3,7 @@
 //!
 //! Prefill and decode are the same function: a prompt is many tokens at once, a step of generation
 //! is one. All tokens pass through a layer together, so that a weight is read once for all of them.
-//! An operation takes a [`Compute`] (instruction set, rounding, threads) first, then what it writes.
+//! An operation takes a [`Compute`] (instruction set, numerics, threads), then what it writes.
 //!
 //! | name | what | size of stories15M, of Llama 2 7B |
 //! | --- | --- | --- |
@@ -146,7 +146,7 @@ fn attention_block(
     rmsnorm(compute, xb, x, &layer.attention_norm, config.norm_eps);
     matmul(compute, [&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
 
-    // One function for three steps: the thread that rotates and stores a head's keys reads them next.
+    // One function for three steps: a thread that stores a head's keys is the one that reads them.
     let tokens = Tokens { q, k, v, angles, position };
     rope_store_attend(compute, attention_out, tokens, cache.layer(l), heads(config), attention);
     matmul_add(compute, x, &layer.wo, attention_out, quantized);

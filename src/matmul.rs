@@ -5,7 +5,7 @@
 //! one thread.
 //!
 //! First the activations are laid out as the kernels read them ([`Activations`]), then each thread
-//! multiplies its rows of `W` with all tokens: `dot_all` in `quant` for few tokens, `gemm` for many.
+//! multiplies its rows of `W` with all tokens: `quant`'s `dot_all` if they are few, else `gemm`.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};

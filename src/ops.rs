@@ -213,8 +213,9 @@ pub(crate) enum RopeFrequencies {
 }
 
 impl RopeFrequencies {
-    /// Pair i has the frequency `theta^(-2i / rope_dim)`, divided by its factor if there are factors
-    /// (Llama 3.1's way to a longer context), and then scaled. `factors` is (`rope_dim / 2`).
+    /// Pair i has the frequency `theta^(-2i / rope_dim)`, divided by its factor if there are
+    /// factors (Llama 3.1's way to a longer context), and then scaled. `factors` is (`rope_dim /
+    /// 2`).
     pub(crate) fn accurate(config: &Config, factors: Option<&[f32]>) -> Self {
         let Config { rope_dim, rope_theta, rope_scaling, .. } = *config;
         let factor = |pair: usize| factors.map_or(1.0, |factors| f64::from(factors[pair]));
