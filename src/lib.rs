@@ -52,9 +52,24 @@
 //! first build takes; `cargo update -p half --precise 2.6.0` does without them.
 //!
 //! # Reading the source
-//! Read `forward.rs` first: it is the whole network in a hundred lines. Then `attention.rs` and
-//! `ops.rs` for what it calls, `quant/` for how weights are stored, `simd/` for what makes it fast,
-//! `parallel.rs` for how threads share it.
+//! Seven stops, each to be read from top to bottom, with their lines in parentheses:
+//!
+//! 1. `tests/common/forward.rs` (127): the whole network as loops in f64, by its definition.
+//! 2. `src/forward.rs` (168): the same network made fast. All tokens of a pass go through a layer
+//!    together, keys and values are kept, and each line is a call of one operation.
+//! 3. `src/compute.rs` (25), `src/ops.rs` (285): what every operation is given, and the small ones:
+//!    norms, SwiGLU, softmax, RoPE.
+//! 4. `src/attention/mod.rs` (202), `src/attention/scores.rs` (106): the three steps of attention,
+//!    and how the first of them fills the registers. The last one, `values.rs`, is alike.
+//! 5. `src/matmul.rs` (237): matrix products: how activations are laid out, and which thread
+//!    multiplies which rows of the weights.
+//! 6. `src/quant/q4.rs` (83), `src/quant/blocks.rs` (554): a format of quantized weights, and the
+//!    product of a row of its blocks with a token.
+//! 7. `src/simd/avx2.rs` (574): the instructions that this takes on one instruction set.
+//!
+//! What makes prompts fast is beside this path: `gemm/`, with the order of summation that gives
+//! them the bits of decode. So are threads (`parallel`), files (`storage`, `checkpoint/`), and text
+//! (`tokenizer/`, `sampler`, `generate`).
 //!
 //! Names are Meta's: `wq wk wv wo` make attention, `w1` (gate), `w2` (down) and `w3` (up) the
 //! feed-forward network. Shapes stand beside buffers, outermost first:

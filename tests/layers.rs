@@ -196,3 +196,27 @@ fn forward_knows_no_format_no_instruction_set_and_no_thread() {
         }
     }
 }
+
+/// The files that the crate's docs name under "Reading the source", with the lines that they say.
+fn reading_path(docs: &str) -> Vec<(&str, usize)> {
+    let section = docs.split("//! # Reading the source").nth(1).unwrap().split("//! # ").next().unwrap();
+    let stops = section.split('`').skip(1).step_by(2).zip(section.split('`').skip(2).step_by(2));
+    let lines = |after: &str| after.strip_prefix(" (")?.split(')').next()?.parse().ok();
+    stops.filter_map(|(path, after)| Some((path, lines(after)?))).collect()
+}
+
+#[test]
+fn the_reading_path_exists_and_takes_an_evening() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_to_string(root.join("src/lib.rs")).unwrap();
+    let path = reading_path(&docs);
+    assert!(path.len() >= 7, "{path:?}");
+    let mut total = 0;
+    for (file, said) in path {
+        let text = fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let lines = text.lines().count();
+        assert!(lines.abs_diff(said) * 10 <= lines, "src/lib.rs: {file} has {lines} lines, not {said}");
+        total += lines;
+    }
+    assert!(total <= 2500, "the reading path has {total} lines");
+}

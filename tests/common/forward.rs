@@ -1,9 +1,11 @@
-//! The forward pass, as a specification: Llama 2 by its definition, in f64, without a cache.
+//! The reference implementation: Llama 2 by its definition, in f64, as loops, without a cache.
+//!
+//! It shares no code with the library. Tests compare the library's logits with it, and who wants to
+//! learn how a Llama works reads it first: `src/forward.rs` is the same network, made fast.
 
 use super::{Layer, RandomModel, Shape};
 
-/// The logits at every position, `(n_tokens, vocab_size)`: Llama 2 by its definition, in f64,
-/// without a cache.
+/// The logits at every position: `(n_tokens, vocab_size)`.
 pub fn logits(model: &RandomModel, tokens: &[u32], norm_eps: f64, rope_theta: f64) -> Vec<Vec<f64>> {
     let dim = model.shape.dim;
     let mut x: Vec<Vec<f64>> = Vec::new(); // (n_tokens, dim)
@@ -29,7 +31,7 @@ pub fn logits(model: &RandomModel, tokens: &[u32], norm_eps: f64, rope_theta: f6
     x.iter().map(|x| matvec(model.classifier(), &rmsnorm(x, &model.norm, norm_eps))).collect()
 }
 
-/// What attention adds to `x`, the states of all tokens: `(n_tokens, dim)` in and out.
+/// What attention adds to `x`, the residual stream of all tokens: `(n_tokens, dim)` in and out.
 fn attention(shape: Shape, layer: &Layer, x: &[Vec<f64>], norm_eps: f64, rope_theta: f64) -> Vec<Vec<f64>> {
     let head_dim = shape.head_dim();
     let mut q: Vec<Vec<f64>> = Vec::new(); // (n_tokens, dim)
@@ -46,7 +48,7 @@ fn attention(shape: Shape, layer: &Layer, x: &[Vec<f64>], norm_eps: f64, rope_th
     for (t, q) in q.iter().enumerate() {
         let mut heads = vec![0.0; shape.dim]; // (n_heads, head_dim)
         for h in 0..shape.n_heads {
-            // Neighbouring query heads share a key and value head.
+            // Neighboring query heads share a key and value head.
             let kv_h = h / (shape.n_heads / shape.n_kv_heads);
             // A token sees itself and those before it.
             let mut scores = vec![0.0; t + 1]; // (t + 1)
