@@ -6,18 +6,18 @@
 mod common;
 
 use babyllama::{Isa, Model, ModelOptions};
-use common::{Report, SHAPES, smoke, time, wanted};
+use common::{Report, SHAPES, llama2c_file, smoke, time, wanted};
 
 fn main() {
     let report = Report::new();
     for shape in &SHAPES[..if smoke() { 1 } else { SHAPES.len() }] {
-        for group_size in [None, Some(shape.group_size())] {
+        for int8 in [false, true] {
             for threads in [1, 2] {
                 for isa in Isa::available() {
-                    let format = if group_size.is_some() { "int8" } else { "f32" };
-                    let name = format!("decode/{}/{format}/{}/threads={threads}", shape.0, isa.name());
+                    let format = if int8 { "int8" } else { "f32" };
+                    let name = format!("decode/{}/{format}/{}/threads={threads}", shape.name, isa.name());
                     if wanted(&name) {
-                        decode(&report, &name, &shape.file(group_size), isa, threads);
+                        decode(&report, &name, &llama2c_file(shape, int8), isa, threads);
                     }
                 }
             }

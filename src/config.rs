@@ -98,6 +98,36 @@ impl RopeScaling {
 }
 
 impl Config {
+    /// Hyperparameters of a model like llama2.c's: heads of `dim / n_heads`, a `norm_eps` of 1e-5, a
+    /// `rope_theta` of 10,000, and nothing scaled or windowed. They are checked when they are used.
+    #[must_use]
+    pub fn new(
+        dim: usize,
+        hidden_dim: usize,
+        n_layers: usize,
+        n_heads: usize,
+        n_kv_heads: usize,
+        vocab_size: usize,
+        max_seq_len: usize,
+    ) -> Self {
+        let head_dim = dim.checked_div(n_heads).unwrap_or(0);
+        Self {
+            dim,
+            hidden_dim,
+            n_layers,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            rope_dim: head_dim,
+            vocab_size,
+            max_seq_len,
+            norm_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
+            sliding_window: None,
+        }
+    }
+
     /// Width of all keys, or all values, of a position: `n_kv_heads * head_dim`.
     #[must_use]
     pub fn kv_dim(&self) -> usize {

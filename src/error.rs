@@ -199,7 +199,7 @@ pub enum ErrorKind {
     },
     /// The sampler forbids every token.
     NoCandidate,
-    /// An option that cannot be honoured.
+    /// An option that cannot be honored.
     InvalidOption {
         /// The option's name.
         name: &'static str,
@@ -240,6 +240,60 @@ impl Error {
             self.path = path.map(Path::to_path_buf);
         }
         self
+    }
+}
+
+/// Constructors of kinds that several places report, for values of any type that can be shown.
+impl Error {
+    pub(crate) fn malformed(format: &'static str, reason: impl Into<String>) -> Self {
+        ErrorKind::Malformed { format, reason: reason.into() }.into()
+    }
+
+    pub(crate) fn unknown_format(hint: impl Into<String>) -> Self {
+        ErrorKind::UnknownFormat { hint: hint.into() }.into()
+    }
+
+    pub(crate) fn config(field: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
+        ErrorKind::Config { field, value: value.to_string(), reason: reason.into() }.into()
+    }
+
+    pub(crate) fn truncated(what: &'static str, offset: u64, needed: u64, available: u64) -> Self {
+        ErrorKind::Truncated { what, offset, needed, available }.into()
+    }
+
+    pub(crate) fn split(reason: impl Into<String>) -> Self {
+        ErrorKind::Split { reason: reason.into() }.into()
+    }
+
+    pub(crate) fn missing_key(key: impl Into<String>) -> Self {
+        ErrorKind::MissingKey { key: key.into() }.into()
+    }
+
+    pub(crate) fn missing_tensor(name: impl Into<String>) -> Self {
+        ErrorKind::MissingTensor { name: name.into() }.into()
+    }
+
+    pub(crate) fn tensor_shape(name: impl Into<String>, expected: &[usize], found: &[usize]) -> Self {
+        let (expected, found) = (expected.to_vec(), found.to_vec());
+        ErrorKind::TensorShape { name: name.into(), expected, found }.into()
+    }
+
+    pub(crate) fn tensor_type(name: impl Into<String>, dtype: impl Into<String>) -> Self {
+        ErrorKind::UnsupportedTensorType { name: name.into(), dtype: dtype.into() }.into()
+    }
+
+    pub(crate) fn tensor_layout(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        ErrorKind::TensorLayout { name: name.into(), reason: reason.into() }.into()
+    }
+
+    #[cfg(feature = "convert")]
+    pub(crate) fn unwritable(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        ErrorKind::Unwritable { what: what.into(), reason: reason.into() }.into()
+    }
+
+    #[cfg(feature = "convert")]
+    pub(crate) fn mismatch(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        ErrorKind::Mismatch { what: what.into(), reason: reason.into() }.into()
     }
 }
 

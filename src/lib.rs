@@ -94,6 +94,7 @@
 //! - `convert`: writing models, in [`convert`](mod@convert).
 //! - `cli`: the `babyllama` binary, and the crates that only it needs.
 
+mod arch;
 mod attention;
 pub mod chat;
 mod checkpoint;

@@ -70,7 +70,7 @@ impl fmt::Debug for Model {
 /// so [`include_model!`](crate::include_model) aligns them. What isn't named here can bring its
 /// bytes through [`ModelBytes::from_owner`].
 #[derive(Debug)]
-pub struct ModelBytes(Storage);
+pub struct ModelBytes(pub(crate) Storage);
 
 impl ModelBytes {
     /// The bytes of any owner, such as a `memmap2::Mmap` of the caller's or a `bytes::Bytes`: it is

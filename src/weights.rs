@@ -1,7 +1,11 @@
-//! The weights of a Llama, as typed fields: after loading there are no names to look up.
+//! The weights of a Llama, as typed fields: after loading there are no names to look up. `arch.rs`
+//! has the table of a layer's, and [`LayerWeights`].
 
 use std::sync::Arc;
 
+use crate::arch::{Field, NORM, OUTPUT, TOK_EMBEDDINGS, TensorId, TensorReader};
+pub(crate) use crate::arch::{LayerWeights, Weight};
+use crate::config::Config;
 use crate::error::Result;
 use crate::quant::Dtype;
 use crate::storage::Storage;
@@ -17,41 +21,56 @@ pub(crate) struct Weights {
     pub(crate) output: Option<Tensor>, // (vocab_size, dim)
 }
 
-/// The weights of one transformer block. Norms are small and read often, so they are copied out of
-/// the file as f32.
-#[derive(Clone, Debug)]
-pub(crate) struct LayerWeights {
-    pub(crate) attention_norm: Vec<f32>, // (dim)
-    pub(crate) wq: Tensor,               // (n_heads * head_dim, dim)
-    pub(crate) wk: Tensor,               // (kv_dim, dim)
-    pub(crate) wv: Tensor,               // (kv_dim, dim)
-    pub(crate) wo: Tensor,               // (dim, n_heads * head_dim)
-    pub(crate) ffn_norm: Vec<f32>,       // (dim)
-    pub(crate) w1: Tensor,               // (hidden_dim, dim): the gate
-    pub(crate) w2: Tensor,               // (dim, hidden_dim): down
-    pub(crate) w3: Tensor,               // (hidden_dim, dim): up
-}
-
 impl Weights {
+    /// Takes all tensors of a Llama.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingTensor`](crate::ErrorKind::MissingTensor), and those of the reader.
+    pub(crate) fn load(config: &Config, from: &mut impl TensorReader) -> Result<Self> {
+        let tok_embeddings = Field::load(TensorId::of_model(&TOK_EMBEDDINGS), from)?;
+        let layers: Result<_> = (0..config.n_layers).map(|l| LayerWeights::load(l, from)).collect();
+        Ok(Self {
+            tok_embeddings,
+            layers: layers?,
+            norm: Field::load(TensorId::of_model(&NORM), from)?,
+            output: Field::load(TensorId::of_model(&OUTPUT), from)?,
+        })
+    }
+
     /// What the logits are computed with: the classifier, or the embeddings it is tied to.
     pub(crate) fn classifier(&self) -> &Tensor {
         self.output.as_ref().unwrap_or(&self.tok_embeddings)
     }
 
-    /// Bytes of weights that one token's forward pass reads.
-    pub(crate) fn bytes_per_token(&self) -> usize {
-        let layers: usize = self.layers.iter().map(LayerWeights::len_bytes).sum();
-        layers + self.classifier().len_bytes()
+    /// All tensors, in the order of the forward pass.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (TensorId, Weight<'_>)> {
+        let layers = self.layers.iter().enumerate().flat_map(|(l, layer)| layer.tensors(l));
+        let of_model = |(kind, weight)| Some((TensorId::of_model(kind), weight?));
+        let first = of_model((&TOK_EMBEDDINGS, self.tok_embeddings.weight()));
+        let last = [(&NORM, self.norm.weight()), (&OUTPUT, self.output.weight())];
+        first.into_iter().chain(layers).chain(last.into_iter().filter_map(of_model))
     }
-}
 
-impl Weights {
-    /// Copies all matrices into huge pages, one behind the other in the order of the forward pass.
+    /// What tensors there are, in the order of the forward pass.
+    pub(crate) fn infos(&self) -> Vec<TensorInfo> {
+        self.tensors().map(|(id, weight)| weight.info(id.to_string())).collect()
+    }
+
+    /// Bytes of matrices that one token's forward pass reads.
+    pub(crate) fn bytes_per_token(&self) -> usize {
+        let layers = self.layers.iter().flat_map(|layer| layer.tensors(0));
+        let bytes = |(_, weight)| if let Weight::Matrix(tensor) = weight { tensor.len_bytes() } else { 0 };
+        layers.map(bytes).sum::<usize>() + self.classifier().len_bytes()
+    }
+
+    /// Copies all matrices into huge pages, one after another.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub(crate) fn move_to_huge_pages(&mut self) -> Result<()> {
-        let mut tensors = self.matrices_mut();
+        let layers = self.layers.iter_mut().flat_map(LayerWeights::matrices_mut);
+        let mut tensors = vec![&mut self.tok_embeddings];
+        tensors.extend(layers.chain(&mut self.output));
         let parts: Vec<&[u8]> = tensors.iter().flat_map(|tensor| tensor.parts()).collect();
         let (storage, ranges) = Storage::in_huge_pages(&parts)?;
         let storage = Arc::new(storage);
@@ -60,48 +79,6 @@ impl Weights {
         }
         Ok(())
     }
-
-    fn matrices_mut(&mut self) -> Vec<&mut Tensor> {
-        let mut matrices = vec![&mut self.tok_embeddings];
-        for layer in &mut self.layers {
-            let LayerWeights { attention_norm: _, wq, wk, wv, wo, ffn_norm: _, w1, w2, w3 } = layer;
-            matrices.extend([wq, wk, wv, wo, w1, w3, w2]);
-        }
-        matrices.extend(&mut self.output);
-        matrices
-    }
-
-    /// All tensors under Meta's names, in the order of the forward pass.
-    pub(crate) fn named(&self) -> Vec<(String, Weight<'_>)> {
-        use Weight::{Matrix, Norm};
-        let mut named = vec![("tok_embeddings".into(), Matrix(&self.tok_embeddings))];
-        for (l, layer) in self.layers.iter().enumerate() {
-            let LayerWeights { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 } = layer;
-            named.push((format!("layers.{l}.attention_norm"), Norm(attention_norm)));
-            for (name, tensor) in [("wq", wq), ("wk", wk), ("wv", wv), ("wo", wo)] {
-                named.push((format!("layers.{l}.attention.{name}"), Matrix(tensor)));
-            }
-            named.push((format!("layers.{l}.ffn_norm"), Norm(ffn_norm)));
-            for (name, tensor) in [("w1", w1), ("w2", w2), ("w3", w3)] {
-                named.push((format!("layers.{l}.feed_forward.{name}"), Matrix(tensor)));
-            }
-        }
-        named.push(("norm".into(), Norm(&self.norm)));
-        named.extend(self.output.iter().map(|output| ("output".into(), Matrix(output))));
-        named
-    }
-
-    /// What tensors there are, in the order of the forward pass.
-    pub(crate) fn infos(&self) -> Vec<TensorInfo> {
-        self.named().into_iter().map(|(name, weight)| weight.info(name)).collect()
-    }
-}
-
-/// One of a model's tensors.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Weight<'a> {
-    Matrix(&'a Tensor),
-    Norm(&'a [f32]),
 }
 
 impl Weight<'_> {
@@ -111,8 +88,9 @@ impl Weight<'_> {
                 let shape = vec![tensor.rows(), tensor.columns()];
                 TensorInfo { name, shape, dtype: tensor.dtype(), bytes: tensor.len_bytes() }
             }
-            Self::Norm(norm) => {
-                TensorInfo { name, shape: vec![norm.len()], dtype: Dtype::F32, bytes: size_of_val(norm) }
+            Self::Vector(vector) => {
+                let (shape, bytes) = (vec![vector.len()], size_of_val(vector));
+                TensorInfo { name, shape, dtype: Dtype::F32, bytes }
             }
         }
     }
@@ -130,11 +108,4 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// The bytes that they take in the file.
     pub bytes: usize,
-}
-
-impl LayerWeights {
-    fn len_bytes(&self) -> usize {
-        let Self { attention_norm: _, wq, wk, wv, wo, ffn_norm: _, w1, w2, w3 } = self;
-        [wq, wk, wv, wo, w1, w2, w3].map(Tensor::len_bytes).iter().sum()
-    }
 }

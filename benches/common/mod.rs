@@ -14,58 +14,26 @@ pub mod synthetic;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A shape: dim, `hidden_dim`, `n_layers`, `n_heads`, `n_kv_heads`, `vocab_size`, `max_seq_len`.
-pub struct Shape(pub &'static str, pub [i32; 7]);
+use babyllama::convert::{Llama2c, Source, to_llama2c};
+use babyllama::{Dtype, ModelOptions};
+use synthetic::{Shape, shape};
 
 /// llama2.c's baby llamas, all tied.
 pub const SHAPES: [Shape; 4] = [
-    Shape("stories260K", [64, 172, 5, 8, 4, 512, 512]),
-    Shape("stories15M", [288, 768, 6, 6, 6, 32000, 256]),
-    Shape("stories42M", [512, 1376, 8, 8, 8, 32000, 1024]),
-    Shape("stories110M", [768, 2048, 12, 12, 12, 32000, 1024]),
+    shape("stories260K", [64, 172, 5], [8, 4], [512, 512], true),
+    shape("stories15M", [288, 768, 6], [6, 6], [32_000, 256], true),
+    shape("stories42M", [512, 1376, 8], [8, 8], [32_000, 1024], true),
+    shape("stories110M", [768, 2048, 12], [12, 12], [32_000, 1024], true),
 ];
 
-impl Shape {
-    /// The numbers of f32 in norms, and of weights in each matrix, in the order of v1 and v2.
-    fn counts(&self) -> (usize, Vec<usize>) {
-        let [dim, hidden, layers, heads, kv_heads, vocab, _] = self.1.map(|n| n as usize);
-        let kv = dim / heads * kv_heads;
-        let kinds = [dim * dim, dim * kv, dim * kv, dim * dim, dim * hidden, dim * hidden, dim * hidden];
-        let matrices = kinds.iter().flat_map(|&n| std::iter::repeat_n(n, layers));
-        ((2 * layers + 1) * dim, std::iter::once(vocab * dim).chain(matrices).collect())
-    }
-
-    /// A v1 (f32) or, with a group size, v2 (int8) file.
-    pub fn file(&self, group_size: Option<i32>) -> Vec<u8> {
-        let mut random = 0x9E37_79B9_7F4A_7C15u64;
-        let mut next = move || {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 40) as i32 - (1 << 23)
-        };
-        let mut file = 0x616b_3432u32.to_le_bytes().to_vec();
-        file.extend(if group_size.is_some() { 2i32 } else { 1 }.to_le_bytes());
-        file.extend(self.1.iter().flat_map(|n| n.to_le_bytes()));
-        file.push(1);
-        file.extend(group_size.unwrap_or(0).to_le_bytes());
-        file.resize(256, 0);
-        let (norms, matrices) = self.counts();
-        file.extend(std::iter::repeat_n(1f32.to_le_bytes(), norms).flatten());
-        for n in matrices {
-            match group_size {
-                None => file.extend((0..n).flat_map(|_| (next() as f32 * 4e-9).to_le_bytes())),
-                Some(group_size) => {
-                    file.extend((0..n).map(|_| (next() >> 16) as i8 as u8));
-                    file.extend((0..n / group_size as usize).flat_map(|_| 3e-4f32.to_le_bytes()));
-                }
-            }
-        }
-        file
-    }
-
-    /// The greatest group size up to 64 that divides dim, as llama2.c's exporter chooses it.
-    pub fn group_size(&self) -> i32 {
-        [64, 32, 16, 8, 4].into_iter().find(|group| self.1[0] % group == 0).unwrap_or(1)
-    }
+/// A model as llama2.c's v1 (f32) or v2 (int8) file.
+pub fn llama2c_file(shape: &Shape, int8: bool) -> Vec<u8> {
+    let gguf = shape.make(Dtype::F32, shape.n_layers).expect("there is memory for a small model");
+    let source = Source::from_bytes(gguf, &ModelOptions::new()).expect("a synthetic file is valid");
+    let version = if int8 { Llama2c::V2 { group_size: Llama2c::GROUP_SIZE } } else { Llama2c::V1 };
+    let mut file = Vec::new();
+    to_llama2c(&source, version, &mut file).expect("llama2.c's formats hold such a shape");
+    file
 }
 
 /// Prints measurements, one a line: a name, a number and its unit. With `--baseline FILE`, the

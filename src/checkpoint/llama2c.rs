@@ -8,312 +8,250 @@
 //! v1   "24ka" i32 1, the 7 integers, u8 tied, zeros to byte 256
 //!      f32: of all layers: attention_norm, ffn_norm; norm; tok_embeddings;
 //!      of all layers: wq, wk, wv, wo, w1, w2, w3; output if not tied
-//! v2   as v1, with i32 group_size at byte 37; norms in f32, every other tensor as rows*columns int8
+//! v2   like v1, with i32 group_size at byte 37; norms in f32, every other tensor as rows*columns int8
 //!      and then its f32 scales, one for each group
 //! ```
 //!
 //! The files hold neither `norm_eps` nor `rope_theta`: 1e-5 and 10,000 are what llama2.c takes, and
 //! options override them.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use byteorder::{ByteOrder, LittleEndian};
-
 use super::Checkpoint;
+use super::bytes::ByteReader;
 use super::file_kind::FileKind;
+use crate::arch::{LAYER, NORM, OUTPUT, TOK_EMBEDDINGS, TensorId, TensorReader};
 use crate::compute::Numerics;
-use crate::config::{Config, RopeScaling};
-use crate::error::{ErrorKind, Result};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
-use crate::weights::{LayerWeights, Weights};
+use crate::weights::Weights;
 
-const MAGIC: u32 = 0x616b_3432;
+pub(crate) const MAGIC: u32 = 0x616b_3432;
 /// The seven integers.
 const HEADER_INTS: usize = 7;
 /// Where v1's and v2's weights start.
-const VERSIONED_HEADER: usize = 256;
+pub(crate) const VERSIONED_HEADER: usize = 256;
 /// A group's dot product must fit an i32: 65,536 * 255 * 127 does.
-const MAX_GROUP: usize = 1 << 16;
+pub(crate) const MAX_GROUP: usize = 1 << 16;
+
+/// What stands after the header of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Tensor(TensorId),
+    RopeTables,
+}
+
+/// What decides which parts a file has, and how long they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout<'a> {
+    /// 0, 1 or 2.
+    pub(crate) version: u32,
+    pub(crate) config: &'a Config,
+    /// Whether the classifier is the embeddings.
+    pub(crate) tied: bool,
+    /// Weights that share a scale, in v2.
+    pub(crate) group_size: Option<usize>,
+}
+
+impl Layout<'_> {
+    /// All parts, in the file's order: of each kind of tensor those of all layers, and in v1 and v2
+    /// the vectors first.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        let [first, norm, output] = [&TOK_EMBEDDINGS, &NORM, &OUTPUT].map(TensorId::of_model);
+        let output = (!self.tied).then_some(output);
+        let kinds = LAYER.iter().filter(|kind| !kind.is_optional);
+        let n_layers = self.config.n_layers;
+        let layers = kinds.flat_map(|kind| (0..n_layers).map(move |l| TensorId::of_layer(l, kind)));
+        if self.version == 0 {
+            let before = std::iter::once(first).chain(layers).chain([norm]).map(Part::Tensor);
+            return before.chain([Part::RopeTables]).chain(output.map(Part::Tensor)).collect();
+        }
+        let (vectors, matrices): (Vec<_>, Vec<_>) = layers.partition(|&id| self.is_vector(id));
+        let tensors = vectors.into_iter().chain([norm, first]).chain(matrices).chain(output);
+        tensors.map(Part::Tensor).collect()
+    }
+
+    pub(crate) fn is_vector(&self, id: TensorId) -> bool {
+        id.shape(self.config).len() == 1
+    }
+
+    /// Bytes of the whole file. Each factor is below 2^31, so a u128 can't overflow.
+    pub(crate) fn file_bytes(&self) -> u128 {
+        self.header_bytes() as u128 + self.parts().into_iter().map(|part| self.bytes(part)).sum::<u128>()
+    }
+
+    fn header_bytes(&self) -> usize {
+        if self.version == 0 { 4 * HEADER_INTS } else { VERSIONED_HEADER }
+    }
+
+    fn bytes(&self, part: Part) -> u128 {
+        match part {
+            Part::RopeTables => self.config.max_seq_len as u128 * (self.config.head_dim / 2) as u128 * 2 * 4,
+            Part::Tensor(id) => {
+                let n = id.shape(self.config).iter().map(|&n| n as u128).product::<u128>();
+                match self.group_size.filter(|_| !self.is_vector(id)) {
+                    Some(group_size) => n + n / group_size as u128 * 4,
+                    None => 4 * n,
+                }
+            }
+        }
+    }
+
+    /// The weights of a file of this layout, which has the size that it asks for.
+    fn read(&self, storage: &Arc<Storage>) -> Result<Weights> {
+        let expected = u64::try_from(self.file_bytes()).unwrap_or(u64::MAX);
+        if storage.len() != expected {
+            return Err(ErrorKind::FileSize { expected, found: storage.len() }.into());
+        }
+        let mut bytes = ByteReader::new(storage.bytes());
+        bytes.take(self.header_bytes() as u64, "the header")?;
+        let mut tensors = Tensors(HashMap::new());
+        for part in self.parts() {
+            match part {
+                // The size was checked, so it fits.
+                Part::RopeTables => drop(bytes.take(self.bytes(part) as u64, "the tables of RoPE")?),
+                Part::Tensor(id) => {
+                    drop(tensors.0.insert(id.to_string(), self.tensor(id, storage, &mut bytes)?))
+                }
+            }
+        }
+        Weights::load(self.config, &mut tensors)
+    }
+
+    fn tensor(&self, id: TensorId, storage: &Arc<Storage>, bytes: &mut ByteReader<'_>) -> Result<Tensor> {
+        let shape = id.shape(self.config);
+        let (rows, columns) = if let [rows, columns] = *shape { (rows, columns) } else { (1, shape[0]) };
+        let start = bytes.position();
+        let mut take = |what, len: usize| -> Result<Range<usize>> {
+            let start = bytes.position();
+            bytes.take(len as u64, what)?;
+            Ok(start..bytes.position())
+        };
+        let tensor = match self.group_size.filter(|_| !self.is_vector(id)) {
+            None => Tensor::new(storage, take("a tensor", 4 * rows * columns)?, rows, columns, Dtype::F32),
+            Some(group_size) => {
+                let weights = take("a tensor's weights", rows * columns)?;
+                let scales = take("a tensor's scales", rows * columns / group_size * 4)?;
+                Tensor::int8(storage, weights, scales, rows, columns, group_size)
+            }
+        };
+        tensor.ok_or_else(|| Error::truncated("a tensor", start as u64, (bytes.position() - start) as u64, 0))
+    }
+}
+
+/// A file's tensors, by Meta's names: a file has each kind for all layers, a model wants each layer
+/// with its tensors.
+struct Tensors(HashMap<String, Tensor>);
+
+impl TensorReader for Tensors {
+    fn take(&mut self, id: TensorId) -> Result<Option<Tensor>> {
+        Ok(self.0.remove(&self.name(id)))
+    }
+
+    fn name(&self, id: TensorId) -> String {
+        id.to_string()
+    }
+}
 
 pub(super) fn has_magic(storage: &Storage) -> bool {
-    storage.bytes().get(..4).is_some_and(|magic| LittleEndian::read_u32(magic) == MAGIC)
+    storage.bytes().starts_with(&MAGIC.to_le_bytes())
 }
 
 /// v0 has no magic: its header must be possible, whatever the size of the file then is, and like no
 /// other kind of file.
 pub(super) fn looks_like_v0(storage: &Storage) -> bool {
-    let bytes = storage.bytes();
-    let is_possible = bytes.get(..4 * HEADER_INTS).is_some_and(|ints| v0_header(ints).is_ok());
-    is_possible && FileKind::detect(bytes, storage.len()).is_none()
+    v0_header(storage).is_ok() && FileKind::detect(storage.bytes(), storage.len()).is_none()
 }
 
 /// Why a file that [`looks_like_v0`] refused is none.
 pub(super) fn why_not_v0(storage: &Storage) -> String {
-    let ints = bytes_at(storage, "its header", 0, 4 * HEADER_INTS);
-    ints.and_then(v0_header).map_or_else(|e| e.to_string(), |_| "its magic is another format's".into())
+    v0_header(storage).map_or_else(|e| e.to_string(), |_| "its magic is another format's".into())
 }
 
 pub(super) fn read_v0(storage: &Arc<Storage>) -> Result<Checkpoint> {
-    let ints = bytes_at(storage, "the header", 0, 4 * HEADER_INTS)?;
-    let (config, tied) = v0_header(ints)?;
-    let start = 4 * HEADER_INTS;
-    let rope_tables = config.max_seq_len as u128 * (config.head_dim / 2) as u128 * 2 * 4;
-    expect_size(storage, start as u128 + rope_tables + weight_bytes(&config, tied, None))?;
-
-    let mut file = Cursor { storage, at: start, group_size: None };
-    let (dim, q_dim, kv_dim, hidden) = (config.dim, config.q_dim(), config.kv_dim(), config.hidden_dim);
-    let tok_embeddings = file.matrix(config.vocab_size, dim)?;
-    let attention_norm = file.norms(&config)?;
-    let wq = file.matrices(&config, q_dim, dim)?;
-    let wk = file.matrices(&config, kv_dim, dim)?;
-    let wv = file.matrices(&config, kv_dim, dim)?;
-    let wo = file.matrices(&config, dim, q_dim)?;
-    let ffn_norm = file.norms(&config)?;
-    let w1 = file.matrices(&config, hidden, dim)?;
-    let w2 = file.matrices(&config, dim, hidden)?;
-    let w3 = file.matrices(&config, hidden, dim)?;
-    let norm = file.norm(dim)?;
-    file.at += rope_tables as usize; // the size was checked, so it fits
-    let output = if tied { None } else { Some(file.matrix(config.vocab_size, dim)?) };
-    let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
-    let weights = Weights { tok_embeddings, layers, norm, output };
+    let (config, tied) = v0_header(storage)?;
+    let weights = Layout { version: 0, config: &config, tied, group_size: None }.read(storage)?;
     Ok(Checkpoint::plain(storage, "llama2.c v0", config, weights, Numerics::Accurate))
 }
 
 pub(super) fn read_versioned(storage: &Arc<Storage>) -> Result<Checkpoint> {
+    let mut header = ByteReader::new(storage.bytes());
+    header.u32("the magic number")?;
     // The version comes first: another one's header may mean something else, and have another
     // length.
-    let version = LittleEndian::read_u32(bytes_at(storage, "the version", 4, 4)?);
+    let version = header.u32("the version")?;
     if !matches!(version, 1 | 2) {
         return Err(ErrorKind::UnsupportedVersion { format: "llama2.c", found: version }.into());
     }
-    let header = bytes_at(storage, "the header", 0, VERSIONED_HEADER)?;
-    let config = config_of(&read_ints(&header[8..]))?;
-    let tied = match header[36] {
+    ByteReader::new(storage.bytes()).expect(1, VERSIONED_HEADER as u64, "the header")?;
+    let config = config_of(&ints(&mut header)?)?;
+    let [flag] = header.array("the header")?;
+    let tied = match flag {
         0 => false,
         1 => true,
-        other => {
-            return Err(invalid("the flag of a tied classifier", i64::from(other), "must be 0 or 1"));
+        other => return Err(Error::config("the flag of a tied classifier", other, "must be 0 or 1")),
+    };
+    let (format, group_size, numerics) = match version {
+        1 => ("llama2.c v1", None, Numerics::Accurate),
+        _ => {
+            let group_size = group_size(header.u32("the header")?.cast_signed(), &config)?;
+            ("llama2.c v2", Some(group_size), Numerics::RunqCompatible)
         }
     };
-    let (format, group_size) = match version {
-        1 => ("llama2.c v1", None),
-        _ => ("llama2.c v2", Some(group_size(LittleEndian::read_i32(&header[37..]), &config)?)),
-    };
-    expect_size(storage, VERSIONED_HEADER as u128 + weight_bytes(&config, tied, group_size))?;
-
-    let mut file = Cursor { storage, at: VERSIONED_HEADER, group_size };
-    let (dim, q_dim, kv_dim, hidden) = (config.dim, config.q_dim(), config.kv_dim(), config.hidden_dim);
-    let attention_norm = file.norms(&config)?;
-    let ffn_norm = file.norms(&config)?;
-    let norm = file.norm(dim)?;
-    let tok_embeddings = file.matrix(config.vocab_size, dim)?;
-    let wq = file.matrices(&config, q_dim, dim)?;
-    let wk = file.matrices(&config, kv_dim, dim)?;
-    let wv = file.matrices(&config, kv_dim, dim)?;
-    let wo = file.matrices(&config, dim, q_dim)?;
-    let w1 = file.matrices(&config, hidden, dim)?;
-    let w2 = file.matrices(&config, dim, hidden)?;
-    let w3 = file.matrices(&config, hidden, dim)?;
-    let output = if tied { None } else { Some(file.matrix(config.vocab_size, dim)?) };
-    let layers = Layers { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 }.transpose();
-    let weights = Weights { tok_embeddings, layers, norm, output };
-    let numerics = if group_size.is_some() { Numerics::RunqCompatible } else { Numerics::Accurate };
+    let weights = Layout { version, config: &config, tied, group_size }.read(storage)?;
     Ok(Checkpoint::plain(storage, format, config, weights, numerics))
 }
 
-fn read_ints(bytes: &[u8]) -> [i32; HEADER_INTS] {
-    std::array::from_fn(|i| LittleEndian::read_i32(&bytes[4 * i..]))
+fn ints(header: &mut ByteReader<'_>) -> Result<[i32; HEADER_INTS]> {
+    let bytes = header.array::<{ 4 * HEADER_INTS }>("its header")?;
+    Ok(std::array::from_fn(|i| i32::from_le_bytes(std::array::from_fn(|b| bytes[4 * i + b]))))
 }
 
 /// v0's header: the sign of `vocab_size` says whether the classifier is tied.
-fn v0_header(bytes: &[u8]) -> Result<(Config, bool)> {
-    let mut ints = read_ints(bytes);
+fn v0_header(storage: &Storage) -> Result<(Config, bool)> {
+    let mut ints = ints(&mut ByteReader::new(storage.bytes()))?;
     let tied = ints[5] > 0;
-    ints[5] =
-        ints[5].checked_abs().ok_or_else(|| invalid("vocab_size", i64::from(ints[5]), "is out of range"))?;
+    ints[5] = ints[5].checked_abs().ok_or_else(|| Error::config("vocab_size", ints[5], "is out of range"))?;
     Ok((config_of(&ints)?, tied))
 }
 
 fn config_of(
-    &[dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len]: &[i32; 7],
+    &[dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len]: &[i32; HEADER_INTS],
 ) -> Result<Config> {
     let size = |field, value: i32| {
-        usize::try_from(value).map_err(|_| invalid(field, i64::from(value), "must not be negative"))
+        usize::try_from(value).map_err(|_| Error::config(field, value, "must not be negative"))
     };
     let (dim, n_heads) = (size("dim", dim)?, size("n_heads", n_heads)?);
     if n_heads == 0 || !dim.is_multiple_of(n_heads) {
-        return Err(invalid("n_heads", n_heads as i64, &format!("must divide dim, {dim}")));
+        return Err(Error::config("n_heads", n_heads, format!("must divide dim, {dim}")));
     }
-    let config = Config {
-        dim,
-        hidden_dim: size("hidden_dim", hidden_dim)?,
-        n_layers: size("n_layers", n_layers)?,
-        n_heads,
-        n_kv_heads: size("n_kv_heads", n_kv_heads)?,
-        head_dim: dim / n_heads,
-        rope_dim: dim / n_heads,
-        vocab_size: size("vocab_size", vocab_size)?,
-        max_seq_len: size("max_seq_len", max_seq_len)?,
-        norm_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
-        sliding_window: None,
-    };
+    let (hidden_dim, n_layers) = (size("hidden_dim", hidden_dim)?, size("n_layers", n_layers)?);
+    let (n_kv_heads, vocab_size) = (size("n_kv_heads", n_kv_heads)?, size("vocab_size", vocab_size)?);
+    let max_seq_len = size("max_seq_len", max_seq_len)?;
+    let config = Config::new(dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len);
     config.validate()?;
     Ok(config)
 }
 
-/// The weights that share a scale, which must divide every tensor.
+/// The weights that share a scale, which must divide every matrix.
 fn group_size(value: i32, config: &Config) -> Result<usize> {
     let group_size = usize::try_from(value).unwrap_or(0);
     if group_size == 0 || group_size > MAX_GROUP {
-        return Err(invalid("group_size", i64::from(value), &format!("must be between 1 and {MAX_GROUP}")));
+        return Err(Error::config("group_size", value, format!("must be between 1 and {MAX_GROUP}")));
     }
-    for [rows, columns] in matrix_shapes(config) {
-        if !(rows as u128 * columns as u128).is_multiple_of(group_size as u128) {
+    let first = TensorId::of_model(&TOK_EMBEDDINGS);
+    for id in std::iter::once(first).chain(LAYER.iter().map(|kind| TensorId::of_layer(0, kind))) {
+        if let [rows, columns] = *id.shape(config)
+            && !(rows as u128 * columns as u128).is_multiple_of(group_size as u128)
+        {
             let reason = format!("must divide the {rows} x {columns} weights of each tensor");
-            return Err(invalid("group_size", i64::from(value), &reason));
+            return Err(Error::config("group_size", value, reason));
         }
     }
     Ok(group_size)
-}
-
-/// The shapes of the embeddings, and of a layer's wq, wk, wv, wo, w1, w2 and w3.
-fn matrix_shapes(config: &Config) -> [[usize; 2]; 8] {
-    let (dim, q_dim, kv_dim, hidden) = (config.dim, config.q_dim(), config.kv_dim(), config.hidden_dim);
-    let layer = [
-        [q_dim, dim],
-        [kv_dim, dim],
-        [kv_dim, dim],
-        [dim, q_dim],
-        [hidden, dim],
-        [dim, hidden],
-        [hidden, dim],
-    ];
-    let [wq, wk, wv, wo, w1, w2, w3] = layer;
-    [[config.vocab_size, dim], wq, wk, wv, wo, w1, w2, w3]
-}
-
-/// Bytes of all weights. Each factor is below 2^31, so a u128 can't overflow.
-fn weight_bytes(config: &Config, tied: bool, group_size: Option<usize>) -> u128 {
-    let matrix = |[rows, columns]: [usize; 2]| {
-        let n = rows as u128 * columns as u128;
-        group_size.map_or(4 * n, |group_size| n + n / group_size as u128 * 4)
-    };
-    let [embeddings, layer @ ..] = matrix_shapes(config);
-    let norms = (2 * config.n_layers as u128 + 1) * config.dim as u128 * 4;
-    let layers = config.n_layers as u128 * layer.map(matrix).iter().sum::<u128>();
-    norms + layers + matrix(embeddings) * if tied { 1 } else { 2 }
-}
-
-fn expect_size(storage: &Storage, expected: u128) -> Result<()> {
-    let expected = u64::try_from(expected).unwrap_or(u64::MAX);
-    if storage.len() == expected {
-        return Ok(());
-    }
-    Err(ErrorKind::FileSize { expected, found: storage.len() }.into())
-}
-
-fn bytes_at<'a>(storage: &'a Storage, what: &'static str, offset: usize, len: usize) -> Result<&'a [u8]> {
-    let available = storage.bytes().get(offset..).unwrap_or_default();
-    available.get(..len).ok_or_else(|| truncated(what, offset, len, available.len()))
-}
-
-fn truncated(what: &'static str, offset: usize, needed: usize, available: usize) -> crate::error::Error {
-    let (offset, needed, available) = (offset as u64, needed as u64, available as u64);
-    ErrorKind::Truncated { what, offset, needed, available }.into()
-}
-
-fn invalid(field: &'static str, value: i64, reason: &str) -> crate::error::Error {
-    ErrorKind::Config { field, value: value.to_string(), reason: reason.into() }.into()
-}
-
-/// Walks through the weights in file order.
-struct Cursor<'a> {
-    storage: &'a Arc<Storage>,
-    at: usize,
-    group_size: Option<usize>,
-}
-
-impl Cursor<'_> {
-    /// The next `len` bytes.
-    fn take(&mut self, what: &'static str, len: Option<usize>) -> Result<Range<usize>> {
-        let available = self.storage.bytes().len().saturating_sub(self.at);
-        let len = len.unwrap_or(usize::MAX);
-        if len > available {
-            return Err(truncated(what, self.at, len, available));
-        }
-        self.at += len;
-        Ok(self.at - len..self.at)
-    }
-
-    /// A vector of f32, copied out.
-    fn norm(&mut self, dim: usize) -> Result<Vec<f32>> {
-        let range = self.take("a norm", dim.checked_mul(4))?;
-        let tensor = Tensor::new(self.storage, range.clone(), 1, dim, Dtype::F32);
-        Ok(tensor.ok_or_else(|| truncated("a norm", range.start, range.len(), 0))?.to_f32())
-    }
-
-    fn norms(&mut self, config: &Config) -> Result<Vec<Vec<f32>>> {
-        (0..config.n_layers).map(|_| self.norm(config.dim)).collect()
-    }
-
-    fn matrix(&mut self, rows: usize, columns: usize) -> Result<Tensor> {
-        let n = rows.checked_mul(columns);
-        let start = self.at;
-        let tensor = match self.group_size {
-            None => {
-                let weights = self.take("a tensor", n.and_then(|n| n.checked_mul(4)))?;
-                Tensor::new(self.storage, weights, rows, columns, Dtype::F32)
-            }
-            Some(group_size) => {
-                let weights = self.take("a tensor's weights", n)?;
-                let scales = self.take("a tensor's scales", n.map(|n| n / group_size * 4))?;
-                Tensor::int8(self.storage, weights, scales, rows, columns, group_size)
-            }
-        };
-        tensor.ok_or_else(|| truncated("a tensor", start, self.at - start, 0))
-    }
-
-    fn matrices(&mut self, config: &Config, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
-        (0..config.n_layers).map(|_| self.matrix(rows, columns)).collect()
-    }
-}
-
-/// The files hold each kind of tensor for all layers; a model wants each layer with its tensors.
-struct Layers {
-    attention_norm: Vec<Vec<f32>>,
-    wq: Vec<Tensor>,
-    wk: Vec<Tensor>,
-    wv: Vec<Tensor>,
-    wo: Vec<Tensor>,
-    ffn_norm: Vec<Vec<f32>>,
-    w1: Vec<Tensor>,
-    w2: Vec<Tensor>,
-    w3: Vec<Tensor>,
-}
-
-impl Layers {
-    fn transpose(self) -> Vec<LayerWeights> {
-        let norms = self.attention_norm.into_iter().zip(self.ffn_norm);
-        let attention = self.wq.into_iter().zip(self.wk).zip(self.wv).zip(self.wo);
-        let feed_forward = self.w1.into_iter().zip(self.w2).zip(self.w3);
-        let layers = norms.zip(attention).zip(feed_forward);
-        let layer = |(((attention_norm, ffn_norm), (((wq, wk), wv), wo)), ((w1, w2), w3))| LayerWeights {
-            attention_norm,
-            wq,
-            wk,
-            wv,
-            wo,
-            ffn_norm,
-            w1,
-            w2,
-            w3,
-        };
-        layers.map(layer).collect()
-    }
 }

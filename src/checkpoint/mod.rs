@@ -4,9 +4,10 @@
 //! before they make a tensor, allocate no more than the file's own length justifies, and never
 //! panic. A new format is a file here and a line in [`READERS`].
 
+pub(crate) mod bytes;
 pub(crate) mod file_kind;
 pub(crate) mod gguf;
-mod llama2c;
+pub(crate) mod llama2c;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,15 +59,15 @@ impl Checkpoint {
 
 struct Reader {
     /// Whether the file looks like this format. The first reader that says so reads it.
-    recognises: fn(&Storage) -> bool,
+    detects: fn(&Storage) -> bool,
     read: fn(&Arc<Storage>) -> Result<Checkpoint>,
 }
 
-/// The formats. The last has no magic and recognises a file by its size alone.
+/// The formats. The last has no magic and detects a file by its size alone.
 const READERS: &[Reader] = &[
-    Reader { recognises: gguf::has_magic, read: gguf::read },
-    Reader { recognises: llama2c::has_magic, read: llama2c::read_versioned },
-    Reader { recognises: llama2c::looks_like_v0, read: llama2c::read_v0 },
+    Reader { detects: gguf::has_magic, read: gguf::read },
+    Reader { detects: llama2c::has_magic, read: llama2c::read_versioned },
+    Reader { detects: llama2c::looks_like_v0, read: llama2c::read_v0 },
 ];
 
 /// Whether it is a model of llama2.c's.
@@ -76,7 +77,7 @@ pub(crate) fn is_llama2c(storage: &Storage) -> bool {
 
 /// Reads a checkpoint of any known format.
 pub(crate) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
-    let reader = READERS.iter().find(|reader| (reader.recognises)(storage));
+    let reader = READERS.iter().find(|reader| (reader.detects)(storage));
     let reader = reader.ok_or_else(|| ErrorKind::UnknownFormat { hint: hint(storage) });
     reader
         .map_err(Error::from)

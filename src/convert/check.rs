@@ -13,7 +13,7 @@
 //! tells. No text is run through either model.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::quantize;
 use super::source::{Expected, Source, SourceTensor};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, RopeScaling};
-use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::error::{Error, Result, TokenId};
 use crate::model::ModelOptions;
 use crate::ops::RopeFrequencies;
 use crate::quant::Dtype;
@@ -41,26 +41,24 @@ const CHUNK: usize = 1 << 20;
 /// # Errors
 /// [`ErrorKind::Mismatch`] names the first thing that differs, and both values; and whatever is
 /// wrong with either.
+///
+/// [`ErrorKind::Mismatch`]: crate::ErrorKind::Mismatch
 pub fn check(source: &Source, converted: impl AsRef<Path>, mut progress: impl FnMut(u64)) -> Result<()> {
     let storage = Arc::new(Storage::open(converted.as_ref())?);
     let checkpoint = checkpoint::read(&storage)?;
     let is_gguf = checkpoint::gguf::has_magic(&storage);
     let mut compare = || -> Result<()> {
         compare_configs(source.config(), &checkpoint.config, is_gguf)?;
-        if source.model().rope_factors() != checkpoint.rope_factors.as_deref() {
-            return Err(mismatch("the rotary frequencies' factors", "they are others".into()));
+        if source.model().rope_factors != checkpoint.rope_factors {
+            return Err(Error::mismatch("the rotary frequencies' factors", "they are others"));
         }
-        if is_gguf && let Some(expected) = source.model().expected() {
+        if is_gguf && let Some(expected) = &source.model().expected {
             compare_expected(expected, &checkpoint.config, checkpoint.rope_factors.as_deref())?;
         }
         compare_tensors(source, &checkpoint, &mut progress)?;
         compare_tokenizers(source, &storage, is_gguf)
     };
     compare().map_err(|e| e.at(storage.path()))
-}
-
-fn mismatch(what: &str, reason: String) -> Error {
-    ErrorKind::Mismatch { what: what.into(), reason }.into()
 }
 
 /// llama2.c's files hold no `norm_eps`, no `rope_theta` and no window, whose context they keep;
@@ -80,7 +78,7 @@ fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result
     if expected == found {
         return Ok(());
     }
-    Err(mismatch("the model's hyperparameters", format!("{source:?} became {converted:?}")))
+    Err(Error::mismatch("the model's hyperparameters", format!("{source:?} became {converted:?}")))
 }
 
 /// Compares what a file computes with, or is going to, with what the source says by another way.
@@ -98,7 +96,7 @@ pub(super) fn compare_expected(
         return Ok(());
     };
     let differs = |what: &str, expected: &dyn fmt::Debug, found: &dyn fmt::Debug| {
-        Err(mismatch(what, format!("the settings give {expected:?}, the file has {found:?}")))
+        Err(Error::mismatch(what, format!("the settings give {expected:?}, the file has {found:?}")))
     };
     let are_close = expected.frequencies.len() == frequencies.len()
         && expected.frequencies.iter().zip(&frequencies).all(|(a, b)| close(*a, *b));
@@ -153,13 +151,12 @@ fn are_close(a: RopeScaling, b: RopeScaling) -> bool {
 }
 
 fn compare_tensors(source: &Source, checkpoint: &Checkpoint, progress: &mut impl FnMut(u64)) -> Result<()> {
-    let named = checkpoint.weights.named();
-    let converted: HashMap<&str, Weight<'_>> =
-        named.iter().map(|(name, weight)| (&**name, *weight)).collect();
+    let converted: BTreeMap<String, Weight<'_>> =
+        checkpoint.weights.tensors().map(|(id, weight)| (id.to_string(), weight)).collect();
     let tensors = source.model().tensors();
-    let expected: Vec<&str> = tensors.iter().map(|tensor| &*tensor.info.name).collect();
-    if let Some((extra, _)) = named.iter().find(|(name, _)| !expected.contains(&&**name)) {
-        return Err(mismatch(&format!("tensor {extra}"), "the source has none".into()));
+    let expected: HashSet<&str> = tensors.iter().map(|tensor| &*tensor.info.name).collect();
+    if let Some(extra) = converted.keys().find(|name| !expected.contains(&***name)) {
+        return Err(Error::mismatch(format!("tensor {extra}"), "the source has none"));
     }
     let mut compared = 0;
     for tensor in &tensors {
@@ -167,12 +164,11 @@ fn compare_tensors(source: &Source, checkpoint: &Checkpoint, progress: &mut impl
         // A classifier with the embeddings' weights may be left out: then they must be its weights.
         let shared = || converted.get("tok_embeddings").filter(|_| name == "output");
         let Some(weight) = converted.get(name).or_else(shared) else {
-            return Err(ErrorKind::MissingTensor { name: name.into() }.into());
+            return Err(Error::missing_tensor(name));
         };
         let found = weight.info(name.into()).shape;
         if found != tensor.info.shape {
-            let (name, expected) = (name.into(), tensor.info.shape.clone());
-            return Err(ErrorKind::TensorShape { name, expected, found }.into());
+            return Err(Error::tensor_shape(name, &tensor.info.shape, &found));
         }
         compare_weights(tensor, *weight)?;
         compared += tensor.info.shape.iter().map(|&n| n as u64).product::<u64>();
@@ -194,7 +190,7 @@ fn compare_weights(tensor: &SourceTensor<'_>, converted: Weight<'_>) -> Result<(
         let (expected, found) = (&mut expected[..n], &mut found[..n]);
         (tensor.read)(chunk.clone(), expected)?;
         match converted {
-            Weight::Norm(norm) => found.copy_from_slice(norm),
+            Weight::Vector(vector) => found.copy_from_slice(vector),
             Weight::Matrix(tensor) => {
                 let matrix = tensor.matrix();
                 for (row, out) in chunk.zip(found.chunks_exact_mut(columns)) {
@@ -212,7 +208,7 @@ fn compare_weights(tensor: &SourceTensor<'_>, converted: Weight<'_>) -> Result<(
                 "({row}, {column}) is {}, which {dtype} makes {}; it is {}",
                 expected[i], rounded[i], found[i]
             );
-            return Err(mismatch(&format!("tensor {}", tensor.info.name), reason));
+            return Err(Error::mismatch(format!("tensor {}", tensor.info.name), reason));
         }
     }
     Ok(())
@@ -246,14 +242,14 @@ fn compare_tokenizers(source: &Source, storage: &Storage, is_gguf: bool) -> Resu
     let (Some(expected), Some(found)) = (&expected, &found) else {
         // llama2.c has no file for every tokenizer.
         return match (is_gguf, expected.is_some() == found.is_some()) {
-            (true, false) => Err(mismatch("the tokenizer", "only one has any".into())),
+            (true, false) => Err(Error::mismatch("the tokenizer", "only one has any")),
             _ => Ok(()),
         };
     };
     let of_model = |tokenizer: &Tokenizer| (tokenizer.bos(), tokenizer.eos(), tokenizer.adds_bos());
     if of_model(expected) != of_model(found) {
         let reason = format!("{:?} became {:?}", of_model(expected), of_model(found));
-        return Err(mismatch("the tokenizer's BOS, EOS and whether it begins a text", reason));
+        return Err(Error::mismatch("the tokenizer's BOS, EOS and whether it begins a text", reason));
     }
     // A byte-level one's mean nothing; it may be the only kind whose parts can't be written.
     let has_scores =
@@ -277,7 +273,7 @@ fn compare_tokenizers(source: &Source, storage: &Storage, is_gguf: bool) -> Resu
         };
         if differs {
             let reason = format!("{:?} became {:?}", piece(expected, id), piece(found, id));
-            return Err(mismatch(&format!("piece {id}"), reason));
+            return Err(Error::mismatch(format!("piece {id}"), reason));
         }
     }
     compare_samples(expected, found, is_gguf)
@@ -302,7 +298,7 @@ fn compare_samples(expected: &Tokenizer, found: &Tokenizer, is_gguf: bool) -> Re
     // Nor does it know whether a text ends with EOS.
     let encode = |it: &Tokenizer, text: &str| if is_gguf { it.encode_prompt(text) } else { it.encode(text) };
     match texts.iter().find(|text| encode(expected, text) != encode(found, text)) {
-        Some(text) => Err(mismatch("the tokenizer", format!("it makes other tokens of {text:?}"))),
+        Some(text) => Err(Error::mismatch("the tokenizer", format!("it makes other tokens of {text:?}"))),
         None => Ok(()),
     }
 }
@@ -355,6 +351,7 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::*;
+    use crate::ErrorKind;
     use crate::convert::{GgufOptions, to_gguf};
 
     /// What is wrong with the file of a published model, if its config.json says something else

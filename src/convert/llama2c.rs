@@ -4,7 +4,7 @@
 //! The tables of v0, which no program reads, are rounded correctly here; `export.py`'s depend on
 //! the machine in the last bit.
 //!
-//! Invariant: what the formats can't hold and would change the model's numbers is refused, but for
+//! Invariant: what the formats can't hold and would change the model's numbers is refused, except
 //! `norm_eps` and `rope_theta`, which none of them holds and options give.
 
 use std::collections::HashMap;
@@ -12,25 +12,21 @@ use std::io::Write;
 use std::ops::Range;
 
 use super::source::{Source, SourceModel, SourceTensor};
+use crate::arch::{OUTPUT, TOK_EMBEDDINGS, TensorId};
+use crate::checkpoint::llama2c::{Layout, MAGIC, MAX_GROUP, Part, VERSIONED_HEADER};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tokenizer::{PieceKind, TextSettings, TokenizerModel, TokenizerSpec, with_plain_spaces};
 
-/// Weights that are in memory at once, but for rows that are longer.
+/// Weights that are in memory at once, except of rows that are longer.
 const CHUNK: usize = 1 << 20;
-const MAGIC: u32 = 0x616b_3432;
-/// Where v1's and v2's weights start.
-const VERSIONED_HEADER: usize = 256;
-/// The most weights in a group that any reader takes.
-const MAX_GROUP_SIZE: usize = 1 << 16;
-
 /// llama2.c's formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Llama2c {
     /// f32 without a magic number: what `run.c` reads.
     V0,
-    /// f32 behind a header of 256 bytes.
+    /// f32 after a header of 256 bytes.
     V1,
     /// int8 with a scale for every group of weights: what `runq.c` reads.
     V2 {
@@ -50,7 +46,8 @@ impl Llama2c {
 /// # Errors
 /// As [`to_llama2c`].
 pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
-    Ok(Plan::new(source.model(), version)?.bytes())
+    let plan = Plan::new(source.model(), version)?;
+    Ok(u64::try_from(plan.layout.file_bytes()).unwrap_or(u64::MAX))
 }
 
 /// Writes a model in one of llama2.c's formats. The files hold neither `norm_eps` nor `rope_theta`:
@@ -64,63 +61,51 @@ pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
 pub fn to_llama2c(source: &Source, version: Llama2c, mut to: impl Write) -> Result<()> {
     let plan = Plan::new(source.model(), version)?;
     to.write_all(&plan.header())?;
-    for step in plan.steps() {
-        match step {
-            Step::Floats(name) => write_floats(plan.tensor(&name)?, &mut to)?,
-            Step::Quantized(name, group_size) => write_int8(plan.tensor(&name)?, group_size, &mut to)?,
-            Step::RopeTables => write_rope_tables(plan.config, &mut to)?,
+    for part in plan.layout.parts() {
+        match (part, plan.layout.group_size) {
+            (Part::RopeTables, _) => write_rope_tables(plan.layout.config, &mut to)?,
+            (Part::Tensor(id), Some(group_size)) if !plan.layout.is_vector(id) => {
+                write_int8(plan.tensor(id)?, group_size, &mut to)?;
+            }
+            (Part::Tensor(id), _) => write_floats(plan.tensor(id)?, &mut to)?,
         }
     }
     Ok(to.flush()?)
 }
 
-/// What is written, in turn.
-enum Step {
-    Floats(String),
-    /// int8 in groups of so many weights, and their scales.
-    Quantized(String, usize),
-    RopeTables,
-}
-
 /// What is known before anything is written.
 struct Plan<'a> {
-    version: Llama2c,
-    config: &'a Config,
+    layout: Layout<'a>,
+    /// By Meta's names.
     tensors: HashMap<String, SourceTensor<'a>>,
-    /// Whether the classifier is the embeddings.
-    shared: bool,
-    group_size: usize,
 }
 
 impl<'a> Plan<'a> {
-    fn new(source: &'a dyn SourceModel, version: Llama2c) -> Result<Self> {
-        let config = source.config();
-        check(config, source.rope_factors().is_some())?;
+    fn new(source: &'a SourceModel, version: Llama2c) -> Result<Self> {
+        let config = &source.config;
+        check(config, source.rope_factors.is_some())?;
         let tensors = source.tensors().into_iter().map(|tensor| (tensor.info.name.clone(), tensor));
-        let mut group_size = if let Llama2c::V2 { group_size } = version { group_size } else { 1 };
-        if !(1..=MAX_GROUP_SIZE).contains(&group_size) {
-            let (value, reason) = (group_size.to_string(), format!("must be between 1 and {MAX_GROUP_SIZE}"));
-            return Err(ErrorKind::InvalidOption { name: "group_size", value, reason }.into());
-        }
-        while !config.dim.is_multiple_of(group_size) {
-            group_size /= 2;
-        }
-        let mut plan = Self { version, config, tensors: tensors.collect(), shared: true, group_size };
-        plan.shared = plan.is_shared()?;
-        if matches!(version, Llama2c::V2 { .. }) {
-            plan.check_groups()?;
-        }
+        let (version, group_size) = match version {
+            Llama2c::V0 => (0, None),
+            Llama2c::V1 => (1, None),
+            Llama2c::V2 { group_size } => (2, Some(group_size_of(group_size, config.dim)?)),
+        };
+        let layout = Layout { version, config, tied: true, group_size };
+        let mut plan = Self { layout, tensors: tensors.collect() };
+        plan.layout.tied = plan.is_tied()?;
+        plan.check_tensors()?;
         Ok(plan)
     }
 
-    fn tensor(&self, name: &str) -> Result<&SourceTensor<'a>> {
-        self.tensors.get(name).ok_or_else(|| ErrorKind::MissingTensor { name: name.into() }.into())
+    fn tensor(&self, id: TensorId) -> Result<&SourceTensor<'a>> {
+        let name = id.to_string();
+        self.tensors.get(&name).ok_or_else(|| Error::missing_tensor(name))
     }
 
-    /// Whether there is no classifier but the embeddings, or one with the same weights.
-    fn is_shared(&self) -> Result<bool> {
-        let Some(output) = self.tensors.get("output") else { return Ok(true) };
-        let embeddings = self.tensor("tok_embeddings")?;
+    /// Whether there is no classifier except the embeddings, or one with the same weights.
+    fn is_tied(&self) -> Result<bool> {
+        let Ok(output) = self.tensor(TensorId::of_model(&OUTPUT)) else { return Ok(true) };
+        let embeddings = self.tensor(TensorId::of_model(&TOK_EMBEDDINGS))?;
         let mut same = true;
         let mut others = Vec::new();
         for_chunks(embeddings, 1, &mut |rows, weights| {
@@ -134,106 +119,71 @@ impl<'a> Plan<'a> {
         Ok(same)
     }
 
-    fn check_groups(&self) -> Result<()> {
-        for step in self.steps() {
-            let Step::Quantized(name, group_size) = step else { continue };
-            let shape = &self.tensor(&name)?.info.shape;
-            if !shape.iter().product::<usize>().is_multiple_of(group_size) {
-                let reason = format!("its shape {shape:?} is no whole number of groups of {group_size}");
-                return Err(unwritable(&format!("tensor {name:?} as llama2.c's v2"), reason));
+    /// That the format has every tensor, and that groups divide those that are quantized.
+    fn check_tensors(&self) -> Result<()> {
+        if let Some(tensor) = self.tensors.values().find(|it| it.id.layer.is_some() && it.id.kind.is_optional)
+        {
+            let what = format!("tensor {:?} in llama2.c's formats", tensor.info.name);
+            return Err(Error::unwritable(what, "they have no such tensor"));
+        }
+        let Some(group_size) = self.layout.group_size else { return Ok(()) };
+        for part in self.layout.parts() {
+            let Part::Tensor(id) = part else { continue };
+            let shape = &self.tensor(id)?.info.shape;
+            if !self.layout.is_vector(id) && !shape.iter().product::<usize>().is_multiple_of(group_size) {
+                let reason = format!("its shape {shape:?} is not a multiple of groups of {group_size}");
+                return Err(Error::unwritable(
+                    format!("tensor {:?} as llama2.c's v2", id.to_string()),
+                    reason,
+                ));
             }
         }
         Ok(())
     }
 
-    /// The file's order.
-    fn steps(&self) -> Vec<Step> {
-        let each = |name: &str| -> Vec<String> {
-            (0..self.config.n_layers).map(|l| format!("layers.{l}.{name}")).collect()
-        };
-        let attention = ["wq", "wk", "wv", "wo"].map(|name| each(&format!("attention.{name}")));
-        let feed_forward = ["w1", "w2", "w3"].map(|name| each(&format!("feed_forward.{name}")));
-        let (attention, feed_forward) = (attention.concat(), feed_forward.concat());
-        let (attention_norm, ffn_norm) = (each("attention_norm"), each("ffn_norm"));
-        let one = |name: &str| vec![name.to_owned()];
-        let output = if self.shared { Vec::new() } else { one("output") };
-        let floats = |names: Vec<Vec<String>>| names.concat().into_iter().map(Step::Floats);
-        if self.version == Llama2c::V0 {
-            let mut steps: Vec<Step> = floats(vec![
-                one("tok_embeddings"),
-                attention_norm,
-                attention,
-                ffn_norm,
-                feed_forward,
-                one("norm"),
-            ])
-            .collect();
-            steps.push(Step::RopeTables);
-            steps.extend(output.into_iter().map(Step::Floats));
-            return steps;
-        }
-        let norms = floats(vec![attention_norm, ffn_norm, one("norm")]);
-        let matrices = [one("tok_embeddings"), attention, feed_forward, output].concat();
-        let matrix = |name| match self.version {
-            Llama2c::V2 { .. } => Step::Quantized(name, self.group_size),
-            _ => Step::Floats(name),
-        };
-        norms.chain(matrices.into_iter().map(matrix)).collect()
-    }
-
     fn header(&self) -> Vec<u8> {
-        let &Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, .. } =
-            self.config;
+        let Layout { version, config, tied, group_size } = self.layout;
+        let &Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, .. } = config;
         // A valid Config's are below 2^31.
         let mut ints =
             [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len].map(|n| n as i32);
-        let mut header = Vec::new();
-        let version = match self.version {
-            Llama2c::V0 => {
-                if !self.shared {
-                    ints[5] = -ints[5];
-                }
-                return ints.iter().flat_map(|n| n.to_le_bytes()).collect();
-            }
-            Llama2c::V1 => 1_u32,
-            Llama2c::V2 { .. } => 2,
-        };
-        header.extend(MAGIC.to_le_bytes());
-        header.extend(version.to_le_bytes());
-        header.extend(ints.iter().flat_map(|n| n.to_le_bytes()));
-        header.push(self.shared.into());
-        if matches!(self.version, Llama2c::V2 { .. }) {
-            header.extend((self.group_size as u32).to_le_bytes());
+        if version == 0 && !tied {
+            ints[5] = -ints[5];
         }
+        let ints = ints.iter().flat_map(|n| n.to_le_bytes());
+        if version == 0 {
+            return ints.collect();
+        }
+        let mut header =
+            [MAGIC, version].iter().flat_map(|n| n.to_le_bytes()).chain(ints).collect::<Vec<_>>();
+        header.push(tied.into());
+        header.extend(group_size.map(|group_size| (group_size as u32).to_le_bytes()).into_iter().flatten());
         header.resize(VERSIONED_HEADER, 0);
         header
     }
+}
 
-    fn bytes(&self) -> u64 {
-        let weights = |name: &String| -> u64 {
-            let shape = self.tensors.get(name).map_or(&[][..], |tensor| &tensor.info.shape);
-            shape.iter().map(|&n| n as u64).product()
-        };
-        let step = |step: Step| match step {
-            Step::Floats(name) => 4 * weights(&name),
-            Step::Quantized(name, group_size) => {
-                let weights = weights(&name);
-                weights + 4 * (weights / group_size as u64)
-            }
-            Step::RopeTables => 4 * self.config.max_seq_len as u64 * self.config.head_dim as u64,
-        };
-        self.header().len() as u64 + self.steps().into_iter().map(step).sum::<u64>()
+/// The group size that is wanted, halved until it divides `dim`.
+fn group_size_of(wanted: usize, dim: usize) -> Result<usize> {
+    if !(1..=MAX_GROUP).contains(&wanted) {
+        let (value, reason) = (wanted.to_string(), format!("must be between 1 and {MAX_GROUP}"));
+        return Err(ErrorKind::InvalidOption { name: "group_size", value, reason }.into());
     }
+    let mut group_size = wanted;
+    while !dim.is_multiple_of(group_size) {
+        group_size /= 2;
+    }
+    Ok(group_size)
 }
 
 /// That the formats can hold a model.
 fn check(config: &Config, has_rope_factors: bool) -> Result<()> {
-    let refuse = |reason: &str| Err(unwritable("the model in llama2.c's formats", reason.into()));
+    let refuse = |reason: &str| Err(Error::unwritable("the model in llama2.c's formats", reason));
     if config.n_heads * config.head_dim != config.dim {
         return refuse("its heads are of another width than dim / n_heads");
     }
     if config.rope_dim != config.head_dim {
-        return refuse("RoPE turns only a part of each head");
+        return refuse("RoPE rotates only a part of each head");
     }
     if config.rope_scaling != RopeScaling::None || has_rope_factors {
         return refuse("its rotary frequencies are scaled");
@@ -277,7 +227,7 @@ fn write_int8(tensor: &SourceTensor<'_>, group_size: usize, to: &mut impl Write)
     for_chunks(tensor, group_size, &mut |_, weights| {
         if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
             let what = format!("tensor {:?} as llama2.c's v2", tensor.info.name);
-            return Err(unwritable(&what, format!("a weight is {weight}")));
+            return Err(Error::unwritable(what, format!("a weight is {weight}")));
         }
         quants.clear();
         for group in weights.chunks_exact(group_size) {
@@ -328,7 +278,7 @@ fn write_rope_tables(config: &Config, to: &mut impl Write) -> Result<()> {
 pub fn to_tokenizer_bin(source: &Source, mut to: impl Write) -> Result<()> {
     let model = source.model();
     let parts = model.tokenizer()?.ok_or_else(|| Error::from(ErrorKind::NoTokenizer))?;
-    check_tokenizer(&parts, model.config().vocab_size)?;
+    check_tokenizer(&parts, model.config.vocab_size)?;
     let mut entries = Vec::new();
     for (id, piece) in (0_u32..).zip(&parts.pieces) {
         let text = match id {
@@ -338,7 +288,7 @@ pub fn to_tokenizer_bin(source: &Source, mut to: impl Write) -> Result<()> {
         };
         entries.push((piece.score, text));
     }
-    for id in parts.pieces.len()..model.config().vocab_size {
+    for id in parts.pieces.len()..model.config.vocab_size {
         entries.push((0.0, format!("[PAD{id}]").into_bytes()));
     }
     let longest = entries.iter().map(|(_, text)| text.len()).max().unwrap_or(0);
@@ -356,7 +306,7 @@ const BOS: u32 = 1;
 const EOS: u32 = 2;
 
 fn check_tokenizer(parts: &TokenizerSpec<'_>, vocab_size: usize) -> Result<()> {
-    let refuse = |reason: &str| Err(unwritable("the tokenizer as tokenizer.bin", reason.into()));
+    let refuse = |reason: &str| Err(Error::unwritable("the tokenizer as tokenizer.bin", reason));
     if parts.pieces.len() > vocab_size {
         return Err(ErrorKind::VocabMismatch { tokenizer: parts.pieces.len(), model: vocab_size }.into());
     }
@@ -378,8 +328,4 @@ fn check_tokenizer(parts: &TokenizerSpec<'_>, vocab_size: usize) -> Result<()> {
         return refuse("BOS and EOS must be 1 and 2");
     }
     Ok(())
-}
-
-fn unwritable(what: &str, reason: String) -> Error {
-    ErrorKind::Unwritable { what: what.into(), reason }.into()
 }

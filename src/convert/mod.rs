@@ -46,6 +46,7 @@ pub use quantize::{dtypes, quantize};
 pub use recipe::{Recipe, UnknownRecipe};
 pub use source::Source;
 
+use crate::checkpoint::gguf::ROPE_FREQS;
 use crate::error::Result;
 #[cfg(feature = "rayon")]
 use crate::parallel::ThreadPool;
@@ -140,8 +141,8 @@ pub fn gguf_bytes(source: &Source, options: &GgufOptions) -> Result<u64> {
 pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result<()> {
     let source = source.model();
     // A setting that only one of two readers honors is found before anything is written.
-    if let Some(expected) = source.expected() {
-        check::compare_expected(expected, source.config(), source.rope_factors())?;
+    if let Some(expected) = &source.expected {
+        check::compare_expected(expected, &source.config, source.rope_factors.as_deref())?;
     }
     let threads = options.build_threads()?;
     let header = llama::header(source, options)?;
@@ -149,12 +150,12 @@ pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result
     let mut to = header.write(to)?;
     let mut converter = Converter::new(&threads);
     for tensor in source.tensors() {
-        let (name, dtype) = (llama::name(&tensor.info)?, choice.dtype(&tensor.info));
+        let (name, dtype) = (tensor.id.gguf(), choice.dtype(&tensor.info));
         converter.convert(&tensor, &name, dtype, |bytes| to.write(&name, bytes))?;
     }
-    if let Some(factors) = source.rope_factors() {
+    if let Some(factors) = &source.rope_factors {
         let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
-        to.write(crate::checkpoint::gguf::names::ROPE_FREQS, &bytes)?;
+        to.write(ROPE_FREQS, &bytes)?;
     }
     to.finish().map(drop)
 }

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "the benches include this file too, and each uses a part of it")]
 
 use babyllama::convert::gguf::Header;
-use babyllama::{Dtype, ErrorKind, Result};
+use babyllama::{Config, Dtype, ErrorKind, Result};
 
 /// The shape of a model.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Shape {
     n_kv_heads: usize,
     vocab_size: usize,
     max_seq_len: usize,
-    /// Whether the classifier is the embedding.
+    /// Whether the classifier is the embeddings.
     tied: bool,
 }
 
@@ -51,56 +51,18 @@ pub(crate) const SHAPES: &[Shape] = &[
 ];
 
 impl Shape {
-    /// The matrices of a layer: name and (out, in).
-    fn matrices(&self) -> [(&'static str, usize, usize); 7] {
-        let kv_dim = self.dim / self.n_heads * self.n_kv_heads;
-        let (dim, hidden_dim) = (self.dim, self.hidden_dim);
-        [
-            ("attn_q", dim, dim),
-            ("attn_k", kv_dim, dim),
-            ("attn_v", kv_dim, dim),
-            ("attn_output", dim, dim),
-            ("ffn_gate", hidden_dim, dim),
-            ("ffn_up", hidden_dim, dim),
-            ("ffn_down", dim, hidden_dim),
-        ]
-    }
-
     fn header(&self, dtype: Dtype, n_layers: usize) -> Result<Header> {
-        let mut header = Header::new();
-        header.set("general.architecture", "llama")?;
-        for (key, value) in [
-            ("context_length", self.max_seq_len),
-            ("embedding_length", self.dim),
-            ("block_count", n_layers),
-            ("feed_forward_length", self.hidden_dim),
-            ("attention.head_count", self.n_heads),
-            ("attention.head_count_kv", self.n_kv_heads),
-        ] {
-            header.set(&format!("llama.{key}"), value as u32)?;
-        }
-        header.set("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)?;
-        for name in ["token_embd.weight", "output.weight"].iter().take(if self.tied { 1 } else { 2 }) {
-            header.tensor(name, &[self.vocab_size, self.dim], dtype)?;
-        }
-        header.tensor("output_norm.weight", &[self.dim], Dtype::F32)?;
-        for l in 0..n_layers {
-            for norm in ["attn_norm", "ffn_norm"] {
-                header.tensor(&format!("blk.{l}.{norm}.weight"), &[self.dim], Dtype::F32)?;
-            }
-            for (name, rows, columns) in self.matrices() {
-                header.tensor(&format!("blk.{l}.{name}.weight"), &[rows, columns], dtype)?;
-            }
-        }
-        Ok(header)
+        let &Self { dim, hidden_dim, n_heads, n_kv_heads, vocab_size, max_seq_len, .. } = self;
+        let config = Config::new(dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len);
+        Header::llama(&config, self.tied, dtype)
     }
 
-    /// How large the model would be with so many layers.
+    /// How large the model would be with `n_layers` layers.
     pub(crate) fn bytes(&self, dtype: Dtype, n_layers: usize) -> Result<u64> {
         Ok(self.header(dtype, n_layers)?.file_bytes())
     }
 
-    /// A model in a format, with so many layers.
+    /// A model in a format, with `n_layers` layers.
     pub(crate) fn make(&self, dtype: Dtype, n_layers: usize) -> Result<Vec<u8>> {
         let header = self.header(dtype, n_layers)?;
         let mut file = Vec::new();
@@ -108,22 +70,10 @@ impl Shape {
         file.try_reserve_exact(bytes)
             .map_err(|_| ErrorKind::OutOfMemory { what: "a synthetic model", bytes: bytes as u64 })?;
         let mut tensors = header.write(file)?;
-        let norm = 1_f32.to_le_bytes().repeat(self.dim);
-        let matrix = |rows: usize, columns: usize| {
-            let (weights, bytes) = dtype.block().unwrap_or((1, 4));
-            noise(dtype, rows * columns / weights * bytes)
-        };
-        for name in ["token_embd.weight", "output.weight"].iter().take(if self.tied { 1 } else { 2 }) {
-            tensors.write(name, &matrix(self.vocab_size, self.dim))?;
-        }
-        tensors.write("output_norm.weight", &norm)?;
-        for l in 0..n_layers {
-            for name in ["attn_norm", "ffn_norm"] {
-                tensors.write(&format!("blk.{l}.{name}.weight"), &norm)?;
-            }
-            for (name, rows, columns) in self.matrices() {
-                tensors.write(&format!("blk.{l}.{name}.weight"), &matrix(rows, columns))?;
-            }
+        for (name, shape, bytes) in header.tensors() {
+            let is_norm = shape.len() == 1;
+            let ones = || 1_f32.to_le_bytes().repeat(shape[0]);
+            tensors.write(name, &if is_norm { ones() } else { noise(dtype, bytes as usize) })?;
         }
         tensors.finish()
     }

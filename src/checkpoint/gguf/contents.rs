@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::cursor::Cursor;
 use super::tensors::TensorType;
-use super::{Header, MAX_NAME_BYTES, has_magic, malformed, purpose};
-use crate::error::{ErrorKind, Result};
+use super::{FORMAT, Header, MAX_NAME_BYTES, has_magic, keys, purpose};
+use crate::error::{Error, Result};
 use crate::storage::Storage;
 
 /// The most dimensions of a tensor, with some to spare for what isn't known yet.
@@ -45,15 +45,13 @@ impl GgufFile {
     /// tensors aren't looked at.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`]; [`ErrorKind::UnknownFormat`] if it isn't GGUF; and whatever is wrong with
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io);
+    /// [`ErrorKind::UnknownFormat`](crate::ErrorKind::UnknownFormat) if it isn't GGUF; and whatever is wrong with
     /// the keys or with what is said of the tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let storage = Storage::open(path.as_ref())?;
-        let contents = if has_magic(&storage) {
-            read(&storage)
-        } else {
-            Err(ErrorKind::UnknownFormat { hint: "it is not GGUF".into() }.into())
-        };
+        let contents =
+            if has_magic(&storage) { read(&storage) } else { Err(Error::unknown_format("it is not GGUF")) };
         contents.map_err(|e| e.at(storage.path()))
     }
 
@@ -93,7 +91,7 @@ fn read(storage: &Storage) -> Result<GgufFile> {
     let (header, mut cursor) = Header::read(storage)?;
     let n_tensors = header.n_tensors;
     let tensors = (0..n_tensors).map(|_| tensor(&mut cursor)).collect::<Result<_>>()?;
-    let architecture = header.metadata.text("general.architecture").ok().flatten();
+    let architecture = header.metadata.text(keys::ARCHITECTURE).ok().flatten();
     Ok(GgufFile {
         format: header.format,
         architecture: architecture.map(str::to_owned),
@@ -105,16 +103,17 @@ fn read(storage: &Storage) -> Result<GgufFile> {
 
 fn tensor(cursor: &mut Cursor<'_>) -> Result<GgufTensor> {
     let name = cursor.name("a tensor's name", MAX_NAME_BYTES)?;
-    let n_dims = cursor.u32("a tensor's number of dimensions")?;
+    let n_dims = cursor.bytes.u32("a tensor's number of dimensions")?;
     if n_dims > MAX_DIMS {
-        return Err(malformed(format!(
-            "tensor {name} has {n_dims} dimensions, at most {MAX_DIMS} are possible"
-        )));
+        return Err(Error::malformed(
+            FORMAT,
+            format!("tensor {name} has {n_dims} dimensions, at most {MAX_DIMS} are possible"),
+        ));
     }
     let shape: Result<Vec<u64>> = (0..n_dims).map(|_| cursor.count("a tensor's dimension")).collect();
     let mut shape = shape?;
-    let id = cursor.u32("a tensor's type")?;
-    cursor.u64("a tensor's offset")?;
+    let id = cursor.bytes.u32("a tensor's type")?;
+    cursor.bytes.u64("a tensor's offset")?;
     let known = TensorType::of(id);
     let weights = shape.iter().try_fold(1_u64, |n, dim| n.checked_mul(*dim));
     let bytes = known.zip(weights).and_then(|(kind, n)| {

@@ -1,293 +1,13 @@
 //! The keys and values at the front of a GGUF file.
-//!
-//! Values stay where they are in the file until they are asked for. Whoever asks says which type it
-//! must have.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use byteorder::{ByteOrder, LittleEndian};
-
-use super::malformed;
-use crate::error::{ErrorKind, Result};
-
-/// The types of values, in the order of their numbers in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    U8,
-    I8,
-    U16,
-    I16,
-    U32,
-    I32,
-    F32,
-    Bool,
-    String,
-    Array,
-    U64,
-    I64,
-    F64,
-}
-
-impl Kind {
-    /// The type with a number.
-    pub(super) fn of(number: u32) -> Option<Self> {
-        Some(match number {
-            0 => Self::U8,
-            1 => Self::I8,
-            2 => Self::U16,
-            3 => Self::I16,
-            4 => Self::U32,
-            5 => Self::I32,
-            6 => Self::F32,
-            7 => Self::Bool,
-            8 => Self::String,
-            9 => Self::Array,
-            10 => Self::U64,
-            11 => Self::I64,
-            12 => Self::F64,
-            _ => return None,
-        })
-    }
-
-    /// Its number in a file.
-    #[cfg(feature = "convert")]
-    pub(crate) fn number(self) -> u32 {
-        self as u32
-    }
-
-    /// Bytes of a value, where all have the same; 0 for strings and arrays.
-    pub(super) fn size(self) -> u64 {
-        match self {
-            Self::U8 | Self::I8 | Self::Bool => 1,
-            Self::U16 | Self::I16 => 2,
-            Self::U32 | Self::I32 | Self::F32 => 4,
-            Self::U64 | Self::I64 | Self::F64 => 8,
-            Self::String | Self::Array => 0,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::U8 => "u8",
-            Self::I8 => "i8",
-            Self::U16 => "u16",
-            Self::I16 => "i16",
-            Self::U32 => "u32",
-            Self::I32 => "i32",
-            Self::F32 => "f32",
-            Self::Bool => "bool",
-            Self::String => "string",
-            Self::Array => "array",
-            Self::U64 => "u64",
-            Self::I64 => "i64",
-            Self::F64 => "f64",
-        }
-    }
-}
-
-/// A value, as the file has it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Value<'a> {
-    kind: Kind,
-    /// Of an array: the type and number of its elements.
-    elements: (Kind, usize),
-    /// Of a string: its text alone. Of an array: its elements.
-    bytes: &'a [u8],
-    /// Whether the lengths of an array's strings have 64 bits.
-    wide: bool,
-}
-
-impl<'a> Value<'a> {
-    pub(super) fn single(kind: Kind, bytes: &'a [u8]) -> Self {
-        Self { kind, elements: (kind, 0), bytes, wide: true }
-    }
-
-    pub(super) fn array(element: Kind, count: usize, bytes: &'a [u8], wide: bool) -> Self {
-        Self { kind: Kind::Array, elements: (element, count), bytes, wide }
-    }
-
-    /// A whole number of any width.
-    pub(crate) fn integer(&self) -> Option<i128> {
-        let b = self.bytes;
-        Some(match self.kind {
-            Kind::U8 => b[0].into(),
-            Kind::I8 => b[0].cast_signed().into(),
-            Kind::U16 => LittleEndian::read_u16(b).into(),
-            Kind::I16 => LittleEndian::read_i16(b).into(),
-            Kind::U32 => LittleEndian::read_u32(b).into(),
-            Kind::I32 => LittleEndian::read_i32(b).into(),
-            Kind::U64 => LittleEndian::read_u64(b).into(),
-            Kind::I64 => LittleEndian::read_i64(b).into(),
-            Kind::F32 | Kind::F64 | Kind::Bool | Kind::String | Kind::Array => return None,
-        })
-    }
-
-    #[cfg(feature = "convert")]
-    pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Of a number or a truth value its bytes, of a string its text.
-    #[cfg(feature = "convert")]
-    pub(crate) fn bytes(&self) -> &'a [u8] {
-        self.bytes
-    }
-
-    /// Of an array: the type of its elements, and the bytes of each, as [`Value::bytes`] has them.
-    /// `None` if it is no array, or if arrays are in it.
-    #[cfg(feature = "convert")]
-    pub(crate) fn elements(&self) -> Option<(Kind, Vec<&'a [u8]>)> {
-        let elements = match self.strings() {
-            Some(strings) => strings.collect(),
-            None => self.items()?.map(|item| item.bytes).collect(),
-        };
-        Some((self.elements.0, elements))
-    }
-
-    /// What it is, for people, without its type.
-    pub(super) fn bare(&self) -> String {
-        let bare = self.integer().map(|n| n.to_string());
-        let bare = bare.or_else(|| self.float().map(|x| x.to_string()));
-        bare.or_else(|| self.bool().map(|b| b.to_string())).unwrap_or_else(|| self.to_string())
-    }
-
-    fn float(&self) -> Option<f64> {
-        match self.kind {
-            Kind::F32 => Some(LittleEndian::read_f32(self.bytes).into()),
-            Kind::F64 => Some(LittleEndian::read_f64(self.bytes)),
-            _ => None,
-        }
-    }
-
-    fn bool(&self) -> Option<bool> {
-        (self.kind == Kind::Bool).then(|| self.bytes[0] != 0)
-    }
-
-    pub(super) fn text(&self) -> Option<&'a [u8]> {
-        (self.kind == Kind::String).then_some(self.bytes)
-    }
-
-    /// The strings of an array of them.
-    pub(super) fn strings(&self) -> Option<Strings<'a>> {
-        let (element, left) = self.elements;
-        let strings = Strings { bytes: self.bytes, left, wide: self.wide };
-        (self.kind == Kind::Array && element == Kind::String).then_some(strings)
-    }
-
-    /// The elements of an array of numbers or truth values.
-    pub(super) fn items(&self) -> Option<impl ExactSizeIterator<Item = Value<'a>> + use<'a>> {
-        let element = self.elements.0;
-        let size = element.size() as usize;
-        let items = |value: &Self| value.bytes.chunks_exact(size).map(move |b| Value::single(element, b));
-        (self.kind == Kind::Array && size > 0).then(|| items(self))
-    }
-}
-
-/// What it is, for people: `u32 5`, `array of 32000 string`.
-impl fmt::Display for Value<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Characters of a string that are shown.
-        const SHOWN: usize = 72;
-        let name = self.kind.name();
-        if let Some(n) = self.integer() {
-            write!(f, "{name} {n}")
-        } else if let Some(x) = self.float() {
-            write!(f, "{name} {x}")
-        } else if let Some(b) = self.bool() {
-            write!(f, "{name} {b}")
-        } else if let Some(text) = self.text() {
-            let text = String::from_utf8_lossy(&text[..text.len().min(4 * SHOWN)]);
-            let shown: String = text.chars().take(SHOWN).collect();
-            let more = if shown.len() < self.bytes.len() { "..." } else { "" };
-            write!(f, "{name} {shown:?}{more}")
-        } else {
-            write!(f, "{name} of {} {}", self.elements.1, self.elements.0.name())
-        }
-    }
-}
-
-/// Walks along an array of strings.
-#[derive(Clone, Debug)]
-pub(super) struct Strings<'a> {
-    bytes: &'a [u8],
-    left: usize,
-    wide: bool,
-}
-
-impl Strings<'_> {
-    pub(super) fn len(&self) -> usize {
-        self.left
-    }
-}
-
-impl<'a> Iterator for Strings<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        self.left = self.left.checked_sub(1)?;
-        // All lengths were seen to fit when the end was looked for. If the file changed since,
-        // there are fewer strings.
-        let (len, rest) = self.bytes.split_at_checked(if self.wide { 8 } else { 4 })?;
-        let len = LittleEndian::read_uint(len, len.len());
-        let (string, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
-        self.bytes = rest;
-        Some(string)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.left))
-    }
-}
-
-/// A type that a key may be read as.
-pub(super) trait FromValue: Sized {
-    /// Its name, for people.
-    const EXPECTED: &'static str;
-
-    fn from_value(value: &Value<'_>) -> Option<Self>;
-}
-
-impl FromValue for usize {
-    const EXPECTED: &'static str = "a whole number that is not negative";
-
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        value.integer().and_then(|n| n.try_into().ok())
-    }
-}
-
-impl FromValue for u32 {
-    const EXPECTED: &'static str = "a whole number below 2^32";
-
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        value.integer().and_then(|n| n.try_into().ok())
-    }
-}
-
-impl FromValue for f64 {
-    const EXPECTED: &'static str = "a floating-point number";
-
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        value.float()
-    }
-}
-
-impl FromValue for bool {
-    const EXPECTED: &'static str = "a truth value";
-
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        value.bool()
-    }
-}
-
-impl FromValue for String {
-    const EXPECTED: &'static str = "a string of UTF-8";
-
-    fn from_value(value: &Value<'_>) -> Option<Self> {
-        let text = value.text().map(std::str::from_utf8)?;
-        text.ok().map(str::to_owned)
-    }
-}
+use super::FORMAT;
+#[cfg(test)]
+pub(super) use super::value::Kind;
+use super::value::Strings;
+pub(super) use super::value::{FromValue, Value};
+use crate::error::{Error, ErrorKind, Result};
 
 /// All keys and values of a file.
 #[derive(Debug, Default)]
@@ -297,7 +17,7 @@ impl<'a> Metadata<'a> {
     pub(super) fn insert(&mut self, key: String, value: Value<'a>) -> Result<()> {
         match self.0.entry(key) {
             std::collections::btree_map::Entry::Occupied(entry) => {
-                Err(malformed(format!("key {} appears twice", entry.key())))
+                Err(Error::malformed(FORMAT, format!("key {} appears twice", entry.key())))
             }
             std::collections::btree_map::Entry::Vacant(entry) => {
                 entry.insert(value);
@@ -323,7 +43,7 @@ impl<'a> Metadata<'a> {
 
     /// The value of a key that must be there.
     pub(super) fn required<T: FromValue>(&self, key: &str) -> Result<T> {
-        self.optional(key)?.ok_or_else(|| ErrorKind::MissingKey { key: key.into() }.into())
+        self.optional(key)?.ok_or_else(|| Error::missing_key(key))
     }
 
     /// The text of a key that may be absent.
@@ -369,6 +89,6 @@ impl<'a> Metadata<'a> {
     }
 }
 
-pub(super) fn wrong_type(key: &str, expected: &'static str, value: &Value<'_>) -> crate::error::Error {
+pub(super) fn wrong_type(key: &str, expected: &'static str, value: &Value<'_>) -> Error {
     ErrorKind::KeyType { key: key.into(), expected, found: value.to_string() }.into()
 }

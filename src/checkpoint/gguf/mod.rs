@@ -8,14 +8,14 @@
 //! zeros to the next multiple of general.alignment (32), from where offsets are counted; each tensor starts at one
 //! ```
 //!
-//! Only the modules here, and those that write such files in `convert/gguf`, know GGUF's names. In
-//! architecture `llama` the rows of Q and K are already in Meta's order: RoPE turns adjacent pairs.
+//! Only the modules here, those that write such files in `convert/gguf`, and the table of tensors
+//! in `arch.rs` know GGUF's names. In architecture `llama` the rows of Q and K are already in
+//! Meta's order: RoPE rotates adjacent pairs.
 //!
 //! - here: the file, and models that are split into several
 //! - [`cursor`]: numbers, strings and values from bytes
-//! - [`metadata`]: keys and values, by type
+//! - [`keys`]: their names; [`metadata`]: the keys of a file; [`value`]: their values, by type
 //! - [`tensors`]: where tensors lie, and in which format
-//! - [`names`]: what tensors are called
 //! - [`purpose`]: files that hold no model, and weights that are no longer read
 //! - [`contents`]: all that is in a file, whether or not it can be run
 //! - [`hyperparameters`]: the [`Config`], and [`settings`] which keys may say something of it
@@ -27,12 +27,13 @@
 pub(crate) mod contents;
 mod cursor;
 mod hyperparameters;
+pub(crate) mod keys;
 mod metadata;
-pub(crate) mod names;
 mod purpose;
 mod settings;
 mod tensors;
 pub(crate) mod tokenizer_settings;
+mod value;
 mod vocabulary;
 
 use std::ffi::{OsStr, OsString};
@@ -41,22 +42,26 @@ use std::sync::Arc;
 
 use cursor::Cursor;
 use metadata::Metadata;
-#[cfg(feature = "convert")]
-pub(crate) use metadata::{Kind, Value};
 #[cfg(all(test, feature = "convert"))]
 pub(crate) use settings::KEYS;
 use tensors::{TensorInfo, Tensors};
+#[cfg(feature = "convert")]
+pub(crate) use value::{Kind, Value};
 
 use super::Checkpoint;
 use super::file_kind::{FileKind, Wanted};
+use crate::arch::{TOK_EMBEDDINGS, TensorId, TensorReader};
 use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Storage;
+use crate::tensor::Tensor;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{LayerWeights, Weights};
+use crate::weights::Weights;
 
 const FORMAT: &str = "GGUF";
+/// What Llama 3.1's rotary frequencies are divided by: a tensor that Meta has no name for.
+pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 pub(crate) const MAGIC: &[u8] = b"GGUF";
 /// What tensors start at multiples of, if the file doesn't say otherwise.
 pub(crate) const ALIGNMENT: u64 = 32;
@@ -92,7 +97,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
 
     let mut notes = Vec::new();
     // Whoever wants no chat needn't mind what is wrong with it; whoever does sees it by the marks.
-    let chat_template = metadata.lossy_text("tokenizer.chat_template").unwrap_or_else(|error| {
+    let chat_template = metadata.lossy_text(keys::CHAT_TEMPLATE).unwrap_or_else(|error| {
         notes.push(format!("{error}: so the file doesn't say how to chat with the model"));
         None
     });
@@ -133,8 +138,8 @@ impl<'a> Header<'a> {
     /// Reads up to the tensors' infos, at which the cursor then stands.
     fn read(storage: &'a Storage) -> Result<(Self, Cursor<'a>)> {
         let mut cursor = Cursor::new(storage.bytes());
-        cursor.take(MAGIC.len() as u64, "the magic number")?;
-        let format = match cursor.u32("the version")? {
+        cursor.bytes.take(MAGIC.len() as u64, "the magic number")?;
+        let format = match cursor.bytes.u32("the version")? {
             1 => "GGUF v1",
             2 => "GGUF v2",
             3 => "GGUF v3",
@@ -148,7 +153,10 @@ impl<'a> Header<'a> {
         let n_keys = cursor.count("the number of keys")?;
         for (what, count) in [("tensors", n_tensors), ("keys", n_keys)] {
             if count > MAX_ENTRIES {
-                return Err(malformed(format!("{count} {what}, at most {MAX_ENTRIES} are possible")));
+                return Err(Error::malformed(
+                    FORMAT,
+                    format!("{count} {what}, at most {MAX_ENTRIES} are possible"),
+                ));
             }
         }
         let mut metadata = Metadata::default();
@@ -165,11 +173,11 @@ impl<'a> Header<'a> {
         storage: &Arc<Storage>,
         tensors: &mut Tensors,
     ) -> Result<()> {
-        let alignment = match self.metadata.optional::<u32>("general.alignment")? {
+        let alignment = match self.metadata.optional::<u32>(keys::ALIGNMENT)? {
             None => ALIGNMENT,
             Some(alignment) if alignment.is_power_of_two() => alignment.into(),
             Some(found) => {
-                return Err(malformed(format!("the alignment {found} is no power of two")));
+                return Err(Error::malformed(FORMAT, format!("the alignment {found} is not a power of two")));
             }
         };
         let mut infos = Vec::new();
@@ -177,7 +185,7 @@ impl<'a> Header<'a> {
             infos.push(TensorInfo::read(cursor)?);
         }
         // A position and an alignment below 2^32 don't overflow.
-        let start = (cursor.position() as u64).next_multiple_of(alignment);
+        let start = (cursor.bytes.position() as u64).next_multiple_of(alignment);
         tensors.add(storage, infos, start, alignment)
     }
 }
@@ -188,49 +196,44 @@ fn weights(
     mut tensors: Tensors,
     notes: &mut Vec<String>,
 ) -> Result<(Config, Weights, Option<Vec<f32>>)> {
-    let name = |tensor: &str| names::of(tensor).expect("it is one of a Llama's");
-    let embeddings = name("tok_embeddings");
-    let Some(shape) = tensors.shape(&embeddings) else {
-        return Err(ErrorKind::MissingTensor { name: embeddings }.into());
-    };
-    let vocab_size = match (vocabulary::len(metadata)?, metadata.optional("llama.vocab_size")?, &*shape) {
-        // Rows behind the last piece are padding, and llama.cpp lets a vocabulary overrule the
-        // key.
-        (Some(_), _, &[rows, _]) => rows,
-        (None, Some(vocab_size), _) => vocab_size,
-        (_, _, &[rows, _]) => rows,
-        _ => 1, // its shape is then no matrix's, which is found out below
-    };
+    let embeddings = TensorId::of_model(&TOK_EMBEDDINGS).gguf();
+    let shape = tensors.shape(&embeddings).ok_or_else(|| Error::missing_tensor(embeddings))?;
+    let vocab_size =
+        match (vocabulary::len(metadata)?, metadata.optional(&keys::llama(keys::VOCAB_SIZE))?, &*shape) {
+            // Rows after the last piece are padding, and llama.cpp lets a vocabulary overrule the
+            // key.
+            (Some(_), _, &[rows, _]) => rows,
+            (None, Some(vocab_size), _) => vocab_size,
+            (_, _, &[rows, _]) => rows,
+            _ => 1, // its shape is then no matrix's, which is found out below
+        };
     let config = hyperparameters::config(metadata, vocab_size, notes)?;
     config.validate()?;
 
-    let (dim, q_dim, kv_dim, hidden) = (config.dim, config.q_dim(), config.kv_dim(), config.hidden_dim);
-    let tok_embeddings = tensors.matrix(&embeddings, vocab_size, dim)?;
-    let mut layers = Vec::new();
-    for l in 0..config.n_layers {
-        let name = |tensor: &str| name(&format!("layers.{l}.{tensor}"));
-        layers.push(LayerWeights {
-            attention_norm: tensors.vector(&name("attention_norm"), dim)?,
-            wq: tensors.matrix(&name("attention.wq"), q_dim, dim)?,
-            wk: tensors.matrix(&name("attention.wk"), kv_dim, dim)?,
-            wv: tensors.matrix(&name("attention.wv"), kv_dim, dim)?,
-            wo: tensors.matrix(&name("attention.wo"), dim, q_dim)?,
-            ffn_norm: tensors.vector(&name("ffn_norm"), dim)?,
-            w1: tensors.matrix(&name("feed_forward.w1"), hidden, dim)?,
-            w2: tensors.matrix(&name("feed_forward.w2"), dim, hidden)?,
-            w3: tensors.matrix(&name("feed_forward.w3"), hidden, dim)?,
-        });
-    }
-    let norm = tensors.vector(&name("norm"), dim)?;
-    let output = tensors.optional_matrix(&name("output"), vocab_size, dim)?;
-    let rope_factors = tensors.optional_vector(names::ROPE_FREQS, config.rope_dim / 2)?;
+    let weights = Weights::load(&config, &mut LlamaTensors { tensors: &mut tensors, config: &config })?;
+    let rope_factors = tensors.vector(ROPE_FREQS, config.rope_dim / 2)?;
     if let Some(bad) = rope_factors.iter().flatten().find(|&&factor| !(factor > 0.0 && factor.is_finite())) {
-        let (value, reason) = (bad.to_string(), "must be positive numbers".into());
-        return Err(ErrorKind::Config { field: "rope_freqs", value, reason }.into());
+        return Err(Error::config("rope_freqs", bad, "must be positive numbers"));
     }
     leave_out_frequencies(&mut tensors, &config)?;
     tensors.finish()?;
-    Ok((config, Weights { tok_embeddings, layers, norm, output }, rope_factors))
+    Ok((config, weights, rope_factors))
+}
+
+/// A Llama's tensors among those of the files.
+struct LlamaTensors<'a> {
+    tensors: &'a mut Tensors,
+    config: &'a Config,
+}
+
+impl TensorReader for LlamaTensors<'_> {
+    fn take(&mut self, id: TensorId) -> Result<Option<Tensor>> {
+        self.tensors.take(&id.gguf(), &id.shape(self.config))
+    }
+
+    fn name(&self, id: TensorId) -> String {
+        id.gguf()
+    }
 }
 
 /// Leaves out the rotary frequencies that a converter of 2024 wrote into every layer, though the
@@ -241,7 +244,7 @@ fn leave_out_frequencies(tensors: &mut Tensors, config: &Config) -> Result<()> {
     let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
     for l in 0..config.n_layers {
         for name in [format!("blk.{l}.attn_rot_embd"), format!("blk.{l}.attn_rot_embd.weight")] {
-            let Some(found) = tensors.optional_vector(&name, config.rope_dim / 2)? else {
+            let Some(found) = tensors.vector(&name, config.rope_dim / 2)? else {
                 continue;
             };
             let is_close = |(i, found): (usize, &f32)| {
@@ -252,7 +255,7 @@ fn leave_out_frequencies(tensors: &mut Tensors, config: &Config) -> Result<()> {
                 let reason = format!(
                     "it holds other rotary frequencies than llama.rope.freq_base, {theta}, gives, so one of them is wrong"
                 );
-                return Err(ErrorKind::TensorLayout { name, reason }.into());
+                return Err(Error::tensor_layout(name, reason));
             }
         }
     }
@@ -270,18 +273,18 @@ struct Parts {
 impl Parts {
     /// `None` if the model is whole.
     fn of(metadata: &Metadata<'_>, path: Option<&Path>) -> Result<Option<Self>> {
-        let Some(count) = metadata.optional::<u32>("split.count")?.filter(|&count| count > 1) else {
+        let Some(count) = metadata.optional::<u32>(keys::SPLIT_COUNT)?.filter(|&count| count > 1) else {
             return Ok(None);
         };
         if count >= 100_000 {
-            return Err(malformed(format!("a model in {count} parts")));
+            return Err(Error::malformed(FORMAT, format!("a model in {count} parts")));
         }
         let Some(path) = path else {
-            return Err(split(format!(
+            return Err(Error::split(format!(
                 "this is a part of {count}: only files can be joined, not bytes in memory"
             )));
         };
-        let number = metadata.required::<u32>("split.no")?;
+        let number = metadata.required::<u32>(keys::SPLIT_NUMBER)?;
         let name = path.file_name().unwrap_or_default();
         let suffix = part_name(number, count);
         let prefix = without_suffix(name, &suffix).map(|prefix| path.with_file_name(prefix));
@@ -291,10 +294,11 @@ impl Parts {
                 |prefix| Self { prefix, count }.path(0).display().to_string(),
             );
             let number = u64::from(number) + 1;
-            return Err(split(format!("this is part {number} of {count}: open {first}")));
+            return Err(Error::split(format!("this is part {number} of {count}: open {first}")));
         }
-        let prefix = prefix
-            .ok_or_else(|| split(format!("the name of the first of {count} parts must end in {suffix}")))?;
+        let prefix = prefix.ok_or_else(|| {
+            Error::split(format!("the name of the first of {count} parts must end in {suffix}"))
+        })?;
         Ok(Some(Self { prefix, count }))
     }
 
@@ -316,10 +320,11 @@ impl Parts {
             let kind = FileKind::detect(storage.bytes(), storage.len());
             let hint = kind.map_or("it isn't GGUF".into(), |kind| kind.sentence(Wanted::Model));
             let hint = format!("the part of a GGUF model was expected, and {hint}");
-            return Err(ErrorKind::UnknownFormat { hint }.into());
+            return Err(Error::unknown_format(hint));
         }
         let (header, mut cursor) = Header::read(storage)?;
-        let found = (header.metadata.required("split.no")?, header.metadata.required("split.count")?);
+        let found =
+            (header.metadata.required(keys::SPLIT_NUMBER)?, header.metadata.required(keys::SPLIT_COUNT)?);
         if found != (number, self.count) {
             let reason = format!(
                 "part {} of {} was expected, and it says it is part {} of {}",
@@ -328,21 +333,24 @@ impl Parts {
                 u64::from(found.0) + 1,
                 found.1
             );
-            return Err(split(reason));
+            return Err(Error::split(reason));
         }
         header.read_tensors(&mut cursor, storage, tensors)
     }
 
     /// That all parts together have as many tensors as the first says.
     fn check_total(&self, metadata: &Metadata<'_>, tensors: &Tensors) -> Result<()> {
-        let Some(expected) = metadata.optional::<usize>("split.tensors.count")? else {
+        let Some(expected) = metadata.optional::<usize>(keys::SPLIT_TENSORS)? else {
             return Ok(());
         };
         let found = tensors.len();
         if expected == found {
             return Ok(());
         }
-        Err(split(format!("the {} parts should have {expected} tensors, they have {found}", self.count)))
+        Err(Error::split(format!(
+            "the {} parts should have {expected} tensors, they have {found}",
+            self.count
+        )))
     }
 }
 
@@ -363,12 +371,4 @@ fn without_suffix(name: &OsStr, suffix: &str) -> Option<OsString> {
 /// What the name of a part ends with. Parts are counted from 0, in names from 1.
 fn part_name(number: u32, count: u32) -> String {
     format!("-{:05}-of-{count:05}.gguf", u64::from(number) + 1)
-}
-
-fn malformed(reason: String) -> Error {
-    ErrorKind::Malformed { format: FORMAT, reason }.into()
-}
-
-fn split(reason: String) -> Error {
-    ErrorKind::Split { reason }.into()
 }

@@ -4,8 +4,9 @@
 //! Source: `general.type` in `docs/gguf.md` of the ggml repository; `enum ggml_type` there for
 //! types that were taken back.
 
+use super::keys as key;
 use super::metadata::Metadata;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// What `general.type` says, and what such a file is, with what to do.
 const PURPOSES: &[(&str, &str)] = &[
@@ -37,11 +38,11 @@ const TAKEN_BACK: &[(u32, &str, &str)] = &[
 /// The first part of a split model may have no tensors.
 pub(super) fn check_is_model(metadata: &Metadata<'_>, n_tensors: u64, is_whole: bool) -> Result<()> {
     let text = |key: &str| metadata.text(key).ok().flatten();
-    let by_architecture = text("general.architecture")
+    let by_architecture = text(key::ARCHITECTURE)
         .and_then(|found| NO_MODELS.iter().find(|(name, _)| *name == found).map(|(_, purpose)| *purpose));
     let only_vocabulary = is_whole && n_tensors == 0 && metadata.get("tokenizer.ggml.tokens").is_some();
     let only_vocabulary = only_vocabulary.then_some("vocab");
-    let Some(purpose) = by_architecture.or(only_vocabulary).or(text("general.type")) else {
+    let Some(purpose) = by_architecture.or(only_vocabulary).or(text(key::TYPE)) else {
         return Ok(());
     };
     let Some((_, what)) = PURPOSES.iter().find(|(name, _)| *name == purpose) else {
@@ -53,7 +54,7 @@ pub(super) fn check_is_model(metadata: &Metadata<'_>, n_tensors: u64, is_whole: 
         let base = base.map_or_else(|| "that".into(), |base| format!("its base, {base},"));
         hint += &format!(": merge it into {base} first, with llama-export-lora for example");
     }
-    Err(ErrorKind::UnknownFormat { hint }.into())
+    Err(Error::unknown_format(hint))
 }
 
 /// What to call a type of weights that no file should have.

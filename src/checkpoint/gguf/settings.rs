@@ -3,8 +3,10 @@
 //! Source: `src/llama-arch.cpp` and `src/models/llama.cpp` in the llama.cpp repository, which tell
 //! what its Llama reads.
 
-use super::metadata::{FromValue, Metadata, Value};
-use crate::error::{ErrorKind, Result};
+use super::keys as key;
+use super::metadata::Metadata;
+use super::value::{FromValue, Value};
+use crate::error::{Error, Result};
 use crate::settings::{self, Setting, Treatment, harmless, honored, refused};
 
 /// Whether a value changes nothing.
@@ -40,28 +42,28 @@ const SWA: &str = "layers with a sliding window of other shapes than the rest ar
 
 /// The keys, without the architecture's name in front. The writer's tests go through them.
 pub(crate) const KEYS: &[Setting<Unless>] = &[
-    honored("vocab_size"),
-    honored("context_length"),
-    honored("embedding_length"),
-    honored("block_count"),
-    honored("feed_forward_length"),
-    honored("attention.head_count"),
-    honored("attention.head_count_kv"),
-    honored("attention.key_length"),
-    honored("attention.value_length"),
-    honored("attention.layer_norm_rms_epsilon"),
-    honored("attention.sliding_window"),
-    honored("rope.dimension_count"),
-    honored("rope.freq_base"),
-    honored("rope.scale_linear"),
-    honored("rope.scaling.type"),
-    honored("rope.scaling.factor"),
-    honored("rope.scaling.attn_factor"),
-    honored("rope.scaling.original_context_length"),
-    honored("rope.scaling.yarn_log_multiplier"),
-    honored("rope.scaling.yarn_ext_factor"),
-    honored("rope.scaling.yarn_beta_fast"),
-    honored("rope.scaling.yarn_beta_slow"),
+    honored(key::VOCAB_SIZE),
+    honored(key::MAX_SEQ_LEN),
+    honored(key::DIM),
+    honored(key::N_LAYERS),
+    honored(key::HIDDEN_DIM),
+    honored(key::N_HEADS),
+    honored(key::N_KV_HEADS),
+    honored(key::HEAD_DIM),
+    honored(key::VALUE_DIM),
+    honored(key::NORM_EPS),
+    honored(key::SLIDING_WINDOW),
+    honored(key::ROPE_DIM),
+    honored(key::ROPE_THETA),
+    honored(key::ROPE_SCALE_LINEAR),
+    honored(key::ROPE_SCALING_TYPE),
+    honored(key::ROPE_SCALING_FACTOR),
+    honored(key::ROPE_ATTN_FACTOR),
+    honored(key::ROPE_ORIGINAL_CONTEXT),
+    honored(key::YARN_LOG_MULTIPLIER),
+    honored(key::YARN_EXT_FACTOR),
+    honored(key::YARN_BETA_FAST),
+    honored(key::YARN_BETA_SLOW),
     refused("rope.scaling.yarn_attn_factor", is_one, "only 1 is supported"),
     refused("rope.scaling.alpha", is_no_scale, FORK),
     refused("rope.dimension_sections", is_nothing, FORK),
@@ -107,7 +109,7 @@ pub(crate) const KEYS: &[Setting<Unless>] = &[
 /// Goes through the keys of an architecture. Gives a note of those that aren't known.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] names the first that is refused.
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that is refused.
 pub(super) fn go_through(metadata: &Metadata<'_>, architecture: &str) -> Result<Option<String>> {
     let mut unknown = Vec::new();
     for (key, value) in metadata.iter() {
@@ -116,8 +118,7 @@ pub(super) fn go_through(metadata: &Metadata<'_>, architecture: &str) -> Result<
         };
         match settings::find(KEYS, short) {
             Some(&Setting { key, treatment: Treatment::RefusedUnless(unless, reason) }) if !unless(value) => {
-                let (value, reason) = (value.bare(), reason.into());
-                return Err(ErrorKind::Config { field: key, value, reason }.into());
+                return Err(Error::config(key, value.bare(), reason));
             }
             Some(_) => {}
             None => unknown.push(key),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cursor::Cursor;
 use super::purpose::unknown_type;
-use super::{MAX_NAME_BYTES, malformed};
+use super::{FORMAT, MAX_NAME_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::storage::Storage;
@@ -84,7 +84,7 @@ pub(super) struct TensorInfo {
     /// Innermost first, as the file has them; 1 where there is none.
     dims: [u64; MAX_DIMS],
     kind: TensorType,
-    /// Where its bytes start after the start of all tensors.
+    /// Where its bytes start, counted from the start of all tensors.
     offset: u64,
     len: u64,
 }
@@ -92,9 +92,9 @@ pub(super) struct TensorInfo {
 impl TensorInfo {
     pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
         let name = cursor.name("a tensor's name", MAX_NAME_BYTES)?;
-        let n_dims = cursor.u32("a tensor's number of dimensions")? as usize;
+        let n_dims = cursor.bytes.u32("a tensor's number of dimensions")? as usize;
         if n_dims > MAX_DIMS {
-            return Err(layout(
+            return Err(Error::tensor_layout(
                 &name,
                 format!("it has {n_dims} dimensions, at most {MAX_DIMS} are possible"),
             ));
@@ -103,20 +103,20 @@ impl TensorInfo {
         for dim in &mut dims[..n_dims] {
             *dim = cursor.count("a tensor's dimension")?;
         }
-        let id = cursor.u32("a tensor's type")?;
-        let offset = cursor.u64("a tensor's offset")?;
+        let id = cursor.bytes.u32("a tensor's type")?;
+        let offset = cursor.bytes.u64("a tensor's offset")?;
         let Some(kind) = TensorType::of(id) else {
-            return Err(ErrorKind::UnsupportedTensorType { name, dtype: unknown_type(id) }.into());
+            return Err(Error::tensor_type(name, unknown_type(id)));
         };
         let (weights, bytes) = kind.block();
         if dims.contains(&0) || dims[0] % weights != 0 {
             let reason =
                 format!("its rows of {} weights are not a multiple of {} blocks", dims[0], kind.name());
-            return Err(layout(&name, reason));
+            return Err(Error::tensor_layout(name, reason));
         }
         let blocks = dims[1..].iter().try_fold(dims[0] / weights, |n, dim| n.checked_mul(*dim));
         let Some(len) = blocks.and_then(|blocks| blocks.checked_mul(bytes)) else {
-            return Err(layout(&name, format!("its size overflows: dimensions {dims:?}")));
+            return Err(Error::tensor_layout(name, format!("its size overflows: dimensions {dims:?}")));
         };
         Ok(Self { name, dims, kind, offset, len })
     }
@@ -164,13 +164,13 @@ impl Tensors {
             let [first, second] = neighbors else { continue };
             if second.bytes.start < first.bytes.end {
                 let reason = format!("it overlaps tensor {}", first.info.name);
-                return Err(layout(&second.info.name, reason));
+                return Err(Error::tensor_layout(&second.info.name, reason));
             }
         }
         for tensor in located {
             let name = tensor.info.name.clone();
             if self.by_name.insert(name.clone(), tensor).is_some() {
-                return Err(malformed(format!("tensor {name} appears twice")));
+                return Err(Error::malformed(FORMAT, format!("tensor {name} appears twice")));
             }
         }
         self.files.push(Arc::clone(storage));
@@ -186,29 +186,9 @@ impl Tensors {
         self.by_name.get(name).map(|tensor| tensor.info.shape())
     }
 
-    /// A matrix that must be there.
-    pub(super) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
-        self.take(name, &[rows, columns]).ok_or_else(|| missing(name))?
-    }
-
-    /// A matrix that may be absent.
-    pub(super) fn optional_matrix(
-        &mut self,
-        name: &str,
-        rows: usize,
-        columns: usize,
-    ) -> Result<Option<Tensor>> {
-        self.take(name, &[rows, columns]).transpose()
-    }
-
-    /// A vector that must be there, as f32.
-    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.optional_vector(name, len)?.ok_or_else(|| missing(name))
-    }
-
     /// A vector that may be absent, as f32.
-    pub(super) fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        Ok(self.take(name, &[len]).transpose()?.map(|tensor| tensor.to_f32()))
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        Ok(self.take(name, &[len])?.map(|tensor| tensor.to_f32()))
     }
 
     /// That all were taken. A tensor that no other method took is a part of the network that this crate
@@ -223,10 +203,11 @@ impl Tensors {
         }
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Option<Result<Tensor>> {
-        let Located { info, file, bytes } = self.by_name.remove(name)?;
+    /// A tensor of an expected shape, if it is there.
+    pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let Some(Located { info, file, bytes }) = self.by_name.remove(name) else { return Ok(None) };
         let storage = &self.files[file];
-        Some(tensor(storage, info, bytes, shape).map_err(|e| e.at(storage.path())))
+        tensor(storage, info, bytes, shape).map(Some).map_err(|e| e.at(storage.path()))
     }
 }
 
@@ -234,7 +215,7 @@ impl Tensors {
 fn place(info: &TensorInfo, file_len: u64, start: u64, alignment: u64) -> Result<Range<usize>> {
     let TensorInfo { name, offset, len, .. } = info;
     if !offset.is_multiple_of(alignment) {
-        return Err(layout(
+        return Err(Error::tensor_layout(
             name,
             format!("its offset {offset} is not a multiple of the alignment, {alignment}"),
         ));
@@ -247,7 +228,7 @@ fn place(info: &TensorInfo, file_len: u64, start: u64, alignment: u64) -> Result
             let reason = format!(
                 "its {len} bytes at offset {offset} don't end within the file of {file_len}: was it downloaded whole?"
             );
-            Err(layout(name, reason))
+            Err(Error::tensor_layout(name, reason))
         }
     }
 }
@@ -259,23 +240,15 @@ fn tensor(storage: &Arc<Storage>, info: TensorInfo, bytes: Range<usize>, shape: 
     let significant =
         shape.iter().position(|&dim| dim != 1).map_or(&shape[shape.len() - 1..], |at| &shape[at..]);
     if found != significant {
-        return Err(ErrorKind::TensorShape { name: info.name, expected: shape.to_vec(), found }.into());
+        return Err(Error::tensor_shape(info.name, shape, &found));
     }
     let (rows, columns) = match *shape {
         [rows, columns] => (rows, columns),
         _ => (1, shape.iter().product()),
     };
     let TensorType::Known(dtype) = info.kind else {
-        return Err(ErrorKind::UnsupportedTensorType { name: info.name, dtype: info.kind.name() }.into());
+        return Err(Error::tensor_type(info.name, info.kind.name()));
     };
     Tensor::new(storage, bytes, rows, columns, dtype)
-        .ok_or_else(|| layout(&info.name, "its bytes are not aligned for its type".into()))
-}
-
-fn layout(name: &str, reason: String) -> Error {
-    ErrorKind::TensorLayout { name: name.into(), reason }.into()
-}
-
-fn missing(name: &str) -> Error {
-    ErrorKind::MissingTensor { name: name.into() }.into()
+        .ok_or_else(|| Error::tensor_layout(info.name, "its bytes are not aligned for its type"))
 }

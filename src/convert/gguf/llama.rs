@@ -1,10 +1,11 @@
 //! A Llama as GGUF: its keys, the names of its tensors, and which type each of them gets.
 
-use super::{Array, Header};
-use crate::checkpoint::gguf::names;
+use super::{Array, Header, Value};
+use crate::arch::TensorId;
+use crate::checkpoint::gguf::{ROPE_FREQS, keys};
 use crate::config::{Config, RopeScaling};
 use crate::convert::recipe::{Traits, with_whole_blocks};
-use crate::convert::source::SourceModel;
+use crate::convert::source::{SourceModel, SourceTensor};
 use crate::convert::{GgufOptions, Recipe};
 use crate::error::{ErrorKind, Result};
 use crate::quant::Dtype;
@@ -17,58 +18,69 @@ use crate::weights::TensorInfo;
 /// The version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
-pub(crate) const FILE_TYPE: &str = "general.file_type";
-pub(crate) const NORM_EPS: &str = "llama.attention.layer_norm_rms_epsilon";
-pub(crate) const ROPE_THETA: &str = "llama.rope.freq_base";
-pub(crate) const CONTEXT_LENGTH: &str = "llama.context_length";
 /// The key that is there if any of a tokenizer's is.
 const TOKENIZER: &str = "tokenizer.ggml.model";
-const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Everything in front of the tensors' bytes. Tensors are announced in the order of the source, and
 /// then what rotary frequencies are divided by.
-pub(crate) fn header(source: &dyn SourceModel, options: &GgufOptions) -> Result<Header> {
-    let tensors: Vec<TensorInfo> = source.tensors().into_iter().map(|tensor| tensor.info).collect();
+pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Header> {
+    let tensors = source.tensors();
     let choice = Choice::of(source, options);
     let mut header = Header::new();
-    header.set("general.architecture", "llama")?;
+    header.set(keys::ARCHITECTURE, keys::LLAMA)?;
     for (key, value) in &options.metadata {
         header.set(key, value.clone())?;
     }
     if let Some(file_type) = choice.file_type(&tensors) {
-        header.set(FILE_TYPE, file_type)?;
+        header.set(keys::FILE_TYPE, file_type)?;
     }
-    header.set("general.quantization_version", QUANTIZATION_VERSION)?;
-    match source.metadata() {
-        Some(metadata) => {
-            for (key, value) in metadata {
-                if !header.has(&key) {
-                    header.set(&key, value)?;
+    header.set(keys::QUANTIZATION_VERSION, QUANTIZATION_VERSION)?;
+    match &source.keys {
+        Some(keys) => {
+            for (key, value) in &keys.metadata {
+                if !header.has(key) {
+                    header.set(key, value.clone())?;
                 }
             }
         }
-        None => hyperparameters(&mut header, source.config())?,
+        None => hyperparameters(&mut header, &source.config)?,
     }
     if !header.has(TOKENIZER) {
-        tokenizer(&mut header, source.tokenizer()?.as_ref(), source.config().vocab_size)?;
+        tokenizer(&mut header, source.tokenizer()?.as_ref(), source.config.vocab_size)?;
     }
-    if let Some(template) = source.chat_template()
-        && !header.has(CHAT_TEMPLATE)
+    if let Some(template) = &source.chat_template
+        && !header.has(keys::CHAT_TEMPLATE)
     {
-        header.set(CHAT_TEMPLATE, template)?;
+        header.set(keys::CHAT_TEMPLATE, template.as_str())?;
     }
     for tensor in &tensors {
-        header.tensor(&name(tensor)?, &tensor.shape, choice.dtype(tensor))?;
+        header.tensor(&tensor.id.gguf(), &tensor.info.shape, choice.dtype(&tensor.info))?;
     }
-    if let Some(factors) = source.rope_factors() {
-        header.tensor(names::ROPE_FREQS, &[factors.len()], Dtype::F32)?;
+    if let Some(factors) = &source.rope_factors {
+        header.tensor(ROPE_FREQS, &[factors.len()], Dtype::F32)?;
     }
     Ok(header)
 }
 
-/// A tensor's name in the file.
-pub(crate) fn name(tensor: &TensorInfo) -> Result<String> {
-    names::of(&tensor.name).ok_or_else(|| ErrorKind::UnsupportedTensor { name: tensor.name.clone() }.into())
+impl Header {
+    /// A Llama whose matrices are all stored in one format: its keys and its tensors, without a
+    /// tokenizer. If it is `tied`, the classifier is the embeddings.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unwritable`] if GGUF doesn't have the format, or rows aren't whole blocks of it.
+    pub fn llama(config: &Config, tied: bool, dtype: Dtype) -> Result<Self> {
+        let mut header = Self::new();
+        header.set(keys::ARCHITECTURE, keys::LLAMA)?;
+        hyperparameters(&mut header, config)?;
+        for id in TensorId::all(config) {
+            if id.kind.is_optional && !(id.kind.is_output() && !tied) {
+                continue;
+            }
+            let shape = id.shape(config);
+            header.tensor(&id.gguf(), &shape, if shape.len() == 2 { dtype } else { Dtype::F32 })?;
+        }
+        Ok(header)
+    }
 }
 
 /// Which type each tensor gets.
@@ -82,10 +94,9 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    pub(crate) fn of(source: &dyn SourceModel, options: &GgufOptions) -> Self {
-        let tied = !source.tensors().iter().any(|tensor| tensor.info.name == "output");
-        let traits = Traits::of(source.config(), tied);
-        Self { mix: options.mix, traits, source_type: source.file_type() }
+    pub(crate) fn of(source: &SourceModel, options: &GgufOptions) -> Self {
+        let traits = Traits::of(&source.config, source.is_tied());
+        Self { mix: options.mix, traits, source_type: source.keys.as_ref().and_then(|keys| keys.file_type) }
     }
 
     /// How a tensor is stored. Vectors stay F32: they are small, and engines want them so.
@@ -99,13 +110,13 @@ impl Choice {
     }
 
     /// llama.cpp's number for the types of all tensors, which it shows to people.
-    fn file_type(&self, tensors: &[TensorInfo]) -> Option<u32> {
+    fn file_type(&self, tensors: &[SourceTensor<'_>]) -> Option<u32> {
         if let Some(number) = self.mix.and_then(Recipe::file_type).or(self.source_type) {
             return Some(number);
         }
         // The type of most weights.
         let mut weights = Vec::<(Dtype, usize)>::new();
-        for tensor in tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
+        for tensor in tensors.iter().map(|tensor| &tensor.info).filter(|tensor| tensor.shape.len() == 2) {
             let (dtype, count) = (self.dtype(tensor), tensor.shape.iter().product());
             match weights.iter_mut().find(|(of, _)| *of == dtype) {
                 Some((_, sum)) => *sum += count,
@@ -118,40 +129,41 @@ impl Choice {
 }
 
 fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
-    // a valid Config's are below 2^31
-    let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    header.set("llama.vocab_size", count(config.vocab_size))?;
-    header.set(CONTEXT_LENGTH, count(config.max_seq_len))?;
-    header.set("llama.embedding_length", count(config.dim))?;
-    header.set("llama.block_count", count(config.n_layers))?;
-    header.set("llama.feed_forward_length", count(config.hidden_dim))?;
-    header.set("llama.attention.head_count", count(config.n_heads))?;
-    header.set("llama.attention.head_count_kv", count(config.n_kv_heads))?;
-    header.set(NORM_EPS, config.norm_eps)?;
+    // A valid Config's are below 2^31.
+    let count = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
+    let mut set = |key, value: Value| header.set(&keys::llama(key), value);
+    set(keys::VOCAB_SIZE, count(config.vocab_size))?;
+    set(keys::MAX_SEQ_LEN, count(config.max_seq_len))?;
+    set(keys::DIM, count(config.dim))?;
+    set(keys::N_LAYERS, count(config.n_layers))?;
+    set(keys::HIDDEN_DIM, count(config.hidden_dim))?;
+    set(keys::N_HEADS, count(config.n_heads))?;
+    set(keys::N_KV_HEADS, count(config.n_kv_heads))?;
+    set(keys::NORM_EPS, config.norm_eps.into())?;
     if config.head_dim * config.n_heads != config.dim {
-        header.set("llama.attention.key_length", count(config.head_dim))?;
-        header.set("llama.attention.value_length", count(config.head_dim))?;
+        set(keys::HEAD_DIM, count(config.head_dim))?;
+        set(keys::VALUE_DIM, count(config.head_dim))?;
     }
     if let Some(window) = config.sliding_window {
-        header.set("llama.attention.sliding_window", count(window))?;
+        set(keys::SLIDING_WINDOW, count(window))?;
     }
-    header.set("llama.rope.dimension_count", count(config.rope_dim))?;
-    header.set(ROPE_THETA, config.rope_theta as f32)?;
+    set(keys::ROPE_DIM, count(config.rope_dim))?;
+    set(keys::ROPE_THETA, (config.rope_theta as f32).into())?;
     match config.rope_scaling {
         RopeScaling::None => Ok(()),
         RopeScaling::Linear { factor } => {
-            header.set("llama.rope.scaling.type", "linear")?;
-            header.set("llama.rope.scaling.factor", factor as f32)
+            set(keys::ROPE_SCALING_TYPE, "linear".into())?;
+            set(keys::ROPE_SCALING_FACTOR, (factor as f32).into())
         }
         RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
-            header.set("llama.rope.scaling.type", "yarn")?;
-            header.set("llama.rope.scaling.factor", factor as f32)?;
-            header.set("llama.rope.scaling.original_context_length", count(original_context_length))?;
-            header.set("llama.rope.scaling.yarn_beta_fast", beta_fast as f32)?;
-            header.set("llama.rope.scaling.yarn_beta_slow", beta_slow as f32)?;
+            set(keys::ROPE_SCALING_TYPE, "yarn".into())?;
+            set(keys::ROPE_SCALING_FACTOR, (factor as f32).into())?;
+            set(keys::ROPE_ORIGINAL_CONTEXT, count(original_context_length))?;
+            set(keys::YARN_BETA_FAST, (beta_fast as f32).into())?;
+            set(keys::YARN_BETA_SLOW, (beta_slow as f32).into())?;
             // Engines multiply what they compute from the factor with this.
             let usual = 1.0 + 0.1 * factor.max(1.0).ln();
-            header.set("llama.rope.scaling.attn_factor", (magnitude / usual) as f32)
+            set(keys::ROPE_ATTN_FACTOR, ((magnitude / usual) as f32).into())
         }
     }
 }

@@ -22,8 +22,8 @@ use std::io::Write;
 
 pub use value::{Array, Value};
 
-use crate::checkpoint::gguf::{ALIGNMENT, MAGIC, MAX_ENTRIES, MAX_KEY_BYTES};
-use crate::error::{Error, ErrorKind, Result};
+use crate::checkpoint::gguf::{ALIGNMENT, MAGIC, MAX_ENTRIES, MAX_KEY_BYTES, keys};
+use crate::error::{Error, Result};
 use crate::quant::Dtype;
 
 const VERSION: u32 = 3;
@@ -79,12 +79,14 @@ impl Header {
     /// # Errors
     /// [`ErrorKind::Unwritable`] if the key is there already, is empty, or has more than 65,535
     /// bytes; if there are more than 16,384 keys; and for `general.alignment`, which is 32.
+    ///
+    /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable
     pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<()> {
-        let refuse = |reason: String| Err(unwritable(format!("key {key:?}"), reason));
+        let refuse = |reason: String| Err(Error::unwritable(format!("key {key:?}"), reason));
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             return refuse(format!("a key has 1 to {MAX_KEY_BYTES} bytes, this has {}", key.len()));
         }
-        if key == "general.alignment" {
+        if key == keys::ALIGNMENT {
             return refuse(format!("tensors are always aligned to {ALIGNMENT} bytes"));
         }
         if self.metadata.len() as u64 == MAX_ENTRIES {
@@ -110,8 +112,10 @@ impl Header {
     /// if a row isn't a multiple of its blocks; if the shape has no dimension, more than four, or
     /// one of 0; if sizes overflow; if GGUF doesn't have the type; and if there are more than
     /// 16,384 tensors.
+    ///
+    /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable
     pub fn tensor(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<()> {
-        let refuse = |reason: String| Err(unwritable(format!("tensor {name:?}"), reason));
+        let refuse = |reason: String| Err(Error::unwritable(format!("tensor {name:?}"), reason));
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return refuse(format!("a name has 1 to {MAX_NAME_BYTES} bytes, this has {}", name.len()));
         }
@@ -141,6 +145,11 @@ impl Header {
         Ok(())
     }
 
+    /// The tensors in their order: name, shape, and the bytes to write of each.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], u64)> {
+        self.tensors.iter().map(|info| (&*info.name, &*info.shape, info.bytes))
+    }
+
     /// The size of the whole file.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
@@ -151,6 +160,8 @@ impl Header {
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
+    ///
+    /// [`ErrorKind::Io`]: crate::ErrorKind::Io
     pub fn write<W: Write>(&self, mut to: W) -> Result<TensorWriter<'_, W>> {
         to.write_all(&self.to_bytes())?;
         Ok(TensorWriter { to, left: &self.tensors, written: 0 })
@@ -201,8 +212,11 @@ impl<W: Write> TensorWriter<'_, W> {
     /// # Errors
     /// [`ErrorKind::Io`], and [`ErrorKind::Unwritable`] if another tensor is due, or these are more
     /// bytes than it has.
+    ///
+    /// [`ErrorKind::Io`]: crate::ErrorKind::Io
+    /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let refuse = |reason: String| Err(unwritable(format!("tensor {name:?}"), reason));
+        let refuse = |reason: String| Err(Error::unwritable(format!("tensor {name:?}"), reason));
         let Some((due, after)) = self.left.split_first() else {
             return refuse("all tensors are written".into());
         };
@@ -227,18 +241,17 @@ impl<W: Write> TensorWriter<'_, W> {
     ///
     /// # Errors
     /// [`ErrorKind::Io`], and [`ErrorKind::Unwritable`] if a tensor isn't whole.
+    ///
+    /// [`ErrorKind::Io`]: crate::ErrorKind::Io
+    /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable
     pub fn finish(mut self) -> Result<W> {
         if let Some(Info { name, bytes, .. }) = self.left.first() {
             let reason = format!("only {} of its {bytes} bytes were given", self.written);
-            return Err(unwritable(format!("tensor {name:?}"), reason));
+            return Err(Error::unwritable(format!("tensor {name:?}"), reason));
         }
         self.to.flush()?;
         Ok(self.to)
     }
-}
-
-fn unwritable(what: String, reason: String) -> Error {
-    ErrorKind::Unwritable { what, reason }.into()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Mixes against llama.cpp's choices.
 
 use super::*;
-use crate::checkpoint::gguf::names;
+use crate::arch::TensorId;
 
 /// What llama.cpp chose, which `tests/golden/mixes.py` wrote.
 const GOLDEN: &str = include_str!("../../../tests/golden/mixes.txt");
@@ -22,21 +22,10 @@ const SHAPES: [(&str, usize, usize, usize, usize, bool); 11] = [
     ("mha_48", 48, 80, 3, 1, false),
 ];
 
-/// Every matrix of a model, in Meta's terms, and its width.
-fn matrices(dim: usize, hidden_dim: usize, n_layers: usize, tied: bool) -> Vec<(String, usize)> {
-    let mut matrices = vec![("tok_embeddings".to_owned(), dim)];
-    if !tied {
-        matrices.push(("output".into(), dim));
-    }
-    for l in 0..n_layers {
-        for name in ["attention.wq", "attention.wk", "attention.wv", "attention.wo"] {
-            matrices.push((format!("layers.{l}.{name}"), dim));
-        }
-        for (name, columns) in [("w1", dim), ("w2", hidden_dim), ("w3", dim)] {
-            matrices.push((format!("layers.{l}.feed_forward.{name}"), columns));
-        }
-    }
-    matrices
+/// Every matrix of a model, and its width.
+fn matrices(config: &Config, tied: bool) -> impl Iterator<Item = (TensorId, usize)> {
+    let tensors = TensorId::all(config).filter(move |id| !(tied && id.kind.is_output()));
+    tensors.filter_map(|id| if let [_, columns] = *id.shape(config) { Some((id, columns)) } else { None })
 }
 
 /// What a line says of a matrix: the type of most of them, or another that is listed for it.
@@ -59,6 +48,7 @@ fn mixes_choose_what_llama_cpp_chooses() {
     let mut lines = GOLDEN.lines();
     for (model, dim, hidden_dim, n_layers, heads_per_kv_head, tied) in SHAPES {
         let traits = Traits { n_layers, heads_per_kv_head, tied };
+        let config = Config::new(dim, hidden_dim, n_layers, heads_per_kv_head, 1, 1, 1);
         for mix in Recipe::all() {
             let line: Vec<_> = lines.next().unwrap().split(' ').collect();
             let [of, name, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
@@ -66,9 +56,9 @@ fn mixes_choose_what_llama_cpp_chooses() {
                 (*of, *name, *file_type),
                 (model, &*mix.to_string(), &*mix.file_type().unwrap().to_string())
             );
-            for (matrix, columns) in matrices(dim, hidden_dim, n_layers, tied) {
-                let found = mix.dtype(&matrix, columns, &traits).to_string().to_ascii_uppercase();
-                let expected = expected(most, others, &names::of(&matrix).unwrap());
+            for (matrix, columns) in matrices(&config, tied) {
+                let found = mix.dtype(&matrix.to_string(), columns, &traits).to_string().to_ascii_uppercase();
+                let expected = expected(most, others, &matrix.gguf());
                 assert_eq!(found, expected, "{model} as {mix}: {matrix}");
             }
         }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::file::DataFile;
 use super::json::JsonFile;
-use super::stored::{StoredTensors, TensorView};
-use super::{missing, safetensors, torch};
+use super::llama::WeightFiles;
+use super::stored::TensorView;
+use super::{missing, needless, safetensors, torch};
 use crate::checkpoint::file_kind::FileKind;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Where weights are: a file, or an index of files. The first that is there counts, as for
 /// transformers.
@@ -26,14 +27,6 @@ const WRAPPERS: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint
 
 /// What trainers put before all names.
 const PREFIXES: [&str; 2] = ["module.", "base_model.model."];
-
-/// The tensors of all files, and the files.
-#[derive(Debug, Default)]
-pub(super) struct Tensors {
-    pub(super) stored: StoredTensors,
-    pub(super) files: Vec<PathBuf>,
-    pub(super) notes: Vec<String>,
-}
 
 /// The file of weights or their index, if a directory has one.
 pub(super) fn find(folder: &Path) -> Option<PathBuf> {
@@ -85,82 +78,77 @@ pub(super) fn plain_name(name: &str) -> String {
     if is_inner { format!("model.{rest}") } else { rest.into() }
 }
 
-impl Tensors {
-    pub(super) fn open(folder: &Path, named: Option<&Path>) -> Result<Self> {
-        let found = named.map_or_else(|| find(folder), |named| Some(whole_of(folder, named)));
-        let Some(weights) = found else { return Err(missing::weights(folder)) };
-        let mut tensors = Self::default();
-        if weights.extension().is_some_and(|extension| extension == "json") {
-            tensors.read_index(folder, &weights)?;
-        } else {
-            tensors.read(&weights)?.into_iter().for_each(|tensor| tensors.add(tensor));
-            tensors.files.push(weights);
-        }
-        tensors.check_kind(folder)?;
-        if tensors.stored.iter().any(|(_, tensor)| tensor.is_f64()) {
-            tensors.notes.push("weights that are stored as float64 are rounded to float32".into());
-        }
-        Ok(tensors)
+/// The tensors of all files, under the names by which transformers knows them, and the files.
+pub(super) fn open(folder: &Path, named: Option<&Path>) -> Result<WeightFiles> {
+    let found = named.map_or_else(|| find(folder), |named| Some(whole_of(folder, named)));
+    let Some(path) = found else { return Err(missing::weights(folder)) };
+    let mut weights = WeightFiles::default();
+    if path.extension().is_some_and(|extension| extension == "json") {
+        read_index(&mut weights, folder, &path)?;
+    } else {
+        read(&mut weights, &path)?.into_iter().for_each(|tensor| add(&mut weights, tensor));
+        weights.files.push(path);
     }
+    needless::check_kind(&weights, folder)?;
+    weights.note_doubles();
+    Ok(weights)
+}
 
-    fn add(&mut self, tensor: TensorView) {
-        self.stored.add_as(plain_name(tensor.name()), tensor);
+fn add(weights: &mut WeightFiles, tensor: TensorView) {
+    weights.stored.add_as(plain_name(tensor.name()), tensor);
+}
+
+/// The index decides which file a tensor is taken from, if several have one of its name. What
+/// it names and no file has is missing only if the model needs it.
+fn read_index(weights: &mut WeightFiles, folder: &Path, index: &Path) -> Result<()> {
+    let file = JsonFile::open(index)?;
+    let at = |e: Error| e.at(Some(index));
+    let map = file.object().object("weight_map")?;
+    let map = map.ok_or_else(|| at(Error::missing_key("weight_map")))?;
+    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (tensor, file) in map.map {
+        let name = file.as_str().filter(|name| is_file_name(name));
+        let name = name.ok_or_else(|| map.wrong_type(tensor, "the name of a file beside the index", file))?;
+        files.entry(name).or_default().push(tensor);
     }
-
-    /// The index decides which file a tensor is taken from, if several have one of its name. What
-    /// it names and no file has is missing only if the model needs it.
-    fn read_index(&mut self, folder: &Path, weights: &Path) -> Result<()> {
-        let index = JsonFile::open(weights)?;
-        let at = |e: Error| e.at(Some(index.path()));
-        let map = index.object().object("weight_map")?;
-        let map = map.ok_or_else(|| at(ErrorKind::MissingKey { key: "weight_map".into() }.into()))?;
-        let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (tensor, file) in map.map {
-            let name = file.as_str().filter(|name| is_file_name(name));
-            let name =
-                name.ok_or_else(|| map.wrong_type(tensor, "the name of a file beside the index", file))?;
-            files.entry(name).or_default().push(tensor);
-        }
-        let paths: Vec<PathBuf> = files.keys().map(|file| folder.join(file)).collect();
-        missing::check_files(weights, &paths)?;
-        let mut absent: Vec<&str> = Vec::new();
-        for (file, listed) in files {
-            let path = folder.join(file);
-            let found = self.read(&path)?;
-            absent.extend(
-                listed.iter().filter(|name| !found.iter().any(|found| found.name() == **name)).copied(),
-            );
-            for tensor in found {
-                let place = map.map.get(tensor.name()).and_then(|place| place.as_str());
-                if place.is_none_or(|place| place == file) {
-                    self.add(tensor);
-                }
+    let paths: Vec<PathBuf> = files.keys().map(|file| folder.join(file)).collect();
+    missing::check_files(index, &paths)?;
+    let mut absent: Vec<&str> = Vec::new();
+    for (file, listed) in files {
+        let path = folder.join(file);
+        let found = read(weights, &path)?;
+        absent
+            .extend(listed.iter().filter(|name| !found.iter().any(|found| found.name() == **name)).copied());
+        for tensor in found {
+            let place = map.map.get(tensor.name()).and_then(|place| place.as_str());
+            if place.is_none_or(|place| place == file) {
+                add(weights, tensor);
             }
-            self.files.push(path);
         }
-        if let Some(first) = absent.first() {
-            let n = absent.len();
-            self.notes.push(format!("the index names {n} tensors that no file has, such as {first}"));
-        }
-        Ok(())
+        weights.files.push(path);
     }
+    if let Some(first) = absent.first() {
+        let n = absent.len();
+        weights.notes.push(format!("the index names {n} tensors that no file has, such as {first}"));
+    }
+    Ok(())
+}
 
-    /// A file's tensors. What it begins with decides which reader reads it, and its name only if
-    /// that says nothing.
-    fn read(&mut self, path: &Path) -> Result<Vec<TensorView>> {
-        let kind = DataFile::open(path)?.kind();
-        let is_safetensors = match kind {
-            Some(FileKind::Safetensors | FileKind::LoraSafetensors) => true,
-            Some(FileKind::PyTorch | FileKind::OldPyTorch) => false,
-            _ => path.extension().is_some_and(|extension| extension == "safetensors"),
-        };
-        if is_safetensors {
-            return safetensors::tensors(path);
-        }
-        let contents = torch::read(path)?;
-        self.notes.extend(contents.note(path));
-        Ok(contents.tensors)
+/// A file's tensors. What it begins with decides which reader reads it, and its name only if
+/// that says nothing.
+fn read(weights: &mut WeightFiles, path: &Path) -> Result<Vec<TensorView>> {
+    let kind = DataFile::open(path)?.kind();
+    let is_safetensors = match kind {
+        Some(FileKind::Safetensors | FileKind::LoraSafetensors) => true,
+        Some(FileKind::PyTorch | FileKind::OldPyTorch) => false,
+        _ => path.extension().is_some_and(|extension| extension == "safetensors"),
+    };
+    if is_safetensors {
+        return safetensors::tensors(path);
     }
+    let contents = torch::read(path)?;
+    weights.notes.extend(contents.note(path));
+    Ok(contents.tensors)
 }
 
 /// That a name leads nowhere else.

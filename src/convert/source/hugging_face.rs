@@ -13,18 +13,17 @@
 //! Source: `configuration_llama.py`, `modeling_llama.py`, `configuration_mistral.py` and
 //! `modeling_mistral.py` in the transformers repository.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::expected::Expected;
-use super::hf_tensors::{self, Tensors};
 use super::json::{JsonFile, Object};
-use super::llama::{FloatModel, Layout};
+use super::llama::{Layout, WeightFiles, drop_tied_output};
 use super::stored::{Join, ShardedTensor, StoredTensors};
 use super::tokenizer::SourceTokenizer;
-use super::{hf_tokenizer, rope, settings};
+use super::{SourceModel, SourceWeights, hf_tensors, hf_tokenizer, needless, rope, settings};
+use crate::arch::{OUTPUT, TOK_EMBEDDINGS, TensorId};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
@@ -39,35 +38,8 @@ const DEFAULT_POSITIONS: (usize, usize) = (2048, 131_072);
 /// The window that transformers takes where a file of Mistral's doesn't say it.
 const DEFAULT_WINDOW: usize = 4096;
 
-/// Hugging Face's names of a layer's tensors, and Meta's.
-const LAYER: [(&str, &str); 9] = [
-    ("attention_norm", "input_layernorm"),
-    ("attention.wq", "self_attn.q_proj"),
-    ("attention.wk", "self_attn.k_proj"),
-    ("attention.wv", "self_attn.v_proj"),
-    ("attention.wo", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("feed_forward.w1", "mlp.gate_proj"),
-    ("feed_forward.w2", "mlp.down_proj"),
-    ("feed_forward.w3", "mlp.up_proj"),
-];
-
-/// Hugging Face's name of the tensor that Meta calls, for example, `layers.3.attention.wq`.
-fn name(meta: &str) -> String {
-    if let Some((layer, tensor)) = meta.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
-        let name = LAYER.iter().find(|(meta, _)| *meta == tensor).map_or(tensor, |(_, name)| name);
-        return format!("model.layers.{layer}.{name}.weight");
-    }
-    match meta {
-        "tok_embeddings" => "model.embed_tokens.weight",
-        "norm" => "model.norm.weight",
-        _ => "lm_head.weight",
-    }
-    .into()
-}
-
 /// Opens a directory; of several files of weights or indexes, the one that is named, if one is.
-pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) -> Result<FloatModel> {
+pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) -> Result<SourceModel> {
     let file = JsonFile::open(&folder.join(CONFIG))?;
     let json = file.object();
     let at = |e: Error| e.at(Some(file.path()));
@@ -101,22 +73,24 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
             "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"
         ));
     }
-    let Tensors { stored, files, notes: of_tensors } = tensors(folder, named, &config, expected.as_ref())?;
-    notes.extend(of_tensors);
-    let tensors = take(&json, &config, stored, folder, &mut notes)?;
+    let mut weights = weights(folder, named, &config, expected.as_ref())?;
+    let file_bytes = weights.bytes()?;
+    notes.append(&mut weights.notes);
+    let tensors = take(&json, &config, weights.stored, folder, &mut notes)?;
     let tokenizer =
         SourceTokenizer::find(options, &config, || hf_tokenizer::open(folder, &json, config.vocab_size))?;
     notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
-    Ok(FloatModel {
+    Ok(SourceModel {
         format: "Hugging Face",
         config,
         rope_factors,
-        tensors,
+        weights: SourceWeights::Published(tensors),
         tokenizer,
         chat_template: hf_tokenizer::chat_template(folder)?,
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
-        file_bytes: file_bytes(&files)?,
+        file_bytes,
         notes,
+        keys: None,
         expected,
     })
 }
@@ -132,23 +106,23 @@ pub(super) fn adapter(folder: &Path) -> Error {
         "it is a LoRA adapter{of}, which only changes that model: merge it into its base first (merge_and_unload of PEFT), \
          and convert what that saves"
     );
-    Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder))
+    Error::unknown_format(hint).at(Some(folder))
 }
 
 /// The stored tensors that the model may need.
-fn tensors(
+fn weights(
     folder: &Path,
     named: Option<&Path>,
     config: &Config,
     expected: Option<&Expected>,
-) -> Result<Tensors> {
-    let mut tensors = Tensors::open(folder, named)?;
+) -> Result<WeightFiles> {
+    let mut weights = hf_tensors::open(folder, named)?;
     let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
     // Some programs keep those that are scaled.
     let mut frequencies = vec![(0..config.rope_dim / 2).map(frequency).collect()];
     frequencies.extend(expected.map(|expected| expected.frequencies.clone()));
-    tensors.leave_out_needless(&frequencies, config.n_layers)?;
-    Ok(tensors)
+    needless::leave_out(&mut weights, &frequencies, config.n_layers)?;
+    Ok(weights)
 }
 
 /// The model's tensors.
@@ -161,9 +135,9 @@ fn take(
     mut stored: StoredTensors,
     folder: &Path,
     notes: &mut Vec<String>,
-) -> Result<Vec<ShardedTensor>> {
+) -> Result<Vec<(TensorId, ShardedTensor)>> {
     let is_tied = json.optional("tie_word_embeddings")?.unwrap_or(false);
-    let (output, embeddings) = (name("output"), name("tok_embeddings"));
+    let [output, embeddings] = [&OUTPUT, &TOK_EMBEDDINGS].map(|kind| TensorId::of_model(kind).hugging_face());
     let has_output = stored.has(&output);
     if is_tied && has_output && !stored.has(&embeddings) {
         stored.rename(&output, &embeddings);
@@ -176,28 +150,15 @@ fn take(
             if json.get("tie_word_embeddings").is_some() { "false" } else { "not there, which means false" };
         return Err(json.refuse("tie_word_embeddings", &value, &reason));
     }
-    let layout = Layout { name: &name, n_shards: 1, half_split: true, embeddings: Join::Same };
+    let layout = Layout { name: TensorId::hugging_face, n_shards: 1, neox: true, embeddings: Join::Same };
     let mut tensors = layout.take(config, stored, folder)?;
-    if is_tied
-        && let [embeddings, .., classifier] = &*tensors
-        && classifier.info().name == "output"
-    {
-        if classifier.is_equal(embeddings)? {
-            tensors.pop();
-        } else {
-            notes.push(format!(
-                "config.json says that the classifier is the embeddings, but {output} is stored and holds other weights: \
-                 it counts, as in transformers"
-            ));
-        }
+    if is_tied && drop_tied_output(&mut tensors)? {
+        notes.push(format!(
+            "config.json says that the classifier is the embeddings, but {output} is stored and holds other weights: \
+             it counts, as in transformers"
+        ));
     }
     Ok(tensors)
-}
-
-fn file_bytes(files: &[PathBuf]) -> Result<u64> {
-    let len =
-        |path: &PathBuf| fs::metadata(path).map(|it| it.len()).map_err(|e| Error::from(e).at(Some(path)));
-    files.iter().map(len).sum()
 }
 
 fn check_architecture(json: &Object<'_>) -> Result<()> {

@@ -1,122 +1,53 @@
-//! A Llama in files of floating-point weights: which tensors it must have, and that it has no
-//! others.
+//! What the files of Hugging Face's and of Meta's models have in common: floating-point weights, of
+//! which a Llama must have all that the table in `arch.rs` names, and no others.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::stored::{Join, ShardedTensor, StoredTensors};
-use super::tokenizer::SourceTokenizer;
-use super::{Expected, SourceModel, SourceTensor};
+use crate::arch::{Shards, TensorId};
 use crate::config::Config;
-use crate::error::{ErrorKind, Result};
-use crate::tokenizer::{Tokenizer, TokenizerSpec};
+use crate::error::{Error, Result};
 
-/// A model of Hugging Face's or Meta's files.
-#[derive(Debug)]
-pub(super) struct FloatModel {
-    pub(super) format: &'static str,
-    pub(super) config: Config,
-    pub(super) rope_factors: Option<Vec<f32>>,
-    pub(super) tensors: Vec<ShardedTensor>,
-    pub(super) tokenizer: Option<SourceTokenizer>,
-    pub(super) chat_template: Option<String>,
-    pub(super) metadata: Vec<(String, String)>,
-    pub(super) file_bytes: u64,
+/// What the files of weights hold.
+#[derive(Debug, Default)]
+pub(super) struct WeightFiles {
+    pub(super) stored: StoredTensors,
+    pub(super) files: Vec<PathBuf>,
     pub(super) notes: Vec<String>,
-    pub(super) expected: Option<Expected>,
 }
 
-impl SourceModel for FloatModel {
-    fn format(&self) -> &'static str {
-        self.format
-    }
-
-    fn config(&self) -> &Config {
-        &self.config
-    }
-
-    fn rope_factors(&self) -> Option<&[f32]> {
-        self.rope_factors.as_deref()
-    }
-
-    fn tokenizer(&self) -> Result<Option<TokenizerSpec<'_>>> {
-        self.tokenizer.as_ref().map(SourceTokenizer::parts).transpose()
-    }
-
-    fn usable_tokenizer(&self) -> Result<Option<Tokenizer>> {
-        self.tokenizer.as_ref().map(SourceTokenizer::usable).transpose()
-    }
-
-    fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
-    }
-
-    fn described(&self) -> &[(String, String)] {
-        &self.metadata
-    }
-
-    fn file_bytes(&self) -> u64 {
-        self.file_bytes
-    }
-
-    fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
-    fn expected(&self) -> Option<&Expected> {
-        self.expected.as_ref()
-    }
-
-    fn tensors(&self) -> Vec<SourceTensor<'_>> {
-        let tensor = |joined| {
-            let info = ShardedTensor::info(joined).clone();
-            SourceTensor { info, bytes: None, read: Box::new(|rows, out| joined.read(rows, out)) }
+impl WeightFiles {
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> Result<u64> {
+        let len = |path: &PathBuf| match fs::metadata(path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(e) => Err(Error::from(e).at(Some(path))),
         };
-        self.tensors.iter().map(tensor).collect()
+        self.files.iter().map(len).sum()
+    }
+
+    /// Notes that doubles lose bits, if there are any.
+    pub(super) fn note_doubles(&mut self) {
+        if self.stored.iter().any(|(_, tensor)| tensor.is_f64()) {
+            self.notes.push("weights that are stored as float64 are rounded to float32".into());
+        }
     }
 }
-
-/// What a tensor is to attention, which decides the order of its rows and how shards are joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// A norm.
-    Norm,
-    /// The token embeddings.
-    Embeddings,
-    /// A matrix whose rows are queries or keys, which RoPE turns.
-    Rotary,
-    /// A matrix whose rows are shared out among machines.
-    ByRows,
-    /// A matrix whose columns are shared out among machines.
-    ByColumns,
-}
-
-/// The tensors of a layer, under Meta's names.
-const LAYER: [(&str, Role); 9] = [
-    ("attention_norm", Role::Norm),
-    ("attention.wq", Role::Rotary),
-    ("attention.wk", Role::Rotary),
-    ("attention.wv", Role::ByRows),
-    ("attention.wo", Role::ByColumns),
-    ("ffn_norm", Role::Norm),
-    ("feed_forward.w1", Role::ByRows),
-    ("feed_forward.w2", Role::ByColumns),
-    ("feed_forward.w3", Role::ByRows),
-];
 
 /// How some kind of files holds a Llama's tensors.
-pub(super) struct Layout<'a> {
-    /// Its name of the tensor that Meta calls, for example, `layers.3.attention.wq`.
-    pub(super) name: &'a dyn Fn(&str) -> String,
+pub(super) struct Layout {
+    pub(super) name: fn(TensorId) -> String,
     pub(super) n_shards: usize,
-    /// Whether the rows that RoPE turns together are half a head apart.
-    pub(super) half_split: bool,
+    /// Whether the rows that RoPE rotates together are half a head apart (NEOX order).
+    pub(super) neox: bool,
     /// How shards of the embeddings are joined.
     pub(super) embeddings: Join,
 }
 
-impl Layout<'_> {
-    /// Takes the tensors that a Llama must have, in the order of the forward pass, and the
-    /// classifier, if one is stored; there must be no others.
+impl Layout {
+    /// Takes the tensors that a Llama has, in the order of the forward pass; there must be no
+    /// others.
     ///
     /// # Errors
     /// [`ErrorKind::MissingTensor`], said of `files`; [`ErrorKind::TensorShape`],
@@ -124,54 +55,49 @@ impl Layout<'_> {
     /// [`ErrorKind::UnsupportedTensor`], said of the file that the tensor is in.
     ///
     /// [`ErrorKind::MissingTensor`]: crate::ErrorKind::MissingTensor
+    /// [`ErrorKind::TensorShape`]: crate::ErrorKind::TensorShape
+    /// [`ErrorKind::UnsupportedTensorType`]: crate::ErrorKind::UnsupportedTensorType
+    /// [`ErrorKind::TensorLayout`]: crate::ErrorKind::TensorLayout
+    /// [`ErrorKind::UnsupportedTensor`]: crate::ErrorKind::UnsupportedTensor
     pub(super) fn take(
         &self,
         config: &Config,
         mut stored: StoredTensors,
         files: &Path,
-    ) -> Result<Vec<ShardedTensor>> {
-        let output = (self.name)("output");
-        let has_output = stored.has(&output);
+    ) -> Result<Vec<(TensorId, ShardedTensor)>> {
         let mut taken = Vec::new();
-        let mut take = |name: &str, role: Role, shape: &[usize]| -> Result<()> {
-            let join = match role {
-                Role::Norm => Join::Same,
-                Role::Embeddings => self.embeddings,
-                Role::Rotary | Role::ByRows => Join::Rows,
-                Role::ByColumns => Join::ColumnPartition,
-            };
-            let tensor = stored.take(&(self.name)(name), self.n_shards, name, shape, join);
-            let tensor = tensor.map_err(|e| e.at(Some(files)))?;
-            let half_split = self.half_split && role == Role::Rotary;
-            taken.push(if half_split { tensor.half_split(config.head_dim) } else { tensor });
-            Ok(())
-        };
-        take("tok_embeddings", Role::Embeddings, &[config.vocab_size, config.dim])?;
-        for l in 0..config.n_layers {
-            for (name, role) in LAYER {
-                take(&format!("layers.{l}.{name}"), role, &shape(name, config))?;
+        for id in TensorId::all(config) {
+            let name = (self.name)(id);
+            if id.kind.is_optional && !stored.has(&name) {
+                continue;
             }
-        }
-        take("norm", Role::Norm, &[config.dim])?;
-        if has_output {
-            take("output", Role::ByRows, &[config.vocab_size, config.dim])?;
+            let join = match id.kind.shards {
+                Shards::Same => Join::Same,
+                Shards::Rows => Join::Rows,
+                Shards::Columns => Join::Columns,
+                Shards::Embeddings => self.embeddings,
+            };
+            let tensor = stored.take(&name, self.n_shards, id.to_string(), &id.shape(config), join);
+            let tensor = tensor.map_err(|e| e.at(Some(files)))?;
+            let is_neox = self.neox && id.kind.is_rotary;
+            taken.push((id, if is_neox { tensor.in_neox_order(config.head_dim) } else { tensor }));
         }
         stored.finish()?;
         Ok(taken)
     }
 }
 
-/// The shape of a tensor of a layer.
-fn shape(name: &str, config: &Config) -> Vec<usize> {
-    let (dim, hidden) = (config.dim, config.hidden_dim);
-    match name {
-        "attention.wq" => vec![config.q_dim(), dim],
-        "attention.wk" | "attention.wv" => vec![config.kv_dim(), dim],
-        "attention.wo" => vec![dim, config.q_dim()],
-        "feed_forward.w1" | "feed_forward.w3" => vec![hidden, dim],
-        "feed_forward.w2" => vec![dim, hidden],
-        _ => vec![dim],
+/// Leaves out a classifier that holds the same numbers as the embeddings. Whether one is left.
+pub(super) fn drop_tied_output(tensors: &mut Vec<(TensorId, ShardedTensor)>) -> Result<bool> {
+    let [(_, embeddings), .., (id, classifier)] = &**tensors else { return Ok(false) };
+    if !id.kind.is_output() {
+        return Ok(false);
     }
+    let is_copy = classifier.is_equal(embeddings)?;
+    if is_copy {
+        tensors.pop();
+    }
+    Ok(!is_copy)
 }
 
 /// Llama 3's way to make the context longer: what frequencies are divided by, fast ones by 1 and
@@ -179,7 +105,7 @@ fn shape(name: &str, config: &Config) -> Vec<usize> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Llama3Scaling {
     pub(super) factor: f64,
-    /// Slower ones, which turn less often over the original context, are divided by the whole
+    /// Slower ones, which rotate less often over the original context, are divided by the whole
     /// factor.
     pub(super) low_freq_factor: f64,
     /// Faster ones stay as they are.
@@ -192,14 +118,14 @@ impl Llama3Scaling {
     pub(super) fn factors(self, rope_dim: usize, rope_theta: f64) -> Result<Vec<f32>> {
         let Self { factor, low_freq_factor: low, high_freq_factor: high, original_context_length } = self;
         if !(factor > 0.0 && low > 0.0 && high > low && original_context_length > 0.0) {
-            let (value, reason) = (format!("{self:?}"), "must be positive, and low below high".into());
-            return Err(ErrorKind::Config { field: "rope_scaling", value, reason }.into());
+            let value = format!("{self:?}");
+            return Err(Error::config("rope_scaling", value, "must be positive, and low below high"));
         }
         let of_pair = |i: usize| {
             let frequency = rope_theta.powf(-(2.0 * i as f64) / rope_dim as f64);
-            let turns = original_context_length * frequency / std::f64::consts::TAU;
+            let rotations = original_context_length * frequency / std::f64::consts::TAU;
             // The part of the frequency that stays as it is.
-            let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+            let kept = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
             (1.0 / ((1.0 - kept) / factor + kept)) as f32
         };
         Ok((0..rope_dim / 2).map(of_pair).collect())

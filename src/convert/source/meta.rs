@@ -19,13 +19,14 @@ use serde_json::Value;
 use super::expected::Expected;
 use super::hugging_face::ADAPTER;
 use super::json::{JsonFile, Object, whole};
-use super::llama::{FloatModel, Layout, Llama3Scaling};
+use super::llama::{Layout, Llama3Scaling, WeightFiles, drop_tied_output};
 use super::stored::{Join, StoredTensors, TensorView};
 use super::tokenizer::SourceTokenizer;
 use super::vocabulary::Vocabulary;
-use super::{safetensors, settings, torch};
+use super::{SourceModel, SourceWeights, safetensors, settings, torch};
+use crate::arch::TensorId;
 use crate::config::{Config, RopeScaling};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::ModelOptions;
 
 /// The most shards: the largest Llama has 16.
@@ -42,10 +43,9 @@ fn shard(n: usize) -> String {
     format!("consolidated.{n:02}.pth")
 }
 
-pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> {
+pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<SourceModel> {
     let params = JsonFile::open(&folder.join(PARAMS))?;
-    let files = files(folder)?;
-    let mut weights = WeightFiles::read(&files)?;
+    let mut weights = read(files(folder)?)?;
     if folder.join(ADAPTER).is_file() {
         weights.notes.push(format!(
             "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"
@@ -58,7 +58,7 @@ pub(super) fn open(folder: &Path, options: &ModelOptions) -> Result<FloatModel> 
 /// hyperparameters.
 ///
 /// `None` if the file is another of PyTorch's.
-pub(super) fn open_training(path: &Path, options: &ModelOptions) -> Result<Option<FloatModel>> {
+pub(super) fn open_training(path: &Path, options: &ModelOptions) -> Result<Option<SourceModel>> {
     let contents = torch::read(path)?;
     let note = contents.note(path);
     let Some(mut params) = contents.arguments else { return Ok(None) };
@@ -66,7 +66,7 @@ pub(super) fn open_training(path: &Path, options: &ModelOptions) -> Result<Optio
     params.entry("norm_eps").or_insert_with(|| 1e-5.into());
     let mut weights = WeightFiles { files: vec![path.into()], ..WeightFiles::default() };
     weights.notes.extend(note);
-    contents.tensors.into_iter().for_each(|tensor| weights.add(tensor));
+    contents.tensors.into_iter().for_each(|tensor| add(&mut weights, tensor));
     if !weights.stored.has("output.weight") {
         // In llama2.c the classifier always is the embeddings.
         params.insert("tied_embeddings".into(), true.into());
@@ -77,44 +77,26 @@ pub(super) fn open_training(path: &Path, options: &ModelOptions) -> Result<Optio
     model.map(Some).map_err(|e| e.at(Some(path)))
 }
 
-/// What the files of weights hold.
-#[derive(Debug, Default)]
-struct WeightFiles {
-    files: Vec<PathBuf>,
-    stored: StoredTensors,
-    notes: Vec<String>,
+fn read(files: Vec<PathBuf>) -> Result<WeightFiles> {
+    let mut weights = WeightFiles::default();
+    for path in &files {
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            safetensors::tensors(path)?.into_iter().for_each(|tensor| add(&mut weights, tensor));
+            continue;
+        }
+        let contents = torch::read(path)?;
+        weights.notes.extend(contents.note(path));
+        contents.tensors.into_iter().for_each(|tensor| add(&mut weights, tensor));
+    }
+    Ok(WeightFiles { files, ..weights })
 }
 
-impl WeightFiles {
-    fn read(files: &[PathBuf]) -> Result<Self> {
-        let mut weights = Self { files: files.into(), ..Self::default() };
-        for path in files {
-            if path.extension().is_some_and(|extension| extension == "safetensors") {
-                safetensors::tensors(path)?.into_iter().for_each(|tensor| weights.add(tensor));
-                continue;
-            }
-            let contents = torch::read(path)?;
-            weights.notes.extend(contents.note(path));
-            contents.tensors.into_iter().for_each(|tensor| weights.add(tensor));
-        }
-        Ok(weights)
+fn add(weights: &mut WeightFiles, tensor: TensorView) {
+    let mut name = tensor.name().replace("_orig_mod.", "");
+    while let Some(rest) = name.strip_prefix("module.") {
+        name = rest.into();
     }
-
-    fn add(&mut self, tensor: TensorView) {
-        let mut name = tensor.name().replace("_orig_mod.", "");
-        while let Some(rest) = name.strip_prefix("module.") {
-            name = rest.into();
-        }
-        self.stored.add_as(name, tensor);
-    }
-
-    fn bytes(&self) -> Result<u64> {
-        let len = |path: &PathBuf| match fs::metadata(path) {
-            Ok(metadata) => Ok(metadata.len()),
-            Err(e) => Err(Error::from(e).at(Some(path))),
-        };
-        self.files.iter().map(len).sum()
-    }
+    weights.stored.add_as(name, tensor);
 }
 
 /// A model of weights and of the hyperparameters that `said` is a place of.
@@ -125,8 +107,9 @@ fn model(
     said: &Path,
     mut weights: WeightFiles,
     options: &ModelOptions,
-) -> Result<FloatModel> {
+) -> Result<SourceModel> {
     let file_bytes = weights.bytes()?;
+    weights.note_doubles();
     let WeightFiles { files, stored, notes } = &mut weights;
     let at = |e: Error| e.at(Some(said));
     let unknown = settings::go_through(params, settings::PARAMS).map_err(at)?;
@@ -137,9 +120,6 @@ fn model(
             || name.ends_with(".inner_attention.rope.freqs")
             || name.ends_with(".attention.mask")
     });
-    if stored.iter().any(|(_, tensor)| tensor.is_f64()) {
-        notes.push("weights that are stored as float64 are rounded to float32".into());
-    }
     let found = Found::of(stored, params, files.len()).map_err(|e| e.at(Some(&files[0])))?;
     let mut config = config(params, &found).map_err(at)?;
     if let Some(window) = sliding_window(params).map_err(at)? {
@@ -151,37 +131,27 @@ fn model(
     let is_said = (said.norm_eps, said.rope_theta) == (config.norm_eps, config.rope_theta);
     let expected = is_said.then(|| Expected::of_params(params.map, found.hidden_dim as u64)).flatten();
     let rope_factors = rope_factors(params, &config, notes).map_err(at)?;
-    let layout = Layout {
-        name: &|name| format!("{name}.weight"),
-        n_shards: files.len(),
-        half_split: false,
-        embeddings: found.embeddings,
-    };
+    let layout =
+        Layout { name: TensorId::meta, n_shards: files.len(), neox: false, embeddings: found.embeddings };
     check_classifier(params, stored).map_err(at)?;
     let mut tensors = layout.take(&config, std::mem::take(stored), &files[0])?;
-    if is_tied(params).map_err(at)?
-        && let [embeddings, .., classifier] = &*tensors
-        && classifier.info().name == "output"
-    {
-        if classifier.is_equal(embeddings)? {
-            tensors.pop();
-        } else {
-            notes.push(TIED_BUT_STORED.into());
-        }
+    if is_tied(params).map_err(at)? && drop_tied_output(&mut tensors)? {
+        notes.push(TIED_BUT_STORED.into());
     }
     let tokenizer = SourceTokenizer::find(options, &config, || tokenizer(folder, config.vocab_size))?;
     weights.notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
     let metadata = params.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
-    Ok(FloatModel {
+    Ok(SourceModel {
         format,
         config,
         rope_factors,
-        tensors,
+        weights: SourceWeights::Published(tensors),
         tokenizer,
         chat_template: None,
         metadata,
         file_bytes,
         notes: weights.notes,
+        keys: None,
         expected,
     })
 }
@@ -211,13 +181,13 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     if count == 0 || count > MAX_SHARDS {
         let reason = format!("a model has 1 to {MAX_SHARDS} files consolidated.NN.pth, there are {count}");
-        return Err(Error::from(ErrorKind::Split { reason }).at(Some(folder)));
+        return Err(Error::split(reason).at(Some(folder)));
     }
     let paths: Vec<PathBuf> = (0..count).map(|n| folder.join(shard(n))).collect();
     for path in &paths {
         if !path.is_file() {
             let reason = format!("it is missing, though there are {count} files consolidated.NN.pth");
-            return Err(Error::from(ErrorKind::Split { reason }).at(Some(path)));
+            return Err(Error::split(reason).at(Some(path)));
         }
     }
     Ok(paths)
@@ -236,11 +206,8 @@ impl Found {
     fn of(stored: &StoredTensors, params: &Object<'_>, n_shards: usize) -> Result<Self> {
         let matrix = |name: &str| match stored.shape(name) {
             Some(&[rows, columns]) => Ok((rows, columns)),
-            Some(found) => {
-                let (name, found) = (name.into(), found.to_vec());
-                Err(Error::from(ErrorKind::TensorShape { name, expected: vec![], found }))
-            }
-            None => Err(ErrorKind::MissingTensor { name: name.into() }.into()),
+            Some(found) => Err(Error::tensor_shape(name, &[], found)),
+            None => Err(Error::missing_tensor(name)),
         };
         let (rows, columns) = matrix("tok_embeddings.weight")?;
         let by_rows = n_shards > 1 && columns == params.required::<usize>("dim")?;
@@ -251,7 +218,7 @@ impl Found {
             embeddings: match (n_shards, by_rows) {
                 (1, _) => Join::Same,
                 (_, true) => Join::Rows,
-                (_, false) => Join::ColumnPartition,
+                (_, false) => Join::Columns,
             },
         })
     }
@@ -422,21 +389,7 @@ mod tests {
             (3072, 28, 24, 8, 32.0),
         ];
         for (dim, n_layers, n_heads, n_kv_heads, factor) in shapes {
-            let config = Config {
-                dim,
-                hidden_dim: 1,
-                n_layers,
-                n_heads,
-                n_kv_heads,
-                head_dim: dim / n_heads,
-                rope_dim: dim / n_heads,
-                vocab_size: 1,
-                max_seq_len: 1,
-                norm_eps: 1e-5,
-                rope_theta: 5e5,
-                rope_scaling: RopeScaling::None,
-                sliding_window: None,
-            };
+            let config = Config::new(dim, 1, n_layers, n_heads, n_kv_heads, 1, 1);
             assert_eq!(scaling_factor(&config).0, factor, "{dim}");
         }
     }

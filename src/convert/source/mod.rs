@@ -47,70 +47,80 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use expected::Expected;
-use runnable::RunnableSource;
+use gguf::Keys;
+use stored::ShardedTensor;
+use tokenizer::SourceTokenizer;
 
+use crate::arch::TensorId;
 use crate::config::Config;
-use crate::convert::gguf::Value;
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::ModelOptions;
+use crate::error::{Error, Result};
+use crate::model::{ModelBytes, ModelOptions};
 use crate::storage::Storage;
 use crate::tokenizer::{Tokenizer, TokenizerSpec};
-use crate::weights::TensorInfo;
+use crate::weights::{TensorInfo, Weights};
 
 /// A model that can be converted, whatever files it is in.
 #[derive(Debug)]
-pub struct Source(Box<dyn SourceModel>);
+pub struct Source(SourceModel);
 
-/// What a kind of files must tell of a model in them.
-///
-/// Tensors have Meta's names, shapes and order of rows: RoPE turns adjacent pairs.
-pub(crate) trait SourceModel: std::fmt::Debug + Send + Sync {
+/// What a model's files say, whatever kind of files they are.
+#[derive(Debug)]
+pub(crate) struct SourceModel {
     /// The format's name, for people.
-    fn format(&self) -> &'static str;
-
-    fn config(&self) -> &Config;
-
+    pub(crate) format: &'static str,
+    pub(crate) config: Config,
     /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
-    fn rope_factors(&self) -> Option<&[f32]>;
-
-    fn tokenizer(&self) -> Result<Option<TokenizerSpec<'_>>>;
-
-    /// The tokenizer, ready to be used: one whose parts can't be written may be there.
-    fn usable_tokenizer(&self) -> Result<Option<Tokenizer>>;
-
+    pub(crate) rope_factors: Option<Vec<f32>>,
+    weights: SourceWeights,
+    tokenizer: Option<SourceTokenizer>,
     /// How a chat is written, in Jinja.
-    fn chat_template(&self) -> Option<&str>;
-
+    pub(crate) chat_template: Option<String>,
     /// What else the files say, for people: keys and what their values are.
-    fn described(&self) -> &[(String, String)];
-
+    metadata: Vec<(String, String)>,
     /// Of all files of weights.
-    fn file_bytes(&self) -> u64;
-
+    file_bytes: u64,
     /// What the converted file can't say or does otherwise, each a sentence for people. Empty if it
     /// is the source's equal.
-    fn notes(&self) -> &[String];
-
-    /// The tensors, in the order in which they are best read.
-    fn tensors(&self) -> Vec<SourceTensor<'_>>;
-
-    /// Of a source that is GGUF: its keys, but for those that tell how weights are stored. They
-    /// hold whatever the other functions tell, unless one is missing: then that is to be written
-    /// anew.
-    fn metadata(&self) -> Option<Vec<(String, Value)>> {
-        None
-    }
-
-    /// What the files say that the model computes, derived apart from [`SourceModel::config`].
+    notes: Vec<String>,
+    /// Of a source that is GGUF: its keys, except those that tell how weights are stored. They hold
+    /// whatever the other fields tell, unless one is missing: then that is to be written anew.
+    pub(crate) keys: Option<Keys>,
+    /// What the files say that the model computes, derived without the code that made `config`.
     /// `None` if it can't be.
-    fn expected(&self) -> Option<&Expected> {
-        None
+    pub(crate) expected: Option<Expected>,
+}
+
+/// Where the weights are.
+#[derive(Debug)]
+enum SourceWeights {
+    /// In a checkpoint that this library runs.
+    Runnable(Weights),
+    /// In the files of a published model.
+    Published(Vec<(TensorId, ShardedTensor)>),
+}
+
+impl SourceModel {
+    /// The tensors, in the order in which they are best read. They have Meta's names, shapes and
+    /// order of rows: RoPE rotates adjacent pairs.
+    pub(crate) fn tensors(&self) -> Vec<SourceTensor<'_>> {
+        match &self.weights {
+            SourceWeights::Runnable(weights) => {
+                weights.tensors().map(|(id, weight)| runnable::tensor(id, weight)).collect()
+            }
+            SourceWeights::Published(tensors) => {
+                tensors.iter().map(|(id, tensor)| tensor.as_source(*id)).collect()
+            }
+        }
     }
 
-    /// What the source says of its weights' formats: llama.cpp's number for a
-    /// [`Recipe`](super::Recipe).
-    fn file_type(&self) -> Option<u32> {
-        None
+    /// Whether the classifier is the embeddings.
+    pub(crate) fn is_tied(&self) -> bool {
+        !self.tensors().iter().any(|tensor| tensor.id.kind.is_output())
+    }
+
+    /// The tokenizer as it is written.
+    pub(crate) fn tokenizer(&self) -> Result<Option<TokenizerSpec<'_>>> {
+        self.tokenizer.as_ref().map(SourceTokenizer::parts).transpose()
     }
 }
 
@@ -119,6 +129,7 @@ type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync + 
 
 /// A tensor that is read in parts, by several threads at once, so that it need not fit the memory.
 pub(crate) struct SourceTensor<'a> {
+    pub(crate) id: TensorId,
     pub(crate) info: TensorInfo,
     /// The weights as they are stored, if that is how GGUF stores them in `info.dtype`, and if they
     /// are mapped.
@@ -154,6 +165,11 @@ impl Source {
     /// [`ErrorKind::TensorShape`].
     ///
     /// [`Model::open`]: crate::Model::open
+    ///
+    /// [`ErrorKind::UnsupportedArchitecture`]: crate::ErrorKind::UnsupportedArchitecture
+    /// [`ErrorKind::MissingTensor`]: crate::ErrorKind::MissingTensor
+    /// [`ErrorKind::UnsupportedTensor`]: crate::ErrorKind::UnsupportedTensor
+    /// [`ErrorKind::TensorShape`]: crate::ErrorKind::TensorShape
     pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self> {
         let path = path.as_ref();
         if path.is_dir() {
@@ -167,8 +183,15 @@ impl Source {
         }
         Self::refuse_weights_alone(path)?;
         let storage = Arc::new(Storage::open(path)?);
-        let model = RunnableSource::read(&storage, options);
-        model.map(|model| Self(Box::new(model))).map_err(|e| e.at(storage.path()))
+        runnable::read(&storage, options).map(Self).map_err(|e| e.at(storage.path()))
+    }
+
+    /// Takes a model that is in memory: GGUF, or llama2.c's v0, v1 or v2.
+    ///
+    /// # Errors
+    /// Like [`Source::open`]'s.
+    pub fn from_bytes(bytes: impl Into<ModelBytes>, options: &ModelOptions) -> Result<Self> {
+        runnable::read(&Arc::new(bytes.into().0), options).map(Self)
     }
 
     fn open_directory(folder: &Path, options: &ModelOptions) -> Result<Self> {
@@ -184,10 +207,10 @@ impl Source {
                     meta::PARAMS
                 ));
             }
-            return Ok(Self(Box::new(model)));
+            return Ok(Self(model));
         }
         if has(hugging_face::CONFIG) {
-            return hugging_face::open(folder, None, options).map(|model| Self(Box::new(model)));
+            return hugging_face::open(folder, None, options).map(Self);
         }
         if has(hugging_face::ADAPTER) {
             return Err(hugging_face::adapter(folder));
@@ -201,7 +224,7 @@ impl Source {
         let folder = folder_of(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let has = |name: &str| folder.join(name).is_file();
-        let opened = |model: Result<llama::FloatModel>| model.map(|model| Some(Self(Box::new(model))));
+        let opened = |model: Result<SourceModel>| model.map(|model| Some(Self(model)));
         match &*name {
             meta::PARAMS => return opened(meta::open(folder, options)),
             hugging_face::CONFIG => return Self::open_directory(folder, options).map(Some),
@@ -217,7 +240,7 @@ impl Source {
         if torch::has_magic(&beginning(path))
             && let Some(model) = meta::open_training(path, options)?
         {
-            return Ok(Some(Self(Box::new(model))));
+            return Ok(Some(Self(model)));
         }
         if has(hugging_face::CONFIG) {
             return opened(hugging_face::open(folder, Some(path), options));
@@ -228,7 +251,7 @@ impl Source {
                  files away",
                 meta::PARAMS
             );
-            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path)));
+            return Err(Error::unknown_format(hint).at(Some(path)));
         }
         Ok(None)
     }
@@ -250,25 +273,25 @@ impl Source {
             hugging_face::CONFIG,
             meta::PARAMS
         );
-        Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path)))
+        Err(Error::unknown_format(hint).at(Some(path)))
     }
 
     /// The format's name, for people.
     #[must_use]
     pub fn format(&self) -> &'static str {
-        self.0.format()
+        self.0.format
     }
 
     /// The size of its files of weights in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.0.file_bytes()
+        self.0.file_bytes
     }
 
     /// What its files say of the model: each key, and its value for people to read.
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
-        self.0.described()
+        &self.0.metadata
     }
 
     /// What whoever converts it should know: settings that aren't known, and what the written file
@@ -276,27 +299,29 @@ impl Source {
     /// that the written file is the source's equal.
     #[must_use]
     pub fn notes(&self) -> &[String] {
-        self.0.notes()
+        &self.0.notes
     }
 
     /// The template that its files bring for chats, in Jinja.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
-        self.0.chat_template()
+        self.0.chat_template.as_deref()
     }
 
     /// Its tokenizer, if it has one.
     ///
     /// # Errors
     /// [`ErrorKind::Tokenizer`] for one that can be read but not used.
+    ///
+    /// [`ErrorKind::Tokenizer`]: crate::ErrorKind::Tokenizer
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        self.0.usable_tokenizer()
+        self.0.tokenizer.as_ref().map(SourceTokenizer::usable).transpose()
     }
 
     /// The model's hyperparameters.
     #[must_use]
     pub fn config(&self) -> &Config {
-        self.0.config()
+        &self.0.config
     }
 
     /// What tensors it has, in the order in which they are converted.
@@ -305,8 +330,8 @@ impl Source {
         self.0.tensors().into_iter().map(|tensor| tensor.info).collect()
     }
 
-    pub(super) fn model(&self) -> &dyn SourceModel {
-        &*self.0
+    pub(super) fn model(&self) -> &SourceModel {
+        &self.0
     }
 }
 

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use super::hf_tensors::Tensors;
 use super::hugging_face::CONFIG;
+use super::llama::WeightFiles;
 use super::stored::TensorView;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 const ADAPTER: &str =
     "a LoRA adapter's, or of a model that it isn't merged into: merge it first (merge_and_unload of PEFT)";
@@ -83,72 +83,69 @@ fn is_no_weight(name: &str, tensor: &TensorView) -> bool {
     !is_named && (is_number || tensor.other_type().is_some())
 }
 
-impl Tensors {
-    /// That the weights are a whole model's, and floating-point numbers.
-    pub(super) fn check_kind(&self, folder: &Path) -> Result<()> {
-        for (name, tensor) in self.stored.iter() {
-            let dtype = tensor.other_type().filter(|dtype| name.ends_with(".weight") && is_quantized(dtype));
-            let what = other(name).map(str::to_owned);
-            let what = what.or_else(|| dtype.map(|dtype| format!("of {dtype}, so it is {QUANTIZED}")));
-            if let Some(what) = what {
-                let hint = format!("tensor {name} is {what}");
-                return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(folder)));
-            }
+/// That the weights are a whole model's, and floating-point numbers.
+pub(super) fn check_kind(weights: &WeightFiles, folder: &Path) -> Result<()> {
+    for (name, tensor) in weights.stored.iter() {
+        let dtype = tensor.other_type().filter(|dtype| name.ends_with(".weight") && is_quantized(dtype));
+        let what = other(name).map(str::to_owned);
+        let what = what.or_else(|| dtype.map(|dtype| format!("of {dtype}, so it is {QUANTIZED}")));
+        if let Some(what) = what {
+            let hint = format!("tensor {name} is {what}");
+            return Err(Error::unknown_format(hint).at(Some(folder)));
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// Leaves out what transformers leaves out, too, and says so. Rotary tables and masks that are
-    /// computed anew are needless without a word, unless they hold others than one of the lists of
-    /// `frequencies` gives.
-    pub(super) fn leave_out_needless(&mut self, frequencies: &[Vec<f64>], n_layers: usize) -> Result<()> {
-        self.stored.extract(|name, tensor| {
-            let is_mask = name.ends_with(".self_attn.bias") && tensor.shape().len() == 4;
-            is_mask || name.ends_with(".self_attn.masked_bias")
-        });
-        for tensor in self.stored.extract(|name, _| is_rotary(name)) {
-            let found = tensor.first_numbers(TABLE)?;
-            let kind = tensor.name().rsplit('.').next().unwrap_or_default();
-            let width = tensor.shape().last().copied().unwrap_or(0);
-            let is = |frequencies: &Vec<f64>| {
-                found.as_ref().is_some_and(|found| is_table(kind, width, found, frequencies))
-            };
-            if !frequencies.iter().any(is) {
-                self.notes.push(format!(
-                    "tensor {} holds other values than the settings give; it isn't read, as transformers doesn't read it",
-                    tensor.name()
-                ));
-                break;
-            }
-        }
-        let layer = |name: &str| -> Option<usize> {
-            name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
+/// Leaves out what transformers leaves out, too, and says so. Rotary tables and masks that are
+/// computed anew are needless without a word, unless they hold others than one of the lists of
+/// `frequencies` gives.
+pub(super) fn leave_out(weights: &mut WeightFiles, frequencies: &[Vec<f64>], n_layers: usize) -> Result<()> {
+    weights.stored.extract(|name, tensor| {
+        let is_mask = name.ends_with(".self_attn.bias") && tensor.shape().len() == 4;
+        is_mask || name.ends_with(".self_attn.masked_bias")
+    });
+    for tensor in weights.stored.extract(|name, _| is_rotary(name)) {
+        let found = tensor.first_numbers(TABLE)?;
+        let kind = tensor.name().rsplit('.').next().unwrap_or_default();
+        let width = tensor.shape().last().copied().unwrap_or(0);
+        let is = |frequencies: &Vec<f64>| {
+            found.as_ref().is_some_and(|found| is_table(kind, width, found, frequencies))
         };
-        let more = self.stored.extract(|name, _| layer(name).is_some_and(|layer| layer >= n_layers));
-        if let Some(first) = more.first() {
-            self.notes.push(format!(
-                "{CONFIG} says that the model has {n_layers} layers, and the files have more: {} and {} other tensors are \
-                 left out, as transformers leaves them out",
-                first.name(),
-                more.len() - 1
+        if !frequencies.iter().any(is) {
+            weights.notes.push(format!(
+                "tensor {} holds other values than the settings give; it isn't read, as transformers doesn't read it",
+                tensor.name()
             ));
+            break;
         }
-        let unread = self.stored.extract(|name, tensor| {
-            UNREAD.iter().any(|end| name.ends_with(end))
-                || HEADS.iter().any(|start| name.starts_with(start))
-                || is_no_weight(name, tensor)
-        });
-        if !unread.is_empty() {
-            let names: Vec<&str> = unread.iter().take(NAMED).map(TensorView::name).collect();
-            let others = unread.len() - names.len();
-            let rest = if others > 0 { format!(" and {others} others") } else { String::new() };
-            self.notes.push(format!(
-                "tensors that no Llama computes with are left out, as transformers leaves them out: {}{rest}",
-                names.join(", ")
-            ));
-        }
-        Ok(())
     }
+    let layer =
+        |name: &str| -> Option<usize> { name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok() };
+    let more = weights.stored.extract(|name, _| layer(name).is_some_and(|layer| layer >= n_layers));
+    if let Some(first) = more.first() {
+        weights.notes.push(format!(
+            "{CONFIG} says that the model has {n_layers} layers, and the files have more: {} and {} other tensors are \
+             left out, as transformers leaves them out",
+            first.name(),
+            more.len() - 1
+        ));
+    }
+    let unread = weights.stored.extract(|name, tensor| {
+        UNREAD.iter().any(|end| name.ends_with(end))
+            || HEADS.iter().any(|start| name.starts_with(start))
+            || is_no_weight(name, tensor)
+    });
+    if !unread.is_empty() {
+        let names: Vec<&str> = unread.iter().take(NAMED).map(TensorView::name).collect();
+        let others = unread.len() - names.len();
+        let rest = if others > 0 { format!(" and {others} others") } else { String::new() };
+        weights.notes.push(format!(
+            "tensors that no Llama computes with are left out, as transformers leaves them out: {}{rest}",
+            names.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 /// Names that are said of what is left out.

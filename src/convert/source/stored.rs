@@ -2,7 +2,7 @@
 //!
 //! A model may be in many files, and a tensor in one piece or, of Meta's models, in one for each of
 //! the machines that the model was made for: shards, to be joined by rows or by columns. Hugging
-//! Face's have the rows of wq and wk in another order besides. A [`ShardedTensor`] hides all that:
+//! Face's have the rows of wq and wk in another order, too. A [`ShardedTensor`] hides all that:
 //! it gives rows as Meta's whole tensor has them.
 //!
 //! Invariant: a [`TensorView`] lies inside its file, so reading it fails only if the file fails.
@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 
+use super::SourceTensor;
 use super::file::DataFile;
+use crate::arch::TensorId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::weights::TensorInfo;
@@ -126,8 +128,7 @@ impl TensorView {
     }
 
     fn layout(&self, reason: &str) -> Error {
-        let (name, reason) = (self.name.clone(), reason.into());
-        Error::from(ErrorKind::TensorLayout { name, reason }).at(Some(self.file.path()))
+        Error::tensor_layout(&self.name, reason).at(Some(self.file.path()))
     }
 
     fn columns(&self) -> usize {
@@ -151,8 +152,7 @@ impl TensorView {
         }
         let StoredType::Float(encoding) = self.dtype else {
             let StoredType::Other(dtype) = &self.dtype else { unreachable!("there are no more") };
-            let kind = ErrorKind::UnsupportedTensorType { name: self.name.clone(), dtype: dtype.clone() };
-            return Err(Error::from(kind).at(Some(self.file.path())));
+            return Err(Error::tensor_type(&self.name, dtype).at(Some(self.file.path())));
         };
         if !matches!(self.shape.len(), 1 | 2) {
             return Err(self.shape_error(&[]));
@@ -202,8 +202,7 @@ impl TensorView {
     }
 
     fn shape_error(&self, expected: &[usize]) -> Error {
-        let (name, expected, found) = (self.name.clone(), expected.to_vec(), self.shape.clone());
-        Error::from(ErrorKind::TensorShape { name, expected, found }).at(Some(self.file.path()))
+        Error::tensor_shape(&self.name, expected, &self.shape).at(Some(self.file.path()))
     }
 
     /// Decodes some rows: (rows, columns). A vector is one row.
@@ -272,7 +271,7 @@ pub(super) enum Join {
     /// Below each other.
     Rows,
     /// Beside each other.
-    ColumnPartition,
+    Columns,
 }
 
 /// A tensor of a Llama, whatever it is made of.
@@ -282,9 +281,9 @@ pub(super) struct ShardedTensor {
     encoding: Encoding,
     parts: Vec<TensorView>,
     join: Join,
-    /// The rows of a head that RoPE turns half a head apart, as Hugging Face has them; they are
-    /// given as adjacent ones.
-    half_split_head: Option<usize>,
+    /// The width of a head, if its rows are in NEOX order (rotate-half), as Hugging Face has them:
+    /// those that RoPE rotates together are half a head apart. They are given as adjacent ones.
+    neox_head_dim: Option<usize>,
 }
 
 impl ShardedTensor {
@@ -313,27 +312,32 @@ impl ShardedTensor {
         match (join, &mut *joined) {
             (Join::Same, _) => {}
             (Join::Rows, [rows, _]) => *rows = rows.saturating_mul(n),
-            (Join::ColumnPartition, [_, columns]) => *columns = columns.saturating_mul(n),
+            (Join::Columns, [_, columns]) => *columns = columns.saturating_mul(n),
             _ => return Err(first.shape_error(shape)),
         }
         if joined != shape {
-            let kind =
-                ErrorKind::TensorShape { name: first.name.clone(), expected: shape.into(), found: joined };
-            return Err(Error::from(kind).at(Some(first.file.path())));
+            return Err(Error::tensor_shape(&first.name, shape, &joined).at(Some(first.file.path())));
         }
         // It lies in the files, so it can't overflow.
         let bytes = shape.iter().product::<usize>() * encoding.bytes();
         let info = TensorInfo { name, shape: shape.into(), dtype: encoding.dtype(), bytes };
-        Ok(Self { info, encoding, parts, join, half_split_head: None })
+        Ok(Self { info, encoding, parts, join, neox_head_dim: None })
     }
 
-    pub(super) fn info(&self) -> &TensorInfo {
-        &self.info
+    /// The same numbers, of rows that are in NEOX order.
+    pub(super) fn in_neox_order(mut self, head_dim: usize) -> Self {
+        self.neox_head_dim = Some(head_dim);
+        self
+    }
+
+    pub(super) fn as_source(&self, id: TensorId) -> SourceTensor<'_> {
+        let read = Box::new(|rows, out: &mut [f32]| self.read(rows, out));
+        SourceTensor { id, info: self.info.clone(), bytes: None, read }
     }
 
     /// Whether two matrices of one shape hold the same numbers.
     pub(super) fn is_equal(&self, other: &Self) -> Result<bool> {
-        /// Weights that are compared at once, but for rows that are longer.
+        /// Weights that are compared at once, except of rows that are longer.
         const CHUNK: usize = 1 << 18;
         let ([a], [b]) = (&*self.parts, &*other.parts) else { return Ok(false) };
         if a.is_same(b) {
@@ -356,7 +360,7 @@ impl ShardedTensor {
 
     /// Decodes some rows: (rows, columns). A vector is one row.
     pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let Some(head_dim) = self.half_split_head else { return self.read_in_order(rows, out) };
+        let Some(head_dim) = self.neox_head_dim else { return self.read_in_order(rows, out) };
         if !self.parts[0].has_rows() {
             return self.read_heads(head_dim, rows, out);
         }
@@ -372,7 +376,7 @@ impl ShardedTensor {
     fn read_in_order(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let columns = self.parts[0].columns();
         match self.join {
-            Join::ColumnPartition => self.read_beside(rows, out),
+            Join::Columns => self.read_beside(rows, out),
             Join::Same => self.parts[0].read(self.encoding, rows, out),
             Join::Rows => {
                 let (height, mut row, mut out) = (self.parts[0].shape[0], rows.start, out);
@@ -448,18 +452,16 @@ impl StoredTensors {
         &mut self,
         from: &str,
         n_shards: usize,
-        name: &str,
+        name: String,
         shape: &[usize],
         join: Join,
     ) -> Result<ShardedTensor> {
-        let Some(parts) = self.by_name.remove(from) else {
-            return Err(ErrorKind::MissingTensor { name: from.into() }.into());
-        };
+        let parts = self.by_name.remove(from).ok_or_else(|| Error::missing_tensor(from))?;
         if parts.len() != n_shards {
             let reason = format!("it is there {} times, {n_shards} are expected", parts.len());
             return Err(parts[0].layout(&reason));
         }
-        ShardedTensor::new(name.into(), shape, parts, join)
+        ShardedTensor::new(name, shape, parts, join)
     }
 
     /// That nothing is left.
@@ -467,14 +469,5 @@ impl StoredTensors {
         let Some((_, parts)) = self.by_name.into_iter().next() else { return Ok(()) };
         let name = parts[0].name.clone();
         Err(Error::from(ErrorKind::UnsupportedTensor { name }).at(Some(parts[0].file.path())))
-    }
-}
-
-impl ShardedTensor {
-    /// Says that rows are as Hugging Face has them: of each head first those that RoPE turns with
-    /// the ones of the second half.
-    pub(super) fn half_split(mut self, head_dim: usize) -> Self {
-        self.half_split_head = Some(head_dim);
-        self
     }
 }

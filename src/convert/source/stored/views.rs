@@ -70,7 +70,7 @@ impl TensorView {
 }
 
 impl ShardedTensor {
-    /// Decodes some rows of heads that are half-split, each head at once.
+    /// Decodes some rows of heads in NEOX order, each head at once.
     pub(super) fn read_heads(&self, head_dim: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let columns = self.parts[0].columns();
         let (mut block, mut held) = (vec![0.0; head_dim * columns], None);
@@ -98,7 +98,7 @@ mod tests {
     fn read(
         shape: &[usize],
         strides: &[usize],
-        half_split: Option<usize>,
+        neox: Option<usize>,
         at_once: usize,
     ) -> Result<Vec<f32>, String> {
         let folder = tempfile();
@@ -111,7 +111,7 @@ mod tests {
         let joined =
             ShardedTensor::new("a".into(), shape, vec![tensor.map_err(|e| e.to_string())?], Join::Same);
         let mut joined = joined.map_err(|e| e.to_string())?;
-        joined.half_split_head = half_split;
+        joined.neox_head_dim = neox;
         let (rows, columns) = if let [rows, columns] = *shape { (rows, columns) } else { (1, shape[0]) };
         let mut numbers = vec![0.0; rows * columns];
         for first in (0..rows).step_by(at_once) {
@@ -154,20 +154,19 @@ mod tests {
         for (shape, strides) in cases {
             let (rows, columns) = if let [rows, columns] = *shape { (rows, columns) } else { (1, shape[0]) };
             let (down, across) = if let [down, across] = *strides { (down, across) } else { (0, strides[0]) };
-            for (half_split, at_once) in
-                [(None, 1), (None, 3), (None, 8), (Some(4), 1), (Some(4), 3), (Some(4), 8)]
+            for (neox, at_once) in [(None, 1), (None, 3), (None, 8), (Some(4), 1), (Some(4), 3), (Some(4), 8)]
             {
-                if half_split.is_some() && rows == 1 {
+                if neox.is_some() && rows == 1 {
                     continue;
                 }
-                let place = |row: usize| match half_split {
+                let place = |row: usize| match neox {
                     Some(n) => row / n * n + row % n / 2 + row % 2 * (n / 2),
                     None => row,
                 };
                 let number = |i: usize| (1 + place(i / columns) * down + i % columns * across) as f32;
                 let expected: Vec<f32> = (0..rows * columns).map(number).collect();
-                let found = read(shape, strides, half_split, at_once).unwrap();
-                assert_eq!(found, expected, "{shape:?} {strides:?} {half_split:?} {at_once}");
+                let found = read(shape, strides, neox, at_once).unwrap();
+                assert_eq!(found, expected, "{shape:?} {strides:?} {neox:?} {at_once}");
             }
         }
     }

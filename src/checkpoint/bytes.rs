@@ -1,0 +1,71 @@
+//! Takes bytes apart from their front: each length is checked against what is left.
+
+use crate::error::{Error, Result};
+
+/// A place in some bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct ByteReader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> ByteReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// Bytes before this place.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes from this place on.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// All bytes from `start` to this place.
+    pub(crate) fn since(&self, start: usize) -> &'a [u8] {
+        &self.bytes[start..self.at]
+    }
+
+    /// That `count` things of at least `size` bytes can be left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Truncated`](crate::ErrorKind::Truncated), here and in all that follows.
+    pub(crate) fn expect(&self, count: u64, size: u64, what: &'static str) -> Result<()> {
+        let (needed, available) = (count.saturating_mul(size), self.rest().len() as u64);
+        if needed <= available {
+            return Ok(());
+        }
+        Err(Error::truncated(what, self.at as u64, needed, available))
+    }
+
+    /// The next `len` bytes.
+    pub(crate) fn take(&mut self, len: u64, what: &'static str) -> Result<&'a [u8]> {
+        self.expect(1, len, what)?;
+        let start = self.at;
+        self.at += len as usize; // no more than are left, so it fits
+        Ok(self.since(start))
+    }
+
+    /// The next `N` bytes.
+    pub(crate) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
+        let taken = self.take(N as u64, what)?;
+        Ok(std::array::from_fn(|i| taken[i]))
+    }
+
+    pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// A little-endian number of up to 8 bytes.
+    pub(crate) fn number(&mut self, bytes: u64, what: &'static str) -> Result<u64> {
+        let taken = self.take(bytes, what)?;
+        Ok(taken.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+}

@@ -1,0 +1,49 @@
+//! The names of a GGUF file's keys, which its reader and its writer share. What is only refused or
+//! passed over is in [`settings`](super::settings); the tokenizer's are with its reader.
+
+/// What kind of model is in the file, and the kind that is read and written.
+pub(crate) const ARCHITECTURE: &str = "general.architecture";
+pub(crate) const LLAMA: &str = "llama";
+
+pub(crate) const ALIGNMENT: &str = "general.alignment";
+pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+pub(super) const TYPE: &str = "general.type";
+/// llama.cpp's number for the formats of all tensors.
+#[cfg(feature = "convert")]
+pub(crate) const FILE_TYPE: &str = "general.file_type";
+#[cfg(feature = "convert")]
+pub(crate) const QUANTIZATION_VERSION: &str = "general.quantization_version";
+
+// Of a model in several files.
+pub(super) const SPLIT_COUNT: &str = "split.count";
+pub(super) const SPLIT_NUMBER: &str = "split.no";
+pub(super) const SPLIT_TENSORS: &str = "split.tensors.count";
+
+// Hyperparameters, without `llama.` before them.
+pub(crate) const VOCAB_SIZE: &str = "vocab_size";
+pub(crate) const MAX_SEQ_LEN: &str = "context_length";
+pub(crate) const DIM: &str = "embedding_length";
+pub(crate) const N_LAYERS: &str = "block_count";
+pub(crate) const HIDDEN_DIM: &str = "feed_forward_length";
+pub(crate) const N_HEADS: &str = "attention.head_count";
+pub(crate) const N_KV_HEADS: &str = "attention.head_count_kv";
+pub(crate) const HEAD_DIM: &str = "attention.key_length";
+pub(crate) const VALUE_DIM: &str = "attention.value_length";
+pub(crate) const NORM_EPS: &str = "attention.layer_norm_rms_epsilon";
+pub(crate) const SLIDING_WINDOW: &str = "attention.sliding_window";
+pub(crate) const ROPE_DIM: &str = "rope.dimension_count";
+pub(crate) const ROPE_THETA: &str = "rope.freq_base";
+pub(crate) const ROPE_SCALE_LINEAR: &str = "rope.scale_linear";
+pub(crate) const ROPE_SCALING_TYPE: &str = "rope.scaling.type";
+pub(crate) const ROPE_SCALING_FACTOR: &str = "rope.scaling.factor";
+pub(crate) const ROPE_ATTN_FACTOR: &str = "rope.scaling.attn_factor";
+pub(crate) const ROPE_ORIGINAL_CONTEXT: &str = "rope.scaling.original_context_length";
+pub(crate) const YARN_LOG_MULTIPLIER: &str = "rope.scaling.yarn_log_multiplier";
+pub(crate) const YARN_EXT_FACTOR: &str = "rope.scaling.yarn_ext_factor";
+pub(crate) const YARN_BETA_FAST: &str = "rope.scaling.yarn_beta_fast";
+pub(crate) const YARN_BETA_SLOW: &str = "rope.scaling.yarn_beta_slow";
+
+/// The whole name of a hyperparameter's key.
+pub(crate) fn llama(key: &str) -> String {
+    format!("{LLAMA}.{key}")
+}
