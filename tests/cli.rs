@@ -100,7 +100,6 @@ fn generate(model: &Model, prompt: &str, max_tokens: usize, options: SamplerOpti
 }
 
 // --- run
-// ----------------------------------------------------------------------------------------------------
 
 #[test]
 fn bundled_story_is_what_the_library_generates() {
@@ -329,7 +328,9 @@ fn help_and_version_are_there() {
         assert!(stdout(&babyllama(&[command, "--help"])).contains("Usage: babyllama"));
     }
     let version = format!("babyllama {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(stdout(&babyllama(&["--version"])), version);
+    assert_eq!(stdout(&babyllama(&["-V"])), version);
+    let long = stdout(&babyllama(&["--version"]));
+    assert!(long.starts_with(&version) && long.contains(Isa::best().name()), "{long}");
 }
 
 #[test]
@@ -376,7 +377,6 @@ fn ctrl_c_ends_the_text_and_prints_the_speed() {
 }
 
 // --- chat
-// ---------------------------------------------------------------------------------------------------
 
 /// What the library makes of a conversation: each answer on a line.
 fn conversation(
@@ -593,7 +593,6 @@ fn speed_in_a_file_has_no_escape_sequences() {
 }
 
 // --- tokenize
-// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn tokenize_prints_what_a_prompt_is_fed_as() {
@@ -617,7 +616,6 @@ fn tokenize_rejects_input_that_is_not_utf_8() {
 }
 
 // --- logits
-// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn logits_file_holds_what_forward_all_gives() {
@@ -663,7 +661,6 @@ fn failed_logits_leave_the_file_as_it_was() {
 }
 
 // --- bench
-// -----------------------------------------------------------------------------------------------------
 
 #[test]
 fn bench_measures_files_and_made_up_models() {
@@ -693,7 +690,6 @@ fn bench_measures_files_and_made_up_models() {
 }
 
 // --- inspect
-// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn inspect_shows_what_is_in_a_model() {
@@ -768,7 +764,6 @@ fn inspect_shows_how_a_model_was_stretched() {
 }
 
 // --- convert
-// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn convert_writes_what_the_library_writes_and_then_runs() {

@@ -311,7 +311,7 @@ fn a_conversation_is_saved_and_loaded() {
     assert!(shown.contains("/dev/zero: only regular files of at most 64 MiB are loaded"), "{shown:?}");
     fs::write(saved.path(), "nonsense").unwrap();
     let shown = typed(&[], &args, &format!("/load {path}\r/nonsense\r/help\r/quit\r")).unwrap();
-    for part in ["line 1 is no message", "there is no command /nonsense", "/system TEXT"] {
+    for part in ["line 1 is not a message", "there is no command /nonsense", "/system TEXT"] {
         assert!(shown.contains(part), "{part:?}: {shown:?}");
     }
 }
@@ -607,7 +607,7 @@ fn a_model_that_nothing_begins_needs_a_prompt() {
     ];
     let file = with_keys(&keys);
     let file = TempFile::new("m.gguf", &file.to_bytes());
-    fails(&babyllama(&["run", text(file.path()), "-n", "3"]), 1, &["no token to run", "-i"]);
+    fails(&babyllama(&["run", text(file.path()), "-n", "3"]), 1, &["no token to feed", "-i"]);
     stdout(&babyllama(&["run", text(file.path()), "-n", "3", "-i", "a"]));
     assert_eq!(stdout(&babyllama(&["tokenize", text(file.path()), "a"])), "97\n");
     // A tokenizer needs no model that runs.
@@ -630,9 +630,9 @@ fn chat_takes_only_a_template_that_is_known() {
     for (template, part) in [
         (&b"{{ messages }}"[..], "chat template isn't known here"),
         (b"phi3", "its chat template, \"phi3\", isn't known here"),
-        (b"llama2", "its chat template, \"llama2\", is llama.cpp's, and near to ours"),
-        (b"zephyr", "its chat template, \"zephyr\", is llama.cpp's, and near to ours"),
-        (b"vicuna", "its chat template, \"vicuna\", is llama.cpp's, and near to ours"),
+        (b"llama2", "its chat template, \"llama2\", is llama.cpp's, which differs"),
+        (b"zephyr", "its chat template, \"zephyr\", is llama.cpp's, which differs"),
+        (b"vicuna", "its chat template, \"vicuna\", is llama.cpp's, which differs"),
         (b"llama2-sys-strip", "its chat template, \"llama2-sys-strip\", isn't known here"),
         (b"{{ '\xff' }}", "chat template isn't known here"),
     ] {
@@ -655,18 +655,16 @@ fn chat_takes_only_a_template_that_is_known() {
         "{named}"
     );
     let jinja = b"{{'<|im_start|>' + m['role'] + '\xff' + m['content'] + '<|im_end|>'}}";
-    assert!(prompt(jinja).starts_with("note: the file's chat template isn't UTF-8 throughout\nprompt: "));
+    assert!(prompt(jinja).starts_with("note: the file's chat template is not valid UTF-8\nprompt: "));
     let system = b"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + m + ' ASSISTANT:' }}";
-    let words = "note: the file's chat template has words that aren't fed, \"A chat with a kind assistant.\": -y gives";
+    let words = "note: the file's chat template has words that the model isn't fed, \"A chat with a kind assistant.\": -y sets";
     assert!(prompt(system).starts_with(words), "{}", prompt(system));
     // The names are options too.
     for name in ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"] {
         stdout(&with_input(&["chat", "--template", name, "-n", "1", "-q"], "Hi\n"));
     }
     for empty in [&b""[..], b" \n"] {
-        assert!(
-            prompt(empty).starts_with("note: the file doesn't say how to chat with it: taking Llama 2's")
-        );
+        assert!(prompt(empty).starts_with("note: the file has no chat template: taking Llama 2's"));
     }
     let number = with_keys(&[("tokenizer.chat_template", Value::U32(1))]);
     let number = TempFile::new("m.gguf", &number.to_bytes());
@@ -679,7 +677,7 @@ fn chat_takes_only_a_template_that_is_known() {
     );
     // A file that says nothing, as llama2.c's: said in a pipe too.
     let output = with_input(&["chat", "-n", "1"], "Hi\n");
-    assert!(stderr(&output).contains("taking Llama 2's; --template names another"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("taking Llama 2's; --template selects another"), "{}", stderr(&output));
 }
 
 #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! `babyllama bench`: how fast a model runs here, or would run, before it is downloaded.
+//! `babyllama bench`: measures the speed of a model, or of a model's shape with synthetic weights.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,54 +16,57 @@ use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{note, print};
 use crate::synthetic::{SHAPES, Shape};
 
-/// Measures how fast a model runs on this machine, or would run before you download it.
+/// Measure how fast a model runs on this machine, or would run if you downloaded it.
 ///
-/// Prefill reads a prompt at once, decode writes token by token; medians. Shares are of what this
-/// machine reads from memory and computes with the same threads, measured in the same run.
+/// Prefill feeds a whole prompt at once, decode one token at a time; the figures are medians. The
+/// percentages are of this machine's memory bandwidth and arithmetic peak with the same number of
+/// threads, measured in the same run.
 #[derive(Debug, Args)]
 #[command(after_help = BENCH_EXAMPLES)]
 pub(crate) struct BenchArgs {
-    /// The model's file; `bundled` is the model inside this program
+    /// Model file; `bundled` is the model embedded in this program
     #[arg(default_value = BUNDLED, conflicts_with = "shape")]
     pub(crate) model: PathBuf,
 
-    /// A well-known model's shape, with synthetic weights
+    /// Use the shape of a well-known model, with synthetic weights
     #[arg(long, value_name = "NAME", value_parser = shape_parser())]
     pub(crate) shape: Option<Shape>,
 
-    /// The format of synthetic weights
+    /// Format of the synthetic weights
     #[arg(long, value_name = "FORMAT", default_value = "q4_0", requires = "shape")]
     pub(crate) dtype: Dtype,
 
-    /// Tokens of the prompt
+    /// Number of tokens in the prompt
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = parse_count)]
     pub(crate) prompt: usize,
 
-    /// Tokens that are generated
+    /// Number of tokens to generate
     #[arg(long = "gen", value_name = "N", default_value_t = 32, value_parser = parse_count)]
     pub(crate) generate: usize,
 
-    /// Tokens that the context holds before
+    /// Number of tokens already in the context
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_depth)]
     pub(crate) depth: usize,
 
-    /// How often each is measured
+    /// Number of measurements
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_count)]
     pub(crate) repetitions: usize,
 
-    /// Threads; several numbers, separated by commas, are measured one after another [default: all]
+    /// Number of threads, or several separated by commas [default: one per available processor]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Vec<u16>,
 
-    /// Instruction sets, likewise [default: the fastest here]
+    /// Instruction set, or several separated by commas [default: the fastest that this processor
+    /// has]
     #[arg(long, value_delimiter = ',', value_parser = isa_parser())]
     pub(crate) isa: Vec<Isa>,
 
-    /// Keep keys and values in half precision
+    /// Keep the KV cache in f16; off by default
     #[arg(long)]
     pub(crate) f16_cache: bool,
 
-    /// Copy the weights into pages of 2 MiB, and measure the memory in such pages (Linux)
+    /// Copy the weights into pages of 2 MiB, and measure memory with such pages (Linux); off by
+    /// default
     #[arg(long)]
     pub(crate) huge_pages: bool,
 
@@ -71,14 +74,14 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Don't say on standard error what is measured in place of what was asked for
+    /// Don't note on standard error that fewer layers are measured than the model has
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
-  babyllama bench --shape llama2-7b --dtype q4_0         before the download
+  babyllama bench --shape llama2-7b --dtype q4_0         without downloading it
   babyllama bench model.gguf --threads 1,2,4 --depth 1000
   babyllama bench model.gguf --isa scalar,avx2 --json";
 
@@ -87,7 +90,7 @@ fn shape_parser() -> impl TypedValueParser<Value = Shape> {
         .try_map(|name| SHAPES.iter().find(|shape| shape.name == name).copied().ok_or("no such shape"))
 }
 
-/// A number above zero.
+/// A number from 1 on.
 fn parse_count(text: &str) -> Result<usize, String> {
     let count = text.parse().map_err(|e| format!("{e}"))?;
     match count {
@@ -97,12 +100,12 @@ fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// As [`parse_count`], and 0.
+/// A number from 0 on.
 fn parse_depth(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { parse_count(text) }
 }
 
-/// The most tokens, and repetitions: so that sums of them are numbers.
+/// The maximum of tokens and repetitions: sums of them don't overflow.
 const MAX_COUNT: usize = 1 << 30;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
@@ -144,17 +147,17 @@ isa           threads  prefill tok/s  GOP/s  of peak  decode tok/s   GB/s  of ba
 /// Where the model comes from.
 enum Source<'a> {
     File(&'a Path),
-    MadeUp { shape: Shape, n_layers: usize, dtype: Dtype },
+    Synthetic { shape: Shape, n_layers: usize, dtype: Dtype },
 }
 
 impl<'a> Source<'a> {
     fn of(args: &'a BenchArgs) -> Result<Self, CliError> {
         let Some(shape) = args.shape else { return Ok(Self::File(&args.model)) };
         let dtype = args.dtype;
-        // The session and this program want some memory too.
-        let room = machine::available_memory().map_or(u64::MAX, |bytes| bytes / 10 * 8);
+        // A fifth is left for the session and this program.
+        let available = machine::available_memory().map_or(u64::MAX, |bytes| bytes / 10 * 8);
         let mut n_layers = shape.n_layers;
-        while n_layers > 1 && shape.bytes(dtype, n_layers)? > room {
+        while n_layers > 1 && shape.bytes(dtype, n_layers)? > available {
             n_layers -= 1;
         }
         if n_layers < shape.n_layers && !args.quiet {
@@ -162,17 +165,17 @@ impl<'a> Source<'a> {
                 "{} in {dtype} takes {:.1} GB and there are {:.1} GB: running {n_layers} of its {} layers",
                 shape.name,
                 shape.bytes(dtype, shape.n_layers)? as f64 / 1e9,
-                room as f64 / 1e9,
+                available as f64 / 1e9,
                 shape.n_layers
             ));
         }
-        Ok(Self::MadeUp { shape, n_layers, dtype })
+        Ok(Self::Synthetic { shape, n_layers, dtype })
     }
 
     fn open(&self, options: ModelOptions) -> Result<Model, CliError> {
         match self {
             Self::File(path) => models::open(path, TokenizerChoice::None, options),
-            Self::MadeUp { shape, n_layers, dtype } => {
+            Self::Synthetic { shape, n_layers, dtype } => {
                 Ok(Model::from_bytes_with(shape.make(*dtype, *n_layers)?, &options)?)
             }
         }
@@ -182,28 +185,29 @@ impl<'a> Source<'a> {
         let size = model.file_bytes() as f64 / 1e6;
         match self {
             Self::File(path) => format!("{}, {size:.0} MB", path.display()),
-            Self::MadeUp { shape, n_layers, dtype, .. } if *n_layers < shape.n_layers => {
+            Self::Synthetic { shape, n_layers, dtype, .. } if *n_layers < shape.n_layers => {
                 format!(
                     "{} {dtype}, {n_layers} of {} layers, {size:.0} MB, synthetic weights",
                     shape.name, shape.n_layers
                 )
             }
-            Self::MadeUp { shape, dtype, .. } => {
+            Self::Synthetic { shape, dtype, .. } => {
                 format!("{} {dtype}, {size:.0} MB, synthetic weights", shape.name)
             }
         }
     }
 }
 
-/// What one configuration does.
+/// The measurements of one configuration.
 struct Row {
     isa: Isa,
     threads: usize,
     prompt: usize,
     generated: usize,
     depth: usize,
-    /// Tokens per second, as is `decode`.
+    /// Tokens per second.
     prefill: f64,
+    /// Tokens per second.
     decode: f64,
     cost: Cost,
     /// Bytes per second.
@@ -231,8 +235,8 @@ fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, CliE
 
     let cost = Cost::of(args, model);
     let (mut decode, mut bandwidth, mut shares) = (Vec::new(), Vec::new(), Vec::new());
-    // Memory is shared with other programs, and faster at one time than at another: so it is
-    // measured on both sides of each repetition.
+    // Other programs use the memory too, so its bandwidth varies: it is measured before and after
+    // each repetition.
     bandwidth.push(memory.read(model.threads()));
     for repetition in 0..args.repetitions {
         let seconds = median(times(1, || {
@@ -262,14 +266,13 @@ fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, CliE
     })
 }
 
-/// What a model's matrices and its cache ask of the machine.
+/// How many operations and bytes a model takes.
 struct Cost {
-    /// Of all matrices that the prompt meets: of its tokens, only the last one meets the
-    /// classifier.
+    /// Of all matrices; the classifier is multiplied with the prompt's last token only.
     operations_per_prompt: f64,
-    /// Of the matrices, and of the keys and values that a generated token looks back at.
+    /// Of the matrices, and of the keys and values that a generated token attends to.
     bytes_per_token: f64,
-    /// Whether products are of int8.
+    /// Whether the kernels multiply int8.
     int8: bool,
 }
 
@@ -299,7 +302,7 @@ impl Cost {
     }
 }
 
-/// The seconds that some calls take, after one that isn't counted.
+/// The seconds that each call takes, after a first one that isn't counted.
 fn times(repetitions: usize, mut work: impl FnMut() -> Result<(), CliError>) -> Result<Vec<f64>, CliError> {
     work()?;
     let mut times = Vec::new();
@@ -342,7 +345,7 @@ impl Row {
     fn json(&self, source: &Source<'_>) -> Value {
         let (model, layers) = match source {
             Source::File(path) => (path.display().to_string(), None),
-            Source::MadeUp { shape, n_layers, dtype, .. } => {
+            Source::Synthetic { shape, n_layers, dtype, .. } => {
                 (format!("{} {dtype}", shape.name), Some([*n_layers, shape.n_layers]))
             }
         };

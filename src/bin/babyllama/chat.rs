@@ -12,26 +12,26 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 
-use crate::args::ChatArgs;
+use crate::commands::ChatArgs;
 use crate::error::CliError;
 use crate::generator::Statistics;
 use crate::interrupt::{self, Watch, is_terminated};
 use crate::models;
 use crate::output::{aside, ask, count, holds_something, note, print, print_text, takes_escapes};
 
-/// What stands before and after a question of many lines.
+/// Encloses a message of several lines.
 const FENCE: &str = "\"\"\"";
-/// The largest conversation that is loaded: a context of a million tokens is some 5 MB.
+/// The largest file that /load reads: a context of a million tokens is some 5 MB.
 const MAX_SAVED: u64 = 1 << 26;
 
 const HELP: &str = "\
-/help          this
-/reset         begin anew, with the same system prompt
-/system TEXT   how the model should behave from now on; without a text, as its file says
-/save FILE     write the conversation to a new file, a JSON object on each line; /save! FILE replaces one
-/load FILE     go on from a conversation that was saved
+/help          list the commands
+/reset         start over, with the same system prompt
+/system TEXT   set the system prompt; without TEXT, the one in the model file
+/save FILE     write the conversation to a new file, one JSON object per line; /save! FILE replaces a file
+/load FILE     continue a saved conversation
 /quit          leave, as Ctrl-D does
-A line that ends with \\ goes on in the next; \"\"\" begins and ends a question of many lines.";
+A line that ends with \\ continues on the next one; \"\"\" encloses a message of several lines.";
 
 pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let sampler = args.sampling.sampler()?;
@@ -41,8 +41,8 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
         models::notes(&model);
     }
     models::tokenizer(&model, &args.model)?;
-    let mut questions = Questions::new()?;
-    let is_typed = questions.are_typed();
+    let mut input = Input::new()?;
+    let is_typed = input.is_typed();
     let template = args.template.map_or_else(|| template(args, &model), Ok)?;
     let mut chat = Chat::new(model.session_with(args.engine.session_options()), template)?;
     let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
@@ -52,85 +52,94 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     }
     if is_typed && !args.quiet {
         let what = args.model.display();
-        note(&format!("{what}, template {template}: Ctrl-C stops an answer, Ctrl-D leaves, /help helps."));
+        note(&format!(
+            "{what}, template {template}: Ctrl-C stops a reply, Ctrl-D leaves, /help lists the commands."
+        ));
     }
 
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
     let statistics = Statistics::default();
     let (is_quiet, model_file) = (args.quiet, args.model.clone());
-    let mut talk =
-        Talk { chat, default_system, sampler, max_tokens, statistics, is_typed, is_quiet, model_file };
-    while let Some(question) = questions.next()? {
-        if question.trim().is_empty() {
+    let mut conversation = Conversation {
+        chat,
+        default_system,
+        sampler,
+        max_tokens,
+        statistics,
+        is_typed,
+        is_quiet,
+        model_file,
+    };
+    while let Some(message) = input.next()? {
+        if message.trim().is_empty() {
             continue;
         }
-        // Commands are for those who type. In a script a question may begin with whatever it likes.
-        let command = question.strip_prefix('/').filter(|command| is_typed && may_be_command(command));
+        // Only at a terminal: the lines of a script may begin with anything.
+        let command = message.strip_prefix('/').filter(|command| is_typed && may_be_command(command));
         let result = match command.map(str::trim) {
             Some("quit") => break,
-            Some(command) => talk.command(command),
-            None => talk.turn(&question),
+            Some(command) => conversation.command(command),
+            None => conversation.turn(&message),
         };
         if is_terminated() {
             return Err(CliError::Interrupted);
         }
         match result {
-            // One who types can ask something shorter; a script can't.
+            // At a terminal one can try a shorter message; a script can't.
             Err(CliError::Error(reason)) if is_typed => note(&format!("error: {reason}")),
             result => result?,
         }
     }
-    if talk.statistics.has_any() && !args.quiet {
-        note(&talk.statistics.line(&talk.sampler));
+    if conversation.statistics.has_any() && !args.quiet {
+        note(&conversation.statistics.line(&conversation.sampler));
     }
     Ok(())
 }
 
-/// Whether what begins with / is a command: a text of several lines that was pasted is none. A
-/// system prompt may have some.
+/// Whether input that begins with / is a command: pasted text of several lines isn't, except a
+/// system prompt.
 fn may_be_command(text: &str) -> bool {
     !text.contains('\n') || text.starts_with("system ")
 }
 
-/// What the file says; Llama 2's if it says nothing. A model that was tuned on another answers
-/// badly, and nobody would know why: so one that isn't known isn't replaced.
+/// The model file's template, or Llama 2's if it has none. An unknown template is an error: with
+/// another one in its place the model would reply badly, and nobody would know why.
 fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
     let names = Template::ALL.map(Template::name).join(", ");
     let Some(own) = model.chat_template().filter(|own| !own.trim().is_empty()) else {
         if !args.quiet {
-            let why = "the file doesn't say how to chat with it";
-            note(&format!("note: {why}: taking Llama 2's; --template names another"));
+            note("note: the file has no chat template: taking Llama 2's; --template selects another");
         }
         return Ok(Template::Llama2);
     };
     if own.contains(char::REPLACEMENT_CHARACTER) && !args.quiet {
-        note("note: the file's chat template isn't UTF-8 throughout");
+        note("note: the file's chat template is not valid UTF-8");
     }
-    // It may be a name in place of Jinja.
+    // Some files have a template's name instead of Jinja.
     let name = Some(own.trim()).filter(|name| name.len() < 64 && !name.contains(['{', '\n']));
     let known = Template::detect(own).ok_or_else(|| {
-        // Ours of this name isn't llama.cpp's, which the file means.
+        // The file means llama.cpp's template, and ours of this name is not the same.
         let is_near = name.is_some_and(|name| Template::by_name(name).is_some());
         let why =
-            if is_near { "is llama.cpp's, and near to ours but not the same" } else { "isn't known here" };
+            if is_near { "is llama.cpp's, which differs from the one here" } else { "isn't known here" };
         let what = name.map_or("chat template".into(), |name| format!("chat template, {name:?},"));
-        let reason = format!("its {what} {why}: name one that is like it with --template: {names}");
+        let reason = format!("its {what} {why}: select a similar one with --template: {names}");
         CliError::of(args.model.display(), reason)
     })?;
     if let Some(name) = name.filter(|_| !args.quiet) {
         note(&format!("note: the file names its chat template: {name}"));
     }
     if let Some(words) = known.left_out(own).filter(|_| !args.quiet) {
-        let (begin, hint) = (words.chars().take(70).collect::<String>(), ": -y gives a system prompt");
+        let (begin, hint) = (words.chars().take(70).collect::<String>(), ": -y sets a system prompt");
         let hint = if args.system.is_none() { hint } else { "" };
-        note(&format!("note: the file's chat template has words that aren't fed, {begin:?}{hint}"));
+        note(&format!("note: the file's chat template has words that the model isn't fed, {begin:?}{hint}"));
     }
     Ok(known)
 }
 
-/// A conversation and what it takes.
+/// A conversation and its settings.
 #[derive(Debug)]
-struct Talk {
+struct Conversation {
     chat: Chat,
     /// The file's own system prompt.
     default_system: Option<String>,
@@ -138,21 +147,20 @@ struct Talk {
     max_tokens: usize,
     statistics: Statistics,
     is_typed: bool,
-    /// Whether nothing but answers and errors is to be shown.
+    /// Whether only replies and errors are shown.
     is_quiet: bool,
     model_file: PathBuf,
 }
 
-impl Talk {
-    /// Answers a question. After an error nothing of the question stays in the conversation.
-    fn turn(&mut self, question: &str) -> Result<(), CliError> {
+impl Conversation {
+    /// Prints the reply to a message. After an error the message is not part of the conversation.
+    fn turn(&mut self, message: &str) -> Result<(), CliError> {
         let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
-        let question = question.trim();
         let longer = models::longer(self.chat.session().model(), capacity);
-        let answer = self.chat.ask(question, &mut self.sampler).map_err(|error| match error.kind() {
+        let answer = self.chat.ask(message.trim(), &mut self.sampler).map_err(|error| match error.kind() {
             ErrorKind::ContextFull { requested, .. } => CliError::Error(format!(
-                "the context is full: it holds {capacity} tokens, {position} are used, and this question makes \
-                 it {requested}; {longer}, and /reset begins anew"
+                "the context is full: it holds {capacity} tokens, {position} are used, and this message takes \
+                 it to {requested}; {longer}, and /reset starts over"
             )),
             _ => error.into(),
         });
@@ -182,7 +190,7 @@ impl Talk {
         print(b"\n")?;
         if reason == Some(FinishReason::ContextFull) && !self.is_quiet {
             let capacity = count(capacity, "token");
-            note(&format!("[the context is full, {capacity}: the answer had to stop here]"));
+            note(&format!("[the context is full, {capacity}: the reply ends here]"));
         }
         if self.is_typed && !self.is_quiet && n_generated > 1 {
             let rate = n_generated as f64 / time.as_secs_f64();
@@ -200,7 +208,7 @@ impl Talk {
             ("system", "") => self.chat.set_system(self.default_system.as_deref()),
             ("system", text) => self.chat.set_system(Some(text)),
             ("save" | "save!" | "load", "") => {
-                return Err(CliError::Error(format!("/{name} needs a file's name")));
+                return Err(CliError::Error(format!("/{name} needs a file name")));
             }
             ("save", file) if file != "-" && holds_something(Path::new(file)) => {
                 return Err(CliError::of(file, "it is there already; /save! replaces it"));
@@ -209,7 +217,7 @@ impl Talk {
             ("load", file) => self.chat.set_messages(load(file)?)?,
             _ => {
                 return Err(CliError::Error(format!(
-                    "there is no command /{name}; /help lists them, and a space before the / makes it a question"
+                    "there is no command /{name}; /help lists them, and a space before the / makes it a message"
                 )));
             }
         }
@@ -234,7 +242,7 @@ fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), CliError> 
 
 fn load(file: &str) -> Result<Vec<Message>, CliError> {
     let of_file = |e: io::Error| CliError::of(file, e);
-    // Asked of the path: to open a pipe would wait for somebody to write to it.
+    // Checked before it is opened: opening a pipe waits until somebody writes to it.
     let found = fs::metadata(file).map_err(of_file)?;
     if !found.is_file() || found.len() > MAX_SAVED {
         let limit = MAX_SAVED >> 20;
@@ -248,20 +256,19 @@ fn load(file: &str) -> Result<Vec<Message>, CliError> {
         Some(Message { role, content: value.get("content")?.as_str()?.into() })
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let wrong = |i| CliError::of(file, format!("line {} is no message", i + 1));
+    let wrong = |i| CliError::of(file, format!("line {} is not a message", i + 1));
     lines.map(|(i, line)| message(line).ok_or_else(|| wrong(i))).collect()
 }
 
-/// Where the questions come from.
-enum Questions {
+/// Where the user's messages come from.
+enum Input {
     Typed(Box<DefaultEditor>),
-    /// Typed, at a terminal that edits lines itself: an editor of ours would send it escape
-    /// sequences.
+    /// Typed, at a terminal that doesn't take the escape sequences of a line editor.
     Plain(io::StdinLock<'static>),
     Lines(io::StdinLock<'static>),
 }
 
-impl Questions {
+impl Input {
     fn new() -> Result<Self, CliError> {
         let is_typed = io::stdin().is_terminal();
         Ok(if is_typed && !takes_escapes(&io::stdout()) {
@@ -275,27 +282,26 @@ impl Questions {
         })
     }
 
-    fn are_typed(&self) -> bool {
+    fn is_typed(&self) -> bool {
         !matches!(self, Self::Lines(_))
     }
 
-    /// The next question, which may have several lines if it is typed; `None` when there are no
-    /// more.
+    /// The next message, which may have several lines if it is typed; `None` at the end of input.
     fn next(&mut self) -> Result<Option<String>, CliError> {
         let Some(mut line) = self.line("> ")? else { return Ok(None) };
-        if !self.are_typed() {
+        if !self.is_typed() {
             return Ok(Some(line));
         }
-        let mut question = String::new();
+        let mut message = String::new();
         if let Some(first) = line.trim_start().strip_prefix(FENCE) {
             let mut rest = first.to_string();
             loop {
                 if let Some((last, _)) = rest.split_once(FENCE) {
-                    question.push_str(last);
+                    message.push_str(last);
                     break;
                 }
-                question.push_str(&rest);
-                question.push('\n');
+                message.push_str(&rest);
+                message.push('\n');
                 match self.line(". ")? {
                     Some(next) => rest = next,
                     None => break,
@@ -303,8 +309,8 @@ impl Questions {
             }
         } else {
             while let Some(begin) = line.strip_suffix('\\') {
-                question.push_str(begin);
-                question.push('\n');
+                message.push_str(begin);
+                message.push('\n');
                 match self.line(". ")? {
                     Some(next) => line = next,
                     None => {
@@ -313,12 +319,12 @@ impl Questions {
                     }
                 }
             }
-            question.push_str(&line);
+            message.push_str(&line);
         }
         if let Self::Typed(editor) = self {
-            editor.add_history_entry(&question).map_err(terminal)?;
+            editor.add_history_entry(&message).map_err(terminal)?;
         }
-        Ok(Some(question))
+        Ok(Some(message))
     }
 
     /// The next line, without its end.

@@ -17,24 +17,23 @@ use crate::error::CliError;
 use crate::interrupt::{Watch, is_terminated, remove_when_killed};
 use crate::output::{note, takes_escapes};
 
-/// Writes a model as GGUF, with its tokenizer, in another weight format if wanted; or in one of
-/// llama2.c's formats.
+/// Convert a model to GGUF, quantized if wanted, or to one of llama2.c's formats.
 ///
-/// What it writes runs in llama.cpp or llama2.c too. The file takes its place only when it is
-/// whole.
+/// The files also run in llama.cpp or llama2.c. The output file appears under its name only when it
+/// is complete.
 #[derive(Debug, Args)]
 #[command(after_help = CONVERT_EXAMPLES)]
 pub(crate) struct ConvertArgs {
-    /// The model: a directory of Hugging Face's (config.json) or Meta's (params.json), or a file:
-    /// GGUF or llama2.c's
+    /// The model: a directory from Hugging Face (with config.json) or Meta (with params.json), or a
+    /// file in GGUF or one of llama2.c's formats
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
 
-    /// The file to write
+    /// Output file
     #[arg(value_name = "DST")]
     pub(crate) target: PathBuf,
 
-    /// The format of the file. llama2.c's get a NAME.tokenizer.bin beside NAME.bin
+    /// Output format; llama2.c's also write NAME.tokenizer.bin beside NAME.bin
     /// [default: llama2c-v0 if DST ends in .bin, else gguf]
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub(crate) to: Option<TargetFormat>,
@@ -45,43 +44,42 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "N", help = group_size_help())]
     pub(crate) group_size: Option<usize>,
 
-    /// Read the file back and compare every tensor, the tokenizer and the hyperparameters with the
-    /// source
+    /// Read the output back and compare every tensor, the tokenizer and the hyperparameters with
+    /// the source
     #[arg(long)]
     pub(crate) check: bool,
 
     #[command(flatten)]
     pub(crate) tokenizer: ConvertTokenizerArgs,
 
-    /// Replace the file if it is there already
+    /// Replace the output file if it exists
     #[arg(short, long)]
     pub(crate) force: bool,
 
-    /// Don't show how far it is
+    /// Don't show progress and notes
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
-    /// How many threads encode weights [default: as many as the machine runs at once]
+    /// Number of threads [default: one per available processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
-    /// Sets a key of a GGUF file, such as general.name or general.license; may be given several
+    /// Set a key of the GGUF file, such as general.name or general.license; can be given several
     /// times
     #[arg(long, value_name = "KEY=TEXT")]
     pub(crate) set: Vec<KeyAndText>,
 
-    /// Added to the mean square in RMSNorm; llama2.c's files don't say. LLaMA 1 has 1e-6 [default:
-    /// 1e-5]
+    /// Epsilon of RMSNorm, which llama2.c's files don't store; LLaMA 1 has 1e-6 [default: 1e-5]
     #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
     pub(crate) norm_eps: Option<f32>,
 
-    /// The base of the rotary frequencies; llama2.c's files don't say. Code Llama has 1e6 [default:
-    /// 1e4]
+    /// Base of the rotary frequencies, which llama2.c's files don't store; Code Llama has 1e6
+    /// [default: 1e4]
     #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
     pub(crate) rope_theta: Option<f64>,
 
-    /// How many positions the model was made for; Meta's files don't say [default: what they look
-    /// like]
+    /// Maximum context length of the model, which Meta's files don't store [default: guessed from
+    /// the other hyperparameters]
     #[arg(long, value_name = "N", value_parser = parse_positions)]
     pub(crate) max_seq_len: Option<usize>,
 }
@@ -89,8 +87,8 @@ pub(crate) struct ConvertArgs {
 /// Which tokenizer a converted model gets.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertTokenizerArgs {
-    /// The tokenizer's file, instead of the model's own or the one beside it: tokenizer.model,
-    /// tokenizer.json, tokenizer.bin or GGUF
+    /// Tokenizer file, used instead of the model's own: tokenizer.model, tokenizer.json,
+    /// tokenizer.bin or GGUF
     #[arg(short = 'z', long = "tokenizer", value_name = "FILE")]
     pub(crate) path: Option<PathBuf>,
 }
@@ -126,8 +124,7 @@ impl FromStr for MixOrAuto {
 
 fn group_size_help() -> String {
     format!(
-        "How many weights share a scale in llama2c-v2, or half as many, and so on, if that doesn't divide dim \
-         [default: {}]",
+        "Number of weights that share a scale in llama2c-v2; halved until it divides dim [default: {}]",
         Llama2c::GROUP_SIZE
     )
 }
@@ -135,7 +132,7 @@ fn group_size_help() -> String {
 fn dtype_help() -> String {
     let names: Vec<_> = Recipe::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
     format!(
-        "The formats of matrices, as llama.cpp mixes them: {}; auto is what the source has [default: auto]",
+        "Weight format, or a mix of formats as llama.cpp has them: {}; auto keeps the source's [default: auto]",
         names.join(", ")
     )
 }

@@ -8,23 +8,23 @@ use babyllama::ErrorKind;
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) enum CliError {
-    /// What went wrong, beginning with the file it went wrong in.
+    /// An error message, which begins with the file's name.
     Error(String),
-    /// What is wrong with the arguments.
+    /// Invalid arguments.
     Usage(String),
-    /// Whoever read the output has seen enough: not an error.
+    /// The reader of the output has closed the pipe: not an error.
     ReaderGone,
     /// Ctrl-C.
     Interrupted,
 }
 
 impl CliError {
-    /// An error of a file, or of what stands for one.
+    /// An error in a file or a stream.
     pub(crate) fn of(file: impl Display, reason: impl Display) -> Self {
         Self::Error(format!("{file}: {reason}"))
     }
 
-    /// What a failed write to standard output means.
+    /// A failed write to standard output.
     pub(crate) fn of_output(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::ReaderGone,

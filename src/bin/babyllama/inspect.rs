@@ -7,7 +7,7 @@ use babyllama::convert::Source;
 use babyllama::{Config, Model, PieceKind, RopeScaling, SessionOptions, TensorInfo, Tokenizer};
 use serde_json::{Map, Value, json};
 
-use crate::args::InspectArgs;
+use crate::commands::InspectArgs;
 use crate::error::CliError;
 use crate::models::{self, TokenizerChoice};
 use crate::output::{print_json, print_text};

@@ -1,6 +1,6 @@
-//! Ctrl-C: stops what is being computed; pressed again, or when nothing is, it ends the program.
-//! SIGTERM and SIGHUP stop it too, and then always end the program: what it was computing is left
-//! in good order.
+//! Signals. Ctrl-C stops the current computation; pressed again, or without a computation, it ends
+//! the program. SIGTERM and SIGHUP stop the computation too, and then always end the program, with
+//! unfinished files removed and the terminal restored.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,24 +9,25 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use babyllama::convert::OutputFile;
 
-/// What a shell gives for a program that SIGINT ended.
+/// The exit code that shells report for a program ended by SIGINT.
 const EXIT_CODE: u8 = 130;
 
-/// How often it was pressed since the last [`Watch::new`].
+/// Number of Ctrl-C presses since the last [`Watch::new`].
 static PRESSES: AtomicU32 = AtomicU32::new(0);
-/// How many presses the program outlives: none while nobody watches, or any at a prompt.
-static OUTLIVED: AtomicU32 = AtomicU32::new(0);
-/// Whether a line editor reads the key while nobody watches.
+/// The number of presses that don't end the program: none without a [`Watch`], any number at a
+/// prompt.
+static TOLERATED: AtomicU32 = AtomicU32::new(0);
+/// Whether a line editor reads the key while there is no [`Watch`].
 static HAS_PROMPT: AtomicBool = AtomicBool::new(false);
 
-/// Whether somebody watches.
+/// Whether there is a [`Watch`].
 static WATCHED: AtomicBool = AtomicBool::new(false);
-/// SIGTERM or SIGHUP, when it has come; 0 before.
+/// SIGTERM or SIGHUP once received; 0 before.
 static TERMINATION: AtomicI32 = AtomicI32::new(0);
-/// The files in the making, under the names that they have until they are kept.
+/// Files being written, under their temporary names.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// From now on a signal that ends the program at once removes this file, unless it was kept.
+/// Registers a file to be removed if a signal ends the program before the file is complete.
 pub(crate) fn remove_when_killed(file: &OutputFile) {
     let Some(path) = file.unfinished_path() else { return };
     let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,44 +36,43 @@ pub(crate) fn remove_when_killed(file: &OutputFile) {
     }
 }
 
-/// What must be done before the program ends at once, since nothing is dropped then.
+/// Cleans up before the program exits at once, which runs no destructors.
 fn clean_up() {
     for path in &*UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner) {
-        // One that was kept isn't there any more.
+        // A completed file no longer has this name.
         let _ = fs::remove_file(path);
     }
     #[cfg(unix)]
     terminal::restore();
 }
 
-/// Takes Ctrl-C over, once, and SIGTERM and SIGHUP.
+/// Installs the handlers of Ctrl-C, SIGTERM and SIGHUP, once.
 ///
-/// rustyline takes SIGINT too, for as long as an editor lives, though it reads the key itself. So
-/// this must come after an editor was made; with [`at_prompt`] and the first [`Watch`] it does.
-fn take_over() {
-    static TAKEN: Once = Once::new();
-    // It runs in a thread of its own, so it may come late: after what was to be stopped has ended
-    // by itself.
+/// rustyline handles SIGINT too while an editor lives, though it reads the key itself. So this must
+/// run after an editor was made, as it does from [`at_prompt`] and the first [`Watch`].
+fn install() {
+    static INSTALLED: Once = Once::new();
+    // It runs in a thread of its own, perhaps only after the computation has ended by itself.
     let handler = || {
-        if PRESSES.fetch_add(1, Ordering::SeqCst) >= OUTLIVED.load(Ordering::SeqCst) {
+        if PRESSES.fetch_add(1, Ordering::SeqCst) >= TOLERATED.load(Ordering::SeqCst) {
             clean_up();
             std::process::exit(EXIT_CODE.into());
         }
     };
-    // Without a handler Ctrl-C still ends the program, only less politely.
-    TAKEN.call_once(|| {
+    // Without a handler Ctrl-C still ends the program, but without cleaning up.
+    INSTALLED.call_once(|| {
         drop(ctrlc::set_handler(handler));
         #[cfg(unix)]
-        termination::take_over();
+        termination::install();
     });
 }
 
-/// Whether the program is to end, whatever it was about to do next.
+/// Whether SIGTERM or SIGHUP has asked the program to end.
 pub(crate) fn is_terminated() -> bool {
     TERMINATION.load(Ordering::SeqCst) != 0
 }
 
-/// What a shell gives for a program that ended as this one does, after a signal.
+/// The exit code that shells report for the signal received.
 pub(crate) fn exit_code() -> u8 {
     match TERMINATION.load(Ordering::SeqCst) {
         0 => EXIT_CODE,
@@ -91,9 +91,9 @@ mod termination {
 
     use super::{PRESSES, TERMINATION, WATCHED, clean_up};
 
-    /// While somebody watches, the first such signal is as Ctrl-C. Else, and a second time, it does
-    /// what it always does.
-    pub(super) fn take_over() {
+    /// While there is a [`super::Watch`], the first such signal acts like Ctrl-C. Otherwise, and
+    /// the second time, it has its default effect.
+    pub(super) fn install() {
         let taken = [SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
         let Ok(mut signals) = Signals::new(taken) else { return };
         thread::spawn(move || {
@@ -108,8 +108,7 @@ mod termination {
         });
     }
 
-    /// Whether whoever started this program had a signal ignored, as `nohup` does. Only Linux
-    /// tells.
+    /// Whether the parent process made this one ignore a signal, as `nohup` does. Only Linux tells.
     fn is_ignored(signal: i32) -> bool {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -118,8 +117,8 @@ mod termination {
     }
 }
 
-/// A line editor takes a terminal's settings over while it reads, and gives them back when it has a
-/// line.
+/// A line editor changes the terminal's settings while it reads a line; a signal in between must
+/// restore them.
 #[cfg(unix)]
 mod terminal {
     use std::io;
@@ -128,9 +127,9 @@ mod terminal {
     use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
     use nix::unistd::{getpgrp, tcgetpgrp, write};
 
-    /// What it was when no editor read from it.
+    /// The settings before an editor changed them.
     static SETTINGS: Mutex<Option<Termios>> = Mutex::new(None);
-    /// Ends the marks around what is pasted, and the line that was typed.
+    /// Turns bracketed paste off, and ends the line that was being typed.
     const LEAVE: &[u8] = b"\x1b[?2004l\n";
 
     pub(super) fn remember() {
@@ -139,55 +138,55 @@ mod terminal {
 
     pub(super) fn restore() {
         let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
-        // In the background the terminal is another's.
+        // In the background the terminal belongs to another process.
         let is_ours = tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp());
         if let Some(settings) = settings.as_ref().filter(|_| is_ours)
             && tcgetattr(io::stdin()).is_ok_and(|now| now != *settings)
         {
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, settings);
-            // Past the lock of standard output, which an answer may hold.
+            // Not through Rust's stdout, whose lock may be held by the thread that prints.
             let _ = write(io::stdout(), LEAVE);
         }
     }
 }
 
-/// Sets how many presses the program outlives while somebody watches, or nobody does.
+/// Sets the number of presses that don't end the program, with and without a [`Watch`].
 fn watched(is_watched: bool) {
-    let outlived = match (is_watched, HAS_PROMPT.load(Ordering::SeqCst)) {
+    let tolerated = match (is_watched, HAS_PROMPT.load(Ordering::SeqCst)) {
         (true, false) => 1,
         (true, true) => 2,
         (false, false) => 0,
         (false, true) => u32::MAX,
     };
-    OUTLIVED.store(outlived, Ordering::SeqCst);
+    TOLERATED.store(tolerated, Ordering::SeqCst);
     WATCHED.store(is_watched, Ordering::SeqCst);
 }
 
-/// From now on a line editor reads the key itself while nobody watches. What still comes as a
-/// signal was meant for the answer that has just ended, and does nothing. Within an answer three
-/// end the program, should it hang.
+/// From now on a line editor reads the key itself while there is no [`Watch`]. A signal that still
+/// arrives was meant for the reply that has just ended, and does nothing. During a reply the third
+/// press ends the program, in case it hangs.
 pub(crate) fn at_prompt() {
     #[cfg(unix)]
     terminal::remember();
     HAS_PROMPT.store(true, Ordering::SeqCst);
     watched(false);
-    take_over();
+    install();
 }
 
-/// While it lives, a first Ctrl-C only sets a flag.
+/// While it lives, the first Ctrl-C only sets a flag.
 #[derive(Debug)]
 pub(crate) struct Watch(());
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        take_over();
+        install();
         PRESSES.store(u32::from(is_terminated()), Ordering::SeqCst);
         watched(true);
         Self(())
     }
 
     /// Whether Ctrl-C was pressed since [`Watch::new`].
-    #[allow(clippy::unused_self, reason = "only who watches may ask")]
+    #[allow(clippy::unused_self, reason = "there is an answer only while a Watch lives")]
     pub(crate) fn interrupted(&self) -> bool {
         PRESSES.load(Ordering::SeqCst) > 0
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use babyllama::convert::OutputFile;
 use babyllama::{Session, TokenId};
 
-use crate::args::LogitsArgs;
+use crate::commands::LogitsArgs;
 use crate::error::CliError;
 use crate::interrupt::{Watch, remove_when_killed};
 use crate::models::{self, TokenizerChoice};

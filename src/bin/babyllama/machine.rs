@@ -1,4 +1,4 @@
-//! What this machine can do: what `bench` measures a model's speed against.
+//! This machine's memory bandwidth and arithmetic peak, with which `bench` compares a model.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -10,26 +10,26 @@ use babyllama::Isa;
 use memmap2::Advice;
 use memmap2::MmapMut;
 
-/// Some memory to read, much more than a cache holds. Where the system can choose, it is in pages
-/// of the size that the model's weights are in.
+/// A buffer much larger than the caches, in pages of the same size as the model's weights where the
+/// system has a choice.
 pub(crate) struct Memory(MmapMut);
 
 impl Memory {
-    /// A gigabyte, if that is little of what there is.
+    /// A gigabyte, or a sixteenth of the available memory if that is less.
     #[cfg_attr(not(target_os = "linux"), allow(unused_mut, unused_variables, reason = "one size of pages"))]
     pub(crate) fn new(huge_pages: bool) -> std::io::Result<Self> {
-        let little = available_memory().map_or(u64::MAX, |bytes| bytes / 16);
-        let mut memory = MmapMut::map_anon(little.clamp(64 << 20, 1 << 30) as usize)?;
+        let limit = available_memory().map_or(u64::MAX, |bytes| bytes / 16);
+        let mut memory = MmapMut::map_anon(limit.clamp(64 << 20, 1 << 30) as usize)?;
         #[cfg(target_os = "linux")]
         {
-            // A system without such a choice says so here, and has one size.
+            // An error means that the system has only one page size.
             let _ = memory.advise(if huge_pages { Advice::HugePage } else { Advice::NoHugePage });
         }
         memory.fill(1);
         Ok(Self(memory))
     }
 
-    /// What some threads read together, in bytes per second.
+    /// The bandwidth at which `threads` threads read the buffer, in bytes per second.
     pub(crate) fn read(&self, threads: usize) -> f64 {
         let part = self.0.len().div_ceil(threads);
         let all_are_there = Barrier::new(self.0.len().div_ceil(part));
@@ -47,9 +47,9 @@ impl Memory {
     }
 }
 
-/// What some threads compute together, in operations per second: the best of five passes. Each
-/// thread counts by its own clock and for long enough that its start, and the time in which a
-/// processor comes up to its speed, don't weigh.
+/// The operations per second that `threads` threads reach together: the best of five passes. Each
+/// thread measures its own time, long enough that its start and the processor's ramp-up to full
+/// frequency don't matter.
 pub(crate) fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
     const PASS: Duration = Duration::from_millis(10);
     let rate = move || {
@@ -68,7 +68,7 @@ pub(crate) fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
     (0..5).map(|_| pass()).fold(1.0, f64::max)
 }
 
-/// What Linux says can be had without swapping; `None` elsewhere.
+/// The memory that Linux can give without swapping; `None` on other systems.
 pub(crate) fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -1,12 +1,13 @@
-//! The bundled binary: runs Llama models at a terminal. It uses the library's public API alone, so
-//! it is an example of it too: `speak.rs` is where text is generated.
+//! The bundled binary: runs Llama models at a terminal. It uses only the library's public API, so
+//! it is an example of it too: `generator.rs` generates text, `chat.rs` holds a conversation.
 //!
-//! Exit codes: 0, also when the reader of a pipe has gone; 1 for errors; 2 for wrong usage; 130
-//! after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+//! Exit codes: 0, also when the reader of a pipe has closed it; 1 for errors; 2 for wrong usage;
+//! 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
 mod args;
 mod bench;
 mod chat;
+mod commands;
 mod convert;
 mod error;
 mod generator;
@@ -28,10 +29,10 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
-use args::{Cli, Command, RunArgs};
+use commands::{Cli, Command, RunArgs};
 use error::CliError;
 
-/// The command line, in colors where they are wanted: clap alone would use them for TERM=dumb if CI
+/// The command line. Colors are switched here because clap alone would use them for TERM=dumb if CI
 /// is set.
 fn command() -> clap::Command {
     let has_colors = output::takes_escapes(&std::io::stderr());
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         .and_then(|matches| Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command())));
     let cli = parsed.unwrap_or_else(|error| {
         let _ = error.print();
-        // llama2.c takes the file first.
+        // llama2.c takes the model file first.
         if let (ErrorKind::InvalidSubcommand, Some(file)) = (error.kind(), std::env::args_os().nth(1))
             && Path::new(&file).is_file()
         {
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
         Ok(()) | Err(CliError::ReaderGone) => ExitCode::SUCCESS,
         Err(CliError::Interrupted) => ExitCode::from(interrupt::exit_code()),
         Err(CliError::Usage(reason)) => {
-            // With the usage of the command that it is about.
+            // With the usage of the command that failed.
             let mut command = command();
             command.build();
             let name = std::env::args().nth(1).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Where models come from: files, and the one inside this binary.
+//! Opens models: from files, or the one embedded in this binary.
 
 use std::path::Path;
 
@@ -7,18 +7,17 @@ use babyllama::{Model, ModelOptions, Tokenizer};
 use crate::error::CliError;
 use crate::output::note;
 
-/// What stands for the bundled model where a file could be named. A file of this name is
-/// `./bundled`.
+/// Means the embedded model where a file is expected. A file of this name is `./bundled`.
 pub(crate) const BUNDLED: &str = "bundled";
 
-/// Which tokenizer a model gets.
+/// Which tokenizer a model is opened with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TokenizerChoice<'a> {
     /// Its own, if it has one.
     Own,
     /// This file.
     File(&'a Path),
-    /// None: tokens are all that's needed, and a bad tokenizer beside the model doesn't matter.
+    /// None, for commands that only use token ids: a bad tokenizer beside the model doesn't matter.
     None,
 }
 
@@ -43,20 +42,20 @@ pub(crate) fn open(
     Ok(if bundled { Model::bundled_with(&options)? } else { Model::open_with(model, &options)? })
 }
 
-/// What whoever runs the model should know of it.
+/// Prints what the user should know about the model.
 pub(crate) fn notes(model: &Model) {
     model.notes().iter().for_each(|text| note(&format!("note: {text}")));
 }
 
-/// How a context could hold more than its `capacity`, for people.
+/// Tells the user how to get a context of more than `capacity` tokens.
 pub(crate) fn longer(model: &Model, capacity: usize) -> String {
     match model.config().sliding_window.filter(|&window| window <= capacity) {
-        Some(_) => "it ends where the sliding window of the model's attention does".into(),
+        Some(_) => "the model's sliding attention window limits it".into(),
         None => "--context-length makes it longer".into(),
     }
 }
 
-/// The model's tokenizer, for commands that can't do without.
+/// The model's tokenizer, for commands that need one.
 pub(crate) fn tokenizer<'a>(model: &'a Model, path: &Path) -> Result<&'a Tokenizer, CliError> {
     let beside = path.with_extension("tokenizer.bin");
     let beside = beside.file_name().unwrap_or_default().to_string_lossy();

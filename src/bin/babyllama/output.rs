@@ -7,19 +7,18 @@ use std::{env, fs};
 
 use crate::error::CliError;
 
-/// Writes to standard output, at once: text appears token by token.
+/// Writes to standard output and flushes it, so that text appears token by token.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|e| CliError::of_output(&e))
 }
 
-/// Writes what a model says to standard output.
+/// Writes generated text to standard output.
 pub(crate) fn print_text(text: &str) -> Result<(), CliError> {
     print(visible(text).as_bytes())
 }
 
-/// Writes what stands before something that is typed to where it is seen: what goes on from
-/// standard output is text alone.
+/// Writes the prompt of an input line to the terminal: redirected standard output gets only text.
 pub(crate) fn ask(prompt: &str) -> Result<(), CliError> {
     if io::stdout().is_terminal() {
         return print(prompt.as_bytes());
@@ -28,28 +27,27 @@ pub(crate) fn ask(prompt: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Writes a line to standard error. If that can't be, nobody can be told.
+/// Writes a line to standard error. Failures are ignored: there is nowhere to report them.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{}", visible(line));
 }
 
-/// Writes a line to standard error that stands back behind what a model says, where a terminal can
-/// show that.
+/// Writes a line to standard error, dimmed where the terminal can show that.
 pub(crate) fn aside(line: &str) {
     let (dim, plain) = if takes_escapes(&io::stderr()) { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     let _ = writeln!(io::stderr(), "{dim}{}{plain}", visible(line));
 }
 
-/// Whether escape sequences may be written there: it is a terminal that knows them, and nobody
-/// asked for plain text.
+/// Whether escape sequences may be written there: it is a terminal that interprets them, and the
+/// user hasn't asked for plain text.
 pub(crate) fn takes_escapes(to: &impl IsTerminal) -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
     to.is_terminal() && !is_set("NO_COLOR") && !is_dumb
 }
 
-/// Whether a file would be lost if another took its place. An empty one wouldn't: programs that
-/// make up names leave those.
+/// Whether overwriting a file would lose something. An empty one has nothing to lose: `mktemp`
+/// leaves such files.
 pub(crate) fn holds_something(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
 }
@@ -63,14 +61,14 @@ pub(crate) fn read_input() -> Result<String, CliError> {
     })
 }
 
-/// The text without control characters other than white space: as in llama2.c, a model that says
-/// ESC doesn't get to steer the terminal.
+/// The text without control characters other than white space: as in llama2.c, a model that
+/// generates ESC must not control the terminal.
 fn visible(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| c.is_control() && !matches!(c, '\t'..='\r');
     if text.contains(hidden) { text.replace(hidden, "").into() } else { text.into() }
 }
 
-/// JSON without control characters: what serde leaves as it is of them stands in a string.
+/// Prints JSON without control characters: those that serde leaves unescaped are inside strings.
 pub(crate) fn print_json(json: &serde_json::Value) -> Result<(), CliError> {
     let hidden = |c: char| c.is_control() && c != '\n';
     let text = format!("{json:#}\n");
@@ -78,7 +76,7 @@ pub(crate) fn print_json(json: &serde_json::Value) -> Result<(), CliError> {
     print(escaped.collect::<String>().as_bytes())
 }
 
-/// A count and what is counted.
+/// A count and its noun: "1 token", "2 tokens".
 pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use babyllama::PerplexityOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::PerplexityArgs;
+use crate::commands::PerplexityArgs;
 use crate::error::CliError;
 use crate::models;
 use crate::output::{count, note, print, read_input, takes_escapes};

@@ -1,8 +1,8 @@
-//! `babyllama run`, and `babyllama` alone: text that goes on from a prompt.
+//! `babyllama run`, and `babyllama` alone: generates text from a prompt.
 
 use babyllama::{TokenId, Tokenizer};
 
-use crate::args::RunArgs;
+use crate::commands::RunArgs;
 use crate::error::CliError;
 use crate::generator::Generator;
 use crate::interrupt::Watch;
@@ -19,14 +19,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let tokenizer = models::tokenizer(&model, &args.model)?;
     let prompt = tokenizer.encode_prompt(&read_prompt(&args.prompt)?);
     if prompt.is_empty() {
-        let reason = "no token to run: nothing begins a text of this model, so give it a prompt with -i";
+        let reason = "there is no token to feed: the model has no BOS token, so give it a prompt with -i";
         return Err(CliError::of(args.model.display(), reason));
     }
     let session = model.session_with(args.engine.session_options());
 
-    // llama2.c counts printed tokens: those of the prompt too, but not the one that begins a text.
+    // llama2.c counts printed tokens: the prompt's too, except BOS.
     let steps = if args.steps == 0 { session.capacity() } else { args.steps.min(session.capacity()) };
-    let unprinted = usize::from(prompt.first().copied() == tokenizer.bos()); // there is a first one
+    let unprinted = usize::from(prompt.first().copied() == tokenizer.bos()); // the prompt is not empty
     let prompt_steps = prompt.len() - unprinted;
     print_tokens(&prompt[..prompt.len().min(unprinted + steps)], tokenizer)?;
     let max_tokens = steps.saturating_sub(prompt_steps);
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     if prompt_steps > steps && !args.quiet {
         let limit = if steps == session.capacity() { "the context holds" } else { "-n allows" };
         let prompt_tokens = count(prompt_steps, "token");
-        note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest was left out"));
+        note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest is left out"));
     }
 
     let mut generator = Generator::new(session, sampler, &args.sampling.stop);
@@ -61,8 +61,8 @@ fn go_on(generator: &mut Generator, prompt: &[TokenId], max_tokens: usize) -> Re
     reason.map(|_| ()).ok_or(CliError::Interrupted)
 }
 
-/// Prints the text of a prompt as its tokens have it. One that was cut inside a character ends
-/// before that.
+/// Prints the text of a prompt's tokens. If the prompt was cut inside a character, the text ends
+/// before that character.
 fn print_tokens(tokens: &[TokenId], tokenizer: &Tokenizer) -> Result<(), CliError> {
     let mut decoder = tokenizer.decoder();
     let mut text = String::new();
@@ -77,7 +77,7 @@ fn read_prompt(prompt: &str) -> Result<String, CliError> {
         return Ok(prompt.into());
     }
     let mut text = read_input()?;
-    // As a shell's $(...) does: `echo` puts it there, and a model would begin a new paragraph.
+    // As a shell's $(...) does: `echo` appends it, and it would begin a new paragraph.
     if text.ends_with('\n') {
         text.pop();
     }

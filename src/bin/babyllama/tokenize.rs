@@ -1,11 +1,11 @@
-//! `babyllama tokenize`: a text's tokens.
+//! `babyllama tokenize`: the tokens of a text.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use babyllama::{ErrorKind, ModelOptions, Tokenizer};
 
-use crate::args::TokenizeArgs;
+use crate::commands::TokenizeArgs;
 use crate::error::CliError;
 use crate::models::{self, BUNDLED, TokenizerChoice};
 use crate::output::{print, read_input};
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
         (Some(path), None) => print_tokens(&Tokenizer::open(path)?, &args.first, args.no_bos),
         (None, Some(text)) => {
             let path = Path::new(&args.first);
-            // The model need not be one that runs, if its file has a tokenizer.
+            // A GGUF file with a tokenizer is enough: the model itself may be one that can't run.
             match Tokenizer::from_gguf(path) {
                 Ok(tokenizer) if path != Path::new(BUNDLED) => {
                     return print_tokens(&tokenizer, text, args.no_bos);
@@ -28,12 +28,8 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
             let model = models::open(path, TokenizerChoice::Own, ModelOptions::new().threads(1))?;
             print_tokens(models::tokenizer(&model, path)?, text, args.no_bos)
         }
-        (Some(_), Some(_)) => {
-            Err(CliError::Usage("a model and --tokenizer were given: it takes one of them".into()))
-        }
-        (None, None) => {
-            Err(CliError::Usage("it takes a model (or --tokenizer FILE), and a text behind it".into()))
-        }
+        (Some(_), Some(_)) => Err(CliError::Usage("give either a model or --tokenizer, not both".into())),
+        (None, None) => Err(CliError::Usage("give a model (or --tokenizer FILE) and a text".into())),
     }
 }
 
@@ -41,7 +37,7 @@ fn print_tokens(tokenizer: &Tokenizer, text: &OsStr, no_bos: bool) -> Result<(),
     let text = match text.to_str() {
         Some("-") => read_input()?,
         Some(text) => text.into(),
-        None => return Err(CliError::Usage("the text is not UTF-8".into())),
+        None => return Err(CliError::Usage("the text is not valid UTF-8".into())),
     };
     let tokens = if no_bos { tokenizer.encode(&text) } else { tokenizer.encode_prompt(&text) };
     let ids: Vec<_> = tokens.iter().map(ToString::to_string).collect();

@@ -1,14 +1,14 @@
-//! What `inspect` shows of a GGUF file that can't be run: all that is in it, and why it can't.
+//! What `inspect` shows of a GGUF file that can't be run: its contents, and the reason.
 
 use std::fmt::Write;
 
 use babyllama::inspect::{GgufFile, GgufTensor};
 use serde_json::{Value, json};
 
-use crate::args::InspectArgs;
+use crate::commands::InspectArgs;
 use crate::inspect::{describe_metadata, describe_table, digits, size};
 
-/// A file, and why it can't be run.
+/// A file that can't be run, and the reason.
 #[derive(Debug)]
 pub(crate) struct Unrunnable {
     file: GgufFile,
@@ -16,7 +16,7 @@ pub(crate) struct Unrunnable {
 }
 
 impl Unrunnable {
-    /// `None` if the file isn't GGUF, or if not even its keys can be read.
+    /// `None` if the file isn't GGUF, or if its keys can't be read.
     pub(crate) fn open(args: &InspectArgs, reason: &str) -> Option<Self> {
         let file = GgufFile::open(&args.model).ok()?;
         Some(Self { file, reason: reason.into() })
