@@ -170,7 +170,7 @@ impl Chat {
     /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
     /// # let mut sampler = Sampler::new(SamplerOptions::default());
     /// let mut chat = Chat::new(model.session(), Template::Llama2)?;
-    /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
+    /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|text| drop(text.unwrap()));
     /// let [user, _assistant] = chat.undo().expect("two messages");
     /// assert_eq!(user.content, "Who is Lily?");
     /// assert!(chat.messages().is_empty());
@@ -214,9 +214,10 @@ impl Chat {
     /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
     /// # let mut sampler = Sampler::new(SamplerOptions::default());
     /// let mut chat = Chat::new(model.session(), Template::Llama2)?;
-    /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
+    /// chat.ask("Who is Lily?", &mut sampler)?.max_tokens(5).for_each(|text| drop(text.unwrap()));
     /// let answer = chat.regenerate(&mut sampler)?;
-    /// assert_eq!(answer.n_prompt(), 1, "only its last token is read");
+    /// // The question has been read: only its last token is read again.
+    /// assert_eq!(answer.n_prompt(), 1);
     /// answer.max_tokens(5).for_each(|piece| drop(piece.unwrap()));
     /// assert_eq!(chat.messages().len(), 2);
     /// # Ok(())

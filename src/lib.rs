@@ -12,8 +12,8 @@
 //! #     }
 //! # }
 //! # fn main() -> Result<(), babyllama::Error> {
-//! // The small model of the feature `bundled`. Others come from a file, which is mapped, in milliseconds whatever its
-//! // size: `Model::open("llama-2-7b-chat.Q4_K_M.gguf")?`.
+//! // The small model of the feature `bundled`. Other models come from a file, which is mapped, in
+//! // milliseconds whatever its size: `Model::open("llama-2-7b-chat.Q4_K_M.gguf")?`.
 //! let model = Model::bundled()?;
 //! let mut session = model.session();
 //! let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
@@ -32,24 +32,19 @@
 //! back, and [`Session::generate`] does all of it in a loop.
 //!
 //! # In a debug build
-//! Without optimization a model runs some hundred times slower: the bundled one decodes 17 tokens/s
-//! instead of thousands. Nothing in this crate can change that, since at `opt-level = 0` each
-//! instruction of the processor's that a kernel uses is a function call in the standard library,
-//! and vectors go through memory; only the program that is built can. So put this into its
-//! `Cargo.toml`:
+//! Without optimization a model runs about a hundred times slower, because each intrinsic is then a
+//! function call and vectors go through memory. Only the program's own `Cargo.toml` can change
+//! that:
 //!
 //! ```toml
 //! [profile.dev.package.babyllama]
 //! opt-level = 3
 //! ```
 //!
-//! With it the bundled model decodes 85 to 130 times faster than without, and reads prompts 70 to
-//! 180 times faster; with 1 about 10 times. What else is built doesn't matter here, `rayon` and
-//! `half` included. Debug assertions and overflow checks stay on; nothing that is unsafe depends on
-//! them.
+//! Debug assertions and overflow checks stay on, and no other package needs it.
 //!
-//! `half` brings `zerocopy`, `syn` and `quote` from its version 2.7 on, a tenth of the time that a
-//! first build takes; `cargo update -p half --precise 2.6.0` does without them.
+//! `half` depends on `zerocopy`, `syn` and `quote` from its version 2.7 on, a tenth of the time of a
+//! first build; `cargo update -p half --precise 2.6.0` avoids them.
 //!
 //! # Reading the source
 //! Seven stops, each to be read from top to bottom, with their lines in parentheses:
@@ -84,14 +79,14 @@
 //! | (`vocab_size`) | logits |
 //!
 //! # Unsafe code
-//! It is denied but for three places: `storage.rs` (mapping a file, viewing bytes as numbers),
-//! `simd/` (intrinsics) and `parallel.rs` (threads writing disjoint parts of one buffer). Each says
+//! It is denied except in three places: `storage.rs` (mapping a file, viewing bytes as numbers),
+//! `simd/` (intrinsics) and `parallel` (threads that write disjoint parts of one buffer). Each says
 //! at its top why it is sound.
 //!
 //! # Features
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.
 //! - `bundled`: a model of 1.3 MB as part of the program, `Model::bundled`.
-//! - `convert`: writing models, in [`convert`](mod@convert).
+//! - `convert`: writing models, in the module `convert`.
 //! - `cli`: the `babyllama` binary, and the crates that only it needs.
 
 mod arch;

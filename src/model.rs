@@ -26,7 +26,8 @@ use crate::weights::TensorInfo;
 ///
 /// let model = Model::open("models/babyllama.gguf")?;
 /// let mut session = model.session();
-/// for piece in session.generate("Once upon a time", &mut Sampler::new(SamplerOptions::default()))? {
+/// let mut sampler = Sampler::new(SamplerOptions::default());
+/// for piece in session.generate("Once upon a time", &mut sampler)? {
 ///     print!("{}", piece?);
 /// }
 /// # Ok::<(), babyllama::Error>(())
@@ -392,7 +393,8 @@ impl Model {
     ///
     /// let model = Model::bundled()?;
     /// let mut session = model.session();
-    /// for piece in session.generate("", &mut Sampler::new(SamplerOptions::default()))?.max_tokens(20) {
+    /// let mut sampler = Sampler::new(SamplerOptions::default());
+    /// for piece in session.generate("", &mut sampler)?.max_tokens(20) {
     ///     print!("{}", piece?);
     /// }
     /// # Ok::<(), babyllama::Error>(())

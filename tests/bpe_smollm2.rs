@@ -5,7 +5,8 @@
 //! here. The file isn't in the repository:
 //!
 //! ```text
-//! BABYLLAMA_SMOLLM2=/folder/SmolLM2-135M-Instruct.Q4_1.gguf cargo test --test bpe_smollm2 -- --ignored
+//! export BABYLLAMA_SMOLLM2=/folder/SmolLM2-135M-Instruct.Q4_1.gguf
+//! cargo test --test bpe_smollm2 -- --ignored
 //! ```
 
 use babyllama::{ErrorKind, Model, TokenId};

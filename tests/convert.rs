@@ -51,7 +51,6 @@ fn logits(model: &Model) -> Vec<f32> {
 }
 
 // --- Weights
-// ------------------------------------------------------------------------------------------------
 
 #[test]
 fn blocks_are_what_pypi_gguf_makes_of_them() {
@@ -109,7 +108,6 @@ fn weights_that_a_format_cannot_hold_are_refused() {
 }
 
 // --- The file
-// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_file_of_every_type_is_what_pypi_gguf_writes() {
@@ -207,7 +205,6 @@ fn tensors_are_written_whole_and_in_order() {
 }
 
 // --- Models
-// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn f32_models_are_the_same_as_gguf() {
@@ -330,7 +327,6 @@ fn keys_come_from_the_options_once() {
 }
 
 // --- Tokenizers
-// ---------------------------------------------------------------------------------------------
 
 const PIECES: [&[u8]; 9] =
     [b" ", b"a", b"b", b" a", b"ab", b"\xc3\xa9", b"two words", b"\xff", "\u{2581}".as_bytes()];
@@ -383,7 +379,6 @@ fn a_tokenizer_with_too_many_pieces_is_refused() {
 }
 
 // --- The bundled model
-// ---------------------------------------------------------------------------------------
 
 /// What `models/README.md` says to call the program with.
 fn bundled_command() -> Vec<String> {
@@ -428,7 +423,6 @@ fn the_bundled_model_is_what_its_card_says_how_to_make() {
 }
 
 // --- Output files
-// -------------------------------------------------------------------------------------------
 
 #[test]
 fn an_output_file_takes_its_place_only_when_it_is_whole() {

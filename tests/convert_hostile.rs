@@ -11,7 +11,6 @@ use babyllama::{ErrorKind, ModelOptions};
 use common::TempFile;
 
 // --- Directories
-// --------------------------------------------------------------------------------------------
 
 /// A copy of one of the models that `tests/golden/published.py` makes. It goes when it is dropped.
 struct Copy {
@@ -236,7 +235,6 @@ fn tokenizers_that_cannot_be_honoured_are_refused() {
 }
 
 // --- Damaged files
-// ------------------------------------------------------------------------------------------
 
 #[test]
 fn files_that_are_cut_short_are_refused() {
@@ -291,7 +289,6 @@ fn a_file_that_changes_while_it_is_read_is_noticed() {
 }
 
 // --- Safetensors
-// --------------------------------------------------------------------------------------------
 
 #[test]
 fn safetensors_headers_that_lie_are_refused() {
@@ -331,7 +328,6 @@ fn safetensors_headers_that_lie_are_refused() {
 }
 
 // --- Zip archives
-// -------------------------------------------------------------------------------------------
 
 /// An archive's entry: its name, its bytes, how they are packed, and how long the directory says
 /// they become.
@@ -414,7 +410,6 @@ fn archives_that_grow_or_overlap_are_refused() {
 }
 
 // --- Pickles
-// ------------------------------------------------------------------------------------------------
 
 /// What becomes of a directory whose weights' pickle is this, beside a storage of four f32.
 #[track_caller]

@@ -187,7 +187,6 @@ fn text_needs_a_tokenizer_and_so_do_tokens() {
 }
 
 // --- Stop strings
-// --------------------------------------------------------------------------------------------
 
 /// The text, the reason, and the texts of the pieces, for some stop strings.
 fn stopped(stops: &[&str], prompt: &[TokenId]) -> (String, FinishReason, Vec<String>) {
@@ -314,7 +313,6 @@ fn pieces_longer_than_a_short_string_are_whole() {
 }
 
 // --- The session afterwards
-// ----------------------------------------------------------------------------------
 
 #[test]
 fn dropping_it_half_way_leaves_the_session_usable() {
@@ -435,7 +433,6 @@ fn text_that_goes_on_is_encoded_as_such() {
 }
 
 // --- Generation in parts
-// ---------------------------------------------------------------------------------------
 
 /// All that a generation gives and leaves behind.
 #[derive(Debug, PartialEq)]
@@ -613,7 +610,6 @@ fn a_full_context_ends_a_generation_that_goes_on_again_and_again() {
 }
 
 // --- Errors half-way
-// -----------------------------------------------------------------------------------------
 
 #[test]
 fn nan_logits_are_a_typed_error_and_end_it() {
@@ -679,7 +675,6 @@ fn options_of_the_sampler_that_are_out_of_range_are_an_error_of_the_first_token(
 }
 
 // --- Padded vocabularies
-// -------------------------------------------------------------------------------------
 
 #[test]
 fn ids_without_a_piece_are_never_generated() {
@@ -720,7 +715,6 @@ fn a_tokenizer_with_more_pieces_than_the_model_has_logits_is_refused() {
 }
 
 // --- Sampling in the loop
-// ------------------------------------------------------------------------------------
 
 #[test]
 fn penalties_count_the_prompt_and_what_was_said() {

@@ -73,7 +73,6 @@ fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
 }
 
 // --- Models
-// --------------------------------------------------------------------------------------------------
 
 #[test]
 fn f32_files_give_the_bits_of_llama2cs_and_hugging_faces_logits() {
@@ -297,7 +296,6 @@ fn numbers_may_have_any_width_and_widths_may_be_given_for_each_layer() {
 }
 
 // --- Tokenizers
-// ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_file_brings_its_tokenizer() {
@@ -374,7 +372,6 @@ fn a_bad_tokenizer_is_an_error_unless_another_is_given() {
 }
 
 // --- Split models
-// --------------------------------------------------------------------------------------------
 
 /// The parts of a model, written to a folder that goes when the first file is dropped.
 fn write_parts(count: u16, change: impl Fn(usize, &mut Gguf)) -> (TempFile, Vec<PathBuf>) {
@@ -457,7 +454,6 @@ fn a_part_that_is_missing_wrong_or_not_the_first_is_told() {
 }
 
 // --- What a file may not be
-// ----------------------------------------------------------------------------------
 
 #[test]
 fn other_models_are_refused_by_name() {
@@ -740,7 +736,6 @@ fn arrays_nest_only_a_little() {
 }
 
 // --- Damage
-// --------------------------------------------------------------------------------------------------
 
 /// What a small file may take beyond its own size while it is opened.
 const OPEN: usize = 64 << 10;
@@ -866,7 +861,6 @@ fn many_keys_take_memory_in_proportion() {
 }
 
 // --- True shapes
-// ---------------------------------------------------------------------------------------------
 
 /// A name, dim, `hidden_dim`, layers, heads, heads of keys and values, and pieces.
 const TRUE_SHAPES: [(&str, u64, u64, u64, u64, u64, u64); 8] = [

@@ -106,7 +106,6 @@ fn never_panics(bytes: Vec<u8>, options: &ModelOptions, case: &str) -> Result<()
 }
 
 // --- Truncation
-// ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_model_that_is_cut_anywhere_is_refused() {
@@ -164,7 +163,6 @@ fn a_tokenizer_that_is_cut_anywhere_is_refused_or_shorter() {
 }
 
 // --- Random damage
-// -------------------------------------------------------------------------------------------
 
 /// How many files the tests of random damage try: the tests without optimisation are there for
 /// overflow checks.
@@ -285,7 +283,6 @@ fn random_damage_to_a_tokenizer_is_an_error_or_a_working_tokenizer() {
 }
 
 // --- What each error says
-// ------------------------------------------------------------------------------------
 
 /// A file with some of the header's integers replaced.
 fn with_ints(version: &str, ints: &[(usize, i32)]) -> Vec<u8> {
@@ -545,7 +542,6 @@ fn what_is_no_file_is_an_error_with_its_name() {
 }
 
 // --- Tokenizers beside models
-// --------------------------------------------------------------------------------
 
 #[test]
 fn a_tokenizer_is_found_beside_the_model_and_named_when_it_is_bad() {
@@ -600,7 +596,6 @@ fn tokenizers_say_what_is_wrong_with_them() {
 }
 
 // --- Options
-// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn options_that_no_llama_can_have_are_refused() {

@@ -146,7 +146,6 @@ fn names_of_models_say_which_tokens_strip_spaces() {
 }
 
 // --- Texts that go on
-// ----------------------------------------------------------------------------------------
 
 #[test]
 fn a_prompt_after_text_goes_on_from_it() {

@@ -79,7 +79,6 @@ fn step_by_step(model: &Model, tokens: &[u32]) -> Vec<f32> {
 }
 
 // --- Prefill and decode
-// -------------------------------------------------------------------------------------
 
 #[test]
 fn prefill_gives_the_bits_of_as_many_decodes() {
@@ -160,7 +159,6 @@ fn logits_depend_on_every_token_before_them() {
 }
 
 // --- Taking back and forking
-// ---------------------------------------------------------------------------------
 
 #[test]
 fn truncating_and_feeding_again_is_as_if_fresh() {
@@ -245,7 +243,6 @@ fn a_fork_of_nothing_is_a_fresh_session_and_a_fork_outlives_its_session() {
 }
 
 // --- Errors
-// --------------------------------------------------------------------------------------------------
 
 /// What was refused must not have changed anything.
 #[track_caller]
@@ -349,7 +346,6 @@ fn a_session_says_how_much_memory_it_will_take_whatever_its_length() {
 }
 
 // --- The same bits everywhere
-// --------------------------------------------------------------------------------
 
 /// What a session of some prefills and decodes gives.
 fn run(model: &Model) -> Vec<f32> {
@@ -553,7 +549,6 @@ fn debug_prints_what_they_are_and_not_the_weights_or_the_cache() {
 }
 
 // --- Bytes in memory
-// -----------------------------------------------------------------------------------------
 
 #[test]
 fn bytes_of_every_kind_and_alignment_make_the_same_model() {

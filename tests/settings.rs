@@ -17,7 +17,6 @@ const TOKENS: [u32; 8] = [1, 351, 7, 260, 150, 7, 288, 0];
 const TOLERANCE: f64 = 1e-4;
 
 // --- Directories
-// --------------------------------------------------------------------------------------------
 
 /// A tensor of a safetensors file: its type, its shape and its bytes.
 #[derive(Clone)]
@@ -262,7 +261,6 @@ fn nothing_reads_beyond_the_sliding_window() {
 }
 
 // --- What is stored
-// -----------------------------------------------------------------------------------------
 
 /// The frequencies of the base 5e5 for heads of 4, and other numbers.
 fn f32s(numbers: &[f32]) -> Vec<u8> {
@@ -347,7 +345,6 @@ fn the_index_decides_where_a_tensor_is() {
 }
 
 // --- Words
-// --------------------------------------------------------------------------------------------------
 
 #[test]
 fn refusals_say_what_it_is_and_what_to_do() {
@@ -573,7 +570,6 @@ fn not_a_number_is_refused_only_where_it_counts() {
 }
 
 // --- Other publishers
-// ---------------------------------------------------------------------------------------
 
 #[test]
 fn what_llama2c_saves_while_it_trains_is_a_model() {

@@ -207,7 +207,7 @@ impl Template {
     /// ```
     /// use babyllama::chat::Template;
     ///
-    /// let jinja = r"{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{{ '<|im_start|>' + message['role'] ...";
+    /// let jinja = r"{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{{ '<|im_start|>' + role ...";
     /// assert_eq!(Template::ChatMl.default_system(jinja).as_deref(), Some("Be kind."));
     /// ```
     #[must_use]
@@ -222,8 +222,9 @@ impl Template {
     /// ```
     /// use babyllama::chat::Template;
     ///
-    /// let jinja = r"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + message['content'] + ' ASSISTANT:' }}";
-    /// assert_eq!(Template::Vicuna.left_out(jinja).as_deref(), Some("A chat with a kind assistant."));
+    /// let jinja = r"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + text + ' ASSISTANT:' }}";
+    /// let words = Template::Vicuna.left_out(jinja);
+    /// assert_eq!(words.as_deref(), Some("A chat with a kind assistant."));
     /// ```
     #[must_use]
     pub fn left_out(self, jinja: &str) -> Option<String> {
@@ -246,7 +247,8 @@ impl Template {
     /// ```
     /// use babyllama::chat::{Message, Part, Template};
     ///
-    /// let parts = Template::Llama2.render(&[Message::system("Be brief."), Message::user("Hello")]);
+    /// let messages = [Message::system("Be brief."), Message::user("Hello")];
+    /// let parts = Template::Llama2.render(&messages);
     /// let text = "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello [/INST]".to_string();
     /// assert_eq!(parts, [Part::Begin, Part::Text(text)]);
     /// ```

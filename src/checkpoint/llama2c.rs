@@ -2,14 +2,16 @@
 //! layout.
 //!
 //! ```text
-//! v0   7 x i32 dim hidden_dim n_layers n_heads n_kv_heads ±vocab_size max_seq_len    (negative: not tied)
-//!      f32: tok_embeddings; then of all layers: attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3; norm;
+//! v0   7 x i32 dim hidden_dim n_layers n_heads n_kv_heads ±vocab_size (negative: not tied)
+//!      max_seq_len
+//!      f32: tok_embeddings;
+//!      of all layers: attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3; norm;
 //!      two tables of max_seq_len * head_dim / 2, which aren't used; output if not tied
 //! v1   "24ka" i32 1, the 7 integers, u8 tied, zeros to byte 256
 //!      f32: of all layers: attention_norm, ffn_norm; norm; tok_embeddings;
 //!      of all layers: wq, wk, wv, wo, w1, w2, w3; output if not tied
-//! v2   like v1, with i32 group_size at byte 37; norms in f32, every other tensor as rows*columns int8
-//!      and then its f32 scales, one for each group
+//! v2   like v1, with i32 group_size at byte 37; norms in f32, every other tensor as rows*columns
+//!      int8 and then its f32 scales, one for each group
 //! ```
 //!
 //! The files hold neither `norm_eps` nor `rope_theta`: 1e-5 and 10,000 are what llama2.c takes, and

@@ -18,7 +18,8 @@
 //! use babyllama::ModelOptions;
 //! use babyllama::convert::{GgufOptions, Recipe, OutputFile, Source, to_gguf};
 //!
-//! let source = Source::open("stories15M.bin", &ModelOptions::new().tokenizer_path("tokenizer.bin"))?;
+//! let open = ModelOptions::new().tokenizer_path("tokenizer.bin");
+//! let source = Source::open("stories15M.bin", &open)?;
 //! let options = GgufOptions::new().mix(Recipe::Q8_0).metadata("general.name", "Stories 15M");
 //! let mut file = OutputFile::create("stories15M.gguf", false)?;
 //! to_gguf(&source, &options, &mut file)?;

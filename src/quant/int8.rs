@@ -1,8 +1,10 @@
 //! llama2.c's v2: int8 weights with an f32 scale for every `group_size` of them.
 //!
 //! ```text
-//! qs      i8  x rows*n                 weight (row, column) = qs[row*n + column] * scales[(row*n + column) / group_size]
+//! qs      i8  x rows*n
 //! scales  f32 x rows*n / group_size    at any byte address
+//!
+//! weight (row, column) = qs[row*n + column] * scales[(row*n + column) / group_size]
 //! ```
 //!
 //! Groups run over the flat tensor, so where a row isn't a multiple of the group size they straddle

@@ -5,8 +5,8 @@
 //! across lanes:
 //!
 //! ```text
-//! activations  (token tiles, groups, 8 quads, LANES tokens, 4)    int8; a quad of each token is a vector
-//! weights      (micro-panels, superblocks, 8 groups, rows, 32)    int8; a quad at a time goes to all lanes
+//! activations  (token tiles, groups, 8 quads, LANES tokens, 4)  int8, a vector for each quad
+//! weights      (micro-panels, superblocks, 8 groups, rows, 32)  a quad at a time goes to all lanes
 //! ```
 //!
 //! A product must come out as the same bits as decode's, whose vectors hold different groups of one

@@ -6,7 +6,7 @@
 //! d       f16       at 80
 //! dmin    f16       at 82
 //!
-//! weight = (d * scale) * q - dmin * min                                     84 bytes for 256 weights
+//! weight = (d * scale) * q - dmin * min                                   84 bytes for 256 weights
 //! ```
 
 use super::block::{Block, DecodedSuperblock, IntSubBlocks, PAIRS, SIGN, f16_at, scale_sub_blocks, u16_at};

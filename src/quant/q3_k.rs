@@ -6,7 +6,7 @@
 //! scales  u8 x 12   at 96    16 scales of 6 bits, see `scales`
 //! d       f16       at 108
 //!
-//! weight = (d * (scale - 32)) * (q - 4)                                     110 bytes for 256 weights
+//! weight = (d * (scale - 32)) * (q - 4)                                  110 bytes for 256 weights
 //! ```
 
 use super::block::{

@@ -4,9 +4,10 @@
 //! d       f16       at 0
 //! dmin    f16       at 2
 //! scales  u8 x 12   at 4    8 scales and 8 minima of 6 bits, see `scales_and_mins`
-//! qs      u8 x 128  at 16   q of group 2j = the low, of group 2j + 1 the high nibbles of qs[32j..32j + 32]
+//! qs      u8 x 128  at 16   qs[32j..32j + 32]: q of group 2j in the low nibbles, of group 2j + 1
+//!                           in the high ones
 //!
-//! weight = (d * scale) * q - dmin * min                                     144 bytes for 256 weights
+//! weight = (d * scale) * q - dmin * min                                  144 bytes for 256 weights
 //! ```
 
 use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, SIGN, f16_at, times, u16_at, u32_at};

@@ -7,7 +7,7 @@
 //! qh      u8 x 32   at 16   bit g of qh[i] is the high bit of weight i of group g
 //! qs      u8 x 128  at 48   the low 4 bits, as in Q4_K
 //!
-//! weight = (d * scale) * q - dmin * min                                     176 bytes for 256 weights
+//! weight = (d * scale) * q - dmin * min                                  176 bytes for 256 weights
 //! ```
 
 use super::block::{Block, DecodedSuperblock, PAIRS, f16_at};

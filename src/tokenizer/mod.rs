@@ -93,9 +93,11 @@ enum Algorithm {
 /// ```
 /// use babyllama::Tokenizer;
 ///
-/// // A file in llama2.c's format: the longest piece's length, then each piece's score, length and bytes.
+/// let pieces =
+///     [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), (" ", -3.0), ("o", -4.0), (" o", -1.0)];
+/// // In llama2.c's format: the longest piece's length, then each piece's score, length and bytes.
 /// let mut file = 5_i32.to_le_bytes().to_vec();
-/// for (piece, score) in [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), (" ", -3.0), ("o", -4.0), (" o", -1.0)] {
+/// for (piece, score) in pieces {
 ///     file.extend(f32::to_le_bytes(score));
 ///     file.extend((piece.len() as i32).to_le_bytes());
 ///     file.extend(piece.as_bytes());

@@ -30,7 +30,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, fs, io, process};
 
 // --- Random models
-// ------------------------------------------------------------------------------------------
 
 /// The integers that fix a Llama's tensors. `dim` is a multiple of `n_heads`, `n_heads` of
 /// `n_kv_heads`.
@@ -314,7 +313,6 @@ pub fn quantize(tensor: &[f32], group_size: usize) -> (Vec<i8>, Vec<f32>) {
 }
 
 // --- Comparing
-// ----------------------------------------------------------------------------------------------
 
 /// The standard deviation, about the mean.
 pub fn std_dev(x: &[f64]) -> f64 {
@@ -334,7 +332,6 @@ pub fn max_abs_diff<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[A], b: &[B]) 
 }
 
 // --- Files
-// --------------------------------------------------------------------------------------------------
 
 /// A file in a temporary folder of its own; both go when it is dropped.
 #[derive(Debug)]

@@ -1,11 +1,13 @@
 //! GGUF, versions 1 to 3: llama.cpp's files, little-endian.
 //!
 //! ```text
-//! "GGUF"  u32 version  count n_tensors  count n_keys           a count is a u64; in version 1 a u32
-//! n_keys of:     string key, u32 type, value                   a string is a count and its bytes
+//! "GGUF"  u32 version  count n_tensors  count n_keys          a count is a u64; in version 1 a u32
+//! n_keys of:     string key, u32 type, value                  a string is a count and its bytes
 //!                an array is u32 type, count, its elements
-//! n_tensors of:  string name, u32 n_dims, count for each dimension (innermost first), u32 type, u64 offset
-//! zeros to the next multiple of general.alignment (32), from where offsets are counted; each tensor starts at one
+//! n_tensors of:  string name, u32 n_dims, count for each dimension (innermost first), u32 type,
+//!                u64 offset
+//! zeros to the next multiple of general.alignment (32), from where offsets are counted; each
+//! tensor starts at such a multiple
 //! ```
 //!
 //! Only the modules here, those that write such files in `convert/gguf`, and the table of tensors

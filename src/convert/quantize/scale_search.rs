@@ -6,7 +6,8 @@
 //! weights `x` and whole numbers `q`, the squared error of `x = s q + m` is
 //!
 //! ```text
-//! sum(w x x) - gain,    gain = 2 (s sum(w x q) + m sum(w x)) - (s s sum(w q q) + 2 s m sum(w q) + m m sum(w))
+//! sum(w x x) - gain
+//! gain = 2 (s sum(w x q) + m sum(w x)) - (s s sum(w q q) + 2 s m sum(w q) + m m sum(w))
 //! ```
 //!
 //! so that the candidate of the greatest gain is the best, and no error is ever summed up.

@@ -2,9 +2,11 @@
 //! files; and what llama2.c saves while it trains.
 //!
 //! ```text
-//! params.json          hyperparameters, but for those that the weights' shapes tell, and the context's length
+//! params.json          hyperparameters, except those that follow from the weights' shapes, and the
+//!                      context length
 //! consolidated.safetensors, or
-//! consolidated.NN.pth  shard NN of every tensor: some have all columns of some rows, others all rows of some columns
+//! consolidated.NN.pth  shard NN of every tensor: all columns of some rows, or all rows of some
+//!                      columns
 //! tokenizer.model      of SentencePiece, or of Llama 3; LLaMA 1's lies one folder above
 //! ```
 //!

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! u64   the header's length
-//! JSON  {"NAME": {"dtype": "BF16", "shape": [ROWS, COLUMNS], "data_offsets": [START, END]}, ..., "__metadata__": {...}}
+//! JSON  {"NAME": {"dtype": "BF16", "shape": [ROWS, COLUMNS], "data_offsets": [START, END]}, ...,
+//!       "__metadata__": {...}}
 //! data  offsets count from here; tensors fill it without gaps
 //! ```
 //!

@@ -2,9 +2,10 @@
 //! settings are read.
 //!
 //! ```text
-//! message   fields, each a number and a type, and then: a varint; or 4 or 8 bytes; or a length and as many bytes
-//! model     1 pieces: 1 text, 2 score, 3 kind      2 TrainerSpec, 3 NormalizerSpec: see their tables
-//!           4 data to try it with                  5 NormalizerSpec, of text that comes out
+//! message   fields, each a number and a type, and then: a varint; or 4 or 8 bytes; or a length n
+//!           and n bytes
+//! model     1 pieces: 1 text, 2 score, 3 kind   2 TrainerSpec, 3 NormalizerSpec: see their tables
+//!           4 self-test data                    5 NormalizerSpec of decoded text
 //! ```
 //!
 //! Source: `sentencepiece_model.proto` in the SentencePiece repository; the encoding page of

@@ -2,9 +2,11 @@
 //! bytes lie.
 //!
 //! ```text
-//! for each entry  "PK\3\4", 22 bytes, u16 length of the name, u16 length of what is extra, both, the bytes
-//! for each entry  "PK\1\2": the same again, and where it lies: the directory
-//! the end         "PK\5\6": where the directory lies; in front of it "PK\6\6" and "PK\6\7" if that takes 64 bits
+//! for each entry  "PK\3\4", 22 bytes, u16 length of the name, u16 length of the extra field, both,
+//!                 the bytes
+//! for each entry  "PK\1\2": the same again, and the entry's offset: the directory
+//! the end         "PK\5\6": the directory's offset; before it "PK\6\6" and "PK\6\7" if that takes
+//!                 64 bits
 //! ```
 //!
 //! Nothing is unpacked and nothing is written, so an archive can't grow, and its names can't lead
