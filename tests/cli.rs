@@ -686,7 +686,7 @@ fn bench_measures_files_and_made_up_models() {
     let shown = stdout(&babyllama(&[&synthetic[..], &["--repetitions", "1", "--depth", "3"]].concat()));
     assert!(shown.starts_with("stories15m Q4_1, ") && shown.lines().count() == 3, "{shown}");
     fails(&babyllama(&["bench", MODEL, "--shape", "stories15m"]), 2, &["cannot be used with"]);
-    fails(&babyllama(&["bench", "--prompt", "0"]), 2, &["must be at least 1"]);
+    fails(&babyllama(&["bench", "--prompt", "0"]), 2, &["0 is not in 1.."]);
 }
 
 // --- inspect

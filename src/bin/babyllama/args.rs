@@ -1,5 +1,6 @@
 //! Options that several commands share, and how their values are read.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use babyllama::chat::Template;
 use babyllama::{CacheDtype, ErrorKind, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 
 use crate::error::CliError;
 
@@ -95,16 +96,16 @@ pub(crate) struct TokenizerArgs {
 #[command(next_help_heading = "Running the model")]
 pub(crate) struct EngineArgs {
     /// Number of threads [default: one per available processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_THREADS))]
+    threads: Option<usize>,
 
     /// Instruction set [default: the fastest that this processor has]
     #[arg(long, value_parser = isa_parser())]
     isa: Option<Isa>,
 
     /// Length of the context in tokens [default: the model's maximum]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
-    context_length: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_POSITIONS))]
+    context_length: Option<usize>,
 
     /// Keep the KV cache in f16: half the memory, faster in long contexts, slightly less exact; off
     /// by default
@@ -115,12 +116,13 @@ pub(crate) struct EngineArgs {
     #[arg(long)]
     huge_pages: bool,
 
-    /// Epsilon of RMSNorm, which llama2.c's files don't store; LLaMA 1 has 1e-6 [default: 1e-5]
+    /// Epsilon of RMSNorm; LLaMA 1 has 1e-6 [default: the file's, or 1e-5 for llama2.c's, which
+    /// don't store it]
     #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
     norm_eps: Option<f32>,
 
-    /// Base of the rotary frequencies, which llama2.c's files don't store; Code Llama has 1e6
-    /// [default: 1e4]
+    /// Base of the rotary frequencies; Code Llama has 1e6 [default: the file's, or 1e4 for
+    /// llama2.c's, which don't store it]
     #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
     rope_theta: Option<f64>,
 }
@@ -129,7 +131,7 @@ impl EngineArgs {
     pub(crate) fn model_options(&self) -> ModelOptions {
         let mut options = ModelOptions::new().huge_pages(self.huge_pages);
         if let Some(threads) = self.threads {
-            options = options.threads(threads.into());
+            options = options.threads(threads);
         }
         if let Some(isa) = self.isa {
             options = options.isa(isa);
@@ -155,7 +157,7 @@ impl EngineArgs {
     pub(crate) fn session_options(&self) -> SessionOptions {
         let options = SessionOptions::new().cache_dtype(self.cache_dtype());
         match self.context_length {
-            Some(positions) => options.context_length(positions as usize),
+            Some(positions) => options.context_length(positions),
             None => options,
         }
     }
@@ -196,14 +198,12 @@ pub(crate) fn parse_rope_theta(text: &str) -> Result<f64, String> {
     if theta.is_finite() && theta > 0.0 { Ok(theta) } else { Err("must be a number above 0".into()) }
 }
 
-/// A number of positions.
-pub(crate) fn parse_positions(text: &str) -> Result<usize, String> {
-    let positions = text.parse().map_err(|e| format!("{e}"))?;
-    if (1..=i32::MAX as usize).contains(&positions) {
-        Ok(positions)
-    } else {
-        Err("must be from 1 to 2147483647".into())
-    }
+pub(crate) const MAX_THREADS: u64 = 1024;
+pub(crate) const MAX_POSITIONS: u64 = i32::MAX as u64;
+
+/// Takes an integer in a range.
+pub(crate) fn in_range(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
 }
 
 /// Token ids, as `tokenize` prints them.

@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
-use crate::args::{cache_dtype, isa_parser};
+use crate::args::{MAX_THREADS, cache_dtype, in_range, isa_parser};
 use crate::error::CliError;
 use crate::machine::{self, Memory};
 use crate::models::{self, BUNDLED, TokenizerChoice};
@@ -37,24 +37,24 @@ pub(crate) struct BenchArgs {
     pub(crate) dtype: Dtype,
 
     /// Number of tokens in the prompt
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = parse_count)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = in_range(1..=MAX_COUNT))]
     pub(crate) prompt: usize,
 
     /// Number of tokens to generate
-    #[arg(long = "gen", value_name = "N", default_value_t = 32, value_parser = parse_count)]
+    #[arg(long = "gen", value_name = "N", default_value_t = 32, value_parser = in_range(1..=MAX_COUNT))]
     pub(crate) generate: usize,
 
     /// Number of tokens already in the context
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_depth)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = in_range(0..=MAX_COUNT))]
     pub(crate) depth: usize,
 
     /// Number of measurements
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_count)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = in_range(1..=MAX_COUNT))]
     pub(crate) repetitions: usize,
 
     /// Number of threads, or several separated by commas [default: one per available processor]
-    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Vec<u16>,
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = in_range(1..=MAX_THREADS))]
+    pub(crate) threads: Vec<usize>,
 
     /// Instruction set, or several separated by commas [default: the fastest that this processor
     /// has]
@@ -90,29 +90,14 @@ fn shape_parser() -> impl TypedValueParser<Value = Shape> {
         .try_map(|name| SHAPES.iter().find(|shape| shape.name == name).copied().ok_or("no such shape"))
 }
 
-/// A number from 1 on.
-fn parse_count(text: &str) -> Result<usize, String> {
-    let count = text.parse().map_err(|e| format!("{e}"))?;
-    match count {
-        0 => Err("must be at least 1".into()),
-        1..=MAX_COUNT => Ok(count),
-        _ => Err(format!("must be at most {MAX_COUNT}")),
-    }
-}
-
-/// A number from 0 on.
-fn parse_depth(text: &str) -> Result<usize, String> {
-    if text == "0" { Ok(0) } else { parse_count(text) }
-}
-
 /// The maximum of tokens and repetitions: sums of them don't overflow.
-const MAX_COUNT: usize = 1 << 30;
+const MAX_COUNT: u64 = 1 << 30;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
     let isas = if args.isa.is_empty() { vec![Isa::best()] } else { args.isa.clone() };
     let threads: Vec<usize> = match &args.threads[..] {
         [] => vec![thread::available_parallelism().map_or(1, usize::from)],
-        threads => threads.iter().map(|&n| n.into()).collect(),
+        threads => threads.to_vec(),
     };
     let memory = Memory::new(args.huge_pages).map_err(babyllama::Error::from)?;
     let source = Source::of(args)?;
@@ -162,7 +147,7 @@ impl<'a> Source<'a> {
         }
         if n_layers < shape.n_layers && !args.quiet {
             note(&format!(
-                "{} in {dtype} takes {:.1} GB and there are {:.1} GB: running {n_layers} of its {} layers",
+                "note: {} in {dtype} takes {:.1} GB, and {:.1} GB are available: running {n_layers} of its {} layers",
                 shape.name,
                 shape.bytes(dtype, shape.n_layers)? as f64 / 1e9,
                 available as f64 / 1e9,

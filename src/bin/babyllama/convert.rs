@@ -12,7 +12,7 @@ use babyllama::convert::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{parse_norm_eps, parse_positions, parse_rope_theta};
+use crate::args::{MAX_POSITIONS, MAX_THREADS, in_range, parse_norm_eps, parse_rope_theta};
 use crate::error::CliError;
 use crate::interrupt::{Watch, is_terminated, remove_when_killed};
 use crate::output::{note, takes_escapes};
@@ -61,30 +61,31 @@ pub(crate) struct ConvertArgs {
     pub(crate) quiet: bool,
 
     /// Number of threads [default: one per available processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_THREADS))]
+    pub(crate) threads: Option<usize>,
 
     /// Set a key of the GGUF file, such as general.name or general.license; can be given several
     /// times
     #[arg(long, value_name = "KEY=TEXT")]
     pub(crate) set: Vec<KeyAndText>,
 
-    /// Epsilon of RMSNorm, which llama2.c's files don't store; LLaMA 1 has 1e-6 [default: 1e-5]
+    /// Epsilon of RMSNorm; LLaMA 1 has 1e-6 [default: the file's, or 1e-5 for llama2.c's, which
+    /// don't store it]
     #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
     pub(crate) norm_eps: Option<f32>,
 
-    /// Base of the rotary frequencies, which llama2.c's files don't store; Code Llama has 1e6
-    /// [default: 1e4]
+    /// Base of the rotary frequencies; Code Llama has 1e6 [default: the file's, or 1e4 for
+    /// llama2.c's, which don't store it]
     #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
     pub(crate) rope_theta: Option<f64>,
 
     /// Maximum context length of the model, which Meta's files don't store [default: guessed from
     /// the other hyperparameters]
-    #[arg(long, value_name = "N", value_parser = parse_positions)]
+    #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_POSITIONS))]
     pub(crate) max_seq_len: Option<usize>,
 }
 
-/// Which tokenizer a converted model gets.
+/// The tokenizer of a converted model.
 #[derive(Debug, Args)]
 pub(crate) struct ConvertTokenizerArgs {
     /// Tokenizer file, used instead of the model's own: tokenizer.model, tokenizer.json,
@@ -93,7 +94,7 @@ pub(crate) struct ConvertTokenizerArgs {
     pub(crate) path: Option<PathBuf>,
 }
 
-/// What a model can be converted to.
+/// The format that a model is converted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TargetFormat {
     Gguf,
@@ -110,7 +111,7 @@ Examples:
   babyllama convert llama2-7b.F16.gguf llama2-7b.Q4_K_M.gguf --dtype q4_k_m
   babyllama convert model.bin model.gguf --set general.name=\"My model\" --set general.license=MIT";
 
-/// The formats of matrices; `None` is what the source has.
+/// The formats of matrices; `None` keeps the source's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MixOrAuto(pub(crate) Option<Recipe>);
 
@@ -137,7 +138,7 @@ fn dtype_help() -> String {
     )
 }
 
-/// A key of a GGUF file, and a text.
+/// A key of a GGUF file, and its text.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyAndText(pub(crate) String, pub(crate) String);
 
@@ -145,8 +146,8 @@ impl FromStr for KeyAndText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (key, text) = text.split_once('=').ok_or("a key and a text have = between them")?;
-        // The others have types of their own, and this program sets them.
+        let (key, text) = text.split_once('=').ok_or("expected KEY=TEXT")?;
+        // The other keys have types of their own, and `convert` sets them.
         if !key.starts_with("general.") {
             return Err(format!("only keys that begin with general. can be set, not {key}"));
         }
@@ -166,8 +167,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
     if !args.quiet {
         source.notes().iter().for_each(|text| note(&format!("note: {text}")));
     }
-    // Until the files have their places a signal must leave nothing behind. Comparing them leaves
-    // nothing anyway.
+    // Until the output is complete, a signal must remove it. Comparing it writes nothing.
     let watch = Watch::new();
     match version(args) {
         None => write_gguf(args, &source, &watch)?,
@@ -182,7 +182,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
         check(&source, &args.target, |compared| bar.set_position(compared))?;
         bar.finish_and_clear();
         if !args.quiet {
-            note("every tensor, the tokenizer and the hyperparameters are the source's");
+            note("every tensor, the tokenizer and the hyperparameters match the source");
         }
     }
     Ok(())
@@ -205,7 +205,7 @@ fn model_options(args: &ConvertArgs) -> ModelOptions {
     options
 }
 
-/// Which of llama2.c's formats is wanted; `None` is GGUF.
+/// Which of llama2.c's formats was chosen; `None` is GGUF.
 fn version(args: &ConvertArgs) -> Option<Llama2c> {
     let is_bin = args.target.extension().is_some_and(|extension| extension == "bin");
     match args.to.unwrap_or(if is_bin { TargetFormat::Llama2cV0 } else { TargetFormat::Gguf }) {
@@ -224,7 +224,7 @@ fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), 
         options = options.mix(mix);
     }
     if let Some(threads) = args.threads {
-        options = options.threads(threads.into());
+        options = options.threads(threads);
     }
     for KeyAndText(key, text) in &args.set {
         options = options.metadata(key, text.as_str());
@@ -232,12 +232,12 @@ fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), 
     let bytes = gguf_bytes(source, &options).map_err(|e| CliError::of(args.target.display(), e))?;
     write(args, bytes, watch, |to| to_gguf(source, &options, to))?.keep()?;
     if !args.quiet && source.tokenizer()?.is_none() {
-        note("there is no tokenizer: the file takes tokens alone, no text");
+        note("note: there is no tokenizer: the output can only be run on token ids");
     }
     Ok(())
 }
 
-/// Writes a file of weights and one of the tokenizer, if llama2.c can have it.
+/// Writes the weights, and the tokenizer if llama2.c's format can express it.
 fn write_llama2c(
     args: &ConvertArgs,
     source: &Source,
@@ -246,7 +246,7 @@ fn write_llama2c(
 ) -> Result<(), CliError> {
     if args.dtype.0.is_some() || !args.set.is_empty() {
         let why = if args.to.is_none() { ", and .bin chose one: --to gguf changes it" } else { "" };
-        return Err(CliError::Usage(format!("llama2.c's formats know neither --dtype nor --set{why}")));
+        return Err(CliError::Usage(format!("llama2.c's formats take neither --dtype nor --set{why}")));
     }
     let of_target = |e| CliError::of(args.target.display(), e);
     let mut tokenizer = Vec::new();
@@ -255,7 +255,7 @@ fn write_llama2c(
         Ok(()) => Some(create(args, &beside)?),
         Err(e) => {
             if !args.quiet {
-                note(&format!("no {}: {e}", beside.display()));
+                note(&format!("note: no {}: {e}", beside.display()));
             }
             None
         }
@@ -271,13 +271,13 @@ fn write_llama2c(
     if (config.norm_eps, config.rope_theta) != (1e-5, 1e4) && !args.quiet {
         let (eps, theta) = (config.norm_eps, config.rope_theta);
         note(&format!(
-            "llama2.c's formats don't say it: run it with --norm-eps {eps:e} --rope-theta {theta}"
+            "note: llama2.c's formats don't store these options: run it with --norm-eps {eps:e} --rope-theta {theta}"
         ));
     }
     Ok(())
 }
 
-/// A file that takes its place when it is whole, and never that of one that the model is read from.
+/// Creates an output file, which must not be one that the model is read from.
 fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, CliError> {
     let mut sources = vec![args.source.as_path()];
     sources.extend(args.tokenizer.path.as_deref());
@@ -286,7 +286,7 @@ fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, CliError> {
     Ok(file)
 }
 
-/// Writes a file that isn't in its place yet, and shows how far it is.
+/// Writes a file that doesn't have its name yet, and shows progress.
 fn write(
     args: &ConvertArgs,
     bytes: u64,
@@ -306,7 +306,7 @@ fn write(
     Ok(file)
 }
 
-/// An error without a file is of the one that is written.
+/// An error without a path is about the output.
 fn described(error: &babyllama::Error, target: &Path) -> CliError {
     match error.path() {
         Some(_) => CliError::Error(error.to_string()),
@@ -336,8 +336,7 @@ fn progress_bar(args: &ConvertArgs, what: &'static str, len: u64) -> ProgressBar
     bar
 }
 
-/// Counts what is written, and fails at the first write after Ctrl-C, so that the unfinished file
-/// is removed.
+/// Shows progress, and fails at the first write after Ctrl-C, so that the unfinished file is removed.
 #[derive(Debug)]
 struct Watched<'a> {
     to: &'a mut OutputFile,
