@@ -155,7 +155,7 @@ pub enum ErrorKind {
         /// Both values.
         reason: String,
     },
-    /// There is too little room for a file to be written.
+    /// There is too little space for a file to be written.
     DiskFull {
         /// Bytes that the file will have.
         needed: u64,

@@ -91,6 +91,7 @@
 
 mod arch;
 mod attention;
+mod bytes;
 pub mod chat;
 mod checkpoint;
 mod compute;

@@ -442,14 +442,14 @@ fn an_output_file_takes_its_place_only_when_it_is_whole() {
 
     let mut file = OutputFile::create(&target, true).unwrap();
     file.write_all(b"whole").unwrap();
-    file.keep().unwrap();
+    file.persist().unwrap();
     assert_eq!((fs::read(&target).unwrap(), names()), (b"whole".to_vec(), 1));
 
     let other = folder.join("other");
     let mut file = OutputFile::create(&other, false).unwrap();
     file.write_all(b"ours").unwrap();
     fs::write(&other, b"theirs").unwrap();
-    assert!(matches!(file.keep().unwrap_err().kind(), ErrorKind::Exists));
+    assert!(matches!(file.persist().unwrap_err().kind(), ErrorKind::Exists));
     assert_eq!(fs::read(&other).unwrap(), b"theirs");
     assert!(matches!(OutputFile::create(folder, true).unwrap_err().kind(), ErrorKind::Io(_)));
 }

@@ -281,7 +281,7 @@ fn numbers_may_have_any_width_and_widths_may_be_given_for_each_layer() {
     refuses!(
         each(12, 16),
         ErrorKind::KeyType { .. },
-        "llama.feed_forward_length: expected a whole number, the same"
+        "llama.feed_forward_length: expected an integer, the same"
     );
     let three = Value::Array(4, vec![Value::U32(12); 3]);
     refuses!(with_key("llama.feed_forward_length", three), ErrorKind::KeyType { .. }, "array of 3 u32");
@@ -520,11 +520,7 @@ fn every_tensor_that_a_llama_needs_is_missed_and_measured() {
 #[test]
 fn a_value_of_the_wrong_type_is_named_with_both_types() {
     for (key, value, message) in [
-        (
-            "llama.embedding_length",
-            Value::F32(8.0),
-            "expected a whole number that is not negative, found f32 8",
-        ),
+        ("llama.embedding_length", Value::F32(8.0), "expected an integer that is not negative, found f32 8"),
         ("llama.embedding_length", Value::I32(-8), "found i32 -8"),
         ("llama.block_count", Value::str("2"), "found string \"2\""),
         ("llama.rope.freq_base", Value::U32(10000), "expected a floating-point number, found u32 10000"),
@@ -588,10 +584,14 @@ fn tensors_lie_in_the_file_aligned_and_apart() {
     refuses!(dims(&[1 << 32, 1 << 32]), ErrorKind::TensorLayout { .. }, "overflows");
     refuses!(dims(&[u64::MAX]), ErrorKind::TensorLayout { .. }, "overflows");
     refuses!(dims(&[0, 8]), ErrorKind::TensorLayout { .. }, "rows of 0");
-    refuses!(dims(&[8, 8, 0]), ErrorKind::TensorLayout { .. }, "no whole number");
+    refuses!(dims(&[8, 8, 0]), ErrorKind::TensorLayout { .. }, "not a multiple of");
     refuses!(dims(&[8, 8, 1 << 20]), ErrorKind::TensorLayout { .. }, "don't end within");
     let kind = |kind: u32| with(|file| file.find("blk.0.attn_q.weight").kind = kind);
-    refuses!(kind(2), ErrorKind::TensorLayout { .. }, "rows of 8 weights are no whole number of Q4_0 blocks");
+    refuses!(
+        kind(2),
+        ErrorKind::TensorLayout { .. },
+        "rows of 8 weights are not a multiple of Q4_0's blocks"
+    );
     for (number, name) in [
         (4, "Q4_2 (which was taken back: download the model in Q4_0)"),
         (5, "Q4_3 (which was taken back: download the model in Q4_1)"),
@@ -686,7 +686,7 @@ fn a_type_of_weights_takes_the_bytes_that_ggml_gives_it() {
                 file.tensor("odd", &[weights + 1, 1], &[]);
                 file.find("odd").kind = kind;
             });
-            refuses!(file, ErrorKind::TensorLayout { .. }, "no whole number of");
+            refuses!(file, ErrorKind::TensorLayout { .. }, "not a multiple of");
         }
     }
 }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. Modules on one line may import each other, but for `forward` and
 /// `checkpoint`.
 const LAYERS: &[&[&str]] = &[
-    &["error"],
+    &["error", "bytes"],
     &["storage", "simd", "parallel"],
     &["quant"],
     &["tensor", "config", "settings", "compute"],
-    &["weights", "ops", "gemm", "kv_cache"],
+    &["arch", "weights", "ops", "gemm", "kv_cache"],
     &["matmul", "attention"],
     &["forward", "checkpoint"],
     &["model", "inspect"],

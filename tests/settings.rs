@@ -366,10 +366,7 @@ fn refusals_say_what_it_is_and_what_to_do() {
         (Copy::new().set("quantization_config", mlx), &["MLX", "--dtype"]),
         (Copy::new().set("quantization_config", json!({})), &["by a method that isn't named"]),
         (Copy::new().set("rope_scaling", yarn), &["beta_fast is 1", "beta_slow is 32"]),
-        (
-            Copy::new().set("_unknown_window", json!(4)).set("num_hidden_layers", json!(2.5)),
-            &["whole number"],
-        ),
+        (Copy::new().set("_unknown_window", json!(4)).set("num_hidden_layers", json!(2.5)), &["integer"]),
         (Copy::new().set("architectures", json!(["LlamaForCausalLM", "Bird"])), &["Bird"]),
         (add("g_idx"), &["GPTQ"]),
         (add("scales"), &["quantized: convert the model"]),

@@ -22,9 +22,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Checkpoint;
-use super::bytes::ByteReader;
 use super::file_kind::FileKind;
 use crate::arch::{LAYER, NORM, OUTPUT, TOK_EMBEDDINGS, TensorId, TensorReader};
+use crate::bytes::ByteReader;
 use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};

@@ -4,7 +4,6 @@
 //! before they make a tensor, allocate no more than the file's own length justifies, and never
 //! panic. A new format is a file here and a line in [`READERS`].
 
-pub(crate) mod bytes;
 pub(crate) mod file_kind;
 pub(crate) mod gguf;
 pub(crate) mod llama2c;
@@ -90,7 +89,7 @@ fn unfinished(error: Error, storage: &Storage) -> Error {
     match storage.path().filter(|path| file_kind::is_unfinished(path)) {
         Some(_) => {
             let hint = format!("its name says that its download isn't done, and {}", error.kind());
-            ErrorKind::UnknownFormat { hint }.into()
+            Error::unknown_format(hint)
         }
         None => error,
     }

@@ -32,7 +32,7 @@ use crate::tensor::Tensor;
 use crate::tokenizer::{PieceKind, TextSettings, Tokenizer};
 use crate::weights::Weight;
 
-/// Weights that are compared at once, but for rows that are longer.
+/// Weights that are compared at once, except of rows that are longer.
 const CHUNK: usize = 1 << 20;
 
 /// Compares a converted model with its source. `progress` is told how many weights have been
@@ -122,7 +122,7 @@ pub(super) fn compare_expected(
     Ok(())
 }
 
-/// Whether two scalings are the same but for the rounding of their numbers to f32, and of what is
+/// Whether two scalings are the same except for the rounding of their numbers to f32, and of what is
 /// computed from them.
 fn are_close(a: RopeScaling, b: RopeScaling) -> bool {
     let close = |a: f64, b: f64| (a - b).abs() <= 4.0 * f64::from(f32::EPSILON) * a.abs();

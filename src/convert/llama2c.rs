@@ -30,7 +30,7 @@ pub enum Llama2c {
     V1,
     /// int8 with a scale for every group of weights: what `runq.c` reads.
     V2 {
-        /// Weights in a group, [`Llama2c::GROUP_SIZE`] in most files; half as many, and so on, if
+        /// Weights in a group, [`Llama2c::GROUP_SIZE`] in most files; half of that, and so on, if
         /// they don't divide `dim`.
         group_size: usize,
     },
@@ -51,7 +51,7 @@ pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
 }
 
 /// Writes a model in one of llama2.c's formats. The files hold neither `norm_eps` nor `rope_theta`:
-/// whoever reads them must know both.
+/// what reads them must know both.
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] if the format can't hold the model: heads of
@@ -194,7 +194,7 @@ fn check(config: &Config, has_rope_factors: bool) -> Result<()> {
 /// Takes some rows of a tensor, and says whether it wants more.
 type TakeRows<'a> = &'a mut dyn FnMut(Range<usize>, &[f32]) -> Result<bool>;
 
-/// Hands out a tensor's rows, as many at a time as are a multiple of `multiple`.
+/// Passes on a tensor's rows in chunks, each a multiple of `multiple` rows.
 fn for_chunks(tensor: &SourceTensor<'_>, multiple: usize, take: TakeRows<'_>) -> Result<()> {
     let (rows, columns) = tensor.rows_and_columns();
     let step = (CHUNK / columns).clamp(1, rows).next_multiple_of(multiple).min(rows);
@@ -269,11 +269,11 @@ fn write_rope_tables(config: &Config, to: &mut impl Write) -> Result<()> {
 }
 
 /// Writes a tokenizer as llama2.c's `tokenizer.bin`. If the model has more logits than there are
-/// pieces, others stand for the rest, since llama2.c wants as many.
+/// pieces, others make up the difference, since llama2.c wants a piece for each logit.
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; [`ErrorKind::NoTokenizer`]; [`ErrorKind::Unwritable`] for a tokenizer that
-/// isn't SentencePiece's, or has other ids for BOS and EOS than 1 and 2, or no dummy space: the
+/// isn't SentencePiece's, or has other ids for BOS and EOS than 1 and 2, or no dummy prefix: the
 /// file doesn't say them.
 pub fn to_tokenizer_bin(source: &Source, mut to: impl Write) -> Result<()> {
     let model = source.model();

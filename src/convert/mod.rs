@@ -6,13 +6,13 @@
 //! the size of the model.
 //!
 //! - `source`: the files that models are published in, and what a model is to everything here
-//! - `mix`: which format each matrix gets
+//! - `recipe`: which format each matrix gets
 //! - `quantize`: weight formats
 //! - `weights`: tensors from the one into the other
 //! - [`gguf`]: the file
 //! - `llama2c`: the same for llama2.c's formats
 //! - `check`: whether a converted model is what it was made from
-//! - `output`: files that take their place only when they are whole
+//! - `output`: files that are moved to their target only when they are whole
 //!
 //! ```no_run
 //! use babyllama::ModelOptions;
@@ -23,7 +23,7 @@
 //! let options = GgufOptions::new().mix(Recipe::Q8_0).metadata("general.name", "Stories 15M");
 //! let mut file = OutputFile::create("stories15M.gguf", false)?;
 //! to_gguf(&source, &options, &mut file)?;
-//! file.keep()?;
+//! file.persist()?;
 //! # Ok::<(), babyllama::Error>(())
 //! ```
 
@@ -66,7 +66,7 @@ pub struct GgufOptions {
 }
 
 impl GgufOptions {
-    /// Weights as they are in the source, or in the nearest format that GGUF has; no metadata but
+    /// Weights as they are in the source, or in the nearest format that GGUF has; no metadata except
     /// what the model needs, and what a source that is GGUF says.
     #[must_use]
     pub fn new() -> Self {
@@ -87,8 +87,8 @@ impl GgufOptions {
         self
     }
 
-    /// The number of threads that encode weights, the calling one included. The default is as many
-    /// as the machine runs at once. Any number writes the same bytes.
+    /// The number of threads that encode weights, the calling one included. The default is the
+    /// number that the machine runs at once. Any number writes the same bytes.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);

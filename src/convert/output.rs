@@ -1,4 +1,4 @@
-//! Files that take their place only when they are whole.
+//! Files that are moved to their target only when they are whole.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::file_kind::{FileKind, SAMPLE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A file in the making, beside its target and under another name. If it isn't [kept](Self::keep)
-/// it is removed, and the target is as it was before. A process that is killed leaves it behind,
-/// but never half a file under the target's name; the next one that makes this target removes it,
-/// since the lock on it has gone with the process.
+/// A file in the making, beside its target and under another name. Unless it is
+/// [persisted](Self::persist) it is removed, and the target is as it was before. A process that is
+/// killed leaves it there, but never half a file under the target's name; the next one that makes
+/// this target removes it, since the lock on it has gone with the process.
 ///
 /// A target that is a device or a pipe is written in place.
 ///
@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// let mut file = babyllama::convert::OutputFile::create("model.gguf", false)?;
 /// file.write_all(b"all of it")?;
-/// file.keep()?;
+/// file.persist()?;
 /// # Ok::<(), babyllama::Error>(())
 /// ```
 #[derive(Debug)]
@@ -76,14 +76,14 @@ impl OutputFile {
         Self::create(target, overwrite)
     }
 
-    /// Where the file is until it is kept; `None` if it is written in place. For programs that end
+    /// Where the file is until it is persisted; `None` if it is written in place. For programs that end
     /// in a way that drops nothing.
     pub fn unfinished_path(&self) -> Option<&Path> {
         self.beside.as_deref()
     }
 
-    /// That the disk has room for so many bytes, of which none are written yet. Where that can't be
-    /// found out, it is taken to have.
+    /// That the disk has space for `needed` bytes, of which none are written yet. Where the system
+    /// doesn't say, it is taken to have.
     ///
     /// # Errors
     /// [`ErrorKind::DiskFull`].
@@ -97,16 +97,16 @@ impl OutputFile {
         }
     }
 
-    /// Gives the file its place, when all of it is on the disk.
+    /// Moves the file to its target, when all of it is on the disk.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`]; and [`ErrorKind::Exists`] if the target has come to be since, and isn't
+    /// [`ErrorKind::Io`]; and [`ErrorKind::Exists`] if the target was created meanwhile, and isn't
     /// to be overwritten.
-    pub fn keep(mut self) -> Result<()> {
+    pub fn persist(mut self) -> Result<()> {
         let Some(beside) = &self.beside else { return Ok(()) };
         refuse_existing(&self.target, self.overwrite)?;
-        let kept = self.file.sync_all().and_then(|()| fs::rename(beside, &self.target));
-        kept.map_err(|e| Error::from(e).at(Some(&self.target)))?;
+        let persisted = self.file.sync_all().and_then(|()| fs::rename(beside, &self.target));
+        persisted.map_err(|e| Error::from(e).at(Some(&self.target)))?;
         self.beside = None;
         Ok(())
     }
@@ -173,7 +173,7 @@ fn belongs_to(id: &FileId, source: &Path) -> bool {
 
 /// Whether two files are parts of one GGUF model: `NAME-00001-of-00003.gguf`.
 fn is_part_of(path: &Path, source: &Path) -> bool {
-    // What stands before the number, and what behind it.
+    // What is before the number, and what after it.
     fn apart(path: &Path) -> Option<(&[u8], &[u8])> {
         let name = path.file_name()?.as_encoded_bytes().strip_suffix(b".gguf")?;
         let at = name.len().checked_sub("-00001-of-00003".len())?;
@@ -227,8 +227,8 @@ fn create_beside(target: &Path) -> io::Result<(File, PathBuf)> {
     }
 }
 
-/// Removes what processes left behind that were killed while they made this target. It is no error
-/// if that fails.
+/// Removes the files of processes that were killed while they made this target. It is no error if
+/// that fails.
 fn remove_stale(target: &Path) {
     let beginning = beginning(target);
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

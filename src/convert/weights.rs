@@ -1,9 +1,9 @@
 //! A tensor's weights in another format, some megabytes at a time.
 //!
-//! Rows are read and encoded in parts, several parts at once on as many threads, and then given out
+//! Rows are read and encoded in parts, several parts at once on several threads, and then written
 //! in order.
 //!
-//! Invariant: what is given out depends on the weights and the format alone, as blocks don't depend
+//! Invariant: what is written depends on the weights and the format alone, as blocks don't depend
 //! on each other.
 
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::parallel::Threads;
 use crate::quant::Dtype;
 use crate::simd::Isa;
 
-/// Weights of a part, but for rows that are longer: as f32 they fit a core's own cache.
+/// Weights of a part, except of rows that are longer: as f32 they fit a core's own cache.
 const PART: usize = 1 << 16;
 
 /// Parts for each thread: enough to even out a thread that was interrupted.
@@ -48,7 +48,7 @@ impl<'a> Converter<'a> {
         Self { threads, isa: Isa::best(), parts }
     }
 
-    /// Gives out a tensor's bytes in a format. A tensor that is stored in it already is copied.
+    /// Passes a tensor's bytes in a format to `give`. A tensor that is stored in it already is copied.
     pub(super) fn convert(
         &mut self,
         tensor: &SourceTensor<'_>,
@@ -61,7 +61,7 @@ impl<'a> Converter<'a> {
         {
             let mut copy = Vec::new();
             for bytes in bytes.chunks(COPIED) {
-                // Whoever takes them must not see the bytes of a mapped file, which could change.
+                // No reference to a mapped file, which could change, leaves this crate.
                 copy.clear();
                 copy.extend_from_slice(bytes);
                 give(&copy)?;

@@ -237,7 +237,7 @@ fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), CliError> 
     let mut target = OutputFile::create_apart(file, true, &[model])?;
     interrupt::remove_when_killed(&target);
     target.write_all(lines.as_bytes()).map_err(|e| CliError::of(file, e))?;
-    Ok(target.keep()?)
+    Ok(target.persist()?)
 }
 
 fn load(file: &str) -> Result<Vec<Message>, CliError> {

@@ -230,7 +230,7 @@ fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), 
         options = options.metadata(key, text.as_str());
     }
     let bytes = gguf_bytes(source, &options).map_err(|e| CliError::of(args.target.display(), e))?;
-    write(args, bytes, watch, |to| to_gguf(source, &options, to))?.keep()?;
+    write(args, bytes, watch, |to| to_gguf(source, &options, to))?.persist()?;
     if !args.quiet && source.tokenizer()?.is_none() {
         note("note: there is no tokenizer: the output can only be run on token ids");
     }
@@ -264,9 +264,9 @@ fn write_llama2c(
     let file = write(args, bytes, watch, |to| to_llama2c(source, version, to))?;
     if let Some(mut beside) = beside {
         beside.write_all(&tokenizer).map_err(|e| of_target(e.into()))?;
-        beside.keep()?;
+        beside.persist()?;
     }
-    file.keep()?;
+    file.persist()?;
     let config = source.config();
     if (config.norm_eps, config.rope_theta) != (1e-5, 1e4) && !args.quiet {
         let (eps, theta) = (config.norm_eps, config.rope_theta);

@@ -15,12 +15,12 @@ use crate::unrunnable::Unrunnable;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     // A directory can be converted but not run; a file of one can't be run either.
-    let facts = if args.model.is_dir() {
-        Facts::of_source(args)
+    let description = if args.model.is_dir() {
+        Description::of_source(args)
     } else {
-        Facts::of_model(args).or_else(|failure| Facts::of_source(args).map_err(|_| failure))
+        Description::of_model(args).or_else(|failure| Description::of_source(args).map_err(|_| failure))
     };
-    let facts = match facts {
+    let description = match description {
         Err(CliError::Error(reason)) => {
             // That is when people look: what is in it, and why doesn't it run?
             let unrunnable = Unrunnable::open(args, &reason).ok_or(CliError::Error(reason))?;
@@ -29,24 +29,24 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
                 false => print_text(&unrunnable.describe(args)),
             };
         }
-        facts => facts?,
+        description => description?,
     };
     if args.json {
-        return print_json(&facts.to_json(args));
+        return print_json(&description.to_json(args));
     }
-    let mut text = facts.describe();
-    let tensors = facts.tensors.iter().map(|tensor| {
+    let mut text = description.describe();
+    let tensors = description.tensors.iter().map(|tensor| {
         (tensor.name.clone(), tensor.shape.clone(), tensor.dtype.to_string(), tensor.bytes as u64)
     });
     describe_table(&mut text, tensors, args.tensors);
     if args.metadata {
-        describe_metadata(&mut text, &facts.metadata);
+        describe_metadata(&mut text, &description.metadata);
     }
     print_text(&text)
 }
 
 /// What is shown of a model, whatever files it is in.
-struct Facts {
+struct Description {
     name: String,
     format: &'static str,
     file_bytes: u64,
@@ -69,7 +69,7 @@ struct Engine {
     session: SessionOptions,
 }
 
-impl Facts {
+impl Description {
     fn of_model(args: &InspectArgs) -> Result<Self, CliError> {
         let options = args.engine.model_options();
         let choice = TokenizerChoice::from(args.tokenizer.path.as_deref());
@@ -116,7 +116,7 @@ impl Facts {
         }
         let (source, unusable) = match Source::open(&args.model, &options) {
             Ok(source) => (source, None),
-            // As above.
+            // It may be only the tokenizer that is bad.
             Err(error) => match Source::open(&args.model, &options.no_tokenizer()) {
                 Ok(source) => (source, Some(error.to_string())),
                 Err(_) => return Err(error.into()),
@@ -235,7 +235,7 @@ impl Facts {
     }
 }
 
-/// The hyperparameters that are whole numbers.
+/// The hyperparameters that are integers.
 fn counts(config: &Config) -> impl Iterator<Item = (&'static str, usize)> {
     let window = config.sliding_window.map(|window| ("window", window));
     let always = [

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let mut target = OutputFile::create_apart(&args.out, overwrite, &[&args.model])?;
     remove_when_killed(&target);
     write_logits(&mut session, tokens, &mut target, &watch, failed)?;
-    Ok(target.keep()?)
+    Ok(target.persist()?)
 }
 
 /// Writes (`n_tokens`, `vocab_size`) little-endian f32.

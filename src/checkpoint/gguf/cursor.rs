@@ -3,7 +3,7 @@
 
 use super::value::{Kind, Value};
 use super::{FORMAT, MAX_KEY_BYTES};
-use crate::checkpoint::bytes::ByteReader;
+use crate::bytes::ByteReader;
 use crate::error::{Error, Result};
 
 /// Arrays may lie in arrays, but nobody writes them deeper than this.

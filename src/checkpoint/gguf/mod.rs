@@ -98,7 +98,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
     }
 
     let mut notes = Vec::new();
-    // Whoever wants no chat needn't mind what is wrong with it; whoever does sees it by the marks.
+    // A bad template doesn't keep the model from running without a chat.
     let chat_template = metadata.lossy_text(keys::CHAT_TEMPLATE).unwrap_or_else(|error| {
         notes.push(format!("{error}: so the file doesn't say how to chat with the model"));
         None
@@ -128,7 +128,7 @@ pub(crate) fn metadata(storage: &Storage) -> Result<Vec<(String, Value<'_>)>> {
     Header::read(storage).map(|(header, _)| header.metadata.into_pairs())
 }
 
-/// What stands in front of the tensors.
+/// What comes before the tensors.
 #[derive(Debug)]
 struct Header<'a> {
     format: &'static str,
@@ -340,7 +340,7 @@ impl Parts {
         header.read_tensors(&mut cursor, storage, tensors)
     }
 
-    /// That all parts together have as many tensors as the first says.
+    /// That all parts together have the number of tensors that the first says.
     fn check_total(&self, metadata: &Metadata<'_>, tensors: &Tensors) -> Result<()> {
         let Some(expected) = metadata.optional::<usize>(keys::SPLIT_TENSORS)? else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! A Llama as GGUF: its keys, the names of its tensors, and which type each of them gets.
+//! A Llama as GGUF: its keys, and which type each of its tensors gets.
 
 use super::{Array, Header, Value};
 use crate::arch::TensorId;
@@ -21,7 +21,7 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// The key that is there if any of a tokenizer's is.
 const TOKENIZER: &str = "tokenizer.ggml.model";
 
-/// Everything in front of the tensors' bytes. Tensors are announced in the order of the source, and
+/// Everything before the tensors' bytes. Tensors are announced in the order of the source, and
 /// then what rotary frequencies are divided by.
 pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Header> {
     let tensors = source.tensors();
@@ -168,8 +168,8 @@ fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
     }
 }
 
-/// The tokenizer. If the model has more logits than there are pieces, unused ones stand for the
-/// rest: llama.cpp wants as many.
+/// The tokenizer. If the model has more logits than there are pieces, unused ones make up the
+/// difference: llama.cpp wants a piece for each logit.
 fn tokenizer(header: &mut Header, parts: Option<&TokenizerSpec<'_>>, vocab_size: usize) -> Result<()> {
     let Some(parts) = parts else { return header.set(TOKENIZER, "none") };
     let (n_pieces, is_sentencepiece) =

@@ -32,7 +32,7 @@ const MAX_NAME_BYTES: usize = 63;
 /// The most dimensions that a tensor has.
 const MAX_DIMS: usize = 4;
 
-/// Everything in front of the tensors' bytes.
+/// Everything before the tensors' bytes.
 ///
 /// ```
 /// use babyllama::Dtype;

@@ -4,7 +4,7 @@ use super::*;
 use crate::arch::TensorId;
 
 /// What llama.cpp chose, which `tests/golden/mixes.py` wrote.
-const GOLDEN: &str = include_str!("../../../tests/golden/mixes.txt");
+const GOLDEN: &str = include_str!("../../../tests/golden/recipes.txt");
 
 /// Name, `dim`, `hidden_dim`, `n_layers`, heads for each head of keys and values, and whether the
 /// output is tied. `SHAPES` in that script must be equal to this table.

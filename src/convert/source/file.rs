@@ -1,4 +1,4 @@
-//! Files that are read in parts, and must not change meanwhile.
+//! Files that are read in parts, and must not change while they are read.
 //!
 //! They aren't mapped: a conversion reads everything once, which as a mapping would count as the
 //! process's memory, and a file that is cut short would end the process. So what is in memory is
@@ -30,7 +30,7 @@ pub(super) fn unexpected(bytes: &[u8]) -> Option<Error> {
             | FileKind::AdapterConfigJson
             | FileKind::Text
     );
-    is_telling.then(|| ErrorKind::UnknownFormat { hint: kind.sentence(Wanted::Published) }.into())
+    is_telling.then(|| Error::unknown_format(kind.sentence(Wanted::Published)))
 }
 
 /// A file, and what it was when it was opened.
@@ -68,13 +68,12 @@ impl DataFile {
     /// Fills `out` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// [`ErrorKind::Truncated`] if the file hadn't so many when it was opened,
+    /// [`ErrorKind::Truncated`] if the file was shorter when it was opened,
     /// [`ErrorKind::Changed`] if it is no longer what it was, and [`ErrorKind::Io`].
     pub(super) fn read_at(&self, what: &'static str, offset: u64, out: &mut [u8]) -> Result<()> {
         let (needed, available) = (out.len() as u64, self.len.saturating_sub(offset));
         if needed > available {
-            let kind = ErrorKind::Truncated { what, offset, needed, available };
-            return Err(Error::from(kind).at(Some(&self.path)));
+            return Err(Error::truncated(what, offset, needed, available).at(Some(&self.path)));
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(out));
@@ -86,17 +85,15 @@ impl DataFile {
         read.map_err(|e| Error::from(e).at(Some(&self.path)))
     }
 
-    /// Some bytes, of which there are no more than `limit`: what is in front of the weights is
-    /// small.
+    /// `len` bytes, of which there are no more than `limit`: what comes before the weights is small.
     pub(super) fn bytes(&self, what: &'static str, offset: u64, len: u64, limit: u64) -> Result<Vec<u8>> {
         if len > limit {
             let reason = format!("{what} has {len} bytes, more than the {limit} that it may have");
-            return Err(Error::from(ErrorKind::Malformed { format: "model", reason }).at(Some(&self.path)));
+            return Err(Error::malformed("model", reason).at(Some(&self.path)));
         }
         let available = self.len.saturating_sub(offset);
         if len > available {
-            let kind = ErrorKind::Truncated { what, offset, needed: len, available };
-            return Err(Error::from(kind).at(Some(&self.path)));
+            return Err(Error::truncated(what, offset, len, available).at(Some(&self.path)));
         }
         let mut bytes = vec![0; len as usize];
         self.read_at(what, offset, &mut bytes)?;
@@ -113,10 +110,10 @@ impl DataFile {
             error.kind(),
             ErrorKind::Malformed { .. } | ErrorKind::Truncated { .. } | ErrorKind::FileSize { .. }
         );
-        match self.kind().filter(|&kind| is_of_content && self.is_surprise(kind)) {
+        match self.kind().filter(|&kind| is_of_content && self.is_unexpected(kind)) {
             Some(kind) => {
                 let hint = kind.sentence(Wanted::Published);
-                Error::from(ErrorKind::UnknownFormat { hint }).at(Some(&self.path))
+                Error::unknown_format(hint).at(Some(&self.path))
             }
             None => error.at(Some(&self.path)),
         }
@@ -124,7 +121,7 @@ impl DataFile {
 
     /// Whether a kind of file is not what the file's name promises: of what it is, the format's own
     /// error says more.
-    fn is_surprise(&self, kind: FileKind) -> bool {
+    fn is_unexpected(&self, kind: FileKind) -> bool {
         use FileKind::{LoraSafetensors, OldPyTorch, Pickle, PyTorch, Safetensors, Zip};
         let is_json = self.path.extension().is_some_and(|extension| extension == "json");
         let is_tensors = matches!(kind, Safetensors | LoraSafetensors | PyTorch | OldPyTorch | Pickle | Zip);

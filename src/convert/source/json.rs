@@ -24,15 +24,15 @@ impl JsonFile {
         Self::open_up_to(path, MAX_BYTES)
     }
 
-    /// Opens a file of no more than so many bytes.
+    /// Opens a file of no more than `max_bytes`.
     pub(super) fn open_up_to(path: &Path, max_bytes: u64) -> Result<Self> {
         let file = DataFile::open(path)?;
         let bytes = file.bytes("a JSON file", 0, file.len(), max_bytes);
         let map = bytes.and_then(|bytes| parse(&bytes)).map_err(|e| file.explain(e))?;
         if map.contains_key("error") {
             // A server's answer may be JSON, but it has nothing that a model's file has.
-            let hint = "it is a server's error message, not the file: download it again".into();
-            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path)));
+            let hint = "it is a server's error message, not the file: download it again";
+            return Err(Error::unknown_format(hint).at(Some(path)));
         }
         Ok(Self { path: path.into(), map })
     }
@@ -55,25 +55,25 @@ impl JsonFile {
     }
 }
 
-/// An object of JSON text, and of what Python writes for numbers that JSON doesn't have: they
-/// become texts, so whoever wants a number there refuses them by name.
+/// An object of JSON text, in which Python may have written numbers that JSON doesn't have: they
+/// become strings, so that they are refused by name where a number is wanted.
 pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
-    // What Windows' editors put in front.
+    // What Windows' editors put first.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let malformed = |e: serde_json::Error| ErrorKind::Malformed { format: "JSON", reason: e.to_string() };
+    let malformed = |e: serde_json::Error| Error::malformed("JSON", e.to_string());
     serde_json::from_slice(text).or_else(|e| {
         let text = with_python_numbers(text).ok_or_else(|| malformed(e))?;
-        serde_json::from_slice(&text).map_err(|e| malformed(e).into())
+        serde_json::from_slice(&text).map_err(malformed)
     })
 }
 
-/// JSON with `NaN`, `Infinity` and `-Infinity` as texts. `None` if none of them is there.
+/// JSON with `NaN`, `Infinity` and `-Infinity` as strings. `None` if none of them is there.
 fn with_python_numbers(json: &[u8]) -> Option<Vec<u8>> {
-    const ENCODING: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    const NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
     let mut out = Vec::with_capacity(json.len() + 16);
-    let (mut at, mut is_text, mut found) = (0, false, false);
+    let (mut at, mut is_string, mut found) = (0, false, false);
     while let Some(&byte) = json.get(at) {
-        let number = ENCODING.iter().find(|number| !is_text && json[at..].starts_with(number));
+        let number = NUMBERS.iter().find(|number| !is_string && json[at..].starts_with(number));
         if let Some(number) = number {
             out.push(b'"');
             out.extend(*number);
@@ -81,9 +81,9 @@ fn with_python_numbers(json: &[u8]) -> Option<Vec<u8>> {
             (at, found) = (at + number.len(), true);
             continue;
         }
-        // What is behind a backslash ends no text.
-        let n = if is_text && byte == b'\\' { 2 } else { 1 };
-        is_text ^= byte == b'"';
+        // What is after a backslash ends no string.
+        let n = if is_string && byte == b'\\' { 2 } else { 1 };
+        is_string ^= byte == b'"';
         out.extend(&json[at..json.len().min(at + n)]);
         at += n;
     }
@@ -94,7 +94,7 @@ fn with_python_numbers(json: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, Debug)]
 pub(super) struct Object<'a> {
     path: Option<&'a Path>,
-    /// The keys that lead to it, each with a point behind.
+    /// The keys that lead to it, each with a dot after it.
     prefix: String,
     pub(super) map: &'a Map<String, Value>,
 }
@@ -116,7 +116,7 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn required<T: FromJson<'a>>(&self, key: &str) -> Result<T> {
-        let missing = || Error::from(ErrorKind::MissingKey { key: self.name(key) }).at(self.path);
+        let missing = || Error::missing_key(self.name(key)).at(self.path);
         self.optional(key)?.ok_or_else(missing)
     }
 
@@ -138,10 +138,9 @@ impl<'a> Object<'a> {
         Error::from(ErrorKind::KeyType { key: self.name(key), expected, found }).at(self.path)
     }
 
-    /// That a hyperparameter has a value that can't be honoured.
+    /// That a hyperparameter has a value that can't be honored.
     pub(super) fn refuse(&self, field: &'static str, value: &dyn ToString, reason: &str) -> Error {
-        let (value, reason) = (value.to_string(), reason.into());
-        Error::from(ErrorKind::Config { field, value, reason }).at(self.path)
+        Error::config(field, value.to_string(), reason).at(self.path)
     }
 }
 
@@ -152,9 +151,9 @@ pub(super) trait FromJson<'a>: Sized {
     fn from_json(value: &'a Value) -> Option<Self>;
 }
 
-/// A whole number, which Python may have written as a float: `16.0`.
+/// An integer, which Python may have written as a float: `16.0`.
 pub(super) fn whole(value: &Value) -> Option<u64> {
-    /// All whole numbers below are floats, too.
+    /// All integers below are floats, too.
     const MOST: f64 = 9_007_199_254_740_992.0;
     let float = || value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..MOST).contains(float));
     value.as_u64().or_else(|| float().map(|float| float as u64))
@@ -175,9 +174,9 @@ macro_rules! from_json {
 from_json! {
     bool, "true or false", Value::as_bool;
     f64, "a number", Value::as_f64;
-    u32, "a whole number", |value: &Value| whole(value).and_then(|value| value.try_into().ok());
-    u64, "a whole number", whole;
-    usize, "a whole number", |value: &Value| whole(value).and_then(|value| value.try_into().ok());
+    u32, "an integer", |value: &Value| whole(value).and_then(|value| value.try_into().ok());
+    u64, "an integer", whole;
+    usize, "an integer", |value: &Value| whole(value).and_then(|value| value.try_into().ok());
     &'a str, "a string", Value::as_str;
     &'a Map<String, Value>, "an object", Value::as_object;
     &'a Vec<Value>, "an array", Value::as_array;

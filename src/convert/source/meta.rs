@@ -101,7 +101,7 @@ fn add(weights: &mut WeightFiles, tensor: TensorView) {
     weights.stored.add_as(name, tensor);
 }
 
-/// A model of weights and of the hyperparameters that `said` is a place of.
+/// A model of weights and of the hyperparameters that the file `said` holds.
 fn model(
     format: &'static str,
     folder: &Path,
@@ -300,7 +300,7 @@ fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
     })
 }
 
-/// The window of attention; of several, which layers take in turn, the smallest.
+/// The window of attention; of several, which layers alternate between, the smallest.
 fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
     // Mistral's newer files have the second name, so that programs without windows pass it over.
     let key = match (params.get("sliding_window"), params.get("_sliding_window")) {
@@ -316,7 +316,7 @@ fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
     };
     let width = |width: &Value| whole(width).and_then(|width| width.try_into().ok());
     let widths: Option<Vec<usize>> = windows.iter().filter(|width| !width.is_null()).map(width).collect();
-    let wrong = || params.wrong_type(key, "whole numbers", &params.map[key]);
+    let wrong = || params.wrong_type(key, "integers", &params.map[key]);
     Ok(widths.ok_or_else(wrong)?.into_iter().min())
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{hf_tensors, hugging_face, meta};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Names that are looked at in a directory.
 const MOST: usize = 10_000;
@@ -17,7 +17,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
 }
 
 fn unknown(hint: String, path: &Path) -> Error {
-    Error::from(ErrorKind::UnknownFormat { hint }).at(Some(path))
+    Error::unknown_format(hint).at(Some(path))
 }
 
 /// That a path is the address or the name of a model that is elsewhere.
@@ -107,5 +107,5 @@ pub(super) fn check_files(index: &Path, files: &[PathBuf]) -> Result<()> {
     let reason = format!(
         "it is missing, though {name} names it: {n} of the model's {of} files are to be downloaded yet"
     );
-    Err(Error::from(ErrorKind::Split { reason }).at(Some(first)))
+    Err(Error::split(reason).at(Some(first)))
 }

@@ -24,8 +24,10 @@ use std::collections::HashMap;
 use globals::Global;
 use serde_json::{Map, Value};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::bytes::ByteReader;
+use crate::error::{Error, Result};
 
+const FORMAT: &str = "PyTorch pickle";
 /// Dimensions that a tensor may have; PyTorch's own limit is 64, a Llama's tensors have 2.
 const MAX_DIMS: usize = 8;
 
@@ -36,7 +38,7 @@ pub(super) struct Pickled {
     pub(super) tensors: Vec<(String, PickledTensor)>,
     /// llama2.c's hyperparameters.
     pub(super) arguments: Option<Map<String, Value>>,
-    /// Keys of what isn't looked at, but for those beyond the first few.
+    /// Keys of what isn't looked at, the first few of them.
     pub(super) passed_over: Vec<String>,
 }
 
@@ -47,7 +49,7 @@ pub(super) struct PickledTensor {
     pub(super) key: String,
     /// The storage's type, such as `HalfStorage`.
     pub(super) storage: String,
-    /// Encoding in the storage.
+    /// Numbers in the storage.
     pub(super) numel: u64,
     /// The number of the storage that is the tensor's first.
     pub(super) offset: u64,
@@ -104,10 +106,11 @@ struct Tensor {
 /// Reads the tensors of a dictionary, in its order, and what else it says.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`] for whatever no checkpoint of a model has; [`ErrorKind::TensorLayout`]
-/// for a tensor that is there and can't be read.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for whatever no checkpoint of a model has;
+/// [`ErrorKind::TensorLayout`](crate::ErrorKind::TensorLayout) for a tensor that is there and can't
+/// be read.
 pub(super) fn read(pickle: &[u8]) -> Result<Pickled> {
-    let mut machine = Machine { rest: pickle, ..Machine::default() };
+    let mut machine = Machine { rest: ByteReader::new(pickle), ..Machine::default() };
     while machine.step()? {}
     let top = machine.pop()?;
     machine.result(top)
@@ -116,7 +119,7 @@ pub(super) fn read(pickle: &[u8]) -> Result<Pickled> {
 #[derive(Debug, Default)]
 struct Machine<'a> {
     /// Instructions that aren't carried out yet.
-    rest: &'a [u8],
+    rest: ByteReader<'a>,
     nodes: Vec<Node<'a>>,
     items: Vec<Id>,
     dicts: Vec<Vec<(Id, Id)>>,
@@ -139,7 +142,7 @@ impl<'a> Machine<'a> {
             0x80 => {
                 let version = self.take(1)?[0];
                 if version > 5 {
-                    return Err(malformed(format!("it has the unknown protocol {version}")));
+                    return Err(Error::malformed(FORMAT, format!("it has the unknown protocol {version}")));
                 }
             }
             0x95 => drop(self.take(8)?),
@@ -201,7 +204,7 @@ impl<'a> Machine<'a> {
             b'h' | b'j' => self.recall(code)?,
             _ => {
                 let reason = format!("it has the instruction {code:#04x}, which no checkpoint needs");
-                return Err(malformed(reason));
+                return Err(Error::malformed(FORMAT, reason));
             }
         }
         Ok(true)
@@ -209,7 +212,7 @@ impl<'a> Machine<'a> {
 
     fn push(&mut self, node: Node<'a>) -> Result<()> {
         // There are fewer instructions than that, since the pickle is short.
-        let id = Id::try_from(self.nodes.len()).map_err(|_| malformed("it is too long".into()))?;
+        let id = Id::try_from(self.nodes.len()).map_err(|_| Error::malformed(FORMAT, "it is too long"))?;
         self.nodes.push(node);
         self.stack.push(id);
         Ok(())
@@ -219,9 +222,9 @@ impl<'a> Machine<'a> {
     fn pop(&mut self) -> Result<Id> {
         let bottom = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= bottom {
-            return Err(malformed("it takes what isn't there".into()));
+            return Err(Error::malformed(FORMAT, "it takes what isn't there"));
         }
-        self.stack.pop().ok_or_else(|| malformed("it takes what isn't there".into()))
+        self.stack.pop().ok_or_else(|| Error::malformed(FORMAT, "it takes what isn't there"))
     }
 
     fn pop_node(&mut self) -> Result<Node<'a>> {
@@ -230,8 +233,10 @@ impl<'a> Machine<'a> {
 
     /// How many values lie above the last mark, which is removed.
     fn len_from_mark(&mut self) -> Result<usize> {
-        let mark =
-            self.marks.pop().ok_or_else(|| malformed("it goes back to a mark that isn't there".into()))?;
+        let mark = self
+            .marks
+            .pop()
+            .ok_or_else(|| Error::malformed(FORMAT, "it goes back to a mark that isn't there"))?;
         // No instruction takes anything from below a mark.
         Ok(self.stack.len() - mark)
     }
@@ -246,7 +251,7 @@ impl<'a> Machine<'a> {
         let start = self.items.len();
         let bottom = self.marks.last().copied().unwrap_or(0);
         let from = self.stack.len().checked_sub(len).filter(|&from| from >= bottom);
-        let from = from.ok_or_else(|| malformed("it takes what isn't there".into()))?;
+        let from = from.ok_or_else(|| Error::malformed(FORMAT, "it takes what isn't there"))?;
         self.items.extend(self.stack.drain(from..));
         self.push(Node::Tuple(start as u32, self.items.len() as u32))
     }
@@ -266,7 +271,7 @@ impl<'a> Machine<'a> {
         }
         let list = self.pop()?;
         if !matches!(self.nodes[list as usize], Node::List | Node::Opaque | Node::Object(_)) {
-            return Err(malformed("it appends to what is no list".into()));
+            return Err(Error::malformed(FORMAT, "it appends to what is no list"));
         }
         self.stack.push(list);
         Ok(())
@@ -277,7 +282,7 @@ impl<'a> Machine<'a> {
         let bottom = self.marks.last().copied().unwrap_or(0);
         let from = self.stack.len().checked_sub(len);
         let from = from.filter(|&from| from >= bottom && len.is_multiple_of(2));
-        let from = from.ok_or_else(|| malformed("it sets keys without values".into()))?;
+        let from = from.ok_or_else(|| Error::malformed(FORMAT, "it sets keys without values"))?;
         let items: Vec<Id> = self.stack.drain(from..).collect();
         let top = self.pop()?;
         let dict = match self.nodes[top as usize] {
@@ -286,7 +291,7 @@ impl<'a> Machine<'a> {
                 self.stack.push(top);
                 return Ok(());
             }
-            _ => return Err(malformed("it sets keys of what is no dictionary".into())),
+            _ => return Err(Error::malformed(FORMAT, "it sets keys of what is no dictionary")),
         };
         self.stack.push(top);
         self.dicts[dict as usize].extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
@@ -298,7 +303,7 @@ impl<'a> Machine<'a> {
             (self.line()?, self.line()?)
         } else {
             let (Node::Text(name), Node::Text(module)) = (self.pop_node()?, self.pop_node()?) else {
-                return Err(malformed("it asks for what has no name".into()));
+                return Err(Error::malformed(FORMAT, "it asks for what has no name"));
             };
             (module, name)
         };
@@ -317,7 +322,7 @@ impl<'a> Machine<'a> {
             return self.push(opaque(called));
         }
         let (Node::Global(global), Node::Tuple(start, end)) = (called, arguments) else {
-            return Err(malformed("it calls what can't be called".into()));
+            return Err(Error::malformed(FORMAT, "it calls what can't be called"));
         };
         if matches!(global, Global::OrderedDict) && start == end {
             return self.new_dict();
@@ -350,13 +355,13 @@ impl<'a> Machine<'a> {
             (Global::RebuildParameter, &[tensor, ..]) if arguments.len() <= 4 => {
                 match self.nodes[tensor as usize] {
                     node @ (Node::Tensor(_) | Node::OtherTensor(_) | Node::Object(_)) => Ok(node),
-                    _ => Err(malformed("a parameter is no tensor".into())),
+                    _ => Err(Error::malformed(FORMAT, "a parameter is no tensor")),
                 }
             }
             (Global::RebuildFromType, &[how, class, inner, _]) => {
                 let nodes = [how, class, inner].map(|id| self.nodes[id as usize]);
                 let [Node::Global(how), class, Node::Tuple(start, end)] = nodes else {
-                    return Err(malformed("a tensor's class isn't described as PyTorch does".into()));
+                    return Err(Error::malformed(FORMAT, "a tensor's class isn't described as PyTorch does"));
                 };
                 match (how, class) {
                     (Global::RebuildTensor | Global::RebuildTensorV3, Node::Global(Global::TensorClass)) => {
@@ -369,7 +374,10 @@ impl<'a> Machine<'a> {
             (Global::Opaque | Global::OrderedDict | Global::NumberType(_) | Global::Storage(_), _) => {
                 Ok(Node::Opaque)
             }
-            _ => Err(malformed(format!("it calls {global:?} with {} arguments", arguments.len()))),
+            _ => Err(Error::malformed(
+                FORMAT,
+                format!("it calls {global:?} with {} arguments", arguments.len()),
+            )),
         }
     }
 
@@ -383,7 +391,7 @@ impl<'a> Machine<'a> {
     }
 
     fn rebuild(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<Tensor> {
-        let wrong = || malformed("a tensor isn't described as PyTorch does".into());
+        let wrong = || Error::malformed(FORMAT, "a tensor isn't described as PyTorch does");
         let (Node::Storage(storage), Node::Int(offset)) =
             (self.nodes[storage as usize], self.nodes[offset as usize])
         else {
@@ -401,18 +409,18 @@ impl<'a> Machine<'a> {
     /// A tuple of numbers that aren't negative.
     fn sizes(&self, id: Id) -> Result<Vec<usize>> {
         let Node::Tuple(start, end) = self.nodes[id as usize] else {
-            return Err(malformed("a tensor's shape is no tuple".into()));
+            return Err(Error::malformed(FORMAT, "a tensor's shape is no tuple"));
         };
         let items = &self.items[start as usize..end as usize];
         if items.len() > MAX_DIMS {
-            return Err(malformed(format!("a tensor has {} dimensions", items.len())));
+            return Err(Error::malformed(FORMAT, format!("a tensor has {} dimensions", items.len())));
         }
         let size = |&id: &Id| match self.nodes[id as usize] {
             Node::Int(size) => usize::try_from(size).ok(),
             _ => None,
         };
         let sizes: Option<_> = items.iter().map(size).collect();
-        sizes.ok_or_else(|| malformed("a tensor's shape or strides aren't numbers from 0 up".into()))
+        sizes.ok_or_else(|| Error::malformed(FORMAT, "a tensor's shape or strides aren't numbers from 0 up"))
     }
 
     /// Attributes of a dictionary, which only PyTorch needs, are dropped, and those of what isn't
@@ -421,7 +429,7 @@ impl<'a> Machine<'a> {
         self.pop()?;
         let object = self.pop()?;
         if !matches!(self.nodes[object as usize], Node::Dict(_) | Node::Opaque | Node::Object(_)) {
-            return Err(malformed("it sets attributes of what is no dictionary".into()));
+            return Err(Error::malformed(FORMAT, "it sets attributes of what is no dictionary"));
         }
         self.stack.push(object);
         Ok(())
@@ -429,7 +437,7 @@ impl<'a> Machine<'a> {
 
     /// A storage: `("storage", type, key, device, numel)`.
     fn persistent(&mut self) -> Result<()> {
-        let wrong = || malformed("it names something else than a storage".into());
+        let wrong = || Error::malformed(FORMAT, "it names something else than a storage");
         let Node::Tuple(start, end) = self.pop_node()? else { return Err(wrong()) };
         let &[tag, kind, key, _, numel, ..] = &self.items[start as usize..end as usize] else {
             return Err(wrong());
@@ -460,7 +468,9 @@ impl<'a> Machine<'a> {
     fn recall(&mut self, code: u8) -> Result<()> {
         let name = self.number(if code == b'h' { 1 } else { 4 })? as u32;
         let id = self.memo.get(&name).copied();
-        self.stack.push(id.ok_or_else(|| malformed(format!("it recalls {name}, which it never kept")))?);
+        self.stack.push(
+            id.ok_or_else(|| Error::malformed(FORMAT, format!("it recalls {name}, which it never kept")))?,
+        );
         Ok(())
     }
 }
@@ -471,8 +481,4 @@ fn opaque(called: Node<'_>) -> Node<'_> {
         Node::Global(Global::Unknown(name)) | Node::Object(name) => Node::Object(name),
         _ => Node::Opaque,
     }
-}
-
-fn malformed(reason: String) -> Error {
-    ErrorKind::Malformed { format: "PyTorch pickle", reason }.into()
 }

@@ -40,16 +40,20 @@ fn read(file: &Arc<DataFile>) -> Result<Vec<TensorView>> {
     file.read_at("the header's length", 0, &mut len)?;
     let len = u64::from_le_bytes(len);
     if len > MAX_HEADER {
-        return Err(malformed(format!(
-            "the header has {len} bytes, more than the {MAX_HEADER} that it may have"
-        )));
+        return Err(Error::malformed(
+            FORMAT,
+            format!("the header has {len} bytes, more than the {MAX_HEADER} that it may have"),
+        ));
     }
     let header = json::parse(&file.bytes("the header", 8, len, MAX_HEADER)?)?;
     let start = 8 + len;
     let mut places = Vec::new();
     for (name, value) in header.iter().filter(|(name, _)| *name != "__metadata__") {
         let Some(entry) = value.as_object() else {
-            return Err(malformed(format!("what the header says of {name:?} is no object")));
+            return Err(Error::malformed(
+                FORMAT,
+                format!("what the header says of {name:?} is not an object"),
+            ));
         };
         places.push((name.clone(), Entry::read(name, &Object::of(entry))?));
     }
@@ -76,10 +80,11 @@ impl Entry {
         let whole = |values: &Vec<Value>| -> Option<Vec<u64>> { values.iter().map(Value::as_u64).collect() };
         let numbers = |key| {
             let values: &Vec<Value> = entry.required(key)?;
-            whole(values).ok_or_else(|| malformed(format!("{key} of {name:?} are no whole numbers")))
+            whole(values)
+                .ok_or_else(|| Error::malformed(FORMAT, format!("{key} of {name:?} are not integers")))
         };
         let [start, end] = *numbers("data_offsets")? else {
-            return Err(malformed(format!("data_offsets of {name:?} are not two")));
+            return Err(Error::malformed(FORMAT, format!("data_offsets of {name:?} are not two")));
         };
         let shape = numbers("shape")?;
         let bits = shape
@@ -89,7 +94,7 @@ impl Entry {
         let len = end.checked_sub(start);
         if len.is_none() || (len != bits.map(|bits| bits / 8) && self::bits(dtype).is_some()) {
             let reason = format!("{name:?} is {shape:?} of {dtype} in bytes {start} to {end}");
-            return Err(malformed(reason));
+            return Err(Error::malformed(FORMAT, reason));
         }
         let dtype = match dtype {
             "F64" => StoredType::Float(Encoding::F64),
@@ -109,7 +114,7 @@ fn bits(dtype: &str) -> Option<u64> {
     let digits = dtype.trim_start_matches(|c: char| !c.is_ascii_digit());
     match dtype {
         "BOOL" => Some(8),
-        // F8_E4M3 and others tell more behind the bits.
+        // F8_E4M3 and others say more after the bits.
         _ => digits.split('_').next().and_then(|digits| digits.parse().ok()).filter(|&bits| bits <= 128),
     }
 }
@@ -121,13 +126,12 @@ fn check_places(tensors: &[(String, Entry)], len: u64) -> Result<()> {
     let mut at = 0;
     for (start, end, name) in places {
         if start != at {
-            return Err(malformed(format!("{name:?} starts at byte {start} of the data instead of {at}")));
+            return Err(Error::malformed(
+                FORMAT,
+                format!("{name:?} starts at byte {start} of the data instead of {at}"),
+            ));
         }
         at = end;
     }
     if at == len { Ok(()) } else { Err(ErrorKind::FileSize { expected: at, found: len }.into()) }
-}
-
-fn malformed(reason: String) -> Error {
-    ErrorKind::Malformed { format: FORMAT, reason }.into()
 }

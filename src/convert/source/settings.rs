@@ -71,7 +71,7 @@ const NAMES: &str = "it names something for people or programs";
 const OTHER_MODELS: &str = "transformers' Llama and Mistral don't read it";
 const IMPLEMENTATION: &str = "it chooses how the same numbers are computed";
 
-/// config.json's, but for what is in `rope_scaling` or `rope_parameters`.
+/// config.json's, except what is in `rope_scaling` or `rope_parameters`.
 pub(super) const CONFIG: &[Setting<Unless>] = &[
     honored("architectures"),
     honored("model_type"),

@@ -183,7 +183,7 @@ impl TensorView {
             && self.dtype == other.dtype
     }
 
-    /// Its first numbers, at most so many, in the order of its elements; or `None` if they can't be
+    /// Its first `most` numbers or fewer, in the order of its elements; or `None` if they can't be
     /// read one after another.
     pub(super) fn first_numbers(&self, most: usize) -> Result<Option<Vec<f32>>> {
         let StoredType::Float(encoding) = self.dtype else { return Ok(None) };

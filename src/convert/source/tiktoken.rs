@@ -8,6 +8,10 @@
 
 use std::collections::HashMap;
 
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+
 use super::vocabulary::{OwnMerging, Vocabulary, refuse};
 use crate::error::{Result, TokenId};
 use crate::tokenizer::{PieceKind, PiecePart, encode_alphabet};
@@ -79,31 +83,12 @@ fn parse(line: &[u8]) -> Option<(Vec<u8>, usize)> {
     Some((decode_base64(text.as_bytes())?, rank.parse().ok()?))
 }
 
+/// The bytes that text in base 64 stands for. The bits that fill its last digit don't count, as in
+/// Python.
 fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |c: u8| {
-        Some(match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        })
-    };
-    let digits = text.strip_suffix(b"==").or(text.strip_suffix(b"=")).unwrap_or(text);
-    if text.is_empty() || !text.len().is_multiple_of(4) || digits.len() % 4 == 1 {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    for group in digits.chunks(4) {
-        let mut number = 0_u32;
-        for &c in group {
-            number = number << 6 | u32::from(digit(c)?);
-        }
-        number <<= 6 * (4 - group.len());
-        bytes.extend(&number.to_be_bytes()[1..group.len()]);
-    }
-    Some(bytes)
+    let config = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
+    let bytes = GeneralPurpose::new(&alphabet::STANDARD, config).decode(text).ok();
+    bytes.filter(|bytes| !bytes.is_empty())
 }
 
 #[cfg(test)]

@@ -63,13 +63,13 @@ fn contents(file: &Arc<DataFile>) -> Result<Contents> {
     let mut start = [0; 4];
     file.read_at("the file's magic number", 0, &mut start)?;
     if start.starts_with(b"\x80\x02\x8a\x0a") {
-        let reason = "it was saved by PyTorch before 1.6: load it there, and save it again".into();
-        return Err(malformed(reason));
+        let reason = "it was saved by PyTorch before 1.6: load it there, and save it again";
+        return Err(Error::malformed(FORMAT, reason));
     }
     let entries = zip::entries(file)?;
     let mut pickles = entries.keys().filter(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
     let (Some(name), None) = (pickles.next(), pickles.next()) else {
-        return Err(malformed("it doesn't have one data.pkl".into()));
+        return Err(Error::malformed(FORMAT, "it doesn't have one data.pkl"));
     };
     let archive = Archive { file, folder: name.trim_end_matches("data.pkl"), entries: &entries };
     if archive.bytes("byteorder").transpose()?.is_some_and(|order| order != b"little") {
@@ -102,7 +102,7 @@ impl Archive<'_> {
     }
 
     fn tensor(&self, name: String, tensor: PickledTensor) -> Result<TensorView> {
-        let layout = |reason: String| Error::from(ErrorKind::TensorLayout { name: name.clone(), reason });
+        let layout = |reason: String| Error::tensor_layout(&name, reason);
         let PickledTensor { key, storage, numel, offset, shape, strides } = tensor;
         // It is only looked up, but whatever has another one wasn't written by PyTorch.
         if key.is_empty() || !key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') {
@@ -137,8 +137,4 @@ impl Archive<'_> {
         let start = range.start + offset * size;
         TensorView::strided(name, self.file, start, shape, strides, dtype)
     }
-}
-
-fn malformed(reason: String) -> Error {
-    ErrorKind::Malformed { format: FORMAT, reason }.into()
 }

@@ -20,14 +20,16 @@ use std::ops::Range;
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::file::DataFile;
-use crate::error::{Error, ErrorKind, Result};
+use crate::bytes::ByteReader;
+use crate::error::{Error, Result};
 
+const FORMAT: &str = "zip";
 const END: &[u8] = b"PK\x05\x06";
 const END_64: &[u8] = b"PK\x06\x06";
 const LOCATOR_64: &[u8] = b"PK\x06\x07";
-const DIRECTORY_ENTRY: &[u8] = b"PK\x01\x02";
+const DIRECTORY_ENTRY: &[u8; 4] = b"PK\x01\x02";
 const ENTRY: &[u8] = b"PK\x03\x04";
-/// The end, and the longest comment behind it.
+/// The end, and the longest comment after it.
 const MAX_END: u64 = 22 + 65_535;
 /// The largest directory: of 8 bytes for each of a million weights no model's is.
 const MAX_DIRECTORY: u64 = 1 << 24;
@@ -37,13 +39,12 @@ pub(super) fn entries(file: &DataFile) -> Result<HashMap<String, Range<u64>>> {
     let (start, len) = directory(file)?;
     let bytes = file.bytes("the zip directory", start, len, MAX_DIRECTORY)?;
     let mut entries = HashMap::new();
-    let mut left = &*bytes;
-    while !left.is_empty() {
-        let (entry, rest) = Entry::read(left)?;
-        left = rest;
+    let mut left = ByteReader::new(&bytes);
+    while !left.rest().is_empty() {
+        let entry = Entry::read(&mut left)?;
         let range = entry.range(file, start)?;
         if entries.insert(entry.name.clone(), range).is_some() {
-            return Err(malformed(format!("{:?} is there twice", entry.name)));
+            return Err(Error::malformed(FORMAT, format!("{:?} is there twice", entry.name)));
         }
     }
     check_apart(&entries)?;
@@ -60,7 +61,7 @@ fn directory(file: &DataFile) -> Result<(u64, u64)> {
         end.starts_with(END) && 22 + usize::from(LittleEndian::read_u16(&end[20..])) == end.len()
     };
     let Some(at) = (0..=tail.len().saturating_sub(22)).rev().filter(|_| tail.len() >= 22).find(is_end) else {
-        return Err(malformed("it has no end: it is cut short, or no archive".into()));
+        return Err(Error::malformed(FORMAT, "it has no end: it is cut short, or not an archive"));
     };
     let end = &tail[at..];
     let locator = at.checked_sub(20).map(|at| &tail[at..at + 20]).filter(|it| it.starts_with(LOCATOR_64));
@@ -70,7 +71,7 @@ fn directory(file: &DataFile) -> Result<(u64, u64)> {
     let mut end = [0; 56];
     file.read_at("the archive's end", LittleEndian::read_u64(&locator[8..]), &mut end)?;
     if !end.starts_with(END_64) {
-        return Err(malformed("its end is not where it should be".into()));
+        return Err(Error::malformed(FORMAT, "its end is not where it should be"));
     }
     Ok((LittleEndian::read_u64(&end[48..]), LittleEndian::read_u64(&end[40..])))
 }
@@ -86,49 +87,53 @@ struct Entry {
 
 impl Entry {
     /// Takes the next entry off a directory.
-    fn read(bytes: &[u8]) -> Result<(Self, &[u8])> {
-        let short = || malformed("the directory is cut short".into());
-        let (fixed, rest) = bytes.split_at_checked(46).ok_or_else(short)?;
-        if !fixed.starts_with(DIRECTORY_ENTRY) {
-            return Err(malformed("the directory has something else than entries".into()));
+    fn read(directory: &mut ByteReader<'_>) -> Result<Self> {
+        const WHAT: &str = "an entry of the zip directory";
+        if directory.array(WHAT)? != *DIRECTORY_ENTRY {
+            return Err(Error::malformed(FORMAT, "the directory has something else than entries"));
         }
-        let u16_at = |at: usize| usize::from(LittleEndian::read_u16(&fixed[at..]));
-        let u32_at = |at: usize| u64::from(LittleEndian::read_u32(&fixed[at..]));
-        let (name, rest) = rest.split_at_checked(u16_at(28)).ok_or_else(short)?;
-        let (extra, rest) = rest.split_at_checked(u16_at(30)).ok_or_else(short)?;
-        let (_comment, rest) = rest.split_at_checked(u16_at(32)).ok_or_else(short)?;
-        let name = String::from_utf8_lossy(name).into_owned();
-        let (flags, method) = (u16_at(8), u16_at(10));
+        directory.take(4, WHAT)?; // versions
+        let (flags, method) = (directory.u16(WHAT)?, directory.u16(WHAT)?);
+        directory.take(8, WHAT)?; // time, checksum
+        let (packed, len) = (directory.u32(WHAT)?, directory.u32(WHAT)?);
+        let lengths = [directory.u16(WHAT)?, directory.u16(WHAT)?, directory.u16(WHAT)?];
+        directory.take(8, WHAT)?; // disk, attributes
+        let at = directory.u32(WHAT)?;
+        let [name, extra, comment] = lengths.map(u64::from);
+        let name = String::from_utf8_lossy(directory.take(name, WHAT)?).into_owned();
+        let extra = directory.take(extra, WHAT)?;
+        directory.take(comment, WHAT)?;
         if flags & 1 != 0 || method != 0 {
             let how = if flags & 1 != 0 { "encrypted" } else { "compressed" };
-            return Err(malformed(format!("{name:?} is {how}: no checkpoint is")));
+            return Err(Error::malformed(FORMAT, format!("{name:?} is {how}: no checkpoint is")));
         }
-        // Encoding of 64 bits stand in the extra field, but only those that don't fit 32.
+        // Numbers of 64 bits are in the extra field, but only those that don't fit 32.
         let mut wide = wide_numbers(extra);
-        let mut number = |at: usize| match u32_at(at) {
-            0xffff_ffff => wide.next().ok_or_else(short),
-            number => Ok(number),
+        let mut number = |number: u32| match number {
+            u32::MAX => wide.next().ok_or_else(|| Error::malformed(FORMAT, "an extra field is cut short")),
+            number => Ok(number.into()),
         };
-        let (len, packed, at) = (number(24)?, number(20)?, number(42)?);
+        let (len, packed, at) = (number(len)?, number(packed)?, number(at)?);
         if len != packed {
-            return Err(malformed(format!("{name:?} has {packed} bytes that are to become {len}")));
+            let reason = format!("{name:?} has {packed} bytes that are to become {len}");
+            return Err(Error::malformed(FORMAT, reason));
         }
-        Ok((Self { name, at, len }, rest))
+        Ok(Self { name, at, len })
     }
 
-    /// Where its bytes lie, in front of the directory.
+    /// Where its bytes lie, before the directory.
     fn range(&self, file: &DataFile, directory: u64) -> Result<Range<u64>> {
         let mut header = [0; 30];
         file.read_at("an entry's header", self.at, &mut header)?;
         if !header.starts_with(ENTRY) {
-            return Err(malformed(format!("{:?} is not where the directory says", self.name)));
+            return Err(Error::malformed(FORMAT, format!("{:?} is not where the directory says", self.name)));
         }
         let u16_at = |at: usize| u64::from(LittleEndian::read_u16(&header[at..]));
         let start = self.at.checked_add(30 + u16_at(26) + u16_at(28));
         let range = start.and_then(|start| Some(start..start.checked_add(self.len)?));
         range
             .filter(|range| range.end <= directory)
-            .ok_or_else(|| malformed(format!("{:?} runs into the directory", self.name)))
+            .ok_or_else(|| Error::malformed(FORMAT, format!("{:?} runs into the directory", self.name)))
     }
 }
 
@@ -152,12 +157,8 @@ fn check_apart(entries: &HashMap<String, Range<u64>>) -> Result<()> {
     places.sort_unstable();
     for pair in places.windows(2) {
         if pair[1].0 < pair[0].1 {
-            return Err(malformed(format!("{:?} and {:?} overlap", pair[0].2, pair[1].2)));
+            return Err(Error::malformed(FORMAT, format!("{:?} and {:?} overlap", pair[0].2, pair[1].2)));
         }
     }
     Ok(())
-}
-
-fn malformed(reason: String) -> Error {
-    ErrorKind::Malformed { format: "zip", reason }.into()
 }

@@ -1,21 +1,17 @@
 //! What follows an instruction's code: numbers, texts and bytes.
 
-use super::{Machine, malformed};
-use crate::error::Result;
+use super::{FORMAT, Machine};
+use crate::error::{Error, Result};
 
 impl<'a> Machine<'a> {
     /// The next bytes of the pickle.
     pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.rest.split_at_checked(n) else {
-            return Err(malformed("it is cut short".into()));
-        };
-        self.rest = rest;
-        Ok(taken)
+        self.rest.take(n as u64, FORMAT).map_err(|_| cut_short())
     }
 
     /// A little-endian number of up to 8 bytes.
     pub(super) fn number(&mut self, bytes: usize) -> Result<u64> {
-        Ok(self.take(bytes)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        self.rest.number(bytes as u64, FORMAT).map_err(|_| cut_short())
     }
 
     /// `None` of a number that is longer than any that is looked at.
@@ -57,9 +53,13 @@ impl<'a> Machine<'a> {
 
     /// Bytes up to a newline.
     pub(super) fn line(&mut self) -> Result<&'a [u8]> {
-        let len = self.rest.iter().position(|&byte| byte == b'\n');
-        let line = self.take(len.ok_or_else(|| malformed("it is cut short".into()))?)?;
+        let len = self.rest.rest().iter().position(|&byte| byte == b'\n');
+        let line = self.take(len.ok_or_else(cut_short)?)?;
         self.take(1)?;
         Ok(line)
     }
+}
+
+fn cut_short() -> Error {
+    Error::malformed(FORMAT, "it is cut short")
 }

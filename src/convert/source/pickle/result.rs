@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::globals::Global;
-use super::{Id, Machine, Node, Pickled, PickledTensor, Tensor, malformed};
-use crate::error::{Error, ErrorKind, Result};
+use super::{FORMAT, Id, Machine, Node, Pickled, PickledTensor, Tensor};
+use crate::error::{Error, Result};
 
 /// The keys under which trainers keep the weights, if they keep more than them.
 const WEIGHTS: [&[u8]; 4] = [b"model", b"state_dict", b"model_state_dict", b"module"];
@@ -51,11 +51,11 @@ impl<'a> Machine<'a> {
     /// The dictionary of weights, and the one that it is in.
     fn weights(&self, top: Id) -> Result<(&Pairs, &Pairs)> {
         let outer = self.dict(top).ok_or_else(|| match self.unknown_name(top) {
-            Some(name) => malformed(format!(
+            Some(name) => Error::malformed(FORMAT, format!(
                 "it is {name}, an object that only its own program can load, and nothing was executed: load it there, and \
                  save its state_dict()"
             )),
-            None => malformed("it is no dictionary of tensors".into()),
+            None => Error::malformed(FORMAT, "it is no dictionary of tensors"),
         })?;
         let named = |key: Id| match self.nodes[key as usize] {
             Node::Text(text) => WEIGHTS.contains(&text),
@@ -89,16 +89,16 @@ impl<'a> Machine<'a> {
                 let reason = format!(
                     "it is {class}, which babyllama doesn't know, and nothing was executed: save it as a plain tensor"
                 );
-                return Err(ErrorKind::TensorLayout { name: name.into(), reason }.into());
+                return Err(Error::tensor_layout(name, reason));
             }
             if !self.is_tensor(value) {
                 pass_over(key);
                 continue;
             }
-            let name = name.ok_or_else(|| malformed("a tensor's name is no short text".into()))?;
+            let name = name.ok_or_else(|| Error::malformed(FORMAT, "a tensor's name is no short text"))?;
             // Names are copied, so each must have cost its length.
             if !names.insert(name) {
-                return Err(malformed(format!("{name:?} is there twice")));
+                return Err(Error::malformed(FORMAT, format!("{name:?} is there twice")));
             }
             tensors.push((name.into(), self.described(name, value)?));
         }
@@ -114,7 +114,7 @@ impl<'a> Machine<'a> {
     }
 
     fn described(&self, name: &str, value: Id) -> Result<PickledTensor> {
-        let refuse = |reason: String| Error::from(ErrorKind::TensorLayout { name: name.into(), reason });
+        let refuse = |reason: String| Error::tensor_layout(name, reason);
         let Node::Tensor(tensor) = self.nodes[value as usize] else {
             let how = if let Node::OtherTensor(how) = self.nodes[value as usize] { how } else { "strange" };
             return Err(refuse(format!(
@@ -124,7 +124,7 @@ impl<'a> Machine<'a> {
         let Tensor { storage, offset, shape, strides, metadata } = &self.tensors[tensor as usize];
         self.check_metadata(*metadata).map_err(refuse)?;
         let key = self.string(storage.key, MAX_KEY);
-        let key = key.ok_or_else(|| malformed("a storage's key is no short text".into()))?;
+        let key = key.ok_or_else(|| Error::malformed(FORMAT, "a storage's key is no short text"))?;
         Ok(PickledTensor {
             key: key.into(),
             storage: storage.kind.into(),

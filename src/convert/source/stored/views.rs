@@ -42,9 +42,9 @@ impl TensorView {
 
     /// Decodes some rows, wherever their numbers lie: (rows, columns).
     pub(super) fn read_view(&self, encoding: Encoding, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        /// What lies between numbers is read along if it is no more than this.
+        /// Numbers between those of a row are read along with them up to this stride.
         const GAP: usize = 64;
-        /// Encoding that are read at once.
+        /// Numbers that are read at once.
         const SPAN: usize = 1 << 16;
         let (columns, down, across) = (self.columns(), self.row_stride(), self.column_stride());
         let mut bytes = Vec::new();
@@ -94,7 +94,7 @@ mod tests {
     use super::super::{DataFile, Join, ShardedTensor, StoredType, TensorView};
     use super::Encoding;
 
-    /// Reads a view of the numbers 0, 1, 2, ... in chunks of so many rows.
+    /// Reads a view of the numbers 0, 1, 2, ... in chunks of `at_once` rows.
     fn read(
         shape: &[usize],
         strides: &[usize],

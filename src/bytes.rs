@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// A place in some bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ByteReader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -53,6 +53,10 @@ impl<'a> ByteReader<'a> {
     pub(crate) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
         let taken = self.take(N as u64, what)?;
         Ok(std::array::from_fn(|i| taken[i]))
+    }
+
+    pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16> {
+        self.array(what).map(u16::from_le_bytes)
     }
 
     pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32> {
