@@ -1,6 +1,6 @@
-"""Writes mixes.txt beside this file: which type llama.cpp gives each matrix, for models of several shapes and all file types.
+"""Writes recipes.txt beside this file: which type llama.cpp gives each matrix, for models of several shapes and all file types.
 
-    pip install numpy gguf llama-cpp-python==0.3.36 && python tests/golden/mixes.py
+    pip install numpy gguf llama-cpp-python==0.3.36 && python tests/golden/recipes.py
 
 A line for each model and mix: the model's name, the mix, `general.file_type`, the type of most matrices, and what the others
 are: `attn_v=Q6_K@0,1,4` is layers 0, 1 and 4. Takes some minutes: all models are quantised in earnest.
@@ -109,7 +109,7 @@ if __name__ == "__main__":
     quiet = llama_cpp.llama_log_callback(lambda level, text, user: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    out = pathlib.Path(__file__).with_name("mixes.txt")
+    out = pathlib.Path(__file__).with_name("recipes.txt")
     with tempfile.TemporaryDirectory() as folder, open(out, "w") as lines:
         source, target = f"{folder}/source.gguf", f"{folder}/target.gguf"
         for name, shape in SHAPES.items():
