@@ -234,20 +234,25 @@ pub(crate) enum Weight<'a> {
 
 /// What a field of the weights may be.
 pub(crate) trait Field: Sized {
-    const IS_OPTIONAL: bool;
+    const IS_OPTIONAL: bool = false;
 
-    fn load(id: TensorId, from: &mut impl TensorReader) -> Result<Self>;
+    /// The field of what the files have. `None` if it must be there and isn't.
+    fn of(tensor: Option<Tensor>) -> Option<Self>;
 
     fn weight(&self) -> Option<Weight<'_>>;
 
-    fn matrix_mut(&mut self) -> Option<&mut Tensor>;
+    fn matrix_mut(&mut self) -> Option<&mut Tensor> {
+        None
+    }
+
+    fn load(id: TensorId, from: &mut impl TensorReader) -> Result<Self> {
+        Self::of(from.take(id)?).ok_or_else(|| Error::missing_tensor(from.name(id)))
+    }
 }
 
 impl Field for Tensor {
-    const IS_OPTIONAL: bool = false;
-
-    fn load(id: TensorId, from: &mut impl TensorReader) -> Result<Self> {
-        from.take(id)?.ok_or_else(|| Error::missing_tensor(from.name(id)))
+    fn of(tensor: Option<Tensor>) -> Option<Self> {
+        tensor
     }
 
     fn weight(&self) -> Option<Weight<'_>> {
@@ -260,34 +265,28 @@ impl Field for Tensor {
 }
 
 impl Field for Vec<f32> {
-    const IS_OPTIONAL: bool = false;
-
-    fn load(id: TensorId, from: &mut impl TensorReader) -> Result<Self> {
-        Tensor::load(id, from).map(|tensor| tensor.to_f32())
+    fn of(tensor: Option<Tensor>) -> Option<Self> {
+        tensor.map(|tensor| tensor.to_f32())
     }
 
     fn weight(&self) -> Option<Weight<'_>> {
         Some(Weight::Vector(self))
     }
-
-    fn matrix_mut(&mut self) -> Option<&mut Tensor> {
-        None
-    }
 }
 
-impl Field for Option<Tensor> {
+impl<F: Field> Field for Option<F> {
     const IS_OPTIONAL: bool = true;
 
-    fn load(id: TensorId, from: &mut impl TensorReader) -> Result<Self> {
-        from.take(id)
+    fn of(tensor: Option<Tensor>) -> Option<Self> {
+        Some(F::of(tensor))
     }
 
     fn weight(&self) -> Option<Weight<'_>> {
-        self.as_ref().map(Weight::Matrix)
+        self.as_ref().and_then(F::weight)
     }
 
     fn matrix_mut(&mut self) -> Option<&mut Tensor> {
-        self.as_mut()
+        self.as_mut().and_then(F::matrix_mut)
     }
 }
 
