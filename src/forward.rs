@@ -1,5 +1,5 @@
-//! The forward pass of a Llama (arXiv 2302.13971, 2307.09288): tokens in, logits out. Start reading
-//! here.
+//! The forward pass of a Llama (arXiv 2302.13971, 2307.09288): tokens in, logits out. It computes
+//! what `tests/common/forward.rs` does in plain loops.
 //!
 //! Prefill and decode are the same function: a prompt is many tokens at once, a step of generation
 //! is one. All tokens pass through a layer together, so that a weight is read once for all of them.
@@ -34,8 +34,8 @@ pub(crate) struct Scratch {
     gate: Vec<f32>,          // (n_tokens, hidden_dim)
     up: Vec<f32>,            // (n_tokens, hidden_dim)
     angles: Vec<f32>,        // (n_tokens, rope_dim / 2, 2): cosines and sines
-    attention: AttentionBuffer,
-    quantized: MatmulBuffer,
+    attention_buffer: AttentionBuffer,
+    matmul_buffer: MatmulBuffer,
 }
 
 impl Scratch {
@@ -62,7 +62,7 @@ impl Scratch {
     /// [`ErrorKind::OutOfMemory`].
     pub(crate) fn reserve_scores(&mut self, config: &Config, positions: usize) -> Result<()> {
         let len = heads(config).score_rows().saturating_mul(positions);
-        let scores = &mut self.attention.scores;
+        let scores = &mut self.attention_buffer.scores;
         let more = len.saturating_sub(scores.len());
         let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
         let out_of_memory = |_| ErrorKind::OutOfMemory { what: "the attention scores", bytes }.into();
@@ -123,9 +123,9 @@ pub(crate) fn forward(
     // The logits: a last norm, and a product with the classifier.
     let n_logits = logits.len() / config.vocab_size;
     let first = (tokens.len() - n_logits) * config.dim;
-    let Scratch { x, xb, quantized, .. } = scratch;
+    let Scratch { x, xb, matmul_buffer, .. } = scratch;
     rmsnorm(compute, &mut xb[first..], &x[first..], &weights.norm, config.norm_eps);
-    matmul(compute, [logits], [weights.classifier()], &xb[first..], quantized);
+    matmul(compute, [logits], [weights.classifier()], &xb[first..], matmul_buffer);
 }
 
 fn heads(config: &Config) -> Heads {
@@ -142,20 +142,20 @@ fn attention_block(
     cache: &mut KvCache,
     position: usize,
 ) {
-    let Scratch { x, xb, q, k, v, attention_out, angles, attention, quantized, .. } = scratch;
+    let Scratch { x, xb, q, k, v, attention_out, angles, attention_buffer, matmul_buffer, .. } = scratch;
     rmsnorm(compute, xb, x, &layer.attention_norm, config.norm_eps);
-    matmul(compute, [&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, quantized);
+    matmul(compute, [&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, matmul_buffer);
 
     // One function for three steps: a thread that stores a head's keys is the one that reads them.
     let tokens = Tokens { q, k, v, angles, position };
-    rope_store_attend(compute, attention_out, tokens, cache.layer(l), heads(config), attention);
-    matmul_add(compute, x, &layer.wo, attention_out, quantized);
+    rope_store_attend(compute, attention_out, tokens, cache.layer(l), heads(config), attention_buffer);
+    matmul_add(compute, x, &layer.wo, attention_out, matmul_buffer);
 }
 
 /// `x += W2 (silu(W1 norm(x)) * W3 norm(x))`
 fn feed_forward_block(config: &Config, layer: &LayerWeights, compute: &Compute<'_>, scratch: &mut Scratch) {
-    let Scratch { x, xb, gate, up, quantized, .. } = scratch;
+    let Scratch { x, xb, gate, up, matmul_buffer, .. } = scratch;
     rmsnorm(compute, xb, x, &layer.ffn_norm, config.norm_eps);
-    matmul_swiglu(compute, gate, up, [&layer.w1, &layer.w3], xb, quantized);
-    matmul_add(compute, x, &layer.w2, gate, quantized);
+    matmul_swiglu(compute, gate, up, [&layer.w1, &layer.w3], xb, matmul_buffer);
+    matmul_add(compute, x, &layer.w2, gate, matmul_buffer);
 }

@@ -1,7 +1,7 @@
 //! The reference implementation: Llama 2 by its definition, in f64, as loops, without a cache.
 //!
-//! It shares no code with the library. Tests compare the library's logits with it, and who wants to
-//! learn how a Llama works reads it first: `src/forward.rs` is the same network, made fast.
+//! It shares no code with the library. Tests compare the library's logits with it, and readers
+//! start here: `src/forward.rs` is the same network, made fast.
 
 use super::{Layer, RandomModel, Shape};
 
