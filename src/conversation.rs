@@ -26,7 +26,7 @@ use crate::tokenizer::Tokenizer;
 /// let model = Model::open(path)?;
 /// let template = model.chat_template().and_then(Template::detect).unwrap_or(Template::Llama2);
 /// let mut chat = Chat::new(model.session(), template)?;
-/// let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
+/// let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
 /// for user in ["Who is Lily?", "And Tom?"] {
 ///     for piece in chat.ask(user, &mut sampler)?.max_tokens(10) {
 ///         print!("{}", piece?);
@@ -431,7 +431,7 @@ impl Answer<'_> {
     /// The piece without white space at the start of the turn. What may be white space at its end
     /// is held back.
     fn trimmed(&mut self, piece: &Piece) -> Piece {
-        let text = if self.text.is_empty() { piece.text().trim_start() } else { piece.text() };
+        let text = if self.text.is_empty() { piece.as_str().trim_start() } else { piece.as_str() };
         let visible = text.trim_end();
         if visible.is_empty() {
             self.space.push_str(text);

@@ -297,6 +297,21 @@ impl Error {
     }
 }
 
+/// The value of an option that has this name, among those that there are.
+pub(crate) fn by_name<T: Copy>(
+    option: &'static str,
+    value: &str,
+    known: impl IntoIterator<Item = T>,
+    name: impl Fn(T) -> &'static str,
+) -> Result<T> {
+    let known: Vec<T> = known.into_iter().collect();
+    known.iter().copied().find(|&known| name(known) == value).ok_or_else(|| {
+        let names: Vec<_> = known.into_iter().map(name).collect();
+        let reason = format!("must be one of {}", names.join(", "));
+        ErrorKind::InvalidOption { name: option, value: value.into(), reason }.into()
+    })
+}
+
 impl From<ErrorKind> for Error {
     fn from(kind: ErrorKind) -> Self {
         Self { path: None, kind }

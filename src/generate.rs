@@ -1,7 +1,6 @@
 //! Generation: a session's tokens, sampled one after another, as an iterator of pieces of text.
 
 use std::fmt;
-use std::ops::Deref;
 
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::sampler::Sampler;
@@ -52,7 +51,7 @@ impl<'a, const N: usize> From<&'a [TokenId; N]> for Prompt<'a> {
 }
 
 /// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FinishReason {
     /// The model generated this end-of-text token. It isn't shown, and wasn't fed.
@@ -88,7 +87,7 @@ pub enum FinishReason {
 /// let mut whole = String::new();
 /// let mut sampler = Sampler::new(SamplerOptions::default());
 /// for piece in model.session().generate("Once upon a time", &mut sampler)?.max_tokens(30) {
-///     whole += &piece?;
+///     whole += piece?.as_str();
 /// }
 ///
 /// let mut parts = String::new();
@@ -96,7 +95,7 @@ pub enum FinishReason {
 /// let mut session = model.session();
 /// for prompt in ["Once upon a time", "", ""] {
 ///     for piece in session.generate(prompt, &mut sampler)?.max_tokens(10) {
-///         parts += &piece?;
+///         parts += piece?.as_str();
 ///     }
 /// }
 /// assert_eq!(parts, whole);
@@ -358,22 +357,47 @@ impl Piece {
 
     /// The text, which may be empty.
     #[must_use]
-    pub fn text(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         self.text.as_str()
     }
 }
 
-impl Deref for Piece {
-    type Target = str;
+impl AsRef<str> for Piece {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
 
-    fn deref(&self) -> &str {
-        self.text()
+impl PartialEq<str> for Piece {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for Piece {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+/// The text that pieces make.
+impl FromIterator<Piece> for String {
+    fn from_iter<I: IntoIterator<Item = Piece>>(pieces: I) -> Self {
+        let mut text = Self::new();
+        text.extend(pieces);
+        text
+    }
+}
+
+impl Extend<Piece> for String {
+    fn extend<I: IntoIterator<Item = Piece>>(&mut self, pieces: I) {
+        pieces.into_iter().for_each(|piece| self.push_str(piece.as_str()));
     }
 }
 
 impl fmt::Display for Piece {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
+        f.pad(self.as_str())
     }
 }
 

@@ -6,7 +6,10 @@
 //! need no sum across lanes, and each is summed in the plain order of its dimensions, whatever the
 //! width of a vector.
 
-use crate::error::{ErrorKind, Result};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result, by_name};
 use crate::simd::Simd;
 
 /// Positions whose keys lie together.
@@ -25,11 +28,37 @@ pub enum CacheDtype {
 }
 
 impl CacheDtype {
+    /// All types.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// Its name: `f32` or `f16`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
     fn bytes(self) -> usize {
         match self {
             Self::F32 => size_of::<f32>(),
             Self::F16 => size_of::<u16>(),
         }
+    }
+}
+
+impl fmt::Display for CacheDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for CacheDtype {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        by_name("cache type", name, Self::ALL, Self::name)
     }
 }
 

@@ -16,10 +16,10 @@
 //! // milliseconds whatever its size: `Model::open("llama-2-7b-chat.Q4_K_M.gguf")?`.
 //! let model = Model::bundled()?;
 //! let mut session = model.session();
-//! let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
+//! let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
 //! let mut story = String::new();
 //! for piece in session.generate("Once upon a time", &mut sampler)?.max_tokens(20) {
-//!     story += &piece?;
+//!     story += piece?.as_str();
 //! }
 //! assert!(story.starts_with(", there was a little girl named Lily."));
 //! # Ok(())
@@ -87,10 +87,13 @@
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.
 //! - `bundled`: a model of 1.3 MB as part of the program, `Model::bundled`.
 //! - `convert`: writing models, in the module `convert`.
+//! - `serde`: options, messages and what has a name can be read and written with serde.
 //! - `cli`: the `babyllama` binary, and the crates that only it needs.
 
 mod arch;
 mod attention;
+#[cfg(feature = "serde")]
+mod by_name;
 mod bytes;
 pub mod chat;
 mod checkpoint;
@@ -125,7 +128,7 @@ pub use conversation::{Answer, Chat};
 pub use error::{Error, ErrorKind, Result, TokenId};
 pub use generate::{FinishReason, Generate, Piece, Prompt};
 pub use kv_cache::CacheDtype;
-pub use model::{Model, ModelBytes, ModelOptions};
+pub use model::{Model, ModelBytes, ModelOptions, TokenizerSource};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use quant::{Dtype, UnknownDtype};
 pub use sampler::{Rng, Sampler, SamplerOptions};

@@ -14,12 +14,18 @@ use crate::model::Model;
 use crate::session::SessionOptions;
 use crate::tokenizer::Tokenizer;
 
-/// How perplexity is measured.
-#[derive(Clone, Copy, Debug)]
+/// How perplexity is measured. Everything has a default; the methods set it, and say what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
 pub struct PerplexityOptions {
-    context_length: usize,
-    max_windows: usize,
-    cache_dtype: CacheDtype,
+    /// See [`PerplexityOptions::context_length`](#method.context_length).
+    pub context_length: usize,
+    /// See [`PerplexityOptions::max_windows`](#method.max_windows).
+    pub max_windows: usize,
+    /// See [`PerplexityOptions::cache_dtype`](#method.cache_dtype).
+    pub cache_dtype: CacheDtype,
 }
 
 impl Default for PerplexityOptions {

@@ -34,11 +34,16 @@ const MIN_SHARED_MODEL_BYTES: usize = 2 << 20;
 /// than this.
 const MIN_INITIAL_CACHE_BYTES: usize = 4 << 20;
 
-/// How a session is made. Everything has a default.
-#[derive(Clone, Copy, Debug, Default)]
+/// How a session is made. Everything has a default; the methods set it, and say what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
 pub struct SessionOptions {
-    context_length: Option<usize>,
-    cache_dtype: CacheDtype,
+    /// See [`SessionOptions::context_length`](#method.context_length).
+    pub context_length: Option<usize>,
+    /// See [`SessionOptions::cache_dtype`](#method.cache_dtype).
+    pub cache_dtype: CacheDtype,
 }
 
 impl SessionOptions {

@@ -89,7 +89,7 @@ fn sampling_allocates_nothing() {
     let mut logits = vec![-1000.0; 1000];
     logits[7] = 0.0;
     for top_k in [0, 900] {
-        let mut sampler = Sampler::new(SamplerOptions { top_k, top_p: 0.99, ..Default::default() });
+        let mut sampler = Sampler::new(SamplerOptions::new().top_k(top_k).top_p(0.99));
         sampler.sample(&logits).unwrap();
         let even = vec![0.0; 1000];
         let count = counted(|| {
@@ -164,19 +164,19 @@ fn generating_allocates_nothing(file: &[u8], what: &str) {
     let model = Model::from_bytes_with(file.to_vec(), &options).unwrap();
     let bans = vec![(1, f32::NEG_INFINITY), (2, f32::NEG_INFINITY)]; // it never ends
     for options in [
-        SamplerOptions { temperature: 0.0, ..Default::default() },
-        SamplerOptions { temperature: 1.0, ..Default::default() },
-        SamplerOptions { top_k: 40, min_p: 0.01, ..Default::default() },
-        SamplerOptions { repetition_penalty: 1.1, frequency_penalty: 0.1, ..Default::default() },
+        SamplerOptions::new().temperature(0.0),
+        SamplerOptions::new().temperature(1.0),
+        SamplerOptions::new().top_k(40).min_p(0.01),
+        SamplerOptions::new().repetition_penalty(1.1).frequency_penalty(0.1),
     ] {
-        let mut sampler = Sampler::new(SamplerOptions { logit_bias: bans.clone(), ..options.clone() });
+        let mut sampler = Sampler::new(options.clone().logit_bias(bans.clone()));
         let mut session = model.session();
         let mut generate = session.generate(&[1], &mut sampler).unwrap().stop(" p3 p3 p3 p3").stop("###");
         generate.next().unwrap().unwrap();
         let mut said = 0;
         let count = counted(|| {
             for piece in generate.by_ref().take(200) {
-                said += piece.unwrap().len();
+                said += piece.unwrap().as_str().len();
             }
         });
         assert!(said > 100, "{said} bytes of text");

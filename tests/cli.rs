@@ -104,8 +104,7 @@ fn generate(model: &Model, prompt: &str, max_tokens: usize, options: SamplerOpti
 #[test]
 fn bundled_story_is_what_the_library_generates() {
     let model = Model::open(MODEL).unwrap();
-    let story =
-        generate(&model, "", usize::MAX, SamplerOptions { temperature: 0.8, seed: 7, ..Default::default() });
+    let story = generate(&model, "", usize::MAX, SamplerOptions::new().temperature(0.8).seed(7));
     assert!(story.len() > 100);
     let alone = babyllama(&["-s", "7"]);
     assert_eq!(stdout(&alone), story.clone() + "\n");
@@ -195,7 +194,7 @@ fn steps_count_the_prompts_tokens() {
     let model = Model::open(MODEL).unwrap();
     let tokenizer = model.tokenizer().unwrap();
     let tokens = tokenizer.encode_prompt(prompt);
-    let greedy = SamplerOptions { temperature: 0.0, ..Default::default() };
+    let greedy = SamplerOptions::new().temperature(0.0);
     for steps in 1..tokens.len() + 5 {
         let n = steps.to_string();
         let output = babyllama(&["run", "-t", "0", "-i", prompt, "-n", &n]);
@@ -392,7 +391,7 @@ fn conversation(
     let mut answers = String::new();
     for question in questions {
         let answer = chat.ask(question, &mut sampler).unwrap().max_tokens(max_tokens);
-        answer.for_each(|piece| answers += &piece.unwrap());
+        answer.for_each(|piece| answers += piece.unwrap().as_str());
         answers.push('\n');
     }
     answers
@@ -410,7 +409,7 @@ fn chat_answers_as_the_library_does() {
         let mut args = vec!["chat", MODEL, "--template", "llama2", "-t", &t, "-s", &s, "-n", &n];
         args.extend(system.into_iter().flat_map(|system| ["-y", system]));
         let output = with_input(&args, input);
-        let options = SamplerOptions { temperature, seed, ..Default::default() };
+        let options = SamplerOptions::new().temperature(temperature).seed(seed);
         assert_eq!(stdout(&output), conversation(&model, system, &questions, max_tokens, options));
         assert!(stderr(&output).starts_with("prompt: "), "no prompts in a pipe: {}", stderr(&output));
     }
@@ -773,7 +772,7 @@ fn convert_writes_what_the_library_writes_and_then_runs() {
     let args = ["convert", source, target, "-z", TOKENIZER, "--dtype", "q8_0", "--norm-eps", "1e-6"];
     let args = [&args[..], &["--set", "general.name=a = b"]].concat();
     assert_eq!(stdout(&babyllama(&args)), "");
-    let options = GgufOptions::new().mix(Recipe::Q8_0).metadata("general.name", "a = b");
+    let options = GgufOptions::new().recipe(Recipe::Q8_0).metadata("general.name", "a = b");
     let open = ModelOptions::new().tokenizer_path(TOKENIZER).norm_eps(1e-6);
     let mut expected = Vec::new();
     to_gguf(&Source::open(source, &open).unwrap(), &options, &mut expected).unwrap();

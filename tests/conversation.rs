@@ -10,7 +10,7 @@ fn model() -> Model {
 }
 
 fn greedy() -> Sampler {
-    Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() })
+    Sampler::new(SamplerOptions::new().temperature(0.0))
 }
 
 /// Asks, and gives the answer, its tokens and why it ended.
@@ -20,7 +20,7 @@ fn ask(chat: &mut Chat, question: &str, n: usize) -> (String, Vec<u32>, Option<F
     let (mut text, mut tokens) = (String::new(), Vec::new());
     for piece in answer.by_ref() {
         let piece = piece.unwrap();
-        text += &piece;
+        text += piece.as_str();
         tokens.extend(piece.token());
     }
     assert_eq!(text, answer.text());
@@ -93,7 +93,7 @@ fn turns_are_taken_back_and_answered_anew_as_if_they_had_never_been() {
 
         // Again, and again with another seed: no question is read again.
         for seed in 0..3 {
-            let options = SamplerOptions { seed, repetition_penalty: 1.3, ..Default::default() };
+            let options = SamplerOptions::new().seed(seed).repetition_penalty(1.3);
             let mut sampler = Sampler::new(options.clone());
             let answer = chat.regenerate(&mut sampler).unwrap().max_tokens(6);
             assert_eq!(answer.n_prompt(), 1, "{template}");
@@ -209,7 +209,7 @@ fn any_history_of_a_chat_leads_to_what_a_fresh_one_gives() {
         let mut chat = Chat::new(model.session(), template).unwrap().stop(".");
         for step in 0..8 {
             let n = (random.next_u64() % 3) as usize;
-            let mut sampler = Sampler::new(SamplerOptions { seed: step, ..Default::default() });
+            let mut sampler = Sampler::new(SamplerOptions::new().seed(step));
             let question = ["Who?", "And Tom? ".repeat(60).as_str(), "Why \u{e9}?"][n].to_string();
             match random.next_u64() % 7 {
                 0 => drop(chat.undo()),

@@ -243,7 +243,7 @@ fn each_format_keeps_weights_within_its_step() {
         (Recipe::Q8_0, Dtype::Q8_0, 0.5 / 127.0 + 127.5 * 2.0_f32.powi(-11) / 127.0),
     ];
     for (mix, dtype, relative) in formats {
-        let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().mix(mix));
+        let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().recipe(mix));
         let gguf = Model::from_bytes(file.clone()).unwrap();
         for tensor in gguf.tensors() {
             let expected = if tensor.shape.len() == 1 { Dtype::F32 } else { dtype };
@@ -284,7 +284,7 @@ fn dequantized_embeddings(file: &[u8], dtype: Dtype) -> Vec<f32> {
 fn rows_that_are_no_whole_blocks_become_f16() {
     let shape = Shape { hidden_dim: 80, ..SHAPE };
     let source = TempFile::new("model.bin", &RandomModel::new(shape, 5).to_v0());
-    let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().mix(Recipe::Q8_0));
+    let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().recipe(Recipe::Q8_0));
     let gguf = Model::from_bytes(file).unwrap();
     for tensor in gguf.tensors().iter().filter(|tensor| tensor.shape.len() == 2) {
         let expected = if tensor.name.ends_with(".w2") { Dtype::F16 } else { Dtype::Q8_0 };
@@ -305,7 +305,7 @@ fn a_weight_that_is_no_number_is_refused_with_its_tensor() {
     let mut model = RandomModel::new(SHAPE, 7);
     model.layers[1].w2[5] = f32::NAN;
     let source = Source::open(TempFile::new("model.bin", &model.to_v0()), &ModelOptions::new()).unwrap();
-    let result = to_gguf(&source, &GgufOptions::new().mix(Recipe::Q8_0), Vec::new());
+    let result = to_gguf(&source, &GgufOptions::new().recipe(Recipe::Q8_0), Vec::new());
     let expected = "tensor \"blk.1.ffn_down.weight\" as Q8_0 can't be written: a weight is NaN";
     assert_eq!(refusal(result), expected);
 }
@@ -406,7 +406,7 @@ fn the_bundled_model_is_what_its_card_says_how_to_make() {
     for pair in flags.chunks_exact(2) {
         match (&*pair[0], &*pair[1]) {
             ("--tokenizer", path) => open = open.tokenizer_path(shared.join("models/512").join(path)),
-            ("--dtype", "q8_0") => options = options.mix(Recipe::Q8_0),
+            ("--dtype", "q8_0") => options = options.recipe(Recipe::Q8_0),
             ("--set", text) => {
                 let (key, text) = text.split_once('=').unwrap();
                 options = options.metadata(key, text);

@@ -61,7 +61,7 @@ fn assert_tokens(tokenizer: &Tokenizer, golden: &str) {
 
 #[test]
 fn logits_of_published_models_are_hugging_faces() {
-    let f32 = GgufOptions::new().mix(Recipe::F32);
+    let f32 = GgufOptions::new().recipe(Recipe::F32);
     for (name, golden) in [
         ("llama3", "llama3.f64"),
         ("llama2", "llama2.f64"),
@@ -168,7 +168,7 @@ fn a_file_of_a_directory_means_the_directory() {
 fn check_finds_what_was_changed() {
     let source = source("llama2");
     for mix in [None, Some(Recipe::F32), Some(Recipe::Q8_0)] {
-        let options = mix.map_or_else(GgufOptions::new, |mix| GgufOptions::new().mix(mix));
+        let options = mix.map_or_else(GgufOptions::new, |mix| GgufOptions::new().recipe(mix));
         let mut file = gguf(&source, &options);
         let mut compared = 0;
         check(&source, TempFile::new("m.gguf", &file), |weights| compared = weights).unwrap();

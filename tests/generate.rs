@@ -56,7 +56,7 @@ fn open_script() -> Model {
 }
 
 fn greedy() -> Sampler {
-    Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() })
+    Sampler::new(SamplerOptions::new().temperature(0.0))
 }
 
 /// Runs to the end: the pieces' texts, the reason, and the number of tokens.
@@ -239,7 +239,7 @@ fn text_that_is_held_at_max_tokens_comes_with_what_follows() {
     let mut sampler = greedy();
     let mut generate = session.generate(&[BOS], &mut sampler).unwrap().max_tokens(2).stop("once upon a");
     let pieces: Vec<_> = generate.by_ref().map(Result::unwrap).collect();
-    let shown: Vec<_> = pieces.iter().map(|piece| (piece.token(), piece.text())).collect();
+    let shown: Vec<_> = pieces.iter().map(|piece| (piece.token(), piece.as_str())).collect();
     assert_eq!(shown, [(Some(3), ""), (Some(4), "")]);
     assert_eq!(generate.held(), "once upon", "for a text that doesn't go on");
     // It is the stop string: nothing of it is ever shown.
@@ -300,7 +300,7 @@ fn a_character_that_is_never_completed_is_replaced_once_at_the_end() {
     let mut sampler = greedy();
     let generate = session.generate(&[BOS, LONG], &mut sampler).unwrap();
     let pieces: Vec<_> = generate.map(Result::unwrap).collect();
-    let shown: Vec<_> = pieces.iter().map(|piece| (piece.token(), piece.text())).collect();
+    let shown: Vec<_> = pieces.iter().map(|piece| (piece.token(), piece.as_str())).collect();
     assert_eq!(shown, [(Some(CUT), ""), (None, "\u{FFFD}")]);
 }
 
@@ -484,7 +484,7 @@ fn in_parts(model: &Model, options: &SamplerOptions, stops: &[String], n: usize,
             && let Some(piece) = generate.next()
         {
             let piece = piece.unwrap();
-            items.push((piece.token(), piece.text().to_string()));
+            items.push((piece.token(), piece.as_str().to_string()));
             n_items += 1;
         }
         n_generated += generate.n_generated();
@@ -523,13 +523,13 @@ proptest! {
         let progresses = |cut: &Cut| !matches!(cut, Cut::MaxTokens(0) | Cut::Drop(0));
         prop_assume!(cuts.iter().any(progresses));
         let model = rambler();
-        let mut options = SamplerOptions { seed, ..Default::default() };
+        let mut options = SamplerOptions::new().seed(seed);
         options.temperature = if greedy { 0.0 } else { 1.5 };
         if !ends {
             options.logit_bias = vec![(BOS, f32::NEG_INFINITY), (EOS, f32::NEG_INFINITY)];
         }
         if penalties {
-            options = SamplerOptions { repetition_penalty: 1.3, frequency_penalty: 0.2, penalty_window: 7, ..options };
+            options = options.repetition_penalty(1.3).frequency_penalty(0.2).penalty_window(7);
         }
         let whole = |stops: &[String]| in_parts(&model, &options, stops, n, &[Cut::MaxTokens(usize::MAX)]);
         let free = whole(&[]);
@@ -550,7 +550,7 @@ proptest! {
 fn a_generation_in_parts_may_go_on_in_a_fork_and_elsewhere() {
     let model = rambler();
     let logit_bias = vec![(BOS, f32::NEG_INFINITY), (EOS, f32::NEG_INFINITY)];
-    let options = SamplerOptions { repetition_penalty: 1.2, seed: 5, logit_bias, ..Default::default() };
+    let options = SamplerOptions::new().repetition_penalty(1.2).seed(5).logit_bias(logit_bias);
     let whole = in_parts(&model, &options, &[], 20, &[Cut::MaxTokens(usize::MAX)]);
     let mut sampler = Sampler::new(options);
     let mut session = model.session();
@@ -559,7 +559,7 @@ fn a_generation_in_parts_may_go_on_in_a_fork_and_elsewhere() {
         let prompt: &[TokenId] = if i == 0 { &[BOS, ONCE] } else { &[] };
         let pieces = session.generate(prompt, &mut sampler).unwrap().max_tokens(1);
         items.extend(
-            pieces.map(|piece| piece.unwrap()).map(|piece| (piece.token(), piece.text().to_string())),
+            pieces.map(|piece| piece.unwrap()).map(|piece| (piece.token(), piece.as_str().to_string())),
         );
         session = session.fork().unwrap();
         sampler = std::thread::spawn(move || sampler).join().unwrap();
@@ -571,7 +571,7 @@ fn a_generation_in_parts_may_go_on_in_a_fork_and_elsewhere() {
 #[test]
 fn max_tokens_of_zero_reads_the_prompt_and_counts_it() {
     let model = open_script();
-    let options = SamplerOptions { temperature: 0.0, presence_penalty: 100.0, ..Default::default() };
+    let options = SamplerOptions::new().temperature(0.0).presence_penalty(100.0);
     let say = |parts: &[usize]| {
         let mut session = model.session();
         let mut sampler = Sampler::new(options.clone());
@@ -620,7 +620,7 @@ fn nan_logits_are_a_typed_error_and_end_it() {
     let mut sampler = greedy();
     let mut generate = session.generate(&[BOS], &mut sampler).unwrap();
     for expected in ["once", " upon", " a time"] {
-        assert_eq!(generate.next().unwrap().unwrap().text(), expected);
+        assert_eq!(generate.next().unwrap().unwrap().as_str(), expected);
     }
     let error = generate.next().unwrap().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::NanLogit { .. }), "{error:?}");
@@ -667,7 +667,7 @@ fn nan_in_any_kind_of_weight_is_a_typed_error() {
 fn options_of_the_sampler_that_are_out_of_range_are_an_error_of_the_first_token() {
     let model = open_script();
     let mut session = model.session();
-    let mut sampler = Sampler::new(SamplerOptions { temperature: -1.0, ..Default::default() });
+    let mut sampler = Sampler::new(SamplerOptions::new().temperature(-1.0));
     let mut generate = session.generate(&[BOS], &mut sampler).unwrap();
     let error = generate.next().unwrap().map(|piece| piece.to_string()).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InvalidOption { name: "temperature", .. }), "{error:?}");
@@ -695,8 +695,7 @@ fn ids_without_a_piece_are_never_generated() {
     assert_eq!(pieces.iter().map(babyllama::Piece::token).collect::<Vec<_>>(), [Some(12); 3]);
 
     for seed in 0..200 {
-        let mut sampler =
-            Sampler::new(SamplerOptions { temperature: 5.0, top_p: 1.0, seed, ..Default::default() });
+        let mut sampler = Sampler::new(SamplerOptions::new().temperature(5.0).top_p(1.0).seed(seed));
         let mut session = model.session();
         for piece in session.generate(&[BOS], &mut sampler).unwrap().max_tokens(4) {
             assert!(piece.unwrap().token().is_none_or(|token| token < 14));
@@ -721,7 +720,7 @@ fn penalties_count_the_prompt_and_what_was_said() {
     // " ha" and " ho" would go on for ever; a presence penalty above the margin ends that.
     let model = open_script();
     let mut session = model.session();
-    let options = SamplerOptions { temperature: 0.0, presence_penalty: 100.0, ..Default::default() };
+    let options = SamplerOptions::new().temperature(0.0).presence_penalty(100.0);
     let mut sampler = Sampler::new(options);
     let generate = session.generate(&[LOOP], &mut sampler).unwrap().max_tokens(3);
     let tokens: Vec<_> = generate.map(|piece| piece.unwrap().token()).collect();
@@ -734,7 +733,7 @@ fn the_same_seed_says_the_same() {
     let model =
         open(&RandomModel::new(common::Shape { tied: true, n_layers: 2, ..script().shape }, 9), &PIECES);
     let say = |seed| {
-        let mut sampler = Sampler::new(SamplerOptions { seed, ..Default::default() });
+        let mut sampler = Sampler::new(SamplerOptions::new().seed(seed));
         let mut session = model.session();
         let generate = session.generate("once", &mut sampler).unwrap().max_tokens(30);
         generate.map(|piece| piece.unwrap().to_string()).collect::<String>()

@@ -90,7 +90,7 @@ fn open_and_use(bytes: Vec<u8>, options: &ModelOptions) -> Result<(), Error> {
     let mut sampler = Sampler::new(SamplerOptions::default());
     match session.generate("ab a", &mut sampler) {
         // NaN weights are an error, of the first token.
-        Ok(pieces) => pieces.take(4).for_each(|piece| drop(piece.map(|piece| piece.len()))),
+        Ok(pieces) => pieces.take(4).for_each(|piece| drop(piece.map(|piece| piece.as_str().len()))),
         // A vocabulary that lacks the prompt's tokens.
         Err(error) => assert!(matches!(error.kind(), ErrorKind::TokenOutOfRange { .. }), "{error}"),
     }

@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["generate", "perplexity"],
     &["conversation"],
     &["convert"],
+    &["by_name"],
 ];
 
 /// Beside the layers: what these may import. Layers from `model` up may import them, and

@@ -44,12 +44,12 @@ fn tell(story: &Story<'_>, isa: Isa, threads: usize) -> String {
     let prompt = tokenizer.encode(story.prompt);
     let mut text = tokenizer.decode(&prompt);
     let &Story { temperature, top_p, seed, .. } = story;
-    let mut sampler = Sampler::new(SamplerOptions { temperature, top_p, seed, ..Default::default() });
+    let mut sampler = Sampler::new(SamplerOptions::new().temperature(temperature).top_p(top_p).seed(seed));
     let mut session = model.session();
     let generate = session.generate(story.prompt, &mut sampler).unwrap();
     let mut generate = generate.max_tokens(story.steps - prompt.len());
     for piece in &mut generate {
-        text += &piece.unwrap();
+        text += piece.unwrap().as_str();
     }
     let reason = generate.finish_reason();
     let ended = matches!(reason, Some(FinishReason::MaxTokens | FinishReason::EndOfText(_)));

@@ -258,10 +258,10 @@ fn a_split_model_becomes_one_file() {
 fn weights_are_encoded_from_what_the_file_stands_for() {
     // From F16 and from a file of the same weights in f32 alike.
     let random = RandomModel::new(SHAPE, 7).to_gguf(1e-5, 1e4).to_bytes();
-    let f16 = converted(&random, &ModelOptions::new(), &GgufOptions::new().mix(Recipe::F16));
-    let f32 = converted(&f16, &ModelOptions::new(), &GgufOptions::new().mix(Recipe::F32));
+    let f16 = converted(&random, &ModelOptions::new(), &GgufOptions::new().recipe(Recipe::F16));
+    let f32 = converted(&f16, &ModelOptions::new(), &GgufOptions::new().recipe(Recipe::F32));
     for mix in [Recipe::Q4_0, Recipe::Q5KM, Recipe::Bf16] {
-        let options = GgufOptions::new().mix(mix);
+        let options = GgufOptions::new().recipe(mix);
         let [from_f16, from_f32] = [&f16, &f32].map(|file| converted(file, &ModelOptions::new(), &options));
         assert!(from_f16 == from_f32, "{mix}");
     }
@@ -271,7 +271,7 @@ fn weights_are_encoded_from_what_the_file_stands_for() {
 fn only_matrices_of_another_format_are_encoded_anew() {
     let random =
         RandomModel::new(Shape { dim: 256, hidden_dim: 512, ..SHAPE }, 8).to_gguf(1e-5, 1e4).to_bytes();
-    let of = |file: &[u8], mix| converted(file, &ModelOptions::new(), &GgufOptions::new().mix(mix));
+    let of = |file: &[u8], mix| converted(file, &ModelOptions::new(), &GgufOptions::new().recipe(mix));
     let small = of(&random, Recipe::Q4KS);
     let medium = of(&small, Recipe::Q4KM);
     let file_types = [&small, &medium].map(|file| value(&open(file), "general.file_type").to_owned());
@@ -290,8 +290,9 @@ fn any_number_of_threads_writes_the_same_bytes() {
     let shape = Shape { dim: 256, hidden_dim: 256, n_layers: 1, vocab_size: 999, ..SHAPE };
     let random = RandomModel::new(shape, 9).to_gguf(1e-5, 1e4).to_bytes();
     for mix in [Recipe::F16, Recipe::Q4_0, Recipe::Q4KM] {
-        let of =
-            |threads| converted(&random, &ModelOptions::new(), &GgufOptions::new().mix(mix).threads(threads));
+        let of = |threads| {
+            converted(&random, &ModelOptions::new(), &GgufOptions::new().recipe(mix).threads(threads))
+        };
         let alone = of(1);
         for threads in [2, 3, 8] {
             assert!(of(threads) == alone, "{mix} with {threads} threads");
@@ -305,7 +306,7 @@ fn what_is_written_is_what_quantize_makes_of_it() {
     let file = converted(
         &model.to_gguf(1e-5, 1e4).to_bytes(),
         &ModelOptions::new(),
-        &GgufOptions::new().mix(Recipe::Q4KM),
+        &GgufOptions::new().recipe(Recipe::Q4KM),
     );
     for (weights, dtype) in [(&model.tok_embeddings, Dtype::Q4K), (&model.layers[1].w2, Dtype::Q6K)] {
         let mut bytes = Vec::new();

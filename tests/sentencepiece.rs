@@ -151,7 +151,7 @@ fn names_of_models_say_which_tokens_strip_spaces() {
 fn a_prompt_after_text_goes_on_from_it() {
     let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf")).unwrap();
     let tokenizer = model.tokenizer().unwrap();
-    let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..Default::default() });
+    let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
     for (before, text, whole) in [
         (tokenizer.encode_prompt("Once upon a ti"), "me", "Once upon a time"),
         (tokenizer.encode_prompt("Once upon a"), " time", "Once upon a time"),

@@ -119,7 +119,7 @@ impl Copy {
 
 fn gguf(source: &Source) -> Vec<u8> {
     let mut file = Vec::new();
-    to_gguf(source, &GgufOptions::new().mix(Recipe::F32), &mut file).unwrap();
+    to_gguf(source, &GgufOptions::new().recipe(Recipe::F32), &mut file).unwrap();
     let written = TempFile::new("model.gguf", &file);
     check(source, &written, |_| ()).unwrap();
     file

@@ -19,7 +19,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::error::{Error, ErrorKind, Result, TokenId, by_name};
 use crate::tokenizer::{PieceKind, Tokenizer};
 use layouts::{Item, Layout};
 
@@ -36,6 +36,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::System, Self::User, Self::Assistant];
+
     /// `system`, `user` or `assistant`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -45,22 +48,25 @@ impl Role {
             Self::Assistant => "assistant",
         }
     }
-
-    /// The role of this name.
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        [Self::System, Self::User, Self::Assistant].into_iter().find(|role| role.name() == name)
-    }
 }
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        by_name("role", name, Self::ALL, Self::name)
     }
 }
 
 /// What somebody says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Message {
     /// Who says it.
     pub role: Role,
@@ -168,14 +174,6 @@ impl Template {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.layout().name
-    }
-
-    /// The template of this name, or of the name that llama.cpp has for it, such as
-    /// `mistral-v7-tekken`.
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        let own = Self::ALL.into_iter().find(|template| template.name() == name);
-        own.or_else(|| layouts::NAMES.iter().find(|(known, _)| *known == name).map(|(_, template)| *template))
     }
 
     /// Recognises a template by the marks in its Jinja text, which a GGUF file brings
@@ -343,19 +341,19 @@ impl Template {
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 
+/// The template of this name, or of the name that llama.cpp has for it, such as `mistral-v7-tekken`.
 impl FromStr for Template {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::by_name(name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            let reason = format!("must be one of {names}");
-            ErrorKind::InvalidOption { name: "template", value: name.into(), reason }.into()
-        })
+        match layouts::NAMES.iter().find(|(known, _)| *known == name) {
+            Some(&(_, template)) => Ok(template),
+            None => by_name("template", name, Self::ALL, Self::name),
+        }
     }
 }
 

@@ -91,7 +91,7 @@ fn renderings_are_those_of_the_models_own_templates() {
         }
         let rest = three.strip_prefix(&text(template, false, 1)).unwrap();
         assert_eq!(text(template, true, 3), with_system.to_string() + rest, "{template}");
-        assert_eq!(Template::by_name(template.name()), Some(template));
+        assert_eq!(template.name().parse::<Template>().unwrap(), template);
     }
 }
 
@@ -270,7 +270,7 @@ mod tokens {
             ("mistral-v3", "[INST] S s\n\nQ1[/INST] A1</s>[INST] Q2[/INST]"),
             ("mistral-v7", "[SYSTEM_PROMPT] S s[/SYSTEM_PROMPT][INST] Q1[/INST] A1</s>[INST] Q2[/INST]"),
         ] {
-            let parts = Template::by_name(name).unwrap().render(&messages);
+            let parts = name.parse::<Template>().unwrap().render(&messages);
             let tokens = encode(&parts, &tokenizer).unwrap();
             // Each token's piece as it stands in the vocabulary, without BOS.
             let text: Vec<u8> = tokens[1..]
@@ -288,7 +288,7 @@ mod tokens {
             ("mistral-v3-tekken", "^[INST]S s\n\nQ1[/INST]A1</s>[INST]Q2[/INST]"),
             ("mistral-v7-tekken", "^[SYSTEM_PROMPT]S s[/SYSTEM_PROMPT][INST]Q1[/INST]A1</s>[INST]Q2[/INST]"),
         ] {
-            let parts = Template::by_name(name).unwrap().render(&messages);
+            let parts = name.parse::<Template>().unwrap().render(&messages);
             assert_eq!(parts.into_iter().map(say).collect::<String>(), expected, "{name}");
         }
     }

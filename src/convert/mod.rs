@@ -20,7 +20,7 @@
 //!
 //! let open = ModelOptions::new().tokenizer_path("tokenizer.bin");
 //! let source = Source::open("stories15M.bin", &open)?;
-//! let options = GgufOptions::new().mix(Recipe::Q8_0).metadata("general.name", "Stories 15M");
+//! let options = GgufOptions::new().recipe(Recipe::Q8_0).metadata("general.name", "Stories 15M");
 //! let mut file = OutputFile::create("stories15M.gguf", false)?;
 //! to_gguf(&source, &options, &mut file)?;
 //! file.persist()?;
@@ -55,14 +55,19 @@ use crate::parallel::Threads;
 use gguf::{Value, llama};
 use weights::Converter;
 
-/// How a model is written as GGUF.
+/// How a model is written as GGUF. Everything has a default; the methods set it, and say what it is.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct GgufOptions {
-    mix: Option<Recipe>,
-    metadata: Vec<(String, Value)>,
-    threads: Option<usize>,
+    /// See [`GgufOptions::recipe`](#method.recipe).
+    pub recipe: Option<Recipe>,
+    /// See [`GgufOptions::metadata`](#method.metadata).
+    pub metadata: Vec<(String, Value)>,
+    /// See [`GgufOptions::threads`](#method.threads).
+    pub threads: Option<usize>,
+    /// See [`GgufOptions::pool`](#method.pool).
     #[cfg(feature = "rayon")]
-    pool: Option<Arc<ThreadPool>>,
+    pub pool: Option<Arc<ThreadPool>>,
 }
 
 impl GgufOptions {
@@ -75,8 +80,8 @@ impl GgufOptions {
 
     /// The formats of matrices. One that is stored in its format already is copied.
     #[must_use]
-    pub fn mix(mut self, mix: Recipe) -> Self {
-        self.mix = Some(mix);
+    pub fn recipe(mut self, recipe: Recipe) -> Self {
+        self.recipe = Some(recipe);
         self
     }
 

@@ -7,12 +7,12 @@ fn sampler(options: SamplerOptions) -> Sampler {
 }
 
 fn greedy() -> SamplerOptions {
-    SamplerOptions { temperature: 0.0, ..Default::default() }
+    SamplerOptions::new().temperature(0.0)
 }
 
 /// Plain sampling from the softmax.
 fn plain() -> SamplerOptions {
-    SamplerOptions { top_p: 1.0, ..Default::default() }
+    SamplerOptions::new().top_p(1.0)
 }
 
 /// How often each token is drawn.
@@ -76,7 +76,7 @@ fn temperature_zero_takes_the_lowest_of_the_greatest_and_no_coin() {
 
 #[test]
 fn one_coin_is_drawn_for_each_token() {
-    for options in [plain(), SamplerOptions::default(), SamplerOptions { top_k: 2, ..Default::default() }] {
+    for options in [plain(), SamplerOptions::default(), SamplerOptions::new().top_k(2)] {
         let mut sampler = sampler(options);
         let mut rng = sampler.rng.clone();
         for logits in [&[0.0][..], &[1.0, 2.0, 3.0], &[f32::INFINITY, 0.0]] {
@@ -97,7 +97,7 @@ fn tokens_are_drawn_by_their_probability() {
 
 #[test]
 fn temperature_is_an_exponent_of_the_probabilities() {
-    let options = SamplerOptions { temperature: 0.5, ..plain() };
+    let options = plain().temperature(0.5);
     assert_distribution(
         &counts(options, &logits_of(&[0.6, 0.3, 0.1]), 40_000),
         &[36.0 / 46.0, 9.0 / 46.0, 1.0 / 46.0],
@@ -107,7 +107,7 @@ fn temperature_is_an_exponent_of_the_probabilities() {
 #[test]
 fn top_p_keeps_the_token_that_crosses_it() {
     let logits = logits_of(&[0.1, 0.2, 0.4, 0.3]);
-    let options = |top_p| SamplerOptions { top_p, ..Default::default() };
+    let options = |top_p| SamplerOptions::new().top_p(top_p);
     assert_distribution(&counts(options(0.6), &logits, 20_000), &[0.0, 0.0, 4.0 / 7.0, 3.0 / 7.0]);
     assert_distribution(&counts(options(0.8), &logits, 20_000), &[0.0, 2.0 / 9.0, 4.0 / 9.0, 3.0 / 9.0]);
     assert_distribution(&counts(options(1e-9), &logits, 1_000), &[0.0, 0.0, 1.0, 0.0]);
@@ -118,38 +118,38 @@ fn top_p_keeps_the_token_that_crosses_it() {
 
 #[test]
 fn top_p_takes_one_token_when_its_cutoff_drops_all() {
-    assert_eq!(counts(SamplerOptions { top_p: 1e-9, ..Default::default() }, &[1.0; 1000], 10)[0], 10);
+    assert_eq!(counts(SamplerOptions::new().top_p(1e-9), &[1.0; 1000], 10)[0], 10);
     assert_eq!(counts(SamplerOptions::default(), &[-7.0], 10), [10]);
 }
 
 #[test]
 fn top_k_keeps_the_likeliest() {
     let logits = logits_of(&[0.1, 0.2, 0.4, 0.3]);
-    let options = SamplerOptions { top_k: 2, ..plain() };
+    let options = plain().top_k(2);
     assert_distribution(&counts(options, &logits, 20_000), &[0.0, 0.0, 4.0 / 7.0, 3.0 / 7.0]);
-    let ties = counts(SamplerOptions { top_k: 2, ..plain() }, &[1.0, 2.0, 1.0, 1.0], 1_000);
+    let ties = counts(plain().top_k(2), &[1.0, 2.0, 1.0, 1.0], 1_000);
     assert!(ties[0] > 0 && ties[2..] == [0, 0], "of equals, the lower id");
-    let all = SamplerOptions { top_k: usize::MAX, ..plain() };
+    let all = plain().top_k(usize::MAX);
     assert_distribution(&counts(all, &logits, 20_000), &[0.1, 0.2, 0.4, 0.3]);
 }
 
 #[test]
 fn min_p_is_relative_to_the_likeliest() {
     let logits = logits_of(&[0.1, 0.2, 0.4, 0.3]);
-    let options = SamplerOptions { min_p: 0.45, ..plain() };
+    let options = plain().min_p(0.45);
     assert_distribution(&counts(options, &logits, 20_000), &[0.0, 2.0 / 9.0, 4.0 / 9.0, 3.0 / 9.0]);
 }
 
 #[test]
 fn top_p_acts_on_what_the_other_filters_leave() {
     // 0.4 is 4/7 of what top-k leaves, so it alone exceeds 0.5; of everything it would not.
-    let options = SamplerOptions { top_k: 2, top_p: 0.5, ..Default::default() };
+    let options = SamplerOptions::new().top_k(2).top_p(0.5);
     assert_eq!(counts(options, &logits_of(&[0.1, 0.2, 0.4, 0.3]), 100), [0, 0, 100, 0]);
 }
 
 #[test]
 fn repetition_penalty_divides_positive_and_multiplies_negative_logits() {
-    let mut sampler = sampler(SamplerOptions { repetition_penalty: 2.0, ..greedy() });
+    let mut sampler = sampler(greedy().repetition_penalty(2.0));
     let logits = [3.0, 1.6, -1.0, -1.5];
     assert_eq!(sampler.sample(&logits).unwrap(), 0);
     sampler.accept(0);
@@ -165,7 +165,7 @@ fn repetition_penalty_divides_positive_and_multiplies_negative_logits() {
 
 #[test]
 fn frequency_penalty_counts_and_presence_penalty_does_not() {
-    let mut sampler = sampler(SamplerOptions { frequency_penalty: 0.5, presence_penalty: 0.25, ..greedy() });
+    let mut sampler = sampler(greedy().frequency_penalty(0.5).presence_penalty(0.25));
     for token in [1, 1, 2, 9] {
         sampler.accept(token);
     }
@@ -175,7 +175,7 @@ fn frequency_penalty_counts_and_presence_penalty_does_not() {
 
 #[test]
 fn penalties_forget_what_leaves_the_window() {
-    let mut sampler = sampler(SamplerOptions { frequency_penalty: 1.0, penalty_window: 3, ..greedy() });
+    let mut sampler = sampler(greedy().frequency_penalty(1.0).penalty_window(3));
     for token in [0, 0, 1, 2, 1, 1] {
         sampler.accept(token);
     }
@@ -188,7 +188,7 @@ fn penalties_forget_what_leaves_the_window() {
 
 #[test]
 fn a_window_of_nothing_has_no_penalty() {
-    let mut sampler = sampler(SamplerOptions { presence_penalty: 9.0, penalty_window: 0, ..greedy() });
+    let mut sampler = sampler(greedy().presence_penalty(9.0).penalty_window(0));
     sampler.accept(0);
     assert_eq!(sampler.sample(&[1.0, 0.0]).unwrap(), 0);
 }
@@ -196,7 +196,7 @@ fn a_window_of_nothing_has_no_penalty() {
 #[test]
 fn biases_add_up_and_minus_infinity_bans() {
     let logits = [f32::INFINITY, 1.0, 2.0];
-    let bias = |logit_bias| SamplerOptions { logit_bias, ..greedy() };
+    let bias = |logit_bias| greedy().logit_bias(logit_bias);
     let banned = (0, f32::NEG_INFINITY);
     assert_eq!(sampler(bias(vec![banned, (0, 99.0), (77, 1.0)])).sample(&logits).unwrap(), 2);
     assert_eq!(sampler(bias(vec![banned, (1, 0.75), (1, 0.75)])).sample(&logits).unwrap(), 1);
@@ -232,7 +232,7 @@ fn infinite_logits_share_all_the_probability() {
 fn tiny_temperatures_are_nearly_greedy() {
     for temperature in [1e-10, f32::MIN_POSITIVE, f32::from_bits(1)] {
         for logits in [[1e30, 2e30, -1e30], [-2.0, -1.0, -3.0], [-2e38, 0.0, f32::NEG_INFINITY]] {
-            assert_eq!(sampler(SamplerOptions { temperature, ..plain() }).sample(&logits).unwrap(), 1);
+            assert_eq!(sampler(plain().temperature(temperature)).sample(&logits).unwrap(), 1);
         }
     }
 }
@@ -241,17 +241,17 @@ fn tiny_temperatures_are_nearly_greedy() {
 fn options_out_of_range_are_named() {
     let default = SamplerOptions::default;
     let cases = [
-        (SamplerOptions { temperature: -1.0, ..default() }, "option temperature = -1: "),
-        (SamplerOptions { temperature: f32::NAN, ..default() }, "option temperature = NaN: "),
-        (SamplerOptions { temperature: f32::INFINITY, ..default() }, "option temperature = inf: "),
-        (SamplerOptions { top_p: f32::NAN, ..default() }, "option top_p = NaN: "),
-        (SamplerOptions { min_p: 1.5, ..default() }, "option min_p = 1.5: "),
-        (SamplerOptions { min_p: f32::NAN, ..default() }, "option min_p = NaN: "),
-        (SamplerOptions { repetition_penalty: 0.0, ..default() }, "option repetition_penalty = 0: "),
-        (SamplerOptions { frequency_penalty: f32::NAN, ..default() }, "option frequency_penalty = NaN: "),
-        (SamplerOptions { presence_penalty: f32::INFINITY, ..default() }, "option presence_penalty = inf: "),
-        (SamplerOptions { logit_bias: vec![(1, f32::INFINITY)], ..default() }, "option logit_bias = inf: "),
-        (SamplerOptions { logit_bias: vec![(1, f32::NAN)], ..default() }, "option logit_bias = NaN: "),
+        (default().temperature(-1.0), "option temperature = -1: "),
+        (default().temperature(f32::NAN), "option temperature = NaN: "),
+        (default().temperature(f32::INFINITY), "option temperature = inf: "),
+        (default().top_p(f32::NAN), "option top_p = NaN: "),
+        (default().min_p(1.5), "option min_p = 1.5: "),
+        (default().min_p(f32::NAN), "option min_p = NaN: "),
+        (default().repetition_penalty(0.0), "option repetition_penalty = 0: "),
+        (default().frequency_penalty(f32::NAN), "option frequency_penalty = NaN: "),
+        (default().presence_penalty(f32::INFINITY), "option presence_penalty = inf: "),
+        (default().logit_bias(vec![(1, f32::INFINITY)]), "option logit_bias = inf: "),
+        (default().logit_bias(vec![(1, f32::NAN)]), "option logit_bias = NaN: "),
     ];
     for (options, message) in cases {
         let error = sampler(options).sample(&[0.0]).unwrap_err().to_string();
@@ -261,7 +261,7 @@ fn options_out_of_range_are_named() {
 
 #[test]
 fn reset_repeats_the_choices() {
-    let mut sampler = sampler(SamplerOptions { frequency_penalty: 0.3, ..Default::default() });
+    let mut sampler = sampler(SamplerOptions::new().frequency_penalty(0.3));
     let logits: Vec<f32> = (0..100).map(|i| (i % 10) as f32 / 3.0).collect();
     let mut run = || {
         let choose = |_| {
@@ -278,7 +278,7 @@ fn reset_repeats_the_choices() {
 
 #[test]
 fn buffers_are_reused() {
-    let options = SamplerOptions { frequency_penalty: 0.1, top_k: 400, ..Default::default() };
+    let options = SamplerOptions::new().frequency_penalty(0.1).top_k(400);
     let mut sampler = sampler(options);
     let logits: Vec<f32> = (0..1000).map(|i| (i % 7) as f32).collect();
     let mut places = Vec::new();
@@ -326,7 +326,7 @@ fn partial_sorting_draws_what_full_sorting_draws() {
             // Rounded, so that many are equal.
             let logits: Vec<f32> = (0..n).map(|_| (rng.next_f32() * scale * 64.0).round() / 64.0).collect();
             for top_p in [0.3, 0.9, 0.999] {
-                let mut sampler = sampler(SamplerOptions { top_p, seed: n, ..Default::default() });
+                let mut sampler = sampler(SamplerOptions::new().top_p(top_p).seed(n));
                 let mut coins = sampler.rng.clone();
                 for _ in 0..5 {
                     let expected = top_p_by_sorting(&logits, top_p, coins.next_f32());
@@ -417,7 +417,7 @@ proptest! {
     #[test]
     fn top_k_of_one_is_greedy(logits in proptest::collection::vec(-9_i8..9, 1..70), seed in any::<u64>()) {
         let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
-        let one = SamplerOptions { top_k: 1, seed, ..Default::default() };
+        let one = SamplerOptions::new().top_k(1).seed(seed);
         prop_assert_eq!(sampler(one).sample(&logits).unwrap(), sampler(greedy()).sample(&logits).unwrap());
     }
 }

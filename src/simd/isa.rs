@@ -1,10 +1,14 @@
 //! Which instruction sets there are, and how a kernel is compiled for each of them.
 
+use std::fmt;
+use std::str::FromStr;
+
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use super::{Simd, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use crate::error::{Error, Result, by_name};
 
 /// A computation that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
@@ -114,6 +118,21 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Level::NeonDotprod(s) => s.run(kernel),
         }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One that this processor has, by its name.
+impl FromStr for Isa {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        by_name("instruction set", name, Self::available(), Self::name)
     }
 }
 

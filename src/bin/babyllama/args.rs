@@ -52,15 +52,13 @@ impl SamplingArgs {
         if !(0.0..=1.0).contains(&self.top_p) {
             return Err(CliError::Usage(format!("--top-p {}: must be from 0 to 1", self.top_p)));
         }
-        let options = SamplerOptions {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            seed: if self.seed == 0 { new_seed() } else { self.seed },
-            ..Default::default()
-        };
+        let options = SamplerOptions::new()
+            .temperature(self.temperature)
+            .top_p(self.top_p)
+            .top_k(self.top_k)
+            .min_p(self.min_p)
+            .repetition_penalty(self.repetition_penalty)
+            .seed(if self.seed == 0 { new_seed() } else { self.seed });
         options.validate().map_err(|e| {
             CliError::Usage(match e.kind() {
                 ErrorKind::InvalidOption { name, value, reason } => {
@@ -171,10 +169,7 @@ pub(crate) fn cache_dtype(f16: bool) -> CacheDtype {
 /// Takes the names of the instruction sets that this processor has, and lists them in the help.
 pub(crate) fn isa_parser() -> impl TypedValueParser<Value = Isa> {
     let names = Isa::available().into_iter().map(Isa::name);
-    PossibleValuesParser::new(names).try_map(|name| {
-        let isa = Isa::available().into_iter().find(|isa| isa.name() == name);
-        isa.ok_or("not an instruction set of this processor")
-    })
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Isa>())
 }
 
 /// Takes the names of templates, and lists them in the help.

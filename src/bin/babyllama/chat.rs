@@ -119,7 +119,7 @@ fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
     let name = Some(own.trim()).filter(|name| name.len() < 64 && !name.contains(['{', '\n']));
     let known = Template::detect(own).ok_or_else(|| {
         // The file means llama.cpp's template, and ours of this name is not the same.
-        let is_near = name.is_some_and(|name| Template::by_name(name).is_some());
+        let is_near = name.is_some_and(|name| name.parse::<Template>().is_ok());
         let why =
             if is_near { "is llama.cpp's, which differs from the one here" } else { "isn't known here" };
         let what = name.map_or("chat template".into(), |name| format!("chat template, {name:?},"));
@@ -178,7 +178,7 @@ impl Conversation {
                 piece
             }
         {
-            print_text(&piece?)?;
+            print_text(piece?.as_str())?;
         }
         let (reason, n_generated) = (answer.finish_reason(), answer.n_generated());
         if answer.has_begun() {
@@ -252,7 +252,7 @@ fn load(file: &str) -> Result<Vec<Message>, CliError> {
     File::open(file).map_err(of_file)?.take(MAX_SAVED).read_to_string(&mut text).map_err(of_file)?;
     let message = |line: &str| {
         let value: Value = serde_json::from_str(line).ok()?;
-        let role = Role::by_name(value.get("role")?.as_str()?)?;
+        let role: Role = value.get("role")?.as_str()?.parse().ok()?;
         Some(Message { role, content: value.get("content")?.as_str()?.into() })
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

@@ -221,7 +221,7 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
 fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), CliError> {
     let mut options = GgufOptions::new();
     if let Some(mix) = args.dtype.0 {
-        options = options.mix(mix);
+        options = options.recipe(mix);
     }
     if let Some(threads) = args.threads {
         options = options.threads(threads);

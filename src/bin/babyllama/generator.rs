@@ -57,7 +57,7 @@ impl Generator {
         while !watch.interrupted()
             && let Some(piece) = generate.next()
         {
-            show(&piece?)?;
+            show(piece?.as_str())?;
         }
         if generate.finish_reason() == Some(FinishReason::MaxTokens) {
             show(generate.held())?; // no other generation continues this text

@@ -96,7 +96,11 @@ pub(crate) struct Choice {
 impl Choice {
     pub(crate) fn of(source: &SourceModel, options: &GgufOptions) -> Self {
         let traits = Traits::of(&source.config, source.is_tied());
-        Self { mix: options.mix, traits, source_type: source.keys.as_ref().and_then(|keys| keys.file_type) }
+        Self {
+            mix: options.recipe,
+            traits,
+            source_type: source.keys.as_ref().and_then(|keys| keys.file_type),
+        }
     }
 
     /// How a tensor is stored. Vectors stay F32: they are small, and engines want them so.

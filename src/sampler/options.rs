@@ -1,0 +1,160 @@
+//! What can be asked of a [`Sampler`](super::Sampler).
+
+use crate::error::{ErrorKind, Result, TokenId};
+
+/// Makes the options of a list. A row is an option's documentation, name, type and default, and the
+/// rule that its values must keep.
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $rule:expr;)*) => {
+        /// How a [`Sampler`](super::Sampler) chooses. The defaults are llama2.c's.
+        ///
+        /// ```
+        /// use babyllama::SamplerOptions;
+        ///
+        /// let options = SamplerOptions::new().temperature(0.8).top_k(40);
+        /// assert_eq!(options.top_p, 0.9);
+        /// options.validate()?;
+        /// # Ok::<(), babyllama::Error>(())
+        /// ```
+        #[derive(Clone, Debug, PartialEq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+        #[non_exhaustive]
+        pub struct SamplerOptions {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Default for SamplerOptions {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl SamplerOptions {
+            $(
+                #[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, $name: $type) -> Self {
+                    self.$name = $name;
+                    self
+                }
+            )*
+
+            /// Checks every option.
+            ///
+            /// # Errors
+            /// [`ErrorKind::InvalidOption`] names the first option that can't be honored.
+            pub fn validate(&self) -> Result<()> {
+                $(
+                    let rule: Rule<$type> = $rule;
+                    rule(&self.$name).map_err(|(value, reason)| ErrorKind::InvalidOption {
+                        name: stringify!($name),
+                        value: value.to_string(),
+                        reason: reason.into(),
+                    })?;
+                )*
+                Ok(())
+            }
+        }
+    };
+}
+
+options! {
+    /// Divides the logits: below 1 the likely tokens get likelier, above 1 the choice gets more
+    /// even, and 0 always takes the likeliest token and no random number. Default 1.
+    temperature: f32 = 1.0, at_least_0;
+    /// Keeps the likeliest tokens up to the one with which their probabilities together exceed
+    /// this; off at 0 or below and at 1 or above. Default 0.9.
+    top_p: f32 = 0.9, a_number;
+    /// Keeps this number of the likeliest tokens; 0 is off. Default 0.
+    top_k: usize = 0, anything;
+    /// Drops tokens that are less likely than this times the likeliest; from 0, which is off, to 1.
+    /// Default 0.
+    min_p: f32 = 0.0, from_0_to_1;
+    /// Divides the positive logits of recent tokens and multiplies the negative ones; above 0. 1 is
+    /// off. Default 1.
+    repetition_penalty: f32 = 1.0, above_0;
+    /// Subtracted from a token's logit once for each time that it occurs among the recent tokens. 0
+    /// is off. Default 0.
+    frequency_penalty: f32 = 0.0, finite;
+    /// Subtracted from a token's logit once if it occurs among the recent tokens. 0 is off. Default
+    /// 0.
+    presence_penalty: f32 = 0.0, finite;
+    /// How many of the last accepted tokens are recent. 0 switches the three penalties off. Default
+    /// 64.
+    penalty_window: usize = 64, anything;
+    /// Added to the tokens' logits; minus infinity bans a token. Ids without a logit are ignored.
+    /// Default empty.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "biases_without_infinity"))]
+    logit_bias: Vec<(TokenId, f32)> = Vec::new(), below_infinity;
+    /// Where the random numbers start: the same seed gives the same choices. Default 42, so vary it
+    /// for variety.
+    seed: u64 = 42, anything;
+}
+
+impl SamplerOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether recent tokens change the logits.
+    pub(super) fn has_penalties(&self) -> bool {
+        self.has_repetition_penalty() || self.has_count_penalties()
+    }
+
+    pub(super) fn has_repetition_penalty(&self) -> bool {
+        self.penalty_window > 0 && self.repetition_penalty != 1.0
+    }
+
+    pub(super) fn has_count_penalties(&self) -> bool {
+        self.penalty_window > 0 && (self.frequency_penalty, self.presence_penalty) != (0.0, 0.0)
+    }
+}
+
+/// What the values of an option must be; otherwise the value that is refused, and why.
+type Rule<T> = fn(&T) -> Result<(), (f32, &'static str)>;
+
+fn anything<T>(_: &T) -> Result<(), (f32, &'static str)> {
+    Ok(())
+}
+
+/// A value for which a rule holds.
+fn must(holds: bool, value: f32, reason: &'static str) -> Result<(), (f32, &'static str)> {
+    if holds { Ok(()) } else { Err((value, reason)) }
+}
+
+fn a_number(&x: &f32) -> Result<(), (f32, &'static str)> {
+    must(!x.is_nan(), x, "must be a number")
+}
+
+fn finite(&x: &f32) -> Result<(), (f32, &'static str)> {
+    must(x.is_finite(), x, "must be a finite number")
+}
+
+fn at_least_0(&x: &f32) -> Result<(), (f32, &'static str)> {
+    must(x.is_finite() && x >= 0.0, x, "must be a finite number, 0 or more")
+}
+
+fn above_0(&x: &f32) -> Result<(), (f32, &'static str)> {
+    must(x.is_finite() && x > 0.0, x, "must be a finite number above 0")
+}
+
+fn from_0_to_1(&x: &f32) -> Result<(), (f32, &'static str)> {
+    must((0.0..=1.0).contains(&x), x, "must be from 0 to 1")
+}
+
+fn below_infinity(biases: &Vec<(TokenId, f32)>) -> Result<(), (f32, &'static str)> {
+    let reason = "must be a finite number or minus infinity";
+    biases.iter().try_for_each(|&(_, x)| must(x < f32::INFINITY, x, reason))
+}
+
+/// JSON has no infinities: the most negative f64 stands for one, which is minus infinity as an f32.
+#[cfg(feature = "serde")]
+fn biases_without_infinity<S: serde::Serializer>(
+    biases: &[(TokenId, f32)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(biases.iter().map(|&(token, bias)| (token, f64::from(bias).max(f64::MIN))))
+}
