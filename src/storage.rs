@@ -46,8 +46,12 @@ const HUGE_PAGE: usize = 2 << 20;
 pub(crate) unsafe trait Plain: Copy + 'static {}
 // SAFETY: every pattern of 32 bits is an f32.
 unsafe impl Plain for f32 {}
+// SAFETY: every pattern of 32 bits is an i32.
+unsafe impl Plain for i32 {}
 // SAFETY: every pattern of 16 bits is a u16.
 unsafe impl Plain for u16 {}
+// SAFETY: every pattern of 16 bits is an i16.
+unsafe impl Plain for i16 {}
 // SAFETY: every byte is an i8.
 unsafe impl Plain for i8 {}
 // SAFETY: every byte is a u8.

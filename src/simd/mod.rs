@@ -10,6 +10,7 @@
 //! processor, so whoever holds `Avx512` knows that it is there. The design follows `pulp`'s and
 //! `fearless_simd`'s tokens.
 
+mod features;
 mod isa;
 mod peak;
 pub(crate) mod scalar;
@@ -20,6 +21,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::ops::Range;
 
@@ -99,12 +102,153 @@ impl Interleave {
     pub(crate) const ALL: [Self; 2] = [Self::Nibbles16, Self::Nibbles32];
 }
 
-/// The operations that kernels are made of. `LANES` is the number of f32 in a vector.
+/// Vectors of 256 bits, 32 bytes, 8 int32 or 8 f32, which every instruction set has, be it as two
+/// registers. A block of 32 int8 is the unit that every quantized format is made of.
 ///
-/// There are two families: f32 vectors of the machine's width, and blocks of 32 int8, which is the
-/// unit that every quantised format is made of. Each operation's comment is its definition;
-/// `scalar.rs` is that definition in code.
-pub(crate) trait Simd: Copy + Send + Sync + 'static {
+/// Each operation's comment is its definition; `scalar.rs` is that definition in code.
+pub(crate) trait Simd256: Copy + Send + Sync + 'static {
+    /// 32 int8.
+    type I8x32: Copy;
+    /// 8 int32.
+    type I32x8: Copy;
+    /// 8 f32.
+    type F32x8: Copy;
+    /// The first 32 elements. Panics if there are fewer.
+    fn load_i8x32(self, from: &[i8]) -> Self::I8x32;
+    /// `[value; 32]`, as bytes.
+    fn splat_u8x32(self, value: u8) -> Self::I8x32;
+    /// The first 32 bytes. Panics if there are fewer.
+    fn load_u8x32(self, from: &[u8]) -> Self::I8x32;
+    /// The low halves of the first 16 bytes, then their high halves. Panics if there are fewer.
+    fn load_nibbles(self, from: &[u8]) -> Self::I8x32;
+    /// `(a >> SHIFT) & mask`, byte by byte. `mask` has no bit that a byte's neighbour could shift
+    /// in.
+    fn shr_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    /// `(a & mask) << SHIFT`, byte by byte. No bit of `mask` is shifted out.
+    fn shl_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
+    /// `a & b`
+    fn and_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
+    /// `a | b`
+    fn or_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
+    /// `table[a[i]]`, where every `a[i]` is below 16.
+    fn shuffle(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32;
+    /// The first 8 elements. Panics if there are fewer.
+    fn load_i32x8(self, from: &[i32]) -> Self::I32x8;
+    /// Writes the lanes. Panics if there is room for fewer.
+    fn store_i32x8(self, a: Self::I32x8, to: &mut [i32]);
+    /// `[0; 8]`
+    fn zero_i32x8(self) -> Self::I32x8;
+    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions
+    /// at once cost little more than two. `SMALL` says that each lane is the sum of four products
+    /// of a number within 0..=31 and an int8.
+    fn sum_halves_each<const SMALL: bool>(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
+    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i` of `scales`, and that of
+    /// lanes 4 to 7 times the int8 `2i + 1`. Each lane of `a` is the sum of four products of a
+    /// number within 0..=31 and an int8.
+    fn sum_scaled_halves_each(self, a: [Self::I32x8; 8], scales: Self::I8x32) -> Self::I32x8;
+    /// The little-endian word's 16 int8, twice.
+    fn splat_u128(self, a: u128) -> Self::I8x32;
+    /// `a * b` modulo 256, byte by byte.
+    fn mul_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
+    /// The first 16 int8 as int16, two in a lane, the first in its low half; then the others.
+    fn widen_i8_to_i16(self, a: Self::I8x32) -> [Self::I32x8; 2];
+    /// Two numbers that fit int16 in each lane, the first in its low half.
+    fn pack_i16(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8;
+    /// The low and the high int16 of each lane.
+    fn unpack_i16(self, a: Self::I32x8) -> [Self::I32x8; 2];
+    /// In each lane, the dot product of two int16 and two others.
+    fn madd_i16_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
+    /// `a - (b << n)`
+    fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8;
+    /// `a + b`
+    fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
+    /// The eight int8 of a little-endian word, as int32.
+    fn widen_i8x8(self, a: u64) -> Self::I32x8;
+    /// The int8 of a little-endian word, as int32: those at even places, and those at odd ones.
+    fn widen_i8_even_odd(self, a: u128) -> [Self::I32x8; 2];
+    /// An IEEE half-precision number as f32, in all lanes.
+    fn splat_f16_x8(self, bits: u16) -> Self::F32x8;
+    /// `[value; 8]`
+    fn splat_x8(self, value: f32) -> Self::F32x8;
+    /// The first 8 elements. Panics if there are fewer.
+    fn load_x8(self, from: &[f32]) -> Self::F32x8;
+    /// `a * b + c`, rounded once where the machine can.
+    fn mul_add_x8(self, a: Self::F32x8, b: Self::F32x8, c: Self::F32x8) -> Self::F32x8;
+    /// `a as f32`
+    fn to_f32x8(self, a: Self::I32x8) -> Self::F32x8;
+    /// The lanes given.
+    fn from_array(self, lanes: [f32; 8]) -> Self::F32x8;
+    /// `a + b`
+    fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
+    /// In lane `i` of vector `k`, element `i * stride + k`. Panics if there are fewer.
+    fn transpose_f32_8x4(self, from: &[impl Number], stride: usize) -> [Self::F32x8; 4];
+    /// Writes the lanes. Panics if there is room for fewer.
+    fn store_x8(self, a: Self::F32x8, to: &mut [f32]);
+    /// The lanes.
+    #[inline(always)]
+    fn to_array(self, a: Self::F32x8) -> [f32; 8] {
+        let mut lanes = [0.0; 8];
+        self.store_x8(a, &mut lanes);
+        lanes
+    }
+    /// `a * b`
+    fn mul_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
+    /// The sum of all lanes, in the order ((0+4)+(1+5))+((2+6)+(3+7)).
+    fn hsum(self, a: Self::F32x8) -> f32;
+    /// [`Simd256::hsum`] of each: four reductions at once cost little more than one.
+    fn hsum_4(self, a: [Self::F32x8; 4]) -> [f32; 4];
+    /// [`Simd256::hsum`] of each.
+    #[inline(always)]
+    fn hsum_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N] {
+        let mut sums = [0.0; N];
+        let mut i = 0;
+        while i + 4 <= N {
+            let four = self.hsum_4([a[i], a[i + 1], a[i + 2], a[i + 3]]);
+            (sums[i], sums[i + 1], sums[i + 2], sums[i + 3]) = (four[0], four[1], four[2], four[3]);
+            i += 4;
+        }
+        while i < N {
+            sums[i] = self.hsum(a[i]);
+            i += 1;
+        }
+        sums
+    }
+    /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g *
+    /// stride`. Panics if there are fewer.
+    fn transpose_16x8(self, from: &[impl Byte], stride: usize) -> [Self::I8x32; 4];
+    /// In dword `j` of the first half of vector `k`, bytes `4k` to `4k + 3` of the 32 that begin at
+    /// byte `32 j`; in its second half, bytes `4k + 16` to `4k + 19`. Panics if there are fewer.
+    fn transpose_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
+    /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
+    fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
+    /// The `n` lanes from `first` on, then zeros. `first + n` is at most 8.
+    fn extract_lanes(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8;
+    /// Has the cache fetch the line at an address.
+    fn prefetch(self, line: *const u8);
+    /// As [`Simd256::prefetch`], of what is used once: it needn't be kept when it leaves the nearest
+    /// cache (a non-temporal prefetch).
+    fn prefetch_nta(self, line: *const u8);
+    /// Has the cache fetch the lines of `n` elements from `first` on, which may lie after the last
+    /// one. (Not a range: the compiler doesn't see that one is of constant length.)
+    #[inline(always)]
+    fn prefetch_all<T>(self, near: &[T], first: usize, n: usize) {
+        for at in (0..n).step_by(LINE / size_of::<T>()) {
+            self.prefetch(near.as_ptr().wrapping_add(first + at).cast());
+        }
+    }
+    /// [`Simd256::prefetch_all`] by [`Simd256::prefetch_nta`].
+    #[inline(always)]
+    fn prefetch_all_nta<T>(self, near: &[T], first: usize, n: usize) {
+        for at in (0..n).step_by(LINE / size_of::<T>()) {
+            self.prefetch_nta(near.as_ptr().wrapping_add(first + at).cast());
+        }
+    }
+    /// Writes 32 bytes. Panics if there is room for fewer.
+    fn store_bytes(self, value: Self::I8x32, to: &mut [impl Byte]);
+}
+
+/// Vectors of the machine's width, and blocks of 32 int8 together.
+pub(crate) trait Simd: Simd256 {
     /// f32 in an [`Simd::F32`].
     const LANES: usize;
     /// How many vectors a tile of sums is wide: 4 where 32 of them fit in registers, 2 where 16 do.
@@ -113,18 +257,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const REGISTER_TILE: usize;
     /// `LANES` f32.
     type F32: Copy;
-    /// 32 int8.
-    type I8x32: Copy;
     /// Two blocks of 32 int8: what is decoded and multiplied at once.
     type I8x64: Copy;
     /// Eight groups of 32 int8, in the order of a [`Interleave`].
     type Interleaved: Copy;
-    /// 8 int32.
-    type I32x8: Copy;
     /// Two times 8 int32.
     type I32x16: Copy;
-    /// 8 f32.
-    type F32x8: Copy;
     /// `LANES` int32.
     type I32: Copy;
     /// `LANES` times four bytes.
@@ -135,7 +273,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Of each [`Interleave`], what stands at each place of the order: one of the 64 quads of
     /// neighbours of eight groups.
     const INTERLEAVES: [[u8; 64]; 2];
-
     /// `[value; LANES]`
     fn splat(self, value: f32) -> Self::F32;
     /// The first `LANES` elements. Panics if there are fewer.
@@ -174,9 +311,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Writes each lane as int8, rounded to the nearest, ties away from zero, as C's `round`. Lanes
     /// are within -127..=127 or NaN, which becomes anything.
     fn store_i8(self, value: Self::F32, to: &mut [i8]);
-
-    /// The first 32 elements. Panics if there are fewer.
-    fn load_i8x32(self, from: &[i8]) -> Self::I8x32;
     /// All of `from`, which has fewer than 32 elements, and then zeros.
     #[inline(always)]
     fn load_i8x32_partial(self, from: &[i8]) -> Self::I8x32 {
@@ -184,31 +318,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         block[..from.len()].copy_from_slice(from);
         self.load_i8x32(&block)
     }
-    /// `[value; 32]`, as bytes.
-    fn splat_u8x32(self, value: u8) -> Self::I8x32;
-    /// The first 32 bytes. Panics if there are fewer.
-    fn load_u8x32(self, from: &[u8]) -> Self::I8x32;
-    /// The low halves of the first 16 bytes, then their high halves. Panics if there are fewer.
-    fn load_nibbles(self, from: &[u8]) -> Self::I8x32;
     /// In byte `i`, 255 if bit `i` of `bits` is set, or else 0.
     fn mask_from_bits(self, bits: u32) -> Self::I8x32;
-    /// `(a >> SHIFT) & mask`, byte by byte. `mask` has no bit that a byte's neighbour could shift
-    /// in.
-    fn shr_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
-    /// `(a & mask) << SHIFT`, byte by byte. No bit of `mask` is shifted out.
-    fn shl_mask<const SHIFT: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x32;
-    /// `a & b`
-    fn and_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
-    /// `a | b`
-    fn or_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
-    /// `table[a[i]]`, where every `a[i]` is below 16.
-    fn shuffle(self, table: &[i8; 16], a: Self::I8x32) -> Self::I8x32;
-    /// The first 8 elements. Panics if there are fewer.
-    fn load_i32x8(self, from: &[i32]) -> Self::I32x8;
-    /// Writes the lanes. Panics if there is room for fewer.
-    fn store_i32x8(self, a: Self::I32x8, to: &mut [i32]);
-    /// `[0; 8]`
-    fn zero_i32x8(self) -> Self::I32x8;
     /// `acc` with `w · x` added, spread over the lanes, and with a bias that [`Simd::remove_bias`]
     /// takes off. `w` is anything, `x` is within -127..=127.
     ///
@@ -227,69 +338,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Whole dot products, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that
     /// they saw.
     fn remove_bias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8;
-    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]`, and that of lanes 4 to 7: sixteen reductions
-    /// at once cost little more than two. `SMALL` says that each lane is the sum of four products
-    /// of a number within 0..=31 and an int8.
-    fn sum_halves_each<const SMALL: bool>(self, a: [Self::I32x8; 8]) -> [Self::I32x8; 2];
-    /// In lane `i`, the sum of lanes 0 to 3 of `a[i]` times the int8 `2i` of `scales`, and that of
-    /// lanes 4 to 7 times the int8 `2i + 1`. Each lane of `a` is the sum of four products of a
-    /// number within 0..=31 and an int8.
-    fn sum_scaled_halves_each(self, a: [Self::I32x8; 8], scales: Self::I8x32) -> Self::I32x8;
-    /// The little-endian word's 16 int8, twice.
-    fn splat_u128(self, a: u128) -> Self::I8x32;
-    /// `a * b` modulo 256, byte by byte.
-    fn mul_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32;
-    /// The first 16 int8 as int16, two in a lane, the first in its low half; then the others.
-    fn widen_i8_to_i16(self, a: Self::I8x32) -> [Self::I32x8; 2];
-    /// Two numbers that fit int16 in each lane, the first in its low half.
-    fn pack_i16(self, low: Self::I32x8, high: Self::I32x8) -> Self::I32x8;
-    /// The low and the high int16 of each lane.
-    fn unpack_i16(self, a: Self::I32x8) -> [Self::I32x8; 2];
-    /// In each lane, the dot product of two int16 and two others.
-    fn madd_i16_x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
-    /// `a - (b << n)`
-    fn sub_shifted_i32x8(self, a: Self::I32x8, b: Self::I32x8, n: u32) -> Self::I32x8;
-    /// `a + b`
-    fn add_i32x8(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8;
     /// In lane `i`, the sum of the lanes of `a[i]`.
     #[inline(always)]
     fn sum_i32x8_each(self, a: [Self::I32x8; 8]) -> Self::I32x8 {
         let [low, high] = self.sum_halves_each::<false>(a);
         self.add_i32x8(low, high)
     }
-    /// The eight int8 of a little-endian word, as int32.
-    fn widen_i8x8(self, a: u64) -> Self::I32x8;
-    /// The int8 of a little-endian word, as int32: those at even places, and those at odd ones.
-    fn widen_i8_even_odd(self, a: u128) -> [Self::I32x8; 2];
-    /// An IEEE half-precision number as f32, in all lanes.
-    fn splat_f16_x8(self, bits: u16) -> Self::F32x8;
     /// The half-precision numbers at bytes 0, `STRIDE`, ... 7 `STRIDE`, as f32. Panics if there are
     /// less than 8 `STRIDE` - 2 bytes.
     fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> Self::F32x8;
-    /// `[value; 8]`
-    fn splat_x8(self, value: f32) -> Self::F32x8;
-    /// The first 8 elements. Panics if there are fewer.
-    fn load_x8(self, from: &[f32]) -> Self::F32x8;
-    /// `a * b + c`, rounded once where the machine can.
-    fn mul_add_x8(self, a: Self::F32x8, b: Self::F32x8, c: Self::F32x8) -> Self::F32x8;
-    /// `a as f32`
-    fn to_f32x8(self, a: Self::I32x8) -> Self::F32x8;
-    /// The lanes given.
-    fn from_array(self, lanes: [f32; 8]) -> Self::F32x8;
-    /// `a + b`
-    fn add_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
-    /// In lane `i` of vector `k`, element `i * stride + k`. Panics if there are fewer.
-    fn transpose_f32_8x4<N: Number>(self, from: &[N], stride: usize) -> [Self::F32x8; 4];
-    /// Writes the lanes. Panics if there is room for fewer.
-    fn store_x8(self, a: Self::F32x8, to: &mut [f32]);
-    /// The lanes.
-    fn to_array(self, a: Self::F32x8) -> [f32; 8];
-    /// `a * b`
-    fn mul_x8(self, a: Self::F32x8, b: Self::F32x8) -> Self::F32x8;
-    /// The sum of all lanes of each vector, in the order ((0+4)+(1+5))+((2+6)+(3+7)). (Four
-    /// reductions at once cost little more than one.)
-    fn hsum_each<const N: usize>(self, a: [Self::F32x8; N]) -> [f32; N];
-
     /// The first 64 elements. Panics if there are fewer.
     fn load_i8x64(self, from: &[i8]) -> Self::I8x64;
     /// The first 64 bytes. Panics if there are fewer.
@@ -298,38 +355,38 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn zero_x64(self) -> Self::I8x64;
     /// The two blocks.
     fn blocks(self, pair: Self::I8x64) -> [Self::I8x32; 2];
-    /// As [`Simd::load_u8x32`] of each.
+    /// As [`Simd256::load_u8x32`] of each.
     fn load_u8_2x32(self, from: [&[u8]; 2]) -> Self::I8x64;
-    /// As [`Simd::load_nibbles`] of each.
+    /// As [`Simd256::load_nibbles`] of each.
     fn load_nibbles_x64(self, from: [&[u8]; 2]) -> Self::I8x64;
     /// As [`Simd::mask_from_bits`] of each.
     fn mask_from_bits_x64(self, bits: [u32; 2]) -> Self::I8x64;
-    /// As [`Simd::shr_mask`] of one block with each shift.
+    /// As [`Simd256::shr_mask`] of one block with each shift.
     fn shr_mask_split<const FIRST: u32, const SECOND: u32>(self, a: Self::I8x32, mask: u8) -> Self::I8x64;
-    /// As [`Simd::shl_mask`] of one block with each shift and its mask.
+    /// As [`Simd256::shl_mask`] of one block with each shift and its mask.
     fn shl_mask_split<const FIRST: u32, const SECOND: u32>(
         self,
         a: Self::I8x32,
         masks: [u8; 2],
     ) -> Self::I8x64;
-    /// As [`Simd::shr_mask`] of both.
+    /// As [`Simd256::shr_mask`] of both.
     fn shr_mask_x64<const SHIFT: u32>(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
     /// `a & mask`, byte by byte.
     fn and_mask_x64(self, a: Self::I8x64, mask: u8) -> Self::I8x64;
     /// `a | b`
     fn or_x64(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
-    /// As [`Simd::shuffle`] of both.
+    /// As [`Simd256::shuffle`] of both.
     fn shuffle_x64(self, table: &[i8; 16], a: Self::I8x64) -> Self::I8x64;
     /// As [`Simd::dot_i8x32`] of each, from 0.
     fn dot_i8_x64(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
     /// As [`Simd::dot_u8x32`] of each, from 0.
     fn dot_u8_x64(self, w: Self::I8x64, x: Self::I8x64) -> Self::I32x16;
-    /// As [`Simd::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the
+    /// As [`Simd256::sum_halves_each`] of the eight in four pairs. `SMALL` says that the `w` of the
     /// dot products were within 0..=31.
     fn sum_halves_x64<const SMALL: bool>(self, a: [Self::I32x16; 4]) -> [Self::I32x8; 2];
-    /// As [`Simd::sum_scaled_halves_each`] of the eight in four pairs.
+    /// As [`Simd256::sum_scaled_halves_each`] of the eight in four pairs.
     fn sum_scaled_halves_x64(self, a: [Self::I32x16; 4], scales: Self::I8x32) -> Self::I32x8;
-    /// As [`Simd::mul_u8x32`] of both.
+    /// As [`Simd256::mul_u8x32`] of both.
     fn mul_x64(self, a: Self::I8x64, b: Self::I8x64) -> Self::I8x64;
     /// The sum of all lanes of each block of each pair: those of the first blocks, and those of the
     /// second ones.
@@ -351,15 +408,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         };
         self.add_i32x8(low, high)
     }
-
-    /// In dword `g` of vector `k`, bytes `4k` to `4k + 3` of the 16 that begin at byte `g *
-    /// stride`. Panics if there are fewer.
-    fn transpose_16x8<B: Byte>(self, from: &[B], stride: usize) -> [Self::I8x32; 4];
-    /// In dword `j` of the first half of vector `k`, bytes `4k` to `4k + 3` of the 32 that begin at
-    /// byte `32 j`; in its second half, bytes `4k + 16` to `4k + 19`. Panics if there are fewer.
-    fn transpose_32x4(self, from: &[u8]) -> [Self::I8x32; 4];
-    /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
-    fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8;
     /// The halves of 16 bytes of each of eight groups, which begin at bytes 0, `STRIDE`, ... 7
     /// `STRIDE`, as [`Interleave::Nibbles16`]. Panics if there are fewer.
     fn interleave_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> Self::Interleaved;
@@ -376,32 +424,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         w: Self::Interleaved,
         x: &[i8],
     ) -> Self::I32x8;
-    /// The `n` lanes from `first` on, then zeros. `first + n` is at most 8.
-    fn extract_lanes(self, a: Self::F32x8, first: usize, n: usize) -> Self::F32x8;
-    /// Has the cache fetch the line of element `at`, which may lie behind the last one.
-    fn prefetch<T>(self, near: &[T], at: usize);
-    /// As [`Simd::prefetch`], of what is read once: it needn't be kept when it leaves the nearest
-    /// cache.
-    fn prefetch_nta<T>(self, near: &[T], at: usize);
-    /// Has the cache fetch the lines of `n` elements from `first` on, likewise. (Of a range, the
-    /// compiler doesn't see that it is of constant length: stories15M in int8 decoded at 78 % of
-    /// the speed.)
-    #[inline(always)]
-    fn prefetch_all<T>(self, near: &[T], first: usize, n: usize) {
-        for at in (0..n).step_by(LINE / size_of::<T>()) {
-            self.prefetch(near, first + at);
-        }
-    }
-    /// As [`Simd::prefetch_all`], of what is read once.
-    #[inline(always)]
-    fn prefetch_all_nta<T>(self, near: &[T], first: usize, n: usize) {
-        for at in (0..n).step_by(LINE / size_of::<T>()) {
-            self.prefetch_nta(near, first + at);
-        }
-    }
-
-    /// Writes 32 bytes. Panics if there is room for fewer.
-    fn store_bytes<B: Byte>(self, value: Self::I8x32, to: &mut [B]);
     /// The first `4 * LANES` int8. Panics if there are fewer.
     fn load_quads(self, from: &[i8]) -> Self::Quads;
     /// The first 4 bytes, `LANES` times. Panics if there are fewer.

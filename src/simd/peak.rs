@@ -35,8 +35,8 @@ kernel! {
         let mut bits = [s.zero_x64(); 4];
         let mut chunks = bytes.chunks_exact(256);
         for chunk in &mut chunks {
+            s.prefetch_all_nta(chunk, PREFETCH_DISTANCE, 256);
             for i in 0..4 {
-                s.prefetch_nta(chunk, PREFETCH_DISTANCE + 64 * i);
                 bits[i] = s.or_x64(bits[i], s.load_u8x64(&chunk[64 * i..]));
             }
         }
