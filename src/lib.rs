@@ -43,8 +43,8 @@
 //!
 //! Debug assertions and overflow checks stay on, and no other package needs it.
 //!
-//! `half` depends on `zerocopy`, `syn` and `quote` from its version 2.7 on, a tenth of the time of a
-//! first build; `cargo update -p half --precise 2.6.0` avoids them.
+//! `half` depends on `zerocopy`, `syn` and `quote` from its version 2.7 on, a tenth of a first
+//! build's time; `cargo update -p half --precise 2.6.0` avoids them.
 //!
 //! # Reading the source
 //! Seven stops, each to be read from top to bottom, with their lines in parentheses:

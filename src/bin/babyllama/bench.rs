@@ -73,10 +73,6 @@ pub(crate) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-
-    /// Don't note on standard error that fewer layers are measured than the model has
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 }
 
 const BENCH_EXAMPLES: &str = "\
@@ -145,7 +141,7 @@ impl<'a> Source<'a> {
         while n_layers > 1 && shape.bytes(dtype, n_layers)? > available {
             n_layers -= 1;
         }
-        if n_layers < shape.n_layers && !args.quiet {
+        if n_layers < shape.n_layers {
             note(&format!(
                 "note: {} in {dtype} takes {:.1} GB, and {:.1} GB are available: running {n_layers} of its {} layers",
                 shape.name,

@@ -17,7 +17,7 @@ use crate::error::CliError;
 use crate::generator::Statistics;
 use crate::interrupt::{self, Watch, is_terminated};
 use crate::models;
-use crate::output::{aside, ask, count, holds_something, note, print, print_text, takes_escapes};
+use crate::output::{aside, ask, count, holds_something, note, print, print_text, takes_escapes, tell};
 
 /// Encloses a message of several lines.
 const FENCE: &str = "\"\"\"";
@@ -37,9 +37,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let sampler = args.sampling.sampler()?;
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
-    if !args.quiet {
-        models::notes(&model);
-    }
+    models::notes(&model);
     models::tokenizer(&model, &args.model)?;
     let mut input = Input::new()?;
     let is_typed = input.is_typed();
@@ -50,7 +48,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     for stop in &args.sampling.stop {
         chat = chat.stop(stop);
     }
-    if is_typed && !args.quiet {
+    if is_typed {
         let what = args.model.display();
         note(&format!(
             "{what}, template {template}: Ctrl-C stops a reply, Ctrl-D leaves, /help lists the commands."
@@ -59,17 +57,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
 
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
     let statistics = Statistics::default();
-    let (is_quiet, model_file) = (args.quiet, args.model.clone());
-    let mut conversation = Conversation {
-        chat,
-        default_system,
-        sampler,
-        max_tokens,
-        statistics,
-        is_typed,
-        is_quiet,
-        model_file,
-    };
+    let model_file = args.model.clone();
+    let mut conversation =
+        Conversation { chat, default_system, sampler, max_tokens, statistics, is_typed, model_file };
     while let Some(message) = input.next()? {
         if message.trim().is_empty() {
             continue;
@@ -86,11 +76,11 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
         }
         match result {
             // At a terminal one can try a shorter message; a script can't.
-            Err(CliError::Error(reason)) if is_typed => note(&format!("error: {reason}")),
+            Err(CliError::Error(reason)) if is_typed => tell(&format!("error: {reason}")),
             result => result?,
         }
     }
-    if conversation.statistics.has_any() && !args.quiet {
+    if conversation.statistics.has_any() {
         note(&conversation.statistics.line(&conversation.sampler));
     }
     Ok(())
@@ -107,12 +97,10 @@ fn may_be_command(text: &str) -> bool {
 fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
     let names = Template::ALL.map(Template::name).join(", ");
     let Some(own) = model.chat_template().filter(|own| !own.trim().is_empty()) else {
-        if !args.quiet {
-            note("note: the file has no chat template: taking Llama 2's; --template selects another");
-        }
+        note("note: the file has no chat template: taking Llama 2's; --template selects another");
         return Ok(Template::Llama2);
     };
-    if own.contains(char::REPLACEMENT_CHARACTER) && !args.quiet {
+    if own.contains(char::REPLACEMENT_CHARACTER) {
         note("note: the file's chat template is not valid UTF-8");
     }
     // Some files have a template's name instead of Jinja.
@@ -126,10 +114,10 @@ fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
         let reason = format!("its {what} {why}: select a similar one with --template: {names}");
         CliError::of(args.model.display(), reason)
     })?;
-    if let Some(name) = name.filter(|_| !args.quiet) {
+    if let Some(name) = name {
         note(&format!("note: the file names its chat template: {name}"));
     }
-    if let Some(words) = known.left_out(own).filter(|_| !args.quiet) {
+    if let Some(words) = known.left_out(own) {
         let (begin, hint) = (words.chars().take(70).collect::<String>(), ": -y sets a system prompt");
         let hint = if args.system.is_none() { hint } else { "" };
         note(&format!("note: the file's chat template has words that the model isn't fed, {begin:?}{hint}"));
@@ -147,8 +135,6 @@ struct Conversation {
     max_tokens: usize,
     statistics: Statistics,
     is_typed: bool,
-    /// Whether only replies and errors are shown.
-    is_quiet: bool,
     model_file: PathBuf,
 }
 
@@ -188,11 +174,11 @@ impl Conversation {
         let time = begun.elapsed();
         self.statistics.add_generation(n_generated, time);
         print(b"\n")?;
-        if reason == Some(FinishReason::ContextFull) && !self.is_quiet {
+        if reason == Some(FinishReason::ContextFull) {
             let capacity = count(capacity, "token");
             note(&format!("[the context is full, {capacity}: the reply ends here]"));
         }
-        if self.is_typed && !self.is_quiet && n_generated > 1 {
+        if self.is_typed && n_generated > 1 {
             let rate = n_generated as f64 / time.as_secs_f64();
             aside(&format!("{}, {rate:.1} tok/s", count(n_generated, "token")));
         }
@@ -203,7 +189,7 @@ impl Conversation {
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
         match (name, rest) {
-            ("help", _) => note(HELP),
+            ("help", _) => tell(HELP),
             ("reset", _) => self.chat.reset(),
             ("system", "") => self.chat.set_system(self.default_system.as_deref()),
             ("system", text) => self.chat.set_system(Some(text)),

@@ -25,8 +25,8 @@ pub(crate) struct Cli {
     #[arg(short, long, value_name = "SEED", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
 
-    /// Don't print the speed and the seed
-    #[arg(short, long)]
+    /// Print only results and errors: no notes, no progress, no speed
+    #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 
     #[command(subcommand)]
@@ -89,10 +89,6 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
 
-    /// Don't print the speed and the seed
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-
     // These have headings of their own in the help, so they come last.
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -102,7 +98,7 @@ pub(crate) struct RunArgs {
 
 impl RunArgs {
     /// What a run without a command is.
-    pub(crate) fn story(seed: u64, quiet: bool) -> Self {
+    pub(crate) fn story(seed: u64) -> Self {
         Self {
             model: BUNDLED.into(),
             prompt: String::new(),
@@ -118,7 +114,6 @@ impl RunArgs {
             },
             tokenizer: TokenizerArgs { path: None },
             engine: EngineArgs::default(),
-            quiet,
         }
     }
 }
@@ -159,10 +154,6 @@ pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
 
-    /// Print replies and errors only
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
@@ -192,10 +183,6 @@ pub(crate) struct TokenizeArgs {
     /// Leave out the BOS token
     #[arg(long)]
     pub(crate) no_bos: bool,
-
-    /// Print tokens and errors only, which this command does anyway
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 }
 
 const TOKENIZE_EXAMPLES: &str = "\
@@ -228,10 +215,6 @@ pub(crate) struct PerplexityArgs {
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
 
-    /// Don't show progress
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }
@@ -257,10 +240,6 @@ pub(crate) struct LogitsArgs {
     /// Replace the output file if it exists
     #[arg(short, long)]
     pub(crate) force: bool,
-
-    /// Print errors only, which this command does anyway
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
@@ -293,10 +272,6 @@ pub(crate) struct InspectArgs {
     /// Print JSON; tensors and metadata only with --tensors and --metadata
     #[arg(long)]
     pub(crate) json: bool,
-
-    /// Print no notes on standard error, which this command does anyway
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,

@@ -10,12 +10,12 @@ use babyllama::convert::{
     to_gguf, to_llama2c, to_tokenizer_bin,
 };
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::args::{MAX_POSITIONS, MAX_THREADS, in_range, parse_norm_eps, parse_rope_theta};
 use crate::error::CliError;
 use crate::interrupt::{Watch, is_terminated, remove_when_killed};
-use crate::output::{note, takes_escapes};
+use crate::output::{note, progress_bar};
 
 /// Convert a model to GGUF, quantized if wanted, or to one of llama2.c's formats.
 ///
@@ -55,10 +55,6 @@ pub(crate) struct ConvertArgs {
     /// Replace the output file if it exists
     #[arg(short, long)]
     pub(crate) force: bool,
-
-    /// Don't show progress and notes
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 
     /// Number of threads [default: one per available processor]
     #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_THREADS))]
@@ -164,9 +160,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
         return Err(CliError::Usage("--group-size is for --to llama2c-v2 alone".into()));
     }
     let source = Source::open(&args.source, &model_options(args))?;
-    if !args.quiet {
-        source.notes().iter().for_each(|text| note(&format!("note: {text}")));
-    }
+    source.notes().iter().for_each(|text| note(&format!("note: {text}")));
     // Until the output is complete, a signal must remove it. Comparing it writes nothing.
     let watch = Watch::new();
     match version(args) {
@@ -178,12 +172,10 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
     }
     drop(watch);
     if args.check {
-        let bar = progress_bar(args, "comparing", weights(&source));
+        let bar = progress_bar("comparing {wide_bar} {percent} %, {eta} left", weights(&source));
         check(&source, &args.target, |compared| bar.set_position(compared))?;
         bar.finish_and_clear();
-        if !args.quiet {
-            note("every tensor, the tokenizer and the hyperparameters match the source");
-        }
+        note("every tensor, the tokenizer and the hyperparameters match the source");
     }
     Ok(())
 }
@@ -231,7 +223,7 @@ fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), 
     }
     let bytes = gguf_bytes(source, &options).map_err(|e| CliError::of(args.target.display(), e))?;
     write(args, bytes, watch, |to| to_gguf(source, &options, to))?.persist()?;
-    if !args.quiet && source.tokenizer()?.is_none() {
+    if source.tokenizer()?.is_none() {
         note("note: there is no tokenizer: the output can only be run on token ids");
     }
     Ok(())
@@ -254,9 +246,7 @@ fn write_llama2c(
     let beside = match to_tokenizer_bin(source, &mut tokenizer) {
         Ok(()) => Some(create(args, &beside)?),
         Err(e) => {
-            if !args.quiet {
-                note(&format!("note: no {}: {e}", beside.display()));
-            }
+            note(&format!("note: no {}: {e}", beside.display()));
             None
         }
     };
@@ -268,7 +258,7 @@ fn write_llama2c(
     }
     file.persist()?;
     let config = source.config();
-    if (config.norm_eps, config.rope_theta) != (1e-5, 1e4) && !args.quiet {
+    if (config.norm_eps, config.rope_theta) != (1e-5, 1e4) {
         let (eps, theta) = (config.norm_eps, config.rope_theta);
         note(&format!(
             "note: llama2.c's formats don't store these options: run it with --norm-eps {eps:e} --rope-theta {theta}"
@@ -295,7 +285,7 @@ fn write(
 ) -> Result<OutputFile, CliError> {
     let mut file = create(args, &args.target)?;
     file.require_space(bytes)?;
-    let bar = progress_bar(args, "writing", bytes);
+    let bar = progress_bar("writing {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left", bytes);
     let mut watched = Watched { to: &mut file, watch, bar: &bar };
     let result = write(BufWriter::new(&mut watched));
     bar.finish_and_clear();
@@ -319,24 +309,8 @@ fn weights(source: &Source) -> u64 {
     source.tensors().iter().map(|tensor| weights(&tensor.shape)).sum()
 }
 
-fn progress_bar(args: &ConvertArgs, what: &'static str, len: u64) -> ProgressBar {
-    let bar = ProgressBar::hidden();
-    if takes_escapes(&io::stderr()) && !args.quiet {
-        let template = if what == "writing" {
-            "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"
-        } else {
-            "{msg} {wide_bar} {percent} %, {eta} left"
-        };
-        let style = ProgressStyle::with_template(template);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_length(len);
-        bar.set_message(what);
-        bar.set_draw_target(ProgressDrawTarget::stderr());
-    }
-    bar
-}
-
-/// Shows progress, and fails at the first write after Ctrl-C, so that the unfinished file is removed.
+/// Shows progress, and fails at the first write after Ctrl-C, so that the unfinished file is
+/// removed.
 #[derive(Debug)]
 struct Watched<'a> {
     to: &'a mut OutputFile,

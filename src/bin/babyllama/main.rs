@@ -49,12 +49,13 @@ fn main() -> ExitCode {
         if let (ErrorKind::InvalidSubcommand, Some(file)) = (error.kind(), std::env::args_os().nth(1))
             && Path::new(&file).is_file()
         {
-            output::note(&format!("\n  tip: to run a model: babyllama run {}", file.display()));
+            output::tell(&format!("\n  tip: to run a model: babyllama run {}", file.display()));
         }
         std::process::exit(error.exit_code())
     });
+    output::set_quiet(cli.quiet);
     let result = match &cli.command {
-        None => run::run(&RunArgs::story(cli.seed, cli.quiet)),
+        None => run::run(&RunArgs::story(cli.seed)),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Chat(args)) => chat::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(CliError::Error(reason)) => {
-            output::note(&format!("error: {reason}"));
+            output::tell(&format!("error: {reason}"));
             ExitCode::FAILURE
         }
     }

@@ -3,9 +3,24 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, fs};
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
 use crate::error::CliError;
+
+/// Whether --quiet was given.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Turns notes and progress bars off.
+pub(crate) fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
 
 /// Writes to standard output and flushes it, so that text appears token by token.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
@@ -27,15 +42,37 @@ pub(crate) fn ask(prompt: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Writes a line to standard error. Failures are ignored: there is nowhere to report them.
+/// Writes a line to standard error, unless --quiet was given.
 pub(crate) fn note(line: &str) {
+    if !is_quiet() {
+        tell(line);
+    }
+}
+
+/// Writes a line to standard error. Failures are ignored: there is nowhere to report them.
+pub(crate) fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{}", visible(line));
 }
 
-/// Writes a line to standard error, dimmed where the terminal can show that.
+/// A [`note`] that is dimmed where the terminal can show that.
 pub(crate) fn aside(line: &str) {
     let (dim, plain) = if takes_escapes(&io::stderr()) { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-    let _ = writeln!(io::stderr(), "{dim}{}{plain}", visible(line));
+    if !is_quiet() {
+        let _ = writeln!(io::stderr(), "{dim}{}{plain}", visible(line));
+    }
+}
+
+/// A progress bar on standard error, where a terminal can show it; hidden elsewhere and by --quiet.
+pub(crate) fn progress_bar(template: &str, len: u64) -> ProgressBar {
+    let bar = ProgressBar::hidden();
+    if takes_escapes(&io::stderr()) && !is_quiet() {
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        bar.set_length(len);
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+    }
+    bar
 }
 
 /// Whether escape sequences may be written there: it is a terminal that interprets them, and the

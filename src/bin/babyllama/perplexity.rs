@@ -1,17 +1,15 @@
 //! `babyllama perplexity`: how well a model knows a text.
 
 use std::fs;
-use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use babyllama::PerplexityOptions;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::commands::PerplexityArgs;
 use crate::error::CliError;
 use crate::models;
-use crate::output::{count, note, print, read_input, takes_escapes};
+use crate::output::{count, note, print, progress_bar, read_input};
 
 pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     if args.engine.has_context_length() {
@@ -35,12 +33,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
         .context_length(args.ctx as usize)
         .max_windows(max_windows)
         .cache_dtype(args.engine.cache_dtype());
-    let bar = ProgressBar::hidden();
-    if takes_escapes(&io::stderr()) && !args.quiet {
-        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens, {eta} left, {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-    }
+    let bar = progress_bar("{wide_bar} {pos}/{len} tokens, {eta} left, {msg}", 0);
     let mut windows = 0;
     let mut printed = Ok(());
     let measured = model.perplexity(&tokens, options, |measured| {
@@ -57,12 +50,10 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     })?;
     bar.finish_and_clear();
     printed?;
-    if !args.quiet {
-        let (predictions, error) = (measured.n_predictions(), measured.standard_error());
-        // One prediction has no spread.
-        let error = if error.is_finite() { format!(", +/- {error:.5}") } else { String::new() };
-        note(&format!("perplexity of {}{error}", count(predictions, "token")));
-    }
+    let (predictions, error) = (measured.n_predictions(), measured.standard_error());
+    // One prediction has no spread.
+    let error = if error.is_finite() { format!(", +/- {error:.5}") } else { String::new() };
+    note(&format!("perplexity of {}{error}", count(predictions, "token")));
     print(format!("{:.4}\n", measured.value()).as_bytes())
 }
 

@@ -13,9 +13,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let sampler = args.sampling.sampler()?;
     let model =
         models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
-    if !args.quiet {
-        models::notes(&model);
-    }
+    models::notes(&model);
     let tokenizer = models::tokenizer(&model, &args.model)?;
     let prompt = tokenizer.encode_prompt(&read_prompt(&args.prompt)?);
     if prompt.is_empty() {
@@ -33,7 +31,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     if max_tokens == 0 {
         print(b"\n")?;
     }
-    if prompt_steps > steps && !args.quiet {
+    if prompt_steps > steps {
         let limit = if steps == session.capacity() { "the context holds" } else { "-n allows" };
         let prompt_tokens = count(prompt_steps, "token");
         note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest is left out"));
@@ -46,9 +44,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let result = go_on(&mut generator, &prompt, max_tokens);
     if let Ok(()) | Err(CliError::Interrupted) = result {
         print(b"\n")?;
-        if !args.quiet {
-            note(&generator.statistics());
-        }
+        note(&generator.statistics());
     }
     result
 }
