@@ -90,7 +90,7 @@ pub(crate) struct TokenizerArgs {
 }
 
 /// How a model is run.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Running the model")]
 pub(crate) struct EngineArgs {
     /// Number of threads [default: one per available processor]

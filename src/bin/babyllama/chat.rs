@@ -274,38 +274,23 @@ impl Input {
 
     /// The next message, which may have several lines if it is typed; `None` at the end of input.
     fn next(&mut self) -> Result<Option<String>, CliError> {
-        let Some(mut line) = self.line("> ")? else { return Ok(None) };
+        let Some(mut message) = self.line("> ")? else { return Ok(None) };
         if !self.is_typed() {
-            return Ok(Some(line));
+            return Ok(Some(message));
         }
-        let mut message = String::new();
-        if let Some(first) = line.trim_start().strip_prefix(FENCE) {
-            let mut rest = first.to_string();
-            loop {
-                if let Some((last, _)) = rest.split_once(FENCE) {
-                    message.push_str(last);
-                    break;
-                }
-                message.push_str(&rest);
-                message.push('\n');
-                match self.line(". ")? {
-                    Some(next) => rest = next,
-                    None => break,
-                }
+        if let Some(begin) = message.trim_start().strip_prefix(FENCE) {
+            message = begin.into();
+            while !message.contains(FENCE)
+                && let Some(line) = self.line(". ")?
+            {
+                message = message + "\n" + &line;
             }
+            message.truncate(message.find(FENCE).unwrap_or(message.len()));
         } else {
-            while let Some(begin) = line.strip_suffix('\\') {
-                message.push_str(begin);
-                message.push('\n');
-                match self.line(". ")? {
-                    Some(next) => line = next,
-                    None => {
-                        line.clear();
-                        break;
-                    }
-                }
+            while message.ends_with('\\') {
+                message.pop();
+                message = message + "\n" + &self.line(". ")?.unwrap_or_default();
             }
-            message.push_str(&line);
         }
         if let Self::Typed(editor) = self {
             editor.add_history_entry(&message).map_err(terminal)?;

@@ -63,6 +63,14 @@ pub(crate) enum Command {
     Bench(BenchArgs),
 }
 
+impl Command {
+    /// What the program does without a command.
+    pub(crate) fn story(seed: u64) -> Self {
+        let args = ["babyllama", "run", "-t", "0.8", "-n", "0", "-s", &seed.to_string()];
+        Cli::parse_from(args).command.expect("run is a command")
+    }
+}
+
 /// Generate text from a prompt, with the options of llama2.c.
 ///
 /// The prompt and the text after it go to standard output, token by token; the speed and the seed
@@ -94,28 +102,6 @@ pub(crate) struct RunArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-}
-
-impl RunArgs {
-    /// What a run without a command is.
-    pub(crate) fn story(seed: u64) -> Self {
-        Self {
-            model: BUNDLED.into(),
-            prompt: String::new(),
-            steps: 0,
-            sampling: SamplingArgs {
-                temperature: 0.8,
-                top_p: 0.9,
-                top_k: 0,
-                min_p: 0.0,
-                repetition_penalty: 1.0,
-                seed,
-                stop: Vec::new(),
-            },
-            tokenizer: TokenizerArgs { path: None },
-            engine: EngineArgs::default(),
-        }
-    }
 }
 
 const RUN_EXAMPLES: &str = "\

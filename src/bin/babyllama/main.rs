@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
-use commands::{Cli, Command, RunArgs};
+use commands::{Cli, Command};
 use error::CliError;
 
 /// The command line. Colors are switched here because clap alone would use them for TERM=dumb if CI
@@ -54,16 +54,16 @@ fn main() -> ExitCode {
         std::process::exit(error.exit_code())
     });
     output::set_quiet(cli.quiet);
-    let result = match &cli.command {
-        None => run::run(&RunArgs::story(cli.seed)),
-        Some(Command::Run(args)) => run::run(args),
-        Some(Command::Chat(args)) => chat::run(args),
-        Some(Command::Tokenize(args)) => tokenize::run(args),
-        Some(Command::Perplexity(args)) => perplexity::run(args),
-        Some(Command::Logits(args)) => logits::run(args),
-        Some(Command::Inspect(args)) => inspect::run(args),
-        Some(Command::Convert(args)) => convert::run(args),
-        Some(Command::Bench(args)) => bench::run(args),
+    let given = cli.command.unwrap_or_else(|| Command::story(cli.seed));
+    let result = match &given {
+        Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match result {
         Ok(()) | Err(CliError::ReaderGone) => ExitCode::SUCCESS,
