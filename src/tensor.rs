@@ -21,8 +21,8 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// Weights of any type that stores a row after another, at a byte range. `None` if the storage
-    /// doesn't hold them there, or if rows aren't whole blocks.
+    /// Weights that are stored row after row, at a byte range. `None` if the storage doesn't hold
+    /// them there, or if rows aren't a multiple of the format's block.
     pub(crate) fn new(
         storage: &Arc<Storage>,
         weights: Range<usize>,

@@ -92,7 +92,7 @@ fn quantize_appends_and_leaves_f32_as_it_is() {
 fn weights_that_a_format_cannot_hold_are_refused() {
     let mut out = Vec::new();
     let reason = refusal(quantize(&[0.0; 33], Dtype::Q8_0, &mut out));
-    assert_eq!(reason, "Q8_0 can't be written: 33 weights are no whole number of blocks of 32");
+    assert_eq!(reason, "Q8_0 can't be written: 33 weights are not a multiple of its block of 32");
     for bad in [f32::NAN, f32::INFINITY, -65_505.0] {
         let mut weights = [1.0; 32];
         weights[9] = bad;

@@ -1,12 +1,12 @@
-//! Mixes: which format each matrix of a model gets.
+//! Recipes: which format each matrix of a model gets.
 //!
-//! Some matrices repay more bits than others: the output, the values of attention, the way down in
-//! the feed-forward network, and these in some layers more than in others. A mix is a format for
-//! most matrices and llama.cpp's rules for the others; a matrix whose rows are no whole number of
-//! blocks gets a format with shorter blocks.
+//! Some matrices repay more bits than others: the output, the value projection of attention, the
+//! down projection of the feed-forward network, and these in some layers more than in others. A
+//! recipe is a format for most matrices and llama.cpp's rules for the others; a matrix whose rows
+//! aren't a multiple of the block gets a format with shorter blocks.
 //!
 //! Source: what llama.cpp chooses, tensor by tensor, for models of many shapes:
-//! `tests/golden/mixes.py`.
+//! `tests/golden/recipes.py`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -91,14 +91,14 @@ impl Recipe {
     /// The format of a matrix, by its name in Meta's terms and its width.
     pub(crate) fn dtype(self, name: &str, columns: usize, model: &Traits) -> Dtype {
         let most = self.row().2;
-        let wanted = match most {
+        let dtype = match most {
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Q8_0 => most,
             _ if name == "output" || name == "tok_embeddings" && model.tied => Dtype::Q6K,
             _ => layer_and_matrix(name)
                 .and_then(|(l, matrix)| self.more_bits(l, matrix, model))
                 .unwrap_or(most),
         };
-        with_whole_blocks(wanted, columns)
+        with_whole_blocks(dtype, columns)
     }
 
     /// What a matrix of a layer gets instead of the format of most.
@@ -107,7 +107,7 @@ impl Recipe {
         match matrix {
             "attention.wv" => {
                 let dtype = self.values(l, model);
-                // With eight heads to each head of values, these matrices are so small that more
+                // With eight query heads to each value head, these matrices are so small that more
                 // bits cost nothing.
                 let few_bits = matches!(dtype.unwrap_or(self.row().2), Dtype::Q3K | Dtype::Q4K);
                 if model.is_70b() && few_bits { Some(Dtype::Q5K) } else { dtype }
@@ -131,7 +131,7 @@ impl Recipe {
         }
     }
 
-    /// As [`Recipe::more_bits`], of the values of attention.
+    /// What the value projection of a layer gets instead of the format of most.
     fn values(self, l: usize, model: &Traits) -> Option<Dtype> {
         match self {
             Self::Q2K if model.heads_per_kv_head >= 4 => Some(Dtype::Q4K),
@@ -146,7 +146,7 @@ impl Recipe {
     }
 }
 
-/// What a choice depends on, beside the matrix.
+/// What a choice depends on, besides the matrix.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Traits {
     n_layers: usize,
@@ -161,8 +161,8 @@ impl Traits {
         Self { n_layers, heads_per_kv_head: n_heads / n_kv_heads, tied }
     }
 
-    /// llama.cpp knows Llama 2 70B by its 80 layers: LLaMA 65B has as many, but as many heads of
-    /// values as of queries.
+    /// llama.cpp knows Llama 2 70B by its 80 layers. LLaMA 65B has 80 too, but a value head for
+    /// each query head.
     fn is_70b(&self) -> bool {
         self.n_layers == 80 && self.heads_per_kv_head > 1
     }
@@ -181,8 +181,8 @@ fn layer_and_matrix(name: &str) -> Option<(usize, &str)> {
     Some((layer.parse().ok()?, matrix))
 }
 
-/// A format, or where rows are no whole number of its blocks, one of shorter blocks with as many
-/// bits or more.
+/// A format, or where rows aren't a multiple of its block, one of shorter blocks with the same bits
+/// or more.
 pub(crate) fn with_whole_blocks(dtype: Dtype, columns: usize) -> Dtype {
     let fits = |dtype: Dtype| dtype.block().is_some_and(|(weights, _)| columns.is_multiple_of(weights));
     if fits(dtype) {
@@ -210,11 +210,8 @@ impl FromStr for Recipe {
 
     fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
         let is = |row: &str| row.eq_ignore_ascii_case(name);
-        let mix = Self::all().find(|mix| {
-            let own = mix.row().1;
-            is(own) || own.strip_suffix("_M").is_some_and(is)
-        });
-        mix.ok_or_else(|| UnknownRecipe(name.into()))
+        let found = RECIPES.iter().find(|row| is(row.1) || row.1.strip_suffix("_M").is_some_and(is));
+        found.map(|row| row.0).ok_or_else(|| UnknownRecipe(name.into()))
     }
 }
 
@@ -224,7 +221,7 @@ pub struct UnknownRecipe(pub String);
 
 impl fmt::Display for UnknownRecipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Recipe::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
+        let names = RECIPES.map(|row| row.1.to_ascii_lowercase());
         write!(f, "{:?} is none of the formats that can be written: {}", self.0, names.join(", "))
     }
 }

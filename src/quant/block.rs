@@ -1,7 +1,7 @@
 //! ggml's block formats: what a format's file says of its blocks.
 //!
-//! A row is cut into blocks of 32 or 256 weights, as the file stores them. What is computed with has
-//! the same sizes in all formats:
+//! A row is cut into blocks of 32 or 256 weights, as the file stores them. Computation uses the same
+//! sizes in all formats:
 //!
 //! ```text
 //! superblock   256 weights   decoded together: one block, or eight of 32
@@ -27,8 +27,7 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     const WEIGHTS: usize;
     /// Bytes of a block.
     const BYTES: usize;
-    /// What the integers `q` of [`Block::decode_sub_blocks`], if there is one, and otherwise of
-    /// [`Block::decode`] stand for.
+    /// What the integers `q` of a block stand for.
     const ENCODING: Encoding;
     /// What sub-blocks have of their own. If it is anything, `ENCODING` isn't
     /// [`Encoding::Signed`].

@@ -27,8 +27,8 @@ pub(crate) trait Float: Copy + Send + Sync + 'static {
         padded[..from.len()].copy_from_slice(from);
         Self::load(s, &padded)
     }
-    /// Some rows at addresses from which vectors are loaded at full speed: where they are, or
-    /// copied. The rows, and those asked for among them.
+    /// Some rows at addresses from which vectors are loaded at full speed: `matrix` itself, or a
+    /// copy of the rows; and which of its rows they are.
     #[inline(always)]
     fn align<'a, S: Simd>(
         matrix: FloatRows<'a, Self>,

@@ -4,7 +4,7 @@
 //! qs      i8  x rows*n
 //! scales  f32 x rows*n / group_size    at any byte address
 //!
-//! weight (row, column) = qs[row*n + column] * scales[(row*n + column) / group_size]
+//! weight (row, column) = qs[i] * scales[i / group_size], with i = row*n + column
 //! ```
 //!
 //! Groups run over the flat tensor, so where a row isn't a multiple of the group size they straddle

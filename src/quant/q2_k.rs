@@ -1,12 +1,12 @@
 //! Q2_K: 2 bits a weight in blocks of 256, with a scale and a minimum of 4 bits for every 16.
 //!
 //! ```text
-//! scales  u8 x 16   at 0    of weights 16i..: the low nibble is the scale, the high nibble the minimum
+//! scales  u8 x 16   at 0    of weights 16i..: low nibble the scale, high nibble the minimum
 //! qs      u8 x 64   at 16   bits 2j, 2j + 1 of qs[32h + i]: weight i of group j of half block h
 //! d       f16       at 80
 //! dmin    f16       at 82
 //!
-//! weight = (d * scale) * q - dmin * min                                   84 bytes for 256 weights
+//! weight = (d * scale) * q - dmin * min                                  84 bytes for 256 weights
 //! ```
 
 use super::block::{Block, DecodedSuperblock, IntSubBlocks, PAIRS, SIGN, f16_at, scale_sub_blocks, u16_at};

@@ -20,8 +20,8 @@ use crate::simd::Simd;
 pub(crate) struct Q3K;
 
 /// The 16 scales, less 32, an int8 each, from the twelve bytes that hold them: the low 4 bits are
-/// the low nibbles of bytes 0..8 and then their high nibbles; the high 2 bits are bits 0-1, 2-3, 4-5
-/// and 6-7 of bytes 8..12.
+/// the low nibbles of bytes 0..8 and then their high nibbles; the high 2 bits are bits 0-1, 2-3,
+/// 4-5 and 6-7 of bytes 8..12.
 #[inline(always)]
 fn scales(packed: &[u8]) -> u128 {
     const LOW: u64 = u64::from_ne_bytes([15; 8]);

@@ -4,8 +4,7 @@
 //! d       f16       at 0
 //! dmin    f16       at 2
 //! scales  u8 x 12   at 4    8 scales and 8 minima of 6 bits, see `scales_and_mins`
-//! qs      u8 x 128  at 16   qs[32j..32j + 32]: q of group 2j in the low nibbles, of group 2j + 1
-//!                           in the high ones
+//! qs      u8 x 128  at 16   low nibbles of qs[32j..][..32]: q of group 2j; high: of group 2j + 1
 //!
 //! weight = (d * scale) * q - dmin * min                                  144 bytes for 256 weights
 //! ```

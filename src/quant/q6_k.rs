@@ -1,12 +1,17 @@
 //! Q6_K: 6 bits a weight in blocks of 256, with an int8 scale for every 16.
 //!
 //! ```text
-//! ql      u8 x 128  at 0     low 4 bits      half blocks of 128 weights take 64 bytes of ql and 32
-//! qh      u8 x 64   at 128   high 2 bits     of qh: groups 0, 1, 2, 3 are the nibbles ql[i] low,
-//! scales  i8 x 16   at 192                   ql[32 + i] low, ql[i] high, ql[32 + i] high, with
-//! d       f16       at 208                   bits 0-1, 2-3, 4-5, 6-7 of qh[i]
+//! ql      u8 x 128  at 0      the low 4 bits of each q
+//! qh      u8 x 64   at 128    the high 2 bits
+//! scales  i8 x 16   at 192    of weights 16i..
+//! d       f16       at 208
 //!
-//! weight = (d * scale) * (q - 32)                                        210 bytes for 256 weights
+//! Each half of a block, 128 weights, has 64 bytes of ql and 32 of qh:
+//! group                 0           1                2            3
+//! low 4 bits of q[i]    ql[i] low   ql[32 + i] low   ql[i] high   ql[32 + i] high nibble
+//! high 2 bits, of qh[i] 0, 1        2, 3             4, 5         6, 7
+//!
+//! weight = (d * scale) * (q - 32)                                  210 bytes for 256 weights
 //! ```
 
 use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, times, u16_at};

@@ -135,7 +135,7 @@ impl Gguf {
         self
     }
 
-    /// A tensor of zeros that takes no room on the disk.
+    /// A tensor of zeros that takes no space on the disk.
     pub fn hole(&mut self, name: &str, dims: &[u64], kind: u32, bytes: u64) -> &mut Self {
         let (name, dims) = (name.into(), dims.to_vec());
         self.tensors.push(Tensor { name, dims, kind, offset: None, hole: bytes, data: Vec::new() });
@@ -147,7 +147,7 @@ impl Gguf {
     }
 
     /// Everything in front of the tensors' bytes, without the zeros before them; and where each
-    /// tensor lies behind them.
+    /// tensor lies after them.
     pub fn header(&self) -> (Vec<u8>, Vec<u64>) {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());

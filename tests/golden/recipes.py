@@ -2,7 +2,7 @@
 
     pip install numpy gguf llama-cpp-python==0.3.36 && python tests/golden/recipes.py
 
-A line for each model and mix: the model's name, the mix, `general.file_type`, the type of most matrices, and what the others
+A line for each model and recipe: the model's name, the recipe, `general.file_type`, the type of most matrices, and what the others
 are: `attn_v=Q6_K@0,1,4` is layers 0, 1 and 4. Takes some minutes: all models are quantised in earnest.
 """
 import collections
@@ -15,7 +15,7 @@ import gguf
 import llama_cpp
 import numpy as np
 
-# `SHAPES` in src/convert/mix/tests.rs must be equal to this table.
+# `SHAPES` in src/convert/recipe/tests.rs must be equal to this table.
 # name: (dim, hidden_dim, n_layers, n_heads, n_kv_heads, tied)
 SHAPES = {
     "gqa_22": (256, 512, 22, 8, 2, False),
@@ -30,7 +30,7 @@ SHAPES = {
     "gqa_64": (64, 96, 10, 4, 2, False),
     "mha_48": (48, 80, 3, 3, 3, False),
 }
-MIXES = {
+RECIPES = {
     "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11,
     "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18,
 }  # fmt: skip
@@ -114,6 +114,6 @@ if __name__ == "__main__":
         source, target = f"{folder}/source.gguf", f"{folder}/target.gguf"
         for name, shape in SHAPES.items():
             write(source, *shape)
-            for mix, file_type in MIXES.items():
+            for recipe, file_type in RECIPES.items():
                 quantize(source, target, file_type)
-                lines.write(f"{name} {mix} {describe(target)}\n")
+                lines.write(f"{name} {recipe} {describe(target)}\n")

@@ -109,9 +109,14 @@ impl TensorInfo {
             return Err(Error::tensor_type(name, unknown_type(id)));
         };
         let (weights, bytes) = kind.block();
-        if dims.contains(&0) || dims[0] % weights != 0 {
+        if dims.contains(&0) {
+            let reason = format!("it has a dimension of 0: {:?}", &dims[..n_dims]);
+            return Err(Error::tensor_layout(name, reason));
+        }
+        if dims[0] % weights != 0 {
+            let (columns, kind) = (dims[0], kind.name());
             let reason =
-                format!("its rows of {} weights are not a multiple of {} blocks", dims[0], kind.name());
+                format!("its rows of {columns} weights are not a multiple of {kind}'s block of {weights}");
             return Err(Error::tensor_layout(name, reason));
         }
         let blocks = dims[1..].iter().try_fold(dims[0] / weights, |n, dim| n.checked_mul(*dim));
@@ -191,8 +196,8 @@ impl Tensors {
         Ok(self.take(name, &[len])?.map(|tensor| tensor.to_f32()))
     }
 
-    /// That all were taken. A tensor that no other method took is a part of the network that this crate
-    /// doesn't know, such as a bias.
+    /// That all were taken. A tensor that wasn't is a part of the network that this crate doesn't
+    /// know, such as a bias.
     pub(super) fn finish(self) -> Result<()> {
         match self.by_name.into_values().min_by(|a, b| a.info.name.cmp(&b.info.name)) {
             None => Ok(()),

@@ -3,8 +3,8 @@
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
-/// Encoding that are converted at once: `half` then has an instruction for eight.
-const MANY: usize = 256;
+/// Numbers that are converted at once: `half` then has an instruction for eight.
+const CHUNK: usize = 256;
 
 pub(super) fn f32(weights: &[f32], out: &mut [u8]) {
     for (weight, out) in weights.iter().zip(out.chunks_exact_mut(4)) {
@@ -13,8 +13,8 @@ pub(super) fn f32(weights: &[f32], out: &mut [u8]) {
 }
 
 pub(super) fn f16(weights: &[f32], out: &mut [u8]) {
-    let mut bits = [0; MANY];
-    for (weights, out) in weights.chunks(MANY).zip(out.chunks_mut(2 * MANY)) {
+    let mut bits = [0; CHUNK];
+    for (weights, out) in weights.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)) {
         let bits = &mut bits[..weights.len()];
         bits.reinterpret_cast_mut::<f16>().convert_from_f32_slice(weights);
         put(bits, out);
@@ -22,8 +22,8 @@ pub(super) fn f16(weights: &[f32], out: &mut [u8]) {
 }
 
 pub(super) fn bf16(weights: &[f32], out: &mut [u8]) {
-    let mut bits = [0; MANY];
-    for (weights, out) in weights.chunks(MANY).zip(out.chunks_mut(2 * MANY)) {
+    let mut bits = [0; CHUNK];
+    for (weights, out) in weights.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)) {
         let bits = &mut bits[..weights.len()];
         bits.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(weights);
         put(bits, out);

@@ -28,8 +28,7 @@ pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32; 256]) -> Gr
     groups
 }
 
-/// The nearest of the steps `0..=max`, as bytes in the order of the weights: of `(weight + min) /
-/// scale`.
+/// `(weight + min) / scale`, rounded to the steps `0..=max`: bytes in the order of the weights.
 ///
 /// A group whose scale is 0 has all weights at the first step.
 #[inline(always)]
@@ -67,13 +66,24 @@ pub(super) fn farthest<const N: usize, const G: usize>(x: &Groups<N, G>) -> Each
     farthest
 }
 
-/// As [`farthest`], of one number for each group.
+/// Of one number for each group, the one that is farthest from zero; of two the first.
 #[inline(always)]
 pub(super) fn farthest_of_all<const G: usize>(each: &Each<G>) -> f32 {
     each.iter().fold(0.0, |farthest: f32, &x| if x.abs() > farthest.abs() { x } else { farthest })
 }
 
-/// A number as f16, and what that is.
+/// Numbers that aren't negative as multiples, `0..=max`, of one that is written as f16: what they
+/// become, and the multiples.
+#[inline(always)]
+pub(super) fn round_to_steps<const G: usize>(each: &Each<G>, max: f32, d: &mut [u8]) -> (Each<G>, [u8; G]) {
+    let greatest = each.iter().fold(0.0, |greatest, &x| if x > greatest { x } else { greatest });
+    let inverse = inverse(greatest / max);
+    let d = put_f16(greatest / max, d);
+    let steps = each.map(|x| round(x * inverse).clamp(0.0, max));
+    (steps.map(|step| d * step), steps.map(to_u8))
+}
+
+/// Writes a number as f16; the number that it becomes.
 #[inline(always)]
 pub(super) fn put_f16(x: f32, out: &mut [u8]) -> f32 {
     let x = half::f16::from_f32(x);

@@ -1,17 +1,17 @@
-//! Quantisers: f32 weights in, blocks of a format out.
+//! Quantizers: f32 weights in, blocks of a format out.
 //!
-//! A format is a function that encodes one block, and a line in [`QUANTIZERS`]. Its bytes mean what
+//! A format is a function that encodes one block, and a row of [`QUANTIZERS`]. Its bytes mean what
 //! the file of the same name in `quant/` draws.
 //!
 //! - `floats`, `q8_0`, `q4`, `q5`: the largest weight decides the scale
-//! - `q2_k` to `q6_k`: scales are searched for; `fit` is the search, `groups` how a block lies for
-//!   it
+//! - `q2_k` to `q6_k`: scales are searched for; `scale_search` is the search, `groups` the layout
+//!   of a block for it
 //!
 //! Invariants: a block depends on its own weights alone, so a tensor may be encoded in parts, in
 //! any order, on any threads. Each instruction set makes the same bytes: encoders are plain f32
 //! arithmetic, which is compiled for all of them and never fused or reordered.
 //!
-//! Source: PyPI `gguf`'s reference quantisers, whose bytes those of the first kind are; for the
+//! Source: PyPI `gguf`'s reference quantizers, whose bytes those of the first kind are; for the
 //! others each format's file.
 
 mod floats;
@@ -26,11 +26,11 @@ mod q6_k;
 mod q8_0;
 mod scale_search;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::simd::{Isa, Kernel, Simd, kernel};
 
-/// Encodes whole blocks, as many weights and bytes as [`Dtype::block`] says.
+/// Encodes blocks, whose weights and bytes [`Dtype::block`] says.
 type Quantizer = fn(Isa, &[f32], &mut [u8]);
 
 /// The formats that can be written.
@@ -58,7 +58,7 @@ pub fn dtypes() -> impl Iterator<Item = Dtype> {
     QUANTIZERS.iter().map(|(dtype, _)| *dtype)
 }
 
-/// Appends weights in another format: a whole number of its blocks.
+/// Appends weights in another format: a multiple of its block.
 ///
 /// ```
 /// use babyllama::{Dtype, convert::quantize};
@@ -71,21 +71,21 @@ pub fn dtypes() -> impl Iterator<Item = Dtype> {
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::Unwritable`] if the format can't be written or the weights are no whole number of
-/// its blocks; and if a weight isn't a number, or is beyond the ±65,504 that a 16-bit scale
+/// [`ErrorKind::Unwritable`] if the format can't be written or the weights aren't a multiple of its
+/// block; and if a weight isn't a number, or is beyond the ±65,504 that a 16-bit scale
 /// reaches. F32 and BF16 hold every f32, so they take all.
 pub fn quantize(weights: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> {
     let Some((block, bytes)) = dtype.block() else { return Err(no_quantizer(dtype)) };
     if !weights.len().is_multiple_of(block) {
-        let reason = format!("{} weights are no whole number of blocks of {block}", weights.len());
-        return Err(ErrorKind::Unwritable { what: dtype.to_string(), reason }.into());
+        let reason = format!("{} weights are not a multiple of its block of {block}", weights.len());
+        return Err(unwritable(dtype, reason));
     }
     let start = out.len();
     out.resize(start + weights.len() / block * bytes, 0);
     quantize_into(Isa::best(), weights, dtype, &mut out[start..]).inspect_err(|_| out.truncate(start))
 }
 
-/// Encodes a whole number of blocks, by the arithmetic of an instruction set.
+/// Encodes blocks, by the arithmetic of an instruction set.
 ///
 /// # Errors
 /// As [`quantize`].
@@ -99,8 +99,7 @@ pub(super) fn quantize_into(isa: Isa, weights: &[f32], dtype: Dtype, out: &mut [
         && largest_magnitude(isa, weights) > MAX_F16.to_bits()
         && let Some(weight) = weights.iter().find(|weight| weight.abs().to_bits() > MAX_F16.to_bits())
     {
-        let (what, reason) = (dtype.to_string(), format!("a weight is {weight}"));
-        return Err(ErrorKind::Unwritable { what, reason }.into());
+        return Err(unwritable(dtype, format!("a weight is {weight}")));
     }
     quantizer(isa, weights, out);
     Ok(())
@@ -108,15 +107,18 @@ pub(super) fn quantize_into(isa: Isa, weights: &[f32], dtype: Dtype, out: &mut [
 
 kernel! {
     /// The greatest of the weights' bits without their signs, which are in the order of magnitudes,
-    /// with NaN behind infinity.
+    /// with NaN after infinity.
     fn largest_magnitude(_s; weights: &[f32]) -> u32 {
         weights.iter().fold(0, |largest, weight| largest.max(weight.abs().to_bits()))
     }
 }
 
-fn no_quantizer(dtype: Dtype) -> crate::error::Error {
-    let (what, reason) = (dtype.to_string(), "there is no quantiser".into());
-    ErrorKind::Unwritable { what, reason }.into()
+fn no_quantizer(dtype: Dtype) -> Error {
+    unwritable(dtype, "there is no quantizer".into())
+}
+
+fn unwritable(dtype: Dtype, reason: String) -> Error {
+    ErrorKind::Unwritable { what: dtype.to_string(), reason }.into()
 }
 
 /// Encodes block after block with a function that is inlined into a loop for the instruction set.
@@ -129,7 +131,7 @@ fn encode<const WEIGHTS: usize, const BYTES: usize>(
     let ((weights, []), (out, [])) = (weights.as_chunks(), out.as_chunks_mut()) else {
         panic!("weights and bytes are whole blocks")
     };
-    assert_eq!(weights.len(), out.len(), "as many weights as bytes");
+    assert_eq!(weights.len(), out.len(), "a block of bytes for each block of weights");
     isa.run(Blocks { weights, out, block });
 }
 
@@ -153,7 +155,7 @@ where
     }
 }
 
-/// The least and the greatest of some weights: of halves, quarters and so on, so that vectors are
+/// The least and the greatest of some weights: half against half, and so on, so that vectors are
 /// compared.
 #[inline(always)]
 fn range(weights: &[f32; 32]) -> (f32, f32) {
@@ -186,27 +188,24 @@ fn inverse(d: f32) -> f32 {
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-/// What adding it does to a small number: the sum's low bits are the nearest whole number, of two
-/// the even one.
+/// The low bits of the sum of this and a small number are the nearest integer, of two the even one.
 const ROUNDING: f32 = 12_582_912.0; // 1.5 * 2^23
 
-/// The nearest whole number, of two the even one, of a number between ±2^22.
+/// The nearest integer, of two the even one, of a number between ±2^22.
 #[inline(always)]
 fn round(x: f32) -> f32 {
     (x + ROUNDING) - ROUNDING
 }
 
-/// The greatest whole number that isn't above a number between ±2^22.
-///
-/// (Casts to whole numbers and back, which must give the nearest that there is for every number,
-/// take three times as long.)
+/// The greatest integer that isn't above a number between ±2^22. (Casts to integers and back, which
+/// saturate, take longer.)
 #[inline(always)]
 fn floor(x: f32) -> f32 {
     let nearest = round(x);
     if nearest > x { nearest - 1.0 } else { nearest }
 }
 
-/// The low byte of a whole number that is not negative.
+/// The low byte of an integer that is not negative.
 #[inline(always)]
 fn to_u8(x: f32) -> u8 {
     (x + ROUNDING).to_bits() as u8

@@ -35,7 +35,7 @@ pub(super) fn put_high_bits(bits: &[u8; 256], out: &mut [u8]) {
     }
 }
 
-/// 16 numbers of 6 bits, as `quant/q3_k.rs` draws them.
+/// 16 integers of 6 bits, as `quant/q3_k.rs` draws them.
 #[inline(always)]
 fn put_scales(scales: &[u8; 16], out: &mut [u8]) {
     for i in 0..8 {

@@ -21,8 +21,8 @@ pub(super) fn q4_1(weights: &[f32; 32], out: &mut [u8; 20]) {
     put_nibbles(&steps(weights, least, inverse(d), 0.5, 15.0), &mut out[4..]);
 }
 
-/// `(weight - from) * steps + offset` without its fraction, at most `max`: the scale is used as it
-/// was before it was rounded to f16, and sums are rounded one by one, as the reference does.
+/// `(weight - from) * steps + offset` without its fraction, at most `max`. As in the reference, the
+/// scale is the one before it was rounded to f16, and sums are rounded one by one.
 #[inline(always)]
 pub(super) fn steps(weights: &[f32; 32], from: f32, steps: f32, offset: f32, max: f32) -> [u8; 32] {
     let mut q = [0; 32];
@@ -33,7 +33,7 @@ pub(super) fn steps(weights: &[f32; 32], from: f32, steps: f32, offset: f32, max
     q
 }
 
-/// The low halves of bytes are the first 16 numbers, the high halves the others.
+/// The low nibbles of bytes are the first 16 integers, the high nibbles the others.
 #[inline(always)]
 pub(super) fn put_nibbles(q: &[u8; 32], out: &mut [u8]) {
     for (i, out) in out.iter_mut().enumerate().take(16) {

@@ -1,8 +1,7 @@
 //! Q4_K: a scale and a minimum are fitted to each 32 weights, and then rounded to 64 steps each.
 
-use super::groups::{Groups, groups, put_f16, steps};
+use super::groups::{Groups, groups, round_to_steps, steps};
 use super::scale_search::{Candidates, scales_and_mins};
-use super::{inverse, round, to_u8};
 
 const CANDIDATES: Candidates = Candidates { first: -1.0, step: 0.1, count: 21 };
 
@@ -13,8 +12,8 @@ pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 144]) {
     put_nibbles(&fitted_steps(weights, 15.0, CANDIDATES, header), qs);
 }
 
-/// Fits and writes the scales and minima of Q4_K or Q5_K, 16 bytes; which of the steps `0..=n` the
-/// weights then become.
+/// Fits the scales and minima of Q4_K or Q5_K and writes them, 16 bytes; which of the steps `0..=n`
+/// the weights become then.
 #[inline(always)]
 pub(super) fn fitted_steps(
     weights: &[f32; 256],
@@ -26,8 +25,8 @@ pub(super) fn fitted_steps(
     let [scales, mins] = scales_and_mins(&x, &importances(&x), n, candidates);
     let (d, rest) = header.split_at_mut(2);
     let (dmin, packed) = rest.split_at_mut(2);
-    let (scales, scale_steps) = round_to_steps(&scales, d);
-    let (mins, min_steps) = round_to_steps(&mins, dmin);
+    let (scales, scale_steps) = round_to_steps(&scales, 63.0, d);
+    let (mins, min_steps) = round_to_steps(&mins, 63.0, dmin);
     for g in 0..4 {
         packed[g] = scale_steps[g] | scale_steps[4 + g] >> 4 << 6;
         packed[4 + g] = min_steps[g] | min_steps[4 + g] >> 4 << 6;
@@ -56,17 +55,8 @@ fn importances(x: &Groups<32, 8>) -> Groups<32, 8> {
     importances
 }
 
-/// Encoding as multiples, 0 to 63, of a number that is written as f16.
-#[inline(always)]
-fn round_to_steps(each: &[f32; 8], d: &mut [u8]) -> ([f32; 8], [u8; 8]) {
-    let greatest = each.iter().fold(0.0, |greatest, &x| if x > greatest { x } else { greatest });
-    let inverse = inverse(greatest / 63.0);
-    let d = put_f16(greatest / 63.0, d);
-    let steps = each.map(|x| round(x * inverse).clamp(0.0, 63.0));
-    (steps.map(|step| d * step), steps.map(to_u8))
-}
-
-/// The low 4 bits of numbers: groups of 32 in turn are the low and the high halves of 32 bytes.
+/// The low 4 bits of 256 integers: each two groups of 32 are the low and the high nibbles of 32
+/// bytes.
 #[inline(always)]
 pub(super) fn put_nibbles(q: &[u8; 256], out: &mut [u8]) {
     for (q, out) in q.chunks_exact(64).zip(out.chunks_exact_mut(32)) {

@@ -27,7 +27,7 @@ pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 210]) {
     }
 }
 
-/// The low 4 and the high 2 bits of numbers, as `quant/q6_k.rs` draws them.
+/// The low 4 and the high 2 bits of 256 integers, as `quant/q6_k.rs` draws them.
 #[inline(always)]
 fn put_6_bits(q: &[u8; 256], low: &mut [u8], high: &mut [u8]) {
     for ((q, low), high) in q.chunks_exact(128).zip(low.chunks_exact_mut(64)).zip(high.chunks_exact_mut(32)) {

@@ -6,8 +6,7 @@ use super::{farthest, floor, inverse, to_u8};
 #[inline(always)]
 pub(super) fn quantize(weights: &[f32; 32], out: &mut [u8; 34]) {
     let d = farthest(weights).abs() / 127.0;
-    // By the scale as it was before it was rounded to f16, as the reference does: steps then don't
-    // depend on how it is.
+    // As in the reference, the scale is the one before it was rounded to f16.
     let steps = inverse(d);
     let (scale, quants) = out.split_at_mut(2);
     scale.copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
@@ -16,7 +15,7 @@ pub(super) fn quantize(weights: &[f32; 32], out: &mut [u8; 34]) {
     }
 }
 
-/// The nearest whole number, of two the one farther from zero, of a number between ±127, as int8.
+/// The nearest integer, of two the one farther from zero, of a number between ±127, as int8.
 #[inline(always)]
 fn nearest(x: f32) -> u8 {
     let below = floor(x.abs());

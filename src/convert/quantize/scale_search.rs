@@ -1,9 +1,9 @@
-//! The scale, and the minimum, with which whole numbers come nearest to a group of weights.
+//! The scale, and the minimum, with which integers come nearest to a group of weights.
 //!
-//! Which whole number each weight becomes depends on the scale, and the best scale on what they
-//! become. So some scales near the one that just reaches the farthest weight are tried: each gives
-//! whole numbers, and to these there is a best scale by least squares. With importances `w`,
-//! weights `x` and whole numbers `q`, the squared error of `x = s q + m` is
+//! Which integer each weight becomes depends on the scale, and the best scale on the integers. So
+//! some scales near the one that just reaches the farthest weight are tried: each gives integers,
+//! for which there is a best scale by least squares. With importances `w`, weights `x` and integers
+//! `q`, the squared error of `x = s q + m` is
 //!
 //! ```text
 //! sum(w x x) - gain
@@ -19,7 +19,7 @@ use super::groups::{Each, Groups, LEAST, farthest};
 use super::round;
 
 /// What the farthest weight becomes before it is rounded: `first + step * 0..count` away from the
-/// farthest whole number.
+/// farthest integer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidates {
     pub(super) first: f32,
@@ -57,7 +57,7 @@ pub(super) fn scales<const N: usize, const G: usize>(
             }
         }
         for g in 0..G {
-            // Where all are zero this is no number, and so no gain.
+            // Where all are zero this is NaN, and so no gain.
             let scale = sum_xq[g] / sum_qq[g];
             let gain = scale * sum_xq[g];
             let better = gain > gains[g];
@@ -72,7 +72,7 @@ pub(super) fn scales<const N: usize, const G: usize>(
 /// `q` in `0..=n`.
 ///
 /// The first to be tried is what reaches from the least to the greatest weight. Candidates then
-/// count their whole numbers from the best minimum so far.
+/// count their integers from the best minimum so far.
 #[inline(always)]
 pub(super) fn scales_and_mins<const N: usize, const G: usize>(
     x: &Groups<N, G>,
@@ -97,7 +97,7 @@ pub(super) fn scales_and_mins<const N: usize, const G: usize>(
         for g in 0..G {
             let (scale, offset) = least_squares(fixed.of(g), sums.of(g));
             let gain = gain(scale, offset, fixed.of(g), sums.of(g));
-            // Where all whole numbers are the same, these are no numbers, and so no gain.
+            // Where all integers are the same, these are NaN, and so no gain.
             let better = gain > gains[g];
             scales[g] = if better { scale } else { scales[g] };
             offsets[g] = if better { offset } else { offsets[g] };
@@ -156,7 +156,7 @@ fn fixed_sums<const N: usize, const G: usize>(x: &Groups<N, G>, importances: &Gr
     Sums([sum_w, sum_x])
 }
 
-/// `w q`, `w q q` and `w x q`, where `q` is the whole number nearest to `(x - offset) * inverse` in
+/// `w q`, `w q q` and `w x q`, where `q` is the integer nearest to `(x - offset) * inverse` in
 /// `0..=n`.
 #[inline(always)]
 fn sums<const N: usize, const G: usize>(

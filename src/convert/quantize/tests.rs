@@ -1,4 +1,4 @@
-//! Quantisers against ggml's, and what they do with weights that no model has.
+//! Quantizers against ggml's, and what they do with weights that no model has.
 
 use super::*;
 use crate::storage::Storage;

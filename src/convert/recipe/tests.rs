@@ -1,9 +1,9 @@
-//! Mixes against llama.cpp's choices.
+//! Recipes against llama.cpp's choices.
 
 use super::*;
 use crate::arch::TensorId;
 
-/// What llama.cpp chose, which `tests/golden/mixes.py` wrote.
+/// What llama.cpp chose, which `tests/golden/recipes.py` wrote.
 const GOLDEN: &str = include_str!("../../../tests/golden/recipes.txt");
 
 /// Name, `dim`, `hidden_dim`, `n_layers`, heads for each head of keys and values, and whether the
@@ -44,22 +44,22 @@ fn expected<'a>(most: &'a str, others: &[&'a str], gguf_name: &str) -> &'a str {
 }
 
 #[test]
-fn mixes_choose_what_llama_cpp_chooses() {
+fn recipes_choose_what_llama_cpp_chooses() {
     let mut lines = GOLDEN.lines();
     for (model, dim, hidden_dim, n_layers, heads_per_kv_head, tied) in SHAPES {
         let traits = Traits { n_layers, heads_per_kv_head, tied };
         let config = Config::new(dim, hidden_dim, n_layers, heads_per_kv_head, 1, 1, 1);
-        for mix in Recipe::all() {
+        for recipe in Recipe::all() {
             let line: Vec<_> = lines.next().unwrap().split(' ').collect();
             let [of, name, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
             assert_eq!(
                 (*of, *name, *file_type),
-                (model, &*mix.to_string(), &*mix.file_type().unwrap().to_string())
+                (model, &*recipe.to_string(), &*recipe.file_type().unwrap().to_string())
             );
             for (matrix, columns) in matrices(&config, tied) {
-                let found = mix.dtype(&matrix.to_string(), columns, &traits).to_string().to_ascii_uppercase();
+                let found = recipe.dtype(&matrix.to_string(), columns, &traits).to_string();
                 let expected = expected(most, others, &matrix.gguf());
-                assert_eq!(found, expected, "{model} as {mix}: {matrix}");
+                assert_eq!(found.to_ascii_uppercase(), expected, "{model} as {recipe}: {matrix}");
             }
         }
     }
@@ -67,10 +67,10 @@ fn mixes_choose_what_llama_cpp_chooses() {
 }
 
 #[test]
-fn a_mix_has_a_name_in_either_case_and_the_medium_ones_a_short_one() {
-    for mix in Recipe::all() {
-        assert_eq!(mix.to_string().parse(), Ok(mix));
-        assert_eq!(mix.to_string().to_ascii_lowercase().parse(), Ok(mix));
+fn a_recipe_has_a_name_in_either_case_and_the_medium_ones_a_short_one() {
+    for recipe in Recipe::all() {
+        assert_eq!(recipe.to_string().parse(), Ok(recipe));
+        assert_eq!(recipe.to_string().to_ascii_lowercase().parse(), Ok(recipe));
     }
     assert_eq!("q4_k".parse(), Ok(Recipe::Q4KM));
     assert_eq!("q6_k".parse(), Ok(Recipe::Q6K));
