@@ -344,7 +344,7 @@ impl Answer<'_> {
         };
         words.trim_start().clone_into(&mut self.beginning);
         let mut parts = self.template.render(&self.asked);
-        parts.extend(self.template.answer_beginning(&self.beginning));
+        parts.extend(self.template.assistant_start(&self.beginning));
         let jinja = prefill.session.model().chat_template();
         prefill.tokens = encode_whole(parts, self.template, jinja, &self.tokenizer)?;
         self.n_prompt = unread(prefill.session, &prefill.tokens)?;

@@ -11,7 +11,7 @@ use crate::session::{Session, Tail};
 const MAX_USUAL_PIECE: usize = 64;
 
 /// What a generation begins with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Prompt<'a> {
     /// Text, to be encoded with the model's tokenizer.
@@ -338,7 +338,7 @@ fn possible_stop(text: &str, stops: &[String]) -> usize {
 }
 
 /// One item of a generation: a token and the text that became certain with it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     token: Option<TokenId>,
     text: Text,
@@ -428,6 +428,14 @@ impl Text {
         }
     }
 }
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Text {}
 
 impl fmt::Debug for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -77,27 +77,27 @@ mod settings {
 
     /// That a value is written so, and read again from that.
     #[track_caller]
-    fn is_written_as<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, text: &str) {
-        assert_eq!(json(&value), text);
-        assert_eq!(serde_json::from_str::<T>(text).unwrap(), value);
+    fn is_written_as<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, text: &str) {
+        assert_eq!(json(value), text);
+        assert_eq!(serde_json::from_str::<T>(text).unwrap(), *value);
     }
 
     #[test]
     fn what_has_a_name_is_written_by_it() {
         for template in Template::ALL {
-            is_written_as(template, &format!("{:?}", template.name()));
+            is_written_as(&template, &format!("{:?}", template.name()));
         }
         for role in Role::ALL {
-            is_written_as(role, &format!("{:?}", role.name()));
+            is_written_as(&role, &format!("{:?}", role.name()));
         }
         for dtype in CacheDtype::ALL {
-            is_written_as(dtype, &format!("{:?}", dtype.name()));
+            is_written_as(&dtype, &format!("{:?}", dtype.name()));
         }
         for isa in Isa::available() {
-            is_written_as(isa, &format!("{:?}", isa.name()));
+            is_written_as(&isa, &format!("{:?}", isa.name()));
         }
         for recipe in Recipe::all() {
-            is_written_as(recipe, &format!("{:?}", recipe.to_string()));
+            is_written_as(&recipe, &format!("{:?}", recipe.to_string()));
         }
         let error = serde_json::from_str::<CacheDtype>("\"f64\"").unwrap_err().to_string();
         assert!(error.contains("f64") && error.contains("must be one of f32, f16"), "{error}");
@@ -107,7 +107,7 @@ mod settings {
     fn messages_are_role_and_content() {
         let messages = vec![Message::system("Be brief."), Message::user("\u{e9}\"\n")];
         let text = r#"[{"role":"system","content":"Be brief."},{"role":"user","content":"é\"\n"}]"#;
-        is_written_as(messages, text);
+        is_written_as(&messages, text);
     }
 
     #[test]
@@ -116,11 +116,11 @@ mod settings {
         let sampling = SamplerOptions::new().temperature(0.3).top_k(40).logit_bias(bans).seed(u64::MAX);
         assert_eq!(serde_json::from_str::<SamplerOptions>(&json(&sampling)).unwrap(), sampling);
         is_written_as(
-            SessionOptions::new().context_length(4096).cache_dtype(CacheDtype::F16),
+            &SessionOptions::new().context_length(4096).cache_dtype(CacheDtype::F16),
             r#"{"context_length":4096,"cache_dtype":"f16"}"#,
         );
         is_written_as(
-            PerplexityOptions::new().context_length(256).max_windows(3),
+            &PerplexityOptions::new().context_length(256).max_windows(3),
             r#"{"context_length":256,"max_windows":3,"cache_dtype":"f32"}"#,
         );
 

@@ -149,7 +149,7 @@ fn an_answer_begins_with_the_words_that_are_given() {
             let mut expected = rendered(&chat, "More!");
             if !words.is_empty() {
                 let mut parts = template.render(&[chat.messages(), &[Message::user("More!")]].concat());
-                parts.extend(template.answer_beginning(words.trim_start()));
+                parts.extend(template.assistant_start(words.trim_start()));
                 expected = encode(&parts, tokenizer).unwrap();
             }
             let mut sampler = greedy();

@@ -1,7 +1,7 @@
 //! The templates as data.
 //!
 //! Source: what each model's own code or Jinja text renders, and llama.cpp for how a Jinja text is
-//! recognised.
+//! detected.
 
 use super::Template;
 
@@ -22,28 +22,28 @@ pub(super) enum Item {
     Content,
 }
 
-/// A template. A turn is: `between` or the beginning, the system prompt, `before_question`, the
-/// question, `after_question`, `before_answer`, the answer, `end`.
+/// A template. A round is: `between` or the beginning, the system prompt, `before_user`, the
+/// user turn, `after_user`, `before_assistant`, the assistant turn, `end`.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) name: &'static str,
     /// The system prompt with what stands around it.
     pub(super) system: &'static [Item],
-    /// The system prompt comes after `before_question`.
+    /// The system prompt comes after `before_user`.
     pub(super) system_is_inside: bool,
-    /// What comes before each question but the first.
+    /// What comes before each user turn except the first.
     pub(super) between: &'static [Item],
-    pub(super) before_question: &'static [Item],
-    pub(super) after_question: &'static [Item],
-    /// The space before an answer, which the model says itself.
-    pub(super) before_answer: &'static str,
+    pub(super) before_user: &'static [Item],
+    pub(super) after_user: &'static [Item],
+    /// The space before an assistant turn, which the model says itself.
+    pub(super) before_assistant: &'static str,
     pub(super) end: &'static [Item],
     /// Whether what people and the model say loses white space at its start and its end.
     pub(super) trims: bool,
-    /// The texts that end an answer.
+    /// The texts that end an assistant turn.
     pub(super) stops: &'static [&'static str],
-    /// The marks that end an answer if the vocabulary lacks them, so that the model can only say
-    /// them as text.
+    /// The marks that end an assistant turn if the vocabulary lacks them, so that the model can
+    /// only say them as text.
     pub(super) marks: &'static [&'static str],
 }
 
@@ -106,9 +106,9 @@ static LLAMA2: Layout = Layout {
     system: &[Text("<<SYS>>\n"), Content, Text("\n<</SYS>>\n\n")],
     system_is_inside: true,
     between: &[Bos],
-    before_question: &[Text("[INST] ")],
-    after_question: &[Text(" [/INST]")],
-    before_answer: " ",
+    before_user: &[Text("[INST] ")],
+    after_user: &[Text(" [/INST]")],
+    before_assistant: " ",
     end: &[Text(" "), Eos],
     trims: true,
     stops: &[],
@@ -128,15 +128,15 @@ static LLAMA3: Layout = Layout {
     ],
     system_is_inside: false,
     between: &[],
-    before_question: &[Mark("<|start_header_id|>"), Text("user"), Mark("<|end_header_id|>"), Text("\n\n")],
-    after_question: &[
+    before_user: &[Mark("<|start_header_id|>"), Text("user"), Mark("<|end_header_id|>"), Text("\n\n")],
+    after_user: &[
         Mark("<|eot_id|>"),
         Mark("<|start_header_id|>"),
         Text("assistant"),
         Mark("<|end_header_id|>"),
         Text("\n\n"),
     ],
-    before_answer: "",
+    before_assistant: "",
     end: &[Mark("<|eot_id|>")],
     trims: true,
     stops: &[],
@@ -149,9 +149,9 @@ static CHATML: Layout = Layout {
     system: &[Mark("<|im_start|>"), Text("system\n"), Content, Mark("<|im_end|>"), Text("\n")],
     system_is_inside: false,
     between: &[],
-    before_question: &[Mark("<|im_start|>"), Text("user\n")],
-    after_question: &[Mark("<|im_end|>"), Text("\n"), Mark("<|im_start|>"), Text("assistant\n")],
-    before_answer: "",
+    before_user: &[Mark("<|im_start|>"), Text("user\n")],
+    after_user: &[Mark("<|im_end|>"), Text("\n"), Mark("<|im_start|>"), Text("assistant\n")],
+    before_assistant: "",
     end: &[Mark("<|im_end|>"), Text("\n")],
     trims: false,
     stops: &[],
@@ -164,9 +164,9 @@ static MISTRAL: Layout = Layout {
     system: &[Content, Text("\n\n")],
     system_is_inside: true,
     between: &[],
-    before_question: &[Text("[INST] ")],
-    after_question: &[Text(" [/INST]")],
-    before_answer: " ",
+    before_user: &[Text("[INST] ")],
+    after_user: &[Text(" [/INST]")],
+    before_assistant: " ",
     end: &[Eos],
     trims: false,
     stops: &[],
@@ -179,9 +179,9 @@ static MISTRAL_V3: Layout = Layout {
     system: &[Content, Text("\n\n")],
     system_is_inside: true,
     between: &[],
-    before_question: &[Mark("[INST]")],
-    after_question: &[Mark("[/INST]")],
-    before_answer: "",
+    before_user: &[Mark("[INST]")],
+    after_user: &[Mark("[/INST]")],
+    before_assistant: "",
     end: &[Eos],
     trims: false,
     stops: &[],
@@ -194,9 +194,9 @@ static MISTRAL_V7: Layout = Layout {
     system: &[Mark("[SYSTEM_PROMPT]"), Content, Mark("[/SYSTEM_PROMPT]")],
     system_is_inside: false,
     between: &[],
-    before_question: &[Mark("[INST]")],
-    after_question: &[Mark("[/INST]")],
-    before_answer: "",
+    before_user: &[Mark("[INST]")],
+    after_user: &[Mark("[/INST]")],
+    before_assistant: "",
     end: &[Eos],
     trims: false,
     stops: &[],
@@ -209,9 +209,9 @@ static ZEPHYR: Layout = Layout {
     system: &[Mark("<|system|>"), Text("\n"), Content, Eos, Text("\n")],
     system_is_inside: false,
     between: &[],
-    before_question: &[Mark("<|user|>"), Text("\n")],
-    after_question: &[Eos, Text("\n"), Mark("<|assistant|>"), Text("\n")],
-    before_answer: "",
+    before_user: &[Mark("<|user|>"), Text("\n")],
+    after_user: &[Eos, Text("\n"), Mark("<|assistant|>"), Text("\n")],
+    before_assistant: "",
     end: &[Eos, Text("\n")],
     trims: false,
     stops: &[],
@@ -224,9 +224,9 @@ static VICUNA: Layout = Layout {
     system: &[Content, Text(" ")],
     system_is_inside: false,
     between: &[],
-    before_question: &[Text("USER: ")],
-    after_question: &[Text(" ASSISTANT:")],
-    before_answer: " ",
+    before_user: &[Text("USER: ")],
+    after_user: &[Text(" ASSISTANT:")],
+    before_assistant: " ",
     end: &[Eos],
     trims: false,
     stops: &["USER:"],
@@ -239,9 +239,9 @@ static VICUNA_V0: Layout = Layout {
     system: &[Content, Text("\n")],
     system_is_inside: false,
     between: &[],
-    before_question: &[Text("### Human: ")],
-    after_question: &[Text("\n### Assistant:")],
-    before_answer: " ",
+    before_user: &[Text("### Human: ")],
+    after_user: &[Text("\n### Assistant:")],
+    before_assistant: " ",
     end: &[Text("\n")],
     trims: false,
     stops: &["### Human:"],
@@ -254,9 +254,9 @@ static STABLE_BELUGA: Layout = Layout {
     system: &[Text("### System:\n"), Content, Text("\n\n")],
     system_is_inside: false,
     between: &[],
-    before_question: &[Text("### User:\n")],
-    after_question: &[Text("\n\n### Assistant:\n")],
-    before_answer: "",
+    before_user: &[Text("### User:\n")],
+    after_user: &[Text("\n\n### Assistant:\n")],
+    before_assistant: "",
     end: &[Text("\n\n")],
     trims: false,
     stops: &["### User:"],
@@ -269,9 +269,9 @@ static ALPACA: Layout = Layout {
     system: &[Content, Text("\n\n")],
     system_is_inside: false,
     between: &[],
-    before_question: &[Text("### Instruction:\n")],
-    after_question: &[Text("\n\n### Response:\n")],
-    before_answer: "",
+    before_user: &[Text("### Instruction:\n")],
+    after_user: &[Text("\n\n### Response:\n")],
+    before_assistant: "",
     end: &[Eos, Text("\n\n")],
     trims: false,
     stops: &["### Instruction:"],
@@ -320,10 +320,10 @@ pub(super) fn detect(jinja: &str) -> Option<Template> {
     } else if has("<|start_header_id|>") && has("<|end_header_id|>") {
         Some(Template::Llama3)
     } else if has("<|user|>") {
-        // Zephyr ends a question with EOS. Falcon 3 has nothing there, and others another token.
-        let questions =
+        // Zephyr ends a user turn with EOS. Falcon 3 has nothing there, and others another token.
+        let user_turns =
             jinja.split("<|user|>").skip(1).map(|rest| rest.split("<|").next().unwrap_or_default());
-        let mut ends = questions.filter(|rest| rest.contains("eos_token") || rest.contains("</s>"));
+        let mut ends = user_turns.filter(|rest| rest.contains("eos_token") || rest.contains("</s>"));
         (has("<|assistant|>") && ends.next().is_some()).then_some(Template::Zephyr)
     } else if has("USER:") && has("ASSISTANT:") {
         (!has("SYSTEM:")).then_some(Template::Vicuna)
@@ -343,8 +343,8 @@ pub(super) fn writes_bos(jinja: &str) -> bool {
     ["bos_token", "<|begin_of_text|>"].iter().any(|bos| jinja.contains(bos))
 }
 
-/// Whether a Jinja text has what the layout writes before and after a question: these families have
-/// many dialects.
+/// Whether a Jinja text has what the layout writes before and after a user turn: these families
+/// have many dialects.
 fn has_texts_of(layout: &Layout, jinja: &str) -> bool {
     let jinja = jinja.replace("\\n", "\n");
     let stands = |items: &[Item], is_last: bool| {
@@ -357,5 +357,5 @@ fn has_texts_of(layout: &Layout, jinja: &str) -> bool {
             jinja.contains(between) && jinja.split(after).skip(1).any(|rest| !is_line(rest))
         })
     };
-    stands(layout.before_question, false) && stands(layout.after_question, true)
+    stands(layout.before_user, false) && stands(layout.after_user, true)
 }

@@ -5,7 +5,7 @@
 //!
 //! - here: a rendering, and its tokens
 //! - `layouts`: the templates themselves, as a table, and by what marks a file's Jinja text is
-//!   recognised
+//!   detected
 //! - `jinja`: what such a text says literally
 //!
 //! Source: each template's is named beside it.
@@ -80,12 +80,12 @@ impl Message {
         Self { role: Role::System, content: content.into() }
     }
 
-    /// A question.
+    /// What the user says.
     pub fn user(content: impl Into<String>) -> Self {
         Self { role: Role::User, content: content.into() }
     }
 
-    /// An answer.
+    /// What the model says.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self { role: Role::Assistant, content: content.into() }
     }
@@ -123,13 +123,13 @@ pub enum Template {
 }
 
 /// A part of a rendered conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Part {
     /// Where the conversation begins: the token that begins a text, if the tokenizer puts it before
     /// prompts.
     Begin,
-    /// The token that begins a text, between two turns.
+    /// The token that begins a text, between two rounds of user and assistant turns.
     Bos,
     /// The token that ends a text.
     Eos,
@@ -176,7 +176,7 @@ impl Template {
         self.layout().name
     }
 
-    /// Recognises a template by the marks in its Jinja text, which a GGUF file brings
+    /// Detects a template by the marks in its Jinja text, which a GGUF file brings
     /// ([`Model::chat_template`](crate::Model::chat_template)).
     ///
     /// A file may have one of llama.cpp's names in place of a Jinja text: then it is the template
@@ -205,7 +205,8 @@ impl Template {
     /// ```
     /// use babyllama::chat::Template;
     ///
-    /// let jinja = r"{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{{ '<|im_start|>' + role ...";
+    /// let jinja = r"{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}
+    ///               {{ '<|im_start|>' + message['role'] ...";
     /// assert_eq!(Template::ChatMl.default_system(jinja).as_deref(), Some("Be kind."));
     /// ```
     #[must_use]
@@ -220,15 +221,16 @@ impl Template {
     /// ```
     /// use babyllama::chat::Template;
     ///
-    /// let jinja = r"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + text + ' ASSISTANT:' }}";
-    /// let words = Template::Vicuna.left_out(jinja);
-    /// assert_eq!(words.as_deref(), Some("A chat with a kind assistant."));
+    /// let jinja = r"{{ 'A chat with a kind assistant. ' }}
+    ///               {{ 'USER: ' + message['content'] + ' ASSISTANT:' }}";
+    /// let left_out = Template::Vicuna.left_out(jinja);
+    /// assert_eq!(left_out.as_deref(), Some("A chat with a kind assistant."));
     /// ```
     #[must_use]
     pub fn left_out(self, jinja: &str) -> Option<String> {
         let layout = self.layout();
-        let turns = [layout.system, layout.before_question, layout.after_question, layout.end];
-        let own = turns.into_iter().flatten().filter_map(|item| match item {
+        let written = [layout.system, layout.before_user, layout.after_user, layout.end];
+        let own = written.into_iter().flatten().filter_map(|item| match item {
             Item::Mark(text) | Item::Text(text) => Some(text.trim()),
             _ => None,
         });
@@ -237,10 +239,11 @@ impl Template {
         jinja::prose(jinja, &written)
     }
 
-    /// Lays out a conversation. If its last message is a question, up to where the answer begins.
+    /// Lays out a conversation. If its last message is the user's, up to where the assistant's turn
+    /// begins.
     ///
-    /// A system message belongs before the first question; a later one is ignored. The messages
-    /// between them should be questions and answers by turns; what is missing is left out.
+    /// A system message belongs before the first user turn; a later one is ignored. The messages
+    /// after it should be the user's and the assistant's by turns; what is missing is left out.
     ///
     /// ```
     /// use babyllama::chat::{Message, Part, Template};
@@ -254,30 +257,29 @@ impl Template {
     pub fn render(self, messages: &[Message]) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut system = None;
-        let mut n_questions = 0;
+        let mut n_user_turns = 0;
         for Message { role, content } in messages {
             match role {
-                Role::System if n_questions == 0 => system = Some(content.as_str()),
+                Role::System if n_user_turns == 0 => system = Some(content.as_str()),
                 Role::System => {}
                 Role::User => {
-                    parts.extend(self.question(n_questions == 0, system, content));
-                    n_questions += 1;
+                    parts.extend(self.user_turn(n_user_turns == 0, system, content));
+                    n_user_turns += 1;
                 }
                 Role::Assistant => {
                     let layout = self.layout();
                     let content = if layout.trims { content.trim() } else { content };
-                    parts.push(Part::Text(format!("{}{content}", layout.before_answer)));
-                    parts.extend(self.end());
+                    parts.push(Part::Text(format!("{}{content}", layout.before_assistant)));
+                    parts.extend(self.turn_end());
                 }
             }
         }
         joined(parts)
     }
 
-    /// Lays out a question, up to where the answer begins. The system prompt goes with the first
-    /// question.
-    #[must_use]
-    pub fn question(self, first: bool, system: Option<&str>, user: &str) -> Vec<Part> {
+    /// Lays out a user turn, up to where the assistant's begins. The system prompt goes with the
+    /// first.
+    fn user_turn(self, first: bool, system: Option<&str>, user: &str) -> Vec<Part> {
         let layout = self.layout();
         let system = system.filter(|system| first && !system.is_empty());
         let mut parts = Vec::new();
@@ -287,46 +289,49 @@ impl Template {
         if let Some(system) = around {
             push(&mut parts, layout.system, if layout.trims { system.trim() } else { system });
         }
-        push(&mut parts, layout.before_question, "");
+        push(&mut parts, layout.before_user, "");
         if let Some(system) = inside {
             push(&mut parts, layout.system, system);
         }
-        // As the templates trim them: a system prompt inside and the question are one text.
+        // As the templates trim them: a system prompt inside and what the user says are one text.
         let user = match (layout.trims, inside) {
             (true, None) => user.trim(),
             (true, Some(_)) => user.trim_end(),
             (false, _) => user,
         };
         parts.push(Part::Text(user.into()));
-        push(&mut parts, layout.after_question, "");
+        push(&mut parts, layout.after_user, "");
         joined(parts)
     }
 
-    /// Lays out the beginning of an answer that the model is to go on from, to follow a question.
-    /// Nothing for no words.
+    /// Lays out the beginning of an assistant turn that the model is to go on from, to follow a
+    /// user turn. Nothing for no words.
     ///
     /// ```
     /// use babyllama::chat::{Part, Template};
     ///
-    /// assert_eq!(Template::Llama2.answer_beginning("Once"), [Part::Text(" Once".into())]);
+    /// assert_eq!(Template::Llama2.assistant_start("Once"), [Part::Text(" Once".into())]);
     /// ```
     #[must_use]
-    pub fn answer_beginning(self, words: &str) -> Vec<Part> {
-        let text =
-            if words.is_empty() { String::new() } else { format!("{}{words}", self.layout().before_answer) };
+    pub fn assistant_start(self, words: &str) -> Vec<Part> {
+        let text = if words.is_empty() {
+            String::new()
+        } else {
+            format!("{}{words}", self.layout().before_assistant)
+        };
         joined(vec![Part::Text(text)])
     }
 
-    /// What ends an answer.
-    #[must_use]
-    pub fn end(self) -> Vec<Part> {
+    /// What ends an assistant turn.
+    fn turn_end(self) -> Vec<Part> {
         let mut parts = Vec::new();
         push(&mut parts, self.layout().end, "");
         joined(parts)
     }
 
-    /// The texts before which an answer ends, for it to be generated with this tokenizer: where a
-    /// template tells the turns apart by text alone, the end of one has no token of its own.
+    /// The texts before which an assistant turn ends, for it to be generated with this tokenizer:
+    /// where a template tells the turns apart by text alone, the end of one has no token of its
+    /// own.
     #[must_use]
     pub fn stops(self, tokenizer: &Tokenizer) -> Vec<&'static str> {
         let Layout { stops, marks, .. } = self.layout();
@@ -345,7 +350,8 @@ impl fmt::Display for Template {
     }
 }
 
-/// The template of this name, or of the name that llama.cpp has for it, such as `mistral-v7-tekken`.
+/// The template of this name, or of the name that llama.cpp has for it, such as
+/// `mistral-v7-tekken`.
 impl FromStr for Template {
     type Err = Error;
 
@@ -369,7 +375,7 @@ fn push(parts: &mut Vec<Part>, items: &[Item], content: &str) {
     }));
 }
 
-/// The same with neighbouring texts joined and empty ones left out: a text's tokens depend on what
+/// The same with adjacent texts joined and empty ones left out: a text's tokens depend on what
 /// is beside it.
 fn joined(parts: Vec<Part>) -> Vec<Part> {
     let mut joined: Vec<Part> = Vec::with_capacity(parts.len());
@@ -387,7 +393,7 @@ fn joined(parts: Vec<Part>) -> Vec<Part> {
 ///
 /// Text is encoded as text: the names of control tokens in it stay text. Some files have the tokens
 /// that steer a chat as user-defined pieces, which are found in any text; here they aren't. A
-/// SentencePiece tokenizer puts its dummy space before each text that follows a control token, as
+/// SentencePiece tokenizer puts its dummy prefix before each text that follows a control token, as
 /// llama.cpp does. A control token that the vocabulary lacks is written as text, as the first
 /// models that were tuned so had it.
 ///
@@ -416,7 +422,7 @@ pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
 }
 
 /// The tokens of a rendering of a whole conversation, with a model that brings this Jinja text, if
-/// any. Where that is what the template was recognised by, and writes BOS itself, there is one,
+/// any. Where that is what the template was detected by, and writes BOS itself, there is one,
 /// also if the tokenizer puts none before prompts.
 pub(crate) fn encode_whole(
     mut parts: Vec<Part>,
@@ -476,7 +482,8 @@ fn cut<'a>(text: &'a str, marks: &[&str]) -> Vec<&'a str> {
     let mut fragments = Vec::new();
     let mut start = 0;
     for (at, _) in text.char_indices().filter(|(_, c)| matches!(c, '<' | '[')) {
-        // All marks begin so, which is a character of one byte: behind it the mark is in two.
+        // All marks begin with one of these, a character of one byte: a cut after it parts the
+        // mark.
         if marks.iter().any(|mark| text[at..].starts_with(mark)) {
             fragments.push(&text[start..=at]);
             start = at + 1;

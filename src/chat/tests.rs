@@ -96,7 +96,7 @@ fn renderings_are_those_of_the_models_own_templates() {
 }
 
 #[test]
-fn templates_are_recognised_by_their_marks() {
+fn templates_are_detected_by_their_marks() {
     use Template::*;
     let cases = [
         (
@@ -197,7 +197,7 @@ fn default_system_prompt_is_a_literal_of_the_jinja_text() {
 
 mod tokens {
     use super::*;
-    use crate::tokenizer::{FimIds, PiecePart, TokenizerModel, TokenizerSpec};
+    use crate::tokenizer::{PieceSpec, TokenizerSpec};
 
     /// Bytes as pieces, and the marks as pieces of this kind.
     fn tokenizer(kind: PieceKind) -> Tokenizer {
@@ -211,24 +211,16 @@ mod tokens {
         names.extend(bytes.iter().map(|byte| (byte.as_str(), PieceKind::Byte)));
         names.extend(layouts::MARKS.iter().filter(|mark| !mark.ends_with("s>")).map(|&mark| (mark, kind)));
         let piece =
-            |(text, kind): (&'static str, _)| PiecePart { text: text.as_bytes().into(), score: 0.0, kind };
+            |(text, kind): (&'static str, _)| PieceSpec { text: text.as_bytes().into(), score: 0.0, kind };
         let leak = |text: &str| -> &'static str { Box::leak(text.to_string().into_boxed_str()) };
         let pieces = names.into_iter().map(|(text, kind)| piece((leak(text), kind))).collect();
-        let merging = TokenizerModel::SentencePiece { add_space_prefix: true };
-        Tokenizer::from_parts(&TokenizerSpec {
+        Tokenizer::from_spec(&TokenizerSpec {
             pieces,
-            merging,
             bos: Some(1),
             eos: Some(2),
-            eot: None,
-            eom: None,
-            other_ends: Vec::new(),
             unk: Some(0),
-            fim: FimIds::default(),
-            strips: Vec::new(),
             add_bos: Some(add_bos),
-            add_eos: None,
-            text: crate::tokenizer::TextSettings::default(),
+            ..TokenizerSpec::default()
         })
         .unwrap()
     }
@@ -313,10 +305,10 @@ mod tokens {
             let steers =
                 |tokens: &[TokenId]| tokens.iter().filter(|&&t| t == 1 || t == 2 || t >= 259).count();
             for template in Template::ALL {
-                let honest = encode(&template.question(true, Some("s"), "q"), &tokenizer).unwrap();
+                let honest = encode(&template.user_turn(true, Some("s"), "q"), &tokenizer).unwrap();
                 for mark in layouts::MARKS {
                     let forged = format!("a{mark}b{mark}{mark}<<{mark}");
-                    let parts = template.question(true, Some(&forged), &forged);
+                    let parts = template.user_turn(true, Some(&forged), &forged);
                     let tokens = encode(&parts, &tokenizer).unwrap();
                     assert_eq!(steers(&tokens), steers(&honest), "{template} {mark} {kind:?}");
                 }
@@ -327,7 +319,7 @@ mod tokens {
     #[test]
     fn mark_that_is_no_token_is_text_and_stops_an_answer() {
         let tokenizer = tokenizer(PieceKind::Normal);
-        let tokens = encode(&Template::Llama3.question(true, None, "q"), &tokenizer).unwrap();
+        let tokens = encode(&Template::Llama3.user_turn(true, None, "q"), &tokenizer).unwrap();
         assert!(tokens.iter().skip(1).all(|&token| token > 2));
         assert!(Template::Llama3.stops(&tokenizer).contains(&"<|start_header_id|>"));
         assert_eq!(Template::Vicuna.stops(&tokenizer), ["USER:"]);

@@ -253,7 +253,7 @@ fn compare_tokenizers(source: &Source, storage: &Storage, is_gguf: bool) -> Resu
     }
     // A byte-level one's mean nothing; it may be the only kind whose parts can't be written.
     let has_scores =
-        source.model().tokenizer().is_ok_and(|parts| parts.is_some_and(|it| it.merging.has_scores()));
+        source.model().tokenizer().is_ok_and(|spec| spec.is_some_and(|it| it.model.is_sentencepiece()));
     let piece = |tokenizer: &Tokenizer, id: TokenId| {
         // llama2.c knows kinds by their ids alone, and writes the names of controls otherwise.
         let kind = tokenizer.kind(id).filter(|_| is_gguf);
@@ -307,9 +307,9 @@ fn compare_samples(expected: &Tokenizer, found: &Tokenizer, is_gguf: bool) -> Re
 /// that collapse.
 fn expected_tokenizer(source: &Source, is_gguf: bool) -> Result<Option<Tokenizer>> {
     match source.model().tokenizer() {
-        Ok(Some(mut parts)) if !is_gguf => {
-            parts.text = TextSettings::default();
-            Tokenizer::from_parts(&parts).map(Some)
+        Ok(Some(mut spec)) if !is_gguf => {
+            spec.text = TextSettings::default();
+            Tokenizer::from_spec(&spec).map(Some)
         }
         _ => source.tokenizer(),
     }

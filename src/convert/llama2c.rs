@@ -310,7 +310,7 @@ fn check_tokenizer(parts: &TokenizerSpec<'_>, vocab_size: usize) -> Result<()> {
     if parts.pieces.len() > vocab_size {
         return Err(ErrorKind::VocabMismatch { tokenizer: parts.pieces.len(), model: vocab_size }.into());
     }
-    match parts.merging {
+    match parts.model {
         TokenizerModel::BytePairs { .. } => {
             return refuse("it is byte-level, and not SentencePiece's");
         }

@@ -55,7 +55,8 @@ use crate::parallel::Threads;
 use gguf::{Value, llama};
 use weights::Converter;
 
-/// How a model is written as GGUF. Everything has a default; the methods set it, and say what it is.
+/// How a model is written as GGUF. Everything has a default; the methods set it, and say what it
+/// is.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct GgufOptions {

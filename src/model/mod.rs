@@ -27,12 +27,11 @@ use crate::weights::TensorInfo;
 /// A Llama and its tokenizer. Immutable, and cheap to clone: clones share everything.
 ///
 /// ```no_run
-/// use babyllama::{Model, Sampler, SamplerOptions};
+/// use babyllama::{Model, Sampler};
 ///
 /// let model = Model::open("models/babyllama.gguf")?;
 /// let mut session = model.session();
-/// let mut sampler = Sampler::new(SamplerOptions::default());
-/// for piece in session.generate("Once upon a time", &mut sampler)? {
+/// for piece in session.generate("Once upon a time", &mut Sampler::default())? {
 ///     print!("{}", piece?);
 /// }
 /// # Ok::<(), babyllama::Error>(())
@@ -96,12 +95,11 @@ impl Model {
     /// MB, and is good for nothing else. It is part of the program: no file is read.
     ///
     /// ```
-    /// use babyllama::{Model, Sampler, SamplerOptions};
+    /// use babyllama::{Model, Sampler};
     ///
     /// let model = Model::bundled()?;
     /// let mut session = model.session();
-    /// let mut sampler = Sampler::new(SamplerOptions::default());
-    /// for piece in session.generate("", &mut sampler)?.max_tokens(20) {
+    /// for piece in session.generate("", &mut Sampler::default())?.max_tokens(20) {
     ///     print!("{}", piece?);
     /// }
     /// # Ok::<(), babyllama::Error>(())

@@ -63,9 +63,9 @@ impl ModelOptions {
         Self::default()
     }
 
-    /// The number of threads, the calling one included. The default is as many as the machine runs
-    /// at once. The others are a pool of the model's own, which starts with its first pass; a small
-    /// model never needs them.
+    /// The number of threads, the calling one included. The default is the number that the machine
+    /// runs at once. The others are a pool of the model's own, which starts with its first pass; a
+    /// small model never needs them.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);

@@ -108,8 +108,8 @@ impl<'a> Candidates<'a> {
         sum
     }
 
-    /// Keeps the likeliest keys up to the one with which their probabilities exceed `limit`, sorted,
-    /// and returns the sum.
+    /// Keeps the likeliest keys up to the one with which their probabilities exceed `limit`,
+    /// sorted, and returns the sum.
     ///
     /// Only those need to be sorted, so the sort goes on in growing steps until the limit is
     /// reached: faster than one sort of all where the model is sure, as models mostly are.

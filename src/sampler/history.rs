@@ -5,7 +5,7 @@ use crate::error::TokenId;
 /// The accepted tokens that count as recent, and how often each occurs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
-    /// A ring once it has as many tokens as the window.
+    /// A ring, once its tokens fill the window.
     pub(super) tokens: Vec<TokenId>, // (up to penalty_window)
     /// Where the oldest token is, once the ring is full.
     oldest: usize,

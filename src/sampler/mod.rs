@@ -71,6 +71,12 @@ impl fmt::Debug for Sampler {
     }
 }
 
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::new(SamplerOptions::default())
+    }
+}
+
 impl Sampler {
     /// A sampler at the beginning of its random numbers. Options that are out of range fail in
     /// [`sample`](Self::sample).

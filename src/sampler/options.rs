@@ -2,10 +2,10 @@
 
 use crate::error::{ErrorKind, Result, TokenId};
 
-/// Makes the options of a list. A row is an option's documentation, name, type and default, and the
-/// rule that its values must keep.
+/// Makes the options of a list. A row is an option's documentation, name, type and default, and
+/// what its values must be.
 macro_rules! options {
-    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $rule:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr $(, $rule:expr)?;)*) => {
         /// How a [`Sampler`](super::Sampler) chooses. The defaults are llama2.c's.
         ///
         /// ```
@@ -45,15 +45,8 @@ macro_rules! options {
             /// # Errors
             /// [`ErrorKind::InvalidOption`] names the first option that can't be honored.
             pub fn validate(&self) -> Result<()> {
-                $(
-                    let rule: Rule<$type> = $rule;
-                    rule(&self.$name).map_err(|(value, reason)| ErrorKind::InvalidOption {
-                        name: stringify!($name),
-                        value: value.to_string(),
-                        reason: reason.into(),
-                    })?;
-                )*
-                Ok(())
+                $($(check(stringify!($name), self.$name, $rule)?;)?)*
+                self.logit_bias.iter().try_for_each(|&(_, bias)| check("logit_bias", bias, BELOW_INFINITY))
             }
         }
     };
@@ -62,34 +55,34 @@ macro_rules! options {
 options! {
     /// Divides the logits: below 1 the likely tokens get likelier, above 1 the choice gets more
     /// even, and 0 always takes the likeliest token and no random number. Default 1.
-    temperature: f32 = 1.0, at_least_0;
+    temperature: f32 = 1.0, AT_LEAST_0;
     /// Keeps the likeliest tokens up to the one with which their probabilities together exceed
     /// this; off at 0 or below and at 1 or above. Default 0.9.
-    top_p: f32 = 0.9, a_number;
+    top_p: f32 = 0.9, A_NUMBER;
     /// Keeps this number of the likeliest tokens; 0 is off. Default 0.
-    top_k: usize = 0, anything;
+    top_k: usize = 0;
     /// Drops tokens that are less likely than this times the likeliest; from 0, which is off, to 1.
     /// Default 0.
-    min_p: f32 = 0.0, from_0_to_1;
+    min_p: f32 = 0.0, FROM_0_TO_1;
     /// Divides the positive logits of recent tokens and multiplies the negative ones; above 0. 1 is
     /// off. Default 1.
-    repetition_penalty: f32 = 1.0, above_0;
+    repetition_penalty: f32 = 1.0, ABOVE_0;
     /// Subtracted from a token's logit once for each time that it occurs among the recent tokens. 0
     /// is off. Default 0.
-    frequency_penalty: f32 = 0.0, finite;
+    frequency_penalty: f32 = 0.0, FINITE;
     /// Subtracted from a token's logit once if it occurs among the recent tokens. 0 is off. Default
     /// 0.
-    presence_penalty: f32 = 0.0, finite;
+    presence_penalty: f32 = 0.0, FINITE;
     /// How many of the last accepted tokens are recent. 0 switches the three penalties off. Default
     /// 64.
-    penalty_window: usize = 64, anything;
+    penalty_window: usize = 64;
     /// Added to the tokens' logits; minus infinity bans a token. Ids without a logit are ignored.
     /// Default empty.
     #[cfg_attr(feature = "serde", serde(serialize_with = "biases_without_infinity"))]
-    logit_bias: Vec<(TokenId, f32)> = Vec::new(), below_infinity;
+    logit_bias: Vec<(TokenId, f32)> = Vec::new();
     /// Where the random numbers start: the same seed gives the same choices. Default 42, so vary it
     /// for variety.
-    seed: u64 = 42, anything;
+    seed: u64 = 42;
 }
 
 impl SamplerOptions {
@@ -113,41 +106,21 @@ impl SamplerOptions {
     }
 }
 
-/// What the values of an option must be; otherwise the value that is refused, and why.
-type Rule<T> = fn(&T) -> Result<(), (f32, &'static str)>;
+/// What a number must be, and how to say so.
+type Rule = (fn(f32) -> bool, &'static str);
 
-fn anything<T>(_: &T) -> Result<(), (f32, &'static str)> {
-    Ok(())
-}
+const A_NUMBER: Rule = (|x| !x.is_nan(), "must be a number");
+const FINITE: Rule = (f32::is_finite, "must be a finite number");
+const AT_LEAST_0: Rule = (|x| x.is_finite() && x >= 0.0, "must be a finite number, 0 or more");
+const ABOVE_0: Rule = (|x| x.is_finite() && x > 0.0, "must be a finite number above 0");
+const FROM_0_TO_1: Rule = (|x| (0.0..=1.0).contains(&x), "must be from 0 to 1");
+const BELOW_INFINITY: Rule = (|x| x < f32::INFINITY, "must be a finite number or minus infinity");
 
-/// A value for which a rule holds.
-fn must(holds: bool, value: f32, reason: &'static str) -> Result<(), (f32, &'static str)> {
-    if holds { Ok(()) } else { Err((value, reason)) }
-}
-
-fn a_number(&x: &f32) -> Result<(), (f32, &'static str)> {
-    must(!x.is_nan(), x, "must be a number")
-}
-
-fn finite(&x: &f32) -> Result<(), (f32, &'static str)> {
-    must(x.is_finite(), x, "must be a finite number")
-}
-
-fn at_least_0(&x: &f32) -> Result<(), (f32, &'static str)> {
-    must(x.is_finite() && x >= 0.0, x, "must be a finite number, 0 or more")
-}
-
-fn above_0(&x: &f32) -> Result<(), (f32, &'static str)> {
-    must(x.is_finite() && x > 0.0, x, "must be a finite number above 0")
-}
-
-fn from_0_to_1(&x: &f32) -> Result<(), (f32, &'static str)> {
-    must((0.0..=1.0).contains(&x), x, "must be from 0 to 1")
-}
-
-fn below_infinity(biases: &Vec<(TokenId, f32)>) -> Result<(), (f32, &'static str)> {
-    let reason = "must be a finite number or minus infinity";
-    biases.iter().try_for_each(|&(_, x)| must(x < f32::INFINITY, x, reason))
+fn check(name: &'static str, value: f32, (holds, reason): Rule) -> Result<()> {
+    if holds(value) {
+        return Ok(());
+    }
+    Err(ErrorKind::InvalidOption { name, value: value.to_string(), reason: reason.into() }.into())
 }
 
 /// JSON has no infinities: the most negative f64 stands for one, which is minus infinity as an f32.

@@ -6,7 +6,7 @@
 //! are found like tokens of the last round.
 //!
 //! Invariant: each token's text is UTF-8 and not empty, so that what is left of a text is text; and
-//! no round takes more than linear time, but for the number of lengths that tokens have.
+//! no round takes more than linear time, except for the number of lengths that tokens have.
 //!
 //! Source: the behavior of `added_vocabulary.rs` in the tokenizers repository, and of
 //! SentencePiece's prefix matcher.
@@ -15,13 +15,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::PieceKind;
-use super::parts::{PiecePart, with_plain_spaces};
+use super::spec::{PieceSpec, with_plain_spaces};
 use super::user_defined::Fragment;
 use crate::error::TokenId;
 
 /// How a token is found: white space in front is taken with it.
 pub(crate) const STRIP_LEFT: u32 = 1;
-/// White space behind is taken with it.
+/// White space after it is taken with it.
 pub(crate) const STRIP_RIGHT: u32 = 2;
 /// It is only found where no letter, digit or underscore touches it.
 pub(crate) const SINGLE_WORD: u32 = 4;
@@ -44,7 +44,7 @@ impl AddedTokens {
     /// the first round.
     pub(super) fn new(
         flags: &[(TokenId, u32)],
-        pieces: &[PiecePart<'_>],
+        pieces: &[PieceSpec<'_>],
         kind: impl Fn(TokenId) -> Option<PieceKind>,
     ) -> Self {
         let flags: HashMap<TokenId, u32> = flags.iter().copied().collect();
@@ -229,7 +229,7 @@ mod tests {
 
     /// Tokens of these texts and flags.
     fn tokens(texts: &[(&str, u32)]) -> AddedTokens {
-        let piece = |&(text, _): &(&str, u32)| PiecePart {
+        let piece = |&(text, _): &(&str, u32)| PieceSpec {
             text: text.as_bytes().to_vec().into(),
             score: 0.0,
             kind: PieceKind::UserDefined,

@@ -1,4 +1,4 @@
-//! Byte-level byte-pair encoding: merge neighbours, the merge of lowest rank first, until no merge
+//! Byte-level byte-pair encoding: merge neighbors, the merge of lowest rank first, until no merge
 //! is left.
 //!
 //! A text is cut into words, and a word begins as one symbol for each of its bytes. A symbol is a
@@ -13,6 +13,7 @@
 //! Source: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); GPT-2's `encoder.py` for the
 //! alphabet.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::ops::Range;
@@ -22,7 +23,7 @@ use super::pre::PreTokenizer;
 use super::vocab::Vocab;
 use crate::error::{ErrorKind, Result, TokenId};
 
-/// A word is encoded at most so many bytes at a time, which keeps positions in 32 bits.
+/// A word is encoded at most this number of bytes at a time, which keeps positions in 32 bits.
 const MAX_CHUNK: usize = 1 << 30;
 
 /// Merges that a tokenizer may have. The largest in use have about 2^19.
@@ -37,20 +38,20 @@ pub(super) struct BytePairs {
     merges: Merges,
     /// The symbol of each byte.
     bytes: Box<[Symbol; 256]>,
-    /// Symbols that are no piece, from the vocabulary's size up. They become the tokens of their
-    /// bytes.
-    nameless: Vec<Box<[u8]>>,
+    /// Symbols that are no piece, only a step between merges: their numbers are those from the
+    /// vocabulary's size up. They become the tokens of their bytes.
+    intermediate: Vec<Box<[u8]>>,
 }
 
 impl BytePairs {
     /// Reads merges, each two texts in GPT-2's alphabet with a space between, the first one to be
     /// made first.
-    pub(super) fn new(vocab: &Vocab, pre: PreTokenizer, merges: &[&[u8]]) -> Result<Self> {
+    pub(super) fn new(vocab: &Vocab, pre: PreTokenizer, merges: &[Cow<'_, [u8]>]) -> Result<Self> {
         if merges.len() > MAX_MERGES {
             let reason = format!("more than {MAX_MERGES} merges");
             return Err(ErrorKind::Tokenizer { reason }.into());
         }
-        let mut symbols = Symbols { vocab, nameless: Vec::new(), by_text: HashMap::new() };
+        let mut symbols = Symbols { vocab, intermediate: Vec::new(), by_text: HashMap::new() };
         let bytes = Box::new(std::array::from_fn(|byte| {
             let byte = [byte as u8];
             symbols.of(&byte, vocab.find(&byte))
@@ -73,7 +74,7 @@ impl BytePairs {
             }
             batch.merges.iter().for_each(|&merge| table.insert(merge));
         }
-        Ok(Self { pre, merges: table, bytes, nameless: symbols.nameless })
+        Ok(Self { pre, merges: table, bytes, intermediate: symbols.intermediate })
     }
 
     /// Appends the tokens of `text`.
@@ -99,7 +100,7 @@ impl BytePairs {
             if is_piece(symbol) {
                 tokens.push(symbol);
             } else {
-                let bytes = &self.nameless[symbol as usize - vocab.len()];
+                let bytes = &self.intermediate[symbol as usize - vocab.len()];
                 let symbols = bytes.iter().map(|&byte| self.bytes[usize::from(byte)]);
                 tokens.extend(symbols.filter(|&symbol| is_piece(symbol)));
             }
@@ -128,7 +129,7 @@ struct Batch {
 impl Batch {
     /// Reads merges, the first of which has a rank. What is not in the alphabet is never made, and
     /// left out, as is what isn't two texts.
-    fn read(&mut self, merges: &[&[u8]], first: u32) {
+    fn read(&mut self, merges: &[Cow<'_, [u8]>], first: u32) {
         self.text.clear();
         self.parts.clear();
         self.ranks.clear();
@@ -156,7 +157,7 @@ impl Batch {
 /// Encoding texts.
 struct Symbols<'a> {
     vocab: &'a Vocab,
-    nameless: Vec<Box<[u8]>>,
+    intermediate: Vec<Box<[u8]>>,
     by_text: HashMap<Box<[u8]>, Symbol>,
 }
 
@@ -169,8 +170,8 @@ impl Symbols<'_> {
         if let Some(&symbol) = self.by_text.get(text) {
             return symbol;
         }
-        let symbol = (self.vocab.len() + self.nameless.len()) as Symbol;
-        self.nameless.push(text.into());
+        let symbol = (self.vocab.len() + self.intermediate.len()) as Symbol;
+        self.intermediate.push(text.into());
         self.by_text.insert(text.into(), symbol);
         symbol
     }
@@ -196,7 +197,7 @@ struct Merges {
 }
 
 impl Merges {
-    /// Room for so many merges.
+    /// A table for `count` merges.
     fn new(count: usize) -> Self {
         let empty = Merge { pair: (DEAD, DEAD), rank: 0, result: DEAD };
         Self { slots: vec![empty; (count + count / 2 + 1).next_power_of_two()], keys: Keys::random() }

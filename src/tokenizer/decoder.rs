@@ -12,9 +12,9 @@ use crate::error::TokenId;
 
 /// Turns a stream of tokens into text, holding back bytes until they are whole characters.
 ///
-/// SentencePiece puts a dummy space before every text, so its decoder strips one leading space from
-/// the first token of a text and from a token right after BOS; byte-level tokenizers have none. It
-/// owns its buffers, which grow only for pieces of more than 60 bytes.
+/// SentencePiece puts a dummy prefix before every text, so its decoder strips one leading space
+/// from the first token of a text and from a token right after BOS; byte-level tokenizers have
+/// none. It owns its buffers, which grow only for pieces of more than 60 bytes.
 ///
 /// ```
 /// # let mut file = 0_i32.to_le_bytes().to_vec();
@@ -42,8 +42,8 @@ pub struct Decoder {
 
 impl Decoder {
     pub(super) fn new(at_start: bool) -> Self {
-        // Room for nearly every piece and what was held back before it, so that none in the middle
-        // of a text allocates.
+        // Enough for nearly every piece and what was held back before it, so that none in the
+        // middle of a text allocates.
         Self { at_start, bytes: Vec::with_capacity(64), text: String::with_capacity(64) }
     }
 
@@ -58,7 +58,7 @@ impl Decoder {
         let Some(kind) = tokenizer.kind(id) else { return &self.text };
         let bytes = tokenizer.bytes(id);
         let is_text = matches!(kind, PieceKind::Normal | PieceKind::UserDefined);
-        let dummy = self.at_start && is_text && tokenizer.has_dummy_space();
+        let dummy = self.at_start && is_text && tokenizer.strips_dummy_prefix();
         let bytes = if dummy { bytes.strip_prefix(b" ").unwrap_or(bytes) } else { bytes };
         self.at_start = tokenizer.bos() == Some(id);
         self.push_bytes(bytes);

@@ -10,10 +10,10 @@
 
 use std::collections::HashSet;
 
+use super::PieceKind;
 use super::bpe::decode_alphabet;
-use super::parts::{FimIds, TokenizerSpec};
+use super::spec::{FimIds, TokenizerSpec};
 use super::vocab::parse_byte;
-use super::{PieceKind, TokenizerModel};
 use crate::error::TokenId;
 
 /// What was settled.
@@ -25,8 +25,8 @@ pub(super) struct Settled {
     pub(super) bos: Option<TokenId>,
     pub(super) eos: Option<TokenId>,
     pub(super) unk: Option<TokenId>,
-    /// The tokens that end a text, in ascending order.
-    pub(super) ends: Vec<TokenId>,
+    /// The tokens that end a generation, in ascending order.
+    pub(super) end_of_generation: Vec<TokenId>,
 }
 
 /// What a name makes of a token.
@@ -132,35 +132,36 @@ const EXCEPTIONS: [(&[&str], &str, PieceKind); 6] = [
 ];
 
 /// Settles it for the pieces of a file, whose ids are all below their number.
-pub(super) fn settle(parts: &TokenizerSpec<'_>) -> Settled {
-    let kinds = parts.pieces.iter().map(|piece| piece.kind).collect();
-    let (bos, eos, unk) = (parts.bos, parts.eos, parts.unk);
-    let mut settled = Settled { kinds, named_kinds: Vec::new(), bos, eos, unk, ends: Vec::new() };
-    let is_sentencepiece = matches!(parts.merging, TokenizerModel::SentencePiece { .. });
+pub(super) fn settle(spec: &TokenizerSpec<'_>) -> Settled {
+    let kinds = spec.pieces.iter().map(|piece| piece.kind).collect();
+    let (bos, eos, unk) = (spec.bos, spec.eos, spec.unk);
+    let mut settled =
+        Settled { kinds, named_kinds: Vec::new(), bos, eos, unk, end_of_generation: Vec::new() };
+    let is_sentencepiece = spec.model.is_sentencepiece();
     if is_sentencepiece {
-        settled.default_ids(parts);
+        settled.default_ids(spec);
     }
-    settled.name_roles(parts);
-    settled.end_by_ids(parts);
-    settled.except(parts);
+    settled.name_roles(spec);
+    settled.end_by_ids(spec);
+    settled.except(spec);
     settled.named_kinds.clone_from(&settled.kinds);
     if is_sentencepiece {
-        settled.spell_characters(parts);
+        settled.spell_characters(spec);
     } else {
-        settled.spell_letters(parts);
+        settled.spell_letters(spec);
     }
     settled
 }
 
 impl Settled {
     /// SentencePiece's usual ids, and kinds for what has the name of no text.
-    fn default_ids(&mut self, parts: &TokenizerSpec<'_>) {
-        let there = |id: TokenId| ((id as usize) < parts.pieces.len()).then_some(id);
+    fn default_ids(&mut self, spec: &TokenizerSpec<'_>) {
+        let there = |id: TokenId| ((id as usize) < spec.pieces.len()).then_some(id);
         let typed = self.kinds.iter().position(|&kind| kind == PieceKind::Unknown);
         self.bos = self.bos.or(there(1));
         self.eos = self.eos.or(there(2));
         let reads_special = |id: TokenId| {
-            let text = &parts.pieces[id as usize].text;
+            let text = &spec.pieces[id as usize].text;
             text.len() > 2 && text.starts_with(b"<") && text.ends_with(b">")
         };
         let is_control = |id: TokenId| self.kinds[id as usize] == PieceKind::Control;
@@ -175,57 +176,58 @@ impl Settled {
         }
     }
 
-    fn name_roles(&mut self, parts: &TokenizerSpec<'_>) {
-        for (id, piece) in (0..).zip(&parts.pieces) {
+    fn name_roles(&mut self, spec: &TokenizerSpec<'_>) {
+        for (id, piece) in (0..).zip(&spec.pieces) {
             let Some(role) = role(&piece.text) else { continue };
             let (kind, is_end) = match role {
                 Role::End => (PieceKind::Control, true),
-                Role::EndUnless(stated) if stated(&parts.fim).is_none() => (PieceKind::Control, true),
-                Role::ControlUnless(stated) if stated(&parts.fim).is_none() => (PieceKind::Control, false),
+                Role::EndUnless(stated) if stated(&spec.fim).is_none() => (PieceKind::Control, true),
+                Role::ControlUnless(stated) if stated(&spec.fim).is_none() => (PieceKind::Control, false),
                 Role::EndUnless(_) | Role::ControlUnless(_) => continue,
                 Role::Text => (PieceKind::UserDefined, false),
             };
             self.kinds[id as usize] = kind;
-            self.ends.extend(is_end.then_some(id));
+            self.end_of_generation.extend(is_end.then_some(id));
         }
     }
 
-    fn end_by_ids(&mut self, parts: &TokenizerSpec<'_>) {
-        let FimIds { pad, repository, separator, .. } = parts.fim;
-        self.ends.extend([self.eos, parts.eot, parts.eom, pad, repository, separator].iter().flatten());
-        let there = |&&id: &&TokenId| (id as usize) < parts.pieces.len();
-        self.ends.extend(parts.other_ends.iter().filter(there));
-        self.ends.sort_unstable();
-        self.ends.dedup();
+    fn end_by_ids(&mut self, spec: &TokenizerSpec<'_>) {
+        let FimIds { pad, repository, separator, .. } = spec.fim;
+        self.end_of_generation
+            .extend([self.eos, spec.eot, spec.eom, pad, repository, separator].iter().flatten());
+        let there = |&&id: &&TokenId| (id as usize) < spec.pieces.len();
+        self.end_of_generation.extend(spec.other_ends.iter().filter(there));
+        self.end_of_generation.sort_unstable();
+        self.end_of_generation.dedup();
     }
 
-    fn except(&mut self, parts: &TokenizerSpec<'_>) {
+    fn except(&mut self, spec: &TokenizerSpec<'_>) {
         let named = |ends: &[TokenId], name: &str| {
-            ends.iter().copied().find(|&id| *parts.pieces[id as usize].text == *name.as_bytes())
+            ends.iter().copied().find(|&id| *spec.pieces[id as usize].text == *name.as_bytes())
         };
         for (names, excepted, kind) in EXCEPTIONS {
-            let all = names.iter().all(|name| named(&self.ends, name).is_some());
-            let Some(id) = named(&self.ends, excepted).filter(|_| all) else { continue };
+            let all = names.iter().all(|name| named(&self.end_of_generation, name).is_some());
+            let Some(id) = named(&self.end_of_generation, excepted).filter(|_| all) else { continue };
             self.kinds[id as usize] = kind;
-            self.ends.retain(|&end| end != id);
+            self.end_of_generation.retain(|&end| end != id);
         }
     }
 
     /// SentencePiece: the pieces of bytes by their names, or else those that are the byte. Then
     /// what other character is only the text of a piece that no text would find.
-    fn spell_characters(&mut self, parts: &TokenizerSpec<'_>) {
+    fn spell_characters(&mut self, spec: &TokenizerSpec<'_>) {
         let mut has_byte = [false; 256];
-        for (kind, piece) in self.kinds.iter_mut().zip(&parts.pieces) {
+        for (kind, piece) in self.kinds.iter_mut().zip(&spec.pieces) {
             if let Some(byte) = parse_byte(&piece.text).filter(|&byte| !has_byte[usize::from(byte)]) {
                 has_byte[usize::from(byte)] = true;
                 *kind = PieceKind::Byte;
             }
         }
         let is_found = |kind| matches!(kind, PieceKind::Normal | PieceKind::UserDefined);
-        let found = self.kinds.iter().zip(&parts.pieces).filter(|&(&kind, _)| is_found(kind));
+        let found = self.kinds.iter().zip(&spec.pieces).filter(|&(&kind, _)| is_found(kind));
         let found: HashSet<&[u8]> =
             found.map(|(_, piece)| &*piece.text).filter(|text| text.len() <= 4).collect();
-        for (kind, piece) in self.kinds.iter_mut().zip(&parts.pieces) {
+        for (kind, piece) in self.kinds.iter_mut().zip(&spec.pieces) {
             // Of the others there is none in UTF-8.
             if let &[byte @ (..0xc0 | 0xc2..0xf5)] = &*piece.text
                 && !has_byte[usize::from(byte)]
@@ -235,7 +237,7 @@ impl Settled {
                 *kind = PieceKind::Byte;
             }
         }
-        for (kind, piece) in self.kinds.iter_mut().zip(&parts.pieces) {
+        for (kind, piece) in self.kinds.iter_mut().zip(&spec.pieces) {
             let spelled = piece.text.iter().all(|&byte| has_byte[usize::from(byte)]);
             let is_hidden = matches!(kind, PieceKind::Control | PieceKind::Unused);
             if is_hidden && !spelled && is_one_character(&piece.text) && !found.contains(&*piece.text) {
@@ -245,7 +247,7 @@ impl Settled {
     }
 
     /// Byte-level: a letter that no other piece is stands for its byte.
-    fn spell_letters(&mut self, parts: &TokenizerSpec<'_>) {
+    fn spell_letters(&mut self, spec: &TokenizerSpec<'_>) {
         let letter = |text: &[u8]| {
             let mut bytes = Vec::new();
             (text.len() <= 2).then(|| decode_alphabet(text, &mut bytes)).flatten();
@@ -253,10 +255,10 @@ impl Settled {
         };
         let mut has_byte = [false; 256];
         let is_normal = |&(&kind, _): &(&PieceKind, _)| kind == PieceKind::Normal;
-        for (_, piece) in self.kinds.iter().zip(&parts.pieces).filter(is_normal) {
+        for (_, piece) in self.kinds.iter().zip(&spec.pieces).filter(is_normal) {
             letter(&piece.text).into_iter().for_each(|byte| has_byte[byte] = true);
         }
-        for (kind, piece) in self.kinds.iter_mut().zip(&parts.pieces) {
+        for (kind, piece) in self.kinds.iter_mut().zip(&spec.pieces) {
             if let Some(byte) = letter(&piece.text).filter(|&byte| !has_byte[byte]) {
                 has_byte[byte] = true;
                 *kind = PieceKind::Normal;

@@ -5,8 +5,9 @@
 //! by their text. A character that a control piece alone spells is text: its piece then counts as
 //! normal, or as a byte.
 //!
-//! - here: [`Tokenizer`], and the file format of llama2.c
-//! - [`parts`]: what any other file must say of its tokenizer
+//! - here: [`Tokenizer`]
+//! - [`llama2c`]: the file format of llama2.c
+//! - [`spec`]: what any other file says of its tokenizer
 //! - [`kinds`]: what pieces are for where a file leaves it open
 //! - [`vocab`]: the pieces
 //! - [`hash`]: what finds them fast
@@ -25,10 +26,11 @@ mod case;
 mod decoder;
 mod hash;
 mod kinds;
+mod llama2c;
 mod normalizer;
-mod parts;
 mod pre;
 mod sentencepiece;
+mod spec;
 #[cfg(test)]
 mod tests;
 mod unicode;
@@ -37,8 +39,6 @@ mod vocab;
 
 use std::fmt;
 use std::sync::Arc;
-
-use byteorder::{ByteOrder, LittleEndian};
 
 #[cfg(feature = "convert")]
 pub(crate) use added::{NEVER, NORMALIZED, PREFIXED, SECOND_ROUND, SINGLE_WORD, STRIP_LEFT, STRIP_RIGHT};
@@ -51,13 +51,13 @@ pub(crate) use kinds::{names_control, names_end};
 use normalizer::TextRules;
 pub(crate) use normalizer::{ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, TextSettings};
 #[cfg(feature = "convert")]
-pub(crate) use parts::with_plain_spaces;
-pub(crate) use parts::{FimIds, PiecePart, TokenizerModel, TokenizerSpec};
+pub(crate) use spec::with_plain_spaces;
+pub(crate) use spec::{FimIds, PieceSpec, TokenizerModel, TokenizerSpec};
 pub(crate) use user_defined::Strip;
 use user_defined::{Fragment, UserDefined};
-use vocab::{Vocab, VocabBuilder};
+use vocab::Vocab;
 
-use crate::error::{ErrorKind, Result, TokenId};
+use crate::error::TokenId;
 
 /// What a piece of the vocabulary is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,12 +77,37 @@ pub enum PieceKind {
     Unused,
 }
 
+impl PieceKind {
+    /// SentencePiece's number of each, which is GGUF's too.
+    const NUMBERS: [(u8, Self); 6] = [
+        (1, Self::Normal),
+        (2, Self::Unknown),
+        (3, Self::Control),
+        (4, Self::UserDefined),
+        (5, Self::Unused),
+        (6, Self::Byte),
+    ];
+
+    /// The kind of this number.
+    pub(crate) fn from_number(number: u64) -> Option<Self> {
+        let row = Self::NUMBERS.iter().find(|row| u64::from(row.0) == number);
+        row.map(|&(_, kind)| kind)
+    }
+
+    /// Its number.
+    #[cfg(feature = "convert")]
+    pub(crate) fn number(self) -> u8 {
+        let row = Self::NUMBERS.iter().find(|row| row.1 == self);
+        row.map_or(0, |&(number, _)| number)
+    }
+}
+
 /// How text becomes tokens.
 #[derive(Clone)]
 enum Algorithm {
     SentencePiece {
         /// A text begins with a space that is not its own.
-        dummy_space: bool,
+        dummy_prefix: bool,
     },
     BytePairs(Arc<BytePairs>),
 }
@@ -121,8 +146,8 @@ pub struct Tokenizer {
     named: Arc<UserDefined>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
-    /// The tokens that end a text, in ascending order.
-    ends: Vec<TokenId>,
+    /// The tokens that end a generation, in ascending order.
+    end_of_generation: Vec<TokenId>,
     /// Whether a prompt begins with BOS.
     add_bos: bool,
     /// Whether a prompt ends with EOS.
@@ -130,62 +155,6 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.bin` of llama2.c.
-    ///
-    /// Ids 0, 1 and 2 are the unknown piece, BOS and EOS, whatever they read. Ids 3 to 258 are
-    /// bytes if they read `<0x00>` to `<0xFF>`; otherwise they are text like all others, and what
-    /// no piece spells becomes the unknown one.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Truncated`] if the file ends inside an entry. [`ErrorKind::Tokenizer`] if a
-    /// length is negative, a score is not a number, or there are no pieces, more than 2^24 or more
-    /// than 4 GiB of them.
-    pub fn from_llama2c(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader { bytes, offset: 0 };
-        // The longest piece's length, for C's buffers. It is not needed here, so it need not be
-        // right.
-        reader.take(4, "the tokenizer's header")?;
-
-        let mut vocab = VocabBuilder::default();
-        for id in 0_u64.. {
-            if reader.is_at_end() {
-                break;
-            }
-            let entry = reader.take(8, "a piece's score and length")?;
-            let (score, length) = (LittleEndian::read_f32(&entry[..4]), LittleEndian::read_i32(&entry[4..]));
-            let Ok(length) = u32::try_from(length) else {
-                let reason = format!("the length of piece {id} is {length}");
-                return Err(ErrorKind::Tokenizer { reason }.into());
-            };
-            let kind = match id {
-                0 => PieceKind::Unknown,
-                1 | 2 => PieceKind::Control,
-                _ => PieceKind::Normal,
-            };
-            vocab.push(reader.take(length, "a piece's text")?, score, kind)?;
-        }
-        vocab.mark_bytes(3);
-        let vocab = vocab.build()?;
-
-        let control = |id| (vocab.kind(id) == Some(PieceKind::Control)).then_some(id);
-        let (bos, eos) = (control(1), control(2));
-        // Their names may stand between newlines.
-        let named = (0..3).filter_map(|id| Some((id, vocab.piece(id)?.trim_ascii(), Strip::default())));
-        Ok(Self {
-            named: Arc::new(UserDefined::new(named)),
-            vocab: Arc::new(vocab),
-            algorithm: Algorithm::SentencePiece { dummy_space: true },
-            user_defined: None,
-            rules: None,
-            bos,
-            eos,
-            ends: bos.into_iter().chain(eos).collect(),
-            add_bos: true,
-            add_eos: false,
-        })
-    }
-
     /// The tokens of `text`, without BOS.
     ///
     /// The names of control tokens are text like any other; user-defined pieces are taken out of it
@@ -193,7 +162,7 @@ impl Tokenizer {
     ///
     /// A SentencePiece tokenizer puts a space before a text that isn't empty, unless its file says
     /// not to, and after each user-defined piece; U+2581 counts as a space, and runs of spaces stay
-    /// as they are. A byte-level one changes nothing: its tokens spell the text's bytes, but for
+    /// as they are. A byte-level one changes nothing: its tokens spell the text's bytes, except
     /// those that have no piece in its vocabulary, which are lost.
     ///
     /// Takes O(n log n) time. A text, or a word of a byte-level tokenizer, beyond 1 GiB is encoded
@@ -295,47 +264,47 @@ impl Tokenizer {
         if begins { self.encode(text) } else { self.encode_continuation(text) }
     }
 
-    /// Appends the tokens of a text, which itself begins with a dummy space or not. Pieces are
+    /// Appends the tokens of a text, which itself begins with a dummy prefix or not. Pieces are
     /// taken out of it first.
     fn encode_fragments(
         &self,
         taken_out: Option<&UserDefined>,
         text: &str,
-        dummy_space: bool,
+        dummy_prefix: bool,
         tokens: &mut Vec<TokenId>,
     ) {
         let Some(taken_out) = taken_out else {
-            return self.encode_between(text, dummy_space, tokens);
+            return self.encode_between(text, dummy_prefix, tokens);
         };
-        let mut dummy_space = dummy_space;
+        let mut dummy_prefix = dummy_prefix;
         for fragment in taken_out.split(text) {
             match fragment {
-                Fragment::Text(text) => self.encode_between(text, dummy_space, tokens),
+                Fragment::Text(text) => self.encode_between(text, dummy_prefix, tokens),
                 Fragment::Token(id) => tokens.push(id),
             }
             let is_once = self.rules.as_ref().is_some_and(|rules| rules.settings.prefix_once);
-            dummy_space = self.puts_dummy_prefix() && !is_once;
+            dummy_prefix = self.puts_dummy_prefix() && !is_once;
         }
     }
 
     /// Appends the tokens of a text between those that were taken out. If there are rules, they say
     /// what else is.
-    fn encode_between(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
+    fn encode_between(&self, text: &str, dummy_prefix: bool, tokens: &mut Vec<TokenId>) {
         match &self.rules {
-            Some(rules) => self.encode_by_rules(rules, text, dummy_space, tokens),
-            None => self.encode_fragment(text, dummy_space, tokens),
+            Some(rules) => self.encode_by_rules(rules, text, dummy_prefix, tokens),
+            None => self.encode_fragment(text, dummy_prefix, tokens),
         }
     }
 
     /// Appends the tokens of a text that has no user-defined pieces.
-    fn encode_fragment(&self, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
+    fn encode_fragment(&self, text: &str, dummy_prefix: bool, tokens: &mut Vec<TokenId>) {
         match &self.algorithm {
-            Algorithm::SentencePiece { .. } => sentencepiece::encode(&self.vocab, text, dummy_space, tokens),
+            Algorithm::SentencePiece { .. } => sentencepiece::encode(&self.vocab, text, dummy_prefix, tokens),
             Algorithm::BytePairs(pairs) => pairs.encode(&self.vocab, text, tokens),
         }
     }
 
-    /// The text of `ids`, without a dummy space at its start.
+    /// The text of `ids`, without a dummy prefix at its start.
     ///
     /// Control tokens and ids beyond the vocabulary have no text; bytes that are no UTF-8 become
     /// U+FFFD.
@@ -350,14 +319,14 @@ impl Tokenizer {
         text
     }
 
-    /// A decoder at the start of a text: it strips the dummy space, if the tokenizer adds one.
+    /// A decoder at the start of a text: it strips the dummy prefix, if the tokenizer adds one.
     #[must_use]
     pub fn decoder(&self) -> Decoder {
         Decoder::new(true)
     }
 
-    /// A decoder for what follows `previous`, the last token of a prompt: it strips the dummy space
-    /// only after BOS.
+    /// A decoder for what follows `previous`, the last token of a prompt: it strips the dummy
+    /// prefix only after BOS.
     #[must_use]
     pub fn decoder_after(&self, previous: TokenId) -> Decoder {
         Decoder::new(self.bos == Some(previous))
@@ -393,7 +362,7 @@ impl Tokenizer {
     /// they are EOS, the end of a turn, and what goes by a name such as `<|eot_id|>`.
     #[must_use]
     pub fn is_end(&self, id: TokenId) -> bool {
-        self.ends.binary_search(&id).is_ok()
+        self.end_of_generation.binary_search(&id).is_ok()
     }
 
     /// The first control or user-defined token that has exactly this name, such as `<|im_start|>`.
@@ -408,21 +377,21 @@ impl Tokenizer {
     }
 
     /// Whether texts begin with a space that is not their own.
-    fn has_dummy_space(&self) -> bool {
+    fn strips_dummy_prefix(&self) -> bool {
         let is_suffix = self.rules.as_ref().is_some_and(|rules| rules.settings.space_suffix);
         self.puts_dummy_prefix() && !is_suffix
     }
 
     /// Whether texts get a space that is not their own, in front or at their end.
     fn puts_dummy_prefix(&self) -> bool {
-        matches!(self.algorithm, Algorithm::SentencePiece { dummy_space: true })
+        matches!(self.algorithm, Algorithm::SentencePiece { dummy_prefix: true })
     }
 
     /// A piece as the vocabulary writes it (`<0x0A>` for the byte 10), or `None` beyond the
     /// vocabulary.
     ///
-    /// But for spaces, which are plain ones, and for the pieces of a byte-level tokenizer, which
-    /// are the bytes themselves.
+    /// Except that spaces are plain ones, and that the pieces of a byte-level tokenizer are the
+    /// bytes themselves.
     #[must_use]
     pub fn piece(&self, id: TokenId) -> Option<&[u8]> {
         self.vocab.piece(id)
@@ -463,14 +432,24 @@ impl Tokenizer {
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vocab, algorithm, user_defined: _, named: _, rules: _, bos, eos, ends, add_bos, add_eos } =
-            self;
+        let Self {
+            vocab,
+            algorithm,
+            user_defined: _,
+            named: _,
+            rules: _,
+            bos,
+            eos,
+            end_of_generation,
+            add_bos,
+            add_eos,
+        } = self;
         f.debug_struct("Tokenizer")
             .field("vocab_size", &vocab.len())
             .field("algorithm", algorithm)
             .field("bos", bos)
             .field("eos", eos)
-            .field("ends", ends)
+            .field("end_of_generation", end_of_generation)
             .field("add_bos", add_bos)
             .field("add_eos", add_eos)
             .finish_non_exhaustive()
@@ -480,35 +459,10 @@ impl fmt::Debug for Tokenizer {
 impl fmt::Debug for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SentencePiece { dummy_space } => {
-                f.debug_struct("SentencePiece").field("dummy_space", dummy_space).finish()
+            Self::SentencePiece { dummy_prefix } => {
+                f.debug_struct("SentencePiece").field("dummy_prefix", dummy_prefix).finish()
             }
             Self::BytePairs(_) => f.write_str("BytePairs"),
         }
-    }
-}
-
-/// Takes a file apart from its front.
-struct Reader<'a> {
-    /// What is left.
-    bytes: &'a [u8],
-    /// Bytes taken.
-    offset: u64,
-}
-
-impl<'a> Reader<'a> {
-    fn is_at_end(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// The next `count` bytes.
-    fn take(&mut self, count: u32, what: &'static str) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.bytes.split_at_checked(count as usize) else {
-            let (needed, available) = (count.into(), self.bytes.len() as u64);
-            return Err(ErrorKind::Truncated { what, offset: self.offset, needed, available }.into());
-        };
-        self.bytes = rest;
-        self.offset += u64::from(count);
-        Ok(taken)
     }
 }

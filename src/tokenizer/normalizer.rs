@@ -1,6 +1,6 @@
 //! What a tokenizer does to a text that GGUF has no words for, and the keys of our own that say it.
 //!
-//! llama.cpp puts a dummy prefix before a text and behind each user-defined piece, and takes the
+//! llama.cpp puts a dummy prefix before a text and after each user-defined piece, and takes the
 //! longest of these pieces out of the whole text first. Other tokenizers, when they are converted,
 //! bring settings that change the tokens. They are written only where they are needed, and programs
 //! that don't know them read the file as they always did:
@@ -8,7 +8,7 @@
 //! ```text
 //! babyllama.tokenizer.
 //!   prefix_unless_space  bool   no dummy prefix before a space or U+2581
-//!   prefix_once          bool   no dummy prefix behind a piece that was taken out
+//!   prefix_once          bool   no dummy prefix after a piece that was taken out
 //!   collapse_spaces      bool   runs of spaces are one space, and those at both ends none
 //!   space_suffix         bool   the dummy prefix is a suffix
 //!   split_words          bool   no piece goes on over a space that it doesn't begin with
@@ -21,7 +21,7 @@
 //! Source: the behavior of SentencePiece's normalizer and of Hugging Face's tokenizers.
 
 use super::added::AddedTokens;
-use super::parts::TokenizerSpec;
+use super::spec::TokenizerSpec;
 use super::user_defined::Fragment;
 use super::{Algorithm, PieceKind, Tokenizer, sentencepiece};
 use crate::error::TokenId;
@@ -31,12 +31,12 @@ use crate::error::TokenId;
 pub(crate) struct TextSettings {
     /// No dummy prefix is put before a space.
     pub(crate) prefix_unless_space: bool,
-    /// A dummy prefix is only put before the whole text, and not behind a piece that was taken out
+    /// A dummy prefix is only put before the whole text, and not after a piece that was taken out
     /// of it.
     pub(crate) prefix_once: bool,
     /// Runs of spaces become one, and none stays at either end.
     pub(crate) collapse_spaces: bool,
-    /// What is called a prefix is put behind the text.
+    /// What is called a prefix is put after the text.
     pub(crate) space_suffix: bool,
     /// A text is cut before each space, and nothing is merged over a cut.
     pub(crate) split_words: bool,
@@ -72,11 +72,11 @@ pub(super) struct TextRules {
 
 impl TextRules {
     /// What a file says, unless it says nothing.
-    pub(super) fn of(parts: &TokenizerSpec<'_>, kinds: &[PieceKind]) -> Option<Self> {
-        let settings = parts.text.clone();
+    pub(super) fn of(spec: &TokenizerSpec<'_>, kinds: &[PieceKind]) -> Option<Self> {
+        let settings = spec.text.clone();
         (settings != TextSettings::default()).then(|| {
             let kind = |id| kinds.get(id as usize).copied();
-            let added = AddedTokens::new(&settings.added, &parts.pieces, kind);
+            let added = AddedTokens::new(&settings.added, &spec.pieces, kind);
             Self { settings, added }
         })
     }
@@ -110,7 +110,7 @@ impl TextRules {
         normalized
     }
 
-    /// The parts of a text that pieces are merged in.
+    /// The spec of a text that pieces are merged in.
     fn words<'a>(&self, text: &'a str) -> impl Iterator<Item = &'a str> {
         let split = self.settings.split_words;
         let mut rest = text;

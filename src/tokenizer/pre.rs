@@ -130,7 +130,7 @@ fn seed_coder(text: &str) -> usize {
 /// `[^\r\n\p{L}\p{N}]?U*L+|[^\r\n\p{L}\p{N}]?U+L*|\p{N}|
 /// ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 ///
-/// U are letters but for a to z, L letters but for A to Z.
+/// U are letters except a to z, L letters except A to Z.
 fn tekken(text: &str) -> usize {
     first_of(text, &[cased_word, |text| other_than_words(text, 1, &['\r', '\n', '/'])])
 }
@@ -386,7 +386,7 @@ fn run(text: &str, kind: impl Fn(char) -> bool) -> usize {
     text.find(|c| !kind(c)).unwrap_or(text.len())
 }
 
-/// The length of the characters of a kind that a text begins with, at most so many.
+/// The length of the characters of a kind that a text begins with, at most `max`.
 fn at_most(text: &str, count: usize, kind: impl Fn(char) -> bool) -> usize {
     text.chars().take(count).take_while(|&c| kind(c)).map(char::len_utf8).sum()
 }

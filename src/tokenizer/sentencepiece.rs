@@ -1,4 +1,4 @@
-//! SentencePiece's byte-pair encoding: merge neighbours, the best score first, until no merge is
+//! SentencePiece's byte-pair encoding: merge neighbors, the best score first, until no merge is
 //! left.
 //!
 //! Invariant: the symbols tile the text. A symbol is named by the byte it starts at, and where it
@@ -11,7 +11,7 @@
 //! of them is a piece. That takes O(n log n), where scanning all pairs before each merge takes
 //! O(n²).
 //!
-//! Source: Kudo and Richardson 2018 (arXiv 1808.06226) and the behaviour of its reference
+//! Source: Kudo and Richardson 2018 (arXiv 1808.06226) and the behavior of its reference
 //! implementation.
 
 use std::cmp::Reverse;
@@ -24,17 +24,17 @@ use crate::error::TokenId;
 /// What SentencePiece writes for a space. Pieces here have the space itself.
 pub(super) const SPACE_MARK: char = '\u{2581}';
 
-/// Text is encoded at most so many bytes at a time, which keeps positions in 32 bits.
+/// Text is encoded at most this number of bytes at a time, which keeps positions in 32 bits.
 const MAX_CHUNK: usize = 1 << 30;
 
-/// Appends the tokens of `text`, with a dummy space before it if it is to have one, unless it is
+/// Appends the tokens of `text`, with a dummy prefix before it if it is to have one, unless it is
 /// empty.
-pub(super) fn encode(vocab: &Vocab, text: &str, dummy_space: bool, tokens: &mut Vec<TokenId>) {
+pub(super) fn encode(vocab: &Vocab, text: &str, dummy_prefix: bool, tokens: &mut Vec<TokenId>) {
     if text.is_empty() {
         return;
     }
     let mut normalized = String::with_capacity(text.len() + 1);
-    if dummy_space {
+    if dummy_prefix {
         normalized.push(' ');
     }
     for (i, run) in text.split(SPACE_MARK).enumerate() {

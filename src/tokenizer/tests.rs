@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::ErrorKind;
 
 /// Pieces and their scores, as a `tokenizer.bin`.
 fn file(pieces: &[(&[u8], f32)]) -> Vec<u8> {
@@ -36,7 +37,7 @@ fn bundled_file() -> Vec<u8> {
     file(&pieces)
 }
 
-/// The tokens of `text` by the definition: scan all neighbours, make the best merge, begin again.
+/// The tokens of `text` by the definition: scan all neighbors, make the best merge, begin again.
 fn encode_naively(tokenizer: &Tokenizer, text: &str) -> Vec<TokenId> {
     if text.is_empty() {
         return Vec::new();
@@ -158,7 +159,7 @@ fn symbols_that_are_no_piece_still_merge() {
 }
 
 #[test]
-fn every_text_gets_one_dummy_space_unless_it_is_empty() {
+fn every_text_gets_one_dummy_prefix_unless_it_is_empty() {
     let tokenizer = tokenizer(false, &[(" ", -9.0), ("a", -9.0)]);
     assert!(tokenizer.encode("").is_empty());
     assert_eq!(tokenizer.encode("a"), [3, 4]);
@@ -227,12 +228,12 @@ fn ids_beyond_the_vocabulary_have_nothing() {
 }
 
 #[test]
-fn dummy_space_is_stripped_at_the_start_and_after_bos_alone() {
+fn dummy_prefix_is_stripped_at_the_start_and_after_bos_alone() {
     let tokenizer = tokenizer(true, &[(" a", -1.0), (" ", -2.0)]);
     assert_eq!(tokenizer.decode(&[259, 259]), "a a");
     assert_eq!(tokenizer.decode(&[1, 259, 2, 259, 1, 259]), "a aa");
     assert_eq!(tokenizer.decode(&[260, 260, 259]), "  a");
-    assert_eq!(tokenizer.decode(&[3 + 0x20, 259]), "  a", "a byte is never the dummy space");
+    assert_eq!(tokenizer.decode(&[3 + 0x20, 259]), "  a", "a byte is never the dummy prefix");
     assert_eq!(tokenizer.decode(&[0]), " \u{2047} ");
     assert_eq!(tokenizer.decode(&[9999, 259]), "a", "a token beyond the vocabulary changes nothing");
     assert_eq!(tokenizer.decoder_after(259).push(&tokenizer, 259), " a");

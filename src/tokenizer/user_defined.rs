@@ -4,7 +4,7 @@
 //! Invariant: each text is UTF-8 and not empty, so that what is left of a text when they are taken
 //! out is text.
 //!
-//! Source: llama.cpp's behaviour: the longest pieces are taken out of the whole text first, each
+//! Source: llama.cpp's behavior: the longest pieces are taken out of the whole text first, each
 //! from left to right.
 
 use std::collections::HashMap;

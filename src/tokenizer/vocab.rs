@@ -229,7 +229,7 @@ impl Vocab {
         }));
     }
 
-    /// As [`find`](Self::find), and faster if it is the piece `likely` or the one behind it.
+    /// As [`find`](Self::find), and faster if it is the piece `likely` or the one after it.
     pub(super) fn find_near(&self, piece: &[u8], likely: TokenId) -> Option<TokenId> {
         let is_it =
             |&id: &TokenId| self.is_found.get(id as usize) == Some(&true) && self.piece(id) == Some(piece);

@@ -119,7 +119,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
 
 pub(super) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
     let (header, _) = Header::read(storage)?;
-    vocabulary::parts(&header.metadata)?.as_ref().map(Tokenizer::from_parts).transpose()
+    vocabulary::spec(&header.metadata)?.as_ref().map(Tokenizer::from_spec).transpose()
 }
 
 /// All keys of a file and their values, in the order of the keys.

@@ -80,7 +80,7 @@ pub(super) fn check(metadata: &Metadata<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a key is one of a tokenizer's and isn't in the table. A template may have a name behind
+/// Whether a key is one of a tokenizer's and isn't in the table. A template may have a name after
 /// the key.
 #[cfg(feature = "convert")]
 pub(crate) fn is_unknown(key: &str) -> bool {
@@ -136,8 +136,8 @@ mod tests {
         for (key, value) in usual {
             metadata.insert(key.into(), value)?;
         }
-        let Some(parts) = vocabulary::parts(&metadata)? else { return Ok("none".into()) };
-        let tokenizer = Tokenizer::from_parts(&parts)?;
+        let Some(spec) = vocabulary::spec(&metadata)? else { return Ok("none".into()) };
+        let tokenizer = Tokenizer::from_spec(&spec)?;
         let encoded = ["aba", "<x>ab", "bb", "\u{e9}"].map(|text| tokenizer.encode_prompt(text));
         let ends: Vec<_> = (0..13).filter(|&id| tokenizer.is_end(id)).collect();
         let kinds = [9, 10, 11].map(|id| tokenizer.kind(id));

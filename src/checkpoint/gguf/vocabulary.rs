@@ -7,7 +7,7 @@ use super::metadata::{FromValue, Metadata, Value};
 use super::tokenizer_settings;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{
-    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, FimIds, PieceKind, PiecePart, Strip, TextSettings,
+    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, FimIds, PieceKind, PieceSpec, Strip, TextSettings,
     TokenizerModel, TokenizerSpec,
 };
 
@@ -22,15 +22,15 @@ pub(super) fn len(metadata: &Metadata<'_>) -> Result<Option<usize>> {
 }
 
 /// What the file says of its tokenizer. `None` if it has none.
-pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<'a>>> {
-    let merging = match metadata.optional::<String>(MODEL)?.as_deref() {
+pub(super) fn spec<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<'a>>> {
+    let model = match metadata.optional::<String>(MODEL)?.as_deref() {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some("llama") => TokenizerModel::SentencePiece {
             add_space_prefix: metadata.optional("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
         },
         Some("gpt2") => TokenizerModel::BytePairs {
             pre: metadata.text(PRE)?.filter(|pre| !pre.is_empty()).unwrap_or("default"),
-            merges: metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?.collect(),
+            merges: metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?.map(Cow::Borrowed).collect(),
         },
         Some(model) => {
             let reason = format!("tokenizers of the kind {model:?} are not supported");
@@ -54,7 +54,7 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<
         eot: id(&["eot"])?,
         eom: id(&["eom"])?,
         other_ends: metadata
-            .array(END_TOKENS, "an array of whole numbers below 2^32", u32::from_value)?
+            .array(END_TOKENS, "an array of integers below 2^32", u32::from_value)?
             .unwrap_or_default(),
         unk: id(&["unknown"])?,
         fim,
@@ -63,7 +63,8 @@ pub(super) fn parts<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<
         add_bos: metadata.optional("tokenizer.ggml.add_bos_token")?,
         add_eos: metadata.optional("tokenizer.ggml.add_eos_token")?,
         pieces,
-        merging,
+        model,
+        notes: Vec::new(),
     }))
 }
 
@@ -79,7 +80,7 @@ fn special(metadata: &Metadata<'_>, names: &[&str], n_pieces: usize) -> Result<O
 }
 
 /// Which pieces strip the spaces around them: no key says it, so llama.cpp goes by names of models.
-fn strips(metadata: &Metadata<'_>, pieces: &[PiecePart<'_>]) -> Result<Vec<(TokenId, Strip)>> {
+fn strips(metadata: &Metadata<'_>, pieces: &[PieceSpec<'_>]) -> Result<Vec<(TokenId, Strip)>> {
     let pre = metadata.text(PRE)?.unwrap_or_default();
     let name = metadata.get("general.name").and_then(Value::text).unwrap_or_default();
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
@@ -93,7 +94,7 @@ fn strips(metadata: &Metadata<'_>, pieces: &[PiecePart<'_>]) -> Result<Vec<(Toke
         b"[MASK]" if name.contains("modern-bert") => Some(Strip { left: true, right: false }),
         _ => None,
     };
-    let can_be_taken_out = |piece: &PiecePart<'_>| !matches!(piece.kind, PieceKind::Byte | PieceKind::Unused);
+    let can_be_taken_out = |piece: &PieceSpec<'_>| !matches!(piece.kind, PieceKind::Byte | PieceKind::Unused);
     let pieces = (0..).zip(pieces).filter(|(_, piece)| can_be_taken_out(piece));
     Ok(pieces.filter_map(|(id, piece)| Some((id, strip(&piece.text)?))).collect())
 }
@@ -104,7 +105,7 @@ fn text_settings(metadata: &Metadata<'_>) -> Result<TextSettings> {
     for (key, flag) in FLAGS {
         *flag(&mut settings) = metadata.optional(key)?.unwrap_or(false);
     }
-    let numbers = |key| metadata.array(key, "an array of whole numbers below 2^32", u32::from_value);
+    let numbers = |key| metadata.array(key, "an array of integers below 2^32", u32::from_value);
     let ids = numbers(ADDED_TOKENS)?.unwrap_or_default();
     let flags = numbers(ADDED_TOKEN_FLAGS)?.unwrap_or_default();
     if ids.len() != flags.len() {
@@ -116,7 +117,7 @@ fn text_settings(metadata: &Metadata<'_>) -> Result<TextSettings> {
 }
 
 /// The pieces. Without scores all have 0, without types all are text.
-fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PiecePart<'a>>> {
+fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PieceSpec<'a>>> {
     let tokens = metadata.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
     let score = |value: &Value<'_>| {
         let integer = || value.integer().map(|score| score as f32);
@@ -132,7 +133,7 @@ fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PiecePart<'a>>> {
             return Err(ErrorKind::Tokenizer { reason }.into());
         }
     }
-    let piece = |(i, text)| PiecePart {
+    let piece = |(i, text)| PieceSpec {
         text: Cow::Borrowed(text),
         score: scores.as_ref().map_or(0.0, |scores| scores[i]),
         kind: kinds.as_ref().map_or(PieceKind::Normal, |kinds| kinds[i]),
@@ -140,17 +141,11 @@ fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PiecePart<'a>>> {
     Ok(tokens.enumerate().map(piece).collect())
 }
 
+/// What a piece is for. 0 is what a writer leaves undefined; as text it's found in text, and so are
+/// numbers that don't exist.
 fn kind(value: &Value<'_>) -> Option<PieceKind> {
-    Some(match value.integer()? {
-        2 => PieceKind::Unknown,
-        3 => PieceKind::Control,
-        4 => PieceKind::UserDefined,
-        5 => PieceKind::Unused,
-        6 => PieceKind::Byte,
-        // 1 is text, 0 is what a writer leaves undefined, and others don't exist: like text they
-        // are found in text.
-        _ => PieceKind::Normal,
-    })
+    let number = value.integer()?;
+    Some(u64::try_from(number).ok().and_then(PieceKind::from_number).unwrap_or(PieceKind::Normal))
 }
 
 fn missing(key: &str) -> ErrorKind {

@@ -1,25 +1,21 @@
 //! A Llama as GGUF: its keys, and which type each of its tensors gets.
 
-use super::{Array, Header, Value};
+use super::{Header, Value, tokenizer};
 use crate::arch::TensorId;
 use crate::checkpoint::gguf::{ROPE_FREQS, keys};
 use crate::config::{Config, RopeScaling};
 use crate::convert::recipe::{Traits, with_whole_blocks};
 use crate::convert::source::{SourceModel, SourceTensor};
 use crate::convert::{GgufOptions, Recipe};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::quant::Dtype;
-use crate::tokenizer::{
-    ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, PieceKind, PiecePart, TextSettings, TokenizerModel,
-    TokenizerSpec,
-};
 use crate::weights::TensorInfo;
 
 /// The version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
 /// The key that is there if any of a tokenizer's is.
-const TOKENIZER: &str = "tokenizer.ggml.model";
+pub(super) const TOKENIZER: &str = "tokenizer.ggml.model";
 
 /// Everything before the tensors' bytes. Tensors are announced in the order of the source, and
 /// then what rotary frequencies are divided by.
@@ -46,7 +42,7 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
         None => hyperparameters(&mut header, &source.config)?,
     }
     if !header.has(TOKENIZER) {
-        tokenizer(&mut header, source.tokenizer()?.as_ref(), source.config.vocab_size)?;
+        tokenizer::put(&mut header, source.tokenizer()?.as_ref(), source.config.vocab_size)?;
     }
     if let Some(template) = &source.chat_template
         && !header.has(keys::CHAT_TEMPLATE)
@@ -169,89 +165,5 @@ fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
             let usual = 1.0 + 0.1 * factor.max(1.0).ln();
             set(keys::ROPE_ATTN_FACTOR, ((magnitude / usual) as f32).into())
         }
-    }
-}
-
-/// The tokenizer. If the model has more logits than there are pieces, unused ones make up the
-/// difference: llama.cpp wants a piece for each logit.
-fn tokenizer(header: &mut Header, parts: Option<&TokenizerSpec<'_>>, vocab_size: usize) -> Result<()> {
-    let Some(parts) = parts else { return header.set(TOKENIZER, "none") };
-    let (n_pieces, is_sentencepiece) =
-        (parts.pieces.len(), matches!(parts.merging, TokenizerModel::SentencePiece { .. }));
-    if n_pieces > vocab_size {
-        return Err(ErrorKind::VocabMismatch { tokenizer: n_pieces, model: vocab_size }.into());
-    }
-    let pre = match parts.merging {
-        TokenizerModel::SentencePiece { .. } => "default",
-        TokenizerModel::BytePairs { pre, .. } => pre,
-    };
-    header.set(TOKENIZER, if is_sentencepiece { "llama" } else { "gpt2" })?;
-    header.set("tokenizer.ggml.pre", pre)?;
-    let padding = (n_pieces..vocab_size).map(|id| PiecePart {
-        text: format!("[PAD{id}]").into_bytes().into(),
-        score: 0.0,
-        kind: PieceKind::Unused,
-    });
-    let (mut texts, mut scores, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
-    for PiecePart { text, score, kind } in parts.pieces.iter().cloned().chain(padding) {
-        texts.push(text.into_owned());
-        scores.push(score);
-        kinds.push(piece_type(kind));
-    }
-    header.set("tokenizer.ggml.tokens", Array::String(texts))?;
-    if is_sentencepiece {
-        header.set("tokenizer.ggml.scores", Array::F32(scores))?;
-    }
-    header.set("tokenizer.ggml.token_type", Array::I32(kinds))?;
-    if let TokenizerModel::BytePairs { merges, .. } = &parts.merging {
-        let merges = merges.iter().map(|merge| merge.to_vec()).collect();
-        header.set("tokenizer.ggml.merges", Array::String(merges))?;
-    }
-    let (eot, eom) = (parts.eot, parts.eom);
-    let ids = [("bos", parts.bos), ("eos", parts.eos), ("eot", eot), ("eom", eom), ("unknown", parts.unk)];
-    for (name, id) in ids {
-        if let Some(id) = id {
-            header.set(&format!("tokenizer.ggml.{name}_token_id"), id)?;
-        }
-    }
-    for (name, flag) in [("add_bos_token", parts.add_bos), ("add_eos_token", parts.add_eos)] {
-        if let Some(flag) = flag {
-            header.set(&format!("tokenizer.ggml.{name}"), flag)?;
-        }
-    }
-    if let TokenizerModel::SentencePiece { add_space_prefix } = parts.merging {
-        header.set("tokenizer.ggml.add_space_prefix", add_space_prefix)?;
-    }
-    if !parts.other_ends.is_empty() {
-        header.set(END_TOKENS, Array::U32(parts.other_ends.clone()))?;
-    }
-    text_settings(header, &parts.text)
-}
-
-/// Keys of our own, for what GGUF has none: only what isn't the default.
-fn text_settings(header: &mut Header, settings: &TextSettings) -> Result<()> {
-    let mut settings = settings.clone();
-    for (key, flag) in FLAGS {
-        if *flag(&mut settings) {
-            header.set(key, true)?;
-        }
-    }
-    if !settings.added.is_empty() {
-        let (ids, flags) = settings.added.into_iter().unzip();
-        header.set(ADDED_TOKENS, Array::U32(ids))?;
-        header.set(ADDED_TOKEN_FLAGS, Array::U32(flags))?;
-    }
-    Ok(())
-}
-
-/// GGUF's number for what a piece is for.
-fn piece_type(kind: PieceKind) -> i32 {
-    match kind {
-        PieceKind::Normal => 1,
-        PieceKind::Unknown => 2,
-        PieceKind::Control => 3,
-        PieceKind::UserDefined => 4,
-        PieceKind::Unused => 5,
-        PieceKind::Byte => 6,
     }
 }

@@ -10,11 +10,12 @@
 //!
 //! - here: the file
 //! - `value`: metadata
-//! - `llama`: which keys and tensors a Llama has
+//! - `llama`: which keys and tensors a Llama has, and `tokenizer` what its tokenizer is
 //!
 //! Source: `docs/gguf.md` in the ggml repository; `checkpoint/gguf` draws the layout.
 
 pub(super) mod llama;
+mod tokenizer;
 mod value;
 
 use std::collections::HashSet;

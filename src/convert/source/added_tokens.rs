@@ -10,10 +10,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::json::Object;
-use super::vocabulary::{ADDED_SCORE, Vocabulary, refuse, unused};
+use super::vocabulary::{ADDED_SCORE, OwnedSpec, refuse, unused};
 use crate::error::{Result, TokenId};
 use crate::tokenizer::{
-    NEVER, NORMALIZED, PREFIXED, PieceKind, PiecePart, SECOND_ROUND, SINGLE_WORD, STRIP_LEFT, STRIP_RIGHT,
+    NEVER, NORMALIZED, PREFIXED, PieceKind, PieceSpec, SECOND_ROUND, SINGLE_WORD, STRIP_LEFT, STRIP_RIGHT,
     names_control,
 };
 
@@ -63,25 +63,25 @@ pub(super) enum Normalized {
     Unknown,
 }
 
-/// Puts tokens in their places, which may be behind the last piece. Each is there once. The text of
+/// Puts tokens in their places, which may be after the last piece. Each is there once. The text of
 /// those in `merged` may also come out of merges.
 pub(super) fn add(
-    vocabulary: &mut Vocabulary,
+    spec: &mut OwnedSpec,
     tokens: &[AddedToken],
     normalized: Normalized,
     merged: &HashSet<Vec<u8>>,
 ) -> Result<()> {
     let mut found: BTreeMap<TokenId, u32> = BTreeMap::new();
     // SentencePiece's own are found in the text that pieces are merged in, and don't end what goes
-    // on behind them.
-    for (id, piece) in (0..).zip(&vocabulary.pieces) {
-        if vocabulary.is_sentencepiece() && piece.kind == PieceKind::UserDefined {
+    // on after them.
+    for (id, piece) in (0..).zip(&spec.pieces) {
+        if spec.model.is_sentencepiece() && piece.kind == PieceKind::UserDefined {
             // A space in them never is in that text, where it is U+2581.
             found.insert(id, if piece.text.contains(&b' ') { NEVER } else { NORMALIZED });
         }
     }
-    note_stripping(vocabulary, tokens);
-    note_names(vocabulary, tokens);
+    note_stripping(spec, tokens);
+    note_names(spec, tokens);
     for token in tokens {
         let mut flags = token.flags;
         if token.normalized && !token.is_control {
@@ -106,24 +106,24 @@ pub(super) fn add(
             (false, true) => PieceKind::Normal,
             (false, false) => PieceKind::UserDefined,
         };
-        match set(vocabulary, token, kind) {
+        match set(spec, token, kind) {
             PieceKind::Normal | PieceKind::UserDefined => found.insert(token.id, flags),
             _ => found.remove(&token.id),
         };
     }
-    let is_listed = !are_found_alike(vocabulary, &found);
-    vocabulary.text.added = if is_listed { found.into_iter().collect() } else { Vec::new() };
+    let is_listed = !are_found_alike(spec, &found);
+    spec.text.added = if is_listed { found.into_iter().collect() } else { Vec::new() };
     Ok(())
 }
 
 /// What a text loses beside a control token is lost in chats alone, since no other text has any.
-fn note_stripping(vocabulary: &mut Vocabulary, tokens: &[AddedToken]) {
+fn note_stripping(spec: &mut OwnedSpec, tokens: &[AddedToken]) {
     for (side, flag) in [("before", STRIP_LEFT), ("after", STRIP_RIGHT)] {
         let strips = |token: &&AddedToken| token.is_control && token.flags & flag != 0;
         let names: Vec<String> = tokens.iter().filter(strips).map(|it| format!("{:?}", it.text)).collect();
         if !names.is_empty() {
             let more = if names.len() > MAX_NAMED { ", ..." } else { "" };
-            vocabulary.notes.push(format!(
+            spec.notes.push(format!(
                 "in the source, white space {side} the control token {}{more} of a chat's template is dropped; here it is text",
                 names[..names.len().min(MAX_NAMED)].join(", ")
             ));
@@ -132,12 +132,12 @@ fn note_stripping(vocabulary: &mut Vocabulary, tokens: &[AddedToken]) {
 }
 
 /// Programs go by the names of control tokens, whatever a file says of them.
-fn note_names(vocabulary: &mut Vocabulary, tokens: &[AddedToken]) {
+fn note_names(spec: &mut OwnedSpec, tokens: &[AddedToken]) {
     let is_taken = |token: &&AddedToken| !token.is_control && names_control(token.text.as_bytes());
     let names: Vec<String> = tokens.iter().filter(is_taken).map(|it| format!("{:?}", it.text)).collect();
     if !names.is_empty() {
         let more = if names.len() > MAX_NAMED { ", ..." } else { "" };
-        vocabulary.notes.push(format!(
+        spec.notes.push(format!(
             "in the source, texts that have {}{more} become that token; here and in llama.cpp it is known as a control token by \
              its name, which no text becomes",
             names[..names.len().min(MAX_NAMED)].join(", ")
@@ -149,15 +149,15 @@ fn note_names(vocabulary: &mut Vocabulary, tokens: &[AddedToken]) {
 const MAX_NAMED: usize = 5;
 
 /// Puts a token in its place. Gives what the piece is now.
-fn set(vocabulary: &mut Vocabulary, token: &AddedToken, kind: PieceKind) -> PieceKind {
-    for id in vocabulary.pieces.len()..=token.id as usize {
-        vocabulary.pieces.push(unused(id));
+fn set(spec: &mut OwnedSpec, token: &AddedToken, kind: PieceKind) -> PieceKind {
+    for id in spec.pieces.len()..=token.id as usize {
+        spec.pieces.push(unused(id));
     }
-    let piece = &mut vocabulary.pieces[token.id as usize];
+    let piece = &mut spec.pieces[token.id as usize];
     let text = token.text.as_bytes();
     if *piece.text != *text {
         // Nothing is merged to it.
-        *piece = PiecePart { text: text.to_vec().into(), score: ADDED_SCORE, kind: PieceKind::Normal };
+        *piece = PieceSpec { text: text.to_vec().into(), score: ADDED_SCORE, kind: PieceKind::Normal };
     }
     // The unknown piece, and bytes, are of more use as what they are.
     if !matches!(piece.kind, PieceKind::Unknown | PieceKind::Byte) {
@@ -173,11 +173,11 @@ const MAX_COMPARED: usize = 256;
 ///
 /// If no token's end is another one's beginning, no two overlap in a text but where one is in the
 /// other; and then the longer one is found by both, unless it is looked for later.
-fn are_found_alike(vocabulary: &Vocabulary, found: &BTreeMap<TokenId, u32>) -> bool {
-    let text = |id: &TokenId| &*vocabulary.pieces[*id as usize].text;
+fn are_found_alike(spec: &OwnedSpec, found: &BTreeMap<TokenId, u32>) -> bool {
+    let text = |id: &TokenId| &*spec.pieces[*id as usize].text;
     let is_plain = |(id, flags): (&TokenId, &u32)| {
         flags & !SECOND_ROUND == 0
-            && vocabulary.pieces[*id as usize].kind == PieceKind::UserDefined
+            && spec.pieces[*id as usize].kind == PieceKind::UserDefined
             && text(id).len() <= MAX_COMPARED
     };
     if !found.iter().all(is_plain) {
@@ -199,19 +199,17 @@ fn are_found_alike(vocabulary: &Vocabulary, found: &BTreeMap<TokenId, u32>) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::source::vocabulary::OwnMerging;
 
     fn alike(tokens: &[(&str, u32)]) -> bool {
-        let mut vocabulary =
-            Vocabulary::new(Vec::new(), OwnMerging::SentencePiece { add_space_prefix: true });
+        let mut spec = OwnedSpec::default();
         let tokens = (0..).zip(tokens);
         let tokens = tokens.map(|(id, &(text, flags))| AddedToken {
             flags: flags & !SECOND_ROUND,
             normalized: flags & SECOND_ROUND != 0,
             ..AddedToken::plain(id, text, false)
         });
-        add(&mut vocabulary, &tokens.collect::<Vec<_>>(), Normalized::Text, &HashSet::new()).unwrap();
-        vocabulary.text.added.is_empty()
+        add(&mut spec, &tokens.collect::<Vec<_>>(), Normalized::Text, &HashSet::new()).unwrap();
+        spec.text.added.is_empty()
     }
 
     #[test]

@@ -18,10 +18,10 @@ use super::json::{JsonFile, Object};
 use super::tokenizer::SourceTokenizer;
 use super::tokenizer_json::TokenizerJson;
 use super::tokenizer_settings as settings;
-use super::vocabulary::{OwnMerging, Vocabulary, refuse};
+use super::vocabulary::{self, OwnedSpec, refuse};
 use crate::checkpoint::file_kind::{FileKind, Wanted};
 use crate::error::{Error, ErrorKind, Result, TokenId};
-use crate::tokenizer::{END_TOKENS, PieceKind, PiecePart, names_end};
+use crate::tokenizer::{END_TOKENS, PieceKind, PieceSpec, TokenizerModel, names_end};
 
 const MODEL: &str = "tokenizer.model";
 const JSON: &str = "tokenizer.json";
@@ -46,9 +46,9 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
     let mut tokens = listed_tokens(folder, vocab_size)?;
     let in_config =
         config.as_ref().map(|config| decoder_tokens(config, vocab_size, &mut notes)).transpose()?;
-    let mut vocabulary = match (sentencepiece.is_file(), &json) {
+    let mut spec = match (sentencepiece.is_file(), &json) {
         (true, json) => {
-            let mut found = Vocabulary::open_model(&sentencepiece, vocab_size)?;
+            let mut found = vocabulary::open_model(&sentencepiece, vocab_size)?;
             if let Some(json) = json {
                 tokens.extend(json.added_tokens(vocab_size, &mut notes).map_err(at_json)?);
                 notes.extend(difference(&found, json, &tokens, vocab_size));
@@ -64,14 +64,14 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
             let known = json.added_tokens(vocab_size, &mut notes).map_err(at_json)?;
             tokens.retain(|token| !known.iter().any(|known| known.id == token.id));
             tokens.extend(in_config.unwrap_or_default());
-            json.vocabulary(vocab_size, tokens).map_err(at_json)?
+            json.spec(vocab_size, tokens).map_err(at_json)?
         }
         (false, None) => return refuse_others(folder).map(|()| None),
     };
     let mut ends = Vec::new();
     if let Some(config) = &config {
-        set_special(&mut vocabulary, config, !sentencepiece.is_file(), &mut ends, &mut notes)?;
-        set_prefix(&mut vocabulary, config, !sentencepiece.is_file())?;
+        set_special(&mut spec, config, !sentencepiece.is_file(), &mut ends, &mut notes)?;
+        set_prefix(&mut spec, config, !sentencepiece.is_file())?;
     }
     let generation = JsonFile::open_if_there(&folder.join(GENERATION))?;
     let generation = generation.as_ref().map(JsonFile::object);
@@ -79,19 +79,19 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
         settings::check(GENERATION, "", generation.map, settings::GENERATION, &mut notes)
             .map_err(|e| e.at(Some(&folder.join(GENERATION))))?;
     }
-    set_ids(&mut vocabulary, model, generation.as_ref(), ends)?;
+    set_ids(&mut spec, model, generation.as_ref(), ends)?;
     if let (true, Some(json)) = (sentencepiece.is_file(), &json) {
-        notes.extend(other_treatment(&vocabulary, json, config.as_ref(), vocab_size));
+        notes.extend(other_treatment(&spec, json, config.as_ref(), vocab_size));
     }
-    notes.retain(|note| !vocabulary.notes.contains(note));
-    vocabulary.notes.append(&mut notes);
-    Ok(Some(SourceTokenizer::of(vocabulary)))
+    notes.retain(|note| !spec.notes.contains(note));
+    spec.notes.append(&mut notes);
+    Ok(Some(SourceTokenizer::of(spec)))
 }
 
 /// Where `tokenizer.json` has other pieces than `tokenizer.model`, as a note: some have added
 /// tokens to one file alone.
 fn difference(
-    model: &Vocabulary,
+    model: &OwnedSpec,
     json: &TokenizerJson,
     added: &[AddedToken],
     vocab_size: usize,
@@ -103,7 +103,7 @@ fn difference(
         }
     };
     let is_added = |id: usize| added.iter().any(|token| token.id as usize == id);
-    let text = |pieces: &[PiecePart<'_>], id: usize| {
+    let text = |pieces: &[PieceSpec<'_>], id: usize| {
         let piece = pieces.get(id).filter(|piece| piece.kind != PieceKind::Unused);
         piece.map(|piece| String::from_utf8_lossy(&piece.text).into_owned())
     };
@@ -186,25 +186,25 @@ fn refuse_others(folder: &Path) -> Result<()> {
 
 /// Where `tokenizer.json` treats texts otherwise than the `tokenizer.model` beside it, as a note.
 fn other_treatment(
-    model: &Vocabulary,
+    model: &OwnedSpec,
     json: &TokenizerJson,
     config: Option<&Object<'_>>,
     vocab_size: usize,
 ) -> Option<String> {
     // What can't be read is named elsewhere.
-    let mut other = json.vocabulary(vocab_size, Vec::new()).ok()?;
+    let mut other = json.spec(vocab_size, Vec::new()).ok()?;
     if let Some(config) = config {
         set_prefix(&mut other, config, true).ok()?;
     }
-    let spaces = |it: &Vocabulary| match it.merging {
-        OwnMerging::SentencePiece { add_space_prefix } => {
+    let spaces = |it: &OwnedSpec| match it.model {
+        TokenizerModel::SentencePiece { add_space_prefix } => {
             let text = &it.text;
             let has_added =
                 !text.added.is_empty() || it.pieces.iter().any(|piece| piece.kind == PieceKind::UserDefined);
             let once = text.prefix_once && has_added;
             Some((add_space_prefix, text.prefix_unless_space, once, text.collapse_spaces, text.split_words))
         }
-        OwnMerging::BytePairs { .. } => None,
+        TokenizerModel::BytePairs { .. } => None,
     };
     let says = |key| config.is_some_and(|config| config.get(key).is_some());
     let differs = |key, default: bool, a: Option<bool>, b: Option<bool>| {
@@ -228,16 +228,16 @@ fn other_treatment(
     })
 }
 
-/// Classes that are only what `tokenizer.json` says, but for names.
+/// Classes that are only what `tokenizer.json` says, except for names.
 fn is_json_alone(config: &Object<'_>) -> Result<bool> {
     let class = config.optional::<&str>("tokenizer_class")?;
     Ok(matches!(class, Some("PreTrainedTokenizerFast" | "TokenizersBackend")))
 }
 
 /// What `tokenizer_config.json` says of the tokens that a text begins and ends with. `ends` gets a
-/// token that ends a text and isn't put behind one.
+/// token that ends a text and isn't put after one.
 fn set_special(
-    vocabulary: &mut Vocabulary,
+    spec: &mut OwnedSpec,
     config: &Object<'_>,
     is_json: bool,
     ends: &mut Vec<TokenId>,
@@ -248,9 +248,9 @@ fn set_special(
         let value = config.get(key)?;
         value.as_str().or_else(|| value.get("content")?.as_str())
     };
-    let id = |key: &str| text(key).and_then(|text| vocabulary.find(text));
+    let id = |key: &str| text(key).and_then(|text| spec.find(text));
     let (bos, eos, unk) = (id("bos_token"), id("eos_token"), id("unk_token"));
-    vocabulary.unk = unk.or(vocabulary.unk);
+    spec.unk = unk.or(spec.unk);
     ends.extend(eos);
     let is_alone = is_json && is_json_alone(config)?;
     let mut set = |key: &str, named: Option<TokenId>, id: &mut Option<TokenId>, adds: &mut Option<bool>| {
@@ -273,15 +273,15 @@ fn set_special(
         *adds = stated.or(*adds);
         Ok::<(), Error>(())
     };
-    set("add_bos_token", bos, &mut vocabulary.bos, &mut vocabulary.add_bos)?;
-    set("add_eos_token", eos, &mut vocabulary.eos, &mut vocabulary.add_eos)
+    set("add_bos_token", bos, &mut spec.bos, &mut spec.add_bos)?;
+    set("add_eos_token", eos, &mut spec.eos, &mut spec.add_eos)
 }
 
 /// What `tokenizer_config.json` says of the dummy prefix. Classes that are only what
 /// `tokenizer.json` says don't read it.
-fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -> Result<()> {
+fn set_prefix(spec: &mut OwnedSpec, config: &Object<'_>, is_json: bool) -> Result<()> {
     let legacy: Option<bool> = config.optional("legacy")?;
-    let OwnMerging::SentencePiece { add_space_prefix } = &mut vocabulary.merging else {
+    let TokenizerModel::SentencePiece { add_space_prefix } = &mut spec.model else {
         return Ok(());
     };
     if is_json && is_json_alone(config)? {
@@ -290,17 +290,17 @@ fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -
     match config.optional("add_prefix_space")? {
         Some(true) if !*add_space_prefix => {
             *add_space_prefix = true;
-            vocabulary.text.prefix_unless_space = is_json;
-            vocabulary.text.prefix_once = legacy != Some(true);
+            spec.text.prefix_unless_space = is_json;
+            spec.text.prefix_once = legacy != Some(true);
         }
         Some(false) => {
             *add_space_prefix = false;
-            (vocabulary.text.prefix_unless_space, vocabulary.text.prefix_once) = (false, false);
+            (spec.text.prefix_unless_space, spec.text.prefix_once) = (false, false);
         }
         _ => {}
     }
     if !is_json && legacy == Some(false) {
-        vocabulary.text.prefix_once = *add_space_prefix;
+        spec.text.prefix_once = *add_space_prefix;
     }
     Ok(())
 }
@@ -309,44 +309,44 @@ fn set_prefix(vocabulary: &mut Vocabulary, config: &Object<'_>, is_json: bool) -
 /// `ends` among them, of which GGUF can name three. Others are known by their names, or listed in a
 /// key of our own.
 fn set_ids(
-    vocabulary: &mut Vocabulary,
+    spec: &mut OwnedSpec,
     model: &Object<'_>,
     generation: Option<&Object<'_>>,
     mut ends: Vec<TokenId>,
 ) -> Result<()> {
-    let n_pieces = vocabulary.pieces.len();
+    let n_pieces = spec.pieces.len();
     for file in [generation, Some(model)].into_iter().flatten() {
         ends.extend(ids(file, "eos_token_id")?);
     }
     ends.retain(|&id| (id as usize) < n_pieces);
     let bos = ids(model, "bos_token_id")?.into_iter().find(|&id| (id as usize) < n_pieces);
-    vocabulary.bos = vocabulary.bos.or(bos);
-    vocabulary.eos = vocabulary.eos.or(ends.first().copied());
+    spec.bos = spec.bos.or(bos);
+    spec.eos = spec.eos.or(ends.first().copied());
     let mut others = Vec::new();
     for id in ends {
-        if Some(id) != vocabulary.eos && !others.contains(&id) {
+        if Some(id) != spec.eos && !others.contains(&id) {
             others.push(id);
         }
     }
     let mut others = others.into_iter();
-    vocabulary.eot = others.next();
-    let is_unknown = |&id: &TokenId| !names_end(&vocabulary.pieces[id as usize].text);
+    spec.eot = others.next();
+    let is_unknown = |&id: &TokenId| !names_end(&spec.pieces[id as usize].text);
     let mut others = others.filter(is_unknown);
     let eom = others.next();
     let more: Vec<TokenId> = others.collect();
     if !more.is_empty() {
-        vocabulary.notes.push(format!(
+        spec.notes.push(format!(
             "the model ends a text with more tokens than GGUF can name: the key {END_TOKENS} lists {more:?}, and programs that \
-             don't know it go on behind them"
+             don't know it go on after them"
         ));
     }
-    (vocabulary.eom, vocabulary.other_ends) = (eom, more);
+    (spec.eom, spec.other_ends) = (eom, more);
     // A prompt can't begin or end with what there isn't.
-    if vocabulary.bos.is_none() && !vocabulary.is_sentencepiece() {
-        vocabulary.add_bos = Some(false);
+    if spec.bos.is_none() && !spec.model.is_sentencepiece() {
+        spec.add_bos = Some(false);
     }
-    if vocabulary.eos.is_none() {
-        vocabulary.add_eos = Some(false);
+    if spec.eos.is_none() {
+        spec.add_eos = Some(false);
     }
     Ok(())
 }
@@ -357,7 +357,7 @@ fn ids(file: &Object<'_>, key: &str) -> Result<Vec<TokenId>> {
     let values = value.as_array().map_or(std::slice::from_ref(value), |values| values);
     let id = |value: &Value| match value.as_i64() {
         Some(id) => Ok(TokenId::try_from(id).ok()),
-        None => Err(file.wrong_type(key, "whole numbers", value)),
+        None => Err(file.wrong_type(key, "integers", value)),
     };
     values.iter().filter_map(|value| id(value).transpose()).collect()
 }

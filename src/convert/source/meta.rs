@@ -24,8 +24,7 @@ use super::json::{JsonFile, Object, whole};
 use super::llama::{Layout, Llama3Scaling, WeightFiles, drop_tied_output};
 use super::stored::{Join, StoredTensors, TensorView};
 use super::tokenizer::SourceTokenizer;
-use super::vocabulary::Vocabulary;
-use super::{SourceModel, SourceWeights, safetensors, settings, torch};
+use super::{SourceModel, SourceWeights, safetensors, settings, torch, vocabulary};
 use crate::arch::TensorId;
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, Result};
@@ -374,7 +373,7 @@ fn tokenizer(folder: &Path, vocab_size: usize) -> Result<Option<SourceTokenizer>
     let above = folder.join("..").join("tokenizer.model");
     let paths = [folder.join("tokenizer.model"), above];
     let Some(path) = paths.iter().find(|path| path.is_file()) else { return Ok(None) };
-    Ok(Some(SourceTokenizer::of(Vocabulary::open_model(path, vocab_size)?)))
+    Ok(Some(SourceTokenizer::of(vocabulary::open_model(path, vocab_size)?)))
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ impl SourceModel {
 
     /// The tokenizer as it is written.
     pub(crate) fn tokenizer(&self) -> Result<Option<TokenizerSpec<'_>>> {
-        self.tokenizer.as_ref().map(SourceTokenizer::parts).transpose()
+        self.tokenizer.as_ref().map(SourceTokenizer::spec).transpose()
     }
 }
 

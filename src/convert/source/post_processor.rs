@@ -1,5 +1,5 @@
-//! What `tokenizer.json` puts in front of a text and behind it. GGUF knows BOS and EOS, and nothing
-//! else.
+//! The BOS/EOS template of `tokenizer.json`: what it puts before a text and after it. GGUF knows
+//! BOS and EOS, and nothing else.
 
 use serde_json::{Map, Value};
 
@@ -7,31 +7,31 @@ use super::json::Object;
 use super::tokenizer_json::{kind_of, stages, unsupported};
 use crate::error::{Result, TokenId};
 
-/// The tokens in front of a text and behind it.
-pub(super) fn frame(processor: Option<&Value>) -> Result<(Option<TokenId>, Option<TokenId>)> {
-    let mut frame = None;
+/// The tokens before a text and after it.
+pub(super) fn bos_eos(processor: Option<&Value>) -> Result<(Option<TokenId>, Option<TokenId>)> {
+    let mut template = None;
     for stage in stages(processor, "processors") {
         let refuse = || unsupported("post_processor", &Value::Object(stage.clone()));
         let found = match kind_of(stage) {
             // It only moves the places that tokens are said to come from.
             Some("ByteLevel") => continue,
-            Some("TemplateProcessing") => template(stage).ok_or_else(refuse)?,
+            Some("TemplateProcessing") => single(stage).ok_or_else(refuse)?,
             Some("BertProcessing" | "RobertaProcessing") => {
                 let id = |key| token_id(stage.get(key)?.get(1)?);
                 (Some(id("cls").ok_or_else(refuse)?), Some(id("sep").ok_or_else(refuse)?))
             }
             _ => return Err(refuse()),
         };
-        // What would be put around what is already framed.
-        if frame.replace(found).is_some() {
+        // A second template would be put around the first.
+        if template.replace(found).is_some() {
             return Err(refuse());
         }
     }
-    Ok(frame.unwrap_or_default())
+    Ok(template.unwrap_or_default())
 }
 
 /// The tokens of a template that is a text with no more than one token before it and one after it.
-fn template(stage: &Map<String, Value>) -> Option<(Option<TokenId>, Option<TokenId>)> {
+fn single(stage: &Map<String, Value>) -> Option<(Option<TokenId>, Option<TokenId>)> {
     let stage = Object::of(stage);
     let specials = stage.get("special_tokens")?;
     let id = |part: &Value| {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_bos_and_eos_or_it_is_refused() {
+    fn a_template_is_bos_and_eos_or_it_is_refused() {
         let special = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
         let text = json!({"Sequence": {"id": "A", "type_id": 0}});
         let template = |single: Value| {
@@ -83,7 +83,7 @@ mod tests {
             (sequence(json!([bytes, template(json!([bos, text]))])), (Some(1), None)),
             (sequence(json!([])), (None, None)),
         ] {
-            assert_eq!(frame(Some(&processor)).unwrap(), expected, "{processor}");
+            assert_eq!(bos_eos(Some(&processor)).unwrap(), expected, "{processor}");
         }
         for refused in [
             template(json!([bos, eos, text])),
@@ -95,7 +95,7 @@ mod tests {
             sequence(json!([bert("BertProcessing"), template(json!([bos, text]))])),
             json!({"type": "Other"}),
         ] {
-            assert!(frame(Some(&refused)).is_err(), "{refused}");
+            assert!(bos_eos(Some(&refused)).is_err(), "{refused}");
         }
     }
 }

@@ -14,18 +14,18 @@
 use std::collections::HashSet;
 
 use super::added_tokens::{self, Normalized};
-use super::vocabulary::{OwnMerging, Vocabulary, refuse};
+use super::vocabulary::{OwnedSpec, refuse};
 use crate::error::{Error, Result, TokenId};
 use crate::settings::Setting;
 use crate::settings::Treatment::{Harmless, Honored, RefusedUnless};
-use crate::tokenizer::{PieceKind, PiecePart, TextSettings};
+use crate::tokenizer::{PieceKind, PieceSpec, TextSettings, TokenizerModel};
 
 /// Whether a file begins with a piece, as all of them do.
 pub(super) fn looks_like(bytes: &[u8]) -> bool {
     matches!(bytes, [0x0a, len, 0x0a, text_len, ..] if text_len < len)
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
+pub(super) fn read(bytes: &[u8]) -> Result<OwnedSpec> {
     let (mut pieces, mut settings, mut notes) = (Vec::new(), Settings::default(), Vec::new());
     for field in Message(bytes) {
         let (number, value) = field?;
@@ -52,51 +52,44 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
             "trainer_spec.model_type is {kind}: only SentencePiece's BPE is supported"
         )));
     }
-    let merging = OwnMerging::SentencePiece { add_space_prefix: settings.adds_space };
-    let mut vocabulary = Vocabulary::new(pieces, merging);
-    vocabulary.text = TextSettings {
+    let model = TokenizerModel::SentencePiece { add_space_prefix: settings.adds_space };
+    let mut spec = OwnedSpec { pieces, model, ..OwnedSpec::default() };
+    spec.text = TextSettings {
         collapse_spaces: settings.collapses_spaces,
         space_suffix: settings.space_is_suffix,
         ..TextSettings::default()
     };
-    vocabulary.notes = notes;
+    spec.notes = notes;
     let has_space =
-        |piece: &PiecePart<'_>| piece.kind == PieceKind::UserDefined && piece.text.contains(&b' ');
-    if settings.collapses_spaces && vocabulary.pieces.iter().any(has_space) {
+        |piece: &PieceSpec<'_>| piece.kind == PieceKind::UserDefined && piece.text.contains(&b' ');
+    if settings.collapses_spaces && spec.pieces.iter().any(has_space) {
         let reason = "normalizer_spec.remove_extra_whitespaces with user-defined symbols that have spaces, which stay where \
                       others go, is not supported";
         return Err(refuse(reason.into()));
     }
-    added_tokens::add(&mut vocabulary, &[], Normalized::Text, &HashSet::new())?;
-    let id = |id: i32| TokenId::try_from(id).ok().filter(|&id| (id as usize) < vocabulary.pieces.len());
+    added_tokens::add(&mut spec, &[], Normalized::Text, &HashSet::new())?;
+    let id = |id: i32| TokenId::try_from(id).ok().filter(|&id| (id as usize) < spec.pieces.len());
     let (bos, eos, unk) = (id(settings.bos), id(settings.eos), id(settings.unk));
-    (vocabulary.bos, vocabulary.eos, vocabulary.unk) = (bos, eos, unk);
+    (spec.bos, spec.eos, spec.unk) = (bos, eos, unk);
     // Else it would be piece 1.
-    vocabulary.add_bos = bos.is_none().then_some(false);
-    Ok(vocabulary)
+    spec.add_bos = bos.is_none().then_some(false);
+    Ok(spec)
 }
 
-fn piece(bytes: &[u8]) -> Result<PiecePart<'static>> {
+fn piece(bytes: &[u8]) -> Result<PieceSpec<'static>> {
     let (mut text, mut score, mut kind) = (&[][..], 0.0, PieceKind::Normal);
     for field in Message(bytes) {
         match field? {
             (1, Value::Bytes(bytes)) => text = bytes,
             (2, Value::Four(bytes)) => score = f32::from_le_bytes(bytes),
             (3, Value::Varint(number)) => {
-                kind = match number {
-                    1 => PieceKind::Normal,
-                    2 => PieceKind::Unknown,
-                    3 => PieceKind::Control,
-                    4 => PieceKind::UserDefined,
-                    5 => PieceKind::Unused,
-                    6 => PieceKind::Byte,
-                    _ => return Err(refuse(format!("a piece of the unknown kind {number}"))),
-                }
+                let known = PieceKind::from_number(number);
+                kind = known.ok_or_else(|| refuse(format!("a piece of the unknown kind {number}")))?;
             }
             _ => {}
         }
     }
-    Ok(PiecePart { text: text.to_vec().into(), score, kind })
+    Ok(PieceSpec { text: text.to_vec().into(), score, kind })
 }
 
 /// The kind of model that Llamas have.
@@ -349,7 +342,7 @@ mod tests {
         [&[field << 3 | 2, value.len() as u8], value].concat()
     }
 
-    fn model(trainer: &[u8], normalizer: &[u8]) -> Result<Vocabulary> {
+    fn model(trainer: &[u8], normalizer: &[u8]) -> Result<OwnedSpec> {
         let trainer = [&number(3, 2), trainer].concat();
         read(&[bytes(1, &bytes(1, b"a")), bytes(2, &trainer), bytes(3, normalizer)].concat())
     }
@@ -386,7 +379,7 @@ mod tests {
     fn what_is_honored_counts() {
         let of = |trainer: &[u8], normalizer: &[u8]| {
             let it = model(trainer, normalizer).unwrap();
-            let OwnMerging::SentencePiece { add_space_prefix } = it.merging else { panic!() };
+            let TokenizerModel::SentencePiece { add_space_prefix } = it.model else { panic!() };
             (add_space_prefix, it.text.collapse_spaces, it.text.space_suffix)
         };
         assert_eq!(of(&[], &[]), (true, true, false));

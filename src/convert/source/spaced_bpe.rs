@@ -8,6 +8,7 @@
 //! Source: the documentation of Hugging Face's tokenizers, and the behavior of `metaspace.rs` in
 //! its repository.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
@@ -17,7 +18,7 @@ use super::tokenizer_json::{kind_of, stages, unsupported};
 use super::tokenizer_settings::{self as settings, METASPACE};
 use super::vocabulary::refuse;
 use crate::error::Result;
-use crate::tokenizer::{PieceKind, PiecePart, TextSettings};
+use crate::tokenizer::{PieceKind, PieceSpec, TextSettings};
 
 /// The longest piece: all its cuts are looked at.
 const MAX_PIECE: usize = 1 << 10;
@@ -118,7 +119,7 @@ pub(super) struct MergedTexts {
 impl MergedTexts {
     /// Reads merges. All that make the same text must follow each other, as they do where each text
     /// has a score.
-    pub(super) fn read(merges: &[Vec<u8>]) -> Result<Self> {
+    pub(super) fn read(merges: &[Cow<'_, [u8]>]) -> Result<Self> {
         let mut places = HashMap::new();
         let mut last = Vec::new();
         for (place, merge) in merges.iter().enumerate() {
@@ -130,7 +131,7 @@ impl MergedTexts {
             }
             last = text;
         }
-        Ok(Self { places, merges: merges.iter().cloned().collect() })
+        Ok(Self { places, merges: merges.iter().map(|merge| merge.to_vec()).collect() })
     }
 
     pub(super) fn texts(&self) -> HashSet<Vec<u8>> {
@@ -138,7 +139,7 @@ impl MergedTexts {
     }
 
     /// Gives pieces the scores and kinds that SentencePiece's file has.
-    pub(super) fn score(&self, pieces: &mut [PiecePart<'static>], unk: Option<&str>) {
+    pub(super) fn score(&self, pieces: &mut [PieceSpec<'static>], unk: Option<&str>) {
         for piece in pieces.iter_mut().filter(|piece| piece.kind == PieceKind::Normal) {
             if is_byte(&piece.text) {
                 piece.kind = PieceKind::Byte;
@@ -152,7 +153,7 @@ impl MergedTexts {
     }
 
     /// That each piece comes out of all pairs that it can be cut into, as SentencePiece has it.
-    pub(super) fn check(&self, pieces: &[PiecePart<'static>]) -> Result<()> {
+    pub(super) fn check(&self, pieces: &[PieceSpec<'static>]) -> Result<()> {
         let normal = pieces.iter().filter(|piece| piece.kind == PieceKind::Normal);
         let texts: Vec<&str> = normal.filter_map(|piece| str::from_utf8(&piece.text).ok()).collect();
         let known: HashSet<&str> = texts.iter().copied().collect();
@@ -184,7 +185,7 @@ fn other_merges(reason: &str) -> crate::error::Error {
 }
 
 /// Whether there is a piece for each byte.
-pub(super) fn has_all_bytes(pieces: &[PiecePart<'static>]) -> bool {
+pub(super) fn has_all_bytes(pieces: &[PieceSpec<'static>]) -> bool {
     let bytes: HashSet<&[u8]> =
         pieces.iter().map(|piece| &*piece.text).filter(|text| is_byte(text)).collect();
     (0..=u8::MAX).all(|byte| bytes.contains(format!("<0x{byte:02X}>").as_bytes()))
@@ -258,13 +259,13 @@ mod tests {
 
     #[test]
     fn merges_must_be_those_of_scores() {
-        let piece = |text: &&str| PiecePart {
+        let piece = |text: &&str| PieceSpec {
             text: text.as_bytes().to_vec().into(),
             score: 0.0,
             kind: PieceKind::Normal,
         };
         let check = |texts: &[&str], merges: &[&str]| {
-            let merges: Vec<Vec<u8>> = merges.iter().map(|merge| merge.as_bytes().to_vec()).collect();
+            let merges: Vec<Cow<'_, [u8]>> = merges.iter().map(|merge| merge.as_bytes().into()).collect();
             let mut pieces: Vec<_> = texts.iter().map(piece).collect();
             let merged = MergedTexts::read(&merges).map_err(|e| e.to_string())?;
             merged.score(&mut pieces, None);

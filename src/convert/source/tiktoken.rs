@@ -2,7 +2,7 @@
 //!
 //! A pair of pieces is merged if its bytes are a piece, that of the lowest rank first. So every way
 //! to cut a piece into two pieces is a merge. The control tokens aren't in the file: there are
-//! always the same 256 behind the pieces.
+//! always the same 256 after the pieces.
 //!
 //! Source: `models/llama3/tokenizer.py` in Meta's llama-models repository; RFC 4648.
 
@@ -12,9 +12,9 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 
-use super::vocabulary::{OwnMerging, Vocabulary, refuse};
+use super::vocabulary::{OwnedSpec, refuse};
 use crate::error::{Result, TokenId};
-use crate::tokenizer::{PieceKind, PiecePart, encode_alphabet};
+use crate::tokenizer::{PieceKind, PieceSpec, TokenizerModel, encode_alphabet};
 
 /// The control tokens that have a name; the others are reserved.
 const CONTROLS: [&str; 11] = [
@@ -42,7 +42,7 @@ pub(super) fn looks_like(bytes: &[u8]) -> bool {
     bytes.split(|&byte| byte == b'\n').next().is_some_and(|line| parse(line).is_some())
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
+pub(super) fn read(bytes: &[u8]) -> Result<OwnedSpec> {
     let mut texts: Vec<Vec<u8>> = Vec::new();
     for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         let n = texts.len();
@@ -57,23 +57,28 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vocabulary> {
             .filter_map(|at| Some((*ranks.get(&text[..at])?, *ranks.get(&text[at..])?, at)))
             .collect();
         cuts.sort_unstable();
-        let merge = |(_, _, at)| [encode_alphabet(&text[..at]), encode_alphabet(&text[at..])].join(&b' ');
+        let merge =
+            |(_, _, at)| [encode_alphabet(&text[..at]), encode_alphabet(&text[at..])].join(&b' ').into();
         merges.extend(cuts.into_iter().map(merge));
         if merges.len() > MAX_MERGES_EACH * texts.len() {
             return Err(refuse(format!("it has more than {MAX_MERGES_EACH} merges for each piece")));
         }
     }
-    let piece = |text: Vec<u8>, kind| PiecePart { text: text.into(), score: 0.0, kind };
+    let piece = |text: Vec<u8>, kind| PieceSpec { text: text.into(), score: 0.0, kind };
     let mut pieces: Vec<_> =
         texts.iter().map(|text| piece(encode_alphabet(text), PieceKind::Normal)).collect();
     let n = pieces.len();
     let reserved = (2..).map(|i| format!("<|reserved_special_token_{i}|>"));
     let controls = CONTROLS.iter().map(|&name| name.to_owned()).chain(reserved).take(N_CONTROLS);
     pieces.extend(controls.map(|name| piece(name.into_bytes(), PieceKind::Control)));
-    let mut vocabulary = Vocabulary::new(pieces, OwnMerging::BytePairs { pre: "llama-bpe", merges });
-    (vocabulary.bos, vocabulary.eos) = (Some(n as TokenId), Some(n as TokenId + 1));
-    vocabulary.add_bos = Some(true);
-    Ok(vocabulary)
+    let mut spec = OwnedSpec {
+        pieces,
+        model: TokenizerModel::BytePairs { pre: "llama-bpe", merges },
+        ..OwnedSpec::default()
+    };
+    (spec.bos, spec.eos) = (Some(n as TokenId), Some(n as TokenId + 1));
+    spec.add_bos = Some(true);
+    Ok(spec)
 }
 
 /// A piece and its rank.
@@ -111,10 +116,10 @@ mod tests {
     fn every_cut_into_pieces_is_a_merge() {
         let file = b"YQ== 0\nYg== 1\nYWI= 2\nYWJh 3\n"; // a, b, ab, aba
         assert!(looks_like(file));
-        let vocabulary = read(file).unwrap();
-        let OwnMerging::BytePairs { merges, .. } = &vocabulary.merging else { panic!() };
-        assert_eq!(merges, &[b"a b".to_vec(), b"ab a".to_vec()]);
-        assert_eq!((vocabulary.pieces.len(), vocabulary.bos, vocabulary.eos), (4 + 256, Some(4), Some(5)));
+        let spec = read(file).unwrap();
+        let TokenizerModel::BytePairs { merges, .. } = &spec.model else { panic!() };
+        assert_eq!(merges, &[&b"a b"[..], b"ab a"]);
+        assert_eq!((spec.pieces.len(), spec.bos, spec.eos), (4 + 256, Some(4), Some(5)));
         assert!(read(b"YQ== 0\nYg== 2\n").is_err());
     }
 }

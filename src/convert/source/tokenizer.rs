@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use super::vocabulary::{self, Vocabulary};
+use super::vocabulary::{self, OwnedSpec};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
-use crate::tokenizer::{PieceKind, PiecePart, Tokenizer, TokenizerSpec};
+use crate::tokenizer::{PieceKind, PieceSpec, Tokenizer, TokenizerSpec};
 
 /// A tokenizer, ready to be written or not yet.
 #[derive(Debug)]
 pub(super) enum SourceTokenizer {
     /// From a file that other programs read.
-    Vocabulary(Box<Vocabulary>),
+    Spec(Box<OwnedSpec>),
     /// From a file that this library runs.
     Tokenizer(Box<Tokenizer>),
 }
@@ -41,45 +41,45 @@ impl SourceTokenizer {
     fn open(path: &Path, vocab_size: usize) -> Result<Self> {
         // A pipe can't be read twice.
         if path.is_file()
-            && let Some(vocabulary) = Vocabulary::open(path, vocab_size)?
+            && let Some(spec) = vocabulary::open(path, vocab_size)?
         {
-            return Ok(Self::of(vocabulary));
+            return Ok(Self::of(spec));
         }
         Tokenizer::open(path).map(|tokenizer| Self::Tokenizer(Box::new(tokenizer)))
     }
 
     /// What a published file describes.
-    pub(super) fn of(mut vocabulary: Vocabulary) -> Self {
+    pub(super) fn of(mut spec: OwnedSpec) -> Self {
         // Whatever a file says of its kind, no text becomes a token that begins or ends one.
-        let named = [vocabulary.bos, vocabulary.eos, vocabulary.eot, vocabulary.eom];
-        for id in named.into_iter().flatten().chain(vocabulary.other_ends.iter().copied()) {
-            if let Some(piece) = vocabulary.pieces.get_mut(id as usize)
+        let named = [spec.bos, spec.eos, spec.eot, spec.eom];
+        for id in named.into_iter().flatten().chain(spec.other_ends.iter().copied()) {
+            if let Some(piece) = spec.pieces.get_mut(id as usize)
                 && piece.kind == PieceKind::UserDefined
             {
                 piece.kind = PieceKind::Control;
-                vocabulary.text.added.retain(|&(added, _)| added != id);
+                spec.text.added.retain(|&(added, _)| added != id);
             }
         }
-        let is_taken_out = |piece: &PiecePart<'_>| piece.kind == PieceKind::UserDefined;
-        if vocabulary.text.added.is_empty() && !vocabulary.pieces.iter().any(is_taken_out) {
-            vocabulary.text.prefix_once = false; // there is no second time
+        let is_taken_out = |piece: &PieceSpec<'_>| piece.kind == PieceKind::UserDefined;
+        if spec.text.added.is_empty() && !spec.pieces.iter().any(is_taken_out) {
+            spec.text.prefix_once = false; // there is no second time
         }
-        let is_byte = |piece: &PiecePart<'_>| piece.kind == PieceKind::Byte;
-        if vocabulary.is_sentencepiece() && !vocabulary.pieces.iter().any(is_byte) {
-            vocabulary.notes.push(
+        let is_byte = |piece: &PieceSpec<'_>| piece.kind == PieceKind::Byte;
+        if spec.model.is_sentencepiece() && !spec.pieces.iter().any(is_byte) {
+            spec.notes.push(
                 "the tokenizer has no pieces for bytes: characters that no piece spells become the unknown token, and \
                  llama.cpp stops at them"
                     .into(),
             );
         }
-        let note = vocabulary::note_on(&vocabulary.text);
-        vocabulary.notes.extend(note);
-        Self::Vocabulary(Box::new(vocabulary))
+        let note = vocabulary::note_on(&spec.text);
+        spec.notes.extend(note);
+        Self::Spec(Box::new(spec))
     }
 
     fn len(&self) -> usize {
         match self {
-            Self::Vocabulary(vocabulary) => vocabulary.pieces.len(),
+            Self::Spec(spec) => spec.pieces.len(),
             Self::Tokenizer(tokenizer) => tokenizer.vocab_size(),
         }
     }
@@ -87,7 +87,7 @@ impl SourceTokenizer {
     /// What whoever converts it should know.
     pub(super) fn notes(&self) -> &[String] {
         match self {
-            Self::Vocabulary(vocabulary) => &vocabulary.notes,
+            Self::Spec(spec) => &spec.notes,
             Self::Tokenizer(_) => &[],
         }
     }
@@ -95,19 +95,19 @@ impl SourceTokenizer {
     /// As this library runs it.
     pub(super) fn usable(&self) -> Result<Tokenizer> {
         match self {
-            Self::Vocabulary(vocabulary) => Tokenizer::from_parts(&vocabulary.parts()),
+            Self::Spec(spec) => Tokenizer::from_spec(spec),
             Self::Tokenizer(tokenizer) => Ok(Tokenizer::clone(tokenizer)),
         }
     }
 
-    pub(super) fn parts(&self) -> Result<TokenizerSpec<'_>> {
+    pub(super) fn spec(&self) -> Result<TokenizerSpec<'_>> {
         let unknown = || {
             let (what, reason) = ("the tokenizer".into(), "its merges are no longer known".into());
             Error::from(ErrorKind::Unwritable { what, reason })
         };
         match self {
-            Self::Vocabulary(vocabulary) => Ok(vocabulary.parts()),
-            Self::Tokenizer(tokenizer) => tokenizer.to_parts().ok_or_else(unknown),
+            Self::Spec(spec) => Ok(TokenizerSpec::clone(spec)),
+            Self::Tokenizer(tokenizer) => tokenizer.to_spec().ok_or_else(unknown),
         }
     }
 }

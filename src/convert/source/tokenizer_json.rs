@@ -6,6 +6,7 @@
 //!
 //! Source: the documentation of Hugging Face's tokenizers; llama.cpp's names of pre-tokenizers.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::LazyLock;
@@ -14,13 +15,13 @@ use serde_json::{Map, Value};
 
 use super::added_tokens::{self, AddedToken, Normalized};
 use super::json::{JsonFile, Object};
-use super::post_processor::frame;
+use super::post_processor::bos_eos;
 use super::spaced_bpe::{self, MergedTexts, Spaces};
 use super::tokenizer_settings::{self as settings, ADDED_TOKEN, MODEL, TOKENIZER};
-use super::vocabulary::{OwnMerging, Vocabulary, refuse, unused};
+use super::vocabulary::{OwnedSpec, refuse, unused};
 use super::words::{self, KnownWords};
 use crate::error::{ErrorKind, Result, TokenId};
-use crate::tokenizer::{PieceKind, PiecePart, encode_alphabet};
+use crate::tokenizer::{PieceKind, PieceSpec, TokenizerModel, encode_alphabet};
 
 const JSON: &str = "tokenizer.json";
 /// The largest that is read: those of the largest vocabularies have about 35 MB.
@@ -39,9 +40,9 @@ impl TokenizerJson {
         JsonFile::open_up_to(path, MAX_BYTES).map(Self)
     }
 
-    /// The tokenizer of a model that knows so many tokens. Others say of added tokens too, and have
-    /// the last word.
-    pub(super) fn vocabulary(&self, vocab_size: usize, others: Vec<AddedToken>) -> Result<Vocabulary> {
+    /// The tokenizer of a model that knows `vocab_size` tokens. Others say of added tokens too, and
+    /// have the last word.
+    pub(super) fn spec(&self, vocab_size: usize, others: Vec<AddedToken>) -> Result<OwnedSpec> {
         let file = self.0.object();
         let mut notes = Vec::new();
         settings::check(JSON, "", file.map, TOKENIZER, &mut notes)?;
@@ -59,31 +60,30 @@ impl TokenizerJson {
             own.chain(others).map(|token| (token.id, token)).collect();
         let tokens: Vec<_> = tokens.into_values().collect();
         let pieces = pieces(&model, vocab_size)?;
-        let mut vocabulary = if is_byte_level {
-            let mut vocabulary = self.byte_level(&model, pieces, &stages)?;
-            added_tokens::add(&mut vocabulary, &tokens, Normalized::Text, &HashSet::new())?;
-            vocabulary
+        let mut spec = if is_byte_level {
+            let mut spec = self.byte_level(&model, pieces, &stages)?;
+            added_tokens::add(&mut spec, &tokens, Normalized::Text, &HashSet::new())?;
+            spec
         } else {
             self.spaced(&model, pieces, &stages, &tokens, &mut notes)?
         };
-        notes.append(&mut vocabulary.notes);
-        vocabulary.notes = notes;
-        let (bos, eos) = frame(file.get("post_processor"))?;
-        if let Some(id) = [bos, eos].into_iter().flatten().find(|&id| id as usize >= vocabulary.pieces.len())
-        {
+        notes.append(&mut spec.notes);
+        spec.notes = notes;
+        let (bos, eos) = bos_eos(file.get("post_processor"))?;
+        if let Some(id) = [bos, eos].into_iter().flatten().find(|&id| id as usize >= spec.pieces.len()) {
             return Err(refuse(format!("its post_processor adds token {id}, which there isn't")));
         }
-        (vocabulary.bos, vocabulary.eos) = (bos, eos);
-        (vocabulary.add_bos, vocabulary.add_eos) = (Some(bos.is_some()), Some(eos.is_some()));
-        Ok(vocabulary)
+        (spec.bos, spec.eos) = (bos, eos);
+        (spec.add_bos, spec.add_eos) = (Some(bos.is_some()), Some(eos.is_some()));
+        Ok(spec)
     }
 
     fn byte_level(
         &self,
         model: &Object<'_>,
-        pieces: Vec<PiecePart<'static>>,
+        pieces: Vec<PieceSpec<'static>>,
         stages: &[&Map<String, Value>],
-    ) -> Result<Vocabulary> {
+    ) -> Result<OwnedSpec> {
         let file = self.0.object();
         let normalizers = self::stages(file.get("normalizer"), "normalizers");
         if let Some(stage) = normalizers.iter().find(|stage| kind_of(stage) != Some("NFC")) {
@@ -97,8 +97,10 @@ impl TokenizerJson {
         let bytes = (0..0xf5_u8).filter(|byte| !matches!(byte, 0xc0 | 0xc1));
         let lost = bytes.filter(|&byte| !known.contains(&*encode_alphabet(&[byte])));
         let lost: Vec<String> = lost.map(|byte| format!("{byte:#04x}")).collect();
-        let mut vocabulary =
-            Vocabulary::new(Vec::new(), OwnMerging::BytePairs { pre, merges: merges(model)? });
+        let mut spec = OwnedSpec {
+            model: TokenizerModel::BytePairs { pre, merges: merges(model)? },
+            ..OwnedSpec::default()
+        };
         if !lost.is_empty() {
             let note =
                 format!("the tokenizer has no piece for some bytes, which texts lose: {}", lost.join(", "));
@@ -107,26 +109,26 @@ impl TokenizerJson {
                     "{note}; they are unknown tokens in the source, which GGUF can't say"
                 )));
             }
-            vocabulary.notes.push(note);
+            spec.notes.push(note);
         }
-        vocabulary.pieces = pieces;
-        vocabulary.text.unicode_case = unicode_case;
-        vocabulary.notes.extend(note.map(str::to_owned));
+        spec.pieces = pieces;
+        spec.text.unicode_case = unicode_case;
+        spec.notes.extend(note.map(str::to_owned));
         if !normalizers.is_empty() {
-            vocabulary.notes.push(NOT_COMPOSED.into());
+            spec.notes.push(NOT_COMPOSED.into());
         }
-        Ok(vocabulary)
+        Ok(spec)
     }
 
     /// A tokenizer of SentencePiece's kind.
     fn spaced(
         &self,
         model: &Object<'_>,
-        mut pieces: Vec<PiecePart<'static>>,
+        mut pieces: Vec<PieceSpec<'static>>,
         stages: &[&Map<String, Value>],
         tokens: &[AddedToken],
         notes: &mut Vec<String>,
-    ) -> Result<Vocabulary> {
+    ) -> Result<OwnedSpec> {
         if model.optional("byte_fallback")? != Some(true) || !spaced_bpe::has_all_bytes(&pieces) {
             return Err(refuse("it is neither byte-level nor has it a piece for each byte".into()));
         }
@@ -139,11 +141,15 @@ impl TokenizerJson {
             Spaces::read(self.0.object().get("normalizer"), stages, notes)?;
         let merged = MergedTexts::read(&merges(model)?)?;
         merged.score(&mut pieces, model.optional("unk_token")?);
-        let mut vocabulary = Vocabulary::new(pieces, OwnMerging::SentencePiece { add_space_prefix });
-        vocabulary.text = text;
-        added_tokens::add(&mut vocabulary, tokens, normalized, &merged.texts())?;
-        merged.check(&vocabulary.pieces)?;
-        Ok(vocabulary)
+        let mut spec = OwnedSpec {
+            pieces,
+            model: TokenizerModel::SentencePiece { add_space_prefix },
+            ..OwnedSpec::default()
+        };
+        spec.text = text;
+        added_tokens::add(&mut spec, tokens, normalized, &merged.texts())?;
+        merged.check(&spec.pieces)?;
+        Ok(spec)
     }
 
     /// Tokens that aren't a part of the vocabulary proper. Those that the model doesn't know are
@@ -166,7 +172,7 @@ impl TokenizerJson {
     }
 
     /// The pieces in the order of their ids.
-    pub(super) fn pieces(&self, vocab_size: usize) -> Result<Vec<PiecePart<'static>>> {
+    pub(super) fn pieces(&self, vocab_size: usize) -> Result<Vec<PieceSpec<'static>>> {
         let model = self.0.object().object("model")?.ok_or_else(|| missing("model"))?;
         pieces(&model, vocab_size)
     }
@@ -179,21 +185,21 @@ fn missing(key: &str) -> ErrorKind {
 pub(super) fn unsupported(what: &str, value: &Value) -> crate::error::Error {
     let value: String = value.to_string().chars().take(300).collect();
     let known = match what {
-        "normalizer" => "the text must stay as it is, but for U+2581 in place of spaces and one in front",
+        "normalizer" => "the text must stay as it is, except for U+2581 in place of spaces and one in front",
         "pre_tokenizer" => "babyllama's converter doesn't know it",
         _ => {
-            "only one token in front of a text and one behind it are; leave it out, and write the others into the prompt"
+            "only one token before a text and one after it are; leave it out, and write the others into the prompt"
         }
     };
     refuse(format!("the {what} is not supported: {value}: {known}"))
 }
 
 /// The pieces in the order of their ids. An id that none has gets an unused one.
-fn pieces(model: &Object<'_>, vocab_size: usize) -> Result<Vec<PiecePart<'static>>> {
+fn pieces(model: &Object<'_>, vocab_size: usize) -> Result<Vec<PieceSpec<'static>>> {
     let vocab: &Map<String, Value> = model.required("vocab")?;
     let mut texts: Vec<Option<&str>> = vec![None; vocab_size];
     for (text, id) in vocab {
-        let id = id.as_u64().ok_or_else(|| model.wrong_type("vocab", "whole numbers", id))?;
+        let id = id.as_u64().ok_or_else(|| model.wrong_type("vocab", "integers", id))?;
         let Some(place) = usize::try_from(id).ok().and_then(|id| texts.get_mut(id)) else {
             let tokenizer = usize::try_from(id).unwrap_or(usize::MAX).saturating_add(1);
             return Err(ErrorKind::VocabMismatch { tokenizer, model: vocab_size }.into());
@@ -206,7 +212,7 @@ fn pieces(model: &Object<'_>, vocab_size: usize) -> Result<Vec<PiecePart<'static
     let n = texts.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     let piece = |(id, text): (usize, &Option<&str>)| match text {
         Some(text) => {
-            PiecePart { text: (*text).to_owned().into_bytes().into(), score: 0.0, kind: PieceKind::Normal }
+            PieceSpec { text: (*text).to_owned().into_bytes().into(), score: 0.0, kind: PieceKind::Normal }
         }
         None => unused(id),
     };
@@ -214,15 +220,15 @@ fn pieces(model: &Object<'_>, vocab_size: usize) -> Result<Vec<PiecePart<'static
 }
 
 /// The merges, each two texts with a space between: so they are written, or as arrays of two.
-fn merges(model: &Object<'_>) -> Result<Vec<Vec<u8>>> {
+fn merges(model: &Object<'_>) -> Result<Vec<Cow<'static, [u8]>>> {
     let merges: &Vec<Value> = model.required("merges")?;
-    let merge = |merge: &Value| -> Option<Vec<u8>> {
+    let merge = |merge: &Value| -> Option<Cow<'static, [u8]>> {
         let text = match merge.as_array().map(|pair| &**pair) {
             Some([left, right]) => [left.as_str()?, right.as_str()?].join(" "),
             Some(_) => return None,
             None => merge.as_str()?.to_owned(),
         };
-        Some(text.into_bytes())
+        Some(text.into_bytes().into())
     };
     let wrong = |found| model.wrong_type("merges", "pairs of texts", found);
     merges.iter().map(|found| merge(found).ok_or_else(|| wrong(found))).collect()

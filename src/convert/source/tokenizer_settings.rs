@@ -1,4 +1,4 @@
-//! What is done with each setting of the files that describe a tokenizer, but for SentencePiece's
+//! What is done with each setting of the files that describe a tokenizer, except SentencePiece's
 //! own.
 
 use serde_json::{Map, Value};

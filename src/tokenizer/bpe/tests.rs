@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::{FimIds, PieceKind, PiecePart, Tokenizer, TokenizerModel, TokenizerSpec};
+use super::super::{PieceKind, PieceSpec, Tokenizer, TokenizerModel, TokenizerSpec};
 use super::*;
 
 /// A byte in GPT-2's alphabet, by its definition: bytes that are visible in Latin 1 stay, the
@@ -21,23 +21,16 @@ fn tokenizer(pre: &str, pieces: &[&[u8]], merges: &[(&[u8], &[u8])]) -> Tokenize
     texts.extend(pieces.iter().map(|piece| alphabet(piece)));
     let merges: Vec<String> =
         merges.iter().map(|(left, right)| format!("{} {}", alphabet(left), alphabet(right))).collect();
-    Tokenizer::from_parts(&TokenizerSpec {
+    Tokenizer::from_spec(&TokenizerSpec {
         pieces: texts
             .iter()
-            .map(|text| PiecePart { text: text.as_bytes().into(), score: 0.0, kind: PieceKind::Normal })
+            .map(|text| PieceSpec { text: text.as_bytes().into(), score: 0.0, kind: PieceKind::Normal })
             .collect(),
-        merging: TokenizerModel::BytePairs { pre, merges: merges.iter().map(String::as_bytes).collect() },
-        bos: None,
-        eos: None,
-        eot: None,
-        eom: None,
-        other_ends: Vec::new(),
-        unk: None,
-        fim: FimIds::default(),
-        strips: Vec::new(),
-        add_bos: None,
-        add_eos: None,
-        text: crate::tokenizer::TextSettings::default(),
+        model: TokenizerModel::BytePairs {
+            pre,
+            merges: merges.iter().map(|merge| merge.as_bytes().into()).collect(),
+        },
+        ..TokenizerSpec::default()
     })
     .unwrap()
 }

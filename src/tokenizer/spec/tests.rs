@@ -3,42 +3,28 @@ use proptest::prelude::*;
 use super::PieceKind::{Byte, Control, Normal, Unknown, Unused, UserDefined};
 use super::*;
 
-fn parts<'a>(merging: TokenizerModel<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerSpec<'a> {
+fn spec<'a>(model: TokenizerModel<'a>, pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerSpec<'a> {
     let part =
-        |&(text, score, kind): &(&'a str, _, _)| PiecePart { text: text.as_bytes().into(), score, kind };
-    TokenizerSpec {
-        pieces: pieces.iter().map(part).collect(),
-        merging,
-        bos: None,
-        eos: None,
-        eot: None,
-        eom: None,
-        other_ends: Vec::new(),
-        unk: None,
-        fim: FimIds::default(),
-        strips: Vec::new(),
-        add_bos: None,
-        add_eos: None,
-        text: TextSettings::default(),
-    }
+        |&(text, score, kind): &(&'a str, _, _)| PieceSpec { text: text.as_bytes().into(), score, kind };
+    TokenizerSpec { pieces: pieces.iter().map(part).collect(), model, ..TokenizerSpec::default() }
 }
 
 fn sentencepiece<'a>(pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerSpec<'a> {
     let specials = [("<unk>", 0.0, Unknown), ("<s>", 0.0, Control), ("</s>", 0.0, Control)];
-    parts(TokenizerModel::SentencePiece { add_space_prefix: true }, &[&specials, pieces].concat())
+    spec(TokenizerModel::default(), &[&specials, pieces].concat())
 }
 
 fn byte_pairs<'a>(merges: &[&'a str], pieces: &[(&'a str, f32, PieceKind)]) -> TokenizerSpec<'a> {
-    let merges = merges.iter().map(|merge| merge.as_bytes()).collect();
-    parts(TokenizerModel::BytePairs { pre: "gpt-2", merges }, pieces)
+    let merges = merges.iter().map(|merge| merge.as_bytes().into()).collect();
+    spec(TokenizerModel::BytePairs { pre: "gpt-2", merges }, pieces)
 }
 
-fn tokenizer(parts: &TokenizerSpec<'_>) -> Tokenizer {
-    Tokenizer::from_parts(parts).unwrap()
+fn tokenizer(spec: &TokenizerSpec<'_>) -> Tokenizer {
+    Tokenizer::from_spec(spec).unwrap()
 }
 
-fn error(parts: &TokenizerSpec<'_>) -> String {
-    let error = Tokenizer::from_parts(parts).unwrap_err();
+fn error(spec: &TokenizerSpec<'_>) -> String {
+    let error = Tokenizer::from_spec(spec).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Tokenizer { .. }));
     error.to_string()
 }
@@ -54,10 +40,10 @@ fn sentencepiece_writes_spaces_as_marks() {
 }
 
 #[test]
-fn a_tokenizer_without_dummy_space_strips_none() {
-    let mut parts = sentencepiece(&[("\u{2581}a", -1.0, Normal), ("a", -3.0, Normal)]);
-    parts.merging = TokenizerModel::SentencePiece { add_space_prefix: false };
-    let tokenizer = tokenizer(&parts);
+fn a_tokenizer_without_dummy_prefix_strips_none() {
+    let mut spec = sentencepiece(&[("\u{2581}a", -1.0, Normal), ("a", -3.0, Normal)]);
+    spec.model = TokenizerModel::SentencePiece { add_space_prefix: false };
+    let tokenizer = tokenizer(&spec);
     assert_eq!(tokenizer.encode("a a"), [4, 3]);
     assert_eq!(tokenizer.decode(&[1, 3, 4]), " aa");
 }
@@ -78,7 +64,7 @@ fn user_defined_pieces_are_taken_out_before_all_else() {
         [("\u{2581}", -2.0, Normal), ("a", -3.0, Normal), ("aaa", 0.0, Normal), ("aa", 0.0, UserDefined)];
     let sentencepiece = tokenizer(&sentencepiece(&tail));
     assert_eq!(sentencepiece.encode("aaaa"), [6, 6]);
-    assert_eq!(sentencepiece.encode("aaa"), [6, 3, 4], "a text after a piece has its own dummy space");
+    assert_eq!(sentencepiece.encode("aaa"), [6, 3, 4], "a text after a piece has its own dummy prefix");
 
     // Its text is as it stands, not in the alphabet.
     let tail = [
@@ -104,7 +90,7 @@ fn no_text_becomes_a_control_token() {
     let merges = ["< x", "<x >"];
     assert_eq!(tokenizer(&byte_pairs(&merges, &pieces)).encode("<x>"), [0, 1, 2]);
     let mut whole_words = byte_pairs(&merges, &[("x", 0.0, Control), ("y", 0.0, Normal)]);
-    let TokenizerModel::BytePairs { pre, .. } = &mut whole_words.merging else { unreachable!() };
+    let TokenizerModel::BytePairs { pre, .. } = &mut whole_words.model else { unreachable!() };
     *pre = "llama-bpe";
     assert_eq!(tokenizer(&whole_words).encode("x"), [0], "nothing else spells it");
     let spaced = [&pieces[..], &[("\u{2581}", 0.0, Normal)]].concat();
@@ -126,10 +112,10 @@ fn what_ends_a_text_is_a_control_token_by_its_name() {
 
 #[test]
 fn stated_ends_end_a_text_too() {
-    let mut parts =
+    let mut spec =
         byte_pairs(&[], &[("a", 0.0, Normal), ("b", 0.0, Normal), ("c", 0.0, Normal), ("d", 0.0, Normal)]);
-    (parts.bos, parts.eos, parts.eot) = (Some(0), Some(3), Some(1));
-    let tokenizer = tokenizer(&parts);
+    (spec.bos, spec.eos, spec.eot) = (Some(0), Some(3), Some(1));
+    let tokenizer = tokenizer(&spec);
     assert_eq!([0, 1, 2, 3].map(|id| tokenizer.is_end(id)), [false, true, false, true]);
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(0), Some(3)));
 }
@@ -138,10 +124,10 @@ fn stated_ends_end_a_text_too() {
 fn prompts_have_what_the_file_says_or_its_kind_implies() {
     let pieces = [("a", 0.0, Normal), ("<b>", 0.0, Control), ("<e>", 0.0, Control)];
     let prompt = |pre, add_bos, add_eos| {
-        let mut parts = byte_pairs(&[], &pieces);
-        parts.merging = TokenizerModel::BytePairs { pre, merges: Vec::new() };
-        (parts.bos, parts.eos, parts.add_bos, parts.add_eos) = (Some(1), Some(2), add_bos, add_eos);
-        tokenizer(&parts).encode_prompt("a")
+        let mut spec = byte_pairs(&[], &pieces);
+        spec.model = TokenizerModel::BytePairs { pre, merges: Vec::new() };
+        (spec.bos, spec.eos, spec.add_bos, spec.add_eos) = (Some(1), Some(2), add_bos, add_eos);
+        tokenizer(&spec).encode_prompt("a")
     };
     assert_eq!(prompt("gpt-2", None, None), [0]);
     assert_eq!(prompt("llama-bpe", None, None), [1, 0]);
@@ -181,10 +167,10 @@ fn bytes_without_a_piece_have_no_token() {
 
 #[test]
 fn pieces_need_not_be_utf_8_or_in_the_alphabet() {
-    let mut parts = byte_pairs(&[], &[("a", 0.0, Normal), ("\u{4e2d}", 0.0, Normal), ("", 0.0, Normal)]);
-    parts.pieces.push(PiecePart { text: (&b"\xff\xfe"[..]).into(), score: 0.0, kind: Normal });
-    parts.pieces.push(PiecePart { text: (&b"\xff"[..]).into(), score: 0.0, kind: UserDefined });
-    let tokenizer = tokenizer(&parts);
+    let mut spec = byte_pairs(&[], &[("a", 0.0, Normal), ("\u{4e2d}", 0.0, Normal), ("", 0.0, Normal)]);
+    spec.pieces.push(PieceSpec { text: (&b"\xff\xfe"[..]).into(), score: 0.0, kind: Normal });
+    spec.pieces.push(PieceSpec { text: (&b"\xff"[..]).into(), score: 0.0, kind: UserDefined });
+    let tokenizer = tokenizer(&spec);
     assert_eq!(tokenizer.encode("a\u{4e2d}"), [0]);
     assert_eq!((tokenizer.bytes(1), tokenizer.bytes(3)), ("\u{4e2d}".as_bytes(), &b"\xff\xfe"[..]));
     assert_eq!(tokenizer.decode(&[3]), "\u{fffd}\u{fffd}");
@@ -196,9 +182,9 @@ fn malformed_parts_say_what_is_wrong() {
     assert_eq!(tokenizer(&good).encode("ab"), [2]);
 
     let with = |change: fn(&mut TokenizerSpec<'_>)| {
-        let mut parts = good.clone();
-        change(&mut parts);
-        error(&parts)
+        let mut spec = good.clone();
+        change(&mut spec);
+        error(&spec)
     };
     assert_eq!(with(|p| p.pieces.clear()), "tokenizer: no pieces");
     assert_eq!(with(|p| p.bos = Some(3)), "tokenizer: the BOS token is 3, but there are only 3 pieces");
@@ -210,9 +196,9 @@ fn malformed_parts_say_what_is_wrong() {
     assert_eq!(with(|p| p.add_bos = Some(true)), "tokenizer: prompts are to begin with BOS, but no token is");
     assert_eq!(with(|p| p.add_eos = Some(true)), "tokenizer: prompts are to end with EOS, but no token is");
 
-    let mut parts = good;
-    parts.merging = TokenizerModel::BytePairs { pre: "gpt-5", merges: Vec::new() };
-    assert_eq!(error(&parts), "tokenizer: the pre-tokenizer \"gpt-5\" is not known");
+    let mut spec = good;
+    spec.model = TokenizerModel::BytePairs { pre: "gpt-5", merges: Vec::new() };
+    assert_eq!(error(&spec), "tokenizer: the pre-tokenizer \"gpt-5\" is not known");
 }
 
 /// llama.cpp finds every text but those of control tokens.
@@ -232,9 +218,9 @@ fn pieces_of_other_types_are_merged_to() {
     // But the unknown token isn't.
     let pieces = [("<unk", 0.0, Normal), (">", 0.0, Normal), ("<", 0.0, Normal), ("u", 0.0, Normal)];
     assert!(!tokenizer(&sentencepiece(&pieces)).encode("<unk>").is_empty());
-    let mut parts = byte_pairs(&["a b"], &[("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, Unknown)]);
-    parts.unk = Some(2);
-    assert_eq!(tokenizer(&parts).encode("ab"), [0, 1]);
+    let mut spec = byte_pairs(&["a b"], &[("a", 0.0, Normal), ("b", 0.0, Normal), ("ab", 0.0, Unknown)]);
+    spec.unk = Some(2);
+    assert_eq!(tokenizer(&spec).encode("ab"), [0, 1]);
 }
 
 #[test]
@@ -246,11 +232,11 @@ fn merges_that_are_not_two_texts_are_passed_over() {
 
 #[test]
 fn other_tokens_end_a_text_where_a_file_lists_them() {
-    let mut parts = byte_pairs(&[], &[("a", 0.0, Normal), ("b", 0.0, Control)]);
-    assert!(!tokenizer(&parts).is_end(1));
+    let mut spec = byte_pairs(&[], &[("a", 0.0, Normal), ("b", 0.0, Control)]);
+    assert!(!tokenizer(&spec).is_end(1));
     // What is beyond the vocabulary is no token.
-    parts.other_ends = vec![1, 2];
-    assert!(tokenizer(&parts).is_end(1) && !tokenizer(&parts).is_end(0));
+    spec.other_ends = vec![1, 2];
+    assert!(tokenizer(&spec).is_end(1) && !tokenizer(&spec).is_end(0));
 }
 
 #[test]
@@ -259,15 +245,15 @@ fn words_are_cut_by_unicodes_case_where_a_file_says_so() {
         let pieces =
             [("\u{c3}", 0.0, Normal), ("\u{138}", 0.0, Normal), ("A", 0.0, Normal), ("a", 0.0, Normal)];
         let pieces = [&pieces[..], &[("A\u{c3}", 0.0, Normal), ("a\u{c3}", 0.0, Normal)]].concat();
-        let mut parts = byte_pairs(&["A \u{c3}", "a \u{c3}"], &pieces);
-        let TokenizerModel::BytePairs { pre: name, .. } = &mut parts.merging else { panic!() };
+        let mut spec = byte_pairs(&["A \u{c3}", "a \u{c3}"], &pieces);
+        let TokenizerModel::BytePairs { pre: name, .. } = &mut spec.model else { panic!() };
         *name = pre;
-        parts.add_bos = Some(false);
+        spec.add_bos = Some(false);
         // The second character is U+00C9, which is no lower case.
-        assert_eq!(tokenizer(&parts).encode("a\u{c9}").first(), Some(&5));
-        parts.text.unicode_case = true;
-        assert_eq!(tokenizer(&parts).encode("a\u{c9}").first(), Some(&3));
-        assert_eq!(tokenizer(&parts).encode("A\u{c9}").first(), Some(&4));
+        assert_eq!(tokenizer(&spec).encode("a\u{c9}").first(), Some(&5));
+        spec.text.unicode_case = true;
+        assert_eq!(tokenizer(&spec).encode("a\u{c9}").first(), Some(&3));
+        assert_eq!(tokenizer(&spec).encode("A\u{c9}").first(), Some(&4));
     }
 }
 
@@ -310,25 +296,24 @@ fn bytes_are_found_by_name_or_as_they_are() {
 #[test]
 fn an_unused_piece_hides_none_with_the_same_text() {
     let names: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
-    let mut parts = with_byte(&names, b'a'.into(), "a", Unused);
-    assert_eq!(tokenizer(&parts).encode_continuation("ba"), [3 + 98, 260]);
-    parts.pieces[260].kind = Unused;
-    assert_eq!(tokenizer(&parts).encode_continuation("ba"), [3 + 98, 3 + 97], "it is its byte");
+    let mut spec = with_byte(&names, b'a'.into(), "a", Unused);
+    assert_eq!(tokenizer(&spec).encode_continuation("ba"), [3 + 98, 260]);
+    spec.pieces[260].kind = Unused;
+    assert_eq!(tokenizer(&spec).encode_continuation("ba"), [3 + 98, 3 + 97], "it is its byte");
 }
 
 #[test]
 fn special_tokens_without_types_or_ids_have_the_usual_ones() {
     let names = [("<unk>", 0.0, Normal), ("<s>", 0.0, Normal), ("</s>", 0.0, Normal)];
     let rest = [("\u{2581}", -1.0, Normal), ("a", -1.0, Normal), ("<", 0.0, Normal), ("s>", 0.0, Normal)];
-    let untyped =
-        parts(TokenizerModel::SentencePiece { add_space_prefix: true }, &[&names[..], &rest].concat());
+    let untyped = spec(TokenizerModel::default(), &[&names[..], &rest].concat());
     let untyped = tokenizer(&untyped);
     assert_eq!((untyped.bos(), untyped.eos(), untyped.is_end(2)), (Some(1), Some(2), true));
     assert_eq!(untyped.encode_prompt("a<s>?"), [1, 3, 4, 5, 6, 0]);
     assert_eq!(untyped.decode(&[1, 3, 4, 2]), "a");
     assert_eq!(untyped.encode_with_control("<s>a</s>"), [1, 3, 4, 2]);
 
-    let text = parts(TokenizerModel::SentencePiece { add_space_prefix: true }, &rest);
+    let text = spec(TokenizerModel::default(), &rest);
     let text = tokenizer(&text);
     assert_eq!((text.bos(), text.eos()), (Some(1), Some(2)));
     assert_eq!(text.encode_prompt("a<?"), [1, 0, 1, 2], "they may be text");
@@ -345,7 +330,7 @@ fn letters_of_bytes_are_found_whatever_their_type() {
 }
 
 #[test]
-fn user_defined_spaces_are_merged_with_the_dummy_space() {
+fn user_defined_spaces_are_merged_with_the_dummy_prefix() {
     let pieces = [
         ("\u{2581}", -9.0, Normal),
         ("a", -9.0, Normal),
@@ -365,7 +350,7 @@ fn user_defined_spaces_are_merged_with_the_dummy_space() {
     ] {
         assert_eq!(marks.encode(text), tokens, "{text:?}");
     }
-    // With plain spaces they are taken out of the text before it gets a dummy space.
+    // With plain spaces they are taken out of the text before it gets a dummy prefix.
     let plain = [&pieces[..3], &[("  ", 0.0, UserDefined)]].concat();
     let plain = tokenizer(&sentencepiece(&plain));
     assert_eq!(plain.encode("a   a"), [5, 6, 3, 5]);
@@ -373,7 +358,7 @@ fn user_defined_spaces_are_merged_with_the_dummy_space() {
 }
 
 #[test]
-fn a_text_goes_on_without_a_dummy_space() {
+fn a_text_goes_on_without_a_dummy_prefix() {
     let pieces = [
         ("\u{2581}", -9.0, Normal),
         ("a", -9.0, Normal),
@@ -404,8 +389,8 @@ fn control_tokens_are_named_on_purpose_alone() {
         ("<d>", 0.0, UserDefined),
         ("\u{2581}<PRE>", 0.0, Control),
     ];
-    let mut parts = sentencepiece(&pieces);
-    let named = tokenizer(&parts);
+    let mut spec = sentencepiece(&pieces);
+    let named = tokenizer(&spec);
     for (text, tokens) in [
         ("<c>a<d>a", &[7, 5, 9, 5][..]),
         ("<c><c><c>", &[8, 7]),
@@ -417,8 +402,8 @@ fn control_tokens_are_named_on_purpose_alone() {
         assert_eq!(named.encode_with_control(text), tokens, "{text:?}");
     }
     assert_eq!(named.encode("<c>a<d>a"), [3, 6, 0, 4, 9, 5]);
-    parts.strips = vec![(7, Strip { left: false, right: true }), (9, Strip { left: true, right: false })];
-    let strips = tokenizer(&parts);
+    spec.strips = vec![(7, Strip { left: false, right: true }), (9, Strip { left: true, right: false })];
+    let strips = tokenizer(&spec);
     assert_eq!(strips.encode_with_control("a <c> \n a <d> a"), [5, 3, 7, 5, 9, 3, 5]);
     assert_eq!(strips.encode("a <d>"), [5, 9]);
 }
@@ -427,9 +412,9 @@ fn control_tokens_are_named_on_purpose_alone() {
 fn what_ends_a_text_follows_names_and_ids() {
     let ends = |ids: fn(&mut TokenizerSpec<'_>), names: &[&'static str]| {
         let pieces: Vec<_> = names.iter().map(|&name| (name, 0.0, UserDefined)).collect();
-        let mut parts = byte_pairs(&[], &pieces);
-        ids(&mut parts);
-        let tokenizer = tokenizer(&parts);
+        let mut spec = byte_pairs(&[], &pieces);
+        ids(&mut spec);
+        let tokenizer = tokenizer(&spec);
         let ids = 0..names.len() as TokenId;
         let kinds: Vec<_> = ids.clone().map(|id| tokenizer.kind(id).unwrap()).collect();
         (ids.filter(|&id| tokenizer.is_end(id)).collect::<Vec<_>>(), kinds)
@@ -473,9 +458,7 @@ proptest! {
             prop_assert_eq!(decoded, expected);
         }
     }
-}
 
-proptest! {
     #[test]
     fn any_parts_are_an_error_or_a_tokenizer(
         pieces in proptest::collection::vec(
@@ -491,27 +474,15 @@ proptest! {
         sentencepiece in any::<bool>(),
         text in "[ab \u{e9}<>]{0,20}|.{0,20}",
     ) {
-        let id = |i: usize| ids[i].map(|id| TokenId::from(id % 32));
-        let parts = TokenizerSpec {
-            pieces: pieces.iter().map(|&(ref text, score, kind)| PiecePart { text: text.into(), score, kind }).collect(),
-            merging: if sentencepiece {
-                TokenizerModel::SentencePiece { add_space_prefix: true }
-            } else {
-                TokenizerModel::BytePairs { pre: "llama-bpe", merges: merges.iter().map(Vec::as_slice).collect() }
-            },
-            bos: id(0),
-            eos: id(1),
-            eot: id(2),
-            eom: None,
-            other_ends: Vec::new(),
-            unk: id(3),
-            fim: FimIds::default(),
-            strips: Vec::new(),
-            add_bos: None,
-            add_eos: None,
-            text: TextSettings::default(),
+        let model = if sentencepiece {
+            TokenizerModel::default()
+        } else {
+            TokenizerModel::BytePairs { pre: "llama-bpe", merges: merges.iter().map(Into::into).collect() }
         };
-        if let Ok(tokenizer) = Tokenizer::from_parts(&parts) {
+        let pieces = pieces.iter().map(|&(ref text, score, kind)| PieceSpec { text: text.into(), score, kind }).collect();
+        let [bos, eos, eot, unk] = ids.map(|id| id.map(|id| TokenId::from(id % 32)));
+        let spec = TokenizerSpec { pieces, model, bos, eos, eot, unk, ..TokenizerSpec::default() };
+        if let Ok(tokenizer) = Tokenizer::from_spec(&spec) {
             let tokens = tokenizer.encode(&text);
             for &id in &tokens {
                 let kind = tokenizer.kind(id).unwrap();

@@ -1,10 +1,10 @@
-//! What a file says of its tokenizer, without saying how it is stored: a reader of files fills it
-//! in.
+//! What a file says of its tokenizer, in whatever format: readers of files fill it in, and writers
+//! write it.
 //!
-//! Invariant: [`Tokenizer::from_parts`] trusts nothing in it. Ids are checked against the pieces,
-//! what the texts mean is settled here once, and the memory it takes is proportional to the parts.
+//! Invariant: [`Tokenizer::from_spec`] trusts nothing in it. Ids are checked against the pieces,
+//! what the texts mean is settled here once, and the memory it takes is proportional to it.
 //!
-//! Source: llama.cpp's behaviour for what a file leaves open: what is added to a prompt, and what
+//! Source: llama.cpp's behavior for what a file leaves open: what is added to a prompt, and what
 //! [`kinds`] settles.
 
 use std::borrow::Cow;
@@ -24,12 +24,12 @@ use crate::error::{ErrorKind, Result, TokenId};
 ///
 /// Texts are bytes of the file, as its format writes them: U+2581 for a space in SentencePiece's
 /// pieces, GPT-2's alphabet in those of a byte-level tokenizer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TokenizerSpec<'a> {
     /// The pieces in the order of their ids.
-    pub(crate) pieces: Vec<PiecePart<'a>>,
+    pub(crate) pieces: Vec<PieceSpec<'a>>,
     /// How text becomes pieces.
-    pub(crate) merging: TokenizerModel<'a>,
+    pub(crate) model: TokenizerModel<'a>,
     /// The token that begins a text. SentencePiece's is 1 by default.
     pub(crate) bos: Option<TokenId>,
     /// The token that ends a text. SentencePiece's is 2 by default.
@@ -53,6 +53,9 @@ pub(crate) struct TokenizerSpec<'a> {
     pub(crate) add_eos: Option<bool>,
     /// What GGUF has no words for.
     pub(crate) text: TextSettings,
+    /// What whoever converts it should know: sentences for people.
+    #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "they are for conversion"))]
+    pub(crate) notes: Vec<String>,
 }
 
 /// Tokens that a model of code was trained with: a gap and what is around it, and what stands
@@ -69,7 +72,7 @@ pub(crate) struct FimIds {
 
 /// A piece as a file describes it.
 #[derive(Clone, Debug)]
-pub(crate) struct PiecePart<'a> {
+pub(crate) struct PieceSpec<'a> {
     /// Its text, which need not be UTF-8.
     pub(crate) text: Cow<'a, [u8]>,
     /// Its score, which matters to SentencePiece alone.
@@ -92,14 +95,19 @@ pub(crate) enum TokenizerModel<'a> {
         /// has none.
         pre: &'a str,
         /// Two texts with a space between, the first merge to be made first.
-        merges: Vec<&'a [u8]>,
+        merges: Vec<Cow<'a, [u8]>>,
     },
 }
 
-#[cfg(feature = "convert")]
+impl Default for TokenizerModel<'_> {
+    fn default() -> Self {
+        Self::SentencePiece { add_space_prefix: true }
+    }
+}
+
 impl TokenizerModel<'_> {
-    /// Whether pieces' scores mean anything.
-    pub(crate) fn has_scores(&self) -> bool {
+    /// Whether it is SentencePiece's: the pieces' scores mean nothing to the other.
+    pub(crate) fn is_sentencepiece(&self) -> bool {
         matches!(self, Self::SentencePiece { .. })
     }
 }
@@ -111,16 +119,16 @@ impl Tokenizer {
     /// [`ErrorKind::Tokenizer`] if there are no pieces or too many, a score is not a number, an id
     /// is not below the number of pieces, the pre-tokenizer is not known, or a prompt is to begin
     /// with a BOS or to end with an EOS that there is not.
-    pub(crate) fn from_parts(parts: &TokenizerSpec<'_>) -> Result<Self> {
+    pub(crate) fn from_spec(spec: &TokenizerSpec<'_>) -> Result<Self> {
         let refuse = |reason: String| Err(ErrorKind::Tokenizer { reason }.into());
-        parts.check_ids()?;
-        let is_sentencepiece = matches!(parts.merging, TokenizerModel::SentencePiece { .. });
-        let settled = kinds::settle(parts);
+        spec.check_ids()?;
+        let is_sentencepiece = spec.model.is_sentencepiece();
+        let settled = kinds::settle(spec);
         // They say exactly where user-defined pieces are found.
-        let has_rules = parts.text != TextSettings::default();
+        let has_rules = spec.text != TextSettings::default();
         let mut vocab = VocabBuilder::default();
         let mut buffer = Vec::new();
-        for ((id, piece), &kind) in (0..).zip(&parts.pieces).zip(&settled.kinds) {
+        for ((id, piece), &kind) in (0..).zip(&spec.pieces).zip(&settled.kinds) {
             let text = text(&piece.text, kind, is_sentencepiece, &mut buffer);
             let is_found = text.is_some()
                 && is_merged_to(piece, kind, is_sentencepiece, settled.unk == Some(id))
@@ -131,39 +139,39 @@ impl Tokenizer {
         if let Some(unk) = settled.unk {
             vocab.set_unknown(unk);
         }
-        let [user_defined, named] = parts.taken_out(&settled);
-        let Settled { bos, eos, ends, named_kinds, .. } = settled;
+        let [user_defined, named] = spec.taken_out(&settled);
+        let Settled { bos, eos, end_of_generation, named_kinds, .. } = settled;
 
-        let (algorithm, adds_bos) = match &parts.merging {
+        let (algorithm, adds_bos) = match &spec.model {
             &TokenizerModel::SentencePiece { add_space_prefix } => {
-                (Algorithm::SentencePiece { dummy_space: add_space_prefix }, true)
+                (Algorithm::SentencePiece { dummy_prefix: add_space_prefix }, true)
             }
             TokenizerModel::BytePairs { pre, merges } => {
                 let Some(pre) = PreTokenizer::named(pre) else {
                     return refuse(format!("the pre-tokenizer {pre:?} is not known"));
                 };
-                let pre = if parts.text.unicode_case { pre.with_unicode_case() } else { pre };
+                let pre = if spec.text.unicode_case { pre.with_unicode_case() } else { pre };
                 (Algorithm::BytePairs(Arc::new(BytePairs::new(&vocab, pre, merges)?)), pre.adds_bos)
             }
         };
-        if parts.add_bos == Some(true) && bos.is_none() {
+        if spec.add_bos == Some(true) && bos.is_none() {
             return refuse("prompts are to begin with BOS, but no token is".into());
         }
-        if parts.add_eos == Some(true) && eos.is_none() {
+        if spec.add_eos == Some(true) && eos.is_none() {
             return refuse("prompts are to end with EOS, but no token is".into());
         }
 
         Ok(Self {
             user_defined: (!user_defined.is_empty()).then(|| Arc::new(user_defined)),
-            rules: TextRules::of(parts, &named_kinds).map(Arc::new),
+            rules: TextRules::of(spec, &named_kinds).map(Arc::new),
             named: Arc::new(named),
             vocab: Arc::new(vocab),
             algorithm,
             bos,
             eos,
-            ends,
-            add_bos: parts.add_bos.unwrap_or(adds_bos),
-            add_eos: parts.add_eos.unwrap_or(false),
+            end_of_generation,
+            add_bos: spec.add_bos.unwrap_or(adds_bos),
+            add_eos: spec.add_eos.unwrap_or(false),
         })
     }
 }
@@ -222,12 +230,21 @@ impl TokenizerSpec<'_> {
 /// space can't be merged to.
 ///
 /// What a file calls unknown and isn't the unknown token is text to llama.cpp.
-fn is_merged_to(piece: &PiecePart<'_>, kind: PieceKind, is_sentencepiece: bool, is_unk: bool) -> bool {
+fn is_merged_to(piece: &PieceSpec<'_>, kind: PieceKind, is_sentencepiece: bool, is_unk: bool) -> bool {
     match kind {
         PieceKind::Normal | PieceKind::Unused => !is_sentencepiece || !piece.text.contains(&b' '),
         PieceKind::UserDefined => is_sentencepiece && !piece.text.contains(&b' '),
         PieceKind::Unknown => !is_unk && (!is_sentencepiece || !piece.text.contains(&b' ')),
         PieceKind::Control | PieceKind::Byte => false,
+    }
+}
+
+#[cfg(feature = "convert")]
+impl TokenizerSpec<'_> {
+    /// The token of an exact text.
+    pub(crate) fn find(&self, text: &str) -> Option<TokenId> {
+        let at = self.pieces.iter().position(|piece| *piece.text == *text.as_bytes());
+        at.map(|id| id as TokenId)
     }
 }
 
@@ -238,8 +255,8 @@ impl Tokenizer {
     ///
     /// llama2.c writes the names of control pieces between newlines. They are of no text, so they
     /// lose them.
-    pub(crate) fn to_parts(&self) -> Option<TokenizerSpec<'_>> {
-        let Algorithm::SentencePiece { dummy_space } = self.algorithm else { return None };
+    pub(crate) fn to_spec(&self) -> Option<TokenizerSpec<'_>> {
+        let Algorithm::SentencePiece { dummy_prefix } = self.algorithm else { return None };
         let pieces = (0..self.vocab_size() as TokenId).map(|id| {
             let (text, kind) = (self.piece(id)?, self.kind(id)?);
             let text = match kind {
@@ -247,24 +264,21 @@ impl Tokenizer {
                 PieceKind::Byte | PieceKind::Unknown => text.into(),
                 PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused => with_marks(text),
             };
-            Some(PiecePart { text, score: self.score(id)?, kind })
+            Some(PieceSpec { text, score: self.score(id)?, kind })
         });
         // A file names two tokens that end a text: a model of llama2.c ends it with either.
-        let other_end = self.ends.iter().copied().find(|&id| Some(id) != self.eos);
+        let other_end = self.end_of_generation.iter().copied().find(|&id| Some(id) != self.eos);
         Some(TokenizerSpec {
             pieces: pieces.collect::<Option<_>>()?,
-            merging: TokenizerModel::SentencePiece { add_space_prefix: dummy_space },
+            model: TokenizerModel::SentencePiece { add_space_prefix: dummy_prefix },
             bos: self.bos,
             eos: self.eos,
             eot: other_end,
-            eom: None,
-            other_ends: Vec::new(),
             unk: self.vocab.unknown(),
-            fim: FimIds::default(),
-            strips: Vec::new(),
             add_bos: Some(self.add_bos),
             add_eos: Some(self.add_eos),
             text: self.rules.as_ref().map_or_else(TextSettings::default, |rules| rules.settings.clone()),
+            ..TokenizerSpec::default()
         })
     }
 }
