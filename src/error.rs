@@ -301,12 +301,11 @@ impl Error {
 pub(crate) fn by_name<T: Copy>(
     option: &'static str,
     value: &str,
-    known: impl IntoIterator<Item = T>,
+    known: &[T],
     name: impl Fn(T) -> &'static str,
 ) -> Result<T> {
-    let known: Vec<T> = known.into_iter().collect();
     known.iter().copied().find(|&known| name(known) == value).ok_or_else(|| {
-        let names: Vec<_> = known.into_iter().map(name).collect();
+        let names: Vec<_> = known.iter().copied().map(name).collect();
         let reason = format!("must be one of {}", names.join(", "));
         ErrorKind::InvalidOption { name: option, value: value.into(), reason }.into()
     })

@@ -29,7 +29,7 @@ pub enum CacheDtype {
 
 impl CacheDtype {
     /// All types.
-    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+    pub const ALL: &'static [Self] = &[Self::F32, Self::F16];
 
     /// Its name: `f32` or `f16`.
     #[must_use]

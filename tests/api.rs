@@ -55,10 +55,10 @@ fn names_are_read_as_they_are_shown() {
         let error = "no such name".parse::<T>().unwrap_err().to_string();
         assert!(error.contains("no such name") && error.contains("must be one of"), "{error}");
     }
-    is_read(CacheDtype::ALL);
+    is_read(CacheDtype::ALL.iter().copied());
     is_read(Isa::available());
-    is_read(Role::ALL);
-    is_read(Template::ALL);
+    is_read(Role::ALL.iter().copied());
+    is_read(Template::ALL.iter().copied());
     assert_eq!("mistral-v7-tekken".parse::<Template>().unwrap(), Template::MistralV7);
 }
 
@@ -85,13 +85,13 @@ mod settings {
     #[test]
     fn what_has_a_name_is_written_by_it() {
         for template in Template::ALL {
-            is_written_as(&template, &format!("{:?}", template.name()));
+            is_written_as(template, &format!("{:?}", template.name()));
         }
         for role in Role::ALL {
-            is_written_as(&role, &format!("{:?}", role.name()));
+            is_written_as(role, &format!("{:?}", role.name()));
         }
         for dtype in CacheDtype::ALL {
-            is_written_as(&dtype, &format!("{:?}", dtype.name()));
+            is_written_as(dtype, &format!("{:?}", dtype.name()));
         }
         for isa in Isa::available() {
             is_written_as(&isa, &format!("{:?}", isa.name()));

@@ -38,7 +38,7 @@ fn rendered(chat: &Chat, question: &str) -> Vec<TokenId> {
 #[test]
 fn a_session_reads_the_conversation_as_laid_out_and_nothing_twice() {
     let model = model();
-    for template in Template::ALL {
+    for &template in Template::ALL {
         let mut chat = Chat::new(model.session(), template).unwrap();
         for question in ["Who is Lily?", "And Tom?", "Why?"] {
             let expected = rendered(&chat, question);
@@ -73,7 +73,7 @@ fn a_session_reads_the_conversation_as_laid_out_and_nothing_twice() {
 #[test]
 fn turns_are_taken_back_and_answered_anew_as_if_they_had_never_been() {
     let model = model();
-    for template in Template::ALL {
+    for &template in Template::ALL {
         let mut chat = Chat::new(model.session(), template).unwrap();
         chat.set_system(Some("Be brief."));
         ask(&mut chat, "Who is Lily?", 6);
@@ -136,7 +136,7 @@ fn an_answer_that_is_replaced_stays_until_the_new_one_begins() {
 fn an_answer_begins_with_the_words_that_are_given() {
     let model = model();
     let tokenizer = model.tokenizer().unwrap();
-    for template in Template::ALL {
+    for &template in Template::ALL {
         for (words, shown) in [
             ("Once upon a", "Once upon a"),
             (" Lily ", "Lily"),
@@ -205,7 +205,7 @@ fn words_to_begin_with_are_refused_where_they_cannot_be() {
 fn any_history_of_a_chat_leads_to_what_a_fresh_one_gives() {
     let model = model();
     let mut random = common::SplitMix64::new(7);
-    for template in Template::ALL {
+    for &template in Template::ALL {
         let mut chat = Chat::new(model.session(), template).unwrap().stop(".");
         for step in 0..8 {
             let n = (random.next_u64() % 3) as usize;

@@ -84,24 +84,8 @@ pub(super) const NAMES: [(&str, Template); 7] = [
 
 use Item::{Bos, Content, Eos, Mark, Text};
 
-pub(super) fn of(template: Template) -> &'static Layout {
-    match template {
-        Template::Llama2 => &LLAMA2,
-        Template::Llama3 => &LLAMA3,
-        Template::ChatMl => &CHATML,
-        Template::Mistral => &MISTRAL,
-        Template::MistralV3 => &MISTRAL_V3,
-        Template::MistralV7 => &MISTRAL_V7,
-        Template::Zephyr => &ZEPHYR,
-        Template::Vicuna => &VICUNA,
-        Template::VicunaV0 => &VICUNA_V0,
-        Template::StableBeluga => &STABLE_BELUGA,
-        Template::Alpaca => &ALPACA,
-    }
-}
-
 /// `generation.py` in Meta's llama repository.
-static LLAMA2: Layout = Layout {
+pub(super) static LLAMA2: Layout = Layout {
     name: "llama2",
     system: &[Text("<<SYS>>\n"), Content, Text("\n<</SYS>>\n\n")],
     system_is_inside: true,
@@ -116,7 +100,7 @@ static LLAMA2: Layout = Layout {
 };
 
 /// `chat_format.py` in Meta's llama3 repository.
-static LLAMA3: Layout = Layout {
+pub(super) static LLAMA3: Layout = Layout {
     name: "llama3",
     system: &[
         Mark("<|start_header_id|>"),
@@ -144,7 +128,7 @@ static LLAMA3: Layout = Layout {
 };
 
 /// `ChatML`, as in the Jinja text of `OpenHermes` 2.5 and `SmolLM2`.
-static CHATML: Layout = Layout {
+pub(super) static CHATML: Layout = Layout {
     name: "chatml",
     system: &[Mark("<|im_start|>"), Text("system\n"), Content, Mark("<|im_end|>"), Text("\n")],
     system_is_inside: false,
@@ -159,7 +143,7 @@ static CHATML: Layout = Layout {
 };
 
 /// mistral-common, version 1 of its tokenizer.
-static MISTRAL: Layout = Layout {
+pub(super) static MISTRAL: Layout = Layout {
     name: "mistral",
     system: &[Content, Text("\n\n")],
     system_is_inside: true,
@@ -174,7 +158,7 @@ static MISTRAL: Layout = Layout {
 };
 
 /// mistral-common, version 3 of its tokenizer: the space before a text is SentencePiece's.
-static MISTRAL_V3: Layout = Layout {
+pub(super) static MISTRAL_V3: Layout = Layout {
     name: "mistral-v3",
     system: &[Content, Text("\n\n")],
     system_is_inside: true,
@@ -189,7 +173,7 @@ static MISTRAL_V3: Layout = Layout {
 };
 
 /// mistral-common, version 7 of its tokenizer: spaces as in version 3.
-static MISTRAL_V7: Layout = Layout {
+pub(super) static MISTRAL_V7: Layout = Layout {
     name: "mistral-v7",
     system: &[Mark("[SYSTEM_PROMPT]"), Content, Mark("[/SYSTEM_PROMPT]")],
     system_is_inside: false,
@@ -204,7 +188,7 @@ static MISTRAL_V7: Layout = Layout {
 };
 
 /// The Jinja text of Zephyr 7B and `TinyLlama` 1.1B Chat.
-static ZEPHYR: Layout = Layout {
+pub(super) static ZEPHYR: Layout = Layout {
     name: "zephyr",
     system: &[Mark("<|system|>"), Text("\n"), Content, Eos, Text("\n")],
     system_is_inside: false,
@@ -219,7 +203,7 @@ static ZEPHYR: Layout = Layout {
 };
 
 /// `FastChat`'s `vicuna_v1.1`.
-static VICUNA: Layout = Layout {
+pub(super) static VICUNA: Layout = Layout {
     name: "vicuna",
     system: &[Content, Text(" ")],
     system_is_inside: false,
@@ -234,7 +218,7 @@ static VICUNA: Layout = Layout {
 };
 
 /// `FastChat`'s `one_shot`.
-static VICUNA_V0: Layout = Layout {
+pub(super) static VICUNA_V0: Layout = Layout {
     name: "vicuna-v0",
     system: &[Content, Text("\n")],
     system_is_inside: false,
@@ -249,7 +233,7 @@ static VICUNA_V0: Layout = Layout {
 };
 
 /// The model card of Stable Beluga 2.
-static STABLE_BELUGA: Layout = Layout {
+pub(super) static STABLE_BELUGA: Layout = Layout {
     name: "stable-beluga",
     system: &[Text("### System:\n"), Content, Text("\n\n")],
     system_is_inside: false,
@@ -264,7 +248,7 @@ static STABLE_BELUGA: Layout = Layout {
 };
 
 /// Stanford Alpaca's prompt without its introduction, which is the system prompt.
-static ALPACA: Layout = Layout {
+pub(super) static ALPACA: Layout = Layout {
     name: "alpaca",
     system: &[Content, Text("\n\n")],
     system_is_inside: false,

@@ -37,7 +37,7 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 3] = [Self::System, Self::User, Self::Assistant];
+    pub const ALL: &'static [Self] = &[Self::System, Self::User, Self::Assistant];
 
     /// `system`, `user` or `assistant`.
     #[must_use]
@@ -91,35 +91,55 @@ impl Message {
     }
 }
 
-/// How a conversation is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Template {
+/// Makes the templates of a list. A row is a template's documentation, its name and its layout.
+macro_rules! templates {
+    ($($(#[$doc:meta])* $name:ident = $layout:ident,)*) => {
+        /// How a conversation is laid out.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Template {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Template {
+            /// All templates.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            fn layout(self) -> &'static Layout {
+                match self {
+                    $(Self::$name => &layouts::$layout,)*
+                }
+            }
+        }
+    };
+}
+
+templates! {
     /// Llama 2 Chat (arXiv 2307.09288, appendix A.3.3): `[INST] <<SYS>>...<</SYS>> user [/INST]
     /// assistant`.
-    Llama2,
+    Llama2 = LLAMA2,
     /// Llama 3 and later: `<|start_header_id|>user<|end_header_id|>`.
-    Llama3,
+    Llama3 = LLAMA3,
     /// `ChatML`: `<|im_start|>user`, of many models.
-    ChatMl,
+    ChatMl = CHATML,
     /// Mistral 7B Instruct 0.1 and 0.2: `[INST] user [/INST]` as text.
-    Mistral,
+    Mistral = MISTRAL,
     /// Mistral 7B Instruct 0.3 and what shares its vocabulary: `[INST]` and `[/INST]` are tokens,
     /// without spaces around.
-    MistralV3,
+    MistralV3 = MISTRAL_V3,
     /// Mistral Large 2411 and Mistral Small 3: the system prompt stands between `[SYSTEM_PROMPT]`
     /// and `[/SYSTEM_PROMPT]`, and all four are tokens.
-    MistralV7,
+    MistralV7 = MISTRAL_V7,
     /// Zephyr and `TinyLlama` Chat: `<|user|>`.
-    Zephyr,
+    Zephyr = ZEPHYR,
     /// Vicuna 1.1 to 1.5: `USER: user ASSISTANT:`.
-    Vicuna,
+    Vicuna = VICUNA,
     /// Vicuna 1.0: `### Human: user` and `### Assistant:`.
-    VicunaV0,
+    VicunaV0 = VICUNA_V0,
     /// Stable Beluga 1 and 2: `### User:` and `### Assistant:`, each on a line of its own.
-    StableBeluga,
+    StableBeluga = STABLE_BELUGA,
     /// Alpaca: `### Instruction:` and `### Response:`.
-    Alpaca,
+    Alpaca = ALPACA,
 }
 
 /// A part of a rendered conversation.
@@ -155,21 +175,6 @@ impl Part {
 }
 
 impl Template {
-    /// All templates.
-    pub const ALL: [Self; 11] = [
-        Self::Llama2,
-        Self::Llama3,
-        Self::ChatMl,
-        Self::Mistral,
-        Self::MistralV3,
-        Self::MistralV7,
-        Self::Zephyr,
-        Self::Vicuna,
-        Self::VicunaV0,
-        Self::StableBeluga,
-        Self::Alpaca,
-    ];
-
     /// Its name at a command line, such as `llama2`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -337,10 +342,6 @@ impl Template {
         let Layout { stops, marks, .. } = self.layout();
         let missing = marks.iter().filter(|mark| tokenizer.control(mark).is_none());
         stops.iter().chain(missing).copied().collect()
-    }
-
-    fn layout(self) -> &'static Layout {
-        layouts::of(self)
     }
 }
 

@@ -304,7 +304,7 @@ mod tokens {
             let tokenizer = tokenizer(kind);
             let steers =
                 |tokens: &[TokenId]| tokens.iter().filter(|&&t| t == 1 || t == 2 || t >= 259).count();
-            for template in Template::ALL {
+            for &template in Template::ALL {
                 let honest = encode(&template.user_turn(true, Some("s"), "q"), &tokenizer).unwrap();
                 for mark in layouts::MARKS {
                     let forged = format!("a{mark}b{mark}{mark}<<{mark}");

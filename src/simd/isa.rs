@@ -132,7 +132,7 @@ impl FromStr for Isa {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        by_name("instruction set", name, Self::available(), Self::name)
+        by_name("instruction set", name, &Self::available(), Self::name)
     }
 }
 

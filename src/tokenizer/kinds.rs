@@ -32,9 +32,9 @@ pub(super) struct Settled {
 /// What a name makes of a token.
 #[derive(Clone, Copy, Debug)]
 enum Role {
-    /// Ends a text.
+    /// Ends a generation.
     End,
-    /// Ends a text, unless the file says by an id which token has this part.
+    /// Ends a generation, unless the file says by an id which token has this part.
     EndUnless(fn(&FimIds) -> Option<TokenId>),
     /// A control token, unless the file says by an id which token has this part.
     ControlUnless(fn(&FimIds) -> Option<TokenId>),
@@ -42,35 +42,35 @@ enum Role {
     Text,
 }
 
+/// Names that end a generation, whatever else a file says.
+const END_OF_GENERATION: &[&str] = &[
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "</s>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "[e~[",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+];
+
 /// The roles of names.
 const ROLES: [(Role, &[&str]); 8] = [
-    (
-        Role::End,
-        &[
-            "<|eot_id|>",
-            "<|eom_id|>",
-            "<|im_end|>",
-            "<|end|>",
-            "<|return|>",
-            "<|call|>",
-            "<|calls|>",
-            "<|flush|>",
-            "<|endoftext|>",
-            "<|end_of_text|>",
-            "<end_of_turn>",
-            "<end_of_utterance>",
-            "</s>",
-            "<eos>",
-            "<turn|>",
-            "<|tool_response>",
-            "<EOT>",
-            "_<EOT>",
-            "[EOT]",
-            "[EOS]",
-            "[e~[",
-            "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
-        ],
-    ),
+    (Role::End, END_OF_GENERATION),
     // What stands between files, or fills up: a model of code that gives it has ended its file.
     (Role::EndUnless(|ids| ids.pad), &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"]),
     (

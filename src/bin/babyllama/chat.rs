@@ -95,7 +95,8 @@ fn may_be_command(text: &str) -> bool {
 /// The model file's template, or Llama 2's if it has none. An unknown template is an error: with
 /// another one in its place the model would reply badly, and nobody would know why.
 fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
-    let names = Template::ALL.map(Template::name).join(", ");
+    let names: Vec<_> = Template::ALL.iter().map(|template| template.name()).collect();
+    let names = names.join(", ");
     let Some(own) = model.chat_template().filter(|own| !own.trim().is_empty()) else {
         note("note: the file has no chat template: taking Llama 2's; --template selects another");
         return Ok(Template::Llama2);

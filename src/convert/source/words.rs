@@ -24,7 +24,7 @@ pub(super) struct KnownWords {
 /// The expression of a stage `ByteLevel`.
 const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const NUMBER: &str = r"\p{N}";
-const ENCODING: &str = r"\p{N}+";
+const NUMBERS: &str = r"\p{N}+";
 const THREE_NUMBERS: &str = r"\p{N}{1,3}";
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -80,7 +80,7 @@ pub(super) fn known(stages: &[&Map<String, Value>], ignore_merges: bool) -> Opti
 fn expression(stage: &Map<String, Value>) -> Option<&str> {
     match kind_of(stage)? {
         "Digits" if flag(stage, "individual_digits") == Some(true) => Some(NUMBER),
-        "Digits" => Some(ENCODING),
+        "Digits" => Some(NUMBERS),
         "Split" if flag(stage, "invert") != Some(true) => {
             let isolates = stage.get("behavior").and_then(Value::as_str) == Some("Isolated");
             stage.get("pattern")?.get("Regex")?.as_str().filter(|_| isolates)
