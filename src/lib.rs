@@ -114,6 +114,9 @@ mod ops;
 mod parallel;
 mod perplexity;
 mod quant;
+#[cfg(test)]
+#[path = "../tests/common/rng.rs"]
+mod rng;
 mod sampler;
 mod session;
 mod settings;

@@ -17,16 +17,7 @@ use counting::{Counting, calls, peak};
 static ALLOCATOR: Counting = Counting;
 
 /// More than 2 MiB of weights for each token as int8 too, so that threads share them.
-const LARGE: Shape = Shape {
-    dim: 256,
-    hidden_dim: 688,
-    n_layers: 3,
-    n_heads: 8,
-    n_kv_heads: 4,
-    vocab_size: 512,
-    max_seq_len: 512,
-    tied: true,
-};
+const LARGE: Shape = Shape::new(256, 688).layers(3).heads(8, 4).vocab(512).context(512).tied();
 
 const SMALL: Shape = Shape { dim: 32, hidden_dim: 44, n_layers: 2, ..LARGE };
 
@@ -54,7 +45,7 @@ fn nothing_is_allocated_for_a_token_after_the_first() {
                 let what = format!("{name}, dim {}, {threads} threads", shape.dim);
                 start_threads(&model);
                 allocates_nothing(&model, &format!("{what}, decoding"), decoding);
-                allocates_nothing(&model, &format!("{what}, behind a prompt"), decoding_behind_a_prompt);
+                allocates_nothing(&model, &format!("{what}, after a prompt"), decoding_after_a_prompt);
             }
             // The pool that was dropped ends its threads when its helper has left, and that may
             // allocate.
@@ -108,7 +99,7 @@ fn start_threads(model: &Model) {
 
 /// Where a session allocated when it decoded: (position, calls).
 fn decoding(model: &Model) -> Vec<(usize, u64)> {
-    // Past 64 and 128 positions, which is where a cache's blocks begin; without optimisation past
+    // Past 64 and 128 positions, which is where a cache's blocks begin; without optimization past
     // 64.
     let n = if cfg!(debug_assertions) && model.config().dim > 100 { 68 } else { 200 };
     let mut session = model.session();
@@ -125,8 +116,8 @@ fn decoding(model: &Model) -> Vec<(usize, u64)> {
     allocating
 }
 
-/// Where a session allocated when it decoded behind a prompt.
-fn decoding_behind_a_prompt(model: &Model) -> Vec<(usize, u64)> {
+/// Where a session allocated when it decoded after a prompt.
+fn decoding_after_a_prompt(model: &Model) -> Vec<(usize, u64)> {
     let mut session = model.session();
     session.forward(&[1; 60]).unwrap();
     let count = counted(|| {

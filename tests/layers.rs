@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the bottom up. Modules on one line may import each other, but for `forward` and
-/// `checkpoint`.
+/// From the bottom up. Modules on one line may import each other, except `forward` and
+/// `checkpoint`. `rng` is `tests/common/rng.rs`, for tests.
 const LAYERS: &[&[&str]] = &[
-    &["error", "bytes"],
+    &["error", "bytes", "rng"],
     &["storage", "simd", "parallel"],
     &["quant"],
     &["tensor", "config", "settings", "compute"],
@@ -60,7 +60,7 @@ fn module(file: &str) -> &str {
     file.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-/// The modules that some code names behind `crate::`.
+/// The modules that some code names after `crate::`.
 fn imports(line: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for (at, path) in line.match_indices("crate::") {

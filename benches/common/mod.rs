@@ -8,6 +8,8 @@
     reason = "each bench includes this file and uses a part of it"
 )]
 
+#[path = "../../tests/common/rng.rs"]
+mod rng;
 #[path = "../../src/bin/babyllama/synthetic.rs"]
 pub mod synthetic;
 

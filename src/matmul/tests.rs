@@ -10,6 +10,7 @@ use super::*;
 use crate::compute::Numerics;
 use crate::parallel::Threads;
 use crate::quant::Dtype;
+use crate::rng::SplitMix64;
 use crate::storage::Storage;
 use proptest::prelude::*;
 
@@ -47,23 +48,6 @@ fn cases() -> Vec<Case> {
     Dtype::ALL.iter().map(case).collect()
 }
 
-/// Random numbers (`SplitMix64`).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly distributed in -1..1.
-    fn float(&mut self) -> f32 {
-        ((self.next() >> 40) as f32 / (1u32 << 23) as f32) - 1.0
-    }
-}
-
 /// What the bytes of quantized weights are.
 #[derive(Clone, Copy, Debug)]
 enum Bytes {
@@ -91,22 +75,22 @@ struct Sizes {
 }
 
 /// The bytes of a matrix of finite weights.
-fn finite_weights(case: Case, sizes: Sizes, bytes: Bytes, noise: &mut Noise) -> Vec<u8> {
+fn finite_weights(case: Case, sizes: Sizes, bytes: Bytes, noise: &mut SplitMix64) -> Vec<u8> {
     let (weights, len) = case.dtype.block().unwrap();
     let mut data = Vec::new();
     for _ in 0..sizes.rows * sizes.columns / weights {
         match case.dtype {
-            Dtype::F32 => data.extend(noise.float().to_le_bytes()),
-            Dtype::F16 => data.extend(half::f16::from_f32(noise.float()).to_le_bytes()),
-            Dtype::Bf16 => data.extend(half::bf16::from_f32(noise.float()).to_le_bytes()),
+            Dtype::F32 => data.extend(noise.next_f32().to_le_bytes()),
+            Dtype::F16 => data.extend(half::f16::from_f32(noise.next_f32()).to_le_bytes()),
+            Dtype::Bf16 => data.extend(half::bf16::from_f32(noise.next_f32()).to_le_bytes()),
             _ => {
                 let start = data.len();
-                data.extend((0..len).map(|_| match bytes {
-                    Bytes::Any => noise.next() as u8,
-                    Bytes::All(byte) => byte,
-                }));
+                data.extend(match bytes {
+                    Bytes::Any => noise.bytes(len),
+                    Bytes::All(byte) => vec![byte; len],
+                });
                 for (at, _) in case.halves {
-                    let scale = half::f16::from_f32(noise.float());
+                    let scale = half::f16::from_f32(noise.next_f32());
                     data[start + at..][..2].copy_from_slice(&scale.to_le_bytes());
                 }
             }
@@ -121,12 +105,12 @@ fn tensor(dtype: Dtype, columns: usize, data: &[u8]) -> Tensor {
     Tensor::new(&Arc::new(Storage::from_vec(data.to_vec())), 0..data.len(), rows, columns, dtype).unwrap()
 }
 
-fn activations(kind: Activations, sizes: Sizes, noise: &mut Noise) -> Vec<f32> {
-    let one = |noise: &mut Noise| match kind {
-        Activations::Even => noise.float(),
-        Activations::Extreme => 0.3f32.copysign(noise.float()),
-        Activations::Zero => 0.0f32.copysign(noise.float()),
-        Activations::Spread => noise.float() * 10f32.powi((noise.next() % 43) as i32 - 14),
+fn activations(kind: Activations, sizes: Sizes, noise: &mut SplitMix64) -> Vec<f32> {
+    let one = |noise: &mut SplitMix64| match kind {
+        Activations::Even => noise.next_f32(),
+        Activations::Extreme => 0.3f32.copysign(noise.next_f32()),
+        Activations::Zero => 0.0f32.copysign(noise.next_f32()),
+        Activations::Spread => noise.next_f32() * 10f32.powi((noise.next_u64() % 43) as i32 - 14),
     };
     (0..sizes.n_tokens * sizes.columns).map(|_| one(noise)).collect()
 }
@@ -139,7 +123,7 @@ fn operands(
     kind: Activations,
     seed: u64,
 ) -> (Vec<u8>, Tensor, Vec<f32>) {
-    let mut noise = Noise(seed);
+    let mut noise = SplitMix64::new(seed);
     let data = finite_weights(case, sizes, bytes, &mut noise);
     let x = activations(kind, sizes, &mut noise);
     let w = tensor(case.dtype, sizes.columns, &data);
@@ -301,7 +285,7 @@ proptest! {
         place in any::<prop::sample::Index>(),
         bad in prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
     ) {
-        let mut noise = Noise(seed);
+        let mut noise = SplitMix64::new(seed);
         let w = tensor(case.dtype, sizes.columns, &finite_weights(case, sizes, Bytes::Any, &mut noise));
         let x = activations(Activations::Even, sizes, &mut noise);
         let mut broken = x.clone();
@@ -324,7 +308,7 @@ proptest! {
         place in any::<prop::sample::Index>(),
         bad in prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
     ) {
-        let mut noise = Noise(seed);
+        let mut noise = SplitMix64::new(seed);
         let mut data = finite_weights(case, sizes, Bytes::Any, &mut noise);
         let x = activations(kind, sizes, &mut noise);
         let (_, bytes) = case.dtype.block().unwrap();

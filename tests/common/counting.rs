@@ -18,12 +18,14 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     // Constants without a destructor: reading them allocates nothing.
+    static CALLS_HERE: Cell<usize> = const { Cell::new(0) };
     static LIVE: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count(size: usize) {
     CALLS.fetch_add(1, Ordering::Relaxed);
+    CALLS_HERE.set(CALLS_HERE.get() + 1);
     LIVE.set(LIVE.get() + size as isize);
     PEAK.set(PEAK.get().max(LIVE.get()));
 }
@@ -60,6 +62,11 @@ unsafe impl GlobalAlloc for Counting {
 /// Calls to the allocator so far, on all threads.
 pub fn calls() -> u64 {
     CALLS.load(Ordering::Relaxed)
+}
+
+/// Calls to the allocator so far, on this thread.
+pub fn calls_here() -> usize {
+    CALLS_HERE.get()
 }
 
 /// What `work` gives, and the most bytes that this thread held meanwhile beyond those it held

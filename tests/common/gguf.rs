@@ -146,8 +146,7 @@ impl Gguf {
         self.tensors.iter_mut().find(|tensor| tensor.name == name.as_bytes()).unwrap()
     }
 
-    /// Everything in front of the tensors' bytes, without the zeros before them; and where each
-    /// tensor lies after them.
+    /// Everything before the tensors' bytes and their padding; and where each tensor lies after it.
     pub fn header(&self) -> (Vec<u8>, Vec<u64>) {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());
@@ -172,6 +171,21 @@ impl Gguf {
             at = (at + tensor.data.len() as u64 + tensor.hole).next_multiple_of(self.alignment);
         }
         (out, offsets)
+    }
+
+    /// The model in `count` parts.
+    pub fn split(&self, count: u16) -> Vec<Self> {
+        let n = self.tensors.len();
+        let part = |(i, tensors): (usize, &[Tensor])| {
+            let mut part = Self { tensors: tensors.to_vec(), ..Self::default() };
+            if i == 0 {
+                part.keys.clone_from(&self.keys);
+            }
+            part.set("split.no", Value::U16(i as u16)).set("split.count", Value::U16(count));
+            part.set("split.tensors.count", Value::I32(n as i32));
+            part
+        };
+        self.tensors.chunks(n.div_ceil(count.into())).enumerate().map(part).collect()
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -1,8 +1,9 @@
 //! Golden logits: random models, and what Hugging Face's implementation computes with them.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use super::{RandomModel, Shape};
+use super::{RandomModel, Shape, f32_tolerance};
 
 /// A random model, and the logits that Hugging Face's `LlamaForCausalLM` computes for some tokens.
 #[derive(Clone, Copy, Debug)]
@@ -19,16 +20,7 @@ pub struct Golden {
 pub const GOLDEN: [Golden; 4] = [
     Golden {
         name: "tied_3_heads", // nothing is a multiple of 8
-        shape: Shape {
-            dim: 36,
-            hidden_dim: 100,
-            n_layers: 3,
-            n_heads: 3,
-            n_kv_heads: 3,
-            vocab_size: 333,
-            max_seq_len: 32,
-            tied: true,
-        },
+        shape: Shape::new(36, 100).layers(3).heads(3, 3).vocab(333).context(32).tied(),
         seed: 1,
         norm_eps: 1e-5,
         rope_theta: 1e4,
@@ -36,16 +28,7 @@ pub const GOLDEN: [Golden; 4] = [
     },
     Golden {
         name: "untied_8_heads_1_kv_theta_1e6", // an eps so large that a wrong one shows
-        shape: Shape {
-            dim: 64,
-            hidden_dim: 172,
-            n_layers: 2,
-            n_heads: 8,
-            n_kv_heads: 1,
-            vocab_size: 515,
-            max_seq_len: 32,
-            tied: false,
-        },
+        shape: Shape::new(64, 172).layers(2).heads(8, 1).vocab(515).context(32),
         seed: 2,
         norm_eps: 1e-2,
         rope_theta: 1e6,
@@ -53,16 +36,7 @@ pub const GOLDEN: [Golden; 4] = [
     },
     Golden {
         name: "untied_16_heads_2_kv", // Llama 2 70B has this ratio
-        shape: Shape {
-            dim: 128,
-            hidden_dim: 344,
-            n_layers: 3,
-            n_heads: 16,
-            n_kv_heads: 2,
-            vocab_size: 333,
-            max_seq_len: 32,
-            tied: false,
-        },
+        shape: Shape::new(128, 344).layers(3).heads(16, 2).vocab(333).context(32),
         seed: 3,
         norm_eps: 1e-5,
         rope_theta: 1e4,
@@ -70,16 +44,7 @@ pub const GOLDEN: [Golden; 4] = [
     },
     Golden {
         name: "tied_4_heads_2_kv_12_tokens",
-        shape: Shape {
-            dim: 96,
-            hidden_dim: 172,
-            n_layers: 2,
-            n_heads: 4,
-            n_kv_heads: 2,
-            vocab_size: 512,
-            max_seq_len: 32,
-            tied: true,
-        },
+        shape: Shape::new(96, 172).layers(2).heads(4, 2).vocab(512).context(32).tied(),
         seed: 4,
         norm_eps: 1e-5,
         rope_theta: 1e4,
@@ -93,12 +58,62 @@ impl Golden {
     }
 
     /// The file's logits: `(n_tokens, vocab_size)`.
-    pub fn logits(&self) -> Vec<Vec<f64>> {
-        let path = format!("{}/tests/golden/{}.f64", env!("CARGO_MANIFEST_DIR"), self.name);
-        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert_eq!(bytes.len(), self.tokens.len() * self.shape.vocab_size * 8, "{path}: length");
-        let row =
-            |row: &[u8]| row.chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().unwrap())).collect();
-        bytes.chunks_exact(self.shape.vocab_size * 8).map(row).collect()
+    pub fn logits(&self) -> Vec<f64> {
+        let logits = golden_f64(&format!("{}.f64", self.name));
+        assert_eq!(logits.len(), self.tokens.len() * self.shape.vocab_size, "{}: length", self.name);
+        logits
     }
+
+    /// The most terms that one of its sums has.
+    pub fn f32_tolerance(&self) -> f64 {
+        f32_tolerance(self.shape.n_layers, self.shape.hidden_dim)
+    }
+}
+
+/// The path of a file in `tests/golden`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+pub fn golden_bytes(name: &str) -> Vec<u8> {
+    let path = golden(name);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+pub fn golden_f64(name: &str) -> Vec<f64> {
+    let bytes = golden_bytes(name);
+    bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+}
+
+/// Texts and their tokens by another library: a line has the text as JSON, a tab, and the tokens.
+pub fn golden_tokens(name: &str) -> Vec<(String, Vec<u32>)> {
+    let file = String::from_utf8(golden_bytes(name)).unwrap();
+    let cases = file.lines().map(|line| {
+        let (text, tokens) = line.split_once('\t').unwrap();
+        (unescaped(text), tokens.split_whitespace().map(|id| id.parse().unwrap()).collect())
+    });
+    cases.collect()
+}
+
+/// A string of JSON, read here because serde_json is there for some features alone.
+fn unescaped(json: &str) -> String {
+    let mut text = Vec::new();
+    let mut chars = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap().chars();
+    while let Some(c) = chars.next() {
+        let c = match (c, if c == '\\' { chars.next() } else { None }) {
+            (_, Some('u')) => {
+                let unit = chars.by_ref().take(4).collect::<String>();
+                text.push(u16::from_str_radix(&unit, 16).unwrap());
+                continue;
+            }
+            (_, Some('n')) => '\n',
+            (_, Some('t')) => '\t',
+            (_, Some('r')) => '\r',
+            (_, Some('b')) => '\u{8}',
+            (_, Some('f')) => '\u{c}',
+            (_, Some(c)) | (c, None) => c,
+        };
+        text.extend(c.encode_utf16(&mut [0; 2]).iter());
+    }
+    String::from_utf16(&text).unwrap()
 }

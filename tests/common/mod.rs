@@ -1,35 +1,40 @@
 //! What the tests hold the crate against: random models, naive forward passes, and files to load.
 //!
-//! Nothing here imports the crate, so a mistake in `src` can't hide by being made twice. The oracle
-//! itself is held by the logits in `tests/golden`, which Hugging Face's implementation computed.
+//! Nothing here but [`check`] imports the crate, so a mistake in `src` can't hide by being made
+//! twice. The oracle itself is held by the logits in `tests/golden`, which Hugging Face's
+//! implementation computed.
 //!
-//! - here: models and their files
+//! - here: models, their files, and comparing
+//! - [`rng`]: random numbers
 //! - [`forward`]: the forward pass in f64
 //! - [`runq`]: the forward pass of int8 files, in the numerics that defines them
 //! - [`golden`]: Hugging Face's logits
 //! - [`gguf`]: GGUF files, well-formed or not
 //! - [`scripted`]: a model that says what it is told to, and tokenizers for it
+//! - [`check`]: opening, running and refusing models
 
 #![allow(dead_code, reason = "each test crate compiles this module anew and uses a part of it")]
-#![allow(unused_imports, reason = "as above")]
+#![allow(unused_imports, reason = "each test crate compiles this module anew and uses a part of it")]
 #![allow(unreachable_pub, reason = "`pub` marks what the tests may use, as it would in a library")]
 
+mod check;
 mod forward;
 pub mod gguf;
 mod golden;
+mod rng;
 mod runq;
 mod scripted;
 
+pub use check::*;
 pub use forward::logits;
-pub use golden::{GOLDEN, Golden};
+pub use golden::{GOLDEN, Golden, golden, golden_bytes, golden_f64, golden_tokens};
+pub use rng::SplitMix64;
 pub use runq::logits as runq_logits;
 pub use scripted::{scripted_model, tokenizer_bin};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, fs, io, process};
-
-// --- Random models
 
 /// The integers that fix a Llama's tensors. `dim` is a multiple of `n_heads`, `n_heads` of
 /// `n_kv_heads`.
@@ -47,39 +52,39 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Of one layer, head, token and position, with a classifier of its own.
+    pub const fn new(dim: usize, hidden_dim: usize) -> Self {
+        let (n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len) = (1, 1, 1, 1, 1);
+        Self { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, tied: false }
+    }
+
+    pub const fn layers(self, n_layers: usize) -> Self {
+        Self { n_layers, ..self }
+    }
+
+    /// The heads of queries, and those of keys and values.
+    pub const fn heads(self, n_heads: usize, n_kv_heads: usize) -> Self {
+        Self { n_heads, n_kv_heads, ..self }
+    }
+
+    pub const fn vocab(self, vocab_size: usize) -> Self {
+        Self { vocab_size, ..self }
+    }
+
+    pub const fn context(self, max_seq_len: usize) -> Self {
+        Self { max_seq_len, ..self }
+    }
+
+    pub const fn tied(self) -> Self {
+        Self { tied: true, ..self }
+    }
+
     pub fn head_dim(&self) -> usize {
         self.dim / self.n_heads
     }
 
     pub fn kv_dim(&self) -> usize {
         self.head_dim() * self.n_kv_heads
-    }
-}
-
-/// `SplitMix64`: a counter that is mixed, so Python can compute any stretch of the stream at once.
-pub struct SplitMix64(u64);
-
-impl SplitMix64 {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `[-1, 1)`, on a grid of 2^-23: every step is exact in f32, in any language.
-    pub fn next_f32(&mut self) -> f32 {
-        let k = (self.next_u64() >> 40) as i32; // the top 24 bits
-        (k - (1 << 23)) as f32 / (1 << 23) as f32
-    }
-
-    fn tensor(&mut self, len: usize, centre: f32, scale: f32) -> Vec<f32> {
-        (0..len).map(|_| centre + self.next_f32() * scale).collect()
     }
 }
 
@@ -97,6 +102,9 @@ pub struct Layer {
     pub w3: Vec<f32>,             // (hidden_dim, dim)
 }
 
+/// One of a layer's tensors.
+type Part = fn(&Layer) -> &Vec<f32>;
+
 /// A model with random weights, in Meta's layout: RoPE rotates adjacent pairs of rows of wq and wk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RandomModel {
@@ -113,7 +121,7 @@ impl RandomModel {
     pub fn new(shape: Shape, seed: u64) -> Self {
         let Shape { dim, hidden_dim, vocab_size, .. } = shape;
         let kv_dim = shape.kv_dim();
-        // A matrix with rows of length n keeps the size of a normalised input: uniform weights of
+        // A matrix with rows of length n keeps the size of a normalized input: uniform weights of
         // variance 1/n. So attention scores have a deviation near 1, and a softmax that is wrong
         // shows.
         let matrix_scale = |n: usize| (3.0 / n as f64).sqrt() as f32;
@@ -139,7 +147,7 @@ impl RandomModel {
         Self { shape, tok_embeddings, layers, norm, output }
     }
 
-    /// The matrix that turns the last state into logits: `(vocab_size, dim)`.
+    /// The matrix that makes logits of the last state: `(vocab_size, dim)`.
     pub fn classifier(&self) -> &[f32] {
         self.output.as_deref().unwrap_or(&self.tok_embeddings)
     }
@@ -148,18 +156,13 @@ impl RandomModel {
     /// classifier is tied.
     pub fn to_v0(&self) -> Vec<u8> {
         let mut file = Vec::new();
-        let sign = if self.shape.tied { 1 } else { -1 };
-        self.put_ints(&mut file, sign);
+        self.put_ints(&mut file, if self.shape.tied { 1 } else { -1 });
         put_f32s(&mut file, &self.tok_embeddings);
-        self.put_each(&mut file, |layer| &layer.attention_norm);
-        self.put_each(&mut file, |layer| &layer.wq);
-        self.put_each(&mut file, |layer| &layer.wk);
-        self.put_each(&mut file, |layer| &layer.wv);
-        self.put_each(&mut file, |layer| &layer.wo);
-        self.put_each(&mut file, |layer| &layer.ffn_norm);
-        self.put_each(&mut file, |layer| &layer.w1);
-        self.put_each(&mut file, |layer| &layer.w2);
-        self.put_each(&mut file, |layer| &layer.w3);
+        let attention: [Part; 5] = [|l| &l.attention_norm, |l| &l.wq, |l| &l.wk, |l| &l.wv, |l| &l.wo];
+        let feed_forward: [Part; 4] = [|l| &l.ffn_norm, |l| &l.w1, |l| &l.w2, |l| &l.w3];
+        for part in attention.into_iter().chain(feed_forward) {
+            self.put_each(&mut file, part);
+        }
         put_f32s(&mut file, &self.norm);
         // Two tables of cosines and sines that a reader must skip: NaN shows if it doesn't.
         let tables = 2 * self.shape.max_seq_len * (self.shape.head_dim() / 2);
@@ -201,39 +204,20 @@ impl RandomModel {
             let (quants, scales) = quantize(tensor, group_size);
             quants.iter().enumerate().map(|(i, &q)| f32::from(q) * scales[i / group_size]).collect()
         };
-        Self {
-            shape: self.shape,
-            tok_embeddings: dequantized(&self.tok_embeddings),
-            layers: self
-                .layers
-                .iter()
-                .map(|layer| Layer {
-                    attention_norm: layer.attention_norm.clone(),
-                    wq: dequantized(&layer.wq),
-                    wk: dequantized(&layer.wk),
-                    wv: dequantized(&layer.wv),
-                    wo: dequantized(&layer.wo),
-                    ffn_norm: layer.ffn_norm.clone(),
-                    w1: dequantized(&layer.w1),
-                    w2: dequantized(&layer.w2),
-                    w3: dequantized(&layer.w3),
-                })
-                .collect(),
-            norm: self.norm.clone(),
-            output: self.output.as_deref().map(dequantized),
+        let mut model = self.clone();
+        for matrix in model.matrices_mut() {
+            *matrix = dequantized(matrix);
         }
+        model
     }
 
     /// Every matrix, in the order of files v1 and v2.
     fn matrices(&self) -> Vec<&[f32]> {
+        let parts: [Part; 7] = [|l| &l.wq, |l| &l.wk, |l| &l.wv, |l| &l.wo, |l| &l.w1, |l| &l.w2, |l| &l.w3];
         let mut matrices: Vec<&[f32]> = vec![&self.tok_embeddings];
-        matrices.extend(self.layers.iter().map(|layer| &*layer.wq));
-        matrices.extend(self.layers.iter().map(|layer| &*layer.wk));
-        matrices.extend(self.layers.iter().map(|layer| &*layer.wv));
-        matrices.extend(self.layers.iter().map(|layer| &*layer.wo));
-        matrices.extend(self.layers.iter().map(|layer| &*layer.w1));
-        matrices.extend(self.layers.iter().map(|layer| &*layer.w2));
-        matrices.extend(self.layers.iter().map(|layer| &*layer.w3));
+        for part in parts {
+            matrices.extend(self.layers.iter().map(|layer| &**part(layer)));
+        }
         matrices.extend(self.output.as_deref());
         matrices
     }
@@ -281,9 +265,9 @@ impl RandomModel {
     }
 
     /// One tensor of every layer.
-    fn put_each(&self, file: &mut Vec<u8>, tensor: impl Fn(&Layer) -> &[f32]) {
+    fn put_each(&self, file: &mut Vec<u8>, part: Part) {
         for layer in &self.layers {
-            put_f32s(file, tensor(layer));
+            put_f32s(file, part(layer));
         }
     }
 }
@@ -312,8 +296,6 @@ pub fn quantize(tensor: &[f32], group_size: usize) -> (Vec<i8>, Vec<f32>) {
     (quants, scales)
 }
 
-// --- Comparing
-
 /// The standard deviation, about the mean.
 pub fn std_dev(x: &[f64]) -> f64 {
     let mean = x.iter().sum::<f64>() / x.len() as f64;
@@ -331,7 +313,54 @@ pub fn max_abs_diff<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[A], b: &[B]) 
     a.iter().zip(b).map(diff).fold(0.0, |max, d| if d.is_nan() { f64::INFINITY } else { d.max(max) })
 }
 
-// --- Files
+/// The largest distance in standard deviations of what is expected.
+pub fn max_error(found: &[f32], expected: &[f64]) -> f64 {
+    max_abs_diff(found, expected) / std_dev(expected)
+}
+
+/// Root of the mean square of the difference, in standard deviations of what is expected.
+pub fn rms_error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "lengths");
+    let squares = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2));
+    (squares.sum::<f64>() / expected.len() as f64).sqrt() / std_dev(expected)
+}
+
+/// How far f32 logits may be from exact ones, in standard deviations of the logits.
+///
+/// From the embedding to a logit there are at most `8 n_layers + 2` sums in a row, each of at most
+/// `widest` terms with a rounding each, below u = 2^-24 of the partial sum. Rounding errors
+/// are independent and of mean zero to first order, so the relative error of a sum grows as
+/// sqrt(widest) u (Higham and Mary 2019), and those of the sums add up. (All in one direction it
+/// would be sqrt(widest) times that, which never happens.) Measured: at most a third of it.
+pub fn f32_tolerance(n_layers: usize, widest: usize) -> f64 {
+    (8 * n_layers + 2) as f64 * (widest as f64).sqrt() / f64::from(1 << 24)
+}
+
+/// How far int8 activations may take the logits, in standard deviations: root mean square.
+///
+/// An activation is off by at most half a step, which is its group's largest divided by 127, and
+/// evenly distributed in that: by `peak / (127 sqrt(12))` in the root mean square. In a group of
+/// `g` normally distributed activations the peak is about sqrt(2 ln(2 g)) of their root mean
+/// square, so a product's input, and with weights that know nothing of the error its output, is off
+/// by `e = sqrt(2 ln(2 g)) / (127 sqrt(12))` of its own size, 0.7 % for g = 64.
+///
+/// A logit comes after 4 products a layer in a row and the classifier. Each hands on the error
+/// before it and adds its own, which is independent, so squares add up: `sqrt(4 n_layers + 1) e`,
+/// doubled because SwiGLU multiplies two inputs and attention three. Measured: at most a third of
+/// that.
+pub fn int8_tolerance(n_layers: usize, group_size: usize) -> f64 {
+    let e = (2.0 * (2.0 * group_size as f64).ln()).sqrt() / (127.0 * 12_f64.sqrt());
+    2.0 * ((4 * n_layers + 1) as f64).sqrt() * e
+}
+
+/// Fails unless two rows of logits are the same bits, and finite.
+#[track_caller]
+pub fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    let first = found.iter().zip(expected).position(|(a, b)| a.to_bits() != b.to_bits());
+    assert_eq!(first, None, "{what}: the first logit that differs");
+    assert!(!found.is_empty() && found.iter().all(|x| x.is_finite()), "{what}: finite");
+}
 
 /// A file in a temporary folder of its own; both go when it is dropped.
 #[derive(Debug)]
@@ -362,6 +391,19 @@ impl TempFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap()
+    }
+
+    /// The path of another file in its folder.
+    pub fn beside(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    pub fn text(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
 }
 
 impl AsRef<Path> for TempFile {
@@ -373,7 +415,7 @@ impl AsRef<Path> for TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         // On failure the folder stays: a panic here would hide the test's own.
-        let _ = fs::remove_dir_all(self.path.parent().unwrap());
+        let _ = fs::remove_dir_all(self.folder());
     }
 }
 

@@ -1,7 +1,7 @@
 //! The forward pass of int8 files, as llama2.c's `runq.c` defines it: every operation in f32 and in
 //! its order there.
 //!
-//! Quantising turns a difference in the last bit into one of a hundredth of the logits' spread, so
+//! Quantizing makes a difference in the last bit one of a hundredth of the logits' spread, so
 //! a file of int8 weights has no sharper meaning than one program's numerics. Rows that aren't
 //! whole groups, whose tails runq.c drops, are summed in parts that lie within a group: `gcd(n,
 //! group_size)` weights each.

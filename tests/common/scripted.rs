@@ -3,24 +3,15 @@
 use super::{Layer, RandomModel, Shape};
 
 /// A model of one layer that does nothing, whose best next token after `t` is always `next[t]`,
-/// with a margin: the others' logits are 0. There are as many tokens as `next` has, and it must be
-/// even.
+/// with a margin: the others' logits are 0. There is a token for each of `next`, of which there must
+/// be an even number.
 ///
 /// Each embedding is a direction of its own, and each row of the classifier is the sum of the
 /// directions of the tokens that it follows.
 pub fn scripted_model(next: &[u32], max_seq_len: usize) -> RandomModel {
     let n = next.len();
-    assert!(n.is_multiple_of(2), "RoPE turns pairs");
-    let shape = Shape {
-        dim: n,
-        hidden_dim: 1,
-        n_layers: 1,
-        n_heads: n / 2,
-        n_kv_heads: 1,
-        vocab_size: n,
-        max_seq_len,
-        tied: false,
-    };
+    assert!(n.is_multiple_of(2), "RoPE rotates pairs");
+    let shape = Shape::new(n, 1).layers(1).heads(n / 2, 1).vocab(n).context(max_seq_len);
     let mut tok_embeddings = vec![0.0; n * n];
     let mut output = vec![0.0; n * n];
     for (token, &next) in next.iter().enumerate() {
@@ -41,7 +32,7 @@ pub fn scripted_model(next: &[u32], max_seq_len: usize) -> RandomModel {
     RandomModel { shape, tok_embeddings, layers: vec![layer], norm: vec![1.0; n], output: Some(output) }
 }
 
-/// A `tokenizer.bin`: the pieces behind `<unk>`, BOS and EOS, which are tokens 0, 1 and 2.
+/// A `tokenizer.bin`: the pieces after `<unk>`, BOS and EOS, which are tokens 0, 1 and 2.
 pub fn tokenizer_bin(pieces: &[&[u8]]) -> Vec<u8> {
     let specials: [&[u8]; 3] = [b"<unk>", b"\n<s>\n", b"\n</s>\n"];
     let all = || specials.iter().chain(pieces);

@@ -3,7 +3,7 @@
     pip install numpy gguf && python tests/golden/ggml_blocks.py
 
 For each format of FORMATS in turn: its blocks, then their weights as little-endian f32. The blocks are random bytes,
-but for the half-precision numbers among them: those take every value of SCALES and then ordinary ones.
+except for the half-precision numbers among them: those take every value of SCALES and then ordinary ones.
 """
 import pathlib
 import warnings

@@ -1,4 +1,4 @@
-"""Writes k_quants.bin beside this file: weights, and what ggml's reference quantisers make of them.
+"""Writes k_quants.bin beside this file: weights, and what ggml's reference quantizers make of them.
 
     pip install numpy llama-cpp-python==0.3.36 && python tests/golden/k_quants.py
 

@@ -20,7 +20,7 @@ class NarrowHeads(Shape):
 
 
 SHAPE = NarrowHeads(dim=256, hidden_dim=64, n_layers=2, n_heads=2, n_kv_heads=1, vocab_size=72, max_seq_len=32, tied=False)
-# `TOKENS` in tests/formats.rs must be equal to this.
+# `TOKENS` in tests/logits/formats.rs must be equal to this.
 TOKENS = [1, 71, 30, 2, 30, 0, 55, 64, 13, 7]
 
 # GGUF's name: (format, rows, columns)

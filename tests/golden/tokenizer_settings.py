@@ -4,7 +4,7 @@ with them by tokenizers and by sentencepiece.
     pip install sentencepiece tokenizers && python tests/golden/tokenizer_settings.py
 
 The first line has a tokenizer.json of SentencePiece's kind, and the texts. Each other line is a case: what is changed in that
-file (null removes a key), or which bytes are put behind published/llama2/tokenizer.model; and the tokens of each text.
+file (null removes a key), or which bytes are put after published/llama2/tokenizer.model; and the tokens of each text.
 """
 import json
 import pathlib
@@ -116,10 +116,10 @@ def main():
         tokenizer = Tokenizer.from_str(json.dumps(patched(base(), patch)))
         tokens = [tokenizer.encode(text).ids for text in TEXTS]
         lines.append({"name": name, "patch": patch, "noted": noted, "tokens": tokens})
-    for name, behind, noted in spec_cases():
-        processor = sentencepiece.SentencePieceProcessor(model_proto=MODEL + behind)
+    for name, extra, noted in spec_cases():
+        processor = sentencepiece.SentencePieceProcessor(model_proto=MODEL + extra)
         tokens = [[1] + processor.encode(text) for text in TEXTS]
-        lines.append({"name": name, "behind": list(behind), "noted": noted, "tokens": tokens})
+        lines.append({"name": name, "added": list(extra), "noted": noted, "tokens": tokens})
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     (HERE / "tokenizer_settings.jsonl").write_text(text)
 

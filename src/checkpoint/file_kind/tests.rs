@@ -1,4 +1,5 @@
 use super::*;
+use crate::rng::SplitMix64;
 
 /// The beginning of a file of each kind, as the programs that make them write it.
 const EXAMPLES: &[(FileKind, &[u8])] = {
@@ -105,7 +106,7 @@ fn each_kind_is_told_by_its_first_bytes() {
 
 #[test]
 fn what_is_like_no_kind_has_none() {
-    let noise: Vec<u8> = (0..5000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect();
+    let noise: Vec<u8> = SplitMix64::new(1).bytes(5000).into_iter().map(|byte| byte | 1).collect();
     for bytes in [&noise[..], &[0xFF; 100], b"\0\0\0\x01"] {
         assert_eq!(FileKind::detect(bytes, bytes.len() as u64), None, "{:?}", &bytes[..4]);
     }

@@ -1,6 +1,7 @@
 //! Quantizers against ggml's, and what they do with weights that no model has.
 
 use super::*;
+use crate::rng::SplitMix64;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
 use std::sync::Arc;
@@ -48,16 +49,9 @@ fn error(found: &[f32], weights: &[f32]) -> f64 {
     error / weights.iter().map(|&x| squared(x)).sum::<f64>()
 }
 
-/// Some numbers that look random, in -1..=1.
-fn random(n: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (f64::from(state) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
-    };
-    (0..n).map(|_| next()).collect()
+/// Random weights in -1..1.
+fn random(n: usize, seed: u64) -> Vec<f32> {
+    SplitMix64::new(seed).tensor(n, 0.0, 1.0)
 }
 
 #[test]

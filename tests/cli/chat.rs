@@ -1,0 +1,143 @@
+//! `chat` in a pipe.
+
+use babyllama::chat::Template;
+use babyllama::{Chat, Model, Sampler, SamplerOptions};
+
+use crate::common::gguf::Value;
+use crate::common::{BUNDLED, TempFile, assert_says};
+use crate::{babyllama, fails, rambler, stderr, stdout, with_input, with_keys};
+
+/// What the library makes of a conversation: each answer on a line.
+fn conversation(
+    model: &Model,
+    system: Option<&str>,
+    questions: &[&str],
+    max_tokens: usize,
+    options: SamplerOptions,
+) -> String {
+    let mut sampler = Sampler::new(options);
+    let mut chat = Chat::new(model.session(), Template::Llama2).unwrap();
+    chat.set_system(system);
+    let mut answers = String::new();
+    for question in questions {
+        let answer = chat.ask(question, &mut sampler).unwrap().max_tokens(max_tokens);
+        answer.for_each(|piece| answers += piece.unwrap().as_str());
+        answers.push('\n');
+    }
+    answers
+}
+
+#[test]
+fn chat_answers_as_the_library_does() {
+    let model = Model::open(BUNDLED).unwrap();
+    let questions = ["Who is Lily?", "And  Tom?", "Why?"];
+    let input = b"Who is Lily?\n\n  And  Tom?\r\nWhy?"; // an empty line is no question
+    let drawn = (211, 1.0, None, 120);
+    for (seed, temperature, system, max_tokens) in [(1, 0.0, None, 5), (1, 0.0, Some("Be brief."), 5), drawn]
+    {
+        let (t, s, n) = (temperature.to_string(), seed.to_string(), max_tokens.to_string());
+        let mut args = vec!["chat", BUNDLED, "--template", "llama2", "-t", &t, "-s", &s, "-n", &n];
+        args.extend(system.into_iter().flat_map(|system| ["-y", system]));
+        let output = with_input(&args, input);
+        let options = SamplerOptions::new().temperature(temperature).seed(seed);
+        assert_eq!(stdout(&output), conversation(&model, system, &questions, max_tokens, options));
+        assert!(stderr(&output).starts_with("prompt: "), "no prompts in a pipe: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn chat_says_that_the_context_is_full() {
+    let model = rambler();
+    let args = ["chat", model.text(), "-z", BUNDLED, "-t", "0", "--template", "llama2"];
+    let output = with_input(&args, b"Hello\n");
+    assert!(!stdout(&output).trim().is_empty());
+    assert_says(&stderr(&output), &["[the context is full, 64 tokens"]);
+    let output = with_input(&args, b"Hello\nAre you there?\n");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_says(&message, &["error: the context is full: it holds 64 tokens, 64 are used"]);
+    let output = with_input(&args, "Hello ".repeat(100).as_bytes());
+    fails(&output, 1, &["it holds 64 tokens, 0 are used"]);
+}
+
+#[test]
+fn chat_without_a_question_ends_well() {
+    assert_eq!(stdout(&babyllama(&["chat"])), "");
+    fails(&with_input(&["chat", "-q"], b"\xff\n"), 1, &["standard input: a line is not UTF-8"]);
+}
+
+/// A line ends a question, whatever is in it.
+#[test]
+fn a_piped_line_is_a_question_as_it_stands() {
+    let output = with_input(
+        &["chat", "-n", "1", "-q", "-t", "0", "--template", "vicuna"],
+        "C:\\\nfoo \\\n\"\"\"one\ntwo\"\"\"\n\"\"\"\nlast\\",
+    );
+    assert_eq!(stdout(&output).lines().count(), 6);
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_piped_question_may_begin_with_a_slash() {
+    let output =
+        with_input(&["chat", "-n", "1", "-q", "-t", "0"], "/no_think hello\n/quit\n/save /x\nsecond\n");
+    assert_eq!(stdout(&output).lines().count(), 4);
+    assert_eq!(stderr(&output), "");
+}
+
+/// A chat template that isn't known isn't replaced by another, and one that can't be read doesn't
+/// matter to those who don't chat.
+#[test]
+fn chat_takes_only_a_template_that_is_known() {
+    let with = |template: &[u8]| {
+        let file = with_keys(&[("tokenizer.chat_template", Value::Str(template.to_vec()))]);
+        TempFile::new("m.gguf", &file.to_bytes())
+    };
+    for (template, part) in [
+        (&b"{{ messages }}"[..], "chat template isn't known here"),
+        (b"phi3", "its chat template, \"phi3\", isn't known here"),
+        (b"llama2", "its chat template, \"llama2\", is llama.cpp's, which differs"),
+        (b"zephyr", "its chat template, \"zephyr\", is llama.cpp's, which differs"),
+        (b"vicuna", "its chat template, \"vicuna\", is llama.cpp's, which differs"),
+        (b"llama2-sys-strip", "its chat template, \"llama2-sys-strip\", isn't known here"),
+        (b"{{ '\xff' }}", "chat template isn't known here"),
+    ] {
+        let file = with(template);
+        let args = ["chat", file.text(), "-z", BUNDLED, "-n", "1", "-q"];
+        fails(&with_input(&args, "Hi\n"), 1, &[part, "--template", "llama2, llama3, chatml"]);
+        stdout(&with_input(&[&args[..], &["--template", "vicuna"]].concat(), "Hi\n"));
+        stdout(&babyllama(&["run", file.text(), "-z", BUNDLED, "-n", "2"]));
+        stdout(&babyllama(&["inspect", file.text()]));
+    }
+    let prompt = |template: &[u8]| {
+        let file = with(template);
+        let output = with_input(&["chat", file.text(), "-z", BUNDLED, "-n", "1", "-t", "0"], "Hi\n");
+        stdout(&output);
+        stderr(&output)
+    };
+    let named = prompt(b"mistral-v7-tekken");
+    assert!(
+        named.starts_with("note: the file names its chat template: mistral-v7-tekken\nprompt: "),
+        "{named}"
+    );
+    let jinja = b"{{'<|im_start|>' + m['role'] + '\xff' + m['content'] + '<|im_end|>'}}";
+    assert!(prompt(jinja).starts_with("note: the file's chat template is not valid UTF-8\nprompt: "));
+    let system = b"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + m + ' ASSISTANT:' }}";
+    let words = "note: the file's chat template has words that the model isn't fed, \"A chat with a kind assistant.\": -y sets";
+    assert!(prompt(system).starts_with(words), "{}", prompt(system));
+    // The names are options too.
+    for name in ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"] {
+        stdout(&with_input(&["chat", "--template", name, "-n", "1", "-q"], "Hi\n"));
+    }
+    for empty in [&b""[..], b" \n"] {
+        assert!(prompt(empty).starts_with("note: the file has no chat template: taking Llama 2's"));
+    }
+    let number = with_keys(&[("tokenizer.chat_template", Value::U32(1))]);
+    let number = TempFile::new("m.gguf", &number.to_bytes());
+    let output = babyllama(&["run", number.text(), "-z", BUNDLED, "-n", "2"]);
+    stdout(&output);
+    assert_says(&stderr(&output), &["key tokenizer.chat_template: expected a string"]);
+    // A file that says nothing, as llama2.c's: said in a pipe too.
+    let output = with_input(&["chat", "-n", "1"], "Hi\n");
+    assert_says(&stderr(&output), &["taking Llama 2's; --template selects another"]);
+}
