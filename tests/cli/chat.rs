@@ -123,8 +123,9 @@ fn chat_takes_only_a_template_that_is_known() {
     let jinja = b"{{'<|im_start|>' + m['role'] + '\xff' + m['content'] + '<|im_end|>'}}";
     assert!(prompt(jinja).starts_with("note: the file's chat template is not valid UTF-8\nprompt: "));
     let system = b"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + m + ' ASSISTANT:' }}";
-    let words = "note: the file's chat template has words that the model isn't fed, \"A chat with a kind assistant.\": -y sets";
-    assert!(prompt(system).starts_with(words), "{}", prompt(system));
+    let words = "has words that the model isn't fed, \"A chat with a kind assistant.\": -y sets";
+    let note = format!("note: the file's chat template {words}");
+    assert!(prompt(system).starts_with(&note), "{}", prompt(system));
     // The names are options too.
     for name in ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"] {
         stdout(&with_input(&["chat", "--template", name, "-n", "1", "-q"], "Hi\n"));

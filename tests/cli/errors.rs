@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
+use babyllama::Isa;
 use babyllama::inspect::GgufFile;
 
 use crate::common::gguf::Value;

@@ -3,8 +3,8 @@
 use super::{Layer, RandomModel, Shape};
 
 /// A model of one layer that does nothing, whose best next token after `t` is always `next[t]`,
-/// with a margin: the others' logits are 0. There is a token for each of `next`, of which there must
-/// be an even number.
+/// with a margin: the others' logits are 0. There is a token for each of `next`, whose number is
+/// even.
 ///
 /// Each embedding is a direction of its own, and each row of the classifier is the sum of the
 /// directions of the tokens that it follows.

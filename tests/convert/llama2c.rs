@@ -83,7 +83,7 @@ fn dequantized_embeddings(file: &[u8], dtype: Dtype) -> Vec<f32> {
 }
 
 #[test]
-fn rows_that_are_no_whole_blocks_become_f16() {
+fn rows_that_are_not_a_multiple_of_a_block_become_f16() {
     let shape = Shape { hidden_dim: 80, ..SHAPE };
     let source = TempFile::new("model.bin", &RandomModel::new(shape, 5).to_v0());
     let file = converted(&source, &ModelOptions::new(), &GgufOptions::new().recipe(Recipe::Q8_0));

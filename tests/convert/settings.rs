@@ -113,7 +113,7 @@ fn nothing_reads_beyond_the_sliding_window() {
 }
 
 #[test]
-fn whole_numbers_may_be_written_as_floats() {
+fn integers_may_be_written_as_floats() {
     let plain = Variant::new();
     let written = checked_gguf(&plain.open().unwrap());
     let mut copy = Variant::new();

@@ -85,7 +85,8 @@ fn what_would_make_other_tokens_is_refused() {
     let special = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
     let text = json!({"Sequence": {"id": "A", "type_id": 0}});
     let metaspace = |more: Value| {
-        let stage = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false});
+        let stage = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first",
+            "split": false});
         json!({"normalizer": null, "pre_tokenizer": patched(&stage, &more)})
     };
     let normalizer = |more: Value| {

@@ -1,8 +1,11 @@
 //! The oracle that holds the other tests is itself held: by Hugging Face's logits, and by the
 //! layout of files.
 
+use babyllama::ErrorKind;
+
 use crate::common::{
-    GOLDEN, RandomModel, Shape, TempFile, golden_tokens, logits, max_abs_diff, quantize, std_dev,
+    GOLDEN, RandomModel, Shape, SplitMix64, TempFile, assert_same_bits, golden_tokens, logits, max_abs_diff,
+    quantize, refuses, std_dev, try_open,
 };
 
 #[test]
@@ -96,4 +99,36 @@ fn golden_texts_are_read_as_json() {
     assert_eq!(tokens("\u{7f}\u{fffd}\u{fffd}\u{fffd}E"), Some(&[217, 24_211, 24_211, 24_211, 53][..]));
     let beyond_16_bits = tokens("\u{1d4c5}\u{1d674}\u{1d51c}\n");
     assert_eq!(beyond_16_bits.map(<[u32]>::len), Some(10));
+}
+
+/// Whether a check fails, which is to say: panics.
+fn fails(check: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+    std::panic::catch_unwind(check).is_err()
+}
+
+#[test]
+fn the_checks_of_other_tests_can_fail() {
+    let open = |bytes: &'static [u8]| try_open(bytes);
+    assert!(!fails(|| drop(refuses!(open(b"text"), ErrorKind::UnknownFormat { .. }, "text"))));
+    assert!(fails(|| drop(refuses!(open(b"text"), ErrorKind::UnknownFormat { .. }, "text", "picture"))));
+    assert!(fails(|| drop(refuses!(open(b"text"), ErrorKind::MissingTensor { .. }, "text"))));
+    let model = GOLDEN[0].model().to_v1();
+    assert!(fails(move || drop(refuses!(try_open(model), _))));
+
+    let same = |a: [f32; 2], b: [f32; 2]| fails(move || assert_same_bits(&a, &b, "rows"));
+    assert!(!same([1.0, 0.0], [1.0, 0.0]));
+    assert!(same([1.0, 0.0], [1.0, -0.0]) && same([1.0, 0.0], [1.0 + f32::EPSILON, 0.0]));
+    assert!(same([f32::NAN, 0.0], [f32::NAN, 0.0]) && fails(|| assert_same_bits(&[], &[], "rows")));
+}
+
+#[test]
+fn random_numbers_are_those_of_their_definition() {
+    // The first numbers of SplitMix64 for the seed 1234567, as its authors' C program prints them.
+    let mut rng = SplitMix64::new(1_234_567);
+    let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+    assert_eq!([(); 3].map(|()| rng.next_u64()), expected);
+    assert!((0..1000).all(|_| (-1.0..1.0).contains(&rng.next_f32()) && rng.below(3) < 3));
+    let mut bytes = vec![7; 100];
+    (0..50).for_each(|_| rng.damage(&mut bytes, 40));
+    assert!(bytes[..40].iter().any(|byte| *byte != 7) && bytes[40..].iter().all(|byte| *byte == 7));
 }

@@ -1,7 +1,7 @@
 //! Prefill decodes weights once for many tokens, decode multiplies row by row: both must give the
 //! same bits, in every format, on every instruction set, for any number of threads.
 
-use babyllama::Isa;
+use babyllama::{Dtype, Isa};
 
 use crate::common::gguf::{Gguf, Value};
 use crate::common::{RandomModel, Shape, SplitMix64, all_logits, assert_same_bits, open_on, step_by_step};

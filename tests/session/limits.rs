@@ -38,11 +38,8 @@ fn an_error_leaves_the_session_as_it_was() {
             }
         }
         for more in [1, 2, 1000] {
-            assert_refused(
-                &mut session,
-                &vec![1; left + more],
-                |kind| matches!(kind, ErrorKind::ContextFull { capacity: 10, requested } if *requested == 10 + more),
-            );
+            let full = |kind: &ErrorKind| matches!(kind, ErrorKind::ContextFull { capacity: 10, requested } if *requested == 10 + more);
+            assert_refused(&mut session, &vec![1; left + more], full);
         }
     }
     // The context is full to the last position, and those errors have left no trace.

@@ -117,7 +117,7 @@ fn text_that_goes_on_is_encoded_as_such() {
         tokenizer.decode(session.tokens())
     };
     assert_eq!(read(&["Once upon a ti", "me", ", \u{e9}", " x"]), "Once upon a time, \u{e9} x");
-    // After what isn't text a text begins: there the dummy space is the tokenizer's and not the
+    // After what isn't text a text begins: there the dummy prefix is the tokenizer's and not the
     // text's.
     let mut session = model.session();
     session.forward(&[tokenizer.bos().unwrap()]).unwrap();

@@ -1,5 +1,5 @@
-//! The tokenizer against SentencePiece 0.2.3, which made the tokens in `tests/golden/bundled.tokens`
-//! and `llama2_32000.tokens`.
+//! The tokenizer against SentencePiece 0.2.3, which made the tokens in
+//! `tests/golden/bundled.tokens` and `llama2_32000.tokens`.
 //!
 //! SentencePiece's `remove_extra_whitespaces` was off: a `tokenizer.bin` doesn't say whether it was
 //! on in training, and llama2.c treats it as off.

@@ -1,5 +1,5 @@
-//! The tokenizer of `SmolLM2` against llama.cpp, which made the tokens in `tests/golden/smollm2.tokens`,
-//! in the version of its Python bindings' 0.3.36.
+//! The tokenizer of `SmolLM2` against llama.cpp, which made the tokens in
+//! `tests/golden/smollm2.tokens`, in the version of its Python bindings' 0.3.36.
 //!
 //! It has a byte-level vocabulary in which some bytes have no piece: text loses them, there as
 //! here. The file isn't in the repository:
