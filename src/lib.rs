@@ -80,7 +80,7 @@
 //!
 //! # Unsafe code
 //! It is denied except in three places: `storage.rs` (mapping a file, viewing bytes as numbers),
-//! `simd/` (intrinsics) and `parallel` (threads that write disjoint parts of one buffer). Each says
+//! `simd/` (intrinsics) and `parallel/` (threads that write disjoint parts of one buffer). Each says
 //! at its top why it is sound.
 //!
 //! # Features

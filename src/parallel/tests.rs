@@ -1,13 +1,25 @@
-//! Regions on several threads: every unit once, whoever panics or sleeps.
+//! Regions on several threads: every item once, whoever panics or sleeps.
 
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::crew::{Crew, MAX_STINT, Pass};
 use super::*;
+
+/// What some threads do often, and Miri, which is a thousand times slower, a few times.
+const fn times(n: usize) -> usize {
+    if cfg!(miri) { n.div_ceil(25) } else { n }
+}
 
 /// Every element of every matrix gets its own value exactly once.
 fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
     let mut data = widths.map(|w| vec![0.0f32; rows * w]);
     for pass in 1..=3 {
         threads.enter(false, |team| {
-            for _ in 0..50 {
+            for _ in 0..times(50) {
                 let [a, b, c] = &mut data;
                 let [wa, wb, wc] = widths;
                 let columns = [
@@ -15,9 +27,9 @@ fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
                     ColumnPartition::new(b, wb, 4),
                     ColumnPartition::new(c, wc, 4),
                 ];
-                team.bands(columns.map(|c| [c]), 1 << 20, |group, units, [mut band]| {
-                    for row in 0..band.n_rows() {
-                        for (x, column) in band.row(row).iter_mut().zip(units.start * 4..) {
+                team.bands(columns.map(|c| [c]), 1 << 20, |group, items, [mut slice]| {
+                    for row in 0..slice.n_rows() {
+                        for (x, column) in slice.row(row).iter_mut().zip(items.start * 4..) {
                             *x += (group * 1000 + row * 300 + column) as f32;
                         }
                     }
@@ -26,7 +38,8 @@ fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
         });
         for (group, (data, width)) in data.iter().zip(widths).enumerate() {
             for (i, &x) in data.iter().enumerate() {
-                let want = (group * 1000 + i / width * 300 + i % width) as f32 * 50.0 * pass as f32;
+                let want =
+                    (group * 1000 + i / width * 300 + i % width) as f32 * times(50) as f32 * pass as f32;
                 assert_eq!(x, want);
             }
         }
@@ -76,11 +89,12 @@ fn a_panic_in_a_chunk_reaches_the_caller_and_the_team_survives() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it is about times, which Miri can't keep")]
 fn helpers_leave_when_they_are_not_called() {
     let threads = Threads::new(2).unwrap();
     fill(&threads, 1, [64, 64, 64]);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while threads.crew.present.load(Ordering::Relaxed) > 0 {
+    while threads.n_helpers() > 0 {
         assert!(Instant::now() < deadline, "the helper still holds its thread");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -100,6 +114,7 @@ fn wait_for(flag: &AtomicBool) -> bool {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it is about times, which Miri can't keep")]
 fn a_join_of_the_callers_returns_while_a_pass_that_it_helps_goes_on() {
     let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
     let threads = Threads::from_pool(Arc::clone(&pool));
@@ -134,6 +149,7 @@ fn a_join_of_the_callers_returns_while_a_pass_that_it_helps_goes_on() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it is about times, which Miri can't keep")]
 fn helpers_of_the_callers_pool_come_back_for_as_long_as_a_pass_goes_on() {
     let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
     let threads = Threads::from_pool(Arc::clone(&pool));
@@ -151,4 +167,94 @@ fn helpers_of_the_callers_pool_come_back_for_as_long_as_a_pass_goes_on() {
             std::thread::sleep(2 * MAX_STINT); // it has left
         }
     });
+}
+
+/// Fails to compile for a type that is `Sync`, since then it isn't clear which of the two is meant.
+trait NotSync<Why> {
+    fn holds() {}
+}
+impl<T: ?Sized> NotSync<()> for T {}
+impl<T: ?Sized + Sync> NotSync<((),)> for T {}
+
+/// So nothing that is `Sync`, as what a region runs must be, can hold a team and open another.
+#[test]
+fn regions_that_nest_do_not_compile() {
+    <Team<'_> as NotSync<_>>::holds();
+    <Pass<'_> as NotSync<_>>::holds();
+}
+
+#[test]
+fn a_region_that_comes_by_its_own_pass_runs_alone() {
+    thread_local!(static PASS: RefCell<Option<Pass<'static>>> = const { RefCell::new(None) });
+    static INNER: AtomicUsize = AtomicUsize::new(0);
+
+    let crew: &'static Crew = Box::leak(Box::new(Crew::new(false)));
+    let helpers: Vec<_> = (0..crew.recruit(1)).map(|_| std::thread::spawn(|| crew.help())).collect();
+    PASS.set(crew.open());
+    let (on_caller, outer) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let caller = std::thread::current().id();
+    PASS.with_borrow(|pass| {
+        let work = |_| {
+            outer.fetch_add(1, Ordering::Relaxed);
+            on_caller.fetch_add((std::thread::current().id() == caller).into(), Ordering::Relaxed);
+            PASS.with_borrow(|pass| {
+                let Some(pass) = pass else { return };
+                let work = |_| {
+                    assert_eq!(std::thread::current().id(), caller);
+                    INNER.fetch_add(1, Ordering::Relaxed);
+                };
+                pass.run_region(1, 2, &work, || ());
+            });
+        };
+        pass.as_ref().unwrap().run_region(10, 10, &work, || ());
+    });
+    assert_eq!(outer.into_inner(), 20);
+    assert_eq!(INNER.load(Ordering::Relaxed), 3 * on_caller.into_inner());
+    PASS.set(None);
+    helpers.into_iter().for_each(|helper| helper.join().unwrap());
+}
+
+/// Each chunk of a region opens a pass with other threads, and runs a region with it.
+fn nest(outer: &Threads, inner: &Threads) {
+    let mut counts = [0; 40];
+    for _ in 0..times(10) {
+        outer.enter(false, |team| {
+            team.for_each_mut(&mut counts, 1 << 20, |_, count| {
+                let mut inner_counts = [0; 10];
+                inner.enter(false, |team| team.for_each_mut(&mut inner_counts, 1 << 20, |i, n| *n += i));
+                *count += inner_counts.iter().sum::<usize>();
+            });
+        });
+    }
+    assert_eq!(counts, [45 * times(10); 40]);
+}
+
+#[test]
+fn a_pass_inside_a_chunk_finishes() {
+    let own = Threads::new(3).unwrap();
+    nest(&own, &own);
+    nest(&own, &Threads::new(2).unwrap());
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+    let [first, second] = [(); 2].map(|()| Threads::from_pool(Arc::clone(&pool)));
+    nest(&first, &first);
+    nest(&first, &second);
+    nest(&own, &first);
+    // Every thread of the pool is a caller and would be a helper.
+    pool.broadcast(|_| nest(&first, &second));
+}
+
+#[test]
+fn a_panic_of_caller_and_helper_does_not_reach_the_next_pass() {
+    let threads = Threads::new(2).unwrap();
+    let begun = [const { AtomicBool::new(false) }; 2];
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        threads.enter(false, |team| {
+            team.for_each_mut(&mut [(); 2], 1 << 20, |i, ()| {
+                begun[i].store(true, Ordering::Release);
+                assert!(!begun.iter().all(wait_for), "both");
+            });
+        });
+    }));
+    assert!(outcome.is_err());
+    fill(&threads, 2, [40, 41, 42]);
 }
