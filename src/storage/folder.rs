@@ -1,5 +1,5 @@
-//! What a folder of a published model says of it, as far as errors tell it: without a JSON parser,
-//! which the default build doesn't have.
+//! What errors tell about the folder of a published model: without a JSON parser, which the default
+//! build doesn't have.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,8 +19,8 @@ fn start_of(folder: &Path, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What an adapter (`LoRA`) in this folder changes: `None` if there is no adapter, and nothing
-/// within if it doesn't say.
+/// The base model of the adapter (`LoRA`) in this folder: `None` if there is no adapter, and
+/// `Some(None)` if it doesn't name one.
 pub(crate) fn adapter_base(folder: &Path) -> Option<Option<String>> {
     let settings = start_of(folder, "adapter_config.json")?;
     let value = settings.split_once("\"base_model_name_or_path\"").map(|(_, value)| value.trim_start());
@@ -34,7 +34,7 @@ pub(crate) fn is_quantized(folder: &Path) -> bool {
     start_of(folder, "config.json").is_some_and(|config| config.contains("\"quantization_config\""))
 }
 
-/// What a path is that isn't a regular file, and what to do.
+/// The error for a path that isn't a regular file: what it is, and what to do.
 pub(super) fn not_a_file(path: &Path) -> ErrorKind {
     let holds = |name: &str| path.join(name).is_file();
     let shown = path.display();
