@@ -1,6 +1,8 @@
 //! The threads of a model: how many there are, and the pool that helpers come from.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+#[cfg(feature = "rayon")]
+use std::sync::OnceLock;
 
 use super::crew::Crew;
 use super::team::Team;
