@@ -38,7 +38,7 @@ pub(crate) fn matmul<const N: usize>(
         i += 1;
         [ColumnPartition::new(out, weights[i - 1].n_rows, row_unit)]
     });
-    compute.team.bands(outs, bytes(&weights), move |i, units, [mut out]| {
+    compute.team.columns(outs, bytes(&weights), move |i, units, [mut out]| {
         products(isa, weights[i], rows(units, row_unit, weights[i]), x, &mut out, Output::Overwrite);
     });
 }
@@ -55,7 +55,7 @@ pub(crate) fn matmul_add(
     let x = Activations::of(compute, x, &weights, buffer);
     let (isa, row_unit) = (compute.isa, x.row_unit(&weights[0]));
     let outs = [[ColumnPartition::new(out, weights[0].n_rows, row_unit)]];
-    compute.team.bands(outs, bytes(&weights), move |_, units, [mut out]| {
+    compute.team.columns(outs, bytes(&weights), move |_, units, [mut out]| {
         products(isa, weights[0], rows(units, row_unit, weights[0]), x, &mut out, Output::Accumulate);
     });
 }
@@ -75,7 +75,7 @@ pub(crate) fn matmul_swiglu(
     let (isa, numerics, row_unit) = (compute.isa, compute.numerics, x.row_unit(&weights[0]));
     let columns = |out, w: &Matrix<'_>| ColumnPartition::new(out, w.n_rows, row_unit);
     let outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
-    compute.team.bands(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
+    compute.team.columns(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
         let rows = rows(units, row_unit, weights[0]);
         if matches!(x, Activations::RowMajor(_)) {
             // While the last rows of w1 are multiplied, what follows them is prefetched: not w3's.

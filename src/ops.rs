@@ -16,7 +16,7 @@ pub(crate) fn rmsnorm(compute: &Compute<'_>, out: &mut [f32], x: &[f32], weight:
     let bytes = size_of_val(x);
     let dim = weight.len();
     let (len, isa, numerics) = (out.len(), compute.isa, compute.numerics);
-    compute.team.bands([[ColumnPartition::new(out, len, dim)]], bytes, move |_, units, [mut out]| {
+    compute.team.columns([[ColumnPartition::new(out, len, dim)]], bytes, move |_, units, [mut out]| {
         for (out, x) in out.row(0).chunks_exact_mut(dim).zip(x[units.start * dim..].chunks_exact(dim)) {
             rmsnorm_row(isa, numerics, out, x, weight, eps);
         }

@@ -111,7 +111,7 @@ fn in_layer<E: KvElement>(
     let cache =
         [&mut layer.keys, &mut layer.values].map(|numbers| ColumnPartition::parts(numbers, n_kv_heads));
     let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
-    compute.team.units(
+    compute.team.for_each_item(
         floats,
         cache,
         bytes,

@@ -79,7 +79,7 @@ impl<'a> Team<'a> {
     /// Shares out the columns of some matrices that have the same number of work items, an item at
     /// a time: `work(item, slices, slices)` fills it in each of them. `bytes` is what the region
     /// reads.
-    pub(crate) fn units<T: Send, const N: usize, const M: usize>(
+    pub(crate) fn for_each_item<T: Send, const N: usize, const M: usize>(
         &self,
         floats: [ColumnPartition<'_>; N],
         others: [ColumnPartition<'_, T>; M],
@@ -105,7 +105,7 @@ impl<'a> Team<'a> {
     /// Shares out the columns of some matrices. Each group is `N` matrices with the same number of
     /// work items, which belong together; `work(group, items, slices)` fills these items of each of
     /// them. `bytes` is what the region reads.
-    pub(crate) fn bands<const G: usize, const N: usize>(
+    pub(crate) fn columns<const G: usize, const N: usize>(
         &self,
         groups: [[ColumnPartition<'_>; N]; G],
         bytes: usize,

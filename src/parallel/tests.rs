@@ -27,7 +27,7 @@ fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
                     ColumnPartition::new(b, wb, 4),
                     ColumnPartition::new(c, wc, 4),
                 ];
-                team.bands(columns.map(|c| [c]), 1 << 20, |group, items, [mut slice]| {
+                team.columns(columns.map(|c| [c]), 1 << 20, |group, items, [mut slice]| {
                     for row in 0..slice.n_rows() {
                         for (x, column) in slice.row(row).iter_mut().zip(items.start * 4..) {
                             *x += (group * 1000 + row * 300 + column) as f32;
