@@ -29,7 +29,7 @@ impl<'a> ByteReader<'a> {
         &self.bytes[start..self.at]
     }
 
-    /// That `count` things of at least `size` bytes can be left.
+    /// Checks that `count` things of at least `size` bytes can be left.
     ///
     /// # Errors
     /// [`ErrorKind::Truncated`](crate::ErrorKind::Truncated), here and in all that follows.

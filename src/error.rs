@@ -27,7 +27,7 @@ pub struct Error {
 pub enum ErrorKind {
     /// The operating system refused to open, read or map a file.
     Io(io::Error),
-    /// It is no file that can be used so. `hint` says what it is instead.
+    /// It isn't a file of the expected kind. `hint` says what it is instead.
     UnknownFormat {
         /// What it is, and what to do, for a person.
         hint: String,
@@ -232,8 +232,8 @@ impl Error {
         self.path.as_deref()
     }
 
-    /// The same error, said of a file. A path that is already known stays: the innermost one is the
-    /// exact one.
+    /// The same error with the path of a file. A path that it already has stays: the innermost one
+    /// is the exact one.
     #[must_use]
     pub(crate) fn at(mut self, path: Option<&Path>) -> Self {
         if self.path.is_none() {
@@ -345,50 +345,22 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
-            Self::UnknownFormat { hint } => write!(f, "not a file that babyllama can use: {hint}"),
-            Self::UnsupportedVersion { format, found } => {
-                write!(f, "{format} version {found} is not supported")
-            }
-            Self::BigEndian { format } => {
-                let is_gguf = *format == "GGUF";
-                let helps = if is_gguf { ": gguf-py's gguf_convert_endian makes a file that is" } else { "" };
-                write!(f, "big-endian {format} files are not supported{helps}")
-            }
-            Self::Malformed { format, reason } => write!(f, "malformed {format} file: {reason}"),
-            Self::UnsupportedArchitecture { found } => {
-                write!(f, "models of architecture {found:?} are not supported, only \"llama\"")
-            }
-            Self::MissingKey { key } => write!(f, "key {key} is missing"),
-            Self::KeyType { key, expected, found } => {
-                write!(f, "key {key}: expected {expected}, found {found}")
-            }
-            Self::Split { reason } => f.write_str(reason),
-            Self::FileSize { expected, found } => {
-                let why = if found < expected { ": it was cut short, or isn't downloaded whole" } else { "" };
-                write!(f, "the header asks for {expected} bytes, the file has {found}{why}")
-            }
-            Self::Truncated { what, offset, needed, available } => {
-                write!(
-                    f,
-                    "{what} at byte {offset} needs {needed} bytes, {available} are left: was it downloaded whole?"
-                )
-            }
+            Self::UnknownFormat { .. }
+            | Self::UnsupportedVersion { .. }
+            | Self::BigEndian { .. }
+            | Self::Malformed { .. }
+            | Self::UnsupportedArchitecture { .. }
+            | Self::MissingKey { .. }
+            | Self::KeyType { .. }
+            | Self::Split { .. }
+            | Self::FileSize { .. }
+            | Self::Truncated { .. } => self.fmt_file(f),
+            Self::TensorShape { .. }
+            | Self::MissingTensor { .. }
+            | Self::UnsupportedTensor { .. }
+            | Self::UnsupportedTensorType { .. }
+            | Self::TensorLayout { .. } => self.fmt_tensor(f),
             Self::Config { field, value, reason } => write!(f, "{field} is {value}: {reason}"),
-            Self::TensorShape { name, expected, found } => {
-                write!(f, "tensor {name}: expected shape {}, found {}", Shape(expected), Shape(found))
-            }
-            Self::MissingTensor { name } => write!(f, "tensor {name} is missing"),
-            Self::UnsupportedTensor { name } => {
-                write!(
-                    f,
-                    "tensor {name} is not supported: it is a part that babyllama doesn't know, so it can't tell whether \
-                     the model would be wrong without it"
-                )
-            }
-            Self::UnsupportedTensorType { name, dtype } => {
-                write!(f, "tensor {name}: weights of type {dtype} are not supported")
-            }
-            Self::TensorLayout { name, reason } => write!(f, "tensor {name}: {reason}"),
             Self::Unwritable { what, reason } => write!(f, "{what} can't be written: {reason}"),
             Self::Exists => f.write_str("the file is there already"),
             Self::IsSource => f.write_str("the model is read from this file: write to another"),
@@ -423,6 +395,65 @@ impl fmt::Display for ErrorKind {
             }
             Self::OutOfMemory { what, bytes } => write!(f, "{what} needs {bytes} bytes of memory"),
             Self::ThreadPool(reason) => write!(f, "the thread pool could not be started: {reason}"),
+        }
+    }
+}
+
+impl ErrorKind {
+    /// What is wrong with a file as a whole, or with its keys.
+    fn fmt_file(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownFormat { hint } => write!(f, "not a file that babyllama can use: {hint}"),
+            Self::UnsupportedVersion { format, found } => {
+                write!(f, "{format} version {found} is not supported")
+            }
+            Self::BigEndian { format } => {
+                let is_gguf = *format == "GGUF";
+                let helps = if is_gguf { ": gguf-py's gguf_convert_endian makes a file that is" } else { "" };
+                write!(f, "big-endian {format} files are not supported{helps}")
+            }
+            Self::Malformed { format, reason } => write!(f, "malformed {format} file: {reason}"),
+            Self::UnsupportedArchitecture { found } => {
+                write!(f, "models of architecture {found:?} are not supported, only \"llama\"")
+            }
+            Self::MissingKey { key } => write!(f, "key {key} is missing"),
+            Self::KeyType { key, expected, found } => {
+                write!(f, "key {key}: expected {expected}, found {found}")
+            }
+            Self::Split { reason } => f.write_str(reason),
+            Self::FileSize { expected, found } => {
+                let why = if found < expected { ": it was cut short, or isn't downloaded whole" } else { "" };
+                write!(f, "the header asks for {expected} bytes, the file has {found}{why}")
+            }
+            Self::Truncated { what, offset, needed, available } => {
+                write!(
+                    f,
+                    "{what} at byte {offset} needs {needed} bytes, {available} are left: was it downloaded whole?"
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is wrong with a tensor in a file.
+    fn fmt_tensor(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TensorShape { name, expected, found } => {
+                write!(f, "tensor {name}: expected shape {}, found {}", Shape(expected), Shape(found))
+            }
+            Self::MissingTensor { name } => write!(f, "tensor {name} is missing"),
+            Self::UnsupportedTensor { name } => {
+                write!(
+                    f,
+                    "tensor {name} is not supported: it is a part that babyllama doesn't know, so it can't tell whether \
+                     the model would be wrong without it"
+                )
+            }
+            Self::UnsupportedTensorType { name, dtype } => {
+                write!(f, "tensor {name}: weights of type {dtype} are not supported")
+            }
+            Self::TensorLayout { name, reason } => write!(f, "tensor {name}: {reason}"),
+            _ => Ok(()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a file is that isn't what was wanted, told by its first bytes, and what to do about it.
+//! What an unexpected file is, by its first bytes, and what to do about it.
 //!
 //! A new kind is a line in [`KINDS`]. Nothing here decides how a file is read: a reader that
 //! doesn't know a file's beginning asks here what to say. So a kind may be told by
@@ -88,7 +88,7 @@ enum Advice {
     },
 }
 
-/// How a kind is told, and what is said of it.
+/// How a kind is detected, and what the error says of it.
 struct Row {
     kind: FileKind,
     is: fn(&Sample) -> bool,
@@ -335,8 +335,8 @@ impl FileKind {
         (!advice.is_empty()).then_some(advice)
     }
 
-    /// Whether there is nothing of a model or a tokenizer in it: whatever was wanted, this is why
-    /// it can't be had.
+    /// Whether it can't be a part of a model or a tokenizer: then that is the error, whatever was
+    /// wanted.
     #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "asked of the files of published models"))]
     pub(crate) fn is_no_model(self) -> bool {
         use FileKind::*;

@@ -17,13 +17,11 @@
 //! The files hold neither `norm_eps` nor `rope_theta`: 1e-5 and 10,000 are what llama2.c takes, and
 //! options override them.
 
-use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::Checkpoint;
 use super::file_kind::FileKind;
-use crate::arch::{LAYER, NORM, OUTPUT, TOK_EMBEDDINGS, TensorId, TensorReader};
+use crate::arch::{LAYER, NORM, OUTPUT, TOK_EMBEDDINGS, TensorId, TensorKind, TensorReader};
 use crate::bytes::ByteReader;
 use crate::compute::Numerics;
 use crate::config::Config;
@@ -41,10 +39,13 @@ pub(crate) const VERSIONED_HEADER: usize = 256;
 /// A group's dot product must fit an i32: 65,536 * 255 * 127 does.
 pub(crate) const MAX_GROUP: usize = 1 << 16;
 
-/// What stands after the header of a file.
+/// Tensors that follow each other in a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
-    Tensor(TensorId),
+    /// One of the model's own.
+    Model(&'static TensorKind),
+    /// Those of one kind, of all layers.
+    Layers(&'static TensorKind),
     RopeTables,
 }
 
@@ -61,25 +62,46 @@ pub(crate) struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// All parts, in the file's order: of each kind of tensor those of all layers, and in v1 and v2
-    /// the vectors first.
+    /// All parts, in the file's order: in v1 and v2 the vectors come first.
     pub(crate) fn parts(&self) -> Vec<Part> {
-        let [first, norm, output] = [&TOK_EMBEDDINGS, &NORM, &OUTPUT].map(TensorId::of_model);
-        let output = (!self.tied).then_some(output);
-        let kinds = LAYER.iter().filter(|kind| !kind.is_optional);
-        let n_layers = self.config.n_layers;
-        let layers = kinds.flat_map(|kind| (0..n_layers).map(move |l| TensorId::of_layer(l, kind)));
+        let layers = LAYER.iter().filter(|kind| !kind.is_optional).map(Part::Layers);
+        let (first, norm) = (Part::Model(&TOK_EMBEDDINGS), Part::Model(&NORM));
+        let output = (!self.tied).then_some(Part::Model(&OUTPUT));
         if self.version == 0 {
-            let before = std::iter::once(first).chain(layers).chain([norm]).map(Part::Tensor);
-            return before.chain([Part::RopeTables]).chain(output.map(Part::Tensor)).collect();
+            return [first].into_iter().chain(layers).chain([norm, Part::RopeTables]).chain(output).collect();
         }
-        let (vectors, matrices): (Vec<_>, Vec<_>) = layers.partition(|&id| self.is_vector(id));
-        let tensors = vectors.into_iter().chain([norm, first]).chain(matrices).chain(output);
-        tensors.map(Part::Tensor).collect()
+        let (vectors, matrices): (Vec<_>, Vec<_>) = layers.partition(|&part| self.is_vector(part));
+        vectors.into_iter().chain([norm, first]).chain(matrices).chain(output).collect()
     }
 
-    pub(crate) fn is_vector(&self, id: TensorId) -> bool {
-        id.shape(self.config).len() == 1
+    /// The tensors of a part, in the file's order.
+    pub(crate) fn tensors(&self, part: Part) -> Vec<TensorId> {
+        match part {
+            Part::Model(kind) => vec![TensorId::of_model(kind)],
+            Part::Layers(kind) => (0..self.config.n_layers).map(|l| TensorId::of_layer(l, kind)).collect(),
+            Part::RopeTables => Vec::new(),
+        }
+    }
+
+    /// (rows, columns) of each tensor of a part. A vector is one row, and so are the tables.
+    fn shape(&self, part: Part) -> [usize; 2] {
+        let (Part::Model(kind) | Part::Layers(kind)) = part else {
+            return [2 * self.config.max_seq_len, self.config.head_dim / 2];
+        };
+        match *TensorId::of_model(kind).shape(self.config) {
+            [rows, columns] => [rows, columns],
+            ref vector => [1, vector.iter().product()],
+        }
+    }
+
+    fn is_vector(&self, part: Part) -> bool {
+        let (Part::Model(kind) | Part::Layers(kind)) = part else { return false };
+        TensorId::of_model(kind).shape(self.config).len() == 1
+    }
+
+    /// Weights that share a scale in a part, if it is quantized.
+    pub(crate) fn group_size(&self, part: Part) -> Option<usize> {
+        self.group_size.filter(|_| !self.is_vector(part))
     }
 
     /// Bytes of the whole file. Each factor is below 2^31, so a u128 can't overflow.
@@ -91,68 +113,49 @@ impl Layout<'_> {
         if self.version == 0 { 4 * HEADER_INTS } else { VERSIONED_HEADER }
     }
 
+    /// Bytes of a part.
     fn bytes(&self, part: Part) -> u128 {
-        match part {
-            Part::RopeTables => self.config.max_seq_len as u128 * (self.config.head_dim / 2) as u128 * 2 * 4,
-            Part::Tensor(id) => {
-                let n = id.shape(self.config).iter().map(|&n| n as u128).product::<u128>();
-                match self.group_size.filter(|_| !self.is_vector(id)) {
-                    Some(group_size) => n + n / group_size as u128 * 4,
-                    None => 4 * n,
-                }
-            }
-        }
+        let n_tensors = if let Part::Layers(_) = part { self.config.n_layers as u128 } else { 1 };
+        n_tensors * self.tensor_bytes(part)
     }
 
-    /// The weights of a file of this layout, which has the size that it asks for.
+    /// Bytes of each tensor of a part.
+    fn tensor_bytes(&self, part: Part) -> u128 {
+        let [rows, columns] = self.shape(part).map(|n| n as u128);
+        let n = rows * columns;
+        self.group_size(part).map_or(4 * n, |group_size| n + n / group_size as u128 * 4)
+    }
+
+    /// The weights of a file of this layout.
     fn read(&self, storage: &Arc<Storage>) -> Result<Weights> {
         let expected = u64::try_from(self.file_bytes()).unwrap_or(u64::MAX);
         if storage.len() != expected {
             return Err(ErrorKind::FileSize { expected, found: storage.len() }.into());
         }
-        let mut bytes = ByteReader::new(storage.bytes());
-        bytes.take(self.header_bytes() as u64, "the header")?;
-        let mut tensors = Tensors(HashMap::new());
-        for part in self.parts() {
-            match part {
-                // The size was checked, so it fits.
-                Part::RopeTables => drop(bytes.take(self.bytes(part) as u64, "the tables of RoPE")?),
-                Part::Tensor(id) => {
-                    drop(tensors.0.insert(id.to_string(), self.tensor(id, storage, &mut bytes)?))
-                }
-            }
-        }
-        Weights::load(self.config, &mut tensors)
-    }
-
-    fn tensor(&self, id: TensorId, storage: &Arc<Storage>, bytes: &mut ByteReader<'_>) -> Result<Tensor> {
-        let shape = id.shape(self.config);
-        let (rows, columns) = if let [rows, columns] = *shape { (rows, columns) } else { (1, shape[0]) };
-        let start = bytes.position();
-        let mut take = |what, len: usize| -> Result<Range<usize>> {
-            let start = bytes.position();
-            bytes.take(len as u64, what)?;
-            Ok(start..bytes.position())
-        };
-        let tensor = match self.group_size.filter(|_| !self.is_vector(id)) {
-            None => Tensor::new(storage, take("a tensor", 4 * rows * columns)?, rows, columns, Dtype::F32),
-            Some(group_size) => {
-                let weights = take("a tensor's weights", rows * columns)?;
-                let scales = take("a tensor's scales", rows * columns / group_size * 4)?;
-                Tensor::int8(storage, weights, scales, rows, columns, group_size)
-            }
-        };
-        tensor.ok_or_else(|| Error::truncated("a tensor", start as u64, (bytes.position() - start) as u64, 0))
+        Weights::load(self.config, &mut Tensors { layout: *self, storage })
     }
 }
 
-/// A file's tensors, by Meta's names: a file has each kind for all layers, a model wants each layer
-/// with its tensors.
-struct Tensors(HashMap<String, Tensor>);
+/// The tensors of a file that has the size that its layout asks for, so that no place in it
+/// overflows.
+struct Tensors<'a> {
+    layout: Layout<'a>,
+    storage: &'a Arc<Storage>,
+}
 
-impl TensorReader for Tensors {
+impl TensorReader for Tensors<'_> {
     fn take(&mut self, id: TensorId) -> Result<Option<Tensor>> {
-        Ok(self.0.remove(&self.name(id)))
+        let mut start = self.layout.header_bytes();
+        for part in self.layout.parts() {
+            if let Part::Model(kind) | Part::Layers(kind) = part
+                && std::ptr::eq(kind, id.kind)
+            {
+                let layer = id.layer.unwrap_or(0);
+                return self.tensor(part, start + layer * self.layout.tensor_bytes(part) as usize).map(Some);
+            }
+            start += self.layout.bytes(part) as usize;
+        }
+        Ok(None)
     }
 
     fn name(&self, id: TensorId) -> String {
@@ -160,12 +163,29 @@ impl TensorReader for Tensors {
     }
 }
 
+impl Tensors<'_> {
+    fn tensor(&self, part: Part, start: usize) -> Result<Tensor> {
+        let Self { layout, storage } = self;
+        let [rows, columns] = layout.shape(part);
+        let end = start + layout.tensor_bytes(part) as usize;
+        let tensor = match layout.group_size(part) {
+            None => Tensor::new(storage, start..end, rows, columns, Dtype::F32),
+            Some(group_size) => {
+                let scales = start + rows * columns;
+                Tensor::int8(storage, start..scales, scales..end, rows, columns, group_size)
+            }
+        };
+        // The file's size is right, so only its alignment in memory can be wrong.
+        tensor.ok_or_else(|| Error::truncated("a tensor", start as u64, (end - start) as u64, 0))
+    }
+}
+
 pub(super) fn has_magic(storage: &Storage) -> bool {
     storage.bytes().starts_with(&MAGIC.to_le_bytes())
 }
 
-/// v0 has no magic: its header must be possible, whatever the size of the file then is, and like no
-/// other kind of file.
+/// v0 has no magic: its header must be possible, for a file of any size, and it must not look
+/// like another kind of file.
 pub(super) fn looks_like_v0(storage: &Storage) -> bool {
     v0_header(storage).is_ok() && FileKind::detect(storage.bytes(), storage.len()).is_none()
 }
@@ -246,9 +266,8 @@ fn group_size(value: i32, config: &Config) -> Result<usize> {
     if group_size == 0 || group_size > MAX_GROUP {
         return Err(Error::config("group_size", value, format!("must be between 1 and {MAX_GROUP}")));
     }
-    let first = TensorId::of_model(&TOK_EMBEDDINGS);
-    for id in std::iter::once(first).chain(LAYER.iter().map(|kind| TensorId::of_layer(0, kind))) {
-        if let [rows, columns] = *id.shape(config)
+    for kind in std::iter::once(&TOK_EMBEDDINGS).chain(LAYER) {
+        if let [rows, columns] = *TensorId::of_model(kind).shape(config)
             && !(rows as u128 * columns as u128).is_multiple_of(group_size as u128)
         {
             let reason = format!("must divide the {rows} x {columns} weights of each tensor");

@@ -32,11 +32,11 @@ pub(crate) struct Checkpoint {
     pub(crate) numerics: Numerics,
     /// How a chat is written, in Jinja.
     pub(crate) chat_template: Option<String>,
-    /// What else the file says, for people: keys and what their values are.
+    /// Keys of the file and descriptions of their values, for people.
     pub(crate) metadata: Vec<(String, String)>,
     /// Of all files that it was read from.
     pub(crate) file_bytes: u64,
-    /// What whoever runs it should know, each a sentence for people.
+    /// Notes for whoever runs it, each a sentence.
     pub(crate) notes: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         .map_err(|e| unfinished(e, storage).at(storage.path()))
 }
 
-/// Of a file whose name says that it isn't all there yet, that, whatever else is wrong.
+/// The error of a file; if its name says that its download isn't complete, the error says so.
 fn unfinished(error: Error, storage: &Storage) -> Error {
     match storage.path().filter(|path| file_kind::is_unfinished(path)) {
         Some(_) => {
@@ -97,8 +97,8 @@ fn unfinished(error: Error, storage: &Storage) -> Error {
 
 /// Reads the tokenizer that a file brings, if it brings one. There need not be a model in the file.
 ///
-/// It is apart from [`read`], since whoever has another tokenizer doesn't mind what is wrong with
-/// this one, and needn't wait for it.
+/// It is separate from [`read`], since with another tokenizer errors in this one don't matter, and
+/// reading it would take time.
 pub(crate) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {
     let tokenizer = if gguf::has_magic(storage) { gguf::read_tokenizer(storage) } else { Ok(None) };
     tokenizer.map_err(|e| e.at(storage.path()))

@@ -39,8 +39,8 @@ const CHUNK: usize = 1 << 20;
 /// compared.
 ///
 /// # Errors
-/// [`ErrorKind::Mismatch`] names the first thing that differs, and both values; and whatever is
-/// wrong with either.
+/// [`ErrorKind::Mismatch`] names the first thing that differs, and both values; and the
+/// errors of reading either.
 ///
 /// [`ErrorKind::Mismatch`]: crate::ErrorKind::Mismatch
 pub fn check(source: &Source, converted: impl AsRef<Path>, mut progress: impl FnMut(u64)) -> Result<()> {
@@ -122,8 +122,8 @@ pub(super) fn compare_expected(
     Ok(())
 }
 
-/// Whether two scalings are the same except for the rounding of their numbers to f32, and of what is
-/// computed from them.
+/// Whether two scalings are the same except for the rounding of their numbers to f32, and of what
+/// is computed from them.
 fn are_close(a: RopeScaling, b: RopeScaling) -> bool {
     let close = |a: f64, b: f64| (a - b).abs() <= 4.0 * f64::from(f32::EPSILON) * a.abs();
     match (a, b) {
@@ -318,7 +318,7 @@ fn expected_tokenizer(source: &Source, is_gguf: bool) -> Result<Option<Tokenizer
 /// Pieces whose surroundings are compared.
 const MAX_USER_DEFINED: usize = 1000;
 
-/// What merges and settings are compared by: they are no longer texts when they are read.
+/// Texts whose tokens are compared, since merges and settings can't be once they are loaded.
 const SAMPLES: [&str; 24] = [
     "Once upon a time, 1234 llamas didn't  cross the R\u{ed}o\tMantaro.\n\n\u{6c34}\u{1f999} fn main() {}",
     "",
@@ -351,8 +351,8 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::*;
-    use crate::ErrorKind;
     use crate::convert::{GgufOptions, to_gguf};
+    use crate::error::ErrorKind;
 
     /// What is wrong with the file of a published model, if its config.json says something else
     /// besides.

@@ -57,17 +57,19 @@ pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
 /// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] if the format can't hold the model: heads of
 /// another width than `dim / n_heads`, scaled rotary frequencies, and for v2 a weight that isn't
 /// finite or a matrix that its groups don't divide; [`ErrorKind::InvalidOption`] for groups that
-/// can't be; and whatever is wrong with the source.
+/// can't be; and the errors of reading the source.
 pub fn to_llama2c(source: &Source, version: Llama2c, mut to: impl Write) -> Result<()> {
     let plan = Plan::new(source.model(), version)?;
     to.write_all(&plan.header())?;
     for part in plan.layout.parts() {
-        match (part, plan.layout.group_size) {
-            (Part::RopeTables, _) => write_rope_tables(plan.layout.config, &mut to)?,
-            (Part::Tensor(id), Some(group_size)) if !plan.layout.is_vector(id) => {
-                write_int8(plan.tensor(id)?, group_size, &mut to)?;
+        if let Part::RopeTables = part {
+            write_rope_tables(plan.layout.config, &mut to)?;
+        }
+        for id in plan.layout.tensors(part) {
+            match plan.layout.group_size(part) {
+                Some(group_size) => write_int8(plan.tensor(id)?, group_size, &mut to)?,
+                None => write_floats(plan.tensor(id)?, &mut to)?,
             }
-            (Part::Tensor(id), _) => write_floats(plan.tensor(id)?, &mut to)?,
         }
     }
     Ok(to.flush()?)
@@ -119,23 +121,21 @@ impl<'a> Plan<'a> {
         Ok(same)
     }
 
-    /// That the format has every tensor, and that groups divide those that are quantized.
+    /// Checks that the format has every tensor, and that groups divide those that are quantized.
     fn check_tensors(&self) -> Result<()> {
         if let Some(tensor) = self.tensors.values().find(|it| it.id.layer.is_some() && it.id.kind.is_optional)
         {
             let what = format!("tensor {:?} in llama2.c's formats", tensor.info.name);
             return Err(Error::unwritable(what, "they have no such tensor"));
         }
-        let Some(group_size) = self.layout.group_size else { return Ok(()) };
         for part in self.layout.parts() {
-            let Part::Tensor(id) = part else { continue };
-            let shape = &self.tensor(id)?.info.shape;
-            if !self.layout.is_vector(id) && !shape.iter().product::<usize>().is_multiple_of(group_size) {
-                let reason = format!("its shape {shape:?} is not a multiple of groups of {group_size}");
-                return Err(Error::unwritable(
-                    format!("tensor {:?} as llama2.c's v2", id.to_string()),
-                    reason,
-                ));
+            let Some(group_size) = self.layout.group_size(part) else { continue };
+            for id in self.layout.tensors(part) {
+                let shape = &self.tensor(id)?.info.shape;
+                if !shape.iter().product::<usize>().is_multiple_of(group_size) {
+                    let reason = format!("its shape {shape:?} is not a multiple of groups of {group_size}");
+                    return Err(Error::unwritable(format!("tensor \"{id}\" as llama2.c's v2"), reason));
+                }
             }
         }
         Ok(())
@@ -176,7 +176,7 @@ fn group_size_of(wanted: usize, dim: usize) -> Result<usize> {
     Ok(group_size)
 }
 
-/// That the formats can hold a model.
+/// Checks that the formats can hold a model.
 fn check(config: &Config, has_rope_factors: bool) -> Result<()> {
     let refuse = |reason: &str| Err(Error::unwritable("the model in llama2.c's formats", reason));
     if config.n_heads * config.head_dim != config.dim {

@@ -2,8 +2,8 @@
 //! wanted, or to llama2.c's.
 //!
 //! A [`Source`] is a model to convert; [`to_gguf`] or [`to_llama2c`] writes it to anything that
-//! takes bytes, such as an [`OutputFile`]. Tensors pass through a few megabytes of memory, whatever
-//! the size of the model.
+//! takes bytes, such as an [`OutputFile`]. Tensors pass through a few megabytes of memory, however
+//! large the model is.
 //!
 //! - `source`: the files that models are published in, and what a model is to everything here
 //! - `recipe`: which format each matrix gets
@@ -72,8 +72,8 @@ pub struct GgufOptions {
 }
 
 impl GgufOptions {
-    /// Weights as they are in the source, or in the nearest format that GGUF has; no metadata except
-    /// what the model needs, and what a source that is GGUF says.
+    /// Weights as they are in the source, or in the nearest format that GGUF has; no metadata
+    /// except what the model needs, and what a source that is GGUF says.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -138,8 +138,8 @@ pub fn gguf_bytes(source: &Source, options: &GgufOptions) -> Result<u64> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; [`ErrorKind::Unwritable`] for what GGUF or the weights' format can't hold;
-/// [`ErrorKind::InvalidOption`] or [`ErrorKind::ThreadPool`] for options; and whatever is wrong
-/// with the source.
+/// [`ErrorKind::InvalidOption`] or [`ErrorKind::ThreadPool`] for options; and the
+/// errors of reading the source.
 ///
 /// [`ErrorKind::Io`]: crate::ErrorKind::Io
 /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable

@@ -58,7 +58,7 @@ impl OutputFile {
     }
 
     /// Creates a file that will be `target`, which isn't one that a model is read from: one of
-    /// these sources, whatever name or link leads to it, or of the files that belong to them. A
+    /// these sources, under any name or link, or of the files that belong to them. A
     /// source is what [`Source::open`](super::Source::open) takes, or the file of a tokenizer.
     ///
     /// Of a published model each file in its directory counts that isn't GGUF or llama2.c's; of a
@@ -76,14 +76,14 @@ impl OutputFile {
         Self::create(target, overwrite)
     }
 
-    /// Where the file is until it is persisted; `None` if it is written in place. For programs that end
-    /// in a way that drops nothing.
+    /// Where the file is until it is persisted; `None` if it is written in place. For programs that
+    /// end in a way that drops nothing.
     pub fn unfinished_path(&self) -> Option<&Path> {
         self.beside.as_deref()
     }
 
-    /// That the disk has space for `needed` bytes, of which none are written yet. Where the system
-    /// doesn't say, it is taken to have.
+    /// Checks that the disk has space for `needed` bytes, of which none are written yet. Where the
+    /// system doesn't say, it is taken to have.
     ///
     /// # Errors
     /// [`ErrorKind::DiskFull`].
@@ -129,12 +129,12 @@ fn process_number() -> u64 {
     if cfg!(target_family = "wasm") { 0 } else { std::process::id().into() }
 }
 
-/// Which file it is, under whatever name.
+/// Identifies a file, under any name.
 #[derive(Debug, PartialEq, Eq)]
 struct FileId(#[cfg(unix)] [u64; 2], #[cfg(not(unix))] PathBuf);
 
 impl FileId {
-    /// `None` if there is no such file, or if it is none: a device may be both read and written.
+    /// `None` if it doesn't exist or isn't a file: a device may be both read and written.
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         #[cfg(unix)]

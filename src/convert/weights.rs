@@ -48,7 +48,8 @@ impl<'a> Converter<'a> {
         Self { threads, isa: Isa::best(), parts }
     }
 
-    /// Passes a tensor's bytes in a format to `give`. A tensor that is stored in it already is copied.
+    /// Passes a tensor's bytes in a format to `give`. A tensor that is stored in it already is
+    /// copied.
     pub(super) fn convert(
         &mut self,
         tensor: &SourceTensor<'_>,

@@ -68,7 +68,7 @@ fn safetensors_headers_that_lie_are_refused() {
     let second = "\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}";
     let headers = [
         ("{".into(), "malformed JSON"),
-        ("{\"a\":7}".into(), "is no object"),
+        ("{\"a\":7}".into(), "is not an object"),
         (format!("{{{}}}", entry("[4]", "[0,12]")), "bytes 0 to 12"),
         (format!("{{{}}}", entry("[4]", "[16,0]")), "bytes 16 to 0"),
         (format!("{{{}}}", entry("[-4]", "[0,16]")), "not integers"),

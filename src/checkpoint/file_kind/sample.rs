@@ -7,7 +7,7 @@ pub(super) struct Sample {
     pub(super) bytes: Vec<u8>,
     /// Of the whole file.
     pub(super) len: u64,
-    /// From the first character on that is no white space, in lower case. Empty if it isn't text.
+    /// From the first character on that isn't white space, in lower case. Empty if it isn't text.
     text: String,
 }
 
@@ -62,7 +62,7 @@ impl Sample {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['"', '{', '[', '}', ']']))
     }
 
-    /// Whether it is JSON in which one of these is a key, or rather stands as one might.
+    /// Whether it is JSON in which one of these is a key, or stands where one might.
     pub(super) fn has_key(&self, keys: &[&str]) -> bool {
         let is_key = |key: &&str| {
             let quoted = format!("\"{}\"", key.to_ascii_lowercase());

@@ -14,7 +14,7 @@ use crate::storage::Storage;
 /// The most dimensions of a tensor, with some to spare for what isn't known yet.
 const MAX_DIMS: u32 = 16;
 
-/// The keys and tensors of a GGUF file, of whatever architecture and with whatever weights.
+/// The keys and tensors of a GGUF file, of any architecture and with any weights.
 ///
 /// Of a model that is split into several files it is one of them.
 #[derive(Clone, Debug)]
@@ -46,8 +46,8 @@ impl GgufFile {
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io);
-    /// [`ErrorKind::UnknownFormat`](crate::ErrorKind::UnknownFormat) if it isn't GGUF; and whatever is wrong with
-    /// the keys or with what is said of the tensors.
+    /// [`ErrorKind::UnknownFormat`](crate::ErrorKind::UnknownFormat) if it isn't GGUF; and
+    /// those of malformed keys and tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let storage = Storage::open(path.as_ref())?;
         let contents =

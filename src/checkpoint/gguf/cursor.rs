@@ -6,7 +6,7 @@ use super::{FORMAT, MAX_KEY_BYTES};
 use crate::bytes::ByteReader;
 use crate::error::{Error, Result};
 
-/// Arrays may lie in arrays, but nobody writes them deeper than this.
+/// Arrays may lie in arrays, but no writer nests them deeper than this.
 const MAX_DEPTH: usize = 4;
 
 /// A place in the file.

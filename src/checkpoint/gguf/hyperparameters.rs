@@ -6,7 +6,7 @@ use super::{keys as key, settings};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
 
-/// That the file holds a Llama.
+/// Checks that the file holds a Llama.
 pub(super) fn check_architecture(metadata: &Metadata<'_>) -> Result<()> {
     let found: String = metadata.required(key::ARCHITECTURE)?;
     if found == key::LLAMA { Ok(()) } else { Err(ErrorKind::UnsupportedArchitecture { found }.into()) }

@@ -340,7 +340,7 @@ impl Parts {
         header.read_tensors(&mut cursor, storage, tensors)
     }
 
-    /// That all parts together have the number of tensors that the first says.
+    /// Checks that all parts together have the number of tensors that the first says.
     fn check_total(&self, metadata: &Metadata<'_>, tensors: &Tensors) -> Result<()> {
         let Some(expected) = metadata.optional::<usize>(keys::SPLIT_TENSORS)? else {
             return Ok(());
@@ -356,7 +356,7 @@ impl Parts {
     }
 }
 
-/// The name without its end. A name need not be UTF-8, or whatever the system has in its place.
+/// The name without its end. A name need not be UTF-8 (or UTF-16).
 fn without_suffix(name: &OsStr, suffix: &str) -> Option<OsString> {
     if let Some(name) = name.to_str() {
         return name.strip_suffix(suffix).map(OsString::from);

@@ -33,7 +33,7 @@ const TAKEN_BACK: &[(u32, &str, &str)] = &[
     (38, "IQ4_NL_8_8", "IQ4_NL"),
 ];
 
-/// That a file isn't one of those that hold no model.
+/// Checks that a file isn't one of those that hold no model.
 ///
 /// The first part of a split model may have no tensors.
 pub(super) fn check_is_model(metadata: &Metadata<'_>, n_tensors: u64, is_whole: bool) -> Result<()> {
@@ -46,7 +46,7 @@ pub(super) fn check_is_model(metadata: &Metadata<'_>, n_tensors: u64, is_whole: 
         return Ok(());
     };
     let Some((_, what)) = PURPOSES.iter().find(|(name, _)| *name == purpose) else {
-        return Ok(()); // a model, or what nobody knows yet: the keys and tensors decide
+        return Ok(()); // a model, or a purpose that isn't known: the keys and tensors decide
     };
     let mut hint = format!("it is {what}");
     if purpose == "adapter" {

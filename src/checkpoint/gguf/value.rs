@@ -1,7 +1,6 @@
 //! The values of a GGUF file's keys, as the file has them, and their types.
 //!
-//! Values stay where they are in the file until they are asked for. Whoever asks says which type it
-//! must have.
+//! Values stay in the file until they are read, by the type that the caller expects.
 
 use std::fmt;
 
@@ -25,8 +24,8 @@ pub(crate) enum Kind {
     F64,
 }
 
-/// Each type, its name for people, and the bytes of a value: 0 for strings and arrays, which differ.
-/// A type's number in a file is its place here.
+/// Each type, its name for people, and the bytes of a value: 0 for strings and arrays, which
+/// differ. A type's number in a file is its place here.
 const KINDS: [(Kind, &str, u64); 13] = [
     (Kind::U8, "u8", 1),
     (Kind::I8, "i8", 1),

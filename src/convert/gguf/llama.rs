@@ -63,7 +63,8 @@ impl Header {
     /// tokenizer. If it is `tied`, the classifier is the embeddings.
     ///
     /// # Errors
-    /// [`ErrorKind::Unwritable`] if GGUF doesn't have the format, or rows aren't whole blocks of it.
+    /// [`ErrorKind::Unwritable`] if GGUF doesn't have the format, or rows aren't whole blocks of
+    /// it.
     pub fn llama(config: &Config, tied: bool, dtype: Dtype) -> Result<Self> {
         let mut header = Self::new();
         header.set(keys::ARCHITECTURE, keys::LLAMA)?;

@@ -4,7 +4,7 @@
 //! which takes the tensors' bytes in order, in parts of any size: a file of any length passes
 //! through a small buffer.
 //!
-//! Invariant: what is written is a file that this crate's reader takes. Whatever the format forbids
+//! Invariant: what is written is a file that this crate's reader takes. What the format forbids
 //! is refused when it is added, and a [`TensorWriter`] finishes only after every byte that the
 //! header announced.
 //!

@@ -1,8 +1,8 @@
 //! Files that are read in parts, and must not change while they are read.
 //!
 //! They aren't mapped: a conversion reads everything once, which as a mapping would count as the
-//! process's memory, and a file that is cut short would end the process. So what is in memory is
-//! what was asked for, and a change is an error.
+//! process's memory, and a file that is cut short would end the process. So only what was asked for
+//! is in memory, and a change is an error.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use crate::checkpoint::file_kind::{FileKind, SAMPLE_BYTES, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 
-/// That a file of a published model is something else than was expected, if its beginning tells
-/// what.
+/// Says that a file of a published model is something else than was expected, if its first bytes
+/// show what.
 pub(super) fn unexpected(bytes: &[u8]) -> Option<Error> {
     let start = &bytes[..bytes.len().min(SAMPLE_BYTES)];
     let kind = FileKind::detect(start, bytes.len() as u64)?;
@@ -85,7 +85,8 @@ impl DataFile {
         read.map_err(|e| Error::from(e).at(Some(&self.path)))
     }
 
-    /// `len` bytes, of which there are no more than `limit`: what comes before the weights is small.
+    /// `len` bytes, of which there are no more than `limit`: what comes before the weights is
+    /// small.
     pub(super) fn bytes(&self, what: &'static str, offset: u64, len: u64, limit: u64) -> Result<Vec<u8>> {
         if len > limit {
             let reason = format!("{what} has {len} bytes, more than the {limit} that it may have");
@@ -103,8 +104,8 @@ impl DataFile {
     /// An error of this file. If it isn't the kind of file that its name says, the error says so,
     /// and what to do.
     ///
-    /// What another program wrote in its place, a Git LFS pointer or a server's page, breaks the
-    /// format's rules in ways that help nobody.
+    /// What another program wrote in its place, a Git LFS pointer or a server's page, would
+    /// otherwise give errors of the format, which help nobody.
     pub(super) fn explain(&self, error: Error) -> Error {
         let is_of_content = matches!(
             error.kind(),

@@ -49,7 +49,7 @@ fn whole_of(folder: &Path, named: &Path) -> PathBuf {
     indexes.find(|index| !is_whole && names(index)).unwrap_or_else(|| named.into())
 }
 
-/// Whether all of a model's files are there, as far as their first bytes tell.
+/// Whether all of a model's files are there, as far as their first bytes show.
 pub(super) fn is_whole(weights: &Path) -> bool {
     if weights.extension().is_none_or(|extension| extension != "json") {
         return super::begins_as_part(weights);
@@ -151,7 +151,7 @@ fn read(weights: &mut WeightFiles, path: &Path) -> Result<Vec<TensorView>> {
     Ok(contents.tensors)
 }
 
-/// That a name leads nowhere else.
+/// Whether a name leads nowhere else.
 fn is_file_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
 }

@@ -97,7 +97,7 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
     })
 }
 
-/// That a directory has an adapter, and no model.
+/// Says that a directory has an adapter, and no model.
 pub(super) fn adapter(folder: &Path) -> Error {
     let path = folder.join(ADAPTER);
     let base = JsonFile::open(&path).ok().and_then(|file| {
@@ -178,8 +178,8 @@ fn check_architecture(json: &Object<'_>) -> Result<()> {
     Err(ErrorKind::UnsupportedArchitecture { found: found.trim_matches('"').into() }.into())
 }
 
-/// That the weights aren't numbers of some other kind, and where to find the model that they were
-/// made from.
+/// Checks that the weights aren't numbers of some other kind, and where to find the model that they
+/// were made from.
 fn check_quantization(json: &Object<'_>) -> Result<()> {
     let keys = ["quantization_config", "compression_config", "quantization"];
     let Some((key, found)) = keys.iter().find_map(|key| Some((*key, json.get(key)?))) else {

@@ -138,7 +138,7 @@ impl<'a> Object<'a> {
         Error::from(ErrorKind::KeyType { key: self.name(key), expected, found }).at(self.path)
     }
 
-    /// That a hyperparameter has a value that can't be honored.
+    /// Says that a hyperparameter has a value that can't be honored.
     pub(super) fn refuse(&self, field: &'static str, value: &dyn ToString, reason: &str) -> Error {
         Error::config(field, value.to_string(), reason).at(self.path)
     }

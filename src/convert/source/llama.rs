@@ -50,9 +50,9 @@ impl Layout {
     /// others.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingTensor`], said of `files`; [`ErrorKind::TensorShape`],
+    /// [`ErrorKind::MissingTensor`], with the path `files`; [`ErrorKind::TensorShape`],
     /// [`ErrorKind::UnsupportedTensorType`], [`ErrorKind::TensorLayout`] or
-    /// [`ErrorKind::UnsupportedTensor`], said of the file that the tensor is in.
+    /// [`ErrorKind::UnsupportedTensor`], with the path of the file that the tensor is in.
     ///
     /// [`ErrorKind::MissingTensor`]: crate::ErrorKind::MissingTensor
     /// [`ErrorKind::TensorShape`]: crate::ErrorKind::TensorShape

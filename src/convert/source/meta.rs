@@ -162,7 +162,7 @@ pub(super) fn is_shard(name: &str) -> bool {
     name == SAFETENSORS || (name.starts_with("consolidated.") && name.ends_with(".pth"))
 }
 
-/// Whether all files of weights are there, as far as their first bytes tell.
+/// Whether all files of weights are there, as far as their first bytes show.
 pub(super) fn is_whole(folder: &Path) -> bool {
     files(folder).is_ok_and(|files| files.iter().all(|file| super::begins_as_part(file)))
 }
@@ -194,7 +194,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What the weights' shapes tell.
+/// What follows from the weights' shapes.
 #[derive(Debug)]
 struct Found {
     vocab_size: usize,
@@ -232,8 +232,8 @@ fn is_tied(params: &Object<'_>) -> Result<bool> {
     Ok(params.optional("tied_embeddings")?.unwrap_or(false))
 }
 
-/// That a classifier is stored, or that the embeddings are said to be it: no file of Meta's lacks
-/// one.
+/// Checks that a classifier is stored, or that the embeddings are said to be it: no file of Meta's
+/// lacks one.
 fn check_classifier(params: &Object<'_>, stored: &StoredTensors) -> Result<()> {
     if is_tied(params)? || stored.has("output.weight") {
         return Ok(());
@@ -319,8 +319,8 @@ fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
     Ok(widths.ok_or_else(wrong)?.into_iter().min())
 }
 
-/// The context that a model was trained for. No file says it, so it is told by what changed from
-/// one to the next.
+/// The context that a model was trained for. No file has it, so it is inferred from what changed
+/// between releases.
 fn context(norm_eps: f64, rope_theta: f64, scaled: bool) -> usize {
     match (scaled, rope_theta) {
         (true, _) => 131_072,                   // Llama 3.1 and later

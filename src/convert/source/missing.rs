@@ -20,7 +20,7 @@ fn unknown(hint: String, path: &Path) -> Error {
     Error::unknown_format(hint).at(Some(path))
 }
 
-/// That a path is the address or the name of a model that is elsewhere.
+/// Says that a path is the address or the name of a model that is elsewhere.
 pub(super) fn elsewhere(path: &Path) -> Option<Error> {
     let text = path.to_str()?;
     if path.exists() {
@@ -45,7 +45,7 @@ pub(super) fn elsewhere(path: &Path) -> Option<Error> {
     Some(unknown(hint, path))
 }
 
-/// That a directory has neither config.json nor params.json, and what it has.
+/// Says that a directory has neither config.json nor params.json, and what it has.
 pub(super) fn description(folder: &Path) -> Error {
     let names = names(folder);
     let ends = |name: &&String, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
@@ -74,7 +74,7 @@ pub(super) fn description(folder: &Path) -> Error {
     unknown(hint, folder)
 }
 
-/// That a directory has config.json and no weights that transformers would find.
+/// Says that a directory has config.json and no weights that transformers would find.
 pub(super) fn weights(folder: &Path) -> Error {
     let names = names(folder);
     let Some(shard) = names.iter().find(|name| shard_of(name).is_some()) else {
@@ -97,7 +97,7 @@ fn shard_of(name: &str) -> Option<&str> {
     (is_number(count) && is_number(number)).then_some(start)
 }
 
-/// That all files are there that an index names.
+/// Checks that all files are there that an index names.
 pub(super) fn check_files(index: &Path, files: &[PathBuf]) -> Result<()> {
     // What is there and can't be opened says so itself.
     let is_missing = |path: &&PathBuf| fs::symlink_metadata(path).is_err();

@@ -59,11 +59,11 @@ use crate::storage::Storage;
 use crate::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::weights::{TensorInfo, Weights};
 
-/// A model that can be converted, whatever files it is in.
+/// A model that can be converted.
 #[derive(Debug)]
 pub struct Source(SourceModel);
 
-/// What a model's files say, whatever kind of files they are.
+/// A model's files, of any format, opened.
 #[derive(Debug)]
 pub(crate) struct SourceModel {
     /// The format's name, for people.
@@ -75,7 +75,7 @@ pub(crate) struct SourceModel {
     tokenizer: Option<SourceTokenizer>,
     /// How a chat is written, in Jinja.
     pub(crate) chat_template: Option<String>,
-    /// What else the files say, for people: keys and what their values are.
+    /// Keys of the files and descriptions of their values, for people.
     metadata: Vec<(String, String)>,
     /// Of all files of weights.
     file_bytes: u64,
@@ -83,7 +83,7 @@ pub(crate) struct SourceModel {
     /// is the source's equal.
     notes: Vec<String>,
     /// Of a source that is GGUF: its keys, except those that tell how weights are stored. They hold
-    /// whatever the other fields tell, unless one is missing: then that is to be written anew.
+    /// what the other fields say; what they lack is written from those fields.
     pub(crate) keys: Option<Keys>,
     /// What the files say that the model computes, derived without the code that made `config`.
     /// `None` if it can't be.
@@ -156,10 +156,10 @@ impl Source {
     /// options: what [`Tokenizer::open`] takes, or a `tokenizer.model` or `tokenizer.json`. The
     /// options may also override hyperparameters that the files don't hold.
     ///
-    /// Only the weights' places are read now, so this takes moments, whatever their size.
+    /// Only the places of weights are read now, so this takes milliseconds for any size.
     ///
     /// # Errors
-    /// Whatever is wrong with the files or the tokenizer, each error with the file's name: among
+    /// Those of the files and of the tokenizer, each with the file's name: among
     /// them [`ErrorKind::UnsupportedArchitecture`], [`ErrorKind::MissingTensor`],
     /// [`ErrorKind::UnsupportedTensor`] for one that a Llama doesn't have, and
     /// [`ErrorKind::TensorShape`].
@@ -294,9 +294,9 @@ impl Source {
         &self.0.metadata
     }
 
-    /// What whoever converts it should know: settings that aren't known, and what the written file
-    /// can't say or does otherwise than the source. Each is a sentence for people, and none means
-    /// that the written file is the source's equal.
+    /// What a user should know before converting it: settings that aren't known, and what the
+    /// written file can't say or does otherwise than the source. Each is a sentence for people, and
+    /// none means that the written file is the source's equal.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.0.notes

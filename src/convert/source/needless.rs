@@ -76,14 +76,14 @@ fn is_rotary(name: &str) -> bool {
     TABLES.iter().any(|end| name.strip_suffix(end).is_some_and(|start| start.ends_with("rotary_emb")))
 }
 
-/// Whether a tensor can't be a weight, whatever it is.
+/// Whether a tensor can't be a weight.
 fn is_no_weight(name: &str, tensor: &TensorView) -> bool {
     let is_named = name.ends_with(".weight") || name.ends_with(".bias");
     let is_number = tensor.shape().is_empty() || tensor.shape().contains(&0);
     !is_named && (is_number || tensor.other_type().is_some())
 }
 
-/// That the weights are a whole model's, and floating-point numbers.
+/// Checks that the weights are a whole model's, and floating-point numbers.
 pub(super) fn check_kind(weights: &WeightFiles, folder: &Path) -> Result<()> {
     for (name, tensor) in weights.stored.iter() {
         let dtype = tensor.other_type().filter(|dtype| name.ends_with(".weight") && is_quantized(dtype));
@@ -148,9 +148,9 @@ pub(super) fn leave_out(weights: &mut WeightFiles, frequencies: &[Vec<f64>], n_l
     Ok(())
 }
 
-/// Names that are said of what is left out.
+/// Names that a note lists of what is left out.
 const NAMED: usize = 8;
-/// Encoding of a table that are compared.
+/// Numbers of a table that are compared.
 const TABLE: usize = 4096;
 
 /// Whether a table begins as the rotary frequencies, their cosines or their sines do, within what

@@ -1,16 +1,16 @@
 //! The pickles of PyTorch's checkpoints: as much of the language as describes a dictionary of
 //! tensors.
 //!
-//! A pickle is a program for a stack machine that may call whatever Python can import. This machine
-//! knows the few names in [`Global`] and builds values of its own for them. Another name, whatever
-//! is called by it and whatever is done to what it gives, is an opaque value, which is refused only
-//! where weights should be. Nothing is executed, and nothing is recursive.
+//! A pickle is a program for a stack machine that may call anything that Python can import. This
+//! machine knows the few names in [`Global`] and builds values of its own for them. Any other name,
+//! and any result of calling it, is an opaque value, which is refused only where weights should be.
+//! Nothing is executed, and nothing is recursive.
 //!
 //! Trainers keep more than weights in a file: what isn't a tensor is passed over and named, a
 //! dictionary of weights inside another is found, and llama2.c's hyperparameters are read.
 //!
 //! Invariant: every instruction makes at most one [`Node`], and values refer to each other by
-//! number, so the memory taken is proportional to the pickle's length, whatever it says.
+//! number, so the memory taken is proportional to the pickle's length, for any pickle.
 //!
 //! Source: `Lib/pickletools.py` in the Python repository; `torch/_utils.py` for what the names
 //! mean.
@@ -106,7 +106,8 @@ struct Tensor {
 /// Reads the tensors of a dictionary, in its order, and what else it says.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for whatever no checkpoint of a model has;
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for anything that no checkpoint of a model
+/// has;
 /// [`ErrorKind::TensorLayout`](crate::ErrorKind::TensorLayout) for a tensor that is there and can't
 /// be read.
 pub(super) fn read(pickle: &[u8]) -> Result<Pickled> {
@@ -137,6 +138,10 @@ impl<'a> Machine<'a> {
     /// Carries out an instruction. `false` if it was the last.
     fn step(&mut self) -> Result<bool> {
         let code = self.take(1)?[0];
+        if let Some(node) = self.literal(code)? {
+            self.push(node)?;
+            return Ok(true);
+        }
         match code {
             // PROTO, FRAME: how the pickle was written.
             0x80 => {
@@ -148,29 +153,8 @@ impl<'a> Machine<'a> {
             0x95 => drop(self.take(8)?),
             b'(' => self.marks.push(self.stack.len()),
             b'.' => return Ok(false),
-            b'N' => self.push(Node::None)?,
-            0x88 | 0x89 => self.push(Node::Bool(code == 0x88))?,
-            b'G' => {
-                let bits = self.take(8)?.iter().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
-                self.push(Node::Float(f64::from_bits(bits)))?;
-            }
-            b'K' | b'M' | b'J' | 0x8a => {
-                let node = self.int(code)?.map_or(Node::Opaque, Node::Int);
-                self.push(node)?;
-            }
-            // LONG4, bytes and arrays of bytes.
-            0x8b | b'B' | b'C' | 0x8e | 0x96 => {
-                self.bytes(code)?;
-                self.push(Node::Opaque)?;
-            }
-            b'X' | 0x8c | 0x8d | b'T' | b'U' => {
-                let text = self.text(code)?;
-                self.push(Node::Text(text))?;
-            }
             b'}' => self.new_dict()?,
-            b']' => self.push(Node::List)?,
-            // Sets and frozen ones.
-            0x8f => self.push(Node::Opaque)?,
+            // A frozen set.
             0x91 => {
                 self.drop_to_mark()?;
                 self.push(Node::Opaque)?;
@@ -381,7 +365,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A view of a storage, with what else is said of it.
+    /// A view of a storage, with its metadata.
     fn view(&mut self, of: [Id; 4], metadata: Option<Id>) -> Result<Node<'a>> {
         let [storage, offset, shape, strides] = of;
         let mut tensor = self.rebuild(storage, offset, shape, strides)?;

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::file::DataFile;
 use super::json::{self, Object};
-use super::stored::{Encoding, StoredType, TensorView};
+use super::stored::{FloatType, StoredType, TensorView};
 use crate::error::{Error, ErrorKind, Result};
 
 const FORMAT: &str = "safetensors";
@@ -97,10 +97,10 @@ impl Entry {
             return Err(Error::malformed(FORMAT, reason));
         }
         let dtype = match dtype {
-            "F64" => StoredType::Float(Encoding::F64),
-            "F32" => StoredType::Float(Encoding::F32),
-            "F16" => StoredType::Float(Encoding::F16),
-            "BF16" => StoredType::Float(Encoding::Bf16),
+            "F64" => StoredType::Float(FloatType::F64),
+            "F32" => StoredType::Float(FloatType::F32),
+            "F16" => StoredType::Float(FloatType::F16),
+            "BF16" => StoredType::Float(FloatType::Bf16),
             _ => StoredType::Other(dtype.into()),
         };
         // A usize may be smaller; then the tensor can't be read here.
@@ -119,7 +119,7 @@ fn bits(dtype: &str) -> Option<u64> {
     }
 }
 
-/// That tensors fill the rest of the file, which has `len` bytes, and don't overlap.
+/// Checks that tensors fill the rest of the file, which has `len` bytes, and don't overlap.
 fn check_places(tensors: &[(String, Entry)], len: u64) -> Result<()> {
     let mut places: Vec<_> = tensors.iter().map(|(name, entry)| (entry.start, entry.end, name)).collect();
     places.sort_unstable();

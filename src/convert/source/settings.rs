@@ -25,7 +25,7 @@ fn is_one(value: &Value) -> bool {
     value.as_f64() == Some(1.0)
 }
 
-/// Nothing, in each of the ways to say it.
+/// Nothing, in any way that JSON can say it.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Bool(is_there) => !is_there,
@@ -334,7 +334,7 @@ pub(super) fn go_through(object: &Object<'_>, table: &'static [Setting<Unless>])
     Ok(unknown)
 }
 
-/// That some settings aren't known, for people.
+/// Says that some settings aren't known, for people.
 pub(super) fn unknown_note(file: &str, unknown: &[String]) -> Option<String> {
     let note = || {
         let (these, were) = if unknown.len() == 1 { ("a setting", "was") } else { ("settings", "were") };
@@ -346,7 +346,7 @@ pub(super) fn unknown_note(file: &str, unknown: &[String]) -> Option<String> {
     (!unknown.is_empty()).then(note)
 }
 
-/// A value for people: texts as they are, long values cut short.
+/// A value for people: strings as they are, long values cut short.
 fn shown(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     if text.chars().count() <= 60 { text } else { text.chars().take(60).chain("...".chars()).collect() }

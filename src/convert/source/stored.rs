@@ -24,7 +24,7 @@ use crate::weights::TensorInfo;
 
 /// Floating-point numbers that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(super) enum FloatType {
     /// They are rounded to f32 when they are read.
     F64,
     F32,
@@ -32,7 +32,7 @@ pub(super) enum Encoding {
     Bf16,
 }
 
-impl Encoding {
+impl FloatType {
     fn bytes(self) -> usize {
         match self {
             Self::F64 => 8,
@@ -41,7 +41,7 @@ impl Encoding {
         }
     }
 
-    /// What they are to whoever reads them.
+    /// The format that readers get.
     fn dtype(self) -> Dtype {
         match self {
             Self::F64 | Self::F32 => Dtype::F32,
@@ -55,14 +55,14 @@ impl Encoding {
 /// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoredType {
-    Float(Encoding),
+    Float(FloatType),
     Other(String),
 }
 
 impl StoredType {
     fn bytes(&self) -> Option<usize> {
         match self {
-            Self::Float(encoding) => Some(encoding.bytes()),
+            Self::Float(float_type) => Some(float_type.bytes()),
             Self::Other(_) => None,
         }
     }
@@ -139,9 +139,9 @@ impl TensorView {
         if let [stride, _] = *self.strides { stride } else { 0 }
     }
 
-    /// That it is a vector or a matrix of numbers, of a layout in which rows can be read; and how
-    /// they are stored.
-    fn check(&self) -> Result<Encoding> {
+    /// Checks that it is a vector or a matrix of numbers, of a layout in which rows can be read;
+    /// and how they are stored.
+    fn check(&self) -> Result<FloatType> {
         if self.shape.contains(&0) {
             let reason = format!(
                 "it is empty, of shape {:?}: DeepSpeed's ZeRO-3 leaves weights so that it has shared out among machines; \
@@ -150,7 +150,7 @@ impl TensorView {
             );
             return Err(self.layout(&reason));
         }
-        let StoredType::Float(encoding) = self.dtype else {
+        let StoredType::Float(float_type) = self.dtype else {
             let StoredType::Other(dtype) = &self.dtype else { unreachable!("there are no more") };
             return Err(Error::tensor_type(&self.name, dtype).at(Some(self.file.path())));
         };
@@ -158,7 +158,7 @@ impl TensorView {
             return Err(self.shape_error(&[]));
         }
         self.check_repeats()?;
-        Ok(encoding)
+        Ok(float_type)
     }
 
     /// What its numbers are called, if they are none that can be weights.
@@ -168,7 +168,7 @@ impl TensorView {
 
     /// Whether it holds doubles.
     pub(super) fn is_f64(&self) -> bool {
-        self.dtype == StoredType::Float(Encoding::F64)
+        self.dtype == StoredType::Float(FloatType::F64)
     }
 
     /// Outermost first.
@@ -186,7 +186,7 @@ impl TensorView {
     /// Its first `most` numbers or fewer, in the order of its elements; or `None` if they can't be
     /// read one after another.
     pub(super) fn first_numbers(&self, most: usize) -> Result<Option<Vec<f32>>> {
-        let StoredType::Float(encoding) = self.dtype else { return Ok(None) };
+        let StoredType::Float(float_type) = self.dtype else { return Ok(None) };
         let mut len = 1_usize;
         for (&n, &stride) in self.shape.iter().zip(&self.strides).rev() {
             if n != 1 && stride != len {
@@ -195,9 +195,9 @@ impl TensorView {
             len = len.saturating_mul(n);
         }
         let mut numbers = vec![0.0; len.min(most)];
-        let mut bytes = vec![0; numbers.len() * encoding.bytes()];
+        let mut bytes = vec![0; numbers.len() * float_type.bytes()];
         self.file.read_at("a tensor", self.start, &mut bytes)?;
-        decode(encoding, &bytes, &mut numbers);
+        decode(float_type, &bytes, &mut numbers);
         Ok(Some(numbers))
     }
 
@@ -206,12 +206,12 @@ impl TensorView {
     }
 
     /// Decodes some rows: (rows, columns). A vector is one row.
-    fn read(&self, encoding: Encoding, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    fn read(&self, float_type: FloatType, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let columns = self.columns();
-        let size = encoding.bytes();
+        let size = float_type.bytes();
         let stride = self.row_stride();
         if !self.has_rows() {
-            return self.read_view(encoding, rows, out);
+            return self.read_view(float_type, rows, out);
         }
         // Rows that follow each other are read at once.
         let at_once = if stride == columns || rows.len() == 1 { rows.len() } else { 1 };
@@ -219,7 +219,7 @@ impl TensorView {
         for (row, out) in rows.step_by(at_once.max(1)).zip(out.chunks_mut(at_once.max(1) * columns)) {
             let start = self.start + (row * stride * size) as u64;
             self.file.read_at("a tensor", start, &mut bytes)?;
-            decode(encoding, &bytes, out);
+            decode(float_type, &bytes, out);
         }
         Ok(())
     }
@@ -237,22 +237,22 @@ pub(super) fn span(shape: &[usize], strides: &[usize]) -> Option<u64> {
 }
 
 /// Decodes little-endian numbers.
-fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
+fn decode(float_type: FloatType, bytes: &[u8], out: &mut [f32]) {
     /// Half-precision numbers that are decoded at once.
     const CHUNK: usize = 256;
-    match encoding {
-        Encoding::F64 => {
+    match float_type {
+        FloatType::F64 => {
             let doubles = bytes.as_chunks::<8>().0;
             return doubles.iter().zip(out).for_each(|(bytes, out)| *out = f64::from_le_bytes(*bytes) as f32);
         }
-        Encoding::F32 => {
+        FloatType::F32 => {
             let floats = bytes.as_chunks::<4>().0;
             return floats.iter().zip(out).for_each(|(bytes, out)| *out = f32::from_le_bytes(*bytes));
         }
-        Encoding::F16 | Encoding::Bf16 => {}
+        FloatType::F16 | FloatType::Bf16 => {}
     }
     for (bytes, out) in bytes.as_chunks::<2>().0.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
-        if encoding == Encoding::F16 {
+        if float_type == FloatType::F16 {
             let mut halves = [half::f16::ZERO; CHUNK];
             halves.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = half::f16::from_le_bytes(*bytes));
             halves[..bytes.len()].convert_to_f32_slice(out);
@@ -274,11 +274,11 @@ pub(super) enum Join {
     Columns,
 }
 
-/// A tensor of a Llama, whatever it is made of.
+/// A tensor of a Llama, of one view or of several shards.
 #[derive(Debug)]
 pub(super) struct ShardedTensor {
     info: TensorInfo,
-    encoding: Encoding,
+    float_type: FloatType,
     parts: Vec<TensorView>,
     join: Join,
     /// The width of a head, if its rows are in NEOX order (rotate-half), as Hugging Face has them:
@@ -298,9 +298,9 @@ impl ShardedTensor {
         }
         let join = if parts.len() == 1 { Join::Same } else { join };
         let first = &parts[0];
-        let encoding = first.check()?;
+        let float_type = first.check()?;
         for part in &parts[1..] {
-            if part.check()? != encoding {
+            if part.check()? != float_type {
                 return Err(part.layout("its shards are stored in different ways"));
             }
             if part.shape != first.shape {
@@ -319,9 +319,9 @@ impl ShardedTensor {
             return Err(Error::tensor_shape(&first.name, shape, &joined).at(Some(first.file.path())));
         }
         // It lies in the files, so it can't overflow.
-        let bytes = shape.iter().product::<usize>() * encoding.bytes();
-        let info = TensorInfo { name, shape: shape.into(), dtype: encoding.dtype(), bytes };
-        Ok(Self { info, encoding, parts, join, neox_head_dim: None })
+        let bytes = shape.iter().product::<usize>() * float_type.bytes();
+        let info = TensorInfo { name, shape: shape.into(), dtype: float_type.dtype(), bytes };
+        Ok(Self { info, float_type, parts, join, neox_head_dim: None })
     }
 
     /// The same numbers, of rows that are in NEOX order.
@@ -377,14 +377,14 @@ impl ShardedTensor {
         let columns = self.parts[0].columns();
         match self.join {
             Join::Columns => self.read_beside(rows, out),
-            Join::Same => self.parts[0].read(self.encoding, rows, out),
+            Join::Same => self.parts[0].read(self.float_type, rows, out),
             Join::Rows => {
                 let (height, mut row, mut out) = (self.parts[0].shape[0], rows.start, out);
                 while row < rows.end {
                     let (part, within) = (row / height, row % height);
                     let n = (height - within).min(rows.end - row);
                     let (these, rest) = out.split_at_mut(n * columns);
-                    self.parts[part].read(self.encoding, within..within + n, these)?;
+                    self.parts[part].read(self.float_type, within..within + n, these)?;
                     (row, out) = (row + n, rest);
                 }
                 Ok(())
@@ -396,7 +396,7 @@ impl ShardedTensor {
         let width = self.parts[0].columns();
         let mut block = vec![0.0; rows.len() * width];
         for (p, part) in self.parts.iter().enumerate() {
-            part.read(self.encoding, rows.clone(), &mut block)?;
+            part.read(self.float_type, rows.clone(), &mut block)?;
             let out = out.chunks_exact_mut(width * self.parts.len());
             for (out, block) in out.zip(block.chunks_exact(width)) {
                 out[p * width..][..width].copy_from_slice(block);
@@ -406,8 +406,8 @@ impl ShardedTensor {
     }
 }
 
-/// The tensors of a model's files, by the names that they have there. Each is taken once, so what
-/// nobody wanted is left.
+/// The tensors of a model's files, by the names that they have there. Each is taken once, so those
+/// that no Llama has are left.
 #[derive(Debug, Default)]
 pub(super) struct StoredTensors {
     by_name: BTreeMap<String, Vec<TensorView>>,
@@ -464,7 +464,7 @@ impl StoredTensors {
         ShardedTensor::new(name, shape, parts, join)
     }
 
-    /// That nothing is left.
+    /// Checks that nothing is left.
     pub(super) fn finish(self) -> Result<()> {
         let Some((_, parts)) = self.by_name.into_iter().next() else { return Ok(()) };
         let name = parts[0].name.clone();

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::file::DataFile;
 use super::pickle::{self, Pickled, PickledTensor};
-use super::stored::{Encoding, StoredType, TensorView, span};
+use super::stored::{FloatType, StoredType, TensorView, span};
 use super::zip;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -43,7 +43,7 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// What lies beside the weights and isn't looked at, said of a file.
+    /// A note about a file's entries that aren't weights and are ignored.
     pub(super) fn note(&self, path: &Path) -> Option<String> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let beside = || {
@@ -104,17 +104,17 @@ impl Archive<'_> {
     fn tensor(&self, name: String, tensor: PickledTensor) -> Result<TensorView> {
         let layout = |reason: String| Error::tensor_layout(&name, reason);
         let PickledTensor { key, storage, numel, offset, shape, strides } = tensor;
-        // It is only looked up, but whatever has another one wasn't written by PyTorch.
+        // It is only looked up, but PyTorch writes no other keys.
         if key.is_empty() || !key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') {
             return Err(layout(format!("its storage has the impossible key {key:?}")));
         }
         let range = self.range(&format!("data/{key}"));
         let range = range.ok_or_else(|| layout(format!("its storage data/{key} is missing")))?;
         let (dtype, size) = match &*storage {
-            "DoubleStorage" => (StoredType::Float(Encoding::F64), 8),
-            "FloatStorage" => (StoredType::Float(Encoding::F32), 4),
-            "HalfStorage" => (StoredType::Float(Encoding::F16), 2),
-            "BFloat16Storage" => (StoredType::Float(Encoding::Bf16), 2),
+            "DoubleStorage" => (StoredType::Float(FloatType::F64), 8),
+            "FloatStorage" => (StoredType::Float(FloatType::F32), 4),
+            "HalfStorage" => (StoredType::Float(FloatType::F16), 2),
+            "BFloat16Storage" => (StoredType::Float(FloatType::Bf16), 2),
             // What isn't a model's weights isn't looked at.
             _ => (StoredType::Other(storage), 0),
         };

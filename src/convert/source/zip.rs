@@ -151,7 +151,7 @@ fn wide_numbers(mut extra: &[u8]) -> impl Iterator<Item = u64> {
     numbers.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// That no two entries share bytes.
+/// Checks that no two entries share bytes.
 fn check_apart(entries: &HashMap<String, Range<u64>>) -> Result<()> {
     let mut places: Vec<_> = entries.iter().map(|(name, range)| (range.start, range.end, name)).collect();
     places.sort_unstable();

@@ -1,6 +1,6 @@
 //! What follows an instruction's code: numbers, texts and bytes.
 
-use super::{FORMAT, Machine};
+use super::{FORMAT, Machine, Node};
 use crate::error::{Error, Result};
 
 impl<'a> Machine<'a> {
@@ -14,8 +14,31 @@ impl<'a> Machine<'a> {
         self.rest.number(bytes as u64, FORMAT).map_err(|_| cut_short())
     }
 
+    /// The value that an instruction pushes, if that is all it does.
+    pub(super) fn literal(&mut self, code: u8) -> Result<Option<Node<'a>>> {
+        Ok(Some(match code {
+            b'N' => Node::None,
+            0x88 | 0x89 => Node::Bool(code == 0x88),
+            b'G' => {
+                let bits = self.take(8)?.iter().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
+                Node::Float(f64::from_bits(bits))
+            }
+            b'K' | b'M' | b'J' | 0x8a => self.int(code)?.map_or(Node::Opaque, Node::Int),
+            // LONG4, bytes and arrays of bytes.
+            0x8b | b'B' | b'C' | 0x8e | 0x96 => {
+                self.bytes(code)?;
+                Node::Opaque
+            }
+            b'X' | 0x8c | 0x8d | b'T' | b'U' => Node::Text(self.text(code)?),
+            b']' => Node::List,
+            // A set.
+            0x8f => Node::Opaque,
+            _ => return Ok(None),
+        }))
+    }
+
     /// `None` of a number that is longer than any that is looked at.
-    pub(super) fn int(&mut self, code: u8) -> Result<Option<i64>> {
+    fn int(&mut self, code: u8) -> Result<Option<i64>> {
         let (bytes, signed) = match code {
             b'K' => (1, false),
             b'M' => (2, false),
@@ -33,7 +56,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Passes over bytes that follow their number.
-    pub(super) fn bytes(&mut self, code: u8) -> Result<()> {
+    fn bytes(&mut self, code: u8) -> Result<()> {
         let len = match code {
             b'C' => self.number(1)?,
             0x8e | 0x96 => self.number(8)?,
@@ -42,7 +65,7 @@ impl<'a> Machine<'a> {
         self.take(usize::try_from(len).unwrap_or(usize::MAX)).map(drop)
     }
 
-    pub(super) fn text(&mut self, code: u8) -> Result<&'a [u8]> {
+    fn text(&mut self, code: u8) -> Result<&'a [u8]> {
         let len = match code {
             0x8c | b'U' => self.number(1)?,
             0x8d => self.number(8)?,

@@ -135,8 +135,8 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// That a view gives the storage's numbers: its bits `neg` and `conj`, which aren't set, and
-    /// nothing else.
+    /// Checks that a view gives the storage's numbers: its bits `neg` and `conj`, which aren't set,
+    /// and nothing else.
     fn check_metadata(&self, metadata: Option<Id>) -> std::result::Result<(), String> {
         let Some(metadata) = metadata else { return Ok(()) };
         if matches!(self.nodes[metadata as usize], Node::None) {

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Encoding, ShardedTensor, TensorView, decode};
+use super::{FloatType, ShardedTensor, TensorView, decode};
 use crate::error::Result;
 
 impl TensorView {
@@ -17,8 +17,8 @@ impl TensorView {
         self.columns() == 1 || self.column_stride() == 1
     }
 
-    /// That a view that repeats numbers isn't far more than what is stored: memory is taken for its
-    /// rows.
+    /// Checks that a view that repeats numbers isn't far more than what is stored: memory is taken
+    /// for its rows.
     pub(super) fn check_repeats(&self) -> Result<()> {
         const MOST: usize = 1 << 28;
         const MOST_COLUMNS: usize = 1 << 20;
@@ -32,16 +32,22 @@ impl TensorView {
 
     /// Decodes numbers that lie one after another, from the number `first` of the view's storage
     /// on.
-    fn numbers(&self, encoding: Encoding, first: usize, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
-        let size = encoding.bytes();
+    fn numbers(
+        &self,
+        float_type: FloatType,
+        first: usize,
+        bytes: &mut Vec<u8>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let size = float_type.bytes();
         bytes.resize(out.len() * size, 0);
         self.file.read_at("a tensor", self.start + first as u64 * size as u64, bytes)?;
-        decode(encoding, bytes, out);
+        decode(float_type, bytes, out);
         Ok(())
     }
 
     /// Decodes some rows, wherever their numbers lie: (rows, columns).
-    pub(super) fn read_view(&self, encoding: Encoding, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    pub(super) fn read_view(&self, float_type: FloatType, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         /// Numbers between those of a row are read along with them up to this stride.
         const GAP: usize = 64;
         /// Numbers that are read at once.
@@ -51,7 +57,7 @@ impl TensorView {
         if down == 1 && across > 0 {
             let mut column = vec![0.0; rows.len()];
             for c in 0..columns {
-                self.numbers(encoding, rows.start + c * across, &mut bytes, &mut column)?;
+                self.numbers(float_type, rows.start + c * across, &mut bytes, &mut column)?;
                 column.iter().enumerate().for_each(|(row, number)| out[row * columns + c] = *number);
             }
             return Ok(());
@@ -61,7 +67,7 @@ impl TensorView {
         for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
             for (first, out) in (0..columns).step_by(at_once).zip(out.chunks_mut(at_once)) {
                 span.resize((out.len() - 1) * across + 1, 0.0);
-                self.numbers(encoding, row * down + first * across, &mut bytes, &mut span)?;
+                self.numbers(float_type, row * down + first * across, &mut bytes, &mut span)?;
                 out.iter_mut().enumerate().for_each(|(i, out)| *out = span[i * across]);
             }
         }
@@ -92,7 +98,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::{DataFile, Join, ShardedTensor, StoredType, TensorView};
-    use super::Encoding;
+    use super::FloatType;
 
     /// Reads a view of the numbers 0, 1, 2, ... in chunks of `at_once` rows.
     fn read(
@@ -106,7 +112,7 @@ mod tests {
         let bytes: Vec<u8> = (0..4096_u16).flat_map(|n| f32::from(n).to_le_bytes()).collect();
         std::fs::write(&path, bytes).unwrap();
         let file = Arc::new(DataFile::open(&path).unwrap());
-        let float = StoredType::Float(Encoding::F32);
+        let float = StoredType::Float(FloatType::F32);
         let tensor = TensorView::strided("a".into(), &file, 4, shape.into(), strides.into(), float);
         let joined =
             ShardedTensor::new("a".into(), shape, vec![tensor.map_err(|e| e.to_string())?], Join::Same);
