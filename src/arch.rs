@@ -114,7 +114,7 @@ fn suffixed(name: String) -> String {
     if name.ends_with(".bias") { name } else { name + ".weight" }
 }
 
-const fn matrix(
+const fn model_tensor(
     [meta, gguf, hugging_face]: [&'static str; 3],
     shape: fn(&Config) -> Vec<usize>,
     shards: Shards,
@@ -123,17 +123,17 @@ const fn matrix(
     TensorKind { meta, gguf, hugging_face, shape, shards, is_rotary: false, is_optional }
 }
 
-pub(crate) static TOK_EMBEDDINGS: TensorKind = matrix(
+pub(crate) static TOK_EMBEDDINGS: TensorKind = model_tensor(
     ["tok_embeddings", "token_embd", "model.embed_tokens"],
     |c| vec![c.vocab_size, c.dim],
     Shards::Embeddings,
     false,
 );
 pub(crate) static NORM: TensorKind =
-    matrix(["norm", "output_norm", "model.norm"], |c| vec![c.dim], Shards::Same, false);
+    model_tensor(["norm", "output_norm", "model.norm"], |c| vec![c.dim], Shards::Same, false);
 /// The classifier. A model may use its embeddings instead.
 pub(crate) static OUTPUT: TensorKind =
-    matrix(["output", "output", "lm_head"], |c| vec![c.vocab_size, c.dim], Shards::Rows, true);
+    model_tensor(["output", "output", "lm_head"], |c| vec![c.vocab_size, c.dim], Shards::Rows, true);
 
 /// Makes [`LayerWeights`] and the table [`LAYER`] from the same rows:
 ///
@@ -160,7 +160,7 @@ macro_rules! layer_tensors {
             hugging_face: $hf,
             shape: $shape,
             shards: Shards::$shards,
-            is_rotary: [$(stringify!($rotary),)? ""].len() > 1,
+            is_rotary: [$(stringify!($rotary),)? ""].len() > 1, // the row ends in `rotary`
             is_optional: <$type as Field>::IS_OPTIONAL,
         },)*];
 

@@ -39,7 +39,7 @@ pub(crate) struct ConvertArgs {
     pub(crate) to: Option<TargetFormat>,
 
     #[arg(long, value_name = "FORMAT", default_value = "auto", hide_default_value = true, help = dtype_help())]
-    pub(crate) dtype: MixOrAuto,
+    pub(crate) dtype: RecipeOrAuto,
 
     #[arg(long, value_name = "N", help = group_size_help())]
     pub(crate) group_size: Option<usize>,
@@ -109,13 +109,13 @@ Examples:
 
 /// The formats of matrices; `None` keeps the source's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MixOrAuto(pub(crate) Option<Recipe>);
+pub(crate) struct RecipeOrAuto(pub(crate) Option<Recipe>);
 
-impl FromStr for MixOrAuto {
+impl FromStr for RecipeOrAuto {
     type Err = UnknownRecipe;
 
     fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
-        if name == "auto" { Ok(Self(None)) } else { name.parse().map(|mix| Self(Some(mix))) }
+        if name == "auto" { Ok(Self(None)) } else { name.parse().map(|recipe| Self(Some(recipe))) }
     }
 }
 
@@ -127,7 +127,7 @@ fn group_size_help() -> String {
 }
 
 fn dtype_help() -> String {
-    let names: Vec<_> = Recipe::all().map(|mix| mix.to_string().to_ascii_lowercase()).collect();
+    let names: Vec<_> = Recipe::all().map(|recipe| recipe.to_string().to_ascii_lowercase()).collect();
     format!(
         "Weight format, or a mix of formats as llama.cpp has them: {}; auto keeps the source's [default: auto]",
         names.join(", ")
@@ -212,8 +212,8 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
 
 fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), CliError> {
     let mut options = GgufOptions::new();
-    if let Some(mix) = args.dtype.0 {
-        options = options.recipe(mix);
+    if let Some(recipe) = args.dtype.0 {
+        options = options.recipe(recipe);
     }
     if let Some(threads) = args.threads {
         options = options.threads(threads);

@@ -84,9 +84,9 @@ impl Header {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Choice {
     /// `None`: as in the source.
-    mix: Option<Recipe>,
+    recipe: Option<Recipe>,
     traits: Traits,
-    /// What the source says its mix is.
+    /// What the source says its recipe is.
     source_type: Option<u32>,
 }
 
@@ -94,7 +94,7 @@ impl Choice {
     pub(crate) fn of(source: &SourceModel, options: &GgufOptions) -> Self {
         let traits = Traits::of(&source.config, source.is_tied());
         Self {
-            mix: options.recipe,
+            recipe: options.recipe,
             traits,
             source_type: source.keys.as_ref().and_then(|keys| keys.file_type),
         }
@@ -103,8 +103,8 @@ impl Choice {
     /// How a tensor is stored. Vectors stay F32: they are small, and engines want them so.
     pub(crate) fn dtype(&self, tensor: &TensorInfo) -> Dtype {
         let &[_, columns] = &*tensor.shape else { return Dtype::F32 };
-        match (self.mix, tensor.dtype) {
-            (Some(mix), _) => mix.dtype(&tensor.name, columns, &self.traits),
+        match (self.recipe, tensor.dtype) {
+            (Some(recipe), _) => recipe.dtype(&tensor.name, columns, &self.traits),
             (None, Dtype::Int8 { .. }) => with_whole_blocks(Dtype::Q8_0, columns),
             (None, dtype) => dtype,
         }
@@ -112,7 +112,7 @@ impl Choice {
 
     /// llama.cpp's number for the types of all tensors, which it shows to people.
     fn file_type(&self, tensors: &[SourceTensor<'_>]) -> Option<u32> {
-        if let Some(number) = self.mix.and_then(Recipe::file_type).or(self.source_type) {
+        if let Some(number) = self.recipe.and_then(Recipe::file_type).or(self.source_type) {
             return Some(number);
         }
         // The type of most weights.
