@@ -18,7 +18,7 @@ impl ModelBytes {
     /// kept while the model lives.
     ///
     /// Its `as_ref` is called once. A mapped file must not change while the model lives, as with
-    /// [`Model::open`].
+    /// [`Model::open`](crate::Model::open).
     ///
     /// ```
     /// use babyllama::{Model, ModelBytes};
