@@ -134,8 +134,8 @@ impl Batch {
         self.parts.clear();
         self.ranks.clear();
         for (rank, merge) in (first..).zip(merges) {
-            // The first text may begin with a space: not in this alphabet, but so do readers take
-            // it.
+            // The first text may begin with a space, as other readers take it, though this alphabet
+            // has none.
             let Some(space) = merge.iter().skip(1).position(|&byte| byte == b' ') else {
                 continue; // It joins nothing.
             };

@@ -16,7 +16,7 @@ use super::spec::{FimIds, TokenizerSpec};
 use super::vocab::parse_byte;
 use crate::error::TokenId;
 
-/// What was settled.
+/// The outcome.
 #[derive(Debug)]
 pub(super) struct Settled {
     pub(super) kinds: Vec<PieceKind>, // (n_pieces)
@@ -131,7 +131,7 @@ const EXCEPTIONS: [(&[&str], &str, PieceKind); 6] = [
     (&["<|plamo:eos|>"], "</s>", PieceKind::Normal),
 ];
 
-/// Settles it for the pieces of a file, whose ids are all below their number.
+/// Decides it for the pieces of a file, whose ids are all below their number.
 pub(super) fn settle(spec: &TokenizerSpec<'_>) -> Settled {
     let kinds = spec.pieces.iter().map(|piece| piece.kind).collect();
     let (bos, eos, unk) = (spec.bos, spec.eos, spec.unk);

@@ -10,9 +10,9 @@
 //! - [`spec`]: what any other file says of its tokenizer
 //! - [`kinds`]: what pieces are for where a file leaves it open
 //! - [`vocab`]: the pieces
-//! - [`hash`]: what finds them fast
-//! - [`normalizer`] and [`added`]: what only keys of our own say of a text and of tokens that are
-//!   taken out of it
+//! - [`hash`]: the hashes of their index
+//! - [`normalizer`] and [`added`]: how a text is prepared, and which tokens are taken out of it,
+//!   where GGUF has no keys for it
 //! - [`user_defined`]: pieces that are taken out of a text before all else
 //! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
 //! - [`decoder`]: tokens to text

@@ -44,7 +44,7 @@ pub(crate) struct TokenizerSpec<'a> {
     pub(crate) unk: Option<TokenId>,
     /// The tokens of models of code.
     pub(crate) fim: FimIds,
-    /// Which pieces strip spaces around them, where texts have them.
+    /// Which pieces take the spaces around them out of a text.
     pub(crate) strips: Vec<(TokenId, Strip)>,
     /// Whether a prompt begins with BOS. By default SentencePiece's do, and of others those that
     /// Llama 3 names.

@@ -1,8 +1,8 @@
-//! The ways to cut a text into words that a byte-level `tokenizer.json` may have, and GGUF's names
-//! for them.
+//! The pre-tokenizers that a byte-level `tokenizer.json` may have, and GGUF's names for them.
 //!
-//! A way is a list of expressions, each of which cuts what the one before left: a match is a word,
-//! and so is what lies between two. Stages of other kinds are such an expression too.
+//! A pre-tokenizer is a list of regular expressions, each of which splits what the one before left:
+//! a match is a word, and so is what lies between two matches. Stages of other kinds have an
+//! expression that does the same.
 //!
 //! Source: the `tokenizer.json` of the models that the names are of; the documentation of
 //! tokenizers; llama.cpp's names.
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::tokenizer_json::kind_of;
 
-/// A way that GGUF has a name for.
+/// A pre-tokenizer that GGUF has a name for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KnownWords {
     pub(super) pre: &'static str,
@@ -57,7 +57,7 @@ const KNOWN: [Known; 10] = [
     (&[NEWLINE, SPACED_LETTERS, SPACED_PUNCTUATION, EAST_ASIAN, NUMBER], false, "deepseek-coder"),
 ];
 
-/// The way that the stages of a pre-tokenizer are, if it is known.
+/// The pre-tokenizer of these stages, if it is known.
 pub(super) fn known(stages: &[&Map<String, Value>], ignore_merges: bool) -> Option<KnownWords> {
     let (last, first) = stages.split_last()?;
     if kind_of(last) != Some("ByteLevel") || flag(last, "add_prefix_space") == Some(true) {
