@@ -145,7 +145,7 @@ fn hyperparameters_that_no_llama_has_are_refused() {
 #[test]
 fn tensors_lie_in_the_file_aligned_and_apart() {
     let place = |offset: u64| with(|file| file.find("blk.0.attn_q.weight").offset = Some(offset));
-    wrong_layout(&place(4), "blk.0.attn_q.weight: its offset 4 is no multiple");
+    wrong_layout(&place(4), "blk.0.attn_q.weight: its offset 4 is not a multiple of the alignment, 32");
     wrong_layout(&place(0), "overlaps tensor token_embd.weight");
     for offset in [1 << 20, 1 << 62, u64::MAX - 31] {
         wrong_layout(&place(offset), "don't end within the file");
