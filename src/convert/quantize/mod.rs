@@ -26,7 +26,7 @@ mod q6_k;
 mod q8_0;
 mod scale_search;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::quant::Dtype;
 use crate::simd::{Isa, Kernel, Simd, kernel};
 
@@ -71,14 +71,14 @@ pub fn dtypes() -> impl Iterator<Item = Dtype> {
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::Unwritable`] if the format can't be written or the weights aren't a multiple of its
-/// block; and if a weight isn't a number, or is beyond the ±65,504 that a 16-bit scale
-/// reaches. F32 and BF16 hold every f32, so they take all.
+/// [`Unwritable`](crate::ErrorKind::Unwritable) if the format can't be written or the weights aren't
+/// a multiple of its block; and if a weight isn't a number, or is beyond the ±65,504 that a 16-bit
+/// scale reaches. F32 and BF16 hold every f32, so they take all.
 pub fn quantize(weights: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> {
     let Some((block, bytes)) = dtype.block() else { return Err(no_quantizer(dtype)) };
     if !weights.len().is_multiple_of(block) {
         let reason = format!("{} weights are not a multiple of its block of {block}", weights.len());
-        return Err(unwritable(dtype, reason));
+        return Err(Error::unwritable(dtype.to_string(), reason));
     }
     let start = out.len();
     out.resize(start + weights.len() / block * bytes, 0);
@@ -99,7 +99,7 @@ pub(super) fn quantize_into(isa: Isa, weights: &[f32], dtype: Dtype, out: &mut [
         && largest_magnitude(isa, weights) > MAX_F16.to_bits()
         && let Some(weight) = weights.iter().find(|weight| weight.abs().to_bits() > MAX_F16.to_bits())
     {
-        return Err(unwritable(dtype, format!("a weight is {weight}")));
+        return Err(Error::unwritable(dtype.to_string(), format!("a weight is {weight}")));
     }
     quantizer(isa, weights, out);
     Ok(())
@@ -114,11 +114,7 @@ kernel! {
 }
 
 fn no_quantizer(dtype: Dtype) -> Error {
-    unwritable(dtype, "there is no quantizer".into())
-}
-
-fn unwritable(dtype: Dtype, reason: String) -> Error {
-    ErrorKind::Unwritable { what: dtype.to_string(), reason }.into()
+    Error::unwritable(dtype.to_string(), "there is no quantizer")
 }
 
 /// Encodes block after block with a function that is inlined into a loop for the instruction set.
