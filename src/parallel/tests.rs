@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use super::crew::{Crew, MAX_STINT, Pass};
@@ -14,36 +14,61 @@ const fn times(n: usize) -> usize {
     if cfg!(miri) { n.div_ceil(25) } else { n }
 }
 
-/// Every element of every matrix gets its own value exactly once.
+/// Every element of every matrix gets its own value exactly once in each region.
 fn fill(threads: &Threads, rows: usize, widths: [usize; 3]) {
     let mut data = widths.map(|w| vec![0.0f32; rows * w]);
     for pass in 1..=3 {
-        threads.enter(false, |team| {
-            for _ in 0..times(50) {
-                let [a, b, c] = &mut data;
-                let [wa, wb, wc] = widths;
-                let columns = [
-                    ColumnPartition::new(a, wa, 4),
-                    ColumnPartition::new(b, wb, 4),
-                    ColumnPartition::new(c, wc, 4),
-                ];
-                team.columns(columns.map(|c| [c]), 1 << 20, |group, items, [mut slice]| {
-                    for row in 0..slice.n_rows() {
-                        for (x, column) in slice.row(row).iter_mut().zip(items.start * 4..) {
-                            *x += (group * 1000 + row * 300 + column) as f32;
-                        }
-                    }
-                });
+        threads.enter(false, |team| add_to_all(team, &mut data, widths));
+        check_all(&data, widths, pass * times(50));
+    }
+}
+
+fn add_to_all(team: &Team<'_>, data: &mut [Vec<f32>; 3], widths: [usize; 3]) {
+    for _ in 0..times(50) {
+        let [a, b, c] = &mut *data;
+        let [wa, wb, wc] = widths;
+        let columns =
+            [ColumnPartition::new(a, wa, 4), ColumnPartition::new(b, wb, 4), ColumnPartition::new(c, wc, 4)];
+        team.columns(columns.map(|c| [c]), 1 << 20, |group, items, [mut slice]| {
+            for row in 0..slice.n_rows() {
+                for (x, column) in slice.row(row).iter_mut().zip(items.start * 4..) {
+                    *x += (group * 1000 + row * 300 + column) as f32;
+                }
             }
         });
-        for (group, (data, width)) in data.iter().zip(widths).enumerate() {
-            for (i, &x) in data.iter().enumerate() {
-                let want =
-                    (group * 1000 + i / width * 300 + i % width) as f32 * times(50) as f32 * pass as f32;
-                assert_eq!(x, want);
-            }
+    }
+}
+
+fn check_all(data: &[Vec<f32>; 3], widths: [usize; 3], times: usize) {
+    for (group, (data, width)) in data.iter().zip(widths).enumerate() {
+        for (i, &x) in data.iter().enumerate() {
+            let want = (group * 1000 + i / width * 300 + i % width) as f32 * times as f32;
+            assert_eq!(x, want);
         }
     }
+}
+
+/// A helper that no pool runs: Miri's stricter rules fail in rayon's own data structures.
+fn spawn_plain_helper(crew: &'static Crew) -> std::thread::JoinHandle<()> {
+    assert_eq!(crew.recruit(1), 1);
+    std::thread::spawn(|| crew.help())
+}
+
+#[test]
+fn every_column_is_filled_once_without_a_pool() {
+    static CREW: LazyLock<Crew> = LazyLock::new(|| Crew::new(false));
+    let threads = Threads::of_option(Some(2)).unwrap();
+    let (widths, mut counts) = ([8, 10, 33], [0; 6]);
+    let mut data = widths.map(|w| vec![0.0f32; 2 * w]);
+    let pass = CREW.open();
+    let helper = spawn_plain_helper(&CREW);
+    let team = Team::new(&threads, pass);
+    add_to_all(&team, &mut data, widths);
+    team.for_each_mut(&mut counts, 1 << 20, |i, count| *count += i);
+    drop(team);
+    check_all(&data, widths, times(50));
+    assert_eq!(counts, [0, 1, 2, 3, 4, 5]);
+    helper.join().unwrap();
 }
 
 #[test]
@@ -184,13 +209,13 @@ fn regions_that_nest_do_not_compile() {
 }
 
 #[test]
-fn a_region_that_comes_by_its_own_pass_runs_alone() {
+fn a_region_that_comes_by_its_own_pass_runs_alone_without_a_pool() {
     thread_local!(static PASS: RefCell<Option<Pass<'static>>> = const { RefCell::new(None) });
     static INNER: AtomicUsize = AtomicUsize::new(0);
+    static CREW: LazyLock<Crew> = LazyLock::new(|| Crew::new(false));
 
-    let crew: &'static Crew = Box::leak(Box::new(Crew::new(false)));
-    let helpers: Vec<_> = (0..crew.recruit(1)).map(|_| std::thread::spawn(|| crew.help())).collect();
-    PASS.set(crew.open());
+    PASS.set(CREW.open());
+    let helper = spawn_plain_helper(&CREW);
     let (on_caller, outer) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let caller = std::thread::current().id();
     PASS.with_borrow(|pass| {
@@ -211,7 +236,7 @@ fn a_region_that_comes_by_its_own_pass_runs_alone() {
     assert_eq!(outer.into_inner(), 20);
     assert_eq!(INNER.load(Ordering::Relaxed), 3 * on_caller.into_inner());
     PASS.set(None);
-    helpers.into_iter().for_each(|helper| helper.join().unwrap());
+    helper.join().unwrap();
 }
 
 /// Each chunk of a region opens a pass with other threads, and runs a region with it.
