@@ -44,7 +44,7 @@ impl<E: KvElement> Blocks<'_, E> {
                 let prefetcher = Prefetcher::new(next, self.block_len, sets);
                 match n_queries - first {
                     n if S::REGISTER_TILE == 1 || n == 1 => {
-                        step.run::<1>(s, block, numbers, first, prefetcher)
+                        step.run::<1>(s, block, numbers, first, prefetcher);
                     }
                     2 => step.run::<2>(s, block, numbers, first, prefetcher),
                     3 => step.run::<3>(s, block, numbers, first, prefetcher),
