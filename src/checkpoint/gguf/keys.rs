@@ -1,5 +1,6 @@
 //! The names of a GGUF file's keys, which its reader and its writer share. What is only refused or
-//! passed over is in [`settings`](super::settings); the tokenizer's are with its reader.
+//! ignored is in [`settings`](super::settings) and
+//! [`tokenizer_settings`](super::tokenizer_settings); keys of our own are with what they set.
 
 /// What kind of model is in the file, and the kind that is read and written.
 pub(crate) const ARCHITECTURE: &str = "general.architecture";
@@ -8,11 +9,23 @@ pub(crate) const LLAMA: &str = "llama";
 pub(crate) const ALIGNMENT: &str = "general.alignment";
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 pub(super) const TYPE: &str = "general.type";
+pub(super) const NAME: &str = "general.name";
 /// llama.cpp's number for the formats of all tensors.
 #[cfg(feature = "convert")]
 pub(crate) const FILE_TYPE: &str = "general.file_type";
 #[cfg(feature = "convert")]
 pub(crate) const QUANTIZATION_VERSION: &str = "general.quantization_version";
+
+// Of the tokenizer.
+pub(crate) const TOKENIZER: &str = "tokenizer.ggml.model";
+pub(crate) const PRE_TOKENIZER: &str = "tokenizer.ggml.pre";
+pub(crate) const PIECES: &str = "tokenizer.ggml.tokens";
+pub(crate) const SCORES: &str = "tokenizer.ggml.scores";
+pub(crate) const PIECE_KINDS: &str = "tokenizer.ggml.token_type";
+pub(crate) const MERGES: &str = "tokenizer.ggml.merges";
+pub(crate) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+pub(crate) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+pub(crate) const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 
 // Of a model in several files.
 pub(super) const SPLIT_COUNT: &str = "split.count";
@@ -46,4 +59,9 @@ pub(crate) const YARN_BETA_SLOW: &str = "rope.scaling.yarn_beta_slow";
 /// The whole name of a hyperparameter's key.
 pub(crate) fn llama(key: &str) -> String {
     format!("{LLAMA}.{key}")
+}
+
+/// The key of a special token's id.
+pub(crate) fn token_id(name: &str) -> String {
+    format!("tokenizer.ggml.{name}_token_id")
 }

@@ -4,6 +4,7 @@
 //! Source: llama.cpp's list of keys, and its behavior: what it passes over for these two kinds
 //! changes no token there.
 
+use super::keys;
 use super::metadata::{Metadata, Value};
 use crate::error::{ErrorKind, Result};
 use crate::settings::Setting;
@@ -24,12 +25,12 @@ const A_COPY: Treatment<ChangesNothing> = Harmless("it repeats what the other ke
 
 /// Every key that is known.
 pub(super) const SETTINGS: &[Setting<ChangesNothing>] = &[
-    setting("tokenizer.ggml.model", Honored),
-    setting("tokenizer.ggml.pre", Honored),
-    setting("tokenizer.ggml.tokens", Honored),
-    setting("tokenizer.ggml.token_type", Honored),
-    setting("tokenizer.ggml.scores", Honored),
-    setting("tokenizer.ggml.merges", Honored),
+    setting(keys::TOKENIZER, Honored),
+    setting(keys::PRE_TOKENIZER, Honored),
+    setting(keys::PIECES, Honored),
+    setting(keys::PIECE_KINDS, Honored),
+    setting(keys::SCORES, Honored),
+    setting(keys::MERGES, Honored),
     setting("tokenizer.ggml.bos_token_id", Honored),
     setting("tokenizer.ggml.eos_token_id", Honored),
     setting("tokenizer.ggml.eot_token_id", Honored),
@@ -44,10 +45,10 @@ pub(super) const SETTINGS: &[Setting<ChangesNothing>] = &[
     setting("tokenizer.ggml.prefix_token_id", Honored),
     setting("tokenizer.ggml.suffix_token_id", Honored),
     setting("tokenizer.ggml.middle_token_id", Honored),
-    setting("tokenizer.ggml.add_bos_token", Honored),
-    setting("tokenizer.ggml.add_eos_token", Honored),
-    setting("tokenizer.ggml.add_space_prefix", Honored),
-    setting("tokenizer.chat_template", Honored),
+    setting(keys::ADD_BOS, Honored),
+    setting(keys::ADD_EOS, Honored),
+    setting(keys::ADD_SPACE_PREFIX, Honored),
+    setting(keys::CHAT_TEMPLATE, Honored),
     setting(
         "tokenizer.ggml.suppress_tokens",
         RefusedUnless(is_empty, "tokens that must never be sampled are not supported"),
@@ -124,11 +125,11 @@ mod tests {
         let types = [2_u8, 3, 3, 1, 1, 1, 1, 1, 4, 1, 1, 1, 1];
         let array = |kind, n, bytes| Value::array(kind, n, bytes, true);
         let mut usual = vec![
-            ("tokenizer.ggml.model", Value::single(Kind::String, model.as_bytes())),
-            ("tokenizer.ggml.tokens", array(Kind::String, 13, &tokens)),
-            ("tokenizer.ggml.scores", array(Kind::F32, 13, &scores)),
-            ("tokenizer.ggml.token_type", array(Kind::U8, 13, &types)),
-            ("tokenizer.ggml.merges", array(Kind::String, 1, &merges)),
+            (keys::TOKENIZER, Value::single(Kind::String, model.as_bytes())),
+            (keys::PIECES, array(Kind::String, 13, &tokens)),
+            (keys::SCORES, array(Kind::F32, 13, &scores)),
+            (keys::PIECE_KINDS, array(Kind::U8, 13, &types)),
+            (keys::MERGES, array(Kind::String, 1, &merges)),
         ];
         usual.retain(|&(usual, _)| usual != key);
         usual.extend(value.map(|value| (key, value)));

@@ -4,33 +4,32 @@
 use std::borrow::Cow;
 
 use super::metadata::{FromValue, Metadata, Value};
-use super::tokenizer_settings;
+use super::{keys, tokenizer_settings};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{
     ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, FimIds, PieceKind, PieceSpec, Strip, TextSettings,
     TokenizerModel, TokenizerSpec,
 };
 
-const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const MERGES: &str = "tokenizer.ggml.merges";
-
 /// The number of pieces, if the file has a vocabulary.
 pub(super) fn len(metadata: &Metadata<'_>) -> Result<Option<usize>> {
-    Ok(metadata.strings(TOKENS)?.map(|tokens| tokens.len()))
+    Ok(metadata.strings(keys::PIECES)?.map(|tokens| tokens.len()))
 }
 
 /// What the file says of its tokenizer. `None` if it has none.
 pub(super) fn spec<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<'a>>> {
-    let model = match metadata.optional::<String>(MODEL)?.as_deref() {
+    let model = match metadata.optional::<String>(keys::TOKENIZER)?.as_deref() {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some("llama") => TokenizerModel::SentencePiece {
-            add_space_prefix: metadata.optional("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
+            add_space_prefix: metadata.optional(keys::ADD_SPACE_PREFIX)?.unwrap_or(true),
         },
         Some("gpt2") => TokenizerModel::BytePairs {
-            pre: metadata.text(PRE)?.filter(|pre| !pre.is_empty()).unwrap_or("default"),
-            merges: metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?.map(Cow::Borrowed).collect(),
+            pre: metadata.text(keys::PRE_TOKENIZER)?.filter(|pre| !pre.is_empty()).unwrap_or("default"),
+            merges: metadata
+                .strings(keys::MERGES)?
+                .ok_or_else(|| missing(keys::MERGES))?
+                .map(Cow::Borrowed)
+                .collect(),
         },
         Some(model) => {
             let reason = format!("tokenizers of the kind {model:?} are not supported");
@@ -60,8 +59,8 @@ pub(super) fn spec<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<'
         fim,
         strips: strips(metadata, &pieces)?,
         text: text_settings(metadata)?,
-        add_bos: metadata.optional("tokenizer.ggml.add_bos_token")?,
-        add_eos: metadata.optional("tokenizer.ggml.add_eos_token")?,
+        add_bos: metadata.optional(keys::ADD_BOS)?,
+        add_eos: metadata.optional(keys::ADD_EOS)?,
         pieces,
         model,
         notes: Vec::new(),
@@ -73,7 +72,7 @@ pub(super) fn spec<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<'
 fn special(metadata: &Metadata<'_>, names: &[&str], n_pieces: usize) -> Result<Option<TokenId>> {
     let mut found = None;
     for name in names {
-        let id = metadata.optional::<TokenId>(&format!("tokenizer.ggml.{name}_token_id"))?;
+        let id = metadata.optional::<TokenId>(&keys::token_id(name))?;
         found = id.filter(|&id| (id as usize) < n_pieces).or(found);
     }
     Ok(found)
@@ -81,8 +80,8 @@ fn special(metadata: &Metadata<'_>, names: &[&str], n_pieces: usize) -> Result<O
 
 /// Which pieces strip the spaces around them: no key says it, so llama.cpp goes by names of models.
 fn strips(metadata: &Metadata<'_>, pieces: &[PieceSpec<'_>]) -> Result<Vec<(TokenId, Strip)>> {
-    let pre = metadata.text(PRE)?.unwrap_or_default();
-    let name = metadata.get("general.name").and_then(Value::text).unwrap_or_default();
+    let pre = metadata.text(keys::PRE_TOKENIZER)?.unwrap_or_default();
+    let name = metadata.get(keys::NAME).and_then(Value::text).unwrap_or_default();
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
     let has_masks = ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|of| pre.contains(of));
     let is_phi_3 = name.contains("phi-3") || name.contains("phi3");
@@ -118,13 +117,13 @@ fn text_settings(metadata: &Metadata<'_>) -> Result<TextSettings> {
 
 /// The pieces. Without scores all have 0, without types all are text.
 fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PieceSpec<'a>>> {
-    let tokens = metadata.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
+    let tokens = metadata.strings(keys::PIECES)?.ok_or_else(|| missing(keys::PIECES))?;
     let score = |value: &Value<'_>| {
         let integer = || value.integer().map(|score| score as f32);
         f64::from_value(value).map(|score| score as f32).or_else(integer)
     };
-    let scores = metadata.array("tokenizer.ggml.scores", "an array of numbers", score)?;
-    let kinds = metadata.array("tokenizer.ggml.token_type", "an array of types of pieces", kind)?;
+    let scores = metadata.array(keys::SCORES, "an array of numbers", score)?;
+    let kinds = metadata.array(keys::PIECE_KINDS, "an array of types of pieces", kind)?;
     let (n_scores, n_kinds) = (scores.as_ref().map(Vec::len), kinds.as_ref().map(Vec::len));
     for (what, found) in [("scores", n_scores), ("types", n_kinds)] {
         // What is too many stands for no piece.

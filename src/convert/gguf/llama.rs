@@ -14,9 +14,6 @@ use crate::weights::TensorInfo;
 /// The version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// The key that is there if any of a tokenizer's is.
-pub(super) const TOKENIZER: &str = "tokenizer.ggml.model";
-
 /// Everything before the tensors' bytes. Tensors are announced in the order of the source, and
 /// then what rotary frequencies are divided by.
 pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Header> {
@@ -41,7 +38,7 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
         }
         None => hyperparameters(&mut header, &source.config)?,
     }
-    if !header.has(TOKENIZER) {
+    if !header.has(keys::TOKENIZER) {
         tokenizer::put(&mut header, source.tokenizer()?.as_ref(), source.config.vocab_size)?;
     }
     if let Some(template) = &source.chat_template
