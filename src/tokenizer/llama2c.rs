@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use byteorder::{ByteOrder, LittleEndian};
-
 use super::user_defined::{Strip, UserDefined};
 use super::vocab::VocabBuilder;
 use super::{Algorithm, PieceKind, Tokenizer};
+use crate::bytes::ByteReader;
 use crate::error::{ErrorKind, Result};
 
 impl Tokenizer {
@@ -25,19 +24,20 @@ impl Tokenizer {
     /// length is negative, a score is not a number, or there are no pieces, more than 2^24 or more
     /// than 4 GiB of them.
     pub fn from_llama2c(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader { bytes, offset: 0 };
+        let mut reader = ByteReader::new(bytes);
         // The longest piece's length, for C's buffers. It is not needed here, so it need not be
         // right.
         reader.take(4, "the tokenizer's header")?;
 
         let mut vocab = VocabBuilder::default();
         for id in 0_u64.. {
-            if reader.is_at_end() {
+            if reader.rest().is_empty() {
                 break;
             }
-            let entry = reader.take(8, "a piece's score and length")?;
-            let (score, length) = (LittleEndian::read_f32(&entry[..4]), LittleEndian::read_i32(&entry[4..]));
-            let Ok(length) = u32::try_from(length) else {
+            reader.expect(1, 8, "a piece's score and length")?;
+            let score = f32::from_bits(reader.u32("a piece's score")?);
+            let length = reader.u32("a piece's length")?.cast_signed();
+            let Ok(length) = u64::try_from(length) else {
                 let reason = format!("the length of piece {id} is {length}");
                 return Err(ErrorKind::Tokenizer { reason }.into());
             };
@@ -67,30 +67,5 @@ impl Tokenizer {
             add_bos: true,
             add_eos: false,
         })
-    }
-}
-
-/// Takes a file apart from its front.
-struct Reader<'a> {
-    /// What is left.
-    bytes: &'a [u8],
-    /// Bytes taken.
-    offset: u64,
-}
-
-impl<'a> Reader<'a> {
-    fn is_at_end(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// The next `count` bytes.
-    fn take(&mut self, count: u32, what: &'static str) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.bytes.split_at_checked(count as usize) else {
-            let (needed, available) = (count.into(), self.bytes.len() as u64);
-            return Err(ErrorKind::Truncated { what, offset: self.offset, needed, available }.into());
-        };
-        self.bytes = rest;
-        self.offset += u64::from(count);
-        Ok(taken)
     }
 }

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 
 use super::added_tokens::{self, Normalized};
 use super::vocabulary::{OwnedSpec, refuse};
+use crate::bytes::ByteReader;
 use crate::error::{Error, Result, TokenId};
 use crate::settings::Setting;
 use crate::settings::Treatment::{Harmless, Honored, RefusedUnless};
@@ -27,7 +28,7 @@ pub(super) fn looks_like(bytes: &[u8]) -> bool {
 
 pub(super) fn read(bytes: &[u8]) -> Result<OwnedSpec> {
     let (mut pieces, mut settings, mut notes) = (Vec::new(), Settings::default(), Vec::new());
-    for field in Message(bytes) {
+    for field in Message(ByteReader::new(bytes)) {
         let (number, value) = field?;
         match (number, value) {
             (1, Value::Bytes(bytes)) => pieces.push(piece(bytes)?),
@@ -78,7 +79,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<OwnedSpec> {
 
 fn piece(bytes: &[u8]) -> Result<PieceSpec<'static>> {
     let (mut text, mut score, mut kind) = (&[][..], 0.0, PieceKind::Normal);
-    for field in Message(bytes) {
+    for field in Message(ByteReader::new(bytes)) {
         match field? {
             (1, Value::Bytes(bytes)) => text = bytes,
             (2, Value::Four(bytes)) => score = f32::from_le_bytes(bytes),
@@ -226,7 +227,7 @@ fn note_unknown(spec: &str, number: u64, notes: &mut Vec<String>) {
 
 impl Settings {
     fn read(&mut self, spec: &str, table: &[Field], bytes: &[u8], notes: &mut Vec<String>) -> Result<()> {
-        for field in Message(bytes) {
+        for field in Message(ByteReader::new(bytes)) {
             let (number, value) = field?;
             match table.iter().find(|(known, _)| *known == number).map(|(_, setting)| setting) {
                 // Extensions, which whoever made the file has a use for.
@@ -271,13 +272,11 @@ enum Value<'a> {
 }
 
 /// Fields that haven't been read yet.
-struct Message<'a>(&'a [u8]);
+struct Message<'a>(ByteReader<'a>);
 
 impl<'a> Message<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n).ok_or_else(cut_short)?;
-        self.0 = rest;
-        Ok(taken)
+    fn take(&mut self, n: u64) -> Result<&'a [u8]> {
+        self.0.take(n, "a field").map_err(|_| cut_short())
     }
 
     fn varint(&mut self) -> Result<u64> {
@@ -298,7 +297,7 @@ impl<'a> Message<'a> {
             0 => Value::Varint(self.varint()?),
             1 => self.take(8).map(|_| Value::Eight)?,
             2 => {
-                let len = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
+                let len = self.varint()?;
                 Value::Bytes(self.take(len)?)
             }
             5 => Value::Four(self.take(4)?.try_into().map_err(|_| cut_short())?),
@@ -312,12 +311,12 @@ impl<'a> Iterator for Message<'a> {
     type Item = Result<(u64, Value<'a>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
+        if self.0.rest().is_empty() {
             return None;
         }
         let field = self.field();
         if field.is_err() {
-            self.0 = &[];
+            self.0 = ByteReader::default();
         }
         Some(field)
     }
