@@ -116,10 +116,8 @@ fn chat_takes_only_a_template_that_is_known() {
         stderr(&output)
     };
     let named = prompt(b"mistral-v7-tekken");
-    assert!(
-        named.starts_with("note: the file names its chat template: mistral-v7-tekken\nprompt: "),
-        "{named}"
-    );
+    let note = "note: the file names its chat template: mistral-v7-tekken\nprompt: ";
+    assert!(named.starts_with(note), "{named}");
     let jinja = b"{{'<|im_start|>' + m['role'] + '\xff' + m['content'] + '<|im_end|>'}}";
     assert!(prompt(jinja).starts_with("note: the file's chat template is not valid UTF-8\nprompt: "));
     let system = b"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + m + ' ASSISTANT:' }}";

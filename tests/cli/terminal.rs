@@ -54,6 +54,12 @@ impl Terminal {
         Some(Self { script: at_terminal(&chat)?.spawn().unwrap(), shown: Vec::new() })
     }
 
+    /// Types at the next prompt.
+    fn answers(&mut self, keys: &str) {
+        self.read_until(PROMPT, 0);
+        self.types(keys);
+    }
+
     fn types(&mut self, keys: &str) {
         self.script.stdin.as_ref().unwrap().write_all(keys.as_bytes()).unwrap();
     }
@@ -89,13 +95,11 @@ fn ctrl_c_at_a_terminal_stops_the_answer_and_then_the_chat() {
     let args = format!("'{}' -z '{BUNDLED}' -t 0 --context-length 10000000", model.text());
     let Some(mut terminal) = Terminal::chat(&args) else { return };
     for question in ["Hello\r", "Again\r"] {
-        terminal.read_until(PROMPT, 0);
-        terminal.types(question);
+        terminal.answers(question);
         terminal.read_until(ENTERED, 100);
         terminal.types("\x03");
     }
-    terminal.read_until(PROMPT, 0);
-    terminal.types("\x03");
+    terminal.answers("\x03");
     terminal.read_until("tok/s", 0);
     terminal.read_until("exit code 0", 0);
 }
@@ -115,20 +119,16 @@ fn lines_at_a_terminal_are_edited_and_remembered() {
         "b\"\"\"\r",
     ];
     for line in lines {
-        terminal.read_until(PROMPT, 0);
-        terminal.types(line);
+        terminal.answers(line);
         terminal.read_until(ENTERED, 0);
     }
     let shown = terminal.read_until(PROMPT, 0);
     assert_says(&shown, &["\x1b[2m3 tokens, ", " tok/s\x1b[0m"]);
     terminal.types(&format!("/save {}\r", saved.text()));
-    terminal.read_until(PROMPT, 0);
-    terminal.types("/reset\r");
-    terminal.read_until(PROMPT, 0);
-    terminal.types("/nonsense\r");
+    terminal.answers("/reset\r");
+    terminal.answers("/nonsense\r");
     terminal.read_until("error: there is no command /nonsense", 0);
-    terminal.read_until(PROMPT, 0);
-    terminal.types("\x04");
+    terminal.answers("\x04");
     terminal.read_until("exit code 0", 0);
     let said: Vec<serde_json::Value> = fs::read_to_string(saved.path())
         .unwrap()
@@ -146,8 +146,7 @@ fn speed_in_a_file_has_no_escape_sequences() {
     let args = format!("'{BUNDLED}' -t 0 -n 3 2>'{}'", notes.text());
     let Some(mut terminal) = Terminal::chat(&args) else { return };
     for keys in ["Lily?\r", "\x04"] {
-        terminal.read_until(PROMPT, 0);
-        terminal.types(keys);
+        terminal.answers(keys);
     }
     terminal.read_until("exit code 0", 0);
     let notes = fs::read_to_string(notes.path()).unwrap();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use super::RandomModel;
+use super::{Layer, RandomModel, Shape};
 
 /// A value, or anything else that is to stand where one is expected.
 #[derive(Clone, Debug)]
@@ -198,8 +198,8 @@ impl Gguf {
         out
     }
 
-    /// Writes the file, with holes where tensors have them.
-    pub fn write_sparse(&self, path: &Path) -> u64 {
+    /// Writes the file, with holes where tensors have them. Gives the lengths of file and header.
+    pub fn write_sparse(&self, path: &Path) -> (u64, usize) {
         let (mut header, offsets) = self.header();
         header.resize(header.len().next_multiple_of(self.alignment as usize), 0);
         let last = self.tensors.last().unwrap();
@@ -207,7 +207,7 @@ impl Gguf {
         let mut file = File::create(path).unwrap();
         file.write_all(&header).unwrap();
         file.set_len(len).unwrap();
-        len
+        (len, header.len())
     }
 }
 
@@ -224,39 +224,77 @@ fn put_string(out: &mut Vec<u8>, text: &[u8], version: u32) {
     out.extend(text);
 }
 
+impl Shape {
+    /// The tensors of architecture `llama`, in a file's order, with their dimensions.
+    fn gguf_tensors(self) -> Vec<(String, Vec<u64>)> {
+        let sizes = [self.dim, self.kv_dim(), self.hidden_dim, self.vocab_size];
+        let [dim, kv_dim, hidden, vocab] = sizes.map(|n| n as u64);
+        let layer: [(&str, &[u64]); 9] = [
+            ("attn_norm", &[dim]),
+            ("attn_q", &[dim, dim]),
+            ("attn_k", &[dim, kv_dim]),
+            ("attn_v", &[dim, kv_dim]),
+            ("attn_output", &[dim, dim]),
+            ("ffn_norm", &[dim]),
+            ("ffn_gate", &[dim, hidden]),
+            ("ffn_down", &[hidden, dim]),
+            ("ffn_up", &[dim, hidden]),
+        ];
+        let mut tensors = vec![("token_embd.weight".into(), vec![dim, vocab])];
+        for l in 0..self.n_layers {
+            tensors.extend(layer.map(|(name, dims)| (format!("blk.{l}.{name}.weight"), dims.to_vec())));
+        }
+        tensors.push(("output_norm.weight".into(), vec![dim]));
+        tensors.extend((!self.tied).then(|| ("output.weight".into(), vec![dim, vocab])));
+        tensors
+    }
+
+    /// A file with the keys that every Llama has, and no tensors.
+    fn gguf_keys(self, norm_eps: f32, rope_theta: f32) -> Gguf {
+        let mut file = Gguf::default();
+        file.set("general.architecture", Value::str("llama"));
+        for (key, n) in [
+            ("llama.context_length", self.max_seq_len),
+            ("llama.embedding_length", self.dim),
+            ("llama.block_count", self.n_layers),
+            ("llama.feed_forward_length", self.hidden_dim),
+            ("llama.attention.head_count", self.n_heads),
+            ("llama.attention.head_count_kv", self.n_kv_heads),
+        ] {
+            file.set(key, Value::U32(n as u32));
+        }
+        file.set("llama.attention.layer_norm_rms_epsilon", Value::F32(norm_eps))
+            .set("llama.rope.freq_base", Value::F32(rope_theta));
+        file
+    }
+
+    /// A GGUF file with holes for weights. Its matrices have blocks of `weights` and `bytes`.
+    pub fn to_sparse_gguf(self, (kind, weights, bytes): (u32, u64, u64)) -> Gguf {
+        let mut file = self.gguf_keys(1e-5, 1e4);
+        for (name, dims) in self.gguf_tensors() {
+            let n: u64 = dims.iter().product();
+            match dims.len() {
+                1 => file.hole(&name, &dims, F32, 4 * n),
+                _ => file.hole(&name, &dims, kind, n / weights * bytes),
+            };
+        }
+        file
+    }
+}
+
 impl RandomModel {
     /// The model as a GGUF file of f32. Its rows of wq and wk are in the order that architecture
     /// `llama` has.
     pub fn to_gguf(&self, norm_eps: f32, rope_theta: f32) -> Gguf {
-        let shape = self.shape;
-        let (dim, hidden, vocab) = (shape.dim as u64, shape.hidden_dim as u64, shape.vocab_size as u64);
-        let kv_dim = shape.kv_dim() as u64;
-        let mut file = Gguf::default();
-        file.set("general.architecture", Value::str("llama"))
-            .set("llama.context_length", Value::U32(shape.max_seq_len as u32))
-            .set("llama.embedding_length", Value::U32(dim as u32))
-            .set("llama.block_count", Value::U32(shape.n_layers as u32))
-            .set("llama.feed_forward_length", Value::U32(hidden as u32))
-            .set("llama.attention.head_count", Value::U32(shape.n_heads as u32))
-            .set("llama.attention.head_count_kv", Value::U32(shape.n_kv_heads as u32))
-            .set("llama.attention.layer_norm_rms_epsilon", Value::F32(norm_eps))
-            .set("llama.rope.freq_base", Value::F32(rope_theta));
-        file.tensor("token_embd.weight", &[dim, vocab], &self.tok_embeddings);
-        for (l, layer) in self.layers.iter().enumerate() {
-            let name = |name: &str| format!("blk.{l}.{name}.weight");
-            file.tensor(&name("attn_norm"), &[dim], &layer.attention_norm)
-                .tensor(&name("attn_q"), &[dim, dim], &layer.wq)
-                .tensor(&name("attn_k"), &[dim, kv_dim], &layer.wk)
-                .tensor(&name("attn_v"), &[dim, kv_dim], &layer.wv)
-                .tensor(&name("attn_output"), &[dim, dim], &layer.wo)
-                .tensor(&name("ffn_norm"), &[dim], &layer.ffn_norm)
-                .tensor(&name("ffn_gate"), &[dim, hidden], &layer.w1)
-                .tensor(&name("ffn_down"), &[hidden, dim], &layer.w2)
-                .tensor(&name("ffn_up"), &[dim, hidden], &layer.w3);
+        let mut data = vec![&self.tok_embeddings];
+        for Layer { attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3 } in &self.layers {
+            data.extend([attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3]);
         }
-        file.tensor("output_norm.weight", &[dim], &self.norm);
-        if let Some(output) = &self.output {
-            file.tensor("output.weight", &[dim, vocab], output);
+        data.push(&self.norm);
+        data.extend(&self.output);
+        let mut file = self.shape.gguf_keys(norm_eps, rope_theta);
+        for ((name, dims), data) in self.shape.gguf_tensors().into_iter().zip(data) {
+            file.tensor(&name, &dims, data);
         }
         file
     }

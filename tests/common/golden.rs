@@ -95,7 +95,7 @@ pub fn golden_tokens(name: &str) -> Vec<(String, Vec<u32>)> {
     cases.collect()
 }
 
-/// A string of JSON, read here because serde_json is there for some features alone.
+/// A string of JSON, read here because `serde_json` is there for some features alone.
 fn unescaped(json: &str) -> String {
     let mut text = Vec::new();
     let mut chars = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap().chars();

@@ -143,37 +143,34 @@ fn refusal_of_bin(file: &[u8]) -> String {
     copy.refusal()
 }
 
+/// Changes a byte of the last entry in an archive's directory.
+fn patched(mut archive: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
+    let entry = archive.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap();
+    archive[entry + at] = byte;
+    archive
+}
+
 #[test]
 fn archives_that_grow_or_overlap_are_refused() {
-    let pickle = b"\x80\x02}.";
-    assert!(refusal_of_bin(&zip(&[stored("x/data.pkl", pickle)])).contains("embed_tokens.weight is missing"));
-
-    let bomb = Entry("x/data/0", &[0; 30], 8, 1 << 31);
-    assert!(
-        refusal_of_bin(&zip(&[stored("x/data.pkl", pickle), bomb])).contains("\"x/data/0\" is compressed")
-    );
-    let longer = Entry("x/data/0", &[0; 30], 0, 1 << 31);
-    assert!(refusal_of_bin(&zip(&[longer])).contains("30 bytes that are to become 2147483648"));
-    let twice = [stored("x/data.pkl", pickle), stored("x/data.pkl", pickle)];
-    assert!(refusal_of_bin(&zip(&twice)).contains("\"x/data.pkl\" is there twice"));
-    assert!(refusal_of_bin(&zip(&[stored("x/a", b"")])).contains("doesn't have one data.pkl"));
-    let two = [stored("x/data.pkl", pickle), stored("y/data.pkl", pickle)];
-    assert!(refusal_of_bin(&zip(&two)).contains("doesn't have one data.pkl"));
-    let big = [stored("x/data.pkl", pickle), stored("x/byteorder", b"big")];
-    assert!(refusal_of_bin(&zip(&big)).contains("big-endian PyTorch files"));
-
-    // The second entry's place in the directory becomes the first's.
-    let mut overlap = zip(&[stored("x/data/1", b"12345678"), stored("x/data.pkl", pickle)]);
-    let at = overlap.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap() + 42;
-    overlap[at..at + 4].fill(0);
-    let refusal = refusal_of_bin(&overlap);
+    let pickle = || stored("x/data.pkl", b"\x80\x02}.");
+    let bytes = |method, unpacked| Entry("x/data/0", &[0; 30], method, unpacked);
+    for (file, expected) in [
+        (zip(&[pickle()]), "embed_tokens.weight is missing"), // well-formed, but no Llama
+        (zip(&[pickle(), bytes(8, 1 << 31)]), "\"x/data/0\" is compressed"),
+        (zip(&[bytes(0, 1 << 31)]), "30 bytes that are to become 2147483648"),
+        (zip(&[pickle(), pickle()]), "\"x/data.pkl\" is there twice"),
+        (zip(&[stored("x/a", b"")]), "doesn't have one data.pkl"),
+        (zip(&[pickle(), stored("y/data.pkl", b"\x80\x02}.")]), "doesn't have one data.pkl"),
+        (zip(&[pickle(), stored("x/byteorder", b"big")]), "big-endian PyTorch files"),
+        (patched(zip(&[pickle()]), 8, 1), "is encrypted"),
+        (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec(), "by PyTorch before 1.6"),
+    ] {
+        assert_says(&refusal_of_bin(&file), &[expected]);
+    }
+    // The second entry's place in the directory becomes the first's, which is 0.
+    let two = zip(&[stored("x/data/1", b"12345678"), pickle()]);
+    let refusal = refusal_of_bin(&patched(two, 42, 0));
     assert!(refusal.contains("overlap") || refusal.contains("not where the directory says"), "{refusal}");
-
-    let mut encrypted = zip(&[stored("x/data.pkl", pickle)]);
-    let at = encrypted.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap() + 8;
-    encrypted[at] = 1;
-    assert!(refusal_of_bin(&encrypted).contains("is encrypted"));
-    assert!(refusal_of_bin(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("by PyTorch before 1.6"));
 }
 
 /// What becomes of a directory whose weights' pickle is this, beside a storage of four f32.
@@ -182,9 +179,12 @@ fn refusal_of_pickle(pickle: &[u8]) -> String {
     refusal_of_bin(&zip(&[stored("x/data.pkl", pickle), stored("x/data/0", &[0; 16])]))
 }
 
+fn text(text: &str) -> Vec<u8> {
+    [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+}
+
 /// A pickle of a dictionary with one tensor, "a", of four f32.
 fn tensor_pickle(key: &str, numel: u8, offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
-    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
     let parts: [&[u8]; 16] = [
         b"\x80\x02}",
         &text("a"),
@@ -300,7 +300,6 @@ fn pickles_that_would_run_something_are_refused() {
 
 #[test]
 fn objects_beside_weights_are_passed_over() {
-    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
     // What is made of names that aren't known, in each of the ways to make, fill and change
     // something.
     let objects: [&[u8]; 11] = [

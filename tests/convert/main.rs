@@ -189,6 +189,11 @@ impl Variant {
         &self.directory
     }
 
+    fn saved(self) -> Directory {
+        self.save();
+        self.directory
+    }
+
     fn open(&self) -> babyllama::Result<Source> {
         self.save().open()
     }

@@ -179,10 +179,8 @@ fn llama2c_files_are_what_its_export_writes() {
         to_llama2c(&source, version, &mut made).unwrap();
         made
     };
-    assert!(
-        write(Llama2c::V2 { group_size: 32 }) == fs::read(file("babyllama.v2.bin")).unwrap(),
-        "v2 differs"
-    );
+    let v2 = write(Llama2c::V2 { group_size: 32 });
+    assert!(v2 == fs::read(file("babyllama.v2.bin")).unwrap(), "v2 differs");
     let mut tokenizer = Vec::new();
     to_tokenizer_bin(&source, &mut tokenizer).unwrap();
     assert!(tokenizer == fs::read(file("babyllama.tokenizer.bin")).unwrap(), "the tokenizer differs");

@@ -7,7 +7,9 @@ use babyllama::convert::Source;
 use babyllama::{ErrorKind, Model, ModelOptions, SessionOptions};
 use serde_json::{Map, Value, json};
 
-use crate::common::{TempFile, all_logits, assert_says, f32_tolerance, golden_bytes, golden_f64, max_error};
+use crate::common::{
+    TempFile, all_logits, assert_says, f32_tolerance, golden_bytes, golden_f64, max_error, refuses,
+};
 use crate::{
     Directory, Stored, TOKENS, Variant, assert_noted, checked_gguf, notes_have, published, safetensors,
 };
@@ -100,16 +102,17 @@ fn nothing_reads_beyond_the_sliding_window() {
         Variant::new().set("model_type", json!("mistral")).set("sliding_window", json!(8)).open().unwrap();
     let file = checked_gguf(&source);
     let longer = ModelOptions::new().max_seq_len(9);
-    let error = Model::from_bytes_with(file.clone(), &longer).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Config { field: "max_seq_len", .. }), "{error}");
+    refuses!(Model::from_bytes_with(file.clone(), &longer), ErrorKind::Config { field: "max_seq_len", .. });
     let model = Model::from_bytes(file).unwrap();
     let mut session = model.session_with(SessionOptions::new().context_length(9));
-    let error = session.forward(&[1]).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::InvalidOption { name: "context_length", .. }), "{error}");
-    assert!(error.to_string().contains("sliding window"), "{error}");
+    refuses!(
+        session.forward(&[1]),
+        ErrorKind::InvalidOption { name: "context_length", .. },
+        "sliding window"
+    );
     let mut session = model.session_with(SessionOptions::new().context_length(8));
     session.forward(&[1; 8]).unwrap();
-    assert!(matches!(session.forward(&[1]).unwrap_err().kind(), ErrorKind::ContextFull { .. }));
+    refuses!(session.forward(&[1]), ErrorKind::ContextFull { .. });
 }
 
 #[test]

@@ -250,9 +250,8 @@ fn files_that_contradict_each_other_are_noted() {
     directory.write("tokenizer.model", model_file()).write("tokenizer.json", base().to_string());
     assert!(!notes(&directory).contains("treats"), "{}", notes(&directory));
     directory.write("tokenizer.json", patched(&base(), &vocab).to_string());
-    assert!(
-        notes(&directory).contains("treats spaces at the beginning of a text or beside added tokens and BOS")
-    );
+    let said = "treats spaces at the beginning of a text or beside added tokens and BOS";
+    assert_says(&notes(&directory), &[said]);
 }
 
 #[test]

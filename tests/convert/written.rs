@@ -7,7 +7,7 @@ use babyllama::convert::gguf::{Array, Header, Value};
 use babyllama::convert::{OutputFile, dtypes, quantize};
 use babyllama::{Dtype, ErrorKind};
 
-use crate::common::{TempFile, golden_bytes};
+use crate::common::{TempFile, golden_bytes, refuses};
 use crate::unwritable;
 
 /// Bytes of a block in `quantized.bin`: as f32, and then in each format.
@@ -169,8 +169,7 @@ fn an_output_file_takes_its_place_only_when_it_is_whole() {
     let folder = target.folder();
     let names = || fs::read_dir(folder).unwrap().count();
 
-    let error = OutputFile::create(&target, false).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Exists), "{error}");
+    let error = refuses!(OutputFile::create(&target, false), ErrorKind::Exists);
     assert_eq!(error.to_string(), format!("{}: the file is there already", target.path().display()));
 
     let mut file = OutputFile::create(&target, true).unwrap();
@@ -188,7 +187,7 @@ fn an_output_file_takes_its_place_only_when_it_is_whole() {
     let mut file = OutputFile::create(&other, false).unwrap();
     file.write_all(b"ours").unwrap();
     fs::write(&other, b"theirs").unwrap();
-    assert!(matches!(file.persist().unwrap_err().kind(), ErrorKind::Exists));
+    refuses!(file.persist(), ErrorKind::Exists);
     assert_eq!(fs::read(&other).unwrap(), b"theirs");
-    assert!(matches!(OutputFile::create(folder, true).unwrap_err().kind(), ErrorKind::Io(_)));
+    refuses!(OutputFile::create(folder, true), ErrorKind::Io(_));
 }

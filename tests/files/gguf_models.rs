@@ -295,7 +295,7 @@ fn a_part_that_is_missing_wrong_or_not_the_first_is_told() {
     let changed = |change: fn(&mut Gguf)| {
         let (folder, paths) = write_parts(2, |i, part| {
             if i == 1 {
-                change(part)
+                change(part);
             }
         });
         (folder, Model::open(&paths[0]), paths)

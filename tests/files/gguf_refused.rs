@@ -213,10 +213,10 @@ fn a_type_of_weights_takes_the_bytes_that_ggml_gives_it() {
             let error = try_open(&file).unwrap_err();
             match error.kind() {
                 ErrorKind::UnsupportedTensor { name } => {
-                    assert_eq!((missing, &**name), (0, "odd"), "{kind}")
+                    assert_eq!((missing, &**name), (0, "odd"), "{kind}");
                 }
                 ErrorKind::TensorLayout { name, .. } => {
-                    assert_eq!((missing, &**name), (1, "odd"), "{kind}")
+                    assert_eq!((missing, &**name), (1, "odd"), "{kind}");
                 }
                 _ => panic!("type {kind}, {missing} bytes missing: {error}"),
             }

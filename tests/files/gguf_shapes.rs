@@ -3,59 +3,30 @@
 use babyllama::Model;
 
 use crate::common::gguf::{Gguf, Value};
-use crate::common::{TempFile, one_thread};
+use crate::common::{Shape, TempFile, one_thread};
 use crate::counting::{calls_here, peak};
 
-/// A name, dim, `hidden_dim`, layers, heads, heads of keys and values, and pieces.
-const TRUE_SHAPES: [(&str, u64, u64, u64, u64, u64, u64); 8] = [
-    ("LLaMA 7B", 4096, 11008, 32, 32, 32, 32000),
-    ("LLaMA 13B", 5120, 13824, 40, 40, 40, 32000),
-    ("LLaMA 33B", 6656, 17920, 60, 52, 52, 32000),
-    ("LLaMA 65B", 8192, 22016, 80, 64, 64, 32000),
-    ("Llama 2 70B", 8192, 28672, 80, 64, 8, 32000),
-    ("Mistral 7B", 4096, 14336, 32, 32, 8, 32000),
-    ("Llama 3 8B", 4096, 14336, 32, 32, 8, 128_256),
-    ("Llama 3 70B", 8192, 28672, 80, 64, 8, 128_256),
+const TRUE_SHAPES: [(&str, Shape); 8] = [
+    ("LLaMA 7B", Shape::new(4096, 11008).layers(32).heads(32, 32).vocab(32000)),
+    ("LLaMA 13B", Shape::new(5120, 13824).layers(40).heads(40, 40).vocab(32000)),
+    ("LLaMA 33B", Shape::new(6656, 17920).layers(60).heads(52, 52).vocab(32000)),
+    ("LLaMA 65B", Shape::new(8192, 22016).layers(80).heads(64, 64).vocab(32000)),
+    ("Llama 2 70B", Shape::new(8192, 28672).layers(80).heads(64, 8).vocab(32000)),
+    ("Mistral 7B", Shape::new(4096, 14336).layers(32).heads(32, 8).vocab(32000)),
+    ("Llama 3 8B", Shape::new(4096, 14336).layers(32).heads(32, 8).vocab(128_256)),
+    ("Llama 3 70B", Shape::new(8192, 28672).layers(80).heads(64, 8).vocab(128_256)),
 ];
 
-/// A file of a true shape with holes for weights: a type's number, and weights and bytes of its
-/// blocks.
-fn true_shape(index: usize, (kind, weights, bytes): (u32, u64, u64)) -> Gguf {
-    let (_, dim, hidden, n_layers, n_heads, n_kv_heads, vocab) = TRUE_SHAPES[index];
-    let kv_dim = dim / n_heads * n_kv_heads;
-    let mut file = Gguf::default();
-    file.set("general.architecture", Value::str("llama"))
-        .set("llama.context_length", Value::U32(4096))
-        .set("llama.embedding_length", Value::U32(dim as u32))
-        .set("llama.block_count", Value::U32(n_layers as u32))
-        .set("llama.feed_forward_length", Value::U32(hidden as u32))
-        .set("llama.attention.head_count", Value::U32(n_heads as u32))
-        .set("llama.attention.head_count_kv", Value::U32(n_kv_heads as u32))
-        .set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+/// A file with a tokenizer and with holes for weights: a type's number, and weights and bytes of
+/// its blocks.
+fn sparse(shape: Shape, block: (u32, u64, u64)) -> Gguf {
+    let mut file = shape.to_sparse_gguf(block);
+    let vocab = shape.vocab_size;
     let pieces = (0..vocab).map(|i| Value::str(&format!("\u{2581}piece{i}"))).collect();
     file.set("tokenizer.ggml.model", Value::str("llama"))
         .set("tokenizer.ggml.tokens", Value::Array(8, pieces))
-        .set("tokenizer.ggml.scores", Value::Array(6, vec![Value::F32(0.5); vocab as usize]))
-        .set("tokenizer.ggml.token_type", Value::Array(5, vec![Value::I32(1); vocab as usize]));
-    let mut matrix = |name: &str, columns: u64, rows: u64| {
-        file.hole(name, &[columns, rows], kind, columns / weights * bytes * rows);
-    };
-    matrix("token_embd.weight", dim, vocab);
-    matrix("output.weight", dim, vocab);
-    for l in 0..n_layers {
-        matrix(&format!("blk.{l}.attn_q.weight"), dim, dim);
-        matrix(&format!("blk.{l}.attn_k.weight"), dim, kv_dim);
-        matrix(&format!("blk.{l}.attn_v.weight"), dim, kv_dim);
-        matrix(&format!("blk.{l}.attn_output.weight"), dim, dim);
-        matrix(&format!("blk.{l}.ffn_gate.weight"), dim, hidden);
-        matrix(&format!("blk.{l}.ffn_down.weight"), hidden, dim);
-        matrix(&format!("blk.{l}.ffn_up.weight"), dim, hidden);
-    }
-    for l in 0..n_layers {
-        file.hole(&format!("blk.{l}.attn_norm.weight"), &[dim], 0, 4 * dim);
-        file.hole(&format!("blk.{l}.ffn_norm.weight"), &[dim], 0, 4 * dim);
-    }
-    file.hole("output_norm.weight", &[dim], 0, 4 * dim);
+        .set("tokenizer.ggml.scores", Value::Array(6, vec![Value::F32(0.5); vocab]))
+        .set("tokenizer.ggml.token_type", Value::Array(5, vec![Value::I32(1); vocab]));
     file
 }
 
@@ -72,12 +43,12 @@ fn page_faults() -> usize {
 #[cfg(all(unix, target_pointer_width = "64"))]
 fn files_of_true_shapes_open_without_touching_their_weights() {
     for (format, block) in [("F32", (0, 1, 4)), ("F16", (1, 1, 2)), ("Q4_0", (2, 32, 18))] {
-        for index in 0..TRUE_SHAPES.len() {
-            let (name, dim, hidden, n_layers, n_heads, n_kv_heads, vocab) = TRUE_SHAPES[index];
+        for (name, shape) in TRUE_SHAPES {
+            let shape = shape.context(4096);
             let name = format!("{name} {format}");
             let path = TempFile::new("m.gguf", b"");
-            let file = true_shape(index, block);
-            let (len, header) = (file.write_sparse(path.path()), file.header().0.len());
+            let file = sparse(shape, block);
+            let (len, header) = file.write_sparse(path.path());
             let (calls, pages) = (calls_here(), page_faults());
             let (model, taken) = peak(|| Model::open_with(&path, &one_thread()).unwrap());
             let session = model.session();
@@ -89,8 +60,9 @@ fn files_of_true_shapes_open_without_touching_their_weights() {
             assert!(calls < 20 * entries + 1000, "{name}: {calls} allocations for {entries} entries");
             assert_eq!(session.capacity(), 4096);
             assert_eq!(model.file_bytes(), len);
-            assert_eq!(model.tokenizer().unwrap().vocab_size() as u64, vocab);
-            let kv_dim = dim / n_heads * n_kv_heads;
+            assert_eq!(model.tokenizer().unwrap().vocab_size(), shape.vocab_size);
+            let sizes = [shape.dim, shape.kv_dim(), shape.hidden_dim, shape.vocab_size, shape.n_layers];
+            let [dim, kv_dim, hidden, vocab, n_layers] = sizes.map(|n| n as u64);
             let matrices = n_layers * (2 * dim * dim + 2 * kv_dim * dim + 3 * hidden * dim) + 2 * vocab * dim;
             let norms = (2 * n_layers + 1) * dim;
             let tensors = model.tensors();

@@ -10,21 +10,15 @@ use crate::llama2c_damaged::{open_and_use, options};
 use crate::{OPEN, llama2c_file, llama2c_files};
 
 /// The headers' integers, in order.
-const DIM: usize = 0;
-const HIDDEN_DIM: usize = 1;
-const N_LAYERS: usize = 2;
-const N_HEADS: usize = 3;
-const N_KV_HEADS: usize = 4;
-const VOCAB_SIZE: usize = 5;
-const MAX_SEQ_LEN: usize = 6;
 const FIELDS: [&str; 7] =
     ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
 
 /// A file with some of the header's integers replaced.
-fn with_ints(version: &str, ints: &[(usize, i32)]) -> Vec<u8> {
+fn with_ints(version: &str, ints: &[(&str, i32)]) -> Vec<u8> {
     let mut bytes = llama2c_file(version);
     let start = if version == "v0" { 0 } else { 8 };
-    for (field, value) in ints {
+    for (name, value) in ints {
+        let field = FIELDS.iter().position(|field| field == name).unwrap();
         bytes[start + 4 * field..][..4].copy_from_slice(&value.to_le_bytes());
     }
     bytes
@@ -67,9 +61,9 @@ fn refused_config(bytes: &[u8], field: &str, value: &str) {
 #[test]
 fn integers_that_are_zero_or_negative_are_named() {
     for version in ["v1", "v2"] {
-        for (field, name) in FIELDS.iter().enumerate() {
+        for name in FIELDS {
             for value in [0, -1, i32::MIN] {
-                refused_config(&with_ints(version, &[(field, value)]), name, &value.to_string());
+                refused_config(&with_ints(version, &[(name, value)]), name, &value.to_string());
             }
         }
     }
@@ -78,13 +72,13 @@ fn integers_that_are_zero_or_negative_are_named() {
 #[test]
 fn heads_that_do_not_divide_are_named() {
     for version in ["v1", "v2"] {
-        refused_config(&with_ints(version, &[(N_HEADS, 3)]), "n_heads", "3");
-        refused_config(&with_ints(version, &[(N_HEADS, 16)]), "n_heads", "16");
-        refused_config(&with_ints(version, &[(N_HEADS, i32::MAX)]), "n_heads", "2147483647");
-        refused_config(&with_ints(version, &[(N_HEADS, 4), (N_KV_HEADS, 3)]), "n_kv_heads", "3");
-        refused_config(&with_ints(version, &[(N_KV_HEADS, 4)]), "n_kv_heads", "4");
-        refused_config(&with_ints(version, &[(DIM, 6)]), "head_dim", "3");
-        refused_config(&with_ints(version, &[(N_HEADS, 8)]), "head_dim", "1");
+        refused_config(&with_ints(version, &[("n_heads", 3)]), "n_heads", "3");
+        refused_config(&with_ints(version, &[("n_heads", 16)]), "n_heads", "16");
+        refused_config(&with_ints(version, &[("n_heads", i32::MAX)]), "n_heads", "2147483647");
+        refused_config(&with_ints(version, &[("n_heads", 4), ("n_kv_heads", 3)]), "n_kv_heads", "3");
+        refused_config(&with_ints(version, &[("n_kv_heads", 4)]), "n_kv_heads", "4");
+        refused_config(&with_ints(version, &[("dim", 6)]), "head_dim", "3");
+        refused_config(&with_ints(version, &[("n_heads", 8)]), "head_dim", "1");
     }
 }
 
@@ -93,24 +87,24 @@ fn integers_that_ask_for_another_size_are_told_with_both_sizes() {
     for (version, file) in llama2c_files() {
         let found = file.len().to_string();
         for (field, value) in [
-            (HIDDEN_DIM, 16),
-            (HIDDEN_DIM, 2_000_000_000),
-            (N_LAYERS, 4),
-            (VOCAB_SIZE, 24),
-            (VOCAB_SIZE, i32::MAX),
-            (DIM, 16),
-            (DIM, 1 << 30),
+            ("hidden_dim", 16),
+            ("hidden_dim", 2_000_000_000),
+            ("n_layers", 4),
+            ("vocab_size", 24),
+            ("vocab_size", i32::MAX),
+            ("dim", 16),
+            ("dim", 1 << 30),
         ] {
             refused_size(&with_ints(version, &[(field, value)]), &[&found]);
         }
     }
     // v0's tables grow with the context; the other versions have none.
-    let expected = refused_size(&with_ints("v0", &[(MAX_SEQ_LEN, i32::MAX)]), &[]);
+    let expected = refused_size(&with_ints("v0", &[("max_seq_len", i32::MAX)]), &[]);
     let tables = |positions: u64| positions * 4 * 4;
     let rest = llama2c_file("v0").len() as u64 - tables(16);
     assert_eq!(expected, rest + tables(i32::MAX as u64));
     for version in ["v1", "v2"] {
-        let endless = with_ints(version, &[(MAX_SEQ_LEN, i32::MAX)]);
+        let endless = with_ints(version, &[("max_seq_len", i32::MAX)]);
         open_and_use(endless, &options())
             .expect("two thousand million positions cost nothing until they are used");
     }
@@ -119,19 +113,18 @@ fn integers_that_ask_for_another_size_are_told_with_both_sizes() {
 #[test]
 fn sizes_beyond_64_bits_are_refused() {
     let huge = [
-        (DIM, 1 << 30),
-        (HIDDEN_DIM, 1 << 30),
-        (N_LAYERS, 1000),
-        (N_HEADS, 1 << 28),
-        (N_KV_HEADS, 1 << 28),
-        (VOCAB_SIZE, 1 << 30),
-        (MAX_SEQ_LEN, i32::MAX),
+        ("dim", 1 << 30),
+        ("hidden_dim", 1 << 30),
+        ("n_layers", 1000),
+        ("n_heads", 1 << 28),
+        ("n_kv_heads", 1 << 28),
+        ("vocab_size", 1 << 30),
+        ("max_seq_len", i32::MAX),
     ];
     for version in ["v0", "v1", "v2"] {
         assert_eq!(refused_size(&with_ints(version, &huge), &[]), u64::MAX, "{version}");
         for value in [i32::MAX, i32::MIN, -1, 0, 1 << 30] {
-            let all: Vec<_> = (0..7).map(|field| (field, value)).collect();
-            refused(&with_ints(version, &all), &[]);
+            refused(&with_ints(version, &FIELDS.map(|field| (field, value))), &[]);
         }
     }
 }

@@ -68,10 +68,8 @@ fn int8_files_large_enough_for_threads_give_the_bits_of_runqs_arithmetic() {
     let tokens = [1, 514, 7];
     for group_size in [32, 128, 256] {
         let file = model.to_v2(group_size);
-        assert!(
-            file.len() - LARGE.vocab_size * LARGE.dim * 2 > 2 << 20,
-            "without what each token doesn't read"
-        );
+        let embeddings = LARGE.vocab_size * LARGE.dim * 2; // of which a token reads a row
+        assert!(file.len() - embeddings > 2 << 20);
         let expected = runq_logits(&model, group_size, &tokens, 1e-5, 1e4).concat();
         let name = format!("large, groups of {group_size}");
         assert_bits(&name, &file, &ModelOptions::new(), &tokens, &expected);

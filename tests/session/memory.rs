@@ -104,11 +104,8 @@ fn a_cache_of_halves_changes_logits_by_no_more_than_its_rounding() {
             // Each key and value is off by 2^-11 at most; int8 activations make of some of that
             // whole steps of 1 / 127.
             let share = (squares(&difference) / squares(&exact)).sqrt();
-            assert!(
-                share < if name == "v2" { 1.0 / 127.0 } else { 1.0 / 2048.0 },
-                "{name} {}: {share:e}",
-                isa.name()
-            );
+            let limit = if name == "v2" { 1.0 / 127.0 } else { 1.0 / 2048.0 };
+            assert!(share < limit, "{name} {}: {share:e}", isa.name());
 
             let mut at_once = model.session_with(options);
             let prefilled = at_once.forward(&tokens).unwrap().to_vec();

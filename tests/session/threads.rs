@@ -1,10 +1,8 @@
 //! The same bits for any number of threads, sessions and pools.
 
-use std::sync::Arc;
-
 use babyllama::{ErrorKind, Isa, Model, ModelOptions};
 
-use crate::common::{assert_same_bits, open, open_on};
+use crate::common::{assert_same_bits, open_on, refuses};
 use crate::{LARGE, UNOPTIMIZED, large_files, run, small_files, tokens};
 
 #[test]
@@ -69,15 +67,20 @@ fn a_session_may_move_to_another_thread_between_tokens() {
 fn threads_out_of_range_are_refused() {
     for threads in [0, 1025, usize::MAX] {
         let options = ModelOptions::new().threads(threads);
-        let error = Model::from_bytes_with(small_files()[0].1.clone(), &options).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::InvalidOption { name: "threads", .. }), "{error:?}");
+        let error = refuses!(
+            Model::from_bytes_with(small_files()[0].1.clone(), &options),
+            ErrorKind::InvalidOption { name: "threads", .. }
+        );
         assert!(error.to_string().contains(&threads.to_string()), "{error}");
     }
 }
 
 #[cfg(feature = "rayon")]
 mod pools {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::common::open;
     use rayon::{ThreadPool, ThreadPoolBuilder};
 
     fn pool(threads: usize) -> Arc<ThreadPool> {

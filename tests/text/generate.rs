@@ -4,7 +4,7 @@ use babyllama::{
     ErrorKind, FinishReason, Model, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId, Tokenizer,
 };
 
-use crate::common::{RandomModel, greedy, scripted_model, tokenizer_bin};
+use crate::common::{RandomModel, greedy, refuses, scripted_model, tokenizer_bin};
 use crate::{BOS, EOS, LOOP, ONCE, PIECES, STORY, TO_BOS, finish, open_script, open_with, rambler, script};
 
 #[test]
@@ -60,8 +60,7 @@ fn an_empty_prompt_goes_on_from_what_was_fed() {
     session.forward(&[BOS, ONCE]).unwrap();
     assert_eq!(finish(session.generate("", &mut greedy()).unwrap()).0.concat(), " upon a time, the end.");
     session.truncate(2); // the logits are gone, so there is nothing to go on from
-    let error = session.generate(&[], &mut greedy()).map(|_| ()).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::EmptyInput), "{error:?}");
+    refuses!(session.generate(&[], &mut greedy()), ErrorKind::EmptyInput);
     let mut fresh = model.session();
     assert!(fresh.generate(&[], &mut greedy()).is_err());
 }
@@ -93,7 +92,7 @@ fn the_end_of_the_context_is_a_reason_and_not_an_error() {
         // Each position that is read gives one token more.
         assert_eq!((texts.len(), reason, n), (context, FinishReason::ContextFull, context));
         assert_eq!((session.position(), session.capacity()), (context, context));
-        assert!(matches!(session.forward(&[LOOP]).unwrap_err().kind(), ErrorKind::ContextFull { .. }));
+        refuses!(session.forward(&[LOOP]), ErrorKind::ContextFull { .. });
     }
 }
 
@@ -134,8 +133,7 @@ fn nan_logits_are_a_typed_error_and_end_it() {
     for expected in ["once", " upon", " a time"] {
         assert_eq!(generate.next().unwrap().unwrap().as_str(), expected);
     }
-    let error = generate.next().unwrap().unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::NanLogit { .. }), "{error:?}");
+    refuses!(generate.next().unwrap(), ErrorKind::NanLogit { .. });
     assert!(generate.next().is_none(), "an error ends it");
     assert_eq!(generate.finish_reason(), None);
     drop(generate);
@@ -181,8 +179,7 @@ fn options_of_the_sampler_that_are_out_of_range_are_an_error_of_the_first_token(
     let mut session = model.session();
     let mut sampler = Sampler::new(SamplerOptions::new().temperature(-1.0));
     let mut generate = session.generate(&[BOS], &mut sampler).unwrap();
-    let error = generate.next().unwrap().map(|piece| piece.to_string()).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::InvalidOption { name: "temperature", .. }), "{error:?}");
+    refuses!(generate.next().unwrap(), ErrorKind::InvalidOption { name: "temperature", .. });
     assert!(generate.next().is_none());
 }
 
@@ -217,9 +214,10 @@ fn ids_without_a_piece_are_never_generated() {
 #[test]
 fn a_tokenizer_with_more_pieces_than_the_model_has_logits_is_refused() {
     let tokenizer = Tokenizer::from_llama2c(&tokenizer_bin(&[b"x".as_slice(); 14])).unwrap();
-    let error =
-        Model::from_bytes_with(script().to_v1(), &ModelOptions::new().tokenizer(tokenizer)).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::VocabMismatch { tokenizer: 17, model: 16 }), "{error:?}");
+    let error = refuses!(
+        Model::from_bytes_with(script().to_v1(), &ModelOptions::new().tokenizer(tokenizer)),
+        ErrorKind::VocabMismatch { tokenizer: 17, model: 16 }
+    );
     assert_eq!(error.to_string(), "the tokenizer has 17 pieces, the model knows only 16 tokens");
 }
 

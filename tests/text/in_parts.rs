@@ -4,7 +4,7 @@
 use babyllama::{ErrorKind, FinishReason, Model, Sampler, SamplerOptions, Session, SessionOptions, TokenId};
 use proptest::prelude::*;
 
-use crate::common::{BUNDLED, greedy};
+use crate::common::{BUNDLED, greedy, refuses};
 use crate::{BOS, EOS, LOOP, ONCE, STORY, finish, open_script, rambler};
 
 #[test]
@@ -72,7 +72,7 @@ fn what_feeds_a_session_feeds_what_is_pending_first() {
             assert!(full, "{error}");
         }
     }
-    assert!(matches!(session.forward_all(&[]).unwrap_err().kind(), ErrorKind::EmptyInput));
+    refuses!(session.forward_all(&[]), ErrorKind::EmptyInput);
     assert_eq!((session.position(), session.pending(), session.logits()), (2, Some(4), Some(&logits[..])));
 
     let fresh = |tokens: &[TokenId]| model.session().forward(tokens).unwrap().to_vec();
