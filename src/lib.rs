@@ -49,14 +49,14 @@
 //! # Reading the source
 //! Seven stops, each to be read from top to bottom, with their lines in parentheses:
 //!
-//! 1. `tests/common/forward.rs` (127): the whole network as loops in f64, by its definition.
-//! 2. `src/forward.rs` (168): the same network made fast. All tokens of a pass go through a layer
+//! 1. `tests/common/forward.rs` (128): the whole network as loops in f64, by its definition.
+//! 2. `src/forward.rs` (161): the same network made fast. All tokens of a pass go through a layer
 //!    together, keys and values are kept, and each line is a call of one operation.
-//! 3. `src/compute.rs` (25), `src/ops.rs` (285): what every operation is given, and the small ones:
+//! 3. `src/compute.rs` (23), `src/ops.rs` (288): what every operation is given, and the small ones:
 //!    norms, SwiGLU, softmax, RoPE.
-//! 4. `src/attention/mod.rs` (202), `src/attention/scores.rs` (106): the three steps of attention,
-//!    and how the first of them fills the registers. The last one, `values.rs`, is alike.
-//! 5. `src/matmul.rs` (237): matrix products: how activations are laid out, and which thread
+//! 4. `src/attention/mod.rs` (220), `src/attention/scores.rs` (104): the three steps of attention,
+//!    and how the first of them fills the registers; `values.rs` is the last one, in the same way.
+//! 5. `src/matmul.rs` (234): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
 //! 6. `src/quant/q4.rs` (83), `src/quant/blocks.rs` (554): a format of quantized weights, and the
 //!    product of a row of its blocks with a token.
