@@ -98,8 +98,9 @@ impl RopeScaling {
 }
 
 impl Config {
-    /// Hyperparameters of a model like llama2.c's: heads of `dim / n_heads`, a `norm_eps` of 1e-5, a
-    /// `rope_theta` of 10,000, and nothing scaled or windowed. They are checked when they are used.
+    /// Hyperparameters of a model like llama2.c's: heads of `dim / n_heads`, a `norm_eps` of 1e-5,
+    /// a `rope_theta` of 10,000, and nothing scaled or windowed. They are checked when they are
+    /// used.
     #[must_use]
     pub fn new(
         dim: usize,

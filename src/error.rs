@@ -253,6 +253,7 @@ impl Error {
         ErrorKind::UnknownFormat { hint: hint.into() }.into()
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "numbers and texts read better by value")]
     pub(crate) fn config(field: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
         ErrorKind::Config { field, value: value.to_string(), reason: reason.into() }.into()
     }

@@ -80,8 +80,8 @@
 //!
 //! # Unsafe code
 //! It is denied except in three places: `storage.rs` (mapping a file, viewing bytes as numbers),
-//! `simd/` (intrinsics) and `parallel/` (threads that write disjoint parts of one buffer). Each says
-//! at its top why it is sound.
+//! `simd/` (intrinsics) and `parallel/` (threads that write disjoint parts of one buffer). Each
+//! says at its top why it is sound.
 //!
 //! # Features
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.

@@ -27,7 +27,8 @@ const LINGER: Duration = Duration::from_millis(20);
 const SPIN_BETWEEN_PASSES: Duration = Duration::from_micros(200);
 
 /// How long a helper keeps a thread of a lent pool. It leaves at the end of a region, where its
-/// place is taken again within microseconds; so what it costs is the caller's time to spawn another.
+/// place is taken again within microseconds; so what it costs is the caller's time to spawn
+/// another.
 const STINT: Duration = Duration::from_millis(1);
 
 /// How long it keeps the thread if the region doesn't end: then it leaves between two chunks.
@@ -64,9 +65,9 @@ struct Region {
 }
 
 // SAFETY: every field except `job` is `Sync` by itself. `job` is private to this module, which
-// touches it in two places: `Pass::run_region` writes it and `Crew::run_chunks` reads it. Their notes
-// prove that no read happens at the same time as a write. Reads at the same time copy a pointer to
-// an `F: Sync` and a function, which any thread may have.
+// touches it in two places: `Pass::run_region` writes it and `Crew::run_chunks` reads it. Their
+// notes prove that no read happens at the same time as a write. Reads at the same time copy a
+// pointer to an `F: Sync` and a function, which any thread may have.
 unsafe impl Sync for Region {}
 // SAFETY: every field except the pointer in `job` is `Send` by itself. It points to an `F: Sync`,
 // and only the unsafe `Job::run` follows it.
@@ -150,9 +151,9 @@ impl Pass<'_> {
         //   made it after it changed `entered` from false to true, which only its drop takes back.
         //   It isn't `Sync`, so no other thread is in here with it; and this thread isn't, because
         //   `in_region` was false.
-        // - No reader: `Crew::run_chunks` reads it after it claimed a chunk and before it counts that
-        //   chunk as finished. Each region before this one has ended with the drop of its guard,
-        //   which left both queues empty and saw, with Acquire, as many chunks counted, with
+        // - No reader: `Crew::run_chunks` reads it after it claimed a chunk and before it counts
+        //   that chunk as finished. Each region before this one has ended with the drop of its
+        //   guard, which left both queues empty and saw, with Acquire, as many chunks counted, with
         //   Release, as helpers had claimed: so those reads happened before this write. That holds
         //   for the regions of earlier passes too, as `entered` was released after them and
         //   acquired before this one. Nothing can be claimed until the queues are filled below.

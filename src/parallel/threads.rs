@@ -96,8 +96,8 @@ impl Threads {
         Ok(Self::unstarted(threads))
     }
 
-    /// The caller and a lent pool: as many threads as the pool has, but no more than the machine runs
-    /// at once, because more helpers would only take the processors from each other.
+    /// The caller and a lent pool: as many threads as the pool has, but no more than the machine
+    /// runs at once, because more helpers would only take the processors from each other.
     #[cfg(feature = "rayon")]
     pub(crate) fn from_pool(pool: Arc<ThreadPool>) -> Self {
         let count = pool.current_num_threads().clamp(1, available_threads().max(2));

@@ -1,7 +1,7 @@
 //! ggml's block formats: what a format's file says of its blocks.
 //!
-//! A row is cut into blocks of 32 or 256 weights, as the file stores them. Computation uses the same
-//! sizes in all formats:
+//! A row is cut into blocks of 32 or 256 weights, as the file stores them. Computation uses the
+//! same sizes in all formats:
 //!
 //! ```text
 //! superblock   256 weights   decoded together: one block, or eight of 32

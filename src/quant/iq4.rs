@@ -3,7 +3,7 @@
 //! ```text
 //! IQ4_NL                           IQ4_XS
 //! d   f16      at 0                d         f16       at 0
-//! qs  u8 x 16  at 2                scales_h  u16       at 2    bits 2g, 2g + 1: high bits of scale g
+//! qs  u8 x 16  at 2                scales_h  u16       at 2    bits 2g, 2g + 1: high 2 of scale g
 //! 18 bytes for 32 weights          scales_l  u8 x 4    at 4    nibble g: its low 4 bits
 //!                                  qs        u8 x 128  at 8    136 bytes for 256 weights
 //!

@@ -6,14 +6,15 @@
 //!
 //! ```text
 //! activations  (token tiles, groups, 8 quads, LANES tokens, 4)   a vector is a quad of each token
-//! weights      (micro-panels, superblocks, 8 groups, rows, 32)   a quad at a time goes to all lanes
+//! weights      (micro-panels, superblocks, 8 groups, rows, 32)   a quad at a time, to all lanes
 //! ```
 //!
 //! A product must come out as the same bits as decode's, whose vectors hold different groups of one
-//! row: decode's lane `j` sums every eighth group from `j` on, and then the eight lanes are added as
-//! a tree. So groups are visited in that *lane order* here: first those of one of decode's lanes,
-//! then those of the lane that the reduction tree adds to it, and so on. Activations are stored in
-//! the order in which they are visited; weights superblock after superblock, as they are decoded.
+//! row: decode's lane `j` sums every eighth group from `j` on, and then the eight lanes are added
+//! as a tree. So groups are visited in that *lane order* here: first those of one of decode's
+//! lanes, then those of the lane that the reduction tree adds to it, and so on. Activations are
+//! stored in the order in which they are visited; weights superblock after superblock, as they are
+//! decoded.
 
 use std::ops::{Deref, DerefMut};
 

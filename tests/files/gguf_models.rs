@@ -83,9 +83,9 @@ fn errors_name_the_file() {
 
 #[test]
 fn heads_may_be_wider_than_dim_over_heads_and_rotate_in_part() {
-    // Zeros beside each head's dimensions change nothing, if the first ones rotate as before and the
-    // scores' divisor, the root of the width, is made good for: so Hugging Face's logits hold for
-    // wider heads too.
+    // Zeros beside each head's dimensions change nothing, if the first ones rotate as before and
+    // the scores' divisor, the root of the width, is made good for: so Hugging Face's logits hold
+    // for wider heads too.
     for case in GOLDEN {
         let model = case.model();
         let Shape { dim, n_heads, n_kv_heads, n_layers, .. } = case.shape;

@@ -29,8 +29,8 @@ fn number_and_scales(dtype: Dtype) -> (u32, &'static [usize]) {
 /// A model whose matrices are random blocks.
 fn model_in(dtype: Dtype, weights: usize, bytes: usize) -> Vec<u8> {
     let (kind, scales) = number_and_scales(dtype);
-    // Ten or eleven groups a row where blocks are small: not a multiple of the eight that are decoded
-    // together.
+    // Ten or eleven groups a row where blocks are small: not a multiple of the eight that are
+    // decoded together.
     let (dim, hidden_dim) = if weights == 32 { (320, 352) } else { (256, 768) };
     let shape = Shape::new(dim, hidden_dim).layers(1).heads(4, 2).vocab(77).context(128);
     let mut file: Gguf = RandomModel::new(shape, 5).to_gguf(1e-5, 1e4);
@@ -56,8 +56,8 @@ fn model_in(dtype: Dtype, weights: usize, bytes: usize) -> Vec<u8> {
 
 #[test]
 fn prefill_of_any_length_gives_decodes_bits_in_every_format() {
-    // One vector of tokens and a part of one, two and a part, four and a part, with whatever a vector
-    // is; without optimization fewer, since these products take longer than all other tests.
+    // One vector of tokens and a part of one, two and a part, four and a part, with whatever a
+    // vector is; without optimization fewer, since these products take longer than all other tests.
     let lengths: &[(usize, usize)] = if cfg!(debug_assertions) {
         &[(3, 2), (17, 1), (39, 2)]
     } else {

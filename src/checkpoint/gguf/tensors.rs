@@ -196,8 +196,8 @@ impl Tensors {
         Ok(self.take(name, &[len])?.map(|tensor| tensor.to_f32()))
     }
 
-    /// Checks that all were taken. A tensor that wasn't is a part of the network that this crate doesn't
-    /// know, such as a bias.
+    /// Checks that all were taken. A tensor that wasn't is a part of the network that this crate
+    /// doesn't know, such as a bias.
     pub(super) fn finish(self) -> Result<()> {
         match self.by_name.into_values().min_by(|a, b| a.info.name.cmp(&b.info.name)) {
             None => Ok(()),

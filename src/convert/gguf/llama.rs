@@ -67,7 +67,7 @@ impl Header {
         header.set(keys::ARCHITECTURE, keys::LLAMA)?;
         hyperparameters(&mut header, config)?;
         for id in TensorId::all(config) {
-            if id.kind.is_optional && !(id.kind.is_output() && !tied) {
+            if id.kind.is_optional && (tied || !id.kind.is_output()) {
                 continue;
             }
             let shape = id.shape(config);

@@ -71,9 +71,9 @@ pub fn dtypes() -> impl Iterator<Item = Dtype> {
 /// ```
 ///
 /// # Errors
-/// [`Unwritable`](crate::ErrorKind::Unwritable) if the format can't be written or the weights aren't
-/// a multiple of its block; and if a weight isn't a number, or is beyond the ±65,504 that a 16-bit
-/// scale reaches. F32 and BF16 hold every f32, so they take all.
+/// [`Unwritable`](crate::ErrorKind::Unwritable) if the format can't be written or the weights
+/// aren't a multiple of its block; and if a weight isn't a number, or is beyond the ±65,504 that a
+/// 16-bit scale reaches. F32 and BF16 hold every f32, so they take all.
 pub fn quantize(weights: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> {
     let Some((block, bytes)) = dtype.block() else { return Err(no_quantizer(dtype)) };
     if !weights.len().is_multiple_of(block) {

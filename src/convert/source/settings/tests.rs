@@ -94,7 +94,7 @@ fn walk(table: &[Setting<Unless>], outcomes: &[Convert<'_>]) {
         };
         match treatment {
             Treatment::Honored => {
-                assert!(odd_values().iter().any(differs), "{key} changes nothing")
+                assert!(odd_values().iter().any(differs), "{key} changes nothing");
             }
             _ => assert!(odd_values().iter().any(is_refused), "{key} is never refused"),
         }
