@@ -111,11 +111,8 @@ fn modules_import_only_from_below() {
             for import in imports(code) {
                 let known = layer(import).is_some() || SIDE.iter().any(|(name, _)| *name == import);
                 assert!(known, "src/{file}:{line}: crate::{import} is not a module");
-                assert!(
-                    may_import(module(file), import),
-                    "src/{file}:{line}: {} may not import {import}",
-                    module(file)
-                );
+                let from = module(file);
+                assert!(may_import(from, import), "src/{file}:{line}: {from} may not import {import}");
                 checked += 1;
             }
         }

@@ -64,7 +64,7 @@ impl Golden {
         logits
     }
 
-    /// The most terms that one of its sums has.
+    /// How far f32 logits may be from these: no sum has more than `hidden_dim` terms.
     pub fn f32_tolerance(&self) -> f64 {
         f32_tolerance(self.shape.n_layers, self.shape.hidden_dim)
     }

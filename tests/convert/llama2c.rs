@@ -173,10 +173,8 @@ fn logits_without_a_piece_get_an_unused_one() {
 fn a_tokenizer_with_too_many_pieces_is_refused() {
     let tokenizer = Tokenizer::from_llama2c(&tokenizer_bin(&[b"x".as_slice(); 38])).unwrap();
     let source = TempFile::new("model.bin", &RandomModel::new(SHAPE, 12).to_v0());
-    let error = refuses!(
-        Source::open(&source, &ModelOptions::new().tokenizer(tokenizer)),
-        ErrorKind::VocabMismatch { tokenizer: 41, model: 40 }
-    );
+    let opened = Source::open(&source, &ModelOptions::new().tokenizer(tokenizer));
+    let error = refuses!(opened, ErrorKind::VocabMismatch { tokenizer: 41, model: 40 });
     assert_eq!(error.path(), Some(source.path()));
 }
 

@@ -54,8 +54,9 @@ fn files_of_true_shapes_open_without_touching_their_weights() {
             let session = model.session();
             let (calls, pages) = (calls_here() - calls, page_faults() - pages);
             println!("{name}: {len} bytes, {header} of header, {pages} pages, {calls} calls, {taken} bytes");
-            // Each page of the header and of the heap once or twice: of weights it would be
-            // millions.
+            // Each page of the header and of the heap once or twice; of weights it would be 100,000
+            // for the smallest.
+            assert!(pages > 0 || cfg!(not(target_os = "linux")));
             assert!(4096 * pages < 16 * header + (4 << 20), "{name}: {pages} pages were touched");
             let entries = file.keys.len() + file.tensors.len();
             assert!(calls < 20 * entries + 1000, "{name}: {calls} allocations for {entries} entries");

@@ -166,11 +166,8 @@ fn unknown_versions_are_named_whatever_follows_them() {
         for bytes in [&bytes[..], &other, &bytes[..8]] {
             let version = version.cast_unsigned();
             let error = refused(bytes, &["llama2.c", &version.to_string()]);
-            let kind = error.kind();
-            assert!(
-                matches!(kind, ErrorKind::UnsupportedVersion { found, .. } if *found == version),
-                "{kind:?}"
-            );
+            let ErrorKind::UnsupportedVersion { found, .. } = error.kind() else { panic!("{error:?}") };
+            assert_eq!(*found, version);
         }
     }
 }

@@ -2,22 +2,23 @@
 
 use babyllama::{CacheDtype, Error, ErrorKind, Model, ModelOptions, Session, SessionOptions};
 
-use crate::common::assert_same_bits;
+use crate::common::{assert_same_bits, refuses};
 use crate::{SHAPE, open_small, tokens};
 
-/// What was refused must not have changed anything.
-#[track_caller]
-fn assert_refused(session: &mut Session, tokens: &[u32], expected: impl Fn(&ErrorKind) -> bool) {
-    let before = (session.tokens().to_vec(), session.logits().map(<[f32]>::to_vec));
-    let error = session.forward(tokens).map(<[f32]>::len).unwrap_err();
-    assert!(expected(error.kind()), "{error:?}");
-    let error = session.forward_all(tokens).map(<[f32]>::len).unwrap_err();
-    assert!(expected(error.kind()), "{error:?}");
-    assert_eq!((session.tokens().to_vec(), session.logits().map(<[f32]>::to_vec)), before);
+/// Fails unless these tokens are refused with this kind of error, and nothing has changed.
+macro_rules! assert_refused {
+    ($session:expr, $tokens:expr, $kind:pat $(if $guard:expr)?) => {{
+        let before = ($session.tokens().to_vec(), $session.logits().map(<[f32]>::to_vec));
+        refuses!($session.forward($tokens), $kind $(if $guard)?);
+        refuses!($session.forward_all($tokens), $kind $(if $guard)?);
+        assert_eq!(($session.tokens().to_vec(), $session.logits().map(<[f32]>::to_vec)), before);
+    }};
 }
 
 #[test]
 fn an_error_leaves_the_session_as_it_was() {
+    use ErrorKind::{ContextFull, TokenOutOfRange};
+
     let model = open_small();
     let mut session = model.session_with(SessionOptions::new().context_length(10));
     assert_eq!((session.capacity(), session.position()), (10, 0));
@@ -27,19 +28,15 @@ fn an_error_leaves_the_session_as_it_was() {
             session.forward(fed).unwrap();
         }
         let left = 10 - session.position();
-        assert_refused(&mut session, &[], |kind| matches!(kind, ErrorKind::EmptyInput));
+        assert_refused!(session, &[], ErrorKind::EmptyInput);
         for bad in [vocab, u32::MAX] {
-            let out_of_range = |kind: &ErrorKind| matches!(kind, ErrorKind::TokenOutOfRange { token, vocab_size: 61 } if *token == bad);
-            if left > 0 {
-                assert_refused(&mut session, &[bad], out_of_range);
-            }
-            if left > 1 {
-                assert_refused(&mut session, &[1, bad], out_of_range);
+            for tokens in [&[bad][..], &[1, bad]].into_iter().filter(|tokens| tokens.len() <= left) {
+                assert_refused!(session, tokens, TokenOutOfRange { token, vocab_size: 61 } if *token == bad);
             }
         }
         for more in [1, 2, 1000] {
-            let full = |kind: &ErrorKind| matches!(kind, ErrorKind::ContextFull { capacity: 10, requested } if *requested == 10 + more);
-            assert_refused(&mut session, &vec![1; left + more], full);
+            let (tokens, n) = (vec![1; left + more], 10 + more);
+            assert_refused!(session, &tokens, ContextFull { capacity: 10, requested } if *requested == n);
         }
     }
     // The context is full to the last position, and those errors have left no trace.
@@ -74,9 +71,7 @@ fn context_length_may_be_less_or_more_than_the_model_was_made_for() {
     let mut short = model.session_with(SessionOptions::new().context_length(1));
     assert_same_bits(short.forward(&tokens[..1]).unwrap(), &all[..SHAPE.vocab_size], "one position");
     let mut none = model.session_with(SessionOptions::new().context_length(0));
-    assert_refused(&mut none, &[1], |kind| {
-        matches!(kind, ErrorKind::ContextFull { capacity: 0, requested: 1 })
-    });
+    assert_refused!(none, &[1], ErrorKind::ContextFull { capacity: 0, requested: 1 });
 
     // Only what is used takes memory.
     let mut endless = model.session_with(SessionOptions::new().context_length(usize::MAX));

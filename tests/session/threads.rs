@@ -67,11 +67,8 @@ fn a_session_may_move_to_another_thread_between_tokens() {
 fn threads_out_of_range_are_refused() {
     for threads in [0, 1025, usize::MAX] {
         let options = ModelOptions::new().threads(threads);
-        let error = refuses!(
-            Model::from_bytes_with(small_files()[0].1.clone(), &options),
-            ErrorKind::InvalidOption { name: "threads", .. }
-        );
-        assert!(error.to_string().contains(&threads.to_string()), "{error}");
+        let opened = Model::from_bytes_with(small_files()[0].1.clone(), &options);
+        refuses!(opened, ErrorKind::InvalidOption { name: "threads", .. }, threads.to_string());
     }
 }
 

@@ -52,6 +52,8 @@ fn the_position_is_that_of_the_tokens_fed_at_every_moment() {
 
 #[test]
 fn what_feeds_a_session_feeds_what_is_pending_first() {
+    use ErrorKind::ContextFull;
+
     let model = open_script();
     let mut session = model.session_with(SessionOptions::new().context_length(4));
     finish(session.generate(&[BOS], &mut greedy()).unwrap().max_tokens(2));
@@ -59,18 +61,12 @@ fn what_feeds_a_session_feeds_what_is_pending_first() {
     let logits = session.logits().unwrap().to_vec();
 
     // What is refused changes nothing.
+    let mut sampler = greedy();
     for (tokens, requested) in [(&[5, 6][..], 5), (&[5, 6, 7], 6)] {
-        let errors = [
-            session.forward(tokens).map(<[f32]>::len).unwrap_err(),
-            session.forward_all(tokens).map(<[f32]>::len).unwrap_err(),
-            session.generate(tokens, &mut greedy()).map(|_| ()).unwrap_err(),
-        ];
-        for error in errors {
-            let kind = error.kind();
-            let full =
-                matches!(kind, ErrorKind::ContextFull { capacity: 4, requested: n } if *n == requested);
-            assert!(full, "{error}");
-        }
+        refuses!(session.forward(tokens), ContextFull { capacity: 4, requested: n } if *n == requested);
+        refuses!(session.forward_all(tokens), ContextFull { capacity: 4, requested: n } if *n == requested);
+        let generated = session.generate(tokens, &mut sampler);
+        refuses!(generated, ContextFull { capacity: 4, requested: n } if *n == requested);
     }
     refuses!(session.forward_all(&[]), ErrorKind::EmptyInput);
     assert_eq!((session.position(), session.pending(), session.logits()), (2, Some(4), Some(&logits[..])));
