@@ -91,7 +91,7 @@ fn failed_logits_leave_the_file_as_it_was() {
 
 #[test]
 fn bench_measures_files_and_synthetic_models() {
-    let args = ["bench", "--prompt", "20", "--gen", "3", "--repetitions", "1", "--threads", "1,2", "--json"];
+    let args = ["bench", "--prompt", "5", "--gen", "2", "--repetitions", "1", "--threads", "1,2", "--json"];
     for (model, name) in
         [(&[BUNDLED][..], BUNDLED), (&["--shape", "stories15m", "--dtype", "q6_k"], "stories15m Q6_K")]
     {
@@ -109,7 +109,7 @@ fn bench_measures_files_and_synthetic_models() {
         }
         assert!(json["decode"]["gb_per_second"].as_f64().unwrap() > 0.0, "{json}");
     }
-    let synthetic = ["bench", "--shape", "stories15m", "--dtype", "q4_1", "--prompt", "9", "--gen", "2"];
+    let synthetic = ["bench", "--shape", "stories15m", "--dtype", "q4_1", "--prompt", "3", "--gen", "1"];
     let shown = stdout(&babyllama(&[&synthetic[..], &["--repetitions", "1", "--depth", "3"]].concat()));
     assert!(shown.starts_with("stories15m Q4_1, ") && shown.lines().count() == 3, "{shown}");
     fails(&babyllama(&["bench", BUNDLED, "--shape", "stories15m"]), 2, &["cannot be used with"]);

@@ -475,7 +475,10 @@ fn tokenizers_that_cannot_be_honored_are_refused() {
     }
     let copy = Directory::of("llama2");
     let bytes = fs::read(copy.path("tokenizer.model")).unwrap();
-    for len in 1..bytes.len() {
+    // Without optimization this takes long, and the settings at the end are what is worth each byte.
+    let step = if cfg!(debug_assertions) { 7 } else { 1 };
+    let end = bytes.len() - 200;
+    for len in (1..end).step_by(step).chain(end..bytes.len()) {
         fs::write(copy.path("tokenizer.model"), &bytes[..len]).unwrap();
         // A message may end after any field, but the settings come last.
         if let Err(error) = copy.open() {
