@@ -58,9 +58,11 @@
 //!    and how the first of them fills the registers; `values.rs` is the last one, in the same way.
 //! 5. `src/matmul.rs` (234): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
-//! 6. `src/quant/q4.rs` (83), `src/quant/blocks.rs` (554): a format of quantized weights, and the
-//!    product of a row of its blocks with a token.
-//! 7. `src/simd/avx2.rs` (574): the instructions that this takes on one instruction set.
+//! 6. `src/quant/encoding.rs` (35), `src/quant/block.rs` (167), `src/quant/q4.rs` (84),
+//!    `src/quant/block_rows.rs` (379): what a format of quantized weights says of its blocks, such
+//!    a format, and the product of a row of blocks with a token.
+//! 7. `src/simd/avx2.rs` (212), `src/simd/avx2/widening.rs` (162), `src/simd/x86.rs` (260): the
+//!    instructions that this takes on one instruction set.
 //!
 //! What makes prompts fast is beside this path: `gemm/`, with the order of summation that gives
 //! them the bits of decode. So are threads (`parallel`), files (`storage`, `checkpoint/`), and text
