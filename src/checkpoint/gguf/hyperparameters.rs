@@ -101,7 +101,7 @@ fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling> {
     }
 }
 
-/// The keys of the architecture, without its name in front.
+/// The keys of the architecture, without its name.
 #[derive(Debug)]
 struct Keys<'a>(&'a Metadata<'a>);
 

@@ -40,7 +40,7 @@ const SCALE: &str = "no Llama scales this, so babyllama doesn't either";
 const FORK: &str = "it isn't Llama's, but a variant's that is not supported";
 const SWA: &str = "layers with a sliding window of other shapes than the rest are not supported";
 
-/// The keys, without the architecture's name in front. The writer's tests go through them.
+/// The keys, without the architecture's name. The writer's tests go through them.
 pub(crate) const KEYS: &[Setting<Unless>] = &[
     honored(key::VOCAB_SIZE),
     honored(key::MAX_SEQ_LEN),

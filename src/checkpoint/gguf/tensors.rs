@@ -126,7 +126,7 @@ impl TensorInfo {
         Ok(Self { name, dims, kind, offset, len })
     }
 
-    /// (rows, columns): outermost first, without dimensions of 1 in front.
+    /// (rows, columns): outermost first, without leading dimensions of 1.
     fn shape(&self) -> Vec<usize> {
         let n_dims = self.dims.iter().rposition(|&dim| dim != 1).map_or(1, |last| last + 1);
         let dims = self.dims[..n_dims].iter().rev();
