@@ -55,6 +55,7 @@ impl<'a> ByteReader<'a> {
         Ok(std::array::from_fn(|i| taken[i]))
     }
 
+    #[cfg(feature = "convert")]
     pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16> {
         self.array(what).map(u16::from_le_bytes)
     }

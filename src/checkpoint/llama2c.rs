@@ -75,6 +75,7 @@ impl Layout<'_> {
     }
 
     /// The tensors of a part, in the file's order.
+    #[cfg(feature = "convert")]
     pub(crate) fn tensors(&self, part: Part) -> Vec<TensorId> {
         match part {
             Part::Model(kind) => vec![TensorId::of_model(kind)],
