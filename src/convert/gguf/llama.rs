@@ -62,6 +62,8 @@ impl Header {
     /// # Errors
     /// [`ErrorKind::Unwritable`] if GGUF doesn't have the format, or rows aren't whole blocks of
     /// it.
+    ///
+    /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable
     pub fn llama(config: &Config, tied: bool, dtype: Dtype) -> Result<Self> {
         let mut header = Self::new();
         header.set(keys::ARCHITECTURE, keys::LLAMA)?;
