@@ -139,6 +139,8 @@ pub use quant::{Dtype, UnknownDtype};
 pub use sampler::{Rng, Sampler, SamplerOptions};
 pub use session::{Feed, Session, SessionOptions};
 pub use simd::Isa;
+#[cfg(feature = "cli")]
+pub use simd::machine;
 pub use tokenizer::{Decoder, PieceKind, Tokenizer};
 pub use weights::TensorInfo;
 

@@ -15,7 +15,7 @@ use crate::quant::Output;
 use crate::quant::block::{GROUP, GROUPS};
 use crate::quant::encoding::Encoding;
 use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelLane, PanelView};
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::{Isa, Kernel, QuantKernels};
 use crate::tensor::Matrix;
 
 /// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level
@@ -81,7 +81,7 @@ impl<const BITS: u32, const MIN: bool, const HALVES: bool> Kernel for Product<'_
 
     /// A tile is as large as the registers allow.
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: QuantKernels>(mut self, s: S) {
         if S::LANES == 16 {
             self.block.all_tokens::<S, BITS, MIN, HALVES, 6, 4>(s, self.x, &mut self.ahead, self.out);
         } else {
@@ -97,7 +97,7 @@ impl Block<'_> {
     /// All rows with all tokens.
     #[inline(always)]
     fn all_tokens<
-        S: Simd,
+        S: QuantKernels,
         const BITS: u32,
         const MIN: bool,
         const HALVES: bool,
@@ -131,7 +131,7 @@ impl Block<'_> {
     /// `V` vectors of tokens, from `token` on, with all rows. `room` is for each strip's sums.
     #[inline(always)]
     fn tokens<
-        S: Simd,
+        S: QuantKernels,
         const BITS: u32,
         const MIN: bool,
         const HALVES: bool,
@@ -183,7 +183,7 @@ impl Block<'_> {
     /// One chain's groups of a strip with `V` vectors of tokens.
     #[inline(always)]
     fn chain<
-        S: Simd,
+        S: QuantKernels,
         const BITS: u32,
         const MIN: bool,
         const HALVES: bool,
@@ -222,7 +222,7 @@ impl Block<'_> {
     /// as vectors, for the rows of a tile's tokens may lie in one set of the first-level cache, and
     /// stores wait for each other.
     #[inline(always)]
-    fn store<S: Simd>(
+    fn store<S: QuantKernels>(
         self,
         s: S,
         products: &[f32],
@@ -273,7 +273,10 @@ struct TokensLane<'a, const V: usize> {
 impl<'a, const V: usize> TokensLane<'a, V> {
     /// The groups at some positions.
     #[inline(always)]
-    fn new<S: Simd, const MIN: bool, const HALVES: bool>(x: [&'a Int8Tile; V], groups: Range<usize>) -> Self {
+    fn new<S: QuantKernels, const MIN: bool, const HALVES: bool>(
+        x: [&'a Int8Tile; V],
+        groups: Range<usize>,
+    ) -> Self {
         let lanes = groups.start * S::LANES..groups.end * S::LANES;
         let mut chain = Self {
             n_groups: groups.len(),
@@ -303,7 +306,7 @@ impl<'a, const V: usize> TokensLane<'a, V> {
 
 /// What a group adds to the sums of a tile.
 #[derive(Clone, Copy)]
-struct Terms<'a, S: Simd, const V: usize> {
+struct Terms<'a, S: QuantKernels, const V: usize> {
     w: PanelLane<'a>,
     x: TokensLane<'a, V>,
     /// The power of two that is to be taken off each weight.
@@ -315,7 +318,7 @@ struct Terms<'a, S: Simd, const V: usize> {
     d: [S::F32; V],
 }
 
-impl<S: Simd, const V: usize> Terms<'_, S, V> {
+impl<S: QuantKernels, const V: usize> Terms<'_, S, V> {
     /// Adds those of the first (0) or the second (1) half, or of the whole group if its halves have
     /// no scales. (A loop over both halves stayed a loop, with everything in memory that it chose
     /// from: on AVX2, Q6_K took 245 instructions for 1,024 products.)
@@ -371,14 +374,14 @@ impl<S: Simd, const V: usize> Terms<'_, S, V> {
 const TILE_TOKENS: usize = 32;
 
 /// Room for the sums of a panel with `V` vectors of tokens.
-struct Room<S: Simd, const V: usize, const R: usize, const STRIPS: usize> {
+struct Room<S: QuantKernels, const V: usize, const R: usize, const STRIPS: usize> {
     /// Of each strip, at each level of the tree.
     levels: [[[[S::F32; V]; R]; LEVELS]; STRIPS],
     /// The last level's: (`PANEL_ROWS`, `TILE_TOKENS`).
     products: [f32; PANEL_ROWS * TILE_TOKENS],
 }
 
-impl<S: Simd, const V: usize, const R: usize, const STRIPS: usize> Room<S, V, R, STRIPS> {
+impl<S: QuantKernels, const V: usize, const R: usize, const STRIPS: usize> Room<S, V, R, STRIPS> {
     #[inline(always)]
     fn new(s: S) -> Self {
         Self { levels: [[[[s.splat(0.0); V]; R]; LEVELS]; STRIPS], products: [0.0; PANEL_ROWS * TILE_TOKENS] }

@@ -17,7 +17,7 @@
 
 use super::block::{GROUP, GROUPS, PAIRS, SUPERBLOCK};
 use super::packed::Aligned;
-use crate::simd::{Interleave, Isa, Simd, kernel};
+use crate::simd::{Interleave, Isa, QuantKernels, kernel};
 
 /// Quantized activations: a buffer that is reused from product to product. Rows are padded to
 /// whole superblocks of eight groups, by repeating the last groups.
@@ -205,7 +205,7 @@ kernel! {
 /// Quantizes a row in groups of `G`, or of `group` if `G` is 0: eight at a time, for their
 /// reductions across lanes cost little more than one group's.
 #[inline(always)]
-fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out: GroupsMut<'_>) {
+fn quantize_row<S: QuantKernels, const G: usize>(s: S, x: &[f32], group: usize, mut out: GroupsMut<'_>) {
     let group = if G > 0 { G } else { group };
     let n_groups = x.len() / group;
     let whole = n_groups / GROUPS * GROUPS;
@@ -225,7 +225,7 @@ fn quantize_row<S: Simd, const G: usize>(s: S, x: &[f32], group: usize, mut out:
 
 /// The first `N` groups, at most eight.
 #[inline(always)]
-fn quantize_chunk<S: Simd, const G: usize, const N: usize>(
+fn quantize_chunk<S: QuantKernels, const G: usize, const N: usize>(
     s: S,
     x: &[f32],
     group: usize,
@@ -247,10 +247,10 @@ fn quantize_chunk<S: Simd, const G: usize, const N: usize>(
         quantize_group(s, &x[g * group..][..group], scales[g], &mut qs[g * group..][..group]);
     }
     if G == GROUP && N == GROUPS {
-        let ones = s.load_u8x64(&[1; 2 * GROUP]);
+        let ones = s.load_bytes_x64(&[1_i8; 2 * GROUP]);
         let mut pairs = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); PAIRS];
         for p in 0..PAIRS {
-            pairs[p] = s.dot_u8_x64(ones, s.load_i8x64(&qs[p * 2 * GROUP..]));
+            pairs[p] = s.dot_u8_x64(ones, s.load_bytes_x64(&qs[p * 2 * GROUP..]));
         }
         let [low, high] = s.sum_halves_x64::<true>(pairs);
         s.store_i32x8(s.add_i32x8(low, high), sums);
@@ -267,7 +267,7 @@ fn quantize_chunk<S: Simd, const G: usize, const N: usize>(
 
 /// The greatest `|x|` in some lane; if one isn't finite, something that isn't.
 #[inline(always)]
-fn max_abs<S: Simd>(s: S, x: &[f32]) -> S::F32 {
+fn max_abs<S: QuantKernels>(s: S, x: &[f32]) -> S::F32 {
     let mut max = s.splat(0.0);
     let mut chunks = x.chunks_exact(S::LANES);
     for chunk in &mut chunks {
@@ -280,7 +280,7 @@ fn max_abs<S: Simd>(s: S, x: &[f32]) -> S::F32 {
 }
 
 #[inline(always)]
-fn quantize_group<S: Simd>(s: S, x: &[f32], scale: f32, qs: &mut [i8]) {
+fn quantize_group<S: QuantKernels>(s: S, x: &[f32], scale: f32, qs: &mut [i8]) {
     if scale == 0.0 || scale.is_nan() {
         qs.fill(0);
         return;

@@ -10,7 +10,7 @@
 //! ```
 
 use super::encoding::{Encoding, SubScales};
-use crate::simd::{Interleave, Simd};
+use crate::simd::{Interleave, QuantKernels};
 
 /// Weights of a group.
 pub(crate) const GROUP: usize = 32;
@@ -44,23 +44,23 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     fn dequantize(block: &[u8], out: &mut [f32]);
 
     /// Decodes a superblock.
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S>;
+    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S>;
 
     /// Decodes a superblock with [`SubScales::Int`].
     #[inline(always)]
-    fn decode_sub_blocks<S: Simd>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
+    fn decode_sub_blocks<S: QuantKernels>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
         unreachable!("only formats whose sub-blocks have integers as scales")
     }
 
     /// Decodes a superblock in the order of [`Block::INTERLEAVE`].
     #[inline(always)]
-    fn decode_interleaved<S: Simd>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
+    fn decode_interleaved<S: QuantKernels>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
         unreachable!("only formats that have such an order")
     }
 }
 
 /// A superblock, decoded.
-pub(crate) struct DecodedSuperblock<S: Simd> {
+pub(crate) struct DecodedSuperblock<S: QuantKernels> {
     /// The integers: as [`Block::PANEL_ENCODING`] says.
     pub(crate) q: [S::I8x64; PAIRS],
     /// The scale of each group; of the first and of the second sub-block of each group with
@@ -73,7 +73,7 @@ pub(crate) struct DecodedSuperblock<S: Simd> {
     pub(crate) sub_block_mins: S::I32x8,
 }
 
-impl<S: Simd> DecodedSuperblock<S> {
+impl<S: QuantKernels> DecodedSuperblock<S> {
     /// Groups without minima.
     #[inline(always)]
     pub(crate) fn scaled(s: S, q: [S::I8x64; PAIRS], scales: S::F32x8) -> Self {
@@ -88,7 +88,7 @@ impl<S: Simd> DecodedSuperblock<S> {
 }
 
 /// A superblock whose sub-blocks have integers as scales ([`SubScales::Int`]), decoded.
-pub(crate) struct IntSubBlocks<S: Simd> {
+pub(crate) struct IntSubBlocks<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says, within 0..=7.
     pub(crate) q: [S::I8x64; PAIRS],
     /// The scales of the sub-blocks, int8, in the first 16 places.
@@ -103,9 +103,9 @@ pub(crate) struct IntSubBlocks<S: Simd> {
 }
 
 /// A superblock, decoded in the order of an [`Interleave`].
-pub(crate) struct Interleaved<S: Simd> {
+pub(crate) struct Interleaved<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says.
-    pub(crate) q: S::Interleaved,
+    pub(crate) q: [S::I8x64; PAIRS],
     /// The scale of each group.
     pub(crate) scales: S::F32x8,
     /// What is added to each group.
@@ -114,14 +114,18 @@ pub(crate) struct Interleaved<S: Simd> {
 
 /// `q` with each sub-block multiplied with its scale, as int8: modulo 256.
 #[inline(always)]
-pub(crate) fn scale_sub_blocks<S: Simd>(s: S, q: [S::I8x64; PAIRS], scales: &[i8; 16]) -> [S::I8x64; PAIRS] {
+pub(crate) fn scale_sub_blocks<S: QuantKernels>(
+    s: S,
+    q: [S::I8x64; PAIRS],
+    scales: &[i8; 16],
+) -> [S::I8x64; PAIRS] {
     let mut scaled = q;
     for p in 0..PAIRS {
         let mut of_each = [0; 2 * GROUP];
         for i in 0..2 * GROUP {
             of_each[i] = (4 * p + i / (GROUP / 2)) as i8;
         }
-        let of_each = s.shuffle_x64(scales, s.load_i8x64(&of_each));
+        let of_each = s.shuffle_x64(scales, s.load_bytes_x64(&of_each));
         scaled[p] = s.mul_x64(q[p], of_each);
     }
     scaled
@@ -130,7 +134,7 @@ pub(crate) fn scale_sub_blocks<S: Simd>(s: S, q: [S::I8x64; PAIRS], scales: &[i8
 /// `integers * d`. (Closures for such things are sometimes left as calls, compiled without the
 /// instruction set.)
 #[inline(always)]
-pub(crate) fn times<S: Simd>(s: S, integers: S::I32x8, d: S::F32x8) -> S::F32x8 {
+pub(crate) fn times<S: QuantKernels>(s: S, integers: S::I32x8, d: S::F32x8) -> S::F32x8 {
     s.mul_x8(s.to_f32x8(integers), d)
 }
 

@@ -22,7 +22,7 @@ use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, IntSubBlocks, PAIRS,
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
 use super::{Format, StoredRows};
-use crate::simd::{Interleave, PREFETCH_DISTANCE, Simd};
+use crate::simd::{Interleave, PREFETCH_DISTANCE, QuantKernels};
 
 /// The most bytes of a superblock.
 const MAX_BYTES: usize = GROUPS * 34;
@@ -70,7 +70,12 @@ impl<'a, B: Block> BlockRows<'a, B> {
 
     /// The dot products of `R` rows with a token, spread over lanes.
     #[inline(always)]
-    fn dot_rows<S: Simd, const R: usize>(&self, s: S, row: usize, x: QuantizedRow<'_>) -> [S::F32x8; R] {
+    fn dot_rows<S: QuantKernels, const R: usize>(
+        &self,
+        s: S,
+        row: usize,
+        x: QuantizedRow<'_>,
+    ) -> [S::F32x8; R] {
         let mut acc = [s.splat_x8(0.0); R];
         let superblocks = self.n / SUPERBLOCK;
         let mut rows: [&[u8]; R] = [&[]; R];
@@ -134,7 +139,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
     /// Adds the products of the last `G` groups of `R` rows, which make up a superblock: a token's
     /// last groups are repeated for it.
     #[inline(always)]
-    fn add_tails<S: Simd, const R: usize, const G: usize>(
+    fn add_tails<S: QuantKernels, const R: usize, const G: usize>(
         &self,
         s: S,
         tails: &[u8; MAX_BYTES],
@@ -160,7 +165,7 @@ struct RowPrefetcher<'a> {
 
 impl RowPrefetcher<'_> {
     #[inline(always)]
-    fn fetch<S: Simd>(&mut self, s: S, bytes: usize) {
+    fn fetch<S: QuantKernels>(&mut self, s: S, bytes: usize) {
         s.prefetch_all_nta(self.row, self.at, bytes);
         self.at += bytes;
     }
@@ -168,7 +173,13 @@ impl RowPrefetcher<'_> {
 
 impl<B: Block> Format for BlockRows<'_, B> {
     #[inline(always)]
-    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R] {
+    fn dot<S: QuantKernels, const R: usize>(
+        self,
+        s: S,
+        row: usize,
+        x: ActivationRows<'_>,
+        token: usize,
+    ) -> [f32; R] {
         s.hsum_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token)))
     }
 
@@ -185,7 +196,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
     }
 
     #[inline(always)]
-    fn pack_panel<S: Simd>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
+    fn pack_panel<S: QuantKernels>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
         let mut padded = [0; MAX_BYTES];
         for (i, row) in rows.enumerate() {
             let superblocks = self.row(row).chunks_exact(Self::SUPERBLOCK_BYTES);
@@ -259,7 +270,7 @@ impl<'a> Activations<'a> {
 /// What the eight groups of a superblock add to a sum, one in each lane: `dots * scales + mins *
 /// sums`.
 #[derive(Clone, Copy)]
-struct Terms<S: Simd, B> {
+struct Terms<S: QuantKernels, B> {
     dots: S::F32x8,
     scales: S::F32x8,
     mins: S::F32x8,
@@ -267,7 +278,7 @@ struct Terms<S: Simd, B> {
     _format: PhantomData<B>,
 }
 
-impl<S: Simd, B: Block> Terms<S, B> {
+impl<S: QuantKernels, B: Block> Terms<S, B> {
     /// `(scale * d) * dot` and `min * (d * sum)`.
     #[inline(always)]
     fn new(s: S, dots: S::I32x8, sums: S::I32x8, scales: S::F32x8, mins: S::F32x8, d: S::F32x8) -> Self {
@@ -305,7 +316,7 @@ impl<S: Simd, B: Block> Terms<S, B> {
 /// The products of a superblock whose sub-blocks have no scales of their own, in the format's
 /// order.
 #[inline(always)]
-fn dot_superblock<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+fn dot_superblock<S: QuantKernels, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
     if B::INTERLEAVE.is_some() {
         return dot_interleaved(s, blocks, x);
     }
@@ -313,7 +324,7 @@ fn dot_superblock<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) ->
 }
 
 #[inline(always)]
-fn dot_interleaved<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+fn dot_interleaved<S: QuantKernels, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
     let interleaved = B::decode_interleaved(s, &blocks[..BlockRows::<B>::SUPERBLOCK_BYTES]);
     let order = B::INTERLEAVE.unwrap_or(Interleave::Nibbles16);
     let dots = match B::ENCODING {
@@ -325,7 +336,11 @@ fn dot_interleaved<S: Simd, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -
 }
 
 #[inline(always)]
-fn dot_in_order<S: Simd, B: Block>(s: S, groups: &DecodedSuperblock<S>, x: Activations<'_>) -> Terms<S, B> {
+fn dot_in_order<S: QuantKernels, B: Block>(
+    s: S,
+    groups: &DecodedSuperblock<S>,
+    x: Activations<'_>,
+) -> Terms<S, B> {
     let dots = s.dot_each(&groups.q, x.qs, B::ENCODING == Encoding::Signed, B::ENCODING.bits() <= 5);
     let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
     Terms::new(s, dots, sums, groups.scales[0], groups.mins, d)
@@ -333,17 +348,17 @@ fn dot_in_order<S: Simd, B: Block>(s: S, groups: &DecodedSuperblock<S>, x: Activ
 
 /// The products of a superblock's unsigned integers, not yet summed up.
 #[inline(always)]
-fn dots_of_pairs<S: Simd>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S::I32x16; PAIRS] {
+fn dots_of_pairs<S: QuantKernels>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S::I32x16; PAIRS] {
     let mut dots = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); PAIRS];
     for p in 0..PAIRS {
-        dots[p] = s.dot_u8_x64(q[p], s.load_i8x64(&x.qs[p * 2 * GROUP..]));
+        dots[p] = s.dot_u8_x64(q[p], s.load_bytes_x64(&x.qs[p * 2 * GROUP..]));
     }
     dots
 }
 
 /// Adds the products of a superblock whose sub-blocks have scales of their own to a sum.
 #[inline(always)]
-fn dot_f32_sub_blocks<S: Simd, B: Block>(
+fn dot_f32_sub_blocks<S: QuantKernels, B: Block>(
     s: S,
     groups: &DecodedSuperblock<S>,
     x: Activations<'_>,
@@ -359,7 +374,7 @@ fn dot_f32_sub_blocks<S: Simd, B: Block>(
 /// Adds the products of a superblock whose sub-blocks have integers as scales to a sum. (With f32
 /// scales, a sum would wait for four products one after another.)
 #[inline(always)]
-fn dot_int_sub_blocks<S: Simd, B: Block>(
+fn dot_int_sub_blocks<S: QuantKernels, B: Block>(
     s: S,
     blocks: &IntSubBlocks<S>,
     x: Activations<'_>,

@@ -14,7 +14,7 @@
 
 use super::Format;
 use super::activation::{ActivationRows, QuantizedRow};
-use crate::simd::{Number, PREFETCH_DISTANCE, Simd};
+use crate::simd::{Number, PREFETCH_DISTANCE, QuantKernels};
 use crate::storage::UnalignedF32;
 
 /// A matrix of int8 with scales: (rows, `n`).
@@ -47,7 +47,13 @@ const STEPS: usize = 4;
 impl Int8Rows<'_> {
     /// The scales of some of a row's steps from `g` on, row by row in a vector's lanes.
     #[inline(always)]
-    fn scales<S: Simd, const R: usize>(&self, s: S, row: usize, g: usize, n: usize) -> [S::F32x8; STEPS] {
+    fn scales<S: QuantKernels, const R: usize>(
+        &self,
+        s: S,
+        row: usize,
+        g: usize,
+        n: usize,
+    ) -> [S::F32x8; STEPS] {
         let per_row = self.n / self.step;
         if R == LANES && n == STEPS && self.step == self.group_size {
             return s.transpose_f32_8x4(&self.scales[row * per_row + g..], per_row);
@@ -72,7 +78,7 @@ impl Int8Rows<'_> {
     /// A vector's lanes are rows, so that their sums go on side by side: one row's would wait for
     /// each other.
     #[inline(always)]
-    fn dot_rows<S: Simd, const BLOCKS: usize, const R: usize>(
+    fn dot_rows<S: QuantKernels, const BLOCKS: usize, const R: usize>(
         self,
         s: S,
         row: usize,
@@ -104,10 +110,10 @@ impl Int8Rows<'_> {
                 // eight.
                 s.prefetch_all_nta(rows[0], ahead + R * g * step, R * steps * step);
                 if pairs && (BLOCKS == 2 || steps == 2) {
-                    let qs = s.load_i8x64(&qs[g * step..]);
+                    let qs = s.load_bytes_x64(&qs[g * step..]);
                     let mut dots = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); LANES];
                     for r in 0..R {
-                        dots[r] = s.dot_i8_x64(s.load_i8x64(&rows[r][g * step..]), qs);
+                        dots[r] = s.dot_i8_x64(s.load_bytes_x64(&rows[r][g * step..]), qs);
                     }
                     let [first, second] = s.sum_blocks_each(dots);
                     if BLOCKS == 2 {
@@ -122,7 +128,7 @@ impl Int8Rows<'_> {
                         dots[r] =
                             dot_step::<S, BLOCKS>(s, &rows[r][g * step..][..step], &qs[g * step..][..step]);
                     }
-                    sums = add_step(s, sums, s.sum_i32x8_each(dots), x, g, scales[i]);
+                    sums = add_step(s, sums, s.sum_each(dots), x, g, scales[i]);
                 }
                 i += steps;
             }
@@ -135,7 +141,7 @@ impl Int8Rows<'_> {
 
 /// The sums of eight rows, with a step's products added. `dots` are biased.
 #[inline(always)]
-fn add_step<S: Simd>(
+fn add_step<S: QuantKernels>(
     s: S,
     sums: S::F32x8,
     dots: S::I32x8,
@@ -150,19 +156,19 @@ fn add_step<S: Simd>(
 
 /// The dot product of one step, spread over lanes.
 #[inline(always)]
-fn dot_step<S: Simd, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S::I32x8 {
+fn dot_step<S: QuantKernels, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S::I32x8 {
     let mut acc = s.zero_i32x8();
     for b in 0..BLOCKS {
-        acc = s.dot_i8x32(acc, s.load_i8x32(&w[32 * b..]), s.load_i8x32(&x[32 * b..]));
+        acc = s.dot_i8x32(acc, s.load_bytes(&w[32 * b..]), s.load_bytes(&x[32 * b..]));
     }
     if BLOCKS == 0 {
         let (mut ws, mut xs) = (w.chunks_exact(32), x.chunks_exact(32));
         for (w, x) in (&mut ws).zip(&mut xs) {
-            acc = s.dot_i8x32(acc, s.load_i8x32(w), s.load_i8x32(x));
+            acc = s.dot_i8x32(acc, s.load_bytes(w), s.load_bytes(x));
         }
         let (w, x) = (ws.remainder(), xs.remainder());
         if !w.is_empty() {
-            acc = s.dot_i8x32(acc, s.load_i8x32_partial(w), s.load_i8x32_partial(x));
+            acc = s.dot_i8x32(acc, s.load_bytes_partial(w), s.load_bytes_partial(x));
         }
     }
     acc
@@ -176,7 +182,13 @@ impl Format for Int8Rows<'_> {
     }
 
     #[inline(always)]
-    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R] {
+    fn dot<S: QuantKernels, const R: usize>(
+        self,
+        s: S,
+        row: usize,
+        x: ActivationRows<'_>,
+        token: usize,
+    ) -> [f32; R] {
         let x = x.quantized_row(token);
         match self.step {
             32 => self.dot_rows::<S, 1, R>(s, row, x),

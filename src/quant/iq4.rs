@@ -13,7 +13,7 @@
 
 use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, f16_at, pair_at, u16_at};
 use super::encoding::Encoding;
-use crate::simd::{Interleave, Simd};
+use crate::simd::{Interleave, QuantKernels};
 
 /// ggml's `kvalues_iq4nl`.
 const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -45,7 +45,7 @@ impl Block for Iq4Nl {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&VALUES, s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2)));
@@ -55,8 +55,11 @@ impl Block for Iq4Nl {
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: Simd>(s: S, blocks: &[u8]) -> Interleaved<S> {
-        let q = s.shuffle_interleaved(&VALUES, s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[2..]));
+    fn decode_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
+        let mut q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[2..]);
+        for p in 0..PAIRS {
+            q[p] = s.shuffle_x64(&VALUES, q[p]);
+        }
         Interleaved { q, scales: s.gather_f16::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
     }
 }
@@ -75,7 +78,7 @@ fn scales(block: &[u8]) -> u64 {
 
 /// The scales of a block as f32: `d * (scale - 32)` of each group.
 #[inline(always)]
-fn decode_scales<S: Simd>(s: S, block: &[u8]) -> S::F32x8 {
+fn decode_scales<S: QuantKernels>(s: S, block: &[u8]) -> S::F32x8 {
     let d = s.splat_f16_x8(u16_at(block, 0));
     let offset = s.mul_x8(d, s.splat_x8(-32.0));
     s.mul_add_x8(s.to_f32x8(s.widen_i8x8(scales(block))), d, offset)
@@ -99,7 +102,7 @@ impl Block for Iq4Xs {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             let nibbles = s.load_nibbles_x64([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
@@ -109,8 +112,11 @@ impl Block for Iq4Xs {
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: Simd>(s: S, block: &[u8]) -> Interleaved<S> {
-        let q = s.shuffle_interleaved(&VALUES, s.interleave_nibbles_16::<16>(&block[8..]));
+    fn decode_interleaved<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
+        let mut q = s.interleave_nibbles_16::<16>(&block[8..]);
+        for p in 0..PAIRS {
+            q[p] = s.shuffle_x64(&VALUES, q[p]);
+        }
         Interleaved { q, scales: decode_scales(s, block), mins: s.splat_x8(0.0) }
     }
 }

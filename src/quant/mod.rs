@@ -33,7 +33,7 @@ use self::float::FloatRows;
 use self::int8::Int8Rows;
 use self::packed::Panel;
 use crate::parallel::ColumnSlice;
-use crate::simd::{Interleave, Isa, Simd, kernel};
+use crate::simd::{Interleave, Isa, QuantKernels, kernel};
 use crate::storage::{Plain, Storage};
 
 /// The table of formats. A row says, from left to right:
@@ -250,7 +250,13 @@ pub(crate) trait Format: Copy {
     /// The dot products of `R` rows, from `row` on, with a token.
     ///
     /// Each product is added up in the same order whatever `R` is.
-    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R];
+    fn dot<S: QuantKernels, const R: usize>(
+        self,
+        s: S,
+        row: usize,
+        x: ActivationRows<'_>,
+        token: usize,
+    ) -> [f32; R];
 
     /// The numbers that a row stands for.
     fn dequantize(self, row: usize, out: &mut [f32]);
@@ -277,7 +283,7 @@ pub(crate) trait Format: Copy {
     /// # Panics
     /// If [`Format::panel_encoding`] is `None`.
     #[inline(always)]
-    fn pack_panel<S: Simd>(self, _s: S, _rows: Range<usize>, _panel: &mut Panel) {
+    fn pack_panel<S: QuantKernels>(self, _s: S, _rows: Range<usize>, _panel: &mut Panel) {
         unreachable!("this format has no int8 panels");
     }
 }
@@ -375,7 +381,7 @@ kernel! {
 /// Multiplies rows, `R` at a time; the first row that is left.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the loop's state, inlined into the one caller")]
-fn dot_rows<S: Simd, F: Format, const R: usize>(
+fn dot_rows<S: QuantKernels, F: Format, const R: usize>(
     s: S,
     format: F,
     first: usize,

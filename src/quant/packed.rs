@@ -21,7 +21,7 @@ use std::ops::{Deref, DerefMut};
 use super::activation::{ActivationBuffer, QuantizedRow};
 use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, PAIRS};
 use super::encoding::Encoding;
-use crate::simd::{Isa, LINE, Simd, kernel};
+use crate::simd::{Isa, LINE, QuantKernels, kernel};
 
 /// The order in which decode adds up a row's groups, lane by lane.
 #[derive(Clone, Copy, Debug)]
@@ -226,7 +226,7 @@ impl Panel {
 
     /// Fills in a superblock of a row.
     #[inline(always)]
-    pub(crate) fn set<S: Simd, B: Block>(
+    pub(crate) fn set<S: QuantKernels, B: Block>(
         &mut self,
         s: S,
         row: usize,

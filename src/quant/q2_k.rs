@@ -11,7 +11,7 @@
 
 use super::block::{Block, DecodedSuperblock, IntSubBlocks, PAIRS, SIGN, f16_at, scale_sub_blocks, u16_at};
 use super::encoding::{Encoding, SubScales};
-use crate::simd::Simd;
+use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q2K;
@@ -35,7 +35,7 @@ impl Block for Q2K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let IntSubBlocks { q, sum_factors, d, dmin, .. } = Self::decode_sub_blocks(s, block);
         let mut scales = [0; 16];
         for (scale, packed) in scales.iter_mut().zip(block) {
@@ -48,7 +48,7 @@ impl Block for Q2K {
     }
 
     #[inline(always)]
-    fn decode_sub_blocks<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
+    fn decode_sub_blocks<S: QuantKernels>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales_and_mins = s.load_nibbles(block);
         let [_, mins] = s.widen_i8_to_i16(scales_and_mins);
         IntSubBlocks {
@@ -63,8 +63,8 @@ impl Block for Q2K {
 
 /// The eight groups of Q2_K and Q3_K whose 2 (low) bits lie in 64 bytes.
 #[inline(always)]
-pub(crate) fn load_2_bits<S: Simd>(s: S, bytes: &[u8]) -> [S::I8x64; PAIRS] {
-    let (a, b) = (s.load_u8x32(bytes), s.load_u8x32(&bytes[32..]));
+pub(crate) fn load_2_bits<S: QuantKernels>(s: S, bytes: &[u8]) -> [S::I8x64; PAIRS] {
+    let (a, b) = (s.load_bytes(bytes), s.load_bytes(&bytes[32..]));
     [
         s.shr_mask_split::<0, 2>(a, 3),
         s.shr_mask_split::<4, 6>(a, 3),

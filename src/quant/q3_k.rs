@@ -14,7 +14,7 @@ use super::block::{
 };
 use super::encoding::{Encoding, SubScales};
 use super::q2_k::load_2_bits;
-use crate::simd::Simd;
+use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q3K;
@@ -57,7 +57,7 @@ impl Block for Q3K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let mut q = load_3_bits(s, block);
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&[4, 3, 2, 1, 0, -1, -2, -3, 0, 0, 0, 0, 0, 0, 0, 0], q[p]);
@@ -71,7 +71,7 @@ impl Block for Q3K {
     }
 
     #[inline(always)]
-    fn decode_sub_blocks<S: Simd>(s: S, block: &[u8]) -> IntSubBlocks<S> {
+    fn decode_sub_blocks<S: QuantKernels>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales = s.splat_u128(scales(&block[96..108]));
         let [factors, _] = s.widen_i8_to_i16(scales);
         IntSubBlocks {
@@ -86,8 +86,8 @@ impl Block for Q3K {
 
 /// The eight groups of a block.
 #[inline(always)]
-fn load_3_bits<S: Simd>(s: S, block: &[u8]) -> [S::I8x64; PAIRS] {
-    let high = s.load_u8x32(block);
+fn load_3_bits<S: QuantKernels>(s: S, block: &[u8]) -> [S::I8x64; PAIRS] {
+    let high = s.load_bytes(block);
     // Each group's high bits, moved to bit 2.
     let high = [
         s.shl_mask_split::<2, 1>(high, [1, 2]),

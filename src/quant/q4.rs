@@ -12,7 +12,7 @@
 
 use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, f16_at, pair_at};
 use super::encoding::Encoding;
-use crate::simd::{Interleave, Simd};
+use crate::simd::{Interleave, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q4_0;
@@ -34,7 +34,7 @@ impl Block for Q4_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2));
@@ -44,7 +44,7 @@ impl Block for Q4_0 {
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: Simd>(s: S, blocks: &[u8]) -> Interleaved<S> {
+    fn decode_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
         let q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[2..]);
         Interleaved { q, scales: s.gather_f16::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
     }
@@ -65,7 +65,7 @@ impl Block for Q4_1 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 4));
@@ -76,7 +76,7 @@ impl Block for Q4_1 {
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: Simd>(s: S, blocks: &[u8]) -> Interleaved<S> {
+    fn decode_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
         let q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[4..]);
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         Interleaved { q, scales, mins: s.gather_f16::<{ Self::BYTES }>(&blocks[2..]) }

@@ -13,7 +13,7 @@
 
 use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, pair_at, u32_at};
 use super::encoding::Encoding;
-use crate::simd::Simd;
+use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q5_0;
@@ -22,7 +22,7 @@ pub(crate) struct Q5_1;
 
 /// The 32 integers of 5 bits whose high bits lie at byte 0 and whose nibbles follow.
 #[inline(always)]
-fn load_5_bits<S: Simd>(s: S, blocks: [&[u8]; 2]) -> S::I8x64 {
+fn load_5_bits<S: QuantKernels>(s: S, blocks: [&[u8]; 2]) -> S::I8x64 {
     let high = s.and_mask_x64(s.mask_from_bits_x64([u32_at(blocks[0], 0), u32_at(blocks[1], 0)]), 16);
     s.or_x64(s.load_nibbles_x64([&blocks[0][4..], &blocks[1][4..]]), high)
 }
@@ -49,7 +49,7 @@ impl Block for Q5_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 2));
@@ -72,7 +72,7 @@ impl Block for Q5_1 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 4));

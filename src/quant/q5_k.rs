@@ -13,7 +13,7 @@
 use super::block::{Block, DecodedSuperblock, PAIRS, f16_at};
 use super::encoding::Encoding;
 use super::q4_k::{decode_scales, scales_and_mins};
-use crate::simd::Simd;
+use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q5K;
@@ -37,8 +37,8 @@ impl Block for Q5K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
-        let high = s.load_u8x32(&block[16..]);
+    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+        let high = s.load_bytes(&block[16..]);
         // Each pair's high bits, moved to bit 4.
         let high = [
             s.shl_mask_split::<4, 3>(high, [1, 2]),
@@ -48,7 +48,7 @@ impl Block for Q5K {
         ];
         let mut q = [s.zero_x64(); PAIRS];
         for j in 0..PAIRS {
-            q[j] = s.or_x64(s.shr_mask_split::<0, 4>(s.load_u8x32(&block[48 + 32 * j..]), 15), high[j]);
+            q[j] = s.or_x64(s.shr_mask_split::<0, 4>(s.load_bytes(&block[48 + 32 * j..]), 15), high[j]);
         }
         let [scales, mins] = decode_scales(s, block);
         DecodedSuperblock::with_mins(s, q, scales, mins)

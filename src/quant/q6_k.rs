@@ -16,7 +16,7 @@
 
 use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, times, u16_at};
 use super::encoding::{Encoding, SubScales};
-use crate::simd::Simd;
+use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q6K;
@@ -39,11 +39,11 @@ impl Block for Q6K {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for half in 0..2 {
-            let low = s.load_u8x64(&block[64 * half..]);
-            let high = s.load_u8x32(&block[128 + 32 * half..]);
+            let low = s.load_bytes_x64(&block[64 * half..]);
+            let high = s.load_bytes(&block[128 + 32 * half..]);
             q[2 * half] = s.or_x64(s.shr_mask_x64::<0>(low, 15), s.shl_mask_split::<4, 2>(high, [3, 12]));
             q[2 * half + 1] = s.or_x64(s.shr_mask_x64::<4>(low, 15), s.shr_mask_split::<0, 2>(high, 48));
         }

@@ -7,7 +7,7 @@
 
 use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, pair_at};
 use super::encoding::Encoding;
-use crate::simd::Simd;
+use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q8_0;
@@ -25,10 +25,10 @@ impl Block for Q8_0 {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
-            q[p] = s.load_u8_2x32(pair_at::<Self>(blocks, p, 2));
+            q[p] = s.load_2x32(pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         DecodedSuperblock::scaled(s, q, scales)

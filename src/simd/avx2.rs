@@ -17,7 +17,7 @@ use super::features::target_feature_impl;
 use super::x86::memory::{load_128, load_256};
 use super::x86::parts::{first_lanes, max_of_each, round_away_x8};
 use super::x86::{self, HasAvx2, Parts};
-use super::{Interleave, Kernel, Simd, Simd256};
+use super::{Kernel, QuantKernels, Simd};
 
 /// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,6 @@ target_feature_impl! {
             type I32 = __m256i;
             type Quads = __m256i;
             const QUADS_BIAS: Option<u32> = P::BIAS;
-            super::pairs_of_blocks!();
 
             #[inline(always)]
             fn dot_i8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -56,17 +55,6 @@ target_feature_impl! {
             #[inline(always)]
             fn dot_u8x32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
                 self.0.dot_u8(acc, w, x)
-            }
-            #[inline(always)]
-            fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i {
-                self.0.dot_nibbles(w, x)
-            }
-            #[inline(always)]
-            fn remove_bias(self, dots: __m256i, x_sums: __m256i) -> __m256i {
-                match P::BIAS {
-                    Some(n) => self.sub_shifted_i32x8(dots, x_sums, n),
-                    None => dots,
-                }
             }
             #[inline(always)]
             fn dot4_u8i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -79,32 +67,6 @@ target_feature_impl! {
             #[inline(always)]
             fn quads_of_i8x32(self, w: __m256i) -> __m256i {
                 self.0.signed(w)
-            }
-            #[inline(always)]
-            fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
-                self,
-                dots: [[__m256i; V]; R],
-                w: &[u8],
-                x: [&[i8]; V],
-                quads: Range<usize>,
-            ) -> [[__m256i; V]; R] {
-                P::dot_micro_panel::<BITS, R, V>(self, dots, w, x, quads)
-            }
-            #[inline(always)]
-            fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
-                let from = &from[..8 * STRIDE - 2];
-                // Put together in general registers, which are idle, and not by shuffles; and
-                // loaded as one number each: of two bytes, the compiler made a chain of shuffles.
-                let mut fours = [0; 2];
-                for i in 0..8 {
-                    let number = from[i * STRIDE..].first_chunk().map_or(0, |&bytes| u16::from_ne_bytes(bytes));
-                    fours[i / 4] |= u64::from(number) << (16 * (i % 4));
-                }
-                self.widen_f16(fours)
-            }
-            #[inline(always)]
-            fn fused_mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-                self.mul_add(a, b, c)
             }
         }
         fn splat(value: f32) -> __m256 {
@@ -152,13 +114,6 @@ target_feature_impl! {
             let size = _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0), b));
             _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), size))
         }
-        fn hmax_abs_each(a: [__m256; 8]) -> __m256 {
-            let mut bits = [_mm256_setzero_si256(); 8];
-            for i in 0..8 {
-                bits[i] = _mm256_castps_si256(a[i]);
-            }
-            _mm256_castsi256_ps(max_of_each(bits))
-        }
         fn reduce_to_x8(a: __m256) -> __m256 {
             a
         }
@@ -174,15 +129,11 @@ target_feature_impl! {
             let bytes = _mm_cvtsi128_si64(_mm_packs_epi16(words, words)).to_le_bytes();
             to[..8].copy_from_slice(&bytes.map(|byte| byte as i8));
         }
-
         fn load_i32(from: &[i32]) -> __m256i {
             load_256(from)
         }
         fn splat_i32(value: i32) -> __m256i {
             _mm256_set1_epi32(value)
-        }
-        fn zero_i32() -> __m256i {
-            _mm256_setzero_si256()
         }
         fn to_f32(a: __m256i) -> __m256 {
             _mm256_cvtepi32_ps(a)
@@ -199,7 +150,51 @@ target_feature_impl! {
         fn splat_quad(from: &[u8]) -> __m256i {
             _mm256_set1_epi32(i32::from_le_bytes([from[0], from[1], from[2], from[3]]))
         }
+    }
+}
 
+target_feature_impl! {
+    "avx2,fma,f16c"
+    impl<P: Products> QuantKernels for Avx2<P> {
+        {
+            type I8x64 = [__m256i; 2];
+            type I32x16 = [__m256i; 2];
+
+            #[inline(always)]
+            fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i {
+                self.0.dot_nibbles(w, x)
+            }
+            #[inline(always)]
+            fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
+                self,
+                dots: [[__m256i; V]; R],
+                w: &[u8],
+                x: [&[i8]; V],
+                quads: Range<usize>,
+            ) -> [[__m256i; V]; R] {
+                P::dot_micro_panel::<BITS, R, V>(self, dots, w, x, quads)
+            }
+            #[inline(always)]
+            fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
+                let from = &from[..8 * STRIDE - 2];
+                // Put together in general registers, which are idle, and not by shuffles; and
+                // loaded as one number each: of two bytes, the compiler made a chain of shuffles.
+                let mut fours = [0; 2];
+                for i in 0..8 {
+                    let number = from[i * STRIDE..].first_chunk();
+                    let number = number.map_or(0, |&bytes| u16::from_ne_bytes(bytes));
+                    fours[i / 4] |= u64::from(number) << (16 * (i % 4));
+                }
+                self.widen_f16(fours)
+            }
+        }
+        fn hmax_abs_each(a: [__m256; 8]) -> __m256 {
+            let mut bits = [_mm256_setzero_si256(); 8];
+            for i in 0..8 {
+                bits[i] = _mm256_castps_si256(a[i]);
+            }
+            _mm256_castsi256_ps(max_of_each(bits))
+        }
         fn mask_from_bits(bits: u32) -> __m256i {
             // Each byte gets the byte of `bits` that holds its bit, and keeps that bit alone.
             let which =

@@ -1,7 +1,7 @@
 //! AVX-512 (F, BW, DQ, VL) with VNNI: Ice Lake (2019) and Zen 4 (2022) onwards.
 //!
 //! f32 vectors are 512 bits wide, and so is what is decoded for one token: two blocks of 32 int8,
-//! or as [`Simd::Interleaved`] says. (Zen 4 does such an operation in two halves, so there it costs
+//! or as [`QuantKernels::INTERLEAVES`] says. (Zen 4 does such an operation in two halves, so there it costs
 //! as much as with 256 bits; later processors do it at once.)
 
 #![allow(unsafe_code, reason = "intrinsics that take pointers; the token proves the instruction set")]
@@ -12,12 +12,13 @@ mod parts;
 
 use self::parts::{add_neighbors, add_split, each_block, load_rows_of_16, nibbles, split};
 use super::features::target_feature_impl;
+use super::quant_kernels::Pair;
 use super::x86::HasAvx2;
 use super::x86::memory::{load_128, load_256, load_512, store_128, store_512};
 use super::x86::parts::{max_of_each, round_away_x8};
-use super::{Interleave, Kernel, Simd};
+use super::{Byte, Interleave, Kernel, QuantKernels, Simd};
 
-/// Proof that AVX-512 F, BW, DQ, VL and VNNI are there, and all of AVX2's company.
+/// Proof that AVX-512 F, BW, DQ, VL and VNNI are there, and AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
@@ -54,44 +55,9 @@ target_feature_impl! {
             const LANES: usize = 16;
             const REGISTER_TILE: usize = 4;
             type F32 = __m512;
-            type I8x64 = __m512i;
-            type I32x16 = __m512i;
             type I32 = __m512i;
             type Quads = __m512i;
-            /// Bytes as they lie, and sums across lanes at the end. [`Interleave::Nibbles16`]: the
-            /// low halves of groups 0 to 3, their high halves, then those of groups 4 to 7.
-            /// [`Interleave::Nibbles32`]: of the even groups, the first and the second 8 bytes of
-            /// each 16, then the same of the odd groups; in 128 bits 8 bytes are of a group below
-            /// 4, and the others of the group four after it. (Lane by lane, as with AVX2, was a
-            /// third slower.)
-            type Interleaved = [__m512i; 4];
             const QUADS_BIAS: Option<u32> = Some(7);
-            const INTERLEAVES: [[u8; 64]; 2] = {
-                let mut orders = [[0; 64]; 2];
-                let mut i = 0;
-                while i < 64 {
-                    let (vector, quarter, quad) = (i / 16, i / 4 % 4, i % 4);
-                    let (group, of_group) = (vector / 2 * 4 + quarter, vector % 2 * 4 + quad);
-                    orders[Interleave::Nibbles16 as usize][i] = (8 * group + of_group) as u8;
-                    let group = quad / 2 * 4 + quarter / 2 * 2 + vector / 2;
-                    let of_group = quarter % 2 * 4 + vector % 2 * 2 + quad % 2;
-                    orders[Interleave::Nibbles32 as usize][i] = (8 * group + of_group) as u8;
-                    i += 1;
-                }
-                orders
-            };
-            #[inline(always)]
-            fn fused_mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-                self.mul_add(a, b, c)
-            }
-            #[inline(always)]
-            fn zero_x64(self) -> __m512i {
-                self.zero_i32()
-            }
-            #[inline(always)]
-            fn dot4_i8i8(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-                self.dot4_u8i8(acc, w, x)
-            }
         }
         fn splat(value: f32) -> __m512 {
             _mm512_set1_ps(value)
@@ -138,14 +104,6 @@ target_feature_impl! {
             let size = _mm512_castps_si512(_mm512_abs_ps(b));
             _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), size))
         }
-        fn hmax_abs_each(a: [__m512; 8]) -> __m256 {
-            let mut halves = [_mm256_setzero_si256(); 8];
-            for i in 0..8 {
-                let [low, high] = split(_mm512_castps_si512(a[i]));
-                halves[i] = _mm256_max_epu32(low, high);
-            }
-            _mm256_castsi256_ps(max_of_each(halves))
-        }
         fn reduce_to_x8(a: __m512) -> __m256 {
             _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))
         }
@@ -158,15 +116,11 @@ target_feature_impl! {
             let dwords = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
             store_128(_mm512_cvtsepi32_epi8(dwords), to);
         }
-
         fn load_i32(from: &[i32]) -> __m512i {
             load_512(from)
         }
         fn splat_i32(value: i32) -> __m512i {
             _mm512_set1_epi32(value)
-        }
-        fn zero_i32() -> __m512i {
-            _mm512_setzero_si512()
         }
         fn to_f32(a: __m512i) -> __m512 {
             _mm512_cvtepi32_ps(a)
@@ -189,23 +143,44 @@ target_feature_impl! {
         fn quads_of_i8x32(w: __m256i) -> __m256i {
             _mm256_xor_si256(w, _mm256_set1_epi8(-128)) // w + 128, as a u8
         }
-
-        fn load_i8x32_partial(from: &[i8]) -> __m256i {
-            assert!(from.len() < 32);
-            // SAFETY: the mask has a bit for each of `from`'s elements, and no others are read.
-            unsafe { _mm256_maskz_loadu_epi8((1 << from.len()) - 1, from.as_ptr()) }
-        }
-        fn mask_from_bits(bits: u32) -> __m256i {
-            _mm256_movm_epi8(bits)
-        }
         fn dot_i8x32(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
             _mm256_dpbusd_epi32(acc, quads_of_i8x32(w), x)
         }
         fn dot_u8x32(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
             _mm256_dpbusd_epi32(acc, w, x)
         }
-        fn remove_bias(dots: __m256i, x_sums: __m256i) -> __m256i {
-            _mm256_sub_epi32(dots, _mm256_slli_epi32::<7>(x_sums))
+    }
+}
+
+target_feature_impl! {
+    "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+    impl QuantKernels for Avx512 {
+        {
+            type I8x64 = __m512i;
+            type I32x16 = __m512i;
+            /// Bytes as they lie, and sums across lanes at the end. [`Interleave::Nibbles16`]: the
+            /// low halves of groups 0 to 3, their high halves, then those of groups 4 to 7.
+            /// [`Interleave::Nibbles32`]: of the even groups, the first and the second 8 bytes of
+            /// each 16, then the same of the odd groups; in 128 bits 8 bytes are of a group below
+            /// 4, and the others of the group four after it. (Lane by lane, as with AVX2, was a
+            /// third slower.)
+            const INTERLEAVES: [[u8; 64]; 2] = {
+                let mut orders = [[0; 64]; 2];
+                let mut i = 0;
+                while i < 64 {
+                    let (vector, quarter, quad) = (i / 16, i / 4 % 4, i % 4);
+                    let (group, of_group) = (vector / 2 * 4 + quarter, vector % 2 * 4 + quad);
+                    orders[Interleave::Nibbles16 as usize][i] = (8 * group + of_group) as u8;
+                    let group = quad / 2 * 4 + quarter / 2 * 2 + vector / 2;
+                    let of_group = quarter % 2 * 4 + vector % 2 * 2 + quad % 2;
+                    orders[Interleave::Nibbles32 as usize][i] = (8 * group + of_group) as u8;
+                    i += 1;
+                }
+                orders
+            };
+        }
+        fn mask_from_bits(bits: u32) -> __m256i {
+            _mm256_movm_epi8(bits)
         }
         fn gather_f16<const STRIDE: usize>(from: &[u8]) -> __m256 {
             const { assert!(STRIDE >= 18 && STRIDE <= 62 && STRIDE.is_multiple_of(2)) };
@@ -234,19 +209,25 @@ target_feature_impl! {
             };
             _mm256_cvtph_ps(_mm_unpacklo_epi64(low, high))
         }
-
-        fn load_i8x64(from: &[i8]) -> __m512i {
+        fn hmax_abs_each(a: [__m512; 8]) -> __m256 {
+            let mut halves = [_mm256_setzero_si256(); 8];
+            for i in 0..8 {
+                let [low, high] = split(_mm512_castps_si512(a[i]));
+                halves[i] = _mm256_max_epu32(low, high);
+            }
+            _mm256_castsi256_ps(max_of_each(halves))
+        }
+        fn load_bytes_x64(from: &[impl Byte]) -> __m512i {
             load_512(from)
         }
-        fn load_u8x64(from: &[u8]) -> __m512i {
-            load_512(from)
+        fn zero_x64() -> __m512i {
+            _mm512_setzero_si512()
         }
         fn blocks(pair: __m512i) -> [__m256i; 2] {
             split(pair)
         }
-        fn load_u8_2x32(from: [&[u8]; 2]) -> __m512i {
-            let (first, second) = (load_256(from[0]), load_256(from[1]));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
+        fn load_2x32(from: [&[u8]; 2]) -> __m512i {
+            join_blocks([load_256(from[0]), load_256(from[1])])
         }
         fn load_nibbles_x64(from: [&[u8]; 2]) -> __m512i {
             let first = _mm512_broadcast_i32x4(load_128(from[0]));
@@ -326,7 +307,6 @@ target_feature_impl! {
             let sums = _mm512_add_epi32(even, odd);
             split(_mm512_shuffle_i32x4::<0b11_01_10_00>(sums, sums))
         }
-
         fn interleave_nibbles_16<const STRIDE: usize>(from: &[u8]) -> [__m512i; 4] {
             let from = &from[..7 * STRIDE + 16];
             nibbles([load_rows_of_16::<STRIDE>(from), load_rows_of_16::<STRIDE>(&from[4 * STRIDE..])])
@@ -336,10 +316,6 @@ target_feature_impl! {
             let [low, high, odd_low, odd_high] =
                 nibbles([_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)]);
             [low, odd_low, high, odd_high]
-        }
-        fn shuffle_interleaved(table: &[i8; 16], a: [__m512i; 4]) -> [__m512i; 4] {
-            let [a, b, c, d] = a;
-            [shuffle_x64(table, a), shuffle_x64(table, b), shuffle_x64(table, c), shuffle_x64(table, d)]
         }
         fn dot_interleaved<const SIGNED: bool>(order: Interleave, w: [__m512i; 4], x: &[i8]) -> __m256i {
             let mut dots = [_mm512_setzero_si512(); 2];
@@ -368,5 +344,31 @@ target_feature_impl! {
             };
             add_split(_mm512_permutexvar_epi32(order, sums))
         }
+    }
+}
+
+/// What [`Pair`] wants of a token.
+trait Join {
+    fn join_blocks(self, blocks: [__m256i; 2]) -> __m512i;
+}
+
+target_feature_impl! {
+    "avx512f"
+    impl Join for Avx512 {
+        {}
+        fn join_blocks(blocks: [__m256i; 2]) -> __m512i {
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(blocks[0]), blocks[1])
+        }
+    }
+}
+
+impl Pair<Avx512, __m256i> for __m512i {
+    #[inline(always)]
+    fn join(s: Avx512, blocks: [__m256i; 2]) -> Self {
+        s.join_blocks(blocks)
+    }
+    #[inline(always)]
+    fn split(self, s: Avx512) -> [__m256i; 2] {
+        s.blocks(self)
     }
 }

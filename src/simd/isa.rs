@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 #[cfg(target_arch = "aarch64")]
 use super::neon;
-use super::{Simd, scalar};
+use super::{QuantKernels, Simd, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::error::{Error, Result, by_name};
@@ -13,27 +13,62 @@ use crate::error::{Error, Result, by_name};
 /// A computation that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
-    fn run<S: Simd>(self, s: S) -> Self::Output;
+    fn run<S: QuantKernels>(self, s: S) -> Self::Output;
+}
+
+/// The table of instruction sets, the slowest first: a variant, its token and its name.
+macro_rules! levels {
+    ($($(#[$cfg:meta])* $level:ident($token:ty) = $name:literal;)+) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Level {
+            $($(#[$cfg])* $level($token),)+
+        }
+
+        impl Level {
+            fn available() -> Vec<Self> {
+                let found = [$($(#[$cfg])* <$token>::detect().map(Self::$level),)+];
+                found.into_iter().flatten().collect()
+            }
+
+            fn name(self) -> &'static str {
+                match self {
+                    $($(#[$cfg])* Self::$level(_) => $name,)+
+                }
+            }
+
+            fn lanes(self) -> usize {
+                match self {
+                    $($(#[$cfg])* Self::$level(_) => <$token as Simd>::LANES,)+
+                }
+            }
+
+            #[inline]
+            fn run<K: Kernel>(self, kernel: K) -> K::Output {
+                match self {
+                    $($(#[$cfg])* Self::$level(s) => s.run(kernel),)+
+                }
+            }
+        }
+    };
+}
+
+levels! {
+    Scalar(scalar::Scalar) = "scalar";
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2<avx2::Widening>) = "avx2";
+    #[cfg(target_arch = "x86_64")]
+    Avx2Vnni(avx2::Avx2<avx2::Vnni>) = "avx2-vnni";
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512) = "avx512";
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<neon::Widening>) = "neon";
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(neon::Neon<neon::Dotprod>) = "neon-dotprod";
 }
 
 /// An instruction set that this processor has been seen to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    Scalar(scalar::Scalar),
-    #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2<avx2::Widening>),
-    #[cfg(target_arch = "x86_64")]
-    Avx2Vnni(avx2::Avx2<avx2::Vnni>),
-    #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
-    #[cfg(target_arch = "aarch64")]
-    Neon(neon::Neon<neon::Widening>),
-    #[cfg(target_arch = "aarch64")]
-    NeonDotprod(neon::Neon<neon::Dotprod>),
-}
 
 impl Isa {
     /// The instruction sets that this processor has, the slowest first. The first is always
@@ -45,20 +80,7 @@ impl Isa {
     /// ```
     #[must_use]
     pub fn available() -> Vec<Self> {
-        let found = [
-            Some(Level::Scalar(scalar::Scalar)),
-            #[cfg(target_arch = "x86_64")]
-            avx2::Avx2::<avx2::Widening>::detect().map(Level::Avx2),
-            #[cfg(target_arch = "x86_64")]
-            avx2::Avx2::<avx2::Vnni>::detect().map(Level::Avx2Vnni),
-            #[cfg(target_arch = "x86_64")]
-            avx512::Avx512::detect().map(Level::Avx512),
-            #[cfg(target_arch = "aarch64")]
-            neon::Neon::<neon::Widening>::detect().map(Level::Neon),
-            #[cfg(target_arch = "aarch64")]
-            neon::Neon::<neon::Dotprod>::detect().map(Level::NeonDotprod),
-        ];
-        found.into_iter().flatten().map(Self).collect()
+        Level::available().into_iter().map(Self).collect()
     }
 
     /// The fastest instruction set that this processor has.
@@ -70,54 +92,18 @@ impl Isa {
     /// Its name: `scalar`, `avx2`, `avx2-vnni`, `avx512`, `neon` or `neon-dotprod`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Level::Scalar(_) => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2Vnni(_) => "avx2-vnni",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512(_) => "avx512",
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon(_) => "neon",
-            #[cfg(target_arch = "aarch64")]
-            Level::NeonDotprod(_) => "neon-dotprod",
-        }
+        self.0.name()
     }
 
     /// f32 in a vector.
     pub(crate) fn lanes(self) -> usize {
-        match self.0 {
-            Level::Scalar(_) => scalar::Scalar::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2(_) => avx2::Avx2::<avx2::Widening>::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2Vnni(_) => avx2::Avx2::<avx2::Vnni>::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512(_) => avx512::Avx512::LANES,
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon(_) => neon::Neon::<neon::Widening>::LANES,
-            #[cfg(target_arch = "aarch64")]
-            Level::NeonDotprod(_) => neon::Neon::<neon::Dotprod>::LANES,
-        }
+        self.0.lanes()
     }
 
     /// Runs the version of a kernel that was compiled for this instruction set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self.0 {
-            Level::Scalar(s) => kernel.run(s),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2(s) => s.run(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2Vnni(s) => s.run(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512(s) => s.run(kernel),
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon(s) => s.run(kernel),
-            #[cfg(target_arch = "aarch64")]
-            Level::NeonDotprod(s) => s.run(kernel),
-        }
+        self.0.run(kernel)
     }
 }
 
@@ -158,7 +144,7 @@ macro_rules! kernel {
             impl$(<$($param: $bound),+>)? $crate::simd::Kernel for Arguments<$($type),*> {
                 type Output = $out;
                 #[inline(always)]
-                fn run<S: $crate::simd::Simd>(self, $s: S) -> $out {
+                fn run<S: $crate::simd::QuantKernels>(self, $s: S) -> $out {
                     let Self { $($arg),* } = self;
                     $body
                 }

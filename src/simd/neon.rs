@@ -6,8 +6,8 @@
 //! under way.
 //!
 //! What it costs, counted in the code that rustc 1.95 makes, for want of a processor to time it on.
-//! Decode's row dots, with sums across lanes and not yet interleaved, take so many instructions for
-//! 32 weights, loads and all:
+//! Decode's dot product of a row, where it isn't interleaved and ends with sums across lanes, takes
+//! this many instructions for 32 weights, loads included:
 //!
 //! | | Q8_0 | Q4_0 | Q4_K | Q5_K | Q6_K | Q5_0 |
 //! | --- | --- | --- | --- | --- | --- | --- |
@@ -15,15 +15,15 @@
 //! | without | 15.0 | 17.5 | 19.1 | 25.0 | 28.5 | 28.8 |
 //!
 //! Prefill's tile, 4 rows by 16 tokens, takes 348 for a group of 32: 128 `sdot`, 48 that scale
-//! their results, and the rest mostly loads and stores. So where a processor does as many `sdot` as
-//! f32 operations in a cycle, 73 % of its peak is the most; without `dotprod` the tile takes 872.
+//! their results, and the rest mostly loads and stores. So where a processor does `sdot` and f32
+//! operations at the same rate, 73 % of its peak is the most; without `dotprod` the tile takes 872.
 //! None of these loops calls anything. That of the products spills nothing; a tile's sums, for
 //! which there are no registers left, are read and written once a group.
 //!
 //! `i8mm` has `smmla`, two `sdot` in one, but its results are two rows by two tokens. Operands
-//! stored as they are now would be shuffled into pairs, and results out of them, with as many
-//! instructions as it saves; it pays only where panels and tiles are stored in pairs, and sums stay
-//! so until the output.
+//! stored as they are now would be shuffled into pairs, and results out of them, with all the
+//! instructions that it saves; it pays only where panels and tiles are stored in pairs, and sums
+//! stay so until the output.
 //!
 //! `sdot`, and `fcvtl` from half precision, are written as `asm!`: Rust 1.89 has no stable
 //! intrinsic for them.
@@ -40,14 +40,14 @@ mod widening;
 use std::arch::aarch64::*;
 use std::ops::Range;
 
-use self::blocks::{add_x8, load_i8x32, load_i32x8, load_x8, store_x8};
+use self::blocks::{add_x8, load_bytes, load_i32x8, load_x8, store_x8};
 pub(super) use self::dotprod::Dotprod;
 use self::memory::{load_below_4, load_f32x4, load_i8x16, load_u16x8, store_128, store_below_4};
-use self::parts::{sum_each, widen_f16};
+use self::parts::{sum_registers, widen_f16};
 use self::products::Products;
 pub(super) use self::widening::Widening;
 use super::features::target_feature_impl;
-use super::{Interleave, Kernel, Simd, Simd256};
+use super::{Kernel, QuantKernels, Simd, Simd256};
 
 /// Proof that NEON is there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +74,7 @@ target_feature_impl! {
             type I32 = int32x4x2_t;
             type Quads = int8x16x2_t;
             const QUADS_BIAS: Option<u32> = None;
-            super::pairs_of_blocks!();
 
-            #[inline(always)]
-            fn fused_mul_add(self, a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
-                self.mul_add(a, b, c)
-            }
             #[inline(always)]
             fn dot_i8x32(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
                 self.dot4_u8i8(acc, w, x)
@@ -89,60 +84,8 @@ target_feature_impl! {
                 self.dot4_u8i8(acc, w, x)
             }
             #[inline(always)]
-            fn remove_bias(self, dots: int32x4x2_t, _x_sums: int32x4x2_t) -> int32x4x2_t {
-                dots
-            }
-            #[inline(always)]
-            fn sum_i32x8_each(self, a: [int32x4x2_t; 8]) -> int32x4x2_t {
-                self.sum_pairs_each(a)
-            }
-            #[inline(always)]
-            fn dot_each(self, w: &[Self::I8x64; 4], x: &[i8], _signed: bool, _small: bool) -> int32x4x2_t {
-                // One register for each product, so that there are half as many sums across lanes.
-                let mut dots = [self.zero_i32x8().0; 8];
-                for i in 0..8 {
-                    let (w, x) = (w[i / 2][i % 2], self.load_i8x32(&x[32 * i..]));
-                    dots[i] = self.0.dot(self.0.dot(dots[i], w.0, x.0), w.1, x.1);
-                }
-                self.sum_registers_each(dots)
-            }
-            #[inline(always)]
             fn dot4_u8i8(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
                 int32x4x2_t(self.0.dot_quads(acc.0, w.0, x.0), self.0.dot_quads(acc.1, w.1, x.1))
-            }
-            #[inline(always)]
-            fn dot4_i8i8(self, acc: int32x4x2_t, w: int8x16x2_t, x: int8x16x2_t) -> int32x4x2_t {
-                self.dot4_u8i8(acc, w, x)
-            }
-            #[inline(always)]
-            fn quads_of_i8x32(self, w: int8x16x2_t) -> int8x16x2_t {
-                w
-            }
-            #[inline(always)]
-            fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
-                self,
-                mut dots: [[int32x4x2_t; V]; R],
-                w: &[u8],
-                x: [&[i8]; V],
-                quads: Range<usize>,
-            ) -> [[int32x4x2_t; V]; R] {
-                // Four quads of a row are one register, and a product takes one of them for all
-                // its lanes.
-                for four in quads.start / 4..quads.end / 4 {
-                    let mut rows = [self.zero_i8x16(); R];
-                    for r in 0..R {
-                        rows[r] = self.load_register(&w[32 * r + 16 * four..]);
-                    }
-                    let mut tokens = [&x[0][..0]; V];
-                    for v in 0..V {
-                        tokens[v] = &x[v][128 * four..][..128];
-                    }
-                    dots = self.dot_panel_lane::<0, R, V>(dots, rows, tokens);
-                    dots = self.dot_panel_lane::<1, R, V>(dots, rows, tokens);
-                    dots = self.dot_panel_lane::<2, R, V>(dots, rows, tokens);
-                    dots = self.dot_panel_lane::<3, R, V>(dots, rows, tokens);
-                }
-                dots
             }
         }
         fn splat(value: f32) -> float32x4x2_t {
@@ -202,16 +145,6 @@ target_feature_impl! {
             let high = vmaxq_u32(vreinterpretq_u32_f32(a.1), vreinterpretq_u32_f32(vabsq_f32(b.1)));
             float32x4x2_t(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
         }
-        fn hmax_abs_each(a: [float32x4x2_t; 8]) -> float32x4x2_t {
-            let mut of_four = [vdupq_n_u32(0); 8];
-            for i in 0..8 {
-                of_four[i] = vmaxq_u32(vreinterpretq_u32_f32(a[i].0), vreinterpretq_u32_f32(a[i].1));
-            }
-            let [a, b, c, d, e, f, g, h] = of_four;
-            let low = vpmaxq_u32(vpmaxq_u32(a, b), vpmaxq_u32(c, d));
-            let high = vpmaxq_u32(vpmaxq_u32(e, f), vpmaxq_u32(g, h));
-            float32x4x2_t(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
-        }
         fn reduce_to_x8(a: float32x4x2_t) -> float32x4x2_t {
             a
         }
@@ -225,15 +158,11 @@ target_feature_impl! {
             let bytes = vget_lane_u64::<0>(vreinterpret_u64_s8(bytes)).to_le_bytes();
             to[..8].copy_from_slice(&bytes.map(|byte| byte as i8));
         }
-
         fn load_i32(from: &[i32]) -> int32x4x2_t {
             load_i32x8(from)
         }
         fn splat_i32(value: i32) -> int32x4x2_t {
             int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
-        }
-        fn zero_i32() -> int32x4x2_t {
-            blocks::zero_i32x8()
         }
         fn to_f32(a: int32x4x2_t) -> float32x4x2_t {
             blocks::to_f32x8(a)
@@ -245,14 +174,70 @@ target_feature_impl! {
             blocks::sub_shifted_i32x8(a, b, n)
         }
         fn load_quads(from: &[i8]) -> int8x16x2_t {
-            load_i8x32(from)
+            load_bytes(from)
         }
         fn splat_quad(from: &[u8]) -> int8x16x2_t {
             let quad = i32::from_le_bytes([from[0], from[1], from[2], from[3]]);
             let half = vreinterpretq_s8_s32(vdupq_n_s32(quad));
             int8x16x2_t(half, half)
         }
+    }
+}
 
+target_feature_impl! {
+    "neon"
+    impl<P: Products> QuantKernels for Neon<P> {
+        {
+            type I8x64 = [int8x16x2_t; 2];
+            type I32x16 = [int32x4x2_t; 2];
+
+            #[inline(always)]
+            fn dot_each(self, w: &[Self::I8x64; 4], x: &[i8], _signed: bool, _small: bool) -> int32x4x2_t {
+                // One register for each product, so that there are half as many sums across lanes.
+                let mut dots = [self.zero_i32x8().0; 8];
+                for i in 0..8 {
+                    let (w, x) = (w[i / 2][i % 2], self.load_bytes(&x[32 * i..]));
+                    dots[i] = self.0.dot(self.0.dot(dots[i], w.0, x.0), w.1, x.1);
+                }
+                self.sum_registers_each(dots)
+            }
+            #[inline(always)]
+            fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
+                self,
+                mut dots: [[int32x4x2_t; V]; R],
+                w: &[u8],
+                x: [&[i8]; V],
+                quads: Range<usize>,
+            ) -> [[int32x4x2_t; V]; R] {
+                // Four quads of a row are one register, and a product takes one of them for all
+                // its lanes.
+                for four in quads.start / 4..quads.end / 4 {
+                    let mut rows = [self.zero_i8x16(); R];
+                    for r in 0..R {
+                        rows[r] = self.load_register(&w[32 * r + 16 * four..]);
+                    }
+                    let mut tokens = [&x[0][..0]; V];
+                    for v in 0..V {
+                        tokens[v] = &x[v][128 * four..][..128];
+                    }
+                    dots = self.dot_panel_lane::<0, R, V>(dots, rows, tokens);
+                    dots = self.dot_panel_lane::<1, R, V>(dots, rows, tokens);
+                    dots = self.dot_panel_lane::<2, R, V>(dots, rows, tokens);
+                    dots = self.dot_panel_lane::<3, R, V>(dots, rows, tokens);
+                }
+                dots
+            }
+        }
+        fn hmax_abs_each(a: [float32x4x2_t; 8]) -> float32x4x2_t {
+            let mut of_four = [vdupq_n_u32(0); 8];
+            for i in 0..8 {
+                of_four[i] = vmaxq_u32(vreinterpretq_u32_f32(a[i].0), vreinterpretq_u32_f32(a[i].1));
+            }
+            let [a, b, c, d, e, f, g, h] = of_four;
+            let low = vpmaxq_u32(vpmaxq_u32(a, b), vpmaxq_u32(c, d));
+            let high = vpmaxq_u32(vpmaxq_u32(e, f), vpmaxq_u32(g, h));
+            float32x4x2_t(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
+        }
         fn mask_from_bits(bits: u32) -> int8x16x2_t {
             // Each byte gets the byte of `bits` that holds its bit, and tests that bit.
             let bytes = vreinterpretq_u8_u32(vdupq_n_u32(bits));
@@ -282,8 +267,6 @@ trait Registers {
     fn load_register(self, from: &[u8]) -> int8x16_t;
     /// In lane `i`, the sum of the lanes of `a[i]`.
     fn sum_registers_each(self, a: [int32x4_t; 8]) -> int32x4x2_t;
-    /// In lane `i`, the sum of the lanes of `a[i]`, which is two registers.
-    fn sum_pairs_each(self, a: [int32x4x2_t; 8]) -> int32x4x2_t;
 }
 
 target_feature_impl! {
@@ -297,14 +280,7 @@ target_feature_impl! {
             load_i8x16(from)
         }
         fn sum_registers_each(a: [int32x4_t; 8]) -> int32x4x2_t {
-            sum_each(a)
-        }
-        fn sum_pairs_each(a: [int32x4x2_t; 8]) -> int32x4x2_t {
-            let mut sums = [vdupq_n_s32(0); 8];
-            for i in 0..8 {
-                sums[i] = vaddq_s32(a[i].0, a[i].1);
-            }
-            sum_each(sums)
+            sum_registers(a)
         }
     }
 }

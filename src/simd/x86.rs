@@ -7,13 +7,12 @@ use std::arch::x86_64::*;
 pub(super) mod memory;
 pub(super) mod parts;
 
-use self::memory::{load_128, load_256, store_256};
+use self::memory::{load_128, load_256, load_rows, store_256};
 use self::parts::{add_neighbors, first_lanes, halves, nibbles, transpose_dwords};
 use super::features::target_feature_impl;
-use super::{Byte, Number, Simd256};
-use crate::storage::Plain;
+use super::{BlockKernels, Byte, Number, Simd256};
 
-/// A token of AVX2 and its company.
+/// A token that proves AVX2, FMA and F16C.
 ///
 /// # Safety
 /// A value proves that the processor has AVX2, FMA and F16C.
@@ -26,43 +25,12 @@ target_feature_impl! {
             type I8x32 = __m256i;
             type I32x8 = __m256i;
             type F32x8 = __m256;
-
-            #[inline(always)]
-            fn transpose_16x8(self, from: &[impl Byte], stride: usize) -> [__m256i; 4] {
-                self.transpose_rows(self.load_rows(from, stride))
-            }
-            #[inline(always)]
-            fn transpose_f32_8x4(self, from: &[impl Number], stride: usize) -> [__m256; 4] {
-                self.cast_to_f32(self.transpose_rows(self.load_rows(from, stride)))
-            }
-            #[inline(always)]
-            fn sum_halves_each<const SMALL: bool>(self, a: [__m256i; 8]) -> [__m256i; 2] {
-                // After two times, a half holds four vectors' sums of that half.
-                let first = self.add_neighbors_twice::<SMALL>([a[0], a[1], a[2], a[3]]);
-                self.join_halves(first, self.add_neighbors_twice::<SMALL>([a[4], a[5], a[6], a[7]]))
-            }
-            #[inline(always)]
-            fn sum_scaled_halves_each(self, a: [__m256i; 8], scales: __m256i) -> __m256i {
-                let first = self.sum_scaled_neighbors::<0>([a[0], a[1], a[2], a[3]], scales);
-                let second = self.sum_scaled_neighbors::<1>([a[4], a[5], a[6], a[7]], scales);
-                let [low, high] = self.join_halves(first, second);
-                self.add_i32x8(low, high)
-            }
         }
-        fn load_i8x32(from: &[i8]) -> __m256i {
+        fn load_bytes(from: &[impl Byte]) -> __m256i {
             load_256(from)
-        }
-        fn load_u8x32(from: &[u8]) -> __m256i {
-            load_256(from)
-        }
-        fn load_nibbles(from: &[u8]) -> __m256i {
-            nibbles(load_128(from))
         }
         fn splat_u8x32(value: u8) -> __m256i {
             _mm256_set1_epi8(value as i8)
-        }
-        fn splat_u128(a: u128) -> __m256i {
-            _mm256_broadcastsi128_si256(_mm_set_epi64x((a >> 64) as i64, a as i64))
         }
         fn store_bytes(value: __m256i, to: &mut [impl Byte]) {
             store_256(value, to);
@@ -81,22 +49,9 @@ target_feature_impl! {
         fn or_u8x32(a: __m256i, b: __m256i) -> __m256i {
             _mm256_or_si256(a, b)
         }
-        fn mul_u8x32(a: __m256i, b: __m256i) -> __m256i {
-            // The low byte of a product of words is that of their low bytes.
-            let even = _mm256_mullo_epi16(a, b);
-            let odd = _mm256_mullo_epi16(_mm256_srli_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
-            let low = _mm256_and_si256(even, _mm256_set1_epi16(0xff));
-            _mm256_or_si256(low, _mm256_slli_epi16::<8>(odd))
-        }
         fn shuffle(table: &[i8; 16], a: __m256i) -> __m256i {
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(table)), a)
         }
-        fn transpose_32x4(from: &[u8]) -> [__m256i; 4] {
-            let from = &from[..128];
-            let (a, b) = (load_256(from), load_256(&from[32..]));
-            transpose_dwords([a, b, load_256(&from[64..]), load_256(&from[96..])])
-        }
-
         fn load_i32x8(from: &[i32]) -> __m256i {
             load_256(from)
         }
@@ -112,32 +67,9 @@ target_feature_impl! {
         fn sub_shifted_i32x8(a: __m256i, b: __m256i, n: u32) -> __m256i {
             _mm256_sub_epi32(a, _mm256_sll_epi32(b, _mm_cvtsi32_si128(n as i32)))
         }
-        fn widen_i8_to_i16(a: __m256i) -> [__m256i; 2] {
-            let (first, second) = (_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
-            [_mm256_cvtepi8_epi16(first), _mm256_cvtepi8_epi16(second)]
-        }
-        fn widen_i8x8(a: u64) -> __m256i {
-            _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(a as i64))
-        }
-        fn widen_i8_even_odd(a: u128) -> [__m256i; 2] {
-            let words = _mm256_cvtepi16_epi32(_mm_set_epi64x((a >> 64) as i64, a as i64));
-            [_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(words)), _mm256_srai_epi32::<8>(words)]
-        }
-        fn pack_i16(low: __m256i, high: __m256i) -> __m256i {
-            _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high))
-        }
-        fn unpack_i16(a: __m256i) -> [__m256i; 2] {
-            [_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a)), _mm256_srai_epi32::<16>(a)]
-        }
         fn madd_i16_x8(a: __m256i, b: __m256i) -> __m256i {
             _mm256_madd_epi16(a, b)
         }
-        fn sum_halves_alternately(even: __m256i, odd: __m256i) -> __m256i {
-            let first = _mm256_permute2x128_si256::<0x20>(even, odd);
-            let sums = _mm256_add_epi32(first, _mm256_permute2x128_si256::<0x31>(even, odd));
-            _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
-        }
-
         fn splat_x8(value: f32) -> __m256 {
             _mm256_set1_ps(value)
         }
@@ -166,11 +98,6 @@ target_feature_impl! {
         fn mul_add_x8(a: __m256, b: __m256, c: __m256) -> __m256 {
             _mm256_fmadd_ps(a, b, c)
         }
-        fn extract_lanes(a: __m256, first: usize, n: usize) -> __m256 {
-            let order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            let order = _mm256_add_epi32(order, _mm256_set1_epi32(first as i32));
-            _mm256_and_ps(_mm256_permutevar8x32_ps(a, order), _mm256_castsi256_ps(first_lanes(n)))
-        }
         fn hsum(a: __m256) -> f32 {
             let four = halves(a);
             let pairs = _mm_hadd_ps(four, four);
@@ -183,7 +110,6 @@ target_feature_impl! {
             let fourth = _mm_shuffle_ps::<0b11>(sums, sums);
             [_mm_cvtss_f32(sums), _mm_cvtss_f32(second), _mm_cvtss_f32(third), _mm_cvtss_f32(fourth)]
         }
-
         fn prefetch(line: *const u8) {
             memory::prefetch::<_MM_HINT_T0>(line);
         }
@@ -193,14 +119,85 @@ target_feature_impl! {
     }
 }
 
+target_feature_impl! {
+    "avx2,fma,f16c"
+    impl<T: HasAvx2> BlockKernels for T {
+        {
+            #[inline(always)]
+            fn transpose_16x8(self, from: &[impl Byte], stride: usize) -> [__m256i; 4] {
+                self.transpose_rows(load_rows(from, stride))
+            }
+            #[inline(always)]
+            fn transpose_f32_8x4(self, from: &[impl Number], stride: usize) -> [__m256; 4] {
+                self.cast_to_f32(self.transpose_rows(load_rows(from, stride)))
+            }
+            #[inline(always)]
+            fn sum_halves_each<const SMALL: bool>(self, a: [__m256i; 8]) -> [__m256i; 2] {
+                // After two times, a half holds four vectors' sums of that half.
+                let first = self.add_neighbors_twice::<SMALL>([a[0], a[1], a[2], a[3]]);
+                self.join_halves(first, self.add_neighbors_twice::<SMALL>([a[4], a[5], a[6], a[7]]))
+            }
+            #[inline(always)]
+            fn sum_scaled_halves_each(self, a: [__m256i; 8], scales: __m256i) -> __m256i {
+                let first = self.sum_scaled_neighbors::<0>([a[0], a[1], a[2], a[3]], scales);
+                let second = self.sum_scaled_neighbors::<1>([a[4], a[5], a[6], a[7]], scales);
+                let [low, high] = self.join_halves(first, second);
+                self.add_i32x8(low, high)
+            }
+        }
+        fn load_nibbles(from: &[u8]) -> __m256i {
+            nibbles(load_128(from))
+        }
+        fn splat_u128(a: u128) -> __m256i {
+            _mm256_broadcastsi128_si256(_mm_set_epi64x((a >> 64) as i64, a as i64))
+        }
+        fn mul_u8x32(a: __m256i, b: __m256i) -> __m256i {
+            // The low byte of a product of words is that of their low bytes.
+            let even = _mm256_mullo_epi16(a, b);
+            let odd = _mm256_mullo_epi16(_mm256_srli_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
+            let low = _mm256_and_si256(even, _mm256_set1_epi16(0xff));
+            _mm256_or_si256(low, _mm256_slli_epi16::<8>(odd))
+        }
+        fn transpose_32x4(from: &[u8]) -> [__m256i; 4] {
+            let from = &from[..128];
+            let (a, b) = (load_256(from), load_256(&from[32..]));
+            transpose_dwords([a, b, load_256(&from[64..]), load_256(&from[96..])])
+        }
+        fn widen_i8_to_i16(a: __m256i) -> [__m256i; 2] {
+            let (first, second) = (_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            [_mm256_cvtepi8_epi16(first), _mm256_cvtepi8_epi16(second)]
+        }
+        fn widen_i8x8(a: u64) -> __m256i {
+            _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(a as i64))
+        }
+        fn widen_i8_even_odd(a: u128) -> [__m256i; 2] {
+            let words = _mm256_cvtepi16_epi32(_mm_set_epi64x((a >> 64) as i64, a as i64));
+            [_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(words)), _mm256_srai_epi32::<8>(words)]
+        }
+        fn pack_i16(low: __m256i, high: __m256i) -> __m256i {
+            _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high))
+        }
+        fn unpack_i16(a: __m256i) -> [__m256i; 2] {
+            [_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a)), _mm256_srai_epi32::<16>(a)]
+        }
+        fn sum_halves_alternately(even: __m256i, odd: __m256i) -> __m256i {
+            let first = _mm256_permute2x128_si256::<0x20>(even, odd);
+            let sums = _mm256_add_epi32(first, _mm256_permute2x128_si256::<0x31>(even, odd));
+            _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        }
+        fn extract_lanes(a: __m256, first: usize, n: usize) -> __m256 {
+            let order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let order = _mm256_add_epi32(order, _mm256_set1_epi32(first as i32));
+            _mm256_and_ps(_mm256_permutevar8x32_ps(a, order), _mm256_castsi256_ps(first_lanes(n)))
+        }
+    }
+}
+
 /// Parts of longer operations. (The compiler left some of those as calls when they were one
 /// function.)
 pub(super) trait Parts: HasAvx2 {
     /// Eight half-precision numbers as f32.
     fn widen_f16(self, numbers: [u64; 2]) -> __m256;
-    /// The first 16 bytes of each of eight rows, which begin `stride` elements apart. Panics if
-    /// there are fewer.
-    fn load_rows(self, from: &[impl Plain], stride: usize) -> [__m128i; 8];
     /// In dword `g` of vector `k`, dword `k` of row `g`.
     fn transpose_rows(self, rows: [__m128i; 8]) -> [__m256i; 4];
     /// The same bits as f32.
@@ -211,7 +208,7 @@ pub(super) trait Parts: HasAvx2 {
     /// The low halves, and the high halves.
     fn join_halves(self, a: __m256i, b: __m256i) -> [__m256i; 2];
     /// In each half, the sums of that half of each vector times the scales at
-    /// [`Simd256::sum_scaled_halves_each`], of which these are the first (0) or the last (1) four.
+    /// [`BlockKernels::sum_scaled_halves_each`], of which these are the first (0) or the last (1) four.
     fn sum_scaled_neighbors<const LAST: u8>(self, a: [__m256i; 4], scales: __m256i) -> __m256i;
 }
 
@@ -221,9 +218,6 @@ target_feature_impl! {
         {}
         fn widen_f16(numbers: [u64; 2]) -> __m256 {
             _mm256_cvtph_ps(_mm_set_epi64x(numbers[1] as i64, numbers[0] as i64))
-        }
-        fn load_rows(from: &[impl Plain], stride: usize) -> [__m128i; 8] {
-            memory::load_rows(from, stride)
         }
         fn transpose_rows(rows: [__m128i; 8]) -> [__m256i; 4] {
             let [a, b, c, d, e, f, g, h] = rows;

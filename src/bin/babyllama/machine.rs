@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use babyllama::Isa;
+use babyllama::{Isa, machine};
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::MmapMut;
@@ -36,7 +36,7 @@ impl Memory {
         let read = |part| {
             all_are_there.wait();
             let start = Instant::now();
-            black_box(Isa::best().read(part));
+            black_box(machine::read(Isa::best(), part));
             start.elapsed()
         };
         thread::scope(|scope| {
@@ -55,7 +55,8 @@ pub(crate) fn peak(isa: Isa, threads: usize, int8: bool) -> f64 {
     let rate = move || {
         let (start, mut operations) = (Instant::now(), 0);
         while start.elapsed() < PASS {
-            operations += if int8 { isa.multiply_int8(1 << 12) } else { isa.multiply_f32(1 << 12) };
+            operations +=
+                if int8 { machine::multiply_int8(isa, 1 << 12) } else { machine::multiply_f32(isa, 1 << 12) };
         }
         operations as f64 / start.elapsed().as_secs_f64()
     };

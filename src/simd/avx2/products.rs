@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::{Kernel, Simd};
+use super::super::Kernel;
+use super::super::quant_kernels::dot_quad_by_quad;
 use super::Avx2;
 
 /// Products of int8, of which `x` is within -127..=127. A value proves that the processor has them,
@@ -21,9 +22,9 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     fn dot_i8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// In lane `i`, `acc[i]` and the dot product of the quads `i`, where `w` is within 0..=127.
     fn dot_u8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
-    /// As [`Simd::dot_nibbles`].
+    /// As [`QuantKernels::dot_nibbles`](super::super::QuantKernels::dot_nibbles).
     fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i;
-    /// As [`Simd::dot_micro_panel`].
+    /// As [`QuantKernels::dot_micro_panel`](super::super::QuantKernels::dot_micro_panel).
     #[inline(always)]
     fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         token: Avx2<Self>,
@@ -32,6 +33,6 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
         x: [&[i8]; V],
         quads: Range<usize>,
     ) -> [[__m256i; V]; R] {
-        token.dot_micro_panel_by_quads::<BITS, R, V>(dots, w, x, quads)
+        dot_quad_by_quad::<_, BITS, R, V>(token, dots, w, x, quads)
     }
 }

@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::features::target_feature_impl;
+use super::super::quant_kernels::dot_quad_by_quad;
 use super::super::x86::memory::load_256;
 use super::super::{Kernel, Simd};
 use super::{Avx2, Products};
@@ -54,7 +55,7 @@ target_feature_impl! {
                     }
                     5 => panel_by_sums::<R, V>(token, dots, w, x, quads, 4),
                     6 => panel_row_by_row::<R, V>(token, dots, w, x, quads),
-                    _ => token.dot_micro_panel_by_quads::<BITS, R, V>(dots, w, x, quads),
+                    _ => dot_quad_by_quad::<_, BITS, R, V>(token, dots, w, x, quads),
                 }
             }
         }

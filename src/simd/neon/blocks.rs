@@ -5,9 +5,9 @@
 use std::arch::aarch64::*;
 
 use super::super::features::target_feature_impl;
-use super::super::{Byte, Number, Simd256};
+use super::super::{BlockKernels, Byte, Number, Simd256};
 use super::memory::{self, load_128, load_f32x4, load_i8x16, store_128};
-use super::parts::{halves, madd_i16x8, sum_each, transpose_rows, widen_f16, widen_i8};
+use super::parts::{halves, madd_i16x8, sum_registers, transpose_rows, widen_f16, widen_i8};
 use super::{Neon, Products};
 
 target_feature_impl! {
@@ -18,23 +18,11 @@ target_feature_impl! {
             type I32x8 = int32x4x2_t;
             type F32x8 = float32x4x2_t;
         }
-        fn load_i8x32(from: &[i8]) -> int8x16x2_t {
+        fn load_bytes(from: &[impl Byte]) -> int8x16x2_t {
             int8x16x2_t(load_i8x16(from), load_i8x16(&from[16..]))
-        }
-        fn load_u8x32(from: &[u8]) -> int8x16x2_t {
-            int8x16x2_t(load_i8x16(from), load_i8x16(&from[16..]))
-        }
-        fn load_nibbles(from: &[u8]) -> int8x16x2_t {
-            let bytes = load_128(from);
-            let (low, high) = (vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes));
-            int8x16x2_t(vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high))
         }
         fn splat_u8x32(value: u8) -> int8x16x2_t {
             let half = vdupq_n_s8(value as i8);
-            int8x16x2_t(half, half)
-        }
-        fn splat_u128(a: u128) -> int8x16x2_t {
-            let half = vcombine_s8(vcreate_s8(a as u64), vcreate_s8((a >> 64) as u64));
             int8x16x2_t(half, half)
         }
         fn store_bytes(value: int8x16x2_t, to: &mut [impl Byte]) {
@@ -59,29 +47,11 @@ target_feature_impl! {
         fn or_u8x32(a: int8x16x2_t, b: int8x16x2_t) -> int8x16x2_t {
             int8x16x2_t(vorrq_s8(a.0, b.0), vorrq_s8(a.1, b.1))
         }
-        fn mul_u8x32(a: int8x16x2_t, b: int8x16x2_t) -> int8x16x2_t {
-            int8x16x2_t(vmulq_s8(a.0, b.0), vmulq_s8(a.1, b.1))
-        }
         fn shuffle(table: &[i8; 16], a: int8x16x2_t) -> int8x16x2_t {
             let table = load_i8x16(table);
             let chosen = |a| vqtbl1q_s8(table, vreinterpretq_u8_s8(a));
             int8x16x2_t(chosen(a.0), chosen(a.1))
         }
-        fn transpose_16x8(from: &[impl Byte], stride: usize) -> [int8x16x2_t; 4] {
-            let mut rows = [vdupq_n_s8(0); 8];
-            for i in 0..8 {
-                rows[i] = load_i8x16(&from[i * stride..]);
-            }
-            transpose_rows(rows)
-        }
-        fn transpose_32x4(from: &[u8]) -> [int8x16x2_t; 4] {
-            let mut rows = [vdupq_n_s8(0); 8];
-            for i in 0..8 {
-                rows[i] = load_i8x16(&from[i % 4 * 32 + i / 4 * 16..]);
-            }
-            transpose_rows(rows)
-        }
-
         fn load_i32x8(from: &[i32]) -> int32x4x2_t {
             let (low, high) = (load_128(from), load_128(&from[4..]));
             int32x4x2_t(vreinterpretq_s32_u8(low), vreinterpretq_s32_u8(high))
@@ -100,6 +70,86 @@ target_feature_impl! {
         fn sub_shifted_i32x8(a: int32x4x2_t, b: int32x4x2_t, n: u32) -> int32x4x2_t {
             let n = vdupq_n_s32(n as i32);
             int32x4x2_t(vsubq_s32(a.0, vshlq_s32(b.0, n)), vsubq_s32(a.1, vshlq_s32(b.1, n)))
+        }
+        fn madd_i16_x8(a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+            int32x4x2_t(madd_i16x8(a.0, b.0), madd_i16x8(a.1, b.1))
+        }
+        fn splat_x8(value: f32) -> float32x4x2_t {
+            float32x4x2_t(vdupq_n_f32(value), vdupq_n_f32(value))
+        }
+        fn splat_f16_x8(bits: u16) -> float32x4x2_t {
+            let half = widen_f16(vdupq_n_u16(bits)).0;
+            float32x4x2_t(half, half)
+        }
+        fn load_x8(from: &[f32]) -> float32x4x2_t {
+            float32x4x2_t(load_f32x4(from), load_f32x4(&from[4..]))
+        }
+        fn store_x8(a: float32x4x2_t, to: &mut [f32]) {
+            let (low, high) = to[..8].split_at_mut(4);
+            store_128(vreinterpretq_u8_f32(a.0), low);
+            store_128(vreinterpretq_u8_f32(a.1), high);
+        }
+        fn to_f32x8(a: int32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vcvtq_f32_s32(a.0), vcvtq_f32_s32(a.1))
+        }
+        fn add_x8(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1))
+        }
+        fn mul_x8(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1))
+        }
+        fn mul_add_x8(a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1))
+        }
+        fn hsum(a: float32x4x2_t) -> f32 {
+            let four = halves(a);
+            vpadds_f32(vpadd_f32(vget_low_f32(four), vget_high_f32(four)))
+        }
+        fn hsum_4(a: [float32x4x2_t; 4]) -> [f32; 4] {
+            let ab = vpaddq_f32(halves(a[0]), halves(a[1]));
+            let sums = vpaddq_f32(ab, vpaddq_f32(halves(a[2]), halves(a[3])));
+            let mut lanes = [0.0; 4];
+            store_128(vreinterpretq_u8_f32(sums), &mut lanes);
+            lanes
+        }
+        fn prefetch(line: *const u8) {
+            memory::prefetch::<false>(line);
+        }
+        fn prefetch_nta(line: *const u8) {
+            memory::prefetch::<true>(line);
+        }
+    }
+}
+
+target_feature_impl! {
+    "neon"
+    impl<P: Products> BlockKernels for Neon<P> {
+        {}
+        fn load_nibbles(from: &[u8]) -> int8x16x2_t {
+            let bytes = load_128(from);
+            let (low, high) = (vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes));
+            int8x16x2_t(vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high))
+        }
+        fn splat_u128(a: u128) -> int8x16x2_t {
+            let half = vcombine_s8(vcreate_s8(a as u64), vcreate_s8((a >> 64) as u64));
+            int8x16x2_t(half, half)
+        }
+        fn mul_u8x32(a: int8x16x2_t, b: int8x16x2_t) -> int8x16x2_t {
+            int8x16x2_t(vmulq_s8(a.0, b.0), vmulq_s8(a.1, b.1))
+        }
+        fn transpose_16x8(from: &[impl Byte], stride: usize) -> [int8x16x2_t; 4] {
+            let mut rows = [vdupq_n_s8(0); 8];
+            for i in 0..8 {
+                rows[i] = load_i8x16(&from[i * stride..]);
+            }
+            transpose_rows(rows)
+        }
+        fn transpose_32x4(from: &[u8]) -> [int8x16x2_t; 4] {
+            let mut rows = [vdupq_n_s8(0); 8];
+            for i in 0..8 {
+                rows[i] = load_i8x16(&from[i % 4 * 32 + i / 4 * 16..]);
+            }
+            transpose_rows(rows)
         }
         fn widen_i8_to_i16(a: int8x16x2_t) -> [int32x4x2_t; 2] {
             let pairs = |a| {
@@ -123,15 +173,12 @@ target_feature_impl! {
             let high = |a| vshrq_n_s32::<16>(a);
             [int32x4x2_t(low(a.0), low(a.1)), int32x4x2_t(high(a.0), high(a.1))]
         }
-        fn madd_i16_x8(a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
-            int32x4x2_t(madd_i16x8(a.0, b.0), madd_i16x8(a.1, b.1))
-        }
         fn sum_halves_each<const SMALL: bool>(a: [int32x4x2_t; 8]) -> [int32x4x2_t; 2] {
             let (mut low, mut high) = ([vdupq_n_s32(0); 8], [vdupq_n_s32(0); 8]);
             for i in 0..8 {
                 (low[i], high[i]) = (a[i].0, a[i].1);
             }
-            [sum_each(low), sum_each(high)]
+            [sum_registers(low), sum_registers(high)]
         }
         fn sum_scaled_halves_each(a: [int32x4x2_t; 8], scales: int8x16x2_t) -> int32x4x2_t {
             let [low, high] = sum_halves_each::<true>(a);
@@ -146,43 +193,6 @@ target_feature_impl! {
             let (even, odd) = (vaddq_s32(even.0, even.1), vaddq_s32(odd.0, odd.1));
             int32x4x2_t(vzip1q_s32(even, odd), vzip2q_s32(even, odd))
         }
-
-        fn splat_x8(value: f32) -> float32x4x2_t {
-            float32x4x2_t(vdupq_n_f32(value), vdupq_n_f32(value))
-        }
-        fn splat_f16_x8(bits: u16) -> float32x4x2_t {
-            let half = widen_f16(vdupq_n_u16(bits)).0;
-            float32x4x2_t(half, half)
-        }
-        fn load_x8(from: &[f32]) -> float32x4x2_t {
-            float32x4x2_t(load_f32x4(from), load_f32x4(&from[4..]))
-        }
-        fn store_x8(a: float32x4x2_t, to: &mut [f32]) {
-            let (low, high) = to[..8].split_at_mut(4);
-            store_128(vreinterpretq_u8_f32(a.0), low);
-            store_128(vreinterpretq_u8_f32(a.1), high);
-        }
-        fn from_array(lanes: [f32; 8]) -> float32x4x2_t {
-            load_x8(&lanes)
-        }
-        fn to_f32x8(a: int32x4x2_t) -> float32x4x2_t {
-            float32x4x2_t(vcvtq_f32_s32(a.0), vcvtq_f32_s32(a.1))
-        }
-        fn add_x8(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
-            float32x4x2_t(vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1))
-        }
-        fn mul_x8(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
-            float32x4x2_t(vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1))
-        }
-        fn mul_add_x8(a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
-            float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1))
-        }
-        fn extract_lanes(a: float32x4x2_t, first: usize, n: usize) -> float32x4x2_t {
-            let mut lanes = [0.0; 16];
-            store_x8(a, &mut lanes);
-            lanes[first + n..].fill(0.0);
-            load_x8(&lanes[first..])
-        }
         fn transpose_f32_8x4(from: &[impl Number], stride: usize) -> [float32x4x2_t; 4] {
             let mut rows = [vdupq_n_s8(0); 8];
             for i in 0..8 {
@@ -192,23 +202,12 @@ target_feature_impl! {
             let [a, b, c, d] = transpose_rows(rows);
             [floats(a), floats(b), floats(c), floats(d)]
         }
-        fn hsum(a: float32x4x2_t) -> f32 {
-            let four = halves(a);
-            vpadds_f32(vpadd_f32(vget_low_f32(four), vget_high_f32(four)))
-        }
-        fn hsum_4(a: [float32x4x2_t; 4]) -> [f32; 4] {
-            let ab = vpaddq_f32(halves(a[0]), halves(a[1]));
-            let sums = vpaddq_f32(ab, vpaddq_f32(halves(a[2]), halves(a[3])));
-            let mut lanes = [0.0; 4];
-            store_128(vreinterpretq_u8_f32(sums), &mut lanes);
-            lanes
-        }
-
-        fn prefetch(line: *const u8) {
-            memory::prefetch::<false>(line);
-        }
-        fn prefetch_nta(line: *const u8) {
-            memory::prefetch::<true>(line);
+        fn sum_each(a: [int32x4x2_t; 8]) -> int32x4x2_t {
+            let mut sums = [vdupq_n_s32(0); 8];
+            for i in 0..8 {
+                sums[i] = vaddq_s32(a[i].0, a[i].1);
+            }
+            sum_registers(sums)
         }
     }
 }

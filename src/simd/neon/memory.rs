@@ -80,9 +80,9 @@ pub(super) fn prefetch<const ONCE: bool>(line: *const u8) {
     // address.
     unsafe {
         if ONCE {
-            asm!("prfm pldl1strm, [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+            asm!("prfm pldl1strm, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
         } else {
-            asm!("prfm pldl1keep, [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+            asm!("prfm pldl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
         }
     }
 }

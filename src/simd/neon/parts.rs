@@ -6,7 +6,7 @@ use std::arch::asm;
 /// In lane `i`, the sum of the lanes of `a[i]`.
 #[target_feature(enable = "neon")]
 #[inline]
-pub(super) fn sum_each([a, b, c, d, e, f, g, h]: [int32x4_t; 8]) -> int32x4x2_t {
+pub(super) fn sum_registers([a, b, c, d, e, f, g, h]: [int32x4_t; 8]) -> int32x4x2_t {
     // Each addp adds neighbors; after two, four vectors' sums stand side by side.
     let (ab, cd) = (vpaddq_s32(a, b), vpaddq_s32(c, d));
     let (ef, gh) = (vpaddq_s32(e, f), vpaddq_s32(g, h));

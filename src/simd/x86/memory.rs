@@ -69,21 +69,22 @@ pub(in crate::simd) fn store_512<T: Plain>(value: __m512i, to: &mut [T]) {
 }
 
 /// The first 16 bytes of each of eight rows, which begin `stride` elements apart. Panics if there
-/// are fewer.
-#[target_feature(enable = "sse2")]
-#[inline]
+/// are fewer. (Not a function with features: that was left as a call.)
+#[inline(always)]
 pub(in crate::simd) fn load_rows<T: Plain>(from: &[T], stride: usize) -> [__m128i; 8] {
     const { assert!(16 % size_of::<T>() == 0) };
     assert!(stride <= usize::MAX / 8 - 16);
     let from = &from[..7 * stride + 16 / size_of::<T>()];
-    let mut rows = [_mm_setzero_si128(); 8];
-    for i in 0..8 {
-        // SAFETY: `i` is at most 7, so the row's 16 bytes begin `7 * stride` elements after the
-        // slice's start or earlier, and end where it ends or before; by the assertion, neither
-        // number wraps. `loadu` takes any address.
-        rows[i] = unsafe { _mm_loadu_si128(from.as_ptr().add(i * stride).cast()) };
+    // SAFETY: the intrinsics are of SSE2, which every x86-64 processor has. `i` is at most 7, so a
+    // row's 16 bytes begin `7 * stride` elements after the slice's start or earlier, and end where
+    // it ends or before; by the assertion, neither number wraps. `loadu` takes any address.
+    unsafe {
+        let mut rows = [_mm_setzero_si128(); 8];
+        for i in 0..8 {
+            rows[i] = _mm_loadu_si128(from.as_ptr().add(i * stride).cast());
+        }
+        rows
     }
-    rows
 }
 
 /// Has the cache fetch a line.

@@ -1,43 +1,38 @@
-//! How much an instruction set computes from registers alone, and reads without computing: what
-//! kernels are measured against.
+//! How fast this machine can be: what an instruction set reads from memory, and computes from
+//! registers alone. The bundled binary compares models with it.
+//!
+//! All of it runs on the calling thread; time it.
 
 use super::{Isa, PREFETCH_DISTANCE, kernel};
 
 /// Chains of operations: enough to hide an operation's latency.
 const CHAINS: usize = 12;
 
-impl Isa {
-    /// Multiplies and adds int8 in registers, `rounds` times in each of twelve chains, on the
-    /// calling thread; how many operations that were. Time it to know this processor's peak.
-    #[must_use]
-    pub fn multiply_int8(self, rounds: usize) -> u64 {
-        int8(self, rounds);
-        (rounds * CHAINS * self.lanes() * 4 * 2) as u64
-    }
+/// Multiplies and adds int8 in registers, `rounds` times in each of twelve chains; how many
+/// operations that were.
+#[must_use]
+pub fn multiply_int8(isa: Isa, rounds: usize) -> u64 {
+    int8(isa, rounds);
+    (rounds * CHAINS * isa.lanes() * 4 * 2) as u64
+}
 
-    /// As [`Isa::multiply_int8`], with f32.
-    #[must_use]
-    pub fn multiply_f32(self, rounds: usize) -> u64 {
-        f32(self, rounds);
-        (rounds * CHAINS * self.lanes() * 2) as u64
-    }
-
-    /// Reads memory as kernels read weights, in order and fetched ahead; the bits that any byte
-    /// has. Time it to know how fast memory can be read.
-    #[must_use]
-    pub fn read(self, bytes: &[u8]) -> u8 {
-        read(self, bytes)
-    }
+/// Multiplies and adds f32 in registers, `rounds` times in each of twelve chains; how many
+/// operations that were.
+#[must_use]
+pub fn multiply_f32(isa: Isa, rounds: usize) -> u64 {
+    f32(isa, rounds);
+    (rounds * CHAINS * isa.lanes() * 2) as u64
 }
 
 kernel! {
-    fn read(s; bytes: &[u8]) -> u8 {
+    /// Reads memory as kernels read weights, in order and prefetched; the bits that any byte has.
+    pub fn read(s; bytes: &[u8]) -> u8 {
         let mut bits = [s.zero_x64(); 4];
         let mut chunks = bytes.chunks_exact(256);
         for chunk in &mut chunks {
             s.prefetch_all_nta(chunk, PREFETCH_DISTANCE, 256);
             for i in 0..4 {
-                bits[i] = s.or_x64(bits[i], s.load_u8x64(&chunk[64 * i..]));
+                bits[i] = s.or_x64(bits[i], s.load_bytes_x64(&chunk[64 * i..]));
             }
         }
         let mut all = chunks.remainder().iter().fold(0, |bits, byte| bits | byte);
@@ -87,10 +82,10 @@ mod tests {
         for isa in Isa::available() {
             for len in [0, 1, 255, 256, 257, 1000] {
                 let mut bytes = vec![0; len];
-                assert_eq!(isa.read(&bytes), 0);
+                assert_eq!(read(isa, &bytes), 0);
                 for at in 0..len {
                     bytes[at] = 0x41;
-                    assert_eq!(isa.read(&bytes), 0x41, "{} {at} of {len}", isa.name());
+                    assert_eq!(read(isa, &bytes), 0x41, "{} {at} of {len}", isa.name());
                     bytes[at] = 0;
                 }
             }
