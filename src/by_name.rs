@@ -7,6 +7,7 @@ use crate::chat::{Role, Template};
 #[cfg(feature = "convert")]
 use crate::convert::Recipe;
 use crate::kv_cache::CacheDtype;
+use crate::quant::Dtype;
 use crate::simd::Isa;
 
 macro_rules! by_name {
@@ -29,6 +30,7 @@ macro_rules! by_name {
 
 by_name!(
     CacheDtype,
+    Dtype,
     Isa,
     Role,
     Template,

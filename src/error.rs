@@ -298,15 +298,15 @@ impl Error {
     }
 }
 
-/// The value of an option that has this name, among those that there are.
+/// The value of an option that has this name, in upper or lower case, among those that there are.
 pub(crate) fn by_name<T: Copy>(
     option: &'static str,
     value: &str,
     known: &[T],
     name: impl Fn(T) -> &'static str,
 ) -> Result<T> {
-    known.iter().copied().find(|&known| name(known) == value).ok_or_else(|| {
-        let names: Vec<_> = known.iter().copied().map(name).collect();
+    known.iter().copied().find(|&known| name(known).eq_ignore_ascii_case(value)).ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(|&known| name(known).to_ascii_lowercase()).collect();
         let reason = format!("must be one of {}", names.join(", "));
         ErrorKind::InvalidOption { name: option, value: value.into(), reason }.into()
     })

@@ -135,7 +135,7 @@ pub use generate::{FinishReason, Generate, Piece, Prompt};
 pub use kv_cache::CacheDtype;
 pub use model::{Model, ModelBytes, ModelOptions, TokenizerSource};
 pub use perplexity::{Perplexity, PerplexityOptions};
-pub use quant::{Dtype, UnknownDtype};
+pub use quant::Dtype;
 pub use sampler::{Rng, Sampler, SamplerOptions};
 pub use session::{Feed, Session, SessionOptions};
 pub use simd::Isa;

@@ -43,7 +43,7 @@ are!(options_are_compared: PartialEq, Clone; SamplerOptions, SessionOptions, Per
 are!(small_values_are_keys: Copy, Eq, Hash;
     CacheDtype, Dtype, FinishReason, PieceKind, Role, Template, SessionOptions, PerplexityOptions);
 are!(small_values_are_compared: Copy, PartialEq; Isa, RopeScaling);
-are!(what_a_command_line_names_is_read_and_shown: FromStr, Display; CacheDtype, Isa, Role, Template);
+are!(what_a_command_line_names_is_read_and_shown: FromStr, Display; CacheDtype, Dtype, Isa, Role, Template);
 
 #[test]
 fn names_are_read_as_they_are_shown() {
@@ -57,6 +57,10 @@ fn names_are_read_as_they_are_shown() {
     }
     is_read(CacheDtype::ALL.iter().copied());
     is_read(Isa::available());
+    is_read(Dtype::ALL.iter().copied());
+    is_read([Dtype::Int8 { group_size: 64 }]);
+    #[cfg(feature = "convert")]
+    is_read(babyllama::convert::Recipe::all());
     is_read(Role::ALL.iter().copied());
     is_read(Template::ALL.iter().copied());
     assert_eq!("mistral-v7-tekken".parse::<Template>().unwrap(), Template::MistralV7);
@@ -90,6 +94,10 @@ mod settings {
         for role in Role::ALL {
             is_written_as(role, &format!("{:?}", role.name()));
         }
+        for dtype in Dtype::ALL {
+            is_written_as(dtype, &format!("{:?}", dtype.to_string()));
+        }
+        is_written_as(&Dtype::Int8 { group_size: 64 }, r#""int8 (groups of 64)""#);
         for dtype in CacheDtype::ALL {
             is_written_as(dtype, &format!("{:?}", dtype.name()));
         }

@@ -44,7 +44,7 @@ pub use check::check;
 pub use llama2c::{Llama2c, llama2c_bytes, to_llama2c, to_tokenizer_bin};
 pub use output::OutputFile;
 pub use quantize::{dtypes, quantize};
-pub use recipe::{Recipe, UnknownRecipe};
+pub use recipe::Recipe;
 pub use source::Source;
 
 use crate::checkpoint::gguf::ROPE_FREQS;

@@ -12,6 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::config::Config;
+use crate::error::{Error, Result, by_name};
 use crate::quant::Dtype;
 
 /// Which format each matrix of a model gets, as llama.cpp's file types of the same names choose it.
@@ -206,27 +207,16 @@ impl fmt::Display for Recipe {
 
 /// Reads a name in upper or lower case. Without a size, as in `q4_k`, the medium one is meant.
 impl FromStr for Recipe {
-    type Err = UnknownRecipe;
+    type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
-        let is = |row: &str| row.eq_ignore_ascii_case(name);
-        let found = RECIPES.iter().find(|row| is(row.1) || row.1.strip_suffix("_M").is_some_and(is));
-        found.map(|row| row.0).ok_or_else(|| UnknownRecipe(name.into()))
+    fn from_str(name: &str) -> Result<Self> {
+        let is_medium = |row: &str| row.strip_suffix("_M").is_some_and(|row| row.eq_ignore_ascii_case(name));
+        match RECIPES.iter().find(|row| is_medium(row.1)) {
+            Some(row) => Ok(row.0),
+            None => by_name("recipe", name, &RECIPES.map(|row| row.0), |recipe| recipe.row().1),
+        }
     }
 }
-
-/// No [`Recipe`] has this name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownRecipe(pub String);
-
-impl fmt::Display for UnknownRecipe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = RECIPES.map(|row| row.1.to_ascii_lowercase());
-        write!(f, "{:?} is none of the formats that can be written: {}", self.0, names.join(", "))
-    }
-}
-
-impl std::error::Error for UnknownRecipe {}
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,7 @@ use self::encoding::Encoding;
 use self::float::FloatRows;
 use self::int8::Int8Rows;
 use self::packed::Panel;
+use crate::error::{Error, Result, by_name};
 use crate::parallel::ColumnSlice;
 use crate::simd::{Interleave, Isa, QuantKernels, kernel};
 use crate::storage::{Plain, Storage};
@@ -59,9 +60,10 @@ macro_rules! formats {
         /// ```
         /// use babyllama::Dtype;
         ///
-        /// assert_eq!("q4_k".parse(), Ok(Dtype::Q4K));
+        /// assert_eq!("q4_k".parse::<Dtype>()?, Dtype::Q4K);
         /// assert_eq!(Dtype::Q4K.to_string(), "Q4_K");
         /// assert_eq!(Dtype::Q4K.block(), Some((256, 144)));
+        /// # Ok::<(), babyllama::Error>(())
         /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -217,30 +219,16 @@ impl fmt::Display for Dtype {
 
 /// Reads what [`Display`](fmt::Display) writes, in upper or lower case.
 impl FromStr for Dtype {
-    type Err = UnknownDtype;
+    type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self, UnknownDtype> {
+    fn from_str(name: &str) -> Result<Self> {
         let int8 = || {
             let group_size = name.strip_prefix("int8 (groups of ")?.strip_suffix(')')?.parse().ok()?;
             Some(Self::Int8 { group_size })
         };
-        let found = Self::ALL.iter().copied().find(|dtype| dtype.name().eq_ignore_ascii_case(name));
-        found.or_else(int8).ok_or_else(|| UnknownDtype(name.into()))
+        int8().map_or_else(|| by_name("weight format", name, Self::ALL, Self::name), Ok)
     }
 }
-
-/// No [`Dtype`] has this name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownDtype(pub String);
-
-impl fmt::Display for UnknownDtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Dtype::ALL.iter().map(|dtype| dtype.name().to_ascii_lowercase()).collect();
-        write!(f, "{:?} is not a weight format: these are {}", self.0, names.join(", "))
-    }
-}
-
-impl std::error::Error for UnknownDtype {}
 
 /// Rows of weights in one format. All of them have the same number of columns.
 pub(crate) trait Format: Copy {

@@ -4,11 +4,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use babyllama::ModelOptions;
 use babyllama::convert::{
-    GgufOptions, Llama2c, OutputFile, Recipe, Source, UnknownRecipe, check, gguf_bytes, llama2c_bytes,
-    to_gguf, to_llama2c, to_tokenizer_bin,
+    GgufOptions, Llama2c, OutputFile, Recipe, Source, check, gguf_bytes, llama2c_bytes, to_gguf, to_llama2c,
+    to_tokenizer_bin,
 };
+use babyllama::{Error, ModelOptions};
 use clap::Args;
 use indicatif::ProgressBar;
 
@@ -112,9 +112,9 @@ Examples:
 pub(crate) struct RecipeOrAuto(pub(crate) Option<Recipe>);
 
 impl FromStr for RecipeOrAuto {
-    type Err = UnknownRecipe;
+    type Err = Error;
 
-    fn from_str(name: &str) -> Result<Self, UnknownRecipe> {
+    fn from_str(name: &str) -> Result<Self, Error> {
         if name == "auto" { Ok(Self(None)) } else { name.parse().map(|recipe| Self(Some(recipe))) }
     }
 }
@@ -297,7 +297,7 @@ fn write(
 }
 
 /// An error without a path is about the output.
-fn described(error: &babyllama::Error, target: &Path) -> CliError {
+fn described(error: &Error, target: &Path) -> CliError {
     match error.path() {
         Some(_) => CliError::Error(error.to_string()),
         None => CliError::of(target.display(), error),

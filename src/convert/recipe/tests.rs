@@ -69,11 +69,11 @@ fn recipes_choose_what_llama_cpp_chooses() {
 #[test]
 fn a_recipe_has_a_name_in_either_case_and_the_medium_ones_a_short_one() {
     for recipe in Recipe::all() {
-        assert_eq!(recipe.to_string().parse(), Ok(recipe));
-        assert_eq!(recipe.to_string().to_ascii_lowercase().parse(), Ok(recipe));
+        assert_eq!(recipe.to_string().parse::<Recipe>().unwrap(), recipe);
+        assert_eq!(recipe.to_string().to_ascii_lowercase().parse::<Recipe>().unwrap(), recipe);
     }
-    assert_eq!("q4_k".parse(), Ok(Recipe::Q4KM));
-    assert_eq!("q6_k".parse(), Ok(Recipe::Q6K));
+    assert_eq!("q4_k".parse::<Recipe>().unwrap(), Recipe::Q4KM);
+    assert_eq!("q6_k".parse::<Recipe>().unwrap(), Recipe::Q6K);
     let error = "q9".parse::<Recipe>().unwrap_err().to_string();
-    assert!(error.starts_with("\"q9\" is none of the formats that can be written: f32, f16, "), "{error}");
+    assert!(error.starts_with("option recipe = q9: must be one of f32, f16, "), "{error}");
 }
