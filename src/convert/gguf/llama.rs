@@ -59,6 +59,21 @@ impl Header {
     /// A Llama whose matrices are all stored in one format: its keys and its tensors, without a
     /// tokenizer. If it is `tied`, the classifier is the embeddings.
     ///
+    /// ```
+    /// use babyllama::convert::gguf::Header;
+    /// use babyllama::{Config, Dtype, Model};
+    ///
+    /// let config = Config::new(64, 128, 2, 4, 2, 32, 16);
+    /// let header = Header::llama(&config, true, Dtype::F32)?;
+    /// let mut to = header.write(Vec::new())?;
+    /// for (name, _shape, bytes) in header.tensors() {
+    ///     to.write(name, &vec![0; bytes as usize])?;
+    /// }
+    /// let model = Model::from_bytes(to.finish()?)?;
+    /// assert_eq!(model.config(), &config);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Unwritable`] if GGUF doesn't have the format, or rows aren't whole blocks of
     /// it.
