@@ -1,6 +1,6 @@
 //! The hyperparameters of a Llama, and the arithmetic that everything else relies on, checked once.
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// The most layers. No Llama has more than 126. The smallest layer takes a hundred bytes in a file
 /// but a thousand in memory, so without a limit a file could take ten times its size in memory, and
@@ -79,14 +79,14 @@ impl RopeScaling {
     fn validate(self) -> Result<()> {
         let positive = |field, value: f64| {
             let fine = value > 0.0 && value.is_finite();
-            if fine { Ok(()) } else { Err(invalid(field, value, "must be a positive number")) }
+            if fine { Ok(()) } else { Err(Error::config(field, value, "must be a positive number")) }
         };
         match self {
             Self::None => Ok(()),
             Self::Linear { factor } => positive("rope scaling factor", factor),
             Self::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
                 if original_context_length == 0 {
-                    return Err(invalid("original_context_length", 0, "must be at least 1"));
+                    return Err(Error::config("original_context_length", 0, "must be at least 1"));
                 }
                 positive("rope scaling factor", factor)?;
                 positive("beta_fast", beta_fast)?;
@@ -160,7 +160,7 @@ impl Config {
     /// dimensions pair up for RoPE, and no product of two widths overflows.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] names the first hyperparameter that breaks a rule.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first hyperparameter that breaks a rule.
     pub(crate) fn validate(&self) -> Result<()> {
         let counts = [
             ("dim", self.dim),
@@ -174,42 +174,42 @@ impl Config {
         ];
         for (field, value) in counts {
             if value == 0 || value > i32::MAX as usize {
-                return Err(invalid(field, value, "must be between 1 and 2^31 - 1"));
+                return Err(Error::config(field, value, "must be between 1 and 2^31 - 1"));
             }
         }
         if let Some(window) = self.sliding_window {
             if window == 0 {
-                return Err(invalid("sliding_window", window, "must be at least 1"));
+                return Err(Error::config("sliding_window", window, "must be at least 1"));
             }
             if self.max_seq_len > window {
-                return Err(invalid("max_seq_len", self.max_seq_len, &beyond_window(window)));
+                return Err(Error::config("max_seq_len", self.max_seq_len, beyond_window(window)));
             }
         }
         if self.n_layers > MAX_LAYERS {
-            return Err(invalid("n_layers", self.n_layers, &format!("must be at most {MAX_LAYERS}")));
+            return Err(Error::config("n_layers", self.n_layers, format!("must be at most {MAX_LAYERS}")));
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(invalid(
+            return Err(Error::config(
                 "n_kv_heads",
                 self.n_kv_heads,
-                &format!("must divide n_heads, {}", self.n_heads),
+                format!("must divide n_heads, {}", self.n_heads),
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(invalid("head_dim", self.head_dim, "must be even: RoPE rotates pairs"));
+            return Err(Error::config("head_dim", self.head_dim, "must be even: RoPE rotates pairs"));
         }
         if !self.rope_dim.is_multiple_of(2) || !(2..=self.head_dim).contains(&self.rope_dim) {
             let reason = format!("must be even and at most head_dim, {}", self.head_dim);
-            return Err(invalid("rope_dim", self.rope_dim, &reason));
+            return Err(Error::config("rope_dim", self.rope_dim, reason));
         }
         if self.n_heads.checked_mul(self.head_dim).is_none_or(|q| q > i32::MAX as usize) {
-            return Err(invalid("n_heads", self.n_heads, "n_heads * head_dim must be below 2^31"));
+            return Err(Error::config("n_heads", self.n_heads, "n_heads * head_dim must be below 2^31"));
         }
         if !(self.norm_eps >= 0.0 && self.norm_eps.is_finite()) {
-            return Err(invalid("norm_eps", self.norm_eps, "must be a number that is not negative"));
+            return Err(Error::config("norm_eps", self.norm_eps, "must be a number that is not negative"));
         }
         if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
-            return Err(invalid("rope_theta", self.rope_theta, "must be a positive number"));
+            return Err(Error::config("rope_theta", self.rope_theta, "must be a positive number"));
         }
         self.rope_scaling.validate()
     }
@@ -221,8 +221,4 @@ pub(crate) fn beyond_window(window: usize) -> String {
         "must be at most {window}, the sliding window of the model's attention: beyond it queries see only a part of what \
          is before them, which is not supported yet"
     )
-}
-
-fn invalid(field: &'static str, value: impl std::fmt::Display + Copy, reason: &str) -> crate::error::Error {
-    ErrorKind::Config { field, value: value.to_string(), reason: reason.into() }.into()
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::metadata::{FromValue, Metadata, Value};
 use super::{keys, tokenizer_settings};
-use crate::error::{ErrorKind, Result, TokenId};
+use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::tokenizer::{
     ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, FimIds, PieceKind, PieceSpec, Strip, TextSettings,
     TokenizerModel, TokenizerSpec,
@@ -27,7 +27,7 @@ pub(super) fn spec<'a>(metadata: &Metadata<'a>) -> Result<Option<TokenizerSpec<'
             pre: metadata.text(keys::PRE_TOKENIZER)?.filter(|pre| !pre.is_empty()).unwrap_or("default"),
             merges: metadata
                 .strings(keys::MERGES)?
-                .ok_or_else(|| missing(keys::MERGES))?
+                .ok_or_else(|| Error::missing_key(keys::MERGES))?
                 .map(Cow::Borrowed)
                 .collect(),
         },
@@ -117,7 +117,7 @@ fn text_settings(metadata: &Metadata<'_>) -> Result<TextSettings> {
 
 /// The pieces. Without scores all have 0, without types all are text.
 fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PieceSpec<'a>>> {
-    let tokens = metadata.strings(keys::PIECES)?.ok_or_else(|| missing(keys::PIECES))?;
+    let tokens = metadata.strings(keys::PIECES)?.ok_or_else(|| Error::missing_key(keys::PIECES))?;
     let score = |value: &Value<'_>| {
         let integer = || value.integer().map(|score| score as f32);
         f64::from_value(value).map(|score| score as f32).or_else(integer)
@@ -145,8 +145,4 @@ fn pieces<'a>(metadata: &Metadata<'a>) -> Result<Vec<PieceSpec<'a>>> {
 fn kind(value: &Value<'_>) -> Option<PieceKind> {
     let number = value.integer()?;
     Some(u64::try_from(number).ok().and_then(PieceKind::from_number).unwrap_or(PieceKind::Normal))
-}
-
-fn missing(key: &str) -> ErrorKind {
-    ErrorKind::MissingKey { key: key.into() }
 }

@@ -20,7 +20,7 @@ use super::spaced_bpe::{self, MergedTexts, Spaces};
 use super::tokenizer_settings::{self as settings, ADDED_TOKEN, MODEL, TOKENIZER};
 use super::vocabulary::{OwnedSpec, refuse, unused};
 use super::words::{self, KnownWords};
-use crate::error::{ErrorKind, Result, TokenId};
+use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::tokenizer::{PieceKind, PieceSpec, TokenizerModel, encode_alphabet};
 
 const JSON: &str = "tokenizer.json";
@@ -46,7 +46,7 @@ impl TokenizerJson {
         let file = self.0.object();
         let mut notes = Vec::new();
         settings::check(JSON, "", file.map, TOKENIZER, &mut notes)?;
-        let model = file.object("model")?.ok_or_else(|| missing("model"))?;
+        let model = file.object("model")?.ok_or_else(|| Error::missing_key("model"))?;
         // Old files don't name it.
         let kind = model.optional("type")?.unwrap_or("BPE");
         if kind != "BPE" {
@@ -160,7 +160,7 @@ impl TokenizerJson {
         };
         let mut added = Vec::new();
         for token in tokens {
-            let token = token.as_object().ok_or_else(|| missing("added_tokens"))?;
+            let token = token.as_object().ok_or_else(|| Error::missing_key("added_tokens"))?;
             settings::check(JSON, "", token, ADDED_TOKEN, notes)?;
             let token = Object::of(token);
             let id = token.required::<TokenId>("id")?;
@@ -173,16 +173,12 @@ impl TokenizerJson {
 
     /// The pieces in the order of their ids.
     pub(super) fn pieces(&self, vocab_size: usize) -> Result<Vec<PieceSpec<'static>>> {
-        let model = self.0.object().object("model")?.ok_or_else(|| missing("model"))?;
+        let model = self.0.object().object("model")?.ok_or_else(|| Error::missing_key("model"))?;
         pieces(&model, vocab_size)
     }
 }
 
-fn missing(key: &str) -> ErrorKind {
-    ErrorKind::MissingKey { key: key.into() }
-}
-
-pub(super) fn unsupported(what: &str, value: &Value) -> crate::error::Error {
+pub(super) fn unsupported(what: &str, value: &Value) -> Error {
     let value: String = value.to_string().chars().take(300).collect();
     let known = match what {
         "normalizer" => "the text must stay as it is, except for U+2581 in place of spaces and one in front",
