@@ -1,6 +1,6 @@
 //! What an unexpected file is, by its first bytes, and what to do about it.
 //!
-//! A new kind is a line in [`KINDS`]. Nothing here decides how a file is read: a reader that
+//! A new kind is a row of the table [`kinds!`]. Nothing here decides how a file is read: a reader that
 //! doesn't know a file's beginning asks here what to say. So a kind may be told by
 //! what it resembles, as long as no good file resembles it.
 
@@ -26,57 +26,6 @@ pub(crate) enum Wanted {
     Published,
 }
 
-/// A kind of file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileKind {
-    Empty,
-    Zeros,
-    GitLfsPointer,
-    Html,
-    Xml,
-    ErrorAnswer,
-    TokenizerJson,
-    TokenizerConfigJson,
-    AdapterConfigJson,
-    IndexJson,
-    ConfigJson,
-    ParamsJson,
-    Json,
-    Gzip,
-    Zstd,
-    Xz,
-    Bzip2,
-    Lz4,
-    SevenZip,
-    Rar,
-    Tar,
-    PyTorch,
-    NumpyArchive,
-    Zip,
-    OldPyTorch,
-    Pickle,
-    Numpy,
-    Hdf5,
-    Gguf,
-    SwappedGguf,
-    Ggml,
-    GgmlAdapter,
-    GgmlSession,
-    LoraSafetensors,
-    Safetensors,
-    SentencePiece,
-    Tiktoken,
-    TokenizerBin,
-    ImportanceMatrix,
-    Executable,
-    Pdf,
-    Image,
-    Sqlite,
-    Arrow,
-    Utf16,
-    Text,
-}
-
 /// What to do, by what was wanted.
 enum Advice {
     /// Whatever was wanted.
@@ -98,8 +47,18 @@ struct Row {
     advice: Advice,
 }
 
-const fn row(kind: FileKind, is: fn(&Sample) -> bool, what: &'static str, advice: Advice) -> Row {
-    Row { kind, is, what, advice }
+/// The table of kinds, of which the first that fits is it. A row is a [`Row`]'s four fields.
+macro_rules! kinds {
+    ($($kind:ident, $is:expr, $what:literal, $advice:expr;)+) => {
+        /// A kind of file.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum FileKind {
+            $($kind,)+
+        }
+
+        const KINDS: &[Row] =
+            &[$(Row { kind: FileKind::$kind, is: $is, what: $what, advice: $advice },)+];
+    };
 }
 
 const AGAIN: Advice = By {
@@ -137,173 +96,79 @@ const MERGE_ADAPTER: Advice =
     Any("it only changes another model: merge it into that first, with PEFT's merge_and_unload for example");
 const OLD_GGML: Advice = Any("it has been out of use since 2023, so download the model as GGUF");
 
-/// All kinds. The first that fits is it.
-const KINDS: &[Row] = {
-    use FileKind::*;
-    &[
-        row(Empty, |s| s.len == 0, "empty", AGAIN),
-        row(
-            GitLfsPointer,
-            |s| s.starts(&[b"version https://git-lfs", b"version https://hawser"]),
-            "a Git LFS pointer, which only stands for the file",
-            Any("run `git lfs pull` where it was cloned, or download the file itself"),
-        ),
-        row(Html, Sample::is_html, "an HTML page, not the file that was to be downloaded", AGAIN),
-        row(Xml, |s| s.text_starts(&["<?xml", "<error"]), "XML, perhaps a server's error message", AGAIN),
-        row(TokenizerJson, Sample::is_tokenizer_json, "a tokenizer.json", CONVERT_TOKENIZER),
-        row(
-            TokenizerConfigJson,
-            |s| s.has_key(&["tokenizer_class", "added_tokens_decoder", "chat_template"]),
-            "a tokenizer_config.json",
-            SETTINGS,
-        ),
-        row(
-            AdapterConfigJson,
-            |s| s.has_key(&["peft_type"]),
-            "the settings of a LoRA adapter",
-            MERGE_ADAPTER,
-        ),
-        row(IndexJson, |s| s.has_key(&["weight_map", "total_size"]), "an index of a model's files", CONVERT),
-        row(
-            ConfigJson,
-            |s| s.has_key(&["architectures", "model_type", "hidden_size", "_name_or_path"]),
-            "a config.json, a model's hyperparameters",
-            SETTINGS,
-        ),
-        row(
-            ParamsJson,
-            |s| s.has_key(&["dim"]) && s.has_key(&["n_layers", "n_heads"]),
-            "a params.json, a model's hyperparameters",
-            SETTINGS,
-        ),
-        row(
-            ErrorAnswer,
-            |s| s.len < 4096 && s.has_key(&["error", "errors", "message", "detail"]),
-            "JSON, a server's error message",
-            AGAIN,
-        ),
-        row(Json, Sample::is_json, "JSON", NAME_IT),
-        row(Gzip, |s| s.starts(&[b"\x1f\x8b\x08"]), "compressed with gzip", UNPACK),
-        row(Zstd, |s| s.starts(&[b"\x28\xb5\x2f\xfd"]), "compressed with zstd", UNPACK),
-        row(Xz, |s| s.starts(&[b"\xfd7zXZ\0"]), "compressed with xz", UNPACK),
-        row(Bzip2, |s| s.starts(&[b"BZh"]) && s.at(4, b"1AY&SY"), "compressed with bzip2", UNPACK),
-        row(Lz4, |s| s.starts(&[b"\x04\x22\x4d\x18"]), "compressed with lz4", UNPACK),
-        row(SevenZip, |s| s.starts(&[b"7z\xbc\xaf\x27\x1c"]), "a 7z archive", UNPACK),
-        row(Rar, |s| s.starts(&[b"Rar!\x1a\x07"]), "a RAR archive", UNPACK),
-        row(Tar, |s| s.at(257, b"ustar"), "a tar archive", UNPACK),
-        row(PyTorch, Sample::is_pytorch, "a zip archive of PyTorch's, which has to be converted", CONVERT),
-        row(
-            NumpyArchive,
-            |s| s.is_zip() && s.first_entry().ends_with(b".npy"),
-            "a zip archive of NumPy's",
-            Any("it is in no format in which models are published"),
-        ),
-        row(Zip, Sample::is_zip, "a zip archive", UNPACK),
-        row(
-            OldPyTorch,
-            |s| s.starts(&[b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46"]),
-            "a file of PyTorch before 1.6",
-            Any("load it with torch.load, and save it again with torch.save"),
-        ),
-        row(Pickle, Sample::is_pickle, "a Python pickle", Any("save the weights as safetensors")),
-        row(
-            Numpy,
-            |s| s.starts(&[b"\x93NUMPY"]),
-            "an array of NumPy's",
-            Any("it is in no format in which models are published"),
-        ),
-        row(
-            Hdf5,
-            |s| s.starts(&[b"\x89HDF\r\n\x1a\n"]),
-            "an HDF5 file, perhaps Keras's or TensorFlow's",
-            Any("take the model's safetensors"),
-        ),
-        row(
-            Gguf,
-            |s| s.starts(&[b"GGUF"]),
-            "GGUF",
-            By { model: "", tokenizer: "", published: "it is a whole model: name it, and not its directory" },
-        ),
-        row(
-            SwappedGguf,
-            |s| s.starts(&[b"FUGG"]),
-            "a GGUF file with its bytes in the wrong order",
-            Any("download it for little-endian machines"),
-        ),
-        row(Ggml, |s| s.starts(&[b"lmgg", b"fmgg", b"tjgg", b"ccgg"]), "GGML, GGUF's forerunner", OLD_GGML),
-        row(
-            GgmlAdapter,
-            |s| s.starts(&[b"algg"]),
-            "a LoRA adapter in GGML, GGUF's forerunner",
-            MERGE_ADAPTER,
-        ),
-        row(
-            GgmlSession,
-            |s| s.starts(&[b"nsgg", b"qsgg"]),
-            "a saved session of llama.cpp's",
-            Any("it holds no model: name the model's file"),
-        ),
-        row(
-            LoraSafetensors,
-            |s| s.is_safetensors() && s.has(b"lora_A."),
-            "a LoRA adapter in safetensors",
-            MERGE_ADAPTER,
-        ),
-        row(
-            Safetensors,
-            Sample::is_safetensors,
-            "a safetensors file, which has to be converted",
-            By {
-                model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs \
-                        to, with its config.json and its tokenizer",
-                tokenizer: "it holds weights: the tokenizer is another file",
-                published: "",
-            },
-        ),
-        row(
-            SentencePiece,
-            Sample::is_sentencepiece,
-            "a tokenizer.model, SentencePiece's tokenizer",
-            CONVERT_TOKENIZER,
-        ),
-        row(Tiktoken, Sample::is_tiktoken, "a tokenizer.model, Llama 3's tokenizer", CONVERT_TOKENIZER),
-        row(
-            TokenizerBin,
-            Sample::is_tokenizer_bin,
-            "a tokenizer.bin, llama2.c's tokenizer",
-            By { model: "name the model's file, and give this with -z", tokenizer: "", published: "" },
-        ),
-        row(
-            ImportanceMatrix,
-            Sample::is_importance_matrix,
-            "an importance matrix of llama.cpp's",
-            Any("it helps to quantize a model, and holds none"),
-        ),
-        row(Executable, Sample::is_executable, "a program", NAME_IT),
-        row(Pdf, |s| s.starts(&[b"%PDF-"]), "a PDF document", NAME_IT),
-        row(
-            Image,
-            |s| s.starts(&[b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8"]) || s.at(8, b"WEBP"),
-            "a picture",
-            NAME_IT,
-        ),
-        row(Sqlite, |s| s.starts(&[b"SQLite format 3\0"]), "a database of SQLite's", NAME_IT),
-        row(Arrow, |s| s.starts(&[b"PAR1", b"ARROW1"]), "a table of data: Parquet or Arrow", NAME_IT),
-        row(
-            Utf16,
-            |s| s.starts(&[b"\xff\xfe", b"\xfe\xff"]) && s.bytes[2..].contains(&0),
-            "text in UTF-16, as PowerShell's > writes it",
-            AGAIN,
-        ),
-        row(
-            Zeros,
-            |s| s.bytes.iter().all(|&byte| byte == 0),
-            "filled with zeros: space was reserved for it, but its download didn't begin",
-            AGAIN,
-        ),
-        row(Text, Sample::is_text, "text", NAME_IT),
-    ]
-};
+kinds! {
+    Empty, |s| s.len == 0, "empty", AGAIN;
+    GitLfsPointer, |s| s.starts(&[b"version https://git-lfs", b"version https://hawser"]),
+        "a Git LFS pointer, which only stands for the file",
+        Any("run `git lfs pull` where it was cloned, or download the file itself");
+    Html, Sample::is_html, "an HTML page, not the file that was to be downloaded", AGAIN;
+    Xml, |s| s.text_starts(&["<?xml", "<error"]), "XML, perhaps a server's error message", AGAIN;
+    TokenizerJson, Sample::is_tokenizer_json, "a tokenizer.json", CONVERT_TOKENIZER;
+    TokenizerConfigJson, |s| s.has_key(&["tokenizer_class", "added_tokens_decoder", "chat_template"]),
+        "a tokenizer_config.json", SETTINGS;
+    AdapterConfigJson, |s| s.has_key(&["peft_type"]), "the settings of a LoRA adapter", MERGE_ADAPTER;
+    IndexJson, |s| s.has_key(&["weight_map", "total_size"]), "an index of a model's files", CONVERT;
+    ConfigJson, |s| s.has_key(&["architectures", "model_type", "hidden_size", "_name_or_path"]),
+        "a config.json, a model's hyperparameters", SETTINGS;
+    ParamsJson, |s| s.has_key(&["dim"]) && s.has_key(&["n_layers", "n_heads"]),
+        "a params.json, a model's hyperparameters", SETTINGS;
+    ErrorAnswer, |s| s.len < 4096 && s.has_key(&["error", "errors", "message", "detail"]),
+        "JSON, a server's error message", AGAIN;
+    Json, Sample::is_json, "JSON", NAME_IT;
+    Gzip, |s| s.starts(&[b"\x1f\x8b\x08"]), "compressed with gzip", UNPACK;
+    Zstd, |s| s.starts(&[b"\x28\xb5\x2f\xfd"]), "compressed with zstd", UNPACK;
+    Xz, |s| s.starts(&[b"\xfd7zXZ\0"]), "compressed with xz", UNPACK;
+    Bzip2, |s| s.starts(&[b"BZh"]) && s.at(4, b"1AY&SY"), "compressed with bzip2", UNPACK;
+    Lz4, |s| s.starts(&[b"\x04\x22\x4d\x18"]), "compressed with lz4", UNPACK;
+    SevenZip, |s| s.starts(&[b"7z\xbc\xaf\x27\x1c"]), "a 7z archive", UNPACK;
+    Rar, |s| s.starts(&[b"Rar!\x1a\x07"]), "a RAR archive", UNPACK;
+    Tar, |s| s.at(257, b"ustar"), "a tar archive", UNPACK;
+    PyTorch, Sample::is_pytorch, "a zip archive of PyTorch's, which has to be converted", CONVERT;
+    NumpyArchive, |s| s.is_zip() && s.first_entry().ends_with(b".npy"), "a zip archive of NumPy's",
+        Any("it is in no format in which models are published");
+    Zip, Sample::is_zip, "a zip archive", UNPACK;
+    OldPyTorch, |s| s.starts(&[b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46"]), "a file of PyTorch before 1.6",
+        Any("load it with torch.load, and save it again with torch.save");
+    Pickle, Sample::is_pickle, "a Python pickle", Any("save the weights as safetensors");
+    Numpy, |s| s.starts(&[b"\x93NUMPY"]), "an array of NumPy's",
+        Any("it is in no format in which models are published");
+    Hdf5, |s| s.starts(&[b"\x89HDF\r\n\x1a\n"]), "an HDF5 file, perhaps Keras's or TensorFlow's",
+        Any("take the model's safetensors");
+    Gguf, |s| s.starts(&[b"GGUF"]), "GGUF",
+        By { model: "", tokenizer: "", published: "it is a whole model: name it, and not its directory" };
+    SwappedGguf, |s| s.starts(&[b"FUGG"]), "a GGUF file with its bytes in the wrong order",
+        Any("download it for little-endian machines");
+    Ggml, |s| s.starts(&[b"lmgg", b"fmgg", b"tjgg", b"ccgg"]), "GGML, GGUF's forerunner", OLD_GGML;
+    GgmlAdapter, |s| s.starts(&[b"algg"]), "a LoRA adapter in GGML, GGUF's forerunner", MERGE_ADAPTER;
+    GgmlSession, |s| s.starts(&[b"nsgg", b"qsgg"]), "a saved session of llama.cpp's",
+        Any("it holds no model: name the model's file");
+    LoraSafetensors, |s| s.is_safetensors() && s.has(b"lora_A."), "a LoRA adapter in safetensors",
+        MERGE_ADAPTER;
+    Safetensors, Sample::is_safetensors, "a safetensors file, which has to be converted", By {
+        model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs \
+                to, with its config.json and its tokenizer",
+        tokenizer: "it holds weights: the tokenizer is another file",
+        published: "",
+    };
+    SentencePiece, Sample::is_sentencepiece, "a tokenizer.model, SentencePiece's tokenizer",
+        CONVERT_TOKENIZER;
+    Tiktoken, Sample::is_tiktoken, "a tokenizer.model, Llama 3's tokenizer", CONVERT_TOKENIZER;
+    TokenizerBin, Sample::is_tokenizer_bin, "a tokenizer.bin, llama2.c's tokenizer",
+        By { model: "name the model's file, and give this with -z", tokenizer: "", published: "" };
+    ImportanceMatrix, Sample::is_importance_matrix, "an importance matrix of llama.cpp's",
+        Any("it helps to quantize a model, and holds none");
+    Executable, Sample::is_executable, "a program", NAME_IT;
+    Pdf, |s| s.starts(&[b"%PDF-"]), "a PDF document", NAME_IT;
+    Image, |s| s.starts(&[b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8"]) || s.at(8, b"WEBP"), "a picture",
+        NAME_IT;
+    Sqlite, |s| s.starts(&[b"SQLite format 3\0"]), "a database of SQLite's", NAME_IT;
+    Arrow, |s| s.starts(&[b"PAR1", b"ARROW1"]), "a table of data: Parquet or Arrow", NAME_IT;
+    Utf16, |s| s.starts(&[b"\xff\xfe", b"\xfe\xff"]) && s.bytes[2..].contains(&0),
+        "text in UTF-16, as PowerShell's > writes it", AGAIN;
+    Zeros, |s| s.bytes.iter().all(|&byte| byte == 0),
+        "filled with zeros: space was reserved for it, but its download didn't begin", AGAIN;
+    Text, Sample::is_text, "text", NAME_IT;
+}
 
 /// How names end of downloads that aren't done, as browsers and other programs call them.
 const UNFINISHED: [&str; 9] =
@@ -351,7 +216,7 @@ impl FileKind {
     }
 
     fn row(self) -> &'static Row {
-        KINDS.iter().find(|row| row.kind == self).expect("each kind has a row")
+        &KINDS[self as usize]
     }
 }
 
