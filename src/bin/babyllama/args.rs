@@ -1,7 +1,7 @@
 //! Options that several commands share, and how their values are read.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -103,7 +103,7 @@ pub(crate) struct EngineArgs {
 
     /// Length of the context in tokens [default: the model's maximum]
     #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_POSITIONS))]
-    context_length: Option<usize>,
+    pub(crate) context_length: Option<usize>,
 
     /// Keep the KV cache in f16: half the memory, faster in long contexts, slightly less exact; off
     /// by default
@@ -114,6 +114,13 @@ pub(crate) struct EngineArgs {
     #[arg(long)]
     huge_pages: bool,
 
+    #[command(flatten)]
+    hyperparameters: HyperparameterArgs,
+}
+
+/// Hyperparameters that override the file's.
+#[derive(Debug, Args)]
+pub(crate) struct HyperparameterArgs {
     /// Epsilon of RMSNorm; LLaMA 1 has 1e-6 [default: the file's, or 1e-5 for llama2.c's, which
     /// don't store it]
     #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
@@ -125,21 +132,23 @@ pub(crate) struct EngineArgs {
     rope_theta: Option<f64>,
 }
 
+impl HyperparameterArgs {
+    /// With the file of a tokenizer, if one was given.
+    pub(crate) fn model_options(&self, tokenizer: Option<&Path>) -> ModelOptions {
+        let mut options = ModelOptions::new();
+        (options.norm_eps, options.rope_theta) = (self.norm_eps, self.rope_theta);
+        match tokenizer {
+            Some(path) => options.tokenizer_path(path),
+            None => options,
+        }
+    }
+}
+
 impl EngineArgs {
-    pub(crate) fn model_options(&self) -> ModelOptions {
-        let mut options = ModelOptions::new().huge_pages(self.huge_pages);
-        if let Some(threads) = self.threads {
-            options = options.threads(threads);
-        }
-        if let Some(isa) = self.isa {
-            options = options.isa(isa);
-        }
-        if let Some(norm_eps) = self.norm_eps {
-            options = options.norm_eps(norm_eps);
-        }
-        if let Some(rope_theta) = self.rope_theta {
-            options = options.rope_theta(rope_theta);
-        }
+    /// With the file of a tokenizer, if one was given.
+    pub(crate) fn model_options(&self, tokenizer: Option<&Path>) -> ModelOptions {
+        let mut options = self.hyperparameters.model_options(tokenizer).huge_pages(self.huge_pages);
+        (options.threads, options.isa) = (self.threads, self.isa);
         options
     }
 
@@ -147,17 +156,10 @@ impl EngineArgs {
         cache_dtype(self.f16_cache)
     }
 
-    /// Whether --context-length was given.
-    pub(crate) fn has_context_length(&self) -> bool {
-        self.context_length.is_some()
-    }
-
     pub(crate) fn session_options(&self) -> SessionOptions {
-        let options = SessionOptions::new().cache_dtype(self.cache_dtype());
-        match self.context_length {
-            Some(positions) => options.context_length(positions),
-            None => options,
-        }
+        let mut options = SessionOptions::new().cache_dtype(self.cache_dtype());
+        options.context_length = self.context_length;
+        options
     }
 }
 
@@ -182,13 +184,13 @@ pub(crate) fn template_parser() -> impl TypedValueParser<Value = Template> {
 }
 
 /// The epsilon of `RMSNorm`.
-pub(crate) fn parse_norm_eps(text: &str) -> Result<f32, String> {
+fn parse_norm_eps(text: &str) -> Result<f32, String> {
     let eps: f32 = text.parse().map_err(|e| format!("{e}"))?;
     if eps.is_finite() && eps >= 0.0 { Ok(eps) } else { Err("must be a number that is not negative".into()) }
 }
 
 /// The base of the rotary frequencies.
-pub(crate) fn parse_rope_theta(text: &str) -> Result<f64, String> {
+fn parse_rope_theta(text: &str) -> Result<f64, String> {
     let theta: f64 = text.parse().map_err(|e| format!("{e}"))?;
     if theta.is_finite() && theta > 0.0 { Ok(theta) } else { Err("must be a number above 0".into()) }
 }

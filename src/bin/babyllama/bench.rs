@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{MAX_THREADS, cache_dtype, in_range, isa_parser};
 use crate::error::CliError;
 use crate::machine::{self, Memory};
-use crate::models::{self, BUNDLED, TokenizerChoice};
+use crate::models::{self, BUNDLED};
 use crate::output::{note, print};
 use crate::synthetic::{SHAPES, Shape};
 
@@ -91,17 +91,15 @@ const MAX_COUNT: u64 = 1 << 30;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
     let isas = if args.isa.is_empty() { vec![Isa::best()] } else { args.isa.clone() };
-    let threads: Vec<usize> = match &args.threads[..] {
-        [] => vec![thread::available_parallelism().map_or(1, usize::from)],
-        threads => threads.to_vec(),
-    };
+    let available = || vec![thread::available_parallelism().map_or(1, usize::from)];
+    let threads = if args.threads.is_empty() { available() } else { args.threads.clone() };
     let memory = Memory::new(args.huge_pages).map_err(babyllama::Error::from)?;
     let source = Source::of(args)?;
     let options = ModelOptions::new().no_tokenizer().huge_pages(args.huge_pages);
     let mut rows = Vec::new();
     for &n_threads in &threads {
         for &isa in &isas {
-            let model = source.open(options.clone().isa(isa).threads(n_threads))?;
+            let model = source.open(&options.clone().isa(isa).threads(n_threads))?;
             rows.push(measure(args, &model, &memory)?);
             if !args.json {
                 if rows.len() == 1 {
@@ -112,10 +110,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         }
     }
     if args.json {
-        let first = rows[0].json(&source);
-        let all: Vec<Value> = rows.iter().map(|row| row.json(&source)).collect();
-        let mut out = first;
-        out["runs"] = all.into();
+        let mut out = rows[0].json(&source);
+        out["runs"] = rows.iter().map(|row| row.json(&source)).collect();
         print(format!("{out:#}\n").as_bytes())?;
     }
     Ok(())
@@ -153,39 +149,45 @@ impl<'a> Source<'a> {
         Ok(Self::Synthetic { shape, n_layers, dtype })
     }
 
-    fn open(&self, options: ModelOptions) -> Result<Model, CliError> {
+    fn open(&self, options: &ModelOptions) -> Result<Model, CliError> {
         match self {
-            Self::File(path) => models::open(path, TokenizerChoice::None, options),
+            Self::File(path) => models::open(path, options),
             Self::Synthetic { shape, n_layers, dtype } => {
-                Ok(Model::from_bytes_with(shape.make(*dtype, *n_layers)?, &options)?)
+                Ok(Model::from_bytes_with(shape.make(*dtype, *n_layers)?, options)?)
             }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Synthetic { shape, dtype, .. } => format!("{} {dtype}", shape.name),
+        }
+    }
+
+    /// Layers of synthetic weights, and those of the model whose shape they have.
+    fn layers(&self) -> Option<[usize; 2]> {
+        match self {
+            Self::File(_) => None,
+            Self::Synthetic { shape, n_layers, .. } => Some([*n_layers, shape.n_layers]),
         }
     }
 
     fn title(&self, model: &Model) -> String {
-        let size = model.file_bytes() as f64 / 1e6;
-        match self {
-            Self::File(path) => format!("{}, {size:.0} MB", path.display()),
-            Self::Synthetic { shape, n_layers, dtype, .. } if *n_layers < shape.n_layers => {
-                format!(
-                    "{} {dtype}, {n_layers} of {} layers, {size:.0} MB, synthetic weights",
-                    shape.name, shape.n_layers
-                )
-            }
-            Self::Synthetic { shape, dtype, .. } => {
-                format!("{} {dtype}, {size:.0} MB, synthetic weights", shape.name)
-            }
-        }
+        let layers = match self.layers() {
+            Some([run, all]) if run < all => format!(", {run} of {all} layers"),
+            _ => String::new(),
+        };
+        let synthetic = if self.layers().is_some() { ", synthetic weights" } else { "" };
+        format!("{}{layers}, {:.0} MB{synthetic}", self.name(), model.file_bytes() as f64 / 1e6)
     }
 }
 
 /// The measurements of one configuration.
-struct Row {
+struct Row<'a> {
+    args: &'a BenchArgs,
     isa: Isa,
     threads: usize,
-    prompt: usize,
-    generated: usize,
-    depth: usize,
     /// Tokens per second.
     prefill: f64,
     /// Tokens per second.
@@ -198,7 +200,7 @@ struct Row {
     peak: f64,
 }
 
-fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, CliError> {
+fn measure<'a>(args: &'a BenchArgs, model: &Model, memory: &Memory) -> Result<Row<'a>, CliError> {
     let context = args.depth + args.prompt.max(args.generate);
     let mut session = model
         .session_with(SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache)));
@@ -233,11 +235,9 @@ fn measure(args: &BenchArgs, model: &Model, memory: &Memory) -> Result<Row, CliE
         decode.push(seconds);
     }
     Ok(Row {
+        args,
         isa: model.isa(),
         threads: model.threads(),
-        prompt: args.prompt,
-        generated: args.generate,
-        depth: args.depth,
         prefill: args.prompt as f64 / median(prefill),
         decode: args.generate as f64 / median(decode),
         peak: machine::peak(model.isa(), model.threads(), cost.int8),
@@ -300,9 +300,9 @@ fn median(mut numbers: Vec<f64>) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-impl Row {
+impl Row<'_> {
     fn operations(&self) -> f64 {
-        self.prefill / self.prompt as f64 * self.cost.operations_per_prompt
+        self.prefill / self.args.prompt as f64 * self.cost.operations_per_prompt
     }
 
     fn bytes(&self) -> f64 {
@@ -324,27 +324,22 @@ impl Row {
     }
 
     fn json(&self, source: &Source<'_>) -> Value {
-        let (model, layers) = match source {
-            Source::File(path) => (path.display().to_string(), None),
-            Source::Synthetic { shape, n_layers, dtype, .. } => {
-                (format!("{} {dtype}", shape.name), Some([*n_layers, shape.n_layers]))
-            }
-        };
+        let layers = source.layers();
         json!({
-            "model": model,
+            "model": source.name(),
             "layers_run": layers.map(|[run, _]| run),
             "layers": layers.map(|[_, all]| all),
             "isa": self.isa.name(),
             "threads": self.threads,
-            "depth": self.depth,
+            "depth": self.args.depth,
             "prefill": {
-                "tokens": self.prompt,
+                "tokens": self.args.prompt,
                 "tokens_per_second": self.prefill,
                 "gop_per_second": self.operations() / 1e9,
                 "share_of_peak": self.operations() / self.peak,
             },
             "decode": {
-                "tokens": self.generated,
+                "tokens": self.args.generate,
                 "tokens_per_second": self.decode,
                 "gb_per_second": self.bytes() / 1e9,
                 "share_of_bandwidth": self.share_of_bandwidth,

@@ -35,8 +35,8 @@ A line that ends with \\ continues on the next one; \"\"\" encloses a message of
 
 pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let sampler = args.sampling.sampler()?;
-    let model =
-        models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
+    let options = args.engine.model_options(args.tokenizer.path.as_deref());
+    let model = models::open(&args.model, &options)?;
     models::notes(&model);
     models::tokenizer(&model, &args.model)?;
     let mut input = Input::new()?;

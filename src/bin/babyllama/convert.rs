@@ -12,7 +12,7 @@ use babyllama::{Error, ModelOptions};
 use clap::Args;
 use indicatif::ProgressBar;
 
-use crate::args::{MAX_POSITIONS, MAX_THREADS, in_range, parse_norm_eps, parse_rope_theta};
+use crate::args::{HyperparameterArgs, MAX_POSITIONS, MAX_THREADS, in_range};
 use crate::error::CliError;
 use crate::interrupt::{Watch, is_terminated, remove_when_killed};
 use crate::output::{note, progress_bar};
@@ -49,8 +49,10 @@ pub(crate) struct ConvertArgs {
     #[arg(long)]
     pub(crate) check: bool,
 
-    #[command(flatten)]
-    pub(crate) tokenizer: ConvertTokenizerArgs,
+    /// Tokenizer file, used instead of the model's own: tokenizer.model, tokenizer.json,
+    /// tokenizer.bin or GGUF
+    #[arg(short = 'z', long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
 
     /// Replace the output file if it exists
     #[arg(short, long)]
@@ -65,29 +67,13 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "KEY=TEXT")]
     pub(crate) set: Vec<KeyAndText>,
 
-    /// Epsilon of RMSNorm; LLaMA 1 has 1e-6 [default: the file's, or 1e-5 for llama2.c's, which
-    /// don't store it]
-    #[arg(long, value_name = "EPS", value_parser = parse_norm_eps)]
-    pub(crate) norm_eps: Option<f32>,
-
-    /// Base of the rotary frequencies; Code Llama has 1e6 [default: the file's, or 1e4 for
-    /// llama2.c's, which don't store it]
-    #[arg(long, value_name = "THETA", value_parser = parse_rope_theta)]
-    pub(crate) rope_theta: Option<f64>,
+    #[command(flatten)]
+    pub(crate) hyperparameters: HyperparameterArgs,
 
     /// Maximum context length of the model, which Meta's files don't store [default: guessed from
     /// the other hyperparameters]
     #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_POSITIONS))]
     pub(crate) max_seq_len: Option<usize>,
-}
-
-/// The tokenizer of a converted model.
-#[derive(Debug, Args)]
-pub(crate) struct ConvertTokenizerArgs {
-    /// Tokenizer file, used instead of the model's own: tokenizer.model, tokenizer.json,
-    /// tokenizer.bin or GGUF
-    #[arg(short = 'z', long = "tokenizer", value_name = "FILE")]
-    pub(crate) path: Option<PathBuf>,
 }
 
 /// The format that a model is converted to.
@@ -159,7 +145,9 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
     if args.group_size.is_some() && args.to != Some(TargetFormat::Llama2cV2) {
         return Err(CliError::Usage("--group-size is for --to llama2c-v2 alone".into()));
     }
-    let source = Source::open(&args.source, &model_options(args))?;
+    let mut options = args.hyperparameters.model_options(args.tokenizer.as_deref());
+    options.max_seq_len = args.max_seq_len;
+    let source = Source::open(&args.source, &options)?;
     source.notes().iter().for_each(|text| note(&format!("note: {text}")));
     // Until the output is complete, a signal must remove it. Comparing it writes nothing.
     let watch = Watch::new();
@@ -180,23 +168,6 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-fn model_options(args: &ConvertArgs) -> ModelOptions {
-    let mut options = ModelOptions::new();
-    if let Some(path) = &args.tokenizer.path {
-        options = options.tokenizer_path(path);
-    }
-    if let Some(norm_eps) = args.norm_eps {
-        options = options.norm_eps(norm_eps);
-    }
-    if let Some(rope_theta) = args.rope_theta {
-        options = options.rope_theta(rope_theta);
-    }
-    if let Some(max_seq_len) = args.max_seq_len {
-        options = options.max_seq_len(max_seq_len);
-    }
-    options
-}
-
 /// Which of llama2.c's formats was chosen; `None` is GGUF.
 fn version(args: &ConvertArgs) -> Option<Llama2c> {
     let is_bin = args.target.extension().is_some_and(|extension| extension == "bin");
@@ -212,12 +183,7 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
 
 fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), CliError> {
     let mut options = GgufOptions::new();
-    if let Some(recipe) = args.dtype.0 {
-        options = options.recipe(recipe);
-    }
-    if let Some(threads) = args.threads {
-        options = options.threads(threads);
-    }
+    (options.recipe, options.threads) = (args.dtype.0, args.threads);
     for KeyAndText(key, text) in &args.set {
         options = options.metadata(key, text.as_str());
     }
@@ -270,7 +236,7 @@ fn write_llama2c(
 /// Creates an output file, which must not be one that the model is read from.
 fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, CliError> {
     let mut sources = vec![args.source.as_path()];
-    sources.extend(args.tokenizer.path.as_deref());
+    sources.extend(args.tokenizer.as_deref());
     let file = OutputFile::create_apart(target, args.force, &sources)?;
     remove_when_killed(&file);
     Ok(file)

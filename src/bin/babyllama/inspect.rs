@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::commands::InspectArgs;
 use crate::error::CliError;
-use crate::models::{self, TokenizerChoice};
+use crate::models;
 use crate::output::{print_json, print_text};
 use crate::unrunnable::Unrunnable;
 
@@ -71,23 +71,20 @@ struct Engine {
 
 impl Description {
     fn of_model(args: &InspectArgs) -> Result<Self, CliError> {
-        let options = args.engine.model_options();
-        let choice = TokenizerChoice::from(args.tokenizer.path.as_deref());
-        let (model, tokenizer) = match (models::open(&args.model, choice, options.clone()), choice) {
-            (Ok(model), _) => {
-                let tokenizer = model.tokenizer().cloned();
-                (model, Ok(tokenizer))
-            }
+        let options = args.engine.model_options(args.tokenizer.path.as_deref());
+        let (model, unusable) = match models::open(&args.model, &options) {
+            Ok(model) => (model, None),
             // It may be only the tokenizer beside the model that is bad, and one would like to know
             // that.
-            (Err(CliError::Error(reason)), TokenizerChoice::Own) => {
-                match models::open(&args.model, TokenizerChoice::None, options) {
-                    Ok(model) => (model, Err(reason)),
+            Err(CliError::Error(reason)) if args.tokenizer.path.is_none() => {
+                match models::open(&args.model, &options.no_tokenizer()) {
+                    Ok(model) => (model, Some(reason)),
                     Err(_) => return Err(CliError::Error(reason)),
                 }
             }
-            (Err(failure), _) => return Err(failure),
+            Err(failure) => return Err(failure),
         };
+        let tokenizer = unusable.map_or_else(|| Ok(model.tokenizer().cloned()), Err);
         let session = args.engine.session_options();
         let context = model.session_with(session).capacity();
         Ok(Self {
@@ -110,10 +107,7 @@ impl Description {
     }
 
     fn of_source(args: &InspectArgs) -> Result<Self, CliError> {
-        let mut options = args.engine.model_options();
-        if let Some(path) = &args.tokenizer.path {
-            options = options.tokenizer_path(path);
-        }
+        let options = args.engine.model_options(args.tokenizer.path.as_deref());
         let (source, unusable) = match Source::open(&args.model, &options) {
             Ok(source) => (source, None),
             // It may be only the tokenizer that is bad.
@@ -386,14 +380,8 @@ pub(crate) fn size(bytes: u64) -> String {
 /// A number with commas between thousands.
 pub(crate) fn digits(n: u128) -> String {
     let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use babyllama::{Session, TokenId};
 use crate::commands::LogitsArgs;
 use crate::error::CliError;
 use crate::interrupt::{Watch, remove_when_killed};
-use crate::models::{self, TokenizerChoice};
+use crate::models;
 use crate::output::holds_something;
 
 pub(crate) fn run(args: &LogitsArgs) -> Result<(), CliError> {
-    let model = models::open(&args.model, TokenizerChoice::None, args.engine.model_options())?;
+    let model = models::open(&args.model, &args.engine.model_options(None).no_tokenizer())?;
     let mut session = model.session_with(args.engine.session_options());
     let (tokens, capacity) = (&args.tokens.0, session.capacity());
     if tokens.len() > capacity {

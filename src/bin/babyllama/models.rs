@@ -10,36 +10,11 @@ use crate::output::note;
 /// Means the embedded model where a file is expected. A file of this name is `./bundled`.
 pub(crate) const BUNDLED: &str = "bundled";
 
-/// Which tokenizer a model is opened with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum TokenizerChoice<'a> {
-    /// Its own, if it has one.
-    Own,
-    /// This file.
-    File(&'a Path),
-    /// None, for commands that only use token ids: a bad tokenizer beside the model doesn't matter.
-    None,
-}
-
-impl<'a> From<Option<&'a Path>> for TokenizerChoice<'a> {
-    fn from(path: Option<&'a Path>) -> Self {
-        path.map_or(Self::Own, Self::File)
-    }
-}
-
-/// Opens a model's file, or the bundled model.
-pub(crate) fn open(
-    model: &Path,
-    tokenizer: TokenizerChoice<'_>,
-    options: ModelOptions,
-) -> Result<Model, CliError> {
+/// Opens a model's file, or the bundled model. Commands that only use token ids open it without a
+/// tokenizer: a bad one beside the model doesn't matter to them.
+pub(crate) fn open(model: &Path, options: &ModelOptions) -> Result<Model, CliError> {
     let bundled = model == Path::new(BUNDLED);
-    let options = match tokenizer {
-        TokenizerChoice::None => options.no_tokenizer(),
-        TokenizerChoice::File(path) => options.tokenizer_path(path),
-        TokenizerChoice::Own => options,
-    };
-    Ok(if bundled { Model::bundled_with(&options)? } else { Model::open_with(model, &options)? })
+    Ok(if bundled { Model::bundled_with(options)? } else { Model::open_with(model, options)? })
 }
 
 /// Prints what the user should know about the model.

@@ -1,10 +1,11 @@
 //! Standard output and standard error, and text that is safe to show.
 
 use std::borrow::Cow;
+use std::env;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{env, fs};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -89,12 +90,17 @@ pub(crate) fn holds_something(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
 }
 
-/// All of standard input, which must be UTF-8.
-pub(crate) fn read_input() -> Result<String, CliError> {
+/// All of a file, or of standard input for `-`, which must be UTF-8.
+pub(crate) fn read_text(file: &Path) -> Result<String, CliError> {
     let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| CliError::of("standard input", e))?;
+    let (name, read) = if file == Path::new("-") {
+        ("standard input".into(), io::stdin().lock().read_to_end(&mut bytes))
+    } else {
+        (file.to_string_lossy(), File::open(file).and_then(|mut file| file.read_to_end(&mut bytes)))
+    };
+    read.map_err(|e| CliError::of(&name, e))?;
     String::from_utf8(bytes).map_err(|e| {
-        CliError::of("standard input", format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
+        CliError::of(&name, format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
     })
 }
 

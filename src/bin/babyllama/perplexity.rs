@@ -1,23 +1,21 @@
 //! `babyllama perplexity`: how well a model knows a text.
 
-use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use babyllama::PerplexityOptions;
 
 use crate::commands::PerplexityArgs;
 use crate::error::CliError;
 use crate::models;
-use crate::output::{count, note, print, progress_bar, read_input};
+use crate::output::{count, note, print, progress_bar, read_text};
 
 pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
-    if args.engine.has_context_length() {
+    if args.engine.context_length.is_some() {
         let reason = "--context-length does nothing here: --ctx says how many tokens a window has";
         return Err(CliError::Usage(reason.into()));
     }
-    let model =
-        models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
+    let options = args.engine.model_options(args.tokenizer.path.as_deref());
+    let model = models::open(&args.model, &options)?;
     let tokenizer = models::tokenizer(&model, &args.model)?;
     let tokens = tokenizer.encode_prompt(&read_text(&args.file)?);
     let (n_tokens, needed) = (tokens.len(), args.ctx);
@@ -55,15 +53,4 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let error = if error.is_finite() { format!(", +/- {error:.5}") } else { String::new() };
     note(&format!("perplexity of {}{error}", count(predictions, "token")));
     print(format!("{:.4}\n", measured.value()).as_bytes())
-}
-
-fn read_text(file: &Path) -> Result<String, CliError> {
-    if file == Path::new("-") {
-        return read_input();
-    }
-    let bytes = fs::read(file).map_err(|e| CliError::of(file.display(), e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        CliError::of(file.display(), format!("is not UTF-8 from byte {at} on"))
-    })
 }

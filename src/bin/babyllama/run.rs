@@ -1,5 +1,7 @@
 //! `babyllama run`, and `babyllama` alone: generates text from a prompt.
 
+use std::path::Path;
+
 use babyllama::{TokenId, Tokenizer};
 
 use crate::commands::RunArgs;
@@ -7,12 +9,12 @@ use crate::error::CliError;
 use crate::generator::Generator;
 use crate::interrupt::Watch;
 use crate::models;
-use crate::output::{count, note, print, print_text, read_input};
+use crate::output::{count, note, print, print_text, read_text};
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let sampler = args.sampling.sampler()?;
-    let model =
-        models::open(&args.model, args.tokenizer.path.as_deref().into(), args.engine.model_options())?;
+    let options = args.engine.model_options(args.tokenizer.path.as_deref());
+    let model = models::open(&args.model, &options)?;
     models::notes(&model);
     let tokenizer = models::tokenizer(&model, &args.model)?;
     let prompt = tokenizer.encode_prompt(&read_prompt(&args.prompt)?);
@@ -72,7 +74,7 @@ fn read_prompt(prompt: &str) -> Result<String, CliError> {
     if prompt != "-" {
         return Ok(prompt.into());
     }
-    let mut text = read_input()?;
+    let mut text = read_text(Path::new("-"))?;
     // As a shell's $(...) does: `echo` appends it, and it would begin a new paragraph.
     if text.ends_with('\n') {
         text.pop();

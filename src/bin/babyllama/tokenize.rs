@@ -7,8 +7,8 @@ use babyllama::{ErrorKind, ModelOptions, Tokenizer};
 
 use crate::commands::TokenizeArgs;
 use crate::error::CliError;
-use crate::models::{self, BUNDLED, TokenizerChoice};
-use crate::output::{print, read_input};
+use crate::models::{self, BUNDLED};
+use crate::output::{print, read_text};
 
 pub(crate) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
     match (&args.tokenizer.path, &args.second) {
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
                 }
                 _ => {}
             }
-            let model = models::open(path, TokenizerChoice::Own, ModelOptions::new().threads(1))?;
+            let model = models::open(path, &ModelOptions::new().threads(1))?;
             print_tokens(models::tokenizer(&model, path)?, text, args.no_bos)
         }
         (Some(_), Some(_)) => Err(CliError::Usage("give either a model or --tokenizer, not both".into())),
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
 
 fn print_tokens(tokenizer: &Tokenizer, text: &OsStr, no_bos: bool) -> Result<(), CliError> {
     let text = match text.to_str() {
-        Some("-") => read_input()?,
+        Some("-") => read_text(Path::new("-"))?,
         Some(text) => text.into(),
         None => return Err(CliError::Usage("the text is not valid UTF-8".into())),
     };
