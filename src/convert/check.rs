@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::llama2c::quantize_group;
+use super::llama2c::{for_chunks, quantize_group};
 use super::quantize;
 use super::source::{Expected, Source, SourceTensor};
 use crate::checkpoint::{self, Checkpoint};
@@ -31,9 +31,6 @@ use crate::storage::Storage;
 use crate::tensor::Tensor;
 use crate::tokenizer::{PieceKind, TextSettings, Tokenizer};
 use crate::weights::Weight;
-
-/// Weights that are compared at once, except of rows that are longer.
-const CHUNK: usize = 1 << 20;
 
 /// Compares a converted model with its source. `progress` is told how many weights have been
 /// compared.
@@ -87,9 +84,6 @@ pub(super) fn compare_expected(
     config: &Config,
     rope_factors: Option<&[f32]>,
 ) -> Result<()> {
-    /// The file holds fractions as f32.
-    const TOLERANCE: f64 = 4.0 * f32::EPSILON as f64;
-    let close = |a: f64, b: f64| (a - b).abs() <= TOLERANCE * a.abs();
     let RopeFrequencies::Accurate { frequencies, magnitude } =
         RopeFrequencies::accurate(config, rope_factors)
     else {
@@ -98,15 +92,13 @@ pub(super) fn compare_expected(
     let differs = |what: &str, expected: &dyn fmt::Debug, found: &dyn fmt::Debug| {
         Err(Error::mismatch(what, format!("the settings give {expected:?}, the file has {found:?}")))
     };
-    let are_close = expected.frequencies.len() == frequencies.len()
-        && expected.frequencies.iter().zip(&frequencies).all(|(a, b)| close(*a, *b));
-    if !are_close {
+    if !all_close(&expected.frequencies, &frequencies) {
         return differs("the rotary frequencies", &expected.frequencies, &frequencies);
     }
-    if !close(expected.magnitude, magnitude) {
+    if !all_close(&[expected.magnitude], &[magnitude]) {
         return differs("the magnitude of rotated queries and keys", &expected.magnitude, &magnitude);
     }
-    if !close(expected.norm_eps, config.norm_eps.into()) {
+    if !all_close(&[expected.norm_eps], &[config.norm_eps.into()]) {
         return differs("RMSNorm's epsilon", &expected.norm_eps, &config.norm_eps);
     }
     let Config { n_layers, n_heads, n_kv_heads, hidden_dim, .. } = *config;
@@ -122,32 +114,24 @@ pub(super) fn compare_expected(
     Ok(())
 }
 
-/// Whether two scalings are the same except for the rounding of their numbers to f32, and of what
-/// is computed from them.
+/// Whether numbers are the same except for their rounding to f32, in which files hold fractions,
+/// and that of what is computed from them.
+fn all_close(a: &[f64], b: &[f64]) -> bool {
+    let close = |(a, b): (&f64, &f64)| (a - b).abs() <= 4.0 * f64::from(f32::EPSILON) * a.abs();
+    a.len() == b.len() && a.iter().zip(b).all(close)
+}
+
+/// Whether two scalings are the same except for the rounding of their numbers.
 fn are_close(a: RopeScaling, b: RopeScaling) -> bool {
-    let close = |a: f64, b: f64| (a - b).abs() <= 4.0 * f64::from(f32::EPSILON) * a.abs();
-    match (a, b) {
-        (RopeScaling::Linear { factor: a }, RopeScaling::Linear { factor: b }) => close(a, b),
-        (
-            RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude },
-            RopeScaling::Yarn {
-                factor: factor_b,
-                original_context_length: original_context_length_b,
-                beta_fast: beta_fast_b,
-                beta_slow: beta_slow_b,
-                magnitude: magnitude_b,
-            },
-        ) => {
-            let pairs = [
-                (factor, factor_b),
-                (beta_fast, beta_fast_b),
-                (beta_slow, beta_slow_b),
-                (magnitude, magnitude_b),
-            ];
-            original_context_length == original_context_length_b && pairs.iter().all(|&(a, b)| close(a, b))
+    let fractions = |scaling| match scaling {
+        RopeScaling::None => (None, vec![]),
+        RopeScaling::Linear { factor } => (None, vec![factor]),
+        RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
+            (Some(original_context_length), vec![factor, beta_fast, beta_slow, magnitude])
         }
-        _ => a == b,
-    }
+    };
+    let ((original_a, a), (original_b, b)) = (fractions(a), fractions(b));
+    original_a == original_b && all_close(&a, &b)
 }
 
 fn compare_tensors(source: &Source, checkpoint: &Checkpoint, progress: &mut impl FnMut(u64)) -> Result<()> {
@@ -178,31 +162,28 @@ fn compare_tensors(source: &Source, checkpoint: &Checkpoint, progress: &mut impl
 }
 
 fn compare_weights(tensor: &SourceTensor<'_>, converted: Weight<'_>) -> Result<()> {
-    let (rows, columns) = tensor.rows_and_columns();
+    let (_, columns) = tensor.rows_and_columns();
     let dtype = converted.info(String::new()).dtype;
     // Groups of llama2.c run on from row to row: chunks are whole groups.
     let multiple = if let Dtype::Int8 { group_size } = dtype { group_size } else { 1 };
-    let step = (CHUNK / columns).clamp(1, rows).next_multiple_of(multiple).min(rows);
-    let (mut expected, mut found) = (vec![0.0; step * columns], vec![0.0; step * columns]);
-    for first in (0..rows).step_by(step) {
-        let chunk = first..rows.min(first + step);
-        let n = chunk.len() * columns;
-        let (expected, found) = (&mut expected[..n], &mut found[..n]);
-        (tensor.read)(chunk.clone(), expected)?;
+    let mut found = Vec::new();
+    for_chunks(tensor, multiple, &mut |rows, expected| {
+        let first = rows.start;
+        found.resize(expected.len(), 0.0);
         match converted {
             Weight::Vector(vector) => found.copy_from_slice(vector),
             Weight::Matrix(tensor) => {
                 let matrix = tensor.matrix();
-                for (row, out) in chunk.zip(found.chunks_exact_mut(columns)) {
+                for (row, out) in rows.zip(found.chunks_exact_mut(columns)) {
                     matrix.rows.dequantize(row, out);
                 }
             }
         }
-        if first_difference(expected, found).is_none() {
-            continue;
+        if first_difference(expected, &found).is_none() {
+            return Ok(true);
         }
-        let rounded = rounded(expected, columns, dtype)?;
-        if let Some(i) = first_difference(&rounded, found) {
+        let rounded = rounded(expected, dtype)?;
+        if let Some(i) = first_difference(&rounded, &found) {
             let (row, column) = (first + i / columns, i % columns);
             let reason = format!(
                 "({row}, {column}) is {}, which {dtype} makes {}; it is {}",
@@ -210,8 +191,8 @@ fn compare_weights(tensor: &SourceTensor<'_>, converted: Weight<'_>) -> Result<(
             );
             return Err(Error::mismatch(format!("tensor {}", tensor.info.name), reason));
         }
-    }
-    Ok(())
+        Ok(true)
+    })
 }
 
 /// Compares bits: no number is equal to one that isn't a number.
@@ -220,7 +201,7 @@ fn first_difference(a: &[f32], b: &[f32]) -> Option<usize> {
 }
 
 /// What a format makes of weights.
-fn rounded(weights: &[f32], columns: usize, dtype: Dtype) -> Result<Vec<f32>> {
+fn rounded(weights: &[f32], dtype: Dtype) -> Result<Vec<f32>> {
     if let Dtype::Int8 { group_size } = dtype {
         let group = |group: &[f32]| -> Vec<f32> {
             let mut quants = Vec::new();
@@ -232,7 +213,7 @@ fn rounded(weights: &[f32], columns: usize, dtype: Dtype) -> Result<Vec<f32>> {
     let mut bytes = Vec::new();
     quantize(weights, dtype, &mut bytes)?;
     let (len, storage) = (bytes.len(), Arc::new(Storage::from_vec(bytes)));
-    let tensor = Tensor::new(&storage, 0..len, weights.len() / columns, columns, dtype);
+    let tensor = Tensor::new(&storage, 0..len, 1, weights.len(), dtype);
     Ok(tensor.map(|tensor| tensor.to_f32()).unwrap_or_default())
 }
 

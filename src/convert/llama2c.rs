@@ -192,10 +192,10 @@ fn check(config: &Config, has_rope_factors: bool) -> Result<()> {
 }
 
 /// Takes some rows of a tensor, and says whether it wants more.
-type TakeRows<'a> = &'a mut dyn FnMut(Range<usize>, &[f32]) -> Result<bool>;
+pub(super) type TakeRows<'a> = &'a mut dyn FnMut(Range<usize>, &[f32]) -> Result<bool>;
 
 /// Passes on a tensor's rows in chunks, each a multiple of `multiple` rows.
-fn for_chunks(tensor: &SourceTensor<'_>, multiple: usize, take: TakeRows<'_>) -> Result<()> {
+pub(super) fn for_chunks(tensor: &SourceTensor<'_>, multiple: usize, take: TakeRows<'_>) -> Result<()> {
     let (rows, columns) = tensor.rows_and_columns();
     let step = (CHUNK / columns).clamp(1, rows).next_multiple_of(multiple).min(rows);
     let mut weights = vec![0.0; step * columns];
