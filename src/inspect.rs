@@ -5,8 +5,8 @@
 //!
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
 //! let file = GgufFile::open(path)?;
-//! assert_eq!(file.architecture(), Some("llama"));
-//! for tensor in file.tensors() {
+//! assert_eq!(file.architecture.as_deref(), Some("llama"));
+//! for tensor in &file.tensors {
 //!     println!("{} {:?} {}", tensor.name, tensor.shape, tensor.dtype);
 //! }
 //! # Ok::<(), babyllama::Error>(())

@@ -65,12 +65,18 @@ impl PerplexityOptions {
 
 /// What was measured so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Perplexity {
-    n_windows: usize,
-    windows_read: usize,
-    n_tokens: usize,
-    tokens_read: usize,
-    n_predictions: usize,
+    /// The number of windows to read.
+    pub n_windows: usize,
+    /// The number of windows read to their end.
+    pub windows_read: usize,
+    /// The number of tokens to read, in all windows.
+    pub n_tokens: usize,
+    /// The number of tokens read.
+    pub tokens_read: usize,
+    /// The number of tokens predicted.
+    pub n_predictions: usize,
     /// The sum of the predictions' negative log likelihoods, and of their squares.
     sum: f64,
     sum_of_squares: f64,
@@ -96,36 +102,6 @@ impl Perplexity {
     #[must_use]
     pub fn mean(&self) -> f64 {
         self.sum / self.n_predictions as f64
-    }
-
-    /// The number of tokens predicted.
-    #[must_use]
-    pub fn n_predictions(&self) -> usize {
-        self.n_predictions
-    }
-
-    /// The number of windows to read.
-    #[must_use]
-    pub fn n_windows(&self) -> usize {
-        self.n_windows
-    }
-
-    /// The number of windows read to their end.
-    #[must_use]
-    pub fn windows_read(&self) -> usize {
-        self.windows_read
-    }
-
-    /// The number of tokens to read, in all windows.
-    #[must_use]
-    pub fn n_tokens(&self) -> usize {
-        self.n_tokens
-    }
-
-    /// The number of tokens read.
-    #[must_use]
-    pub fn tokens_read(&self) -> usize {
-        self.tokens_read
     }
 
     fn add(&mut self, nll: f64) {

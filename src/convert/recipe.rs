@@ -15,58 +15,48 @@ use crate::config::Config;
 use crate::error::{Error, Result, by_name};
 use crate::quant::Dtype;
 
-/// Which format each matrix of a model gets, as llama.cpp's file types of the same names choose it.
-/// Vectors are always F32.
-///
-/// ```
-/// use babyllama::convert::Recipe;
-///
-/// assert_eq!("q4_k_m".parse(), Ok(Recipe::Q4KM));
-/// assert_eq!(Recipe::Q4KM.to_string(), "Q4_K_M");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the names are llama.cpp's")]
-pub enum Recipe {
-    F32,
-    F16,
-    Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q2K,
-    Q3KS,
-    Q3KM,
-    Q3KL,
-    Q4KS,
-    Q4KM,
-    Q5KS,
-    Q5KM,
-    Q6K,
+/// The table of recipes. A row is a variant of [`Recipe`], its name, and the format of most matrices.
+macro_rules! recipes {
+    ($($recipe:ident = $name:literal, $most:expr;)+) => {
+        /// Which format each matrix of a model gets, as llama.cpp's file types of the same names
+        /// choose it. Vectors are always F32.
+        ///
+        /// ```
+        /// use babyllama::convert::Recipe;
+        ///
+        /// assert_eq!("q4_k_m".parse(), Ok(Recipe::Q4KM));
+        /// assert_eq!(Recipe::Q4KM.to_string(), "Q4_K_M");
+        /// ```
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        #[allow(missing_docs, reason = "the names are llama.cpp's")]
+        pub enum Recipe {
+            $($recipe,)+
+        }
+
+        const RECIPES: &[(Recipe, &str, Dtype)] = &[$((Recipe::$recipe, $name, $most)),+];
+    };
 }
 
-/// Each recipe, its name, and the format of most matrices.
-const RECIPES: [(Recipe, &str, Dtype); 17] = [
-    (Recipe::F32, "F32", Dtype::F32),
-    (Recipe::F16, "F16", Dtype::F16),
-    (Recipe::Bf16, "BF16", Dtype::Bf16),
-    (Recipe::Q8_0, "Q8_0", Dtype::Q8_0),
-    (Recipe::Q4_0, "Q4_0", Dtype::Q4_0),
-    (Recipe::Q4_1, "Q4_1", Dtype::Q4_1),
-    (Recipe::Q5_0, "Q5_0", Dtype::Q5_0),
-    (Recipe::Q5_1, "Q5_1", Dtype::Q5_1),
-    (Recipe::Q2K, "Q2_K", Dtype::Q2K),
-    (Recipe::Q3KS, "Q3_K_S", Dtype::Q3K),
-    (Recipe::Q3KM, "Q3_K_M", Dtype::Q3K),
-    (Recipe::Q3KL, "Q3_K_L", Dtype::Q3K),
-    (Recipe::Q4KS, "Q4_K_S", Dtype::Q4K),
-    (Recipe::Q4KM, "Q4_K_M", Dtype::Q4K),
-    (Recipe::Q5KS, "Q5_K_S", Dtype::Q5K),
-    (Recipe::Q5KM, "Q5_K_M", Dtype::Q5K),
-    (Recipe::Q6K, "Q6_K", Dtype::Q6K),
-];
+recipes! {
+    F32 = "F32", Dtype::F32;
+    F16 = "F16", Dtype::F16;
+    Bf16 = "BF16", Dtype::Bf16;
+    Q8_0 = "Q8_0", Dtype::Q8_0;
+    Q4_0 = "Q4_0", Dtype::Q4_0;
+    Q4_1 = "Q4_1", Dtype::Q4_1;
+    Q5_0 = "Q5_0", Dtype::Q5_0;
+    Q5_1 = "Q5_1", Dtype::Q5_1;
+    Q2K = "Q2_K", Dtype::Q2K;
+    Q3KS = "Q3_K_S", Dtype::Q3K;
+    Q3KM = "Q3_K_M", Dtype::Q3K;
+    Q3KL = "Q3_K_L", Dtype::Q3K;
+    Q4KS = "Q4_K_S", Dtype::Q4K;
+    Q4KM = "Q4_K_M", Dtype::Q4K;
+    Q5KS = "Q5_K_S", Dtype::Q5K;
+    Q5KM = "Q5_K_M", Dtype::Q5K;
+    Q6K = "Q6_K", Dtype::Q6K;
+}
 
 impl Recipe {
     /// All recipes.
@@ -75,7 +65,7 @@ impl Recipe {
     }
 
     fn row(self) -> &'static (Self, &'static str, Dtype) {
-        RECIPES.iter().find(|row| row.0 == self).expect("every recipe is in the table")
+        &RECIPES[self as usize]
     }
 
     /// llama.cpp's number for it, `general.file_type`.

@@ -39,23 +39,22 @@ impl Threads {
         threads.start().map(|()| threads)
     }
 
-    #[cfg(feature = "rayon")]
-    fn unstarted(count: usize) -> Self {
-        Self { count: count.max(1), crew: Arc::default(), pool: Arc::default() }
-    }
-
     /// Without rayon there is only the caller.
-    #[cfg(not(feature = "rayon"))]
-    fn unstarted(_count: usize) -> Self {
-        Self { count: 1, crew: Arc::default() }
+    fn unstarted(count: usize) -> Self {
+        Self {
+            count: if cfg!(feature = "rayon") { count.max(1) } else { 1 },
+            crew: Arc::default(),
+            #[cfg(feature = "rayon")]
+            pool: Arc::default(),
+        }
     }
 
     /// Starts the threads, if they are ours and haven't been started.
     ///
     /// # Errors
     /// [`ErrorKind::ThreadPool`] if the system can't start them; the next call tries again.
-    #[cfg(feature = "rayon")]
     pub(crate) fn start(&self) -> Result<()> {
+        #[cfg(feature = "rayon")]
         if self.count > 1 && self.pool.get().is_none() {
             let builder = rayon::ThreadPoolBuilder::new().num_threads(self.count - 1);
             let pool = builder.thread_name(|i| format!("babyllama-{}", i + 1)).build();
@@ -69,12 +68,6 @@ impl Threads {
     #[cfg(feature = "rayon")]
     fn is_started(&self) -> bool {
         self.pool.get().is_some()
-    }
-
-    /// Without rayon there are none to be started.
-    #[cfg(not(feature = "rayon"))]
-    pub(crate) fn start(&self) -> Result<()> {
-        Ok(())
     }
 
     #[cfg(not(feature = "rayon"))]
@@ -137,16 +130,13 @@ impl Threads {
         (0..self.crew.recruit(self.count - 1)).for_each(|_| self.spawn_helper());
     }
 
-    #[cfg(feature = "rayon")]
     fn spawn_helper(&self) {
+        #[cfg(feature = "rayon")]
         if let Some(pool) = self.pool.get() {
             let crew = Arc::clone(&self.crew);
             pool.spawn(move || crew.help());
         }
     }
-
-    #[cfg(not(feature = "rayon"))]
-    fn spawn_helper(&self) {}
 }
 
 fn available_threads() -> usize {

@@ -198,7 +198,7 @@ fn gguf_files_that_are_no_models_are_named_and_shown() {
         let json: serde_json::Value = serde_json::from_str(&shown).unwrap();
         assert!(json["cannot_run"].as_str().unwrap().contains(reason), "{json}");
         assert_eq!(json["tensors"].as_array().unwrap().len(), n_tensors);
-        assert_eq!(GgufFile::open(path).unwrap().tensors().len(), n_tensors);
+        assert_eq!(GgufFile::open(path).unwrap().tensors.len(), n_tensors);
     }
     fails(&babyllama(&["inspect", text(TempFile::new("x", b"nonsense").path())]), 1, &["it is text"]);
 }

@@ -64,8 +64,8 @@ pub(crate) struct ConvertArgs {
 
     /// Set a key of the GGUF file, such as general.name or general.license; can be given several
     /// times
-    #[arg(long, value_name = "KEY=TEXT")]
-    pub(crate) set: Vec<KeyAndText>,
+    #[arg(long, value_name = "KEY=TEXT", value_parser = parse_key_and_text)]
+    pub(crate) set: Vec<(String, String)>,
 
     #[command(flatten)]
     pub(crate) hyperparameters: HyperparameterArgs,
@@ -121,20 +121,13 @@ fn dtype_help() -> String {
 }
 
 /// A key of a GGUF file, and its text.
-#[derive(Clone, Debug)]
-pub(crate) struct KeyAndText(pub(crate) String, pub(crate) String);
-
-impl FromStr for KeyAndText {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, text) = text.split_once('=').ok_or("expected KEY=TEXT")?;
-        // The other keys have types of their own, and `convert` sets them.
-        if !key.starts_with("general.") {
-            return Err(format!("only keys that begin with general. can be set, not {key}"));
-        }
-        Ok(Self(key.into(), text.into()))
+fn parse_key_and_text(text: &str) -> Result<(String, String), String> {
+    let (key, text) = text.split_once('=').ok_or("expected KEY=TEXT")?;
+    // The other keys have types of their own, and `convert` sets them.
+    if !key.starts_with("general.") {
+        return Err(format!("only keys that begin with general. can be set, not {key}"));
     }
+    Ok((key.into(), text.into()))
 }
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
@@ -184,7 +177,7 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
 fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), CliError> {
     let mut options = GgufOptions::new();
     (options.recipe, options.threads) = (args.dtype.0, args.threads);
-    for KeyAndText(key, text) in &args.set {
+    for (key, text) in &args.set {
         options = options.metadata(key, text.as_str());
     }
     let bytes = gguf_bytes(source, &options).map_err(|e| CliError::of(args.target.display(), e))?;

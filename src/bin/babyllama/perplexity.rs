@@ -35,20 +35,20 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let mut windows = 0;
     let mut printed = Ok(());
     let measured = model.perplexity(&tokens, options, |measured| {
-        bar.set_length(measured.n_tokens() as u64);
-        bar.set_position(measured.tokens_read() as u64);
-        if measured.windows_read() > windows {
-            windows = measured.windows_read();
+        bar.set_length(measured.n_tokens as u64);
+        bar.set_position(measured.tokens_read as u64);
+        if measured.windows_read > windows {
+            windows = measured.windows_read;
             let value = format!("{:.4}", measured.value());
             bar.set_message(format!("perplexity {value}"));
-            let line = format!("[{windows}/{}] {value}\n", measured.n_windows());
+            let line = format!("[{windows}/{}] {value}\n", measured.n_windows);
             printed = bar.suspend(|| print(line.as_bytes()));
         }
         if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     bar.finish_and_clear();
     printed?;
-    let (predictions, error) = (measured.n_predictions(), measured.standard_error());
+    let (predictions, error) = (measured.n_predictions, measured.standard_error());
     // One prediction has no spread.
     let error = if error.is_finite() { format!(", +/- {error:.5}") } else { String::new() };
     note(&format!("perplexity of {}{error}", count(predictions, "token")));

@@ -18,12 +18,19 @@ const MAX_DIMS: u32 = 16;
 ///
 /// Of a model that is split into several files it is one of them.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GgufFile {
-    format: &'static str,
-    architecture: Option<String>,
-    metadata: Vec<(String, String)>,
-    tensors: Vec<GgufTensor>,
-    file_bytes: u64,
+    /// The format's name and version, such as `GGUF v3`.
+    pub format: &'static str,
+    /// What kind of model it says it holds: `general.architecture`.
+    pub architecture: Option<String>,
+    /// Each key, and its value for people to read. Long strings are cut short and arrays only
+    /// counted.
+    pub metadata: Vec<(String, String)>,
+    /// Its tensors, in the file's order.
+    pub tensors: Vec<GgufTensor>,
+    /// The file's size in bytes.
+    pub file_bytes: u64,
 }
 
 /// A tensor of a GGUF file, as the file announces it.
@@ -54,37 +61,6 @@ impl GgufFile {
             if has_magic(&storage) { read(&storage) } else { Err(Error::unknown_format("it is not GGUF")) };
         contents.map_err(|e| e.at(storage.path()))
     }
-
-    /// The format's name and version, such as `GGUF v3`.
-    #[must_use]
-    pub fn format(&self) -> &'static str {
-        self.format
-    }
-
-    /// What kind of model it says it holds: `general.architecture`.
-    #[must_use]
-    pub fn architecture(&self) -> Option<&str> {
-        self.architecture.as_deref()
-    }
-
-    /// Each key, and its value for people to read. Long strings are cut short and arrays only
-    /// counted.
-    #[must_use]
-    pub fn metadata(&self) -> &[(String, String)] {
-        &self.metadata
-    }
-
-    /// Its tensors, in the file's order.
-    #[must_use]
-    pub fn tensors(&self) -> &[GgufTensor] {
-        &self.tensors
-    }
-
-    /// The file's size in bytes.
-    #[must_use]
-    pub fn file_bytes(&self) -> u64 {
-        self.file_bytes
-    }
 }
 
 fn read(storage: &Storage) -> Result<GgufFile> {
@@ -105,10 +81,8 @@ fn tensor(cursor: &mut Cursor<'_>) -> Result<GgufTensor> {
     let name = cursor.name("a tensor's name", MAX_NAME_BYTES)?;
     let n_dims = cursor.bytes.u32("a tensor's number of dimensions")?;
     if n_dims > MAX_DIMS {
-        return Err(Error::malformed(
-            FORMAT,
-            format!("tensor {name} has {n_dims} dimensions, at most {MAX_DIMS} are possible"),
-        ));
+        let reason = format!("tensor {name} has {n_dims} dimensions, at most {MAX_DIMS} are possible");
+        return Err(Error::malformed(FORMAT, reason));
     }
     let shape: Result<Vec<u64>> = (0..n_dims).map(|_| cursor.count("a tensor's dimension")).collect();
     let mut shape = shape?;
