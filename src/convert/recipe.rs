@@ -24,8 +24,9 @@ macro_rules! recipes {
         /// ```
         /// use babyllama::convert::Recipe;
         ///
-        /// assert_eq!("q4_k_m".parse(), Ok(Recipe::Q4KM));
+        /// assert_eq!("q4_k_m".parse::<Recipe>()?, Recipe::Q4KM);
         /// assert_eq!(Recipe::Q4KM.to_string(), "Q4_K_M");
+        /// # Ok::<(), babyllama::Error>(())
         /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -203,7 +204,7 @@ impl FromStr for Recipe {
         let is_medium = |row: &str| row.strip_suffix("_M").is_some_and(|row| row.eq_ignore_ascii_case(name));
         match RECIPES.iter().find(|row| is_medium(row.1)) {
             Some(row) => Ok(row.0),
-            None => by_name("recipe", name, &RECIPES.map(|row| row.0), |recipe| recipe.row().1),
+            None => by_name("recipe", name, &Self::all().collect::<Vec<_>>(), |recipe| recipe.row().1),
         }
     }
 }
