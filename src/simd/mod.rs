@@ -17,7 +17,7 @@
 mod block_kernels;
 mod features;
 mod isa;
-#[cfg(any(feature = "cli", test))]
+#[cfg(feature = "cli")]
 pub mod machine;
 mod primitives;
 mod quant_kernels;

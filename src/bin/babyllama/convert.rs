@@ -8,7 +8,7 @@ use babyllama::convert::{
     GgufOptions, Llama2c, OutputFile, Recipe, Source, check, gguf_bytes, llama2c_bytes, to_gguf, to_llama2c,
     to_tokenizer_bin,
 };
-use babyllama::{Error, ModelOptions};
+use babyllama::Error;
 use clap::Args;
 use indicatif::ProgressBar;
 
