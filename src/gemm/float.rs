@@ -1,17 +1,16 @@
-//! The product of weights that aren't quantised, which are widened on their way into registers.
+//! Prefill's product with weights that aren't quantized, which are widened on their way into
+//! registers.
 //!
-//! A tile of the output is some rows of weights by some tokens. Its sums stay in registers, sixteen
+//! A tile of the output is `R` rows of weights by `T` tokens. Its sums stay in registers, sixteen
 //! lanes of each as in decode, so a product comes out as decode's bits. In vectors of sixteen, four
-//! rows by six tokens take 24 registers: ten loads for 24 multiplications. (With two vectors for
-//! each product, and so two rows, they were sixteen; a prompt in F16 took 6 % longer.) Some columns
-//! of a tile's tokens meet all rows of a panel while they are in the first-level cache; the rows
-//! come from the second level, in which a panel stays until all tokens have passed. Where a format
-//! has two sums, the columns of one pass before those of the other.
+//! rows by six tokens take 24 registers: ten loads for 24 multiplications. Some columns of a tile's
+//! tokens meet all rows of a panel while they are in the first-level cache; the rows come from the
+//! second level, in which a panel stays until all tokens have passed. Where a format has two sums,
+//! the columns of one pass before those of the other.
 //!
-//! Weights aren't packed. They were, as f32 and interleaved vector by vector: that took 10 % of the
-//! time of a prompt in F16. Widening in the loop costs nothing beside 24 multiplications for four
-//! vectors. What rows that aren't interleaved need is that few columns are taken at a time: those
-//! of 8 KB all begin in one set of the first-level cache.
+//! Weights aren't packed: widening in the loop costs nothing beside 24 multiplications for four
+//! vectors, and packing them as f32 took a tenth of the time. As rows lie where they are, few
+//! columns are taken at a time: rows of 8 KB all begin in one set of the first-level cache.
 
 use std::ops::Range;
 
@@ -26,66 +25,65 @@ use crate::simd::{Isa, Simd, kernel};
 use crate::tensor::Matrix;
 
 /// The most rows of a panel. All tokens' activations pass by each panel, from the third-level cache
-/// if they are many: with 48 rows instead of 24 (12), that costs 8 % (14 %) less of a prompt's
-/// time.
+/// if they are many, which costs less the more rows there are.
 const MAX_PANEL_ROWS: usize = 48;
 
 /// What a panel takes of the second-level cache, at most.
 const PANEL_BYTES: usize = 768 << 10;
 
-/// Rows, of so many bytes each, that all tokens pass by before the next ones.
+/// Rows, of `row_bytes` bytes each, that all tokens pass by before the next ones.
 pub(crate) fn panel_rows(row_bytes: usize) -> usize {
-    (PANEL_BYTES / row_bytes / MAX_STRIP_ROWS * MAX_STRIP_ROWS).clamp(MAX_STRIP_ROWS, MAX_PANEL_ROWS)
+    (PANEL_BYTES / row_bytes / MAX_TILE_ROWS * MAX_TILE_ROWS).clamp(MAX_TILE_ROWS, MAX_PANEL_ROWS)
 }
 
 /// The most rows of a tile.
-const MAX_STRIP_ROWS: usize = 4;
+const MAX_TILE_ROWS: usize = 4;
 
 /// The most tokens of a tile.
 const MAX_TILE_TOKENS: usize = tile_tokens(16);
 
-/// ColumnPartition of one sum that pass all rows of a panel before the next ones: those of six
-/// tokens take 24 KB of the first-level cache.
+/// Columns of one sum that pass all rows of a panel before the next ones: those of six tokens take
+/// 24 KB of the first-level cache.
 const BLOCK_COLUMNS: usize = 1024;
 
-/// From so many tokens on, a tile beats a product after another.
+/// The least tokens for which tiles are faster than one product after another.
 pub(crate) const MIN_TOKENS: usize = 3;
 
-/// The products of some rows with every token, into `out`: (`n_tokens`, as many columns as rows).
+/// The products of some rows with every token, into `out`: (`n_tokens`, a column for each row).
 pub(crate) fn multiply(
     isa: Isa,
     weights: Matrix<'_>,
     rows: Range<usize>,
     x: &[F32Tile],
-    room: &mut Aligned<f32>,
+    copy: &mut Aligned<f32>,
     out: &mut ColumnSlice<'_>,
-    store: Output,
+    output: Output,
 ) {
     match weights.rows {
-        Rows::F32(floats) => panels(isa, weights, floats, rows, x, room, out, store),
-        Rows::F16(floats) => panels(isa, weights, floats, rows, x, room, out, store),
-        Rows::Bf16(floats) => panels(isa, weights, floats, rows, x, room, out, store),
-        _ => unreachable!("quantised weights are multiplied as int8"),
+        Rows::F32(floats) => panels(isa, weights, floats, rows, x, copy, out, output),
+        Rows::F16(floats) => panels(isa, weights, floats, rows, x, copy, out, output),
+        Rows::Bf16(floats) => panels(isa, weights, floats, rows, x, copy, out, output),
+        _ => unreachable!("quantized weights are multiplied as int8"),
     }
 }
 
 kernel! {
     #[allow(clippy::too_many_arguments, reason = "those of its one caller, and the weights with their type")]
     fn panels<F: Float>(
-        s; weights: Matrix<'_>, floats: FloatRows<'_, F>, rows: Range<usize>, x: &[F32Tile], room: &mut Aligned<f32>,
-        out: &mut ColumnSlice<'_>, store: Output,
+        s; weights: Matrix<'_>, floats: FloatRows<'_, F>, rows: Range<usize>, x: &[F32Tile], copy: &mut Aligned<f32>,
+        out: &mut ColumnSlice<'_>, output: Output,
     ) {
         let panel_rows = panel_rows(weights.row_bytes());
         for first in rows.clone().step_by(panel_rows) {
             let panel_rows = first..rows.end.min(first + panel_rows);
             let next = panel_rows.end..panel_rows.end + panel_rows.len();
-            let (floats, panel_rows) = F::align::<S>(floats, panel_rows, room);
+            let (floats, panel_rows) = F::align::<S>(floats, panel_rows, copy);
             let panel = Panel {
                 weights: floats,
                 column: first - rows.start,
                 rows: panel_rows,
                 n_columns: weights.n_columns,
-                store,
+                output,
             };
             if S::LANES == LANES {
                 panel.multiply::<S, 1, 4, 6, { MAX_PANEL_ROWS / 4 }>(s, x, weights, next, out);
@@ -103,17 +101,17 @@ struct Panel<'a, F: Float> {
     n_columns: usize,
     /// The first column of the output.
     column: usize,
-    store: Output,
+    output: Output,
 }
 
-/// One sum of each product of a strip of `R` rows with `T` tokens, in `P` vectors each.
+/// One sum of each product of a tile, `R` rows with `T` tokens, in `P` vectors each.
 type Sums<S, const P: usize, const R: usize, const T: usize> = [[[<S as Simd>::F32; P]; T]; R];
 
 impl<F: Float> Panel<'_, F> {
     /// All rows with all tokens, in tiles of `R` rows and `T` tokens. `next` are the rows to fetch
     /// meanwhile.
     #[inline(always)]
-    fn multiply<S: Simd, const P: usize, const R: usize, const T: usize, const STRIPS: usize>(
+    fn multiply<S: Simd, const P: usize, const R: usize, const T: usize, const TILES: usize>(
         &self,
         s: S,
         x: &[F32Tile],
@@ -121,9 +119,9 @@ impl<F: Float> Panel<'_, F> {
         next: Range<usize>,
         out: &mut ColumnSlice<'_>,
     ) {
-        let n_strips = self.rows.len().div_ceil(R);
-        let mut ahead = Prefetcher::new(weights, next, n_strips * x.len());
-        let mut room = [[[[[s.splat(0.0); P]; T]; R]; STRIPS]; MAX_ACCUMULATORS];
+        let n_tiles = self.rows.len().div_ceil(R);
+        let mut ahead = Prefetcher::new(weights, next, n_tiles * x.len());
+        let mut workspace = [[[[[s.splat(0.0); P]; T]; R]; TILES]; MAX_ACCUMULATORS];
         let mut products = [[0.0; MAX_PANEL_ROWS]; MAX_TILE_TOKENS];
         for (i, tile) in x.iter().enumerate() {
             let block_columns = F::ACCUMULATORS * BLOCK_COLUMNS;
@@ -131,33 +129,33 @@ impl<F: Float> Panel<'_, F> {
                 let columns = first..self.n_columns.min(first + block_columns);
                 let x = &tile.x[first * T..][..columns.len().next_multiple_of(S::LANES) * T];
                 for sum in 0..F::ACCUMULATORS {
-                    for strip in 0..n_strips {
+                    for tile_row in 0..n_tiles {
                         // Where a row is missing, the last one stands for it.
                         let mut w = [&[][..]; R];
                         for r in 0..R {
-                            let row = (self.rows.start + strip * R + r).min(self.rows.end - 1);
+                            let row = (self.rows.start + tile_row * R + r).min(self.rows.end - 1);
                             w[r] = &self.weights.row(row)[columns.clone()];
                         }
                         let mut sums = [[[s.splat(0.0); P]; T]; R];
                         if first > 0 {
-                            sums = room[sum][strip];
+                            sums = workspace[sum][tile_row];
                         }
                         sums = add_products::<S, F, P, R, T>(s, w, x, sum, sums);
                         if columns.end < self.n_columns || sum + 1 < F::ACCUMULATORS {
-                            room[sum][strip] = sums;
+                            workspace[sum][tile_row] = sums;
                             continue;
                         }
                         ahead.fetch(s);
                         if F::ACCUMULATORS == MAX_ACCUMULATORS {
                             for r in 0..R {
                                 for t in 0..T {
-                                    sums[r][t] = add_sums(s, room[0][strip][r][t], sums[r][t]);
+                                    sums[r][t] = add_sums(s, workspace[0][tile_row][r][t], sums[r][t]);
                                 }
                             }
                         }
                         let sums = sum_lanes(s, sums);
                         for t in 0..T {
-                            products[t][strip * R..][..R].copy_from_slice(&sums[t * R..][..R]);
+                            products[t][tile_row * R..][..R].copy_from_slice(&sums[t * R..][..R]);
                         }
                     }
                 }
@@ -173,7 +171,7 @@ impl<F: Float> Panel<'_, F> {
     fn store(&self, products: &[f32; MAX_PANEL_ROWS], out: &mut [f32]) {
         let n = self.rows.len();
         let (products, out) = (&products[..n], &mut out[..n]);
-        match self.store {
+        match self.output {
             Output::Overwrite => out.copy_from_slice(products),
             Output::Accumulate => out.iter_mut().zip(products).for_each(|(out, product)| *out += product),
         }
@@ -197,8 +195,7 @@ fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usiz
     }
     let mut i = sum * UNROLL;
     // Two vectors at once: with more, the compiler mixes their loads and then keeps sums in memory.
-    // So it does for an index that isn't a constant, which is why both are written out. (With AVX2,
-    // a prompt took 1.3 and 2 times as long.)
+    // So it does for an index that isn't a constant, which is why both are written out.
     while i + 2 * S::LANES <= n {
         let x = &x[i * T..][..2 * S::LANES * T];
         sums = add_vector::<S, P, R, T, 0>(s, load_each::<S, F, R>(s, rows, i), x, sums);
@@ -209,7 +206,7 @@ fn add_products<S: Simd, F: Float, const P: usize, const R: usize, const T: usiz
             i += (F::ACCUMULATORS - 1) * UNROLL;
         }
     }
-    // Less is left, whose last vector may not be whole.
+    // Less than two vectors are left, and the last one may be incomplete.
     if i < n {
         let rest = &x[i * T..];
         sums = add_vector::<S, P, R, T, 0>(s, load_up_to_each::<S, F, R>(s, rows, i), rest, sums);
@@ -265,8 +262,8 @@ fn add_vector<S: Simd, const P: usize, const R: usize, const T: usize, const V: 
     sums
 }
 
-/// As [`add_vector`], for the second of two vectors of columns: to the same vectors if they have
-/// all [`LANES`], else to the others.
+/// [`add_vector`] for the second of two vectors of columns: to the same vectors if they have all
+/// [`LANES`], otherwise to the others.
 #[inline(always)]
 fn add_second_vector<S: Simd, const P: usize, const R: usize, const T: usize>(
     s: S,
@@ -281,13 +278,13 @@ fn add_second_vector<S: Simd, const P: usize, const R: usize, const T: usize>(
     }
 }
 
-/// The products of a strip, that of row `r` and token `t` at `t * R + r`.
+/// The products of a tile, that of row `r` and token `t` at `t * R + r`.
 #[inline(always)]
 fn sum_lanes<S: Simd, const P: usize, const R: usize, const T: usize>(
     s: S,
     sums: Sums<S, P, R, T>,
-) -> [f32; MAX_TILE_TOKENS * MAX_STRIP_ROWS] {
-    let mut eight = [s.reduce_to_x8(s.splat(0.0)); MAX_TILE_TOKENS * MAX_STRIP_ROWS];
+) -> [f32; MAX_TILE_TOKENS * MAX_TILE_ROWS] {
+    let mut eight = [s.reduce_to_x8(s.splat(0.0)); MAX_TILE_TOKENS * MAX_TILE_ROWS];
     for t in 0..T {
         for r in 0..R {
             eight[t * R + r] = s.reduce_to_x8(sum_vectors(s, sums[r][t]));

@@ -1,7 +1,7 @@
 //! The matrix products of prefill, which read each weight once for a whole batch of tokens. They
 //! know no format.
 //!
-//! - `int8`: quantised weights, unpacked into int8 panels
+//! - `int8`: quantized weights, unpacked into int8 panels
 //! - `float`: the others, widened to f32 on their way
 //!
 //! Source of the shape: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
@@ -17,8 +17,8 @@ use crate::tensor::Matrix;
 
 /// Has the cache fetch the next rows of weights bit by bit, while a panel is multiplied.
 ///
-/// A panel is unpacked at the speed of its weights' arrival, which a core doesn't hide by itself:
-/// without this it was a sixth of the time of a prompt of 128 tokens.
+/// Without it, a panel would be unpacked at the speed of its weights' arrival, which a core doesn't
+/// hide by itself.
 struct Prefetcher<'a> {
     bytes: &'a [u8],
     lines: Range<usize>,
@@ -27,7 +27,7 @@ struct Prefetcher<'a> {
 }
 
 impl<'a> Prefetcher<'a> {
-    /// Fetches some rows, as many of them as there are, in `visits` bursts.
+    /// Fetches some rows, or those of them that there are, in `visits` bursts.
     #[inline(always)]
     fn new(weights: Matrix<'a>, rows: Range<usize>, visits: usize) -> Self {
         let row = weights.row_bytes();

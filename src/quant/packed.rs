@@ -9,12 +9,28 @@
 //! weights      (micro-panels, superblocks, 8 groups, rows, 32)   a quad at a time, to all lanes
 //! ```
 //!
-//! A product must come out as the same bits as decode's, whose vectors hold different groups of one
-//! row: decode's lane `j` sums every eighth group from `j` on, and then the eight lanes are added
-//! as a tree. So groups are visited in that *lane order* here: first those of one of decode's
-//! lanes, then those of the lane that the reduction tree adds to it, and so on. Activations are
-//! stored in the order in which they are visited; weights superblock after superblock, as they are
-//! decoded.
+//! A product must come out as the same bits as decode's, and f32 sums depend on their order. Decode
+//! has eight sums side by side, one in each lane of a vector, and adds them up at the end. Prefill's
+//! lanes are tokens, so it has one sum at a time for each of them, and visits the groups in *lane
+//! order*: first those of one of decode's lanes, then those of the lane that the reduction tree adds
+//! to it, and so on. Both add the same terms in the same order. A row of 20 groups:
+//!
+//! ```text
+//! decode, one token                             prefill, a token in each lane
+//!
+//!            lane  0   1   2   3   4   5   6   7    visit  lane  groups   reduction tree
+//!                  |   |   |   |   |   |   |   |      0     0    0 8 16   --+
+//! superblock 0     0   1   2   3   4   5   6   7      1     4    4 12     --+--+
+//! superblock 1     8   9  10  11  12  13  14  15      2     1    1 9 17   --+  |
+//! superblock 2    16  17  18  19   |   |   |   |      3     5    5 13     --+--+--+
+//!                  |   |   |   |   |   |   |   |      4     2    2 10 18  --+     |
+//!                 s0  s1  s2  s3  s4  s5  s6  s7      5     6    6 14     --+--+  |
+//!                                                     6     3    3 11 19  --+  |  |
+//! ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7))   7     7    7 15     --+--+--+-- sum
+//! ```
+//!
+//! Activations are stored in the order in which they are visited; weights superblock after
+//! superblock, as they are decoded.
 
 use std::ops::{Deref, DerefMut};
 
@@ -285,21 +301,27 @@ pub(crate) struct PanelView<'a> {
 
 impl<'a> PanelView<'a> {
     /// The groups of a micro-panel that one of decode's lanes sums, one after another.
+    /// `mins` and `sub_scales` say what of a panel's parts there is.
     #[inline(always)]
-    pub(crate) fn lane<const MIN: bool, const HALVES: bool>(
+    pub(crate) fn lane(
         &self,
         lanes: usize,
         micro_panel: usize,
         lane: usize,
+        mins: bool,
+        sub_scales: bool,
     ) -> PanelLane<'a> {
         let rows = micro_panel_rows(lanes);
         let first = micro_panel * self.n_superblocks * rows * GROUPS;
         let groups = first + lane;
         PanelLane {
             qs: &self.qs[(first + lane * rows) * GROUP..],
-            scales: [&self.scales[0][groups..], if HALVES && !MIN { &self.scales[1][groups..] } else { &[] }],
-            mins: if MIN { &self.mins[groups..] } else { &[] },
-            sub_block_mins: if MIN && HALVES { &self.sub_block_mins[groups..] } else { &[] },
+            scales: [
+                &self.scales[0][groups..],
+                if sub_scales && !mins { &self.scales[1][groups..] } else { &[] },
+            ],
+            mins: if mins { &self.mins[groups..] } else { &[] },
+            sub_block_mins: if mins && sub_scales { &self.sub_block_mins[groups..] } else { &[] },
         }
     }
 }

@@ -55,6 +55,7 @@ pub(crate) trait Simd256: Copy + Send + Sync + 'static {
     /// Writes the lanes. Panics if there is space for fewer.
     fn store_x8(self, a: Self::F32x8, to: &mut [f32]);
     /// The lanes given.
+    #[allow(clippy::wrong_self_convention, reason = "`self` is the token")]
     #[inline(always)]
     fn from_array(self, lanes: [f32; 8]) -> Self::F32x8 {
         self.load_x8(&lanes)
