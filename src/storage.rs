@@ -40,6 +40,7 @@ use std::sync::Arc;
 use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::quant::packed::Aligned;
 use crate::simd::Number;
 
 /// Tensors of f32 are viewed in place, so the storage must start at a multiple of this many bytes.
@@ -98,7 +99,7 @@ enum Bytes {
     Mapped(Mmap),
     Static(&'static [u8]),
     Owned(OwnedBytes),
-    Aligned(AlignedBytes),
+    Aligned(Aligned<u8>),
     /// Anonymous memory, which is used from `start` on.
     HugePages {
         map: MmapMut,
@@ -112,7 +113,7 @@ impl std::fmt::Debug for Bytes {
             Self::Mapped(b) => ("Mapped", b.len()),
             Self::Static(b) => ("Static", b.len()),
             Self::Owned(b) => ("Owned", b.len),
-            Self::Aligned(b) => ("Aligned", b.len),
+            Self::Aligned(b) => ("Aligned", b.len()),
             Self::HugePages { map, .. } => ("HugePages", map.len()),
         };
         write!(f, "{name}({len} bytes)")
@@ -163,10 +164,16 @@ impl Storage {
             ranges.push(len..len + part.len());
             len = (len + part.len()).next_multiple_of(ALIGNMENT);
         }
+        let copy_to = |to: &mut [u8]| {
+            for (part, range) in parts.iter().zip(&ranges) {
+                to[range.clone()].copy_from_slice(part);
+            }
+        };
         if !HAS_MAPPINGS {
-            // `len` is rounded up after each part, as its blocks are.
-            let blocks = parts.iter().flat_map(|part| AlignedBytes::copy_of(part).blocks).collect();
-            return Ok((Self { bytes: Bytes::Aligned(AlignedBytes { blocks, len }), path: None }, ranges));
+            let mut copy = Aligned::default();
+            copy.resize(len);
+            copy_to(&mut copy);
+            return Ok((Self { bytes: Bytes::Aligned(copy), path: None }, ranges));
         }
         let out_of_memory = |_| ErrorKind::OutOfMemory { what: "a copy of the weights", bytes: len as u64 };
         let mut map = MmapMut::map_anon(len + HUGE_PAGE).map_err(out_of_memory)?;
@@ -174,9 +181,7 @@ impl Storage {
         #[cfg(target_os = "linux")]
         // A system without such pages says so here; small ones do as well.
         let _ = map.advise(memmap2::Advice::HugePage);
-        for (part, range) in parts.iter().zip(&ranges) {
-            map[start..][range.clone()].copy_from_slice(part);
-        }
+        copy_to(&mut map[start..]);
         Ok((Self { bytes: Bytes::HugePages { map, start }, path: None }, ranges))
     }
 
@@ -186,7 +191,9 @@ impl Storage {
         if storage.bytes().as_ptr().cast::<f32>().is_aligned() {
             return storage;
         }
-        let copy = AlignedBytes::copy_of(storage.bytes());
+        let mut copy = Aligned::default();
+        copy.resize(storage.bytes().len());
+        copy.copy_from_slice(storage.bytes());
         Self { bytes: Bytes::Aligned(copy), path: None }
     }
 
@@ -195,7 +202,7 @@ impl Storage {
             Bytes::Mapped(b) => b,
             Bytes::Static(b) => b,
             Bytes::Owned(b) => b.as_slice(),
-            Bytes::Aligned(b) => b.as_slice(),
+            Bytes::Aligned(b) => b,
             Bytes::HugePages { map, start } => &map[*start..],
         }
     }
@@ -292,43 +299,12 @@ impl OwnedBytes {
     }
 }
 
-/// Owned bytes that start at a multiple of [`ALIGNMENT`].
-///
-/// Invariant: the blocks have at least `len` bytes.
-struct AlignedBytes {
-    blocks: Vec<Block>,
-    len: usize,
-}
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Block([u8; ALIGNMENT]);
-
-impl AlignedBytes {
-    fn copy_of(bytes: &[u8]) -> Self {
-        let blocks = bytes
-            .chunks(ALIGNMENT)
-            .map(|chunk| {
-                let mut block = Block([0; ALIGNMENT]);
-                block.0[..chunk.len()].copy_from_slice(chunk);
-                block
-            })
-            .collect();
-        Self { blocks, len: bytes.len() }
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        debug_assert!(self.len <= size_of_val(&self.blocks[..]));
-        // SAFETY: a `Block` is `ALIGNMENT` initialized bytes, without padding as it is as large as
-        // its alignment; `blocks` has at least `len` of them by the type's invariant, one after
-        // another, and stays borrowed with `self` for as long as the result.
-        unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast::<u8>(), self.len) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[repr(align(64))]
+    struct Block([u8; ALIGNMENT]);
 
     #[test]
     fn misaligned_bytes_are_copied_to_where_they_can_be_viewed() {
