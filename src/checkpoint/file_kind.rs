@@ -8,13 +8,12 @@ mod sample;
 
 use std::path::Path;
 
-use Advice::{Any, By};
 use sample::Sample;
 
 /// Bytes of a file's beginning that are enough to tell its kind, or all of them if it has fewer.
 pub(crate) const SAMPLE_BYTES: usize = 4096;
 
-/// What a file was opened as.
+/// What a file was opened as: the place of what is said then in an [`Advice`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// A model that runs.
@@ -26,16 +25,9 @@ pub(crate) enum Wanted {
     Published,
 }
 
-/// What to do, by what was wanted.
-enum Advice {
-    /// Whatever was wanted.
-    Any(&'static str),
-    By {
-        model: &'static str,
-        tokenizer: &'static str,
-        published: &'static str,
-    },
-}
+/// What to do, if there is something, where a model, a tokenizer or a published model's file was
+/// wanted.
+type Advice = [&'static str; 3];
 
 /// How a kind is detected, and what the error says of it.
 struct Row {
@@ -43,7 +35,6 @@ struct Row {
     is: fn(&Sample) -> bool,
     /// What it is: ends a sentence that begins with "it is".
     what: &'static str,
-    /// What to do, if there is something.
     advice: Advice,
 }
 
@@ -61,46 +52,43 @@ macro_rules! kinds {
     };
 }
 
-const AGAIN: Advice = By {
-    model: "download the model's file again, and look at what the server says",
-    tokenizer: "download the tokenizer's file again, and look at what the server says",
-    published: "download the model's file again, and look at what the server says",
-};
+const AGAIN: Advice = [
+    "download the model's file again, and look at what the server says",
+    "download the tokenizer's file again, and look at what the server says",
+    "download the model's file again, and look at what the server says",
+];
 /// For settings of published models.
-const SETTINGS: Advice = By {
-    model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs to",
-    tokenizer: "it holds settings and no pieces: the tokenizer is in tokenizer.json or tokenizer.model beside it, \
-                which `babyllama convert` takes",
-    published: "",
-};
-const UNPACK: Advice = Any("unpack it first");
+const SETTINGS: Advice = [
+    "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs to",
+    "it holds settings and no pieces: the tokenizer is in tokenizer.json or tokenizer.model beside it, \
+     which `babyllama convert` takes",
+    "",
+];
+const UNPACK: Advice = ["unpack it first"; 3];
 /// For what has nothing to do with models.
-const NAME_IT: Advice = By {
-    model: "name a model's file, GGUF or llama2.c's",
-    tokenizer: "name a tokenizer's file, GGUF or a tokenizer.bin",
-    published: "",
-};
+const NAME_IT: Advice =
+    ["name a model's file, GGUF or llama2.c's", "name a tokenizer's file, GGUF or a tokenizer.bin", ""];
 /// For what `convert` makes a runnable file of.
-const CONVERT: Advice = By {
-    model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs to",
-    tokenizer: "the tokenizer is another file",
-    published: "",
-};
+const CONVERT: Advice = [
+    "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs to",
+    "the tokenizer is another file",
+    "",
+];
 /// For tokenizers that only `convert` reads.
-const CONVERT_TOKENIZER: Advice = By {
-    model: "the model's weights are in another file",
-    tokenizer: "only `babyllama convert` takes it; the GGUF file that it writes then holds the tokenizer",
-    published: "",
-};
+const CONVERT_TOKENIZER: Advice = [
+    "the model's weights are in another file",
+    "only `babyllama convert` takes it; the GGUF file that it writes then holds the tokenizer",
+    "",
+];
 const MERGE_ADAPTER: Advice =
-    Any("it only changes another model: merge it into that first, with PEFT's merge_and_unload for example");
-const OLD_GGML: Advice = Any("it has been out of use since 2023, so download the model as GGUF");
+    ["it only changes another model: merge it into that first, with PEFT's merge_and_unload for example"; 3];
+const OLD_GGML: Advice = ["it has been out of use since 2023, so download the model as GGUF"; 3];
 
 kinds! {
     Empty, |s| s.len == 0, "empty", AGAIN;
     GitLfsPointer, |s| s.starts(&[b"version https://git-lfs", b"version https://hawser"]),
         "a Git LFS pointer, which only stands for the file",
-        Any("run `git lfs pull` where it was cloned, or download the file itself");
+        ["run `git lfs pull` where it was cloned, or download the file itself"; 3];
     Html, Sample::is_html, "an HTML page, not the file that was to be downloaded", AGAIN;
     Xml, |s| s.text_starts(&["<?xml", "<error"]), "XML, perhaps a server's error message", AGAIN;
     TokenizerJson, Sample::is_tokenizer_json, "a tokenizer.json", CONVERT_TOKENIZER;
@@ -125,38 +113,38 @@ kinds! {
     Tar, |s| s.at(257, b"ustar"), "a tar archive", UNPACK;
     PyTorch, Sample::is_pytorch, "a zip archive of PyTorch's, which has to be converted", CONVERT;
     NumpyArchive, |s| s.is_zip() && s.first_entry().ends_with(b".npy"), "a zip archive of NumPy's",
-        Any("it is in no format in which models are published");
+        ["it is in no format in which models are published"; 3];
     Zip, Sample::is_zip, "a zip archive", UNPACK;
     OldPyTorch, |s| s.starts(&[b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46"]), "a file of PyTorch before 1.6",
-        Any("load it with torch.load, and save it again with torch.save");
-    Pickle, Sample::is_pickle, "a Python pickle", Any("save the weights as safetensors");
+        ["load it with torch.load, and save it again with torch.save"; 3];
+    Pickle, Sample::is_pickle, "a Python pickle", ["save the weights as safetensors"; 3];
     Numpy, |s| s.starts(&[b"\x93NUMPY"]), "an array of NumPy's",
-        Any("it is in no format in which models are published");
+        ["it is in no format in which models are published"; 3];
     Hdf5, |s| s.starts(&[b"\x89HDF\r\n\x1a\n"]), "an HDF5 file, perhaps Keras's or TensorFlow's",
-        Any("take the model's safetensors");
+        ["take the model's safetensors"; 3];
     Gguf, |s| s.starts(&[b"GGUF"]), "GGUF",
-        By { model: "", tokenizer: "", published: "it is a whole model: name it, and not its directory" };
+        ["", "", "it is a whole model: name it, and not its directory"];
     SwappedGguf, |s| s.starts(&[b"FUGG"]), "a GGUF file with its bytes in the wrong order",
-        Any("download it for little-endian machines");
+        ["download it for little-endian machines"; 3];
     Ggml, |s| s.starts(&[b"lmgg", b"fmgg", b"tjgg", b"ccgg"]), "GGML, GGUF's forerunner", OLD_GGML;
     GgmlAdapter, |s| s.starts(&[b"algg"]), "a LoRA adapter in GGML, GGUF's forerunner", MERGE_ADAPTER;
     GgmlSession, |s| s.starts(&[b"nsgg", b"qsgg"]), "a saved session of llama.cpp's",
-        Any("it holds no model: name the model's file");
+        ["it holds no model: name the model's file"; 3];
     LoraSafetensors, |s| s.is_safetensors() && s.has(b"lora_A."), "a LoRA adapter in safetensors",
         MERGE_ADAPTER;
-    Safetensors, Sample::is_safetensors, "a safetensors file, which has to be converted", By {
-        model: "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs \
+    Safetensors, Sample::is_safetensors, "a safetensors file, which has to be converted", [
+        "`babyllama convert DIR DIR.gguf` makes a file that runs of the directory that it belongs \
                 to, with its config.json and its tokenizer",
-        tokenizer: "it holds weights: the tokenizer is another file",
-        published: "",
-    };
+        "it holds weights: the tokenizer is another file",
+        "",
+    ];
     SentencePiece, Sample::is_sentencepiece, "a tokenizer.model, SentencePiece's tokenizer",
         CONVERT_TOKENIZER;
     Tiktoken, Sample::is_tiktoken, "a tokenizer.model, Llama 3's tokenizer", CONVERT_TOKENIZER;
     TokenizerBin, Sample::is_tokenizer_bin, "a tokenizer.bin, llama2.c's tokenizer",
-        By { model: "name the model's file, and give this with -z", tokenizer: "", published: "" };
+        ["name the model's file, and give this with -z", "", ""];
     ImportanceMatrix, Sample::is_importance_matrix, "an importance matrix of llama.cpp's",
-        Any("it helps to quantize a model, and holds none");
+        ["it helps to quantize a model, and holds none"; 3];
     Executable, Sample::is_executable, "a program", NAME_IT;
     Pdf, |s| s.starts(&[b"%PDF-"]), "a PDF document", NAME_IT;
     Image, |s| s.starts(&[b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8"]) || s.at(8, b"WEBP"), "a picture",
@@ -189,14 +177,7 @@ impl FileKind {
 
     /// What to do about it, if there is something.
     pub(crate) fn advice(self, wanted: Wanted) -> Option<&'static str> {
-        let advice = match &self.row().advice {
-            Any(advice) => advice,
-            By { model, tokenizer, published } => match wanted {
-                Wanted::Model => model,
-                Wanted::Tokenizer => tokenizer,
-                Wanted::Published => published,
-            },
-        };
+        let advice = self.row().advice[wanted as usize];
         (!advice.is_empty()).then_some(advice)
     }
 

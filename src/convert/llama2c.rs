@@ -112,10 +112,8 @@ impl<'a> Plan<'a> {
         let mut others = Vec::new();
         for_chunks(embeddings, 1, &mut |rows, weights| {
             others.resize(weights.len(), 0.0);
-            if same {
-                (output.read)(rows, &mut others)?;
-                same = others == weights;
-            }
+            (output.read)(rows, &mut others)?;
+            same = others == weights;
             Ok(same)
         })?;
         Ok(same)
@@ -310,14 +308,11 @@ fn check_tokenizer(parts: &TokenizerSpec<'_>, vocab_size: usize) -> Result<()> {
     if parts.pieces.len() > vocab_size {
         return Err(ErrorKind::VocabMismatch { tokenizer: parts.pieces.len(), model: vocab_size }.into());
     }
-    match parts.model {
-        TokenizerModel::BytePairs { .. } => {
-            return refuse("it is byte-level, and not SentencePiece's");
-        }
-        TokenizerModel::SentencePiece { add_space_prefix: false } => {
-            return refuse("it puts no space before a text");
-        }
-        TokenizerModel::SentencePiece { .. } => {}
+    if !parts.model.is_sentencepiece() {
+        return refuse("it is byte-level, and not SentencePiece's");
+    }
+    if let TokenizerModel::SentencePiece { add_space_prefix: false } = parts.model {
+        return refuse("it puts no space before a text");
     }
     // Whether spaces collapse is what the file never says, and what llama2.c never does.
     let others = TextSettings { collapse_spaces: false, ..parts.text.clone() };

@@ -111,8 +111,7 @@ impl Part {
 fn in_tensor(name: &str, e: Error) -> Error {
     match e.kind() {
         ErrorKind::Unwritable { what, reason } => {
-            let (what, reason) = (format!("tensor {name:?} as {what}"), reason.clone());
-            ErrorKind::Unwritable { what, reason }.into()
+            Error::unwritable(format!("tensor {name:?} as {what}"), reason.as_str())
         }
         _ => e,
     }

@@ -152,12 +152,8 @@ impl EngineArgs {
         options
     }
 
-    pub(crate) fn cache_dtype(&self) -> CacheDtype {
-        cache_dtype(self.f16_cache)
-    }
-
     pub(crate) fn session_options(&self) -> SessionOptions {
-        let mut options = SessionOptions::new().cache_dtype(self.cache_dtype());
+        let mut options = SessionOptions::new().cache_dtype(cache_dtype(self.f16_cache));
         options.context_length = self.context_length;
         options
     }

@@ -250,27 +250,27 @@ fn load(file: &str) -> Result<Vec<Message>, CliError> {
 /// Where the user's messages come from.
 enum Input {
     Typed(Box<DefaultEditor>),
-    /// Typed, at a terminal that doesn't take the escape sequences of a line editor.
-    Plain(io::StdinLock<'static>),
-    Lines(io::StdinLock<'static>),
+    /// Standard input as it is: the lines of a script, or typed at a terminal that doesn't take the
+    /// escape sequences of a line editor.
+    Plain {
+        stdin: io::StdinLock<'static>,
+        is_typed: bool,
+    },
 }
 
 impl Input {
     fn new() -> Result<Self, CliError> {
         let is_typed = io::stdin().is_terminal();
-        Ok(if is_typed && !takes_escapes(&io::stdout()) {
-            Self::Plain(io::stdin().lock())
-        } else if is_typed {
-            let editor = DefaultEditor::new().map_err(terminal)?;
-            interrupt::at_prompt();
-            Self::Typed(Box::new(editor))
-        } else {
-            Self::Lines(io::stdin().lock())
-        })
+        if !is_typed || !takes_escapes(&io::stdout()) {
+            return Ok(Self::Plain { stdin: io::stdin().lock(), is_typed });
+        }
+        let editor = DefaultEditor::new().map_err(terminal)?;
+        interrupt::at_prompt();
+        Ok(Self::Typed(Box::new(editor)))
     }
 
     fn is_typed(&self) -> bool {
-        !matches!(self, Self::Lines(_))
+        !matches!(self, Self::Plain { is_typed: false, .. })
     }
 
     /// The next message, which may have several lines if it is typed; `None` at the end of input.
@@ -301,16 +301,16 @@ impl Input {
 
     /// The next line, without its end.
     fn line(&mut self, prompt: &str) -> Result<Option<String>, CliError> {
-        if let Self::Plain(_) = self {
-            ask(prompt)?;
-        }
         match self {
             Self::Typed(editor) => match editor.readline(prompt) {
                 Ok(line) => Ok(Some(line)),
                 Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
                 Err(error) => Err(terminal(error)),
             },
-            Self::Plain(stdin) | Self::Lines(stdin) => {
+            Self::Plain { stdin, is_typed } => {
+                if *is_typed {
+                    ask(prompt)?;
+                }
                 let mut line = Vec::new();
                 let n = stdin.read_until(b'\n', &mut line).map_err(|e| CliError::of("standard input", e))?;
                 let line = String::from_utf8(line)

@@ -170,12 +170,16 @@ impl Description {
             ("chat template", template),
         ]);
         if let Some(Engine { isa, threads, context, session }) = &self.engine {
+            let session_size = size(session.memory_bytes(config));
             lines.extend([
                 ("", String::new()),
                 ("instructions", (*isa).into()),
                 ("threads", threads.to_string()),
                 ("memory", format!("{} a position used", size(bytes_per_position(*session, config)))),
-                ("session", describe_session(session.memory_bytes(config), *context)),
+                (
+                    "session",
+                    format!("{session_size} when all {} positions are used", digits(*context as u128)),
+                ),
             ]);
         }
         lines.extend(self.notes.iter().map(|note| ("note", note.clone())));
@@ -200,7 +204,12 @@ impl Description {
             "config": config,
             "tied": self.is_tied(),
             "tokenizer": match &self.tokenizer {
-                Ok(Some(tokenizer)) => tokenizer_json(tokenizer),
+                Ok(Some(tokenizer)) => json!({
+                    "pieces": tokenizer.vocab_size(),
+                    "bos": tokenizer.bos(),
+                    "eos": tokenizer.eos(),
+                    "adds_bos": tokenizer.adds_bos(),
+                }),
                 Ok(None) => Value::Null,
                 Err(reason) => json!({ "unusable": reason }),
             },
@@ -251,19 +260,6 @@ fn bytes_per_position(options: SessionOptions, config: &Config) -> u64 {
     let memory = |positions| options.context_length(positions).memory_bytes(config);
     // Far from the start only the cache grows.
     memory(1 << 16).saturating_sub(memory(1 << 15)) >> 15
-}
-
-fn describe_session(bytes: u64, context: usize) -> String {
-    format!("{} when all {} positions are used", size(bytes), digits(context as u128))
-}
-
-fn tokenizer_json(tokenizer: &Tokenizer) -> Value {
-    json!({
-        "pieces": tokenizer.vocab_size(),
-        "bos": tokenizer.bos(),
-        "eos": tokenizer.eos(),
-        "adds_bos": tokenizer.adds_bos(),
-    })
 }
 
 fn describe_scaling(scaling: RopeScaling) -> String {

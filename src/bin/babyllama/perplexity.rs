@@ -30,7 +30,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let options = PerplexityOptions::new()
         .context_length(args.ctx as usize)
         .max_windows(max_windows)
-        .cache_dtype(args.engine.cache_dtype());
+        .cache_dtype(args.engine.session_options().cache_dtype);
     let bar = progress_bar("{wide_bar} {pos}/{len} tokens, {eta} left, {msg}", 0);
     let mut windows = 0;
     let mut printed = Ok(());

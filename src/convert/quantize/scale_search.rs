@@ -90,13 +90,13 @@ pub(super) fn scales_and_mins<const N: usize, const G: usize>(
     }
     let sums = sums(x, importances, n, &offsets, &inverse(n, &greatest, &offsets));
     for g in 0..G {
-        gains[g] = gain(scales[g], offsets[g], fixed.of(g), sums.of(g));
+        gains[g] = gain(scales[g], offsets[g], of(&fixed, g), of(&sums, g));
     }
     for candidate in candidates.each() {
         let sums = self::sums(x, importances, n, &offsets, &inverse(n + candidate, &greatest, &offsets));
         for g in 0..G {
-            let (scale, offset) = least_squares(fixed.of(g), sums.of(g));
-            let gain = gain(scale, offset, fixed.of(g), sums.of(g));
+            let (scale, offset) = least_squares(of(&fixed, g), of(&sums, g));
+            let gain = gain(scale, offset, of(&fixed, g), of(&sums, g));
             // Where all integers are the same, these are NaN, and so no gain.
             let better = gain > gains[g];
             scales[g] = if better { scale } else { scales[g] };
@@ -132,20 +132,15 @@ fn inverse<const G: usize>(top: f32, greatest: &Each<G>, offsets: &Each<G>) -> E
     inverse
 }
 
-/// Sums over each group.
-#[derive(Clone, Copy)]
-struct Sums<const K: usize, const G: usize>([Each<G>; K]);
-
-impl<const K: usize, const G: usize> Sums<K, G> {
-    #[inline(always)]
-    fn of(&self, g: usize) -> [f32; K] {
-        self.0.map(|each| each[g])
-    }
+/// One group's sums of those over each group.
+#[inline(always)]
+fn of<const K: usize, const G: usize>(sums: &[Each<G>; K], g: usize) -> [f32; K] {
+    sums.map(|each| each[g])
 }
 
 /// `w` and `w x`
 #[inline(always)]
-fn fixed_sums<const N: usize, const G: usize>(x: &Groups<N, G>, importances: &Groups<N, G>) -> Sums<2, G> {
+fn fixed_sums<const N: usize, const G: usize>(x: &Groups<N, G>, importances: &Groups<N, G>) -> [Each<G>; 2] {
     let (mut sum_w, mut sum_x) = ([0.0; G], [0.0; G]);
     for (x, w) in x.iter().zip(importances) {
         for g in 0..G {
@@ -153,7 +148,7 @@ fn fixed_sums<const N: usize, const G: usize>(x: &Groups<N, G>, importances: &Gr
             sum_x[g] += w[g] * x[g];
         }
     }
-    Sums([sum_w, sum_x])
+    [sum_w, sum_x]
 }
 
 /// `w q`, `w q q` and `w x q`, where `q` is the integer nearest to `(x - offset) * inverse` in
@@ -165,7 +160,7 @@ fn sums<const N: usize, const G: usize>(
     n: f32,
     offsets: &Each<G>,
     inverse: &Each<G>,
-) -> Sums<3, G> {
+) -> [Each<G>; 3] {
     let (mut sum_q, mut sum_qq, mut sum_xq) = ([0.0; G], [0.0; G], [0.0; G]);
     for (x, w) in x.iter().zip(importances) {
         for g in 0..G {
@@ -176,7 +171,7 @@ fn sums<const N: usize, const G: usize>(
             sum_xq[g] += wq * x[g];
         }
     }
-    Sums([sum_q, sum_qq, sum_xq])
+    [sum_q, sum_qq, sum_xq]
 }
 
 /// The scale, and the offset that isn't positive, of the least squared error.
