@@ -388,7 +388,7 @@ impl fmt::Display for ErrorKind {
             Self::ContextFull { capacity, requested } => {
                 write!(f, "the context holds {capacity} tokens, and this would make {requested}")
             }
-            Self::EmptyInput => write!(f, "no token to run"),
+            Self::EmptyInput => write!(f, "no token to feed"),
             Self::NanLogit { token } => write!(f, "the logit of token {token} is not a number"),
             Self::NoCandidate => write!(f, "every token is forbidden by the sampler's options"),
             Self::InvalidOption { name, value, reason } => {

@@ -4,11 +4,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use babyllama::Error;
 use babyllama::convert::{
     GgufOptions, Llama2c, OutputFile, Recipe, Source, check, gguf_bytes, llama2c_bytes, to_gguf, to_llama2c,
     to_tokenizer_bin,
 };
-use babyllama::Error;
 use clap::Args;
 use indicatif::ProgressBar;
 
