@@ -11,11 +11,11 @@ pub(crate) struct Compute<'a> {
     pub(crate) team: &'a Team<'a>,
 }
 
-/// Where engines differ in how they compute what isn't a matrix product.
+/// The arithmetic of norms, RoPE, softmax and SwiGLU, in which engines differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Numerics {
     /// Angles and the sums of norms are in f64. In f32 those sums would be most of the error of an
-    /// f32 model's logits: 4e-7 of their spread instead of 2.7e-7, at a width of 256.
+    /// f32 model's logits: 4e-7 of their standard deviation instead of 2.7e-7, at a width of 256.
     Accurate,
     /// All of it is in f32, as in llama2.c: an int8 file is defined by what runq computes from it,
     /// bit for bit.

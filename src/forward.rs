@@ -114,7 +114,7 @@ pub(crate) fn forward(
         rope_frequencies.angles(position + i, table);
     }
 
-    // Each block adds to the residual stream twice.
+    // Each layer adds to the residual stream twice.
     for (l, layer) in weights.layers.iter().enumerate() {
         attention_block(config, l, layer, compute, scratch, cache, position);
         feed_forward_block(config, layer, compute, scratch);

@@ -64,9 +64,18 @@
 //! 7. `src/simd/avx2.rs` (212), `src/simd/avx2/widening.rs` (162), `src/simd/x86.rs` (260): the
 //!    instructions that this takes on one instruction set.
 //!
-//! What makes prompts fast is beside this path: `gemm/`, with the order of summation that gives
-//! them the bits of decode. So are threads (`parallel`), files (`storage`, `checkpoint/`), and text
-//! (`tokenizer/`, `sampler`, `generate`).
+//! On the way from 5 to 7 a product passes `quant/mod.rs` (which format), `simd/isa.rs` (which
+//! instruction set: `kernel!`) and `simd/quant_kernels.rs` (what interleaved integers are).
+//!
+//! Beside this path are prompts' products (`gemm/`), threads (`parallel/`), files (`storage`,
+//! `checkpoint/`), and text (`tokenizer/`, `sampler/`, `generate`). `CONTRIBUTING.md` has a
+//! glossary.
+//!
+//! Prefill gives the bits of decode because each of its parts does. A token's activations are
+//! quantized by themselves. Products of integers are exact. A group's term is one fused
+//! multiply-add of the same two f32. Groups 0, 8, 16 and so on are summed one after another, and so
+//! are the other seven lanes, which are then added as a tree: `quant/packed.rs` has the picture.
+//! Attention adds up each score and each output in the order of its terms.
 //!
 //! Names are Meta's: `wq wk wv wo` make attention, `w1` (gate), `w2` (down) and `w3` (up) the
 //! feed-forward network. Shapes stand beside buffers, outermost first:

@@ -78,7 +78,8 @@ pub(crate) fn matmul_swiglu(
     compute.team.columns(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
         let rows = rows(units, row_unit, weights[0]);
         if matches!(x, Activations::RowMajor(_)) {
-            // While the last rows of w1 are multiplied, what follows them is prefetched: not w3's.
+            // While the last rows of w1 are multiplied, what follows them in memory is prefetched,
+            // so the first rows of w3 are prefetched here.
             prefetch_start(isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
         }
         products(isa, weights[0], rows.clone(), x, &mut gate, Output::Overwrite);
@@ -95,8 +96,8 @@ enum Activations<'a> {
     /// Row by row, for decode and short prompts: each row of weights is decoded again for every
     /// token. Quantized weights want the rows in int8, others in f32.
     RowMajor(ActivationRows<'a>),
-    /// Tiles of a vector's lanes of tokens in int8, for prompts: some rows of quantized weights are
-    /// unpacked into an int8 panel once, which then meets all tiles.
+    /// Tiles of as many tokens as a vector has lanes, in int8, for prompts: some rows of quantized
+    /// weights are unpacked into an int8 panel once, which is multiplied with all tiles.
     Int8Tiles { tiles: &'a [Int8Tile], panels: &'a Mutex<Vec<Panel>> },
     /// Tiles of some tokens in f32, for prompts: weights that aren't quantized meet all tiles.
     F32Tiles { tiles: &'a [F32Tile], panels: &'a Mutex<Vec<Aligned<f32>>> },

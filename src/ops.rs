@@ -4,7 +4,7 @@
 //! and exponentials are correctly rounded, where a C library's may be off by one in the last bit
 //! once in a thousand times. That matters where activations are quantized: a difference in the last
 //! bit can move a value across a rounding boundary, and from then on logits differ by a hundredth
-//! of their spread.
+//! of their standard deviation.
 
 use crate::compute::{Compute, Numerics};
 use crate::config::{Config, RopeScaling};
@@ -16,13 +16,17 @@ pub(crate) fn rmsnorm(compute: &Compute<'_>, out: &mut [f32], x: &[f32], weight:
     let bytes = size_of_val(x);
     let dim = weight.len();
     let (len, isa, numerics) = (out.len(), compute.isa, compute.numerics);
-    compute.team.columns([[ColumnPartition::new(out, len, dim)]], bytes, move |_, units, [mut out]| {
-        for (out, x) in out.row(0).chunks_exact_mut(dim).zip(x[units.start * dim..].chunks_exact(dim)) {
+    // To the partition it is one row of n_tokens items of dim columns: a token is an item.
+    let partition = ColumnPartition::new(out, len, dim);
+    compute.team.columns([[partition]], bytes, move |_, tokens, [mut out]| {
+        for (out, x) in out.row(0).chunks_exact_mut(dim).zip(x[tokens.start * dim..].chunks_exact(dim)) {
             rmsnorm_row(isa, numerics, out, x, weight, eps);
         }
     });
 }
 
+// `kernel!` (`simd/isa.rs`) compiles a body for every instruction set; it is called as
+// `rmsnorm_row(isa, numerics, ...)`.
 kernel! {
     /// RMSNorm (arXiv 1910.07467): `out = x / sqrt(mean(x^2) + eps) * weight`. All are (`dim`).
     fn rmsnorm_row(
@@ -147,7 +151,8 @@ pub(crate) fn rope(x: &mut [f32], angles: &[f32], head_dim: usize) {
 }
 
 /// Softmax (arXiv 1706.03762), where the caller divides: `x = exp(x - max(x))`, and the result is
-/// what everything computed from `x` has yet to be divided by, their sum. runq divides at once: 1.
+/// what everything computed from `x` has yet to be divided by, their sum. In runq's numerics `x` is
+/// divided here, and the result is 1.
 #[inline(always)]
 pub(crate) fn softmax<S: Simd>(s: S, numerics: Numerics, x: &mut [f32]) -> f32 {
     exponentials(s, numerics, x);

@@ -2,7 +2,8 @@
 //! the queries that share it.
 //!
 //! [`Head::attend`] shows the three steps: [`scores`], softmax, [`values`]. `prefetch` walks the
-//! cache for the first and the last of them.
+//! KV cache for the first and the last of them: keys in blocks of 64 positions, transposed, values
+//! position after position (see `kv_cache.rs`).
 //!
 //! Scores and weighted values are summed in the plain order of their terms: a vector holds several
 //! positions (for scores) or several dimensions (for the weighted sum), never parts of one sum. A
@@ -11,8 +12,8 @@
 //! parts, whatever a vector's length. So the result is the same bits on every instruction set, and
 //! for prefill and decode.
 //!
-//! In a long context it is loads that cost, not arithmetic: so eight queries meet a block while it
-//! is in the nearest cache, four at a time from registers.
+//! In a long context it is loads that cost, not arithmetic: so eight queries are multiplied with a
+//! block while it is in the L1 cache, four at a time from registers.
 
 mod prefetch;
 mod scores;
@@ -36,8 +37,7 @@ pub(crate) struct Heads {
 /// of them: heads that share it, and neighboring tokens.
 const QUERY_TILE: usize = 8;
 
-/// Those of them that meet a vector of it together, so that it is loaded once: their sums fill the
-/// registers.
+/// Queries that share each load of a vector of keys or values: their sums fill the registers.
 const REGISTER_QUERIES: usize = 4;
 
 impl Heads {

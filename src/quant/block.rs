@@ -36,23 +36,24 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// sub-blocks have their own scales or, if there are minima, their own minima there:
     /// [`SubScales::Int`] are multiplied into a panel's integers.
     const PANEL_ENCODING: (Encoding, bool) = (Self::ENCODING, matches!(Self::SUB_SCALES, SubScales::F32));
-    /// The order in which decode multiplies a superblock, for formats with
+    /// The order of a superblock's integers in the product with a single token, for formats with
     /// [`Block::decode_interleaved`]. `None`: group after group, with sums across lanes.
     const INTERLEAVE: Option<Interleave> = None;
 
     /// The weights of a block, as ggml defines them, to the bit.
     fn dequantize(block: &[u8], out: &mut [f32]);
 
-    /// Decodes a superblock.
+    /// Takes a superblock apart, its groups in their order: for prefill's panels, and for single
+    /// tokens where there is no `INTERLEAVE`.
     fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S>;
 
-    /// Decodes a superblock with [`SubScales::Int`].
+    /// Takes apart a superblock with [`SubScales::Int`], for single tokens.
     #[inline(always)]
     fn decode_sub_blocks<S: QuantKernels>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
         unreachable!("only formats whose sub-blocks have integers as scales")
     }
 
-    /// Decodes a superblock in the order of [`Block::INTERLEAVE`].
+    /// Takes a superblock apart in the order of [`Block::INTERLEAVE`], for single tokens.
     #[inline(always)]
     fn decode_interleaved<S: QuantKernels>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
         unreachable!("only formats that have such an order")

@@ -8,11 +8,13 @@
 //! sum over groups of  (scale * d) * (q · p - bias * sum(p))  +  min * (d * sum(p))
 //! ```
 //!
-//! A superblock's eight integer products share one reduction across lanes, and their scales are
-//! applied as one vector. Lane `j` of the sum holds every eighth group from `j` on. Where
+//! A superblock's eight integer products end up in eight lanes, and their scales are applied as one
+//! vector. In an interleaved format ([`Block::INTERLEAVE`]) the lanes of the operands belong to the
+//! eight groups from the start; in others the eight products share one reduction across lanes. Lane
+//! `j` of the sum holds every eighth group from `j` on. Where
 //! sub-blocks have integers as scales ([`SubScales::Int`]), what is in the brackets is an integer
 //! too: the products of both sub-blocks, each times its scale. Prefill's product of many tokens
-//! (`packed.rs`) rounds the same terms in the same order.
+//! (`gemm/int8.rs`) rounds the same terms in the same order, which `packed.rs` explains.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -83,6 +85,8 @@ impl<'a, B: Block> BlockRows<'a, B> {
             rows[r] = self.row(row + r);
         }
         let rest = if B::WEIGHTS == GROUP { self.n / GROUP % GROUPS } else { 0 };
+        // A row of 576 weights is two superblocks and two groups: the last groups of four rows make
+        // up one superblock, which is multiplied with the token's last two groups, four times over.
         // Copied long before they are loaded: a vector can't be loaded from several stores that are
         // still under way.
         let together = R > 1 && R * rest <= GROUPS;
