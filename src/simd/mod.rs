@@ -89,3 +89,6 @@ impl Byte for u8 {
         bits as Self
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! What instruction sets override, against the portable definitions.
+
+use super::*;
+
+kernel! {
+    /// The results of all kernels on one block: 512 bytes go in.
+    fn block_kernels(s; bytes: &[u8]) -> Vec<i32> {
+        let signed: Vec<i8> = bytes.iter().map(|&byte| byte as i8).collect();
+        let word = u128::from_le_bytes(*bytes.first_chunk().unwrap());
+        let (a, b) = (s.load_bytes(bytes), s.load_bytes(&bytes[32..]));
+        let mut blocks = vec![s.load_bytes_partial(&signed[..13]), s.load_nibbles(bytes)];
+        blocks.extend([s.splat_u128(word), s.mul_u8x32(a, b), s.mask_from_bits(word as u32)]);
+        blocks.extend(s.transpose_16x8(bytes, 20));
+        blocks.extend(s.transpose_32x4(bytes));
+        // Each is the sum of four products of a number within 0..=31 and an int8.
+        let mut small = [s.zero_i32x8(); 8];
+        for i in 0..8 {
+            let lanes: Vec<i32> = (0..8).map(|lane| i32::from(signed[8 * i + lane]) * 4 * 31).collect();
+            small[i] = s.load_i32x8(&lanes);
+        }
+        let mut lanes = vec![s.widen_i8x8(word as u64), s.pack_i16(small[0], small[1])];
+        lanes.extend([s.sum_each(small), s.sum_halves_alternately(small[0], small[1])]);
+        lanes.push(s.sum_scaled_halves_each(small, s.splat_u128((word >> 2) & (u128::MAX / 255 * 31))));
+        lanes.extend(s.widen_i8_to_i16(a));
+        lanes.extend(s.widen_i8_even_odd(word));
+        lanes.extend(s.unpack_i16(s.pack_i16(small[2], small[3])));
+        lanes.extend(s.sum_halves_each::<true>(small));
+        lanes.extend(s.sum_halves_each::<false>(small));
+        let mut out = Vec::new();
+        for block in blocks {
+            let mut to = [0_i8; 32];
+            s.store_bytes(block, &mut to);
+            out.extend(to.map(i32::from));
+        }
+        for lanes in lanes {
+            let mut to = [0; 8];
+            s.store_i32x8(lanes, &mut to);
+            out.extend(to);
+        }
+        out
+    }
+}
+
+kernel! {
+    /// The results of kernels that give f32: 512 bytes go in, and as many finite numbers.
+    fn float_kernels(s; bytes: &[u8], floats: &[f32]) -> Vec<u32> {
+        let a = s.load_x8(floats);
+        let mut vectors = vec![s.extract_lanes(a, 0, 8), s.extract_lanes(a, 3, 4), s.extract_lanes(a, 7, 0)];
+        vectors.extend(s.transpose_f32_8x4(floats, 21));
+        vectors.extend([s.gather_f16::<18>(bytes), s.gather_f16::<20>(bytes), s.gather_f16::<22>(bytes)]);
+        vectors.extend([s.gather_f16::<24>(bytes), s.gather_f16::<34>(bytes)]);
+        // Vectors of any width that hold the same eight numbers.
+        let mut sizes = [s.splat(0.0); 8];
+        for i in 0..8 {
+            for lane in 0..8 {
+                sizes[i] = s.max_abs(sizes[i], s.splat(floats[8 * i + lane]));
+            }
+        }
+        vectors.push(s.hmax_abs_each(sizes));
+        vectors.push(s.from_array(s.hsum_each([a, s.load_x8(&floats[8..]), a, a, a, a, a, s.splat_x8(0.1)])));
+        vectors.into_iter().flat_map(|vector| s.to_array(vector)).map(f32::to_bits).collect()
+    }
+}
+
+#[test]
+fn overridden_kernels_give_what_the_portable_ones_do() {
+    let mut state = 1_u64;
+    for _ in 0..200 {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .take(512)
+        .collect();
+        let floats: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) - 100.3).collect();
+        // Halves that are finite: a NaN's bits may differ.
+        let halves: Vec<u8> = bytes.iter().map(|byte| byte & 0xbf).collect();
+        let [scalar, others @ ..] = &Isa::available()[..] else { panic!("there is always scalar") };
+        for isa in others {
+            assert_eq!(block_kernels(*isa, &bytes), block_kernels(*scalar, &bytes), "{isa}");
+            let floats = (float_kernels(*isa, &halves, &floats), float_kernels(*scalar, &halves, &floats));
+            assert_eq!(floats.0, floats.1, "{isa}");
+        }
+    }
+}
