@@ -52,16 +52,16 @@
 //! 1. `tests/common/forward.rs` (128): the whole network as loops in f64, by its definition.
 //! 2. `src/forward.rs` (161): the same network made fast. All tokens of a pass go through a layer
 //!    together, keys and values are kept, and each line is a call of one operation.
-//! 3. `src/compute.rs` (23), `src/ops.rs` (288): what every operation is given, and the small ones:
+//! 3. `src/compute.rs` (23), `src/ops.rs` (293): what every operation is given, and the small ones:
 //!    norms, SwiGLU, softmax, RoPE.
-//! 4. `src/attention/mod.rs` (220), `src/attention/scores.rs` (104): the three steps of attention,
+//! 4. `src/attention/mod.rs` (220), `src/attention/scores.rs` (107): the three steps of attention,
 //!    and how the first of them fills the registers; `values.rs` is the last one, in the same way.
-//! 5. `src/matmul.rs` (234): matrix products: how activations are laid out, and which thread
+//! 5. `src/matmul.rs` (235): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
-//! 6. `src/quant/encoding.rs` (35), `src/quant/block.rs` (167), `src/quant/q4.rs` (84),
-//!    `src/quant/block_rows.rs` (379): what a format of quantized weights says of its blocks, such
+//! 6. `src/quant/encoding.rs` (35), `src/quant/block.rs` (172), `src/quant/q4.rs` (84),
+//!    `src/quant/block_rows.rs` (398): what a format of quantized weights says of its blocks, such
 //!    a format, and the product of a row of blocks with a token.
-//! 7. `src/simd/avx2.rs` (212), `src/simd/avx2/widening.rs` (162), `src/simd/x86.rs` (260): the
+//! 7. `src/simd/avx2.rs` (207), `src/simd/avx2/widening.rs` (163), `src/simd/x86.rs` (254): the
 //!    instructions that this takes on one instruction set.
 //!
 //! On the way from 5 to 7 a product passes `quant/mod.rs` (which format), `simd/isa.rs` (which
@@ -99,7 +99,7 @@
 //! - `bundled`: a model of 1.3 MB as part of the program, `Model::bundled`.
 //! - `convert`: writing models, in the module `convert`.
 //! - `serde`: options, messages and what has a name can be read and written with serde.
-//! - `cli`: the `babyllama` binary, and the crates that only it needs.
+//! - `cli`: the `babyllama` binary, the crates that only it needs, and `machine` for its `bench`.
 
 mod arch;
 mod attention;
