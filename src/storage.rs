@@ -40,7 +40,6 @@ use std::sync::Arc;
 use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::quant::packed::Aligned;
 use crate::simd::Number;
 
 /// Tensors of f32 are viewed in place, so the storage must start at a multiple of this many bytes.
@@ -99,7 +98,7 @@ enum Bytes {
     Mapped(Mmap),
     Static(&'static [u8]),
     Owned(OwnedBytes),
-    Aligned(Aligned<u8>),
+    Aligned(AlignedBytes),
     /// Anonymous memory, which is used from `start` on.
     HugePages {
         map: MmapMut,
@@ -113,7 +112,7 @@ impl std::fmt::Debug for Bytes {
             Self::Mapped(b) => ("Mapped", b.len()),
             Self::Static(b) => ("Static", b.len()),
             Self::Owned(b) => ("Owned", b.len),
-            Self::Aligned(b) => ("Aligned", b.len()),
+            Self::Aligned(b) => ("Aligned", b.len),
             Self::HugePages { map, .. } => ("HugePages", map.len()),
         };
         write!(f, "{name}({len} bytes)")
@@ -164,16 +163,10 @@ impl Storage {
             ranges.push(len..len + part.len());
             len = (len + part.len()).next_multiple_of(ALIGNMENT);
         }
-        let copy_to = |to: &mut [u8]| {
-            for (part, range) in parts.iter().zip(&ranges) {
-                to[range.clone()].copy_from_slice(part);
-            }
-        };
         if !HAS_MAPPINGS {
-            let mut copy = Aligned::default();
-            copy.resize(len);
-            copy_to(&mut copy);
-            return Ok((Self { bytes: Bytes::Aligned(copy), path: None }, ranges));
+            // `len` is rounded up after each part, as its blocks are.
+            let blocks = parts.iter().flat_map(|part| AlignedBytes::copy_of(part).blocks).collect();
+            return Ok((Self { bytes: Bytes::Aligned(AlignedBytes { blocks, len }), path: None }, ranges));
         }
         let out_of_memory = |_| ErrorKind::OutOfMemory { what: "a copy of the weights", bytes: len as u64 };
         let mut map = MmapMut::map_anon(len + HUGE_PAGE).map_err(out_of_memory)?;
@@ -181,7 +174,9 @@ impl Storage {
         #[cfg(target_os = "linux")]
         // A system without such pages says so here; small ones do as well.
         let _ = map.advise(memmap2::Advice::HugePage);
-        copy_to(&mut map[start..]);
+        for (part, range) in parts.iter().zip(&ranges) {
+            map[start..][range.clone()].copy_from_slice(part);
+        }
         Ok((Self { bytes: Bytes::HugePages { map, start }, path: None }, ranges))
     }
 
@@ -191,9 +186,7 @@ impl Storage {
         if storage.bytes().as_ptr().cast::<f32>().is_aligned() {
             return storage;
         }
-        let mut copy = Aligned::default();
-        copy.resize(storage.bytes().len());
-        copy.copy_from_slice(storage.bytes());
+        let copy = AlignedBytes::copy_of(storage.bytes());
         Self { bytes: Bytes::Aligned(copy), path: None }
     }
 
@@ -202,7 +195,7 @@ impl Storage {
             Bytes::Mapped(b) => b,
             Bytes::Static(b) => b,
             Bytes::Owned(b) => b.as_slice(),
-            Bytes::Aligned(b) => b,
+            Bytes::Aligned(b) => b.as_slice(),
             Bytes::HugePages { map, start } => &map[*start..],
         }
     }
@@ -299,12 +292,43 @@ impl OwnedBytes {
     }
 }
 
+/// Owned bytes that start at a multiple of [`ALIGNMENT`].
+///
+/// Invariant: the blocks have at least `len` bytes.
+struct AlignedBytes {
+    blocks: Vec<Block>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Block([u8; ALIGNMENT]);
+
+impl AlignedBytes {
+    fn copy_of(bytes: &[u8]) -> Self {
+        let blocks = bytes
+            .chunks(ALIGNMENT)
+            .map(|chunk| {
+                let mut block = Block([0; ALIGNMENT]);
+                block.0[..chunk.len()].copy_from_slice(chunk);
+                block
+            })
+            .collect();
+        Self { blocks, len: bytes.len() }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        debug_assert!(self.len <= size_of_val(&self.blocks[..]));
+        // SAFETY: a `Block` is `ALIGNMENT` initialized bytes, without padding as it is as large as
+        // its alignment; `blocks` has at least `len` of them by the type's invariant, one after
+        // another, and stays borrowed with `self` for as long as the result.
+        unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast::<u8>(), self.len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[repr(align(64))]
-    struct Block([u8; ALIGNMENT]);
 
     #[test]
     fn misaligned_bytes_are_copied_to_where_they_can_be_viewed() {
