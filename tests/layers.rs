@@ -148,13 +148,15 @@ fn only_parallel_names_rayon() {
 }
 
 /// The files of `simd/` that load and store through pointers, or call functions that are compiled
-/// for an instruction set.
+/// for an instruction set, by a macro or themselves.
 const INTRINSICS: &[&str] = &[
     "avx2.rs",
     "avx2/vnni.rs",
     "avx2/widening.rs",
     "avx512.rs",
     "features.rs",
+    "neon.rs",
+    "neon/blocks.rs",
     "neon/dotprod.rs",
     "neon/memory.rs",
     "neon/parts.rs",
@@ -174,7 +176,8 @@ fn unsafe_code_stays_where_it_is_allowed() {
         let allowed = file == "storage.rs" || threads || intrinsics;
         assert!(allowed || !has(&text, "unsafe"), "src/{file} is no place for unsafe code");
         assert!(allowed || !has(&text, "unsafe_code"), "src/{file} must not lift the lint");
-        assert!(!allowed || has(&text, "unsafe"), "src/{file}: take it off the list");
+        let needs = has(&text, "unsafe") || has(&text, "unsafe_code"); // or a macro's
+        assert!(!allowed || needs, "src/{file}: take it off the list");
     }
 }
 
