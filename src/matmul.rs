@@ -215,7 +215,7 @@ fn bytes(weights: &[Matrix<'_>]) -> usize {
     weights.iter().map(|w| w.len_bytes).sum()
 }
 
-kernel! {
+kernel! { float
     /// Prefetches what a product reads first.
     fn prefetch_start(s; bytes: &[u8]) {
         s.prefetch_all_nta(bytes, 0, PREFETCH_DISTANCE);

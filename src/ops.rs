@@ -27,7 +27,7 @@ pub(crate) fn rmsnorm(compute: &Compute<'_>, out: &mut [f32], x: &[f32], weight:
 
 // `kernel!` (`simd/isa.rs`) compiles a body for every instruction set; it is called as
 // `rmsnorm_row(isa, numerics, ...)`.
-kernel! {
+kernel! { float
     /// RMSNorm (arXiv 1910.07467): `out = x / sqrt(mean(x^2) + eps) * weight`. All are (`dim`).
     fn rmsnorm_row(
         _s; numerics: Numerics, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32,
@@ -210,7 +210,7 @@ fn sum(x: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-kernel! {
+kernel! { float
     /// SwiGLU (arXiv 2002.05202): `gate = silu(gate) * up`, where `silu(g) = g / (1 + exp(-g))`.
     pub(crate) fn swiglu(_s; numerics: Numerics, gate: &mut [f32], up: &[f32]) {
         match numerics {

@@ -153,7 +153,7 @@ struct Head<'a, E> {
     sums: &'a mut [f32],     // (QUERY_TILE, head_dim)
 }
 
-kernel! {
+kernel! { float
     fn run<E: KvElement>(s; numerics: Numerics, head: Head<'_, E>) {
         let mut head = head;
         head.rotate_and_store();

@@ -67,7 +67,7 @@ pub(crate) fn multiply(
     }
 }
 
-kernel! {
+kernel! { float
     #[allow(clippy::too_many_arguments, reason = "those of its one caller, and the weights with their type")]
     fn panels<F: Float>(
         s; weights: Matrix<'_>, floats: FloatRows<'_, F>, rows: Range<usize>, x: &[F32Tile], copy: &mut Aligned<f32>,

@@ -179,7 +179,7 @@ impl GroupsMut<'_> {
     }
 }
 
-kernel! {
+kernel! { float
     /// Brings superblocks of int8 into an order, until `to` is full.
     fn interleave_rows(_s; order: Interleave, from: &[i8], to: &mut [i8]) {
         for (from, to) in from.chunks_exact(SUPERBLOCK).zip(to.chunks_exact_mut(SUPERBLOCK)) {

@@ -246,7 +246,7 @@ impl F32Tile {
     }
 }
 
-kernel! {
+kernel! { float
     fn pack_tokens(s; width: usize, x: &[f32], n: usize, tile: &mut [f32]) {
         for (t, x) in x.chunks_exact(n).enumerate() {
             let mut vectors = tile.chunks_exact_mut(width * S::LANES);

@@ -24,7 +24,7 @@ pub fn multiply_f32(isa: Isa, rounds: usize) -> u64 {
     (rounds * CHAINS * isa.lanes() * 2) as u64
 }
 
-kernel! {
+kernel! { float
     /// Reads memory as kernels read weights, in order and prefetched; the bits that any byte has.
     pub fn read(s; bytes: &[u8]) -> u8 {
         let mut bits = [s.zero_x64(); 4];
@@ -59,7 +59,7 @@ kernel! {
     }
 }
 
-kernel! {
+kernel! { float
     fn f32(s; rounds: usize) {
         let x = s.splat(0.5);
         let mut acc = [s.splat(0.0); CHAINS];

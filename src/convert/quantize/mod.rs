@@ -142,6 +142,7 @@ where
     F: Fn(&[f32; WEIGHTS], &mut [u8; BYTES]),
 {
     type Output = ();
+    const MULTIPLIES_INT8: bool = false;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {

@@ -29,6 +29,9 @@ target_feature_impl! {
                 fn with_features<K: Kernel>(token: Avx2<Vnni>, kernel: K) -> K::Output {
                     kernel.run(token)
                 }
+                if !K::MULTIPLIES_INT8 {
+                    return Avx2(Widening::of_vnni(token.0)).run(kernel);
+                }
                 // SAFETY: the function asks for nothing except the features, all of which
                 // `detect` saw before it made the `Vnni` in `token`.
                 unsafe { with_features(token, kernel) }

@@ -9,11 +9,18 @@ use super::super::features::target_feature_impl;
 use super::super::quant_kernels::dot_quad_by_quad;
 use super::super::x86::memory::load_256;
 use super::super::{Kernel, Simd};
-use super::{Avx2, Products};
+use super::{Avx2, Products, Vnni};
 
 /// Proof of AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Widening(());
+
+impl Widening {
+    /// A processor with AVX-VNNI has AVX2, FMA and F16C too: `Vnni` proves them.
+    pub(super) fn of_vnni(_: Vnni) -> Self {
+        Self(())
+    }
+}
 
 target_feature_impl! {
     "avx2,fma,f16c"
