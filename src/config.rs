@@ -160,7 +160,8 @@ impl Config {
     /// dimensions pair up for RoPE, and no product of two widths overflows.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first hyperparameter that breaks a rule.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first hyperparameter that breaks a
+    /// rule.
     pub(crate) fn validate(&self) -> Result<()> {
         let counts = [
             ("dim", self.dim),

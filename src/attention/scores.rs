@@ -8,8 +8,9 @@ use crate::simd::Simd;
 /// `scores[i][j] = q_i · k_j / sqrt(head_dim)` for queries of (`head_dim`) and the first
 /// `n_positions` keys. `scores` is ([`QUERY_TILE`], positions).
 ///
-/// `values` are read after the last keys, and prefetched meanwhile. `for_each` (`prefetch.rs`) calls
-/// `run` for each block, with four queries at a time, and with the one to three that are left.
+/// `values` are read after the last keys, and prefetched meanwhile. `for_each` (`prefetch.rs`)
+/// calls `run` for each block, with four queries at a time, and with the one to three that are
+/// left.
 ///
 /// A query that sees fewer positions gets scores of those that it doesn't see, and of those that
 /// fill the last block; nobody reads them.

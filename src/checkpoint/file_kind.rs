@@ -1,8 +1,8 @@
 //! What an unexpected file is, by its first bytes, and what to do about it.
 //!
-//! A new kind is a row of the table [`kinds!`]. Nothing here decides how a file is read: a reader that
-//! doesn't know a file's beginning asks here what to say. So a kind may be told by
-//! what it resembles, as long as no good file resembles it.
+//! A new kind is a row of the table [`kinds!`]. Nothing here decides how a file is read: a reader
+//! that doesn't know a file's beginning asks here what to say. So a kind may be told by what it
+//! resembles, as long as no good file resembles it.
 
 mod sample;
 

@@ -15,7 +15,8 @@ use crate::config::Config;
 use crate::error::{Error, Result, by_name};
 use crate::quant::Dtype;
 
-/// The table of recipes. A row is a variant of [`Recipe`], its name, and the format of most matrices.
+/// The table of recipes. A row is a variant of [`Recipe`], its name, and the format of most
+/// matrices.
 macro_rules! recipes {
     ($($recipe:ident = $name:literal, $most:expr;)+) => {
         /// Which format each matrix of a model gets, as llama.cpp's file types of the same names

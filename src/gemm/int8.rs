@@ -1,12 +1,12 @@
-//! Prefill's product with quantized weights: they are unpacked into a panel of int8 once for a whole
-//! batch of tokens, and multiplied from registers. `quant/packed.rs` has the operands' layout and
-//! the order in which terms are added.
+//! Prefill's product with quantized weights: they are unpacked into a panel of int8 once for a
+//! whole batch of tokens, and multiplied from registers. `quant/packed.rs` has the operands' layout
+//! and the order in which terms are added.
 //!
 //! A tile of the output is a micro-panel of `R` rows of weights by `V` vectors of tokens. Its
 //! integer products of a group of 32 stay in registers, and so do its sums, until all groups of one
-//! of decode's lanes have passed. The next micro-panel then meets the same activations, which by now
-//! are in the first-level cache; after all micro-panels come the next lane's groups, and after all
-//! lanes the next tokens.
+//! of decode's lanes have passed. The next micro-panel then meets the same activations, which by
+//! now are in the first-level cache; after all micro-panels come the next lane's groups, and after
+//! all lanes the next tokens.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -285,8 +285,8 @@ impl Target {
     }
 }
 
-/// The activations of one of decode's lanes, in `V` vectors of tokens. They are cut out of the tiles
-/// once for all micro-panels, for it takes as many instructions as a third of a group.
+/// The activations of one of decode's lanes, in `V` vectors of tokens. They are cut out of the
+/// tiles once for all micro-panels, for it takes as many instructions as a third of a group.
 #[derive(Clone, Copy)]
 struct TokensLane<'a, const V: usize> {
     n_groups: usize,
@@ -345,8 +345,8 @@ struct Terms<'a, S: QuantKernels, const V: usize> {
 
 impl<S: QuantKernels, const V: usize> Terms<'_, S, V> {
     /// Adds those of the first (0) or the second (1) sub-block, or of the whole group if its
-    /// sub-blocks have no scales. (A loop over both stayed a loop, with everything in memory that it
-    /// chose from.)
+    /// sub-blocks have no scales. (A loop over both stayed a loop, with everything in memory that
+    /// it chose from.)
     #[inline(always)]
     fn add<C: Contents, const SUB_BLOCK: usize, const R: usize>(
         self,

@@ -10,10 +10,10 @@
 //! ```
 //!
 //! A product must come out as the same bits as decode's, and f32 sums depend on their order. Decode
-//! has eight sums side by side, one in each lane of a vector, and adds them up at the end. Prefill's
-//! lanes are tokens, so it has one sum at a time for each of them, and visits the groups in *lane
-//! order*: first those of one of decode's lanes, then those of the lane that the reduction tree adds
-//! to it, and so on. Both add the same terms in the same order. A row of 20 groups:
+//! has eight sums side by side, one in each lane of a vector, and adds them up at the end.
+//! Prefill's lanes are tokens, so it has one sum at a time for each of them, and visits the groups
+//! in *lane order*: first those of one of decode's lanes, then those of the lane that the reduction
+//! tree adds to it, and so on. Both add the same terms in the same order. A row of 20 groups:
 //!
 //! ```text
 //! decode, one token                             prefill, a token in each lane

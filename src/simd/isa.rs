@@ -13,8 +13,8 @@ use crate::error::{Error, Result, by_name};
 /// A computation that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
-    /// Whether it multiplies int8. If it doesn't, instruction sets that differ in nothing else share
-    /// one version, which takes a sixth less time to compile all of them.
+    /// Whether it multiplies int8. If it doesn't, instruction sets that differ in nothing else
+    /// share one version, so that there is less to compile.
     const MULTIPLIES_INT8: bool = true;
     fn run<S: QuantKernels>(self, s: S) -> Self::Output;
 }

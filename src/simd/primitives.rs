@@ -100,8 +100,8 @@ pub(crate) trait Simd256: Copy + Send + Sync + 'static {
     /// Has the cache fetch the line at an address.
     #[inline(always)]
     fn prefetch(self, _line: *const u8) {}
-    /// As [`Simd256::prefetch`], of what is used once: it needn't be kept when it leaves the nearest
-    /// cache (a non-temporal prefetch).
+    /// As [`Simd256::prefetch`], of what is used once: it needn't be kept when it leaves the
+    /// nearest cache (a non-temporal prefetch).
     #[inline(always)]
     fn prefetch_nta(self, _line: *const u8) {}
     /// Has the cache fetch the lines of `n` elements from `first` on, which may lie after the last
@@ -222,8 +222,8 @@ pub(crate) trait Simd: Simd256 {
     /// `acc` with `w · x` added, spread over the lanes: the first 16 products in lanes 0 to 3, the
     /// others in lanes 4 to 7. `w` is within 0..=127, `x` within -127..=127.
     fn dot_u8x32(self, acc: Self::I32x8, w: Self::I8x32, x: Self::I8x32) -> Self::I32x8;
-    /// The dot products alone, from those that [`Simd::dot_i8x32`] made and the sums of the `x` that
-    /// they saw.
+    /// The dot products alone, from those that [`Simd::dot_i8x32`] made and the sums of the `x`
+    /// that they saw.
     #[inline(always)]
     fn remove_bias(self, dots: Self::I32x8, x_sums: Self::I32x8) -> Self::I32x8 {
         match Self::QUADS_BIAS {

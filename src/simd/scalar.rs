@@ -1,5 +1,5 @@
-//! The oracle: every primitive as plain arithmetic on arrays, and the kernels' portable definitions.
-//! The other instruction sets are tested against it.
+//! The oracle: every primitive as plain arithmetic on arrays, and the kernels' portable
+//! definitions. The other instruction sets are tested against it.
 
 use super::{BlockKernels, Byte, Kernel, QuantKernels, Simd, Simd256};
 

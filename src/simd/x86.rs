@@ -208,7 +208,8 @@ pub(super) trait Parts: HasAvx2 {
     /// The low halves, and the high halves.
     fn join_halves(self, a: __m256i, b: __m256i) -> [__m256i; 2];
     /// In each half, the sums of that half of each vector times the scales at
-    /// [`BlockKernels::sum_scaled_halves_each`], of which these are the first (0) or the last (1) four.
+    /// [`BlockKernels::sum_scaled_halves_each`], of which these are the first (0) or the last (1)
+    /// four.
     fn sum_scaled_neighbors<const LAST: u8>(self, a: [__m256i; 4], scales: __m256i) -> __m256i;
 }
 

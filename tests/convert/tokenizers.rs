@@ -475,7 +475,8 @@ fn tokenizers_that_cannot_be_honored_are_refused() {
     }
     let copy = Directory::of("llama2");
     let bytes = fs::read(copy.path("tokenizer.model")).unwrap();
-    // Without optimization this takes long, and the settings at the end are what is worth each byte.
+    // Without optimization this takes long, and the settings at the end are what is worth each
+    // byte.
     let step = if cfg!(debug_assertions) { 7 } else { 1 };
     let end = bytes.len() - 200;
     for len in (1..end).step_by(step).chain(end..bytes.len()) {
