@@ -15,6 +15,7 @@ pub(crate) trait Kernel {
     type Output;
     /// Whether it multiplies int8. If it doesn't, instruction sets that differ in nothing else
     /// share one version, so that there is less to compile.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 has two versions"))]
     const MULTIPLIES_INT8: bool = true;
     fn run<S: QuantKernels>(self, s: S) -> Self::Output;
 }
