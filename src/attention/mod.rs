@@ -157,10 +157,7 @@ kernel! { float
     fn run<E: KvElement>(s; numerics: Numerics, head: Head<'_, E>) {
         let mut head = head;
         head.rotate_and_store();
-        match numerics {
-            Numerics::RunqCompatible => head.attend::<S, false>(s, numerics),
-            Numerics::Accurate => head.attend::<S, true>(s, numerics),
-        }
+        head.attend(s, numerics);
     }
 }
 
@@ -180,9 +177,9 @@ impl<E: KvElement> Head<'_, E> {
     }
 
     /// The three steps, for a tile of queries at a time: those of the first token, then those of
-    /// the next. `FUSED` says that each product of a score is rounded together with the sum.
+    /// the next.
     #[inline(always)]
-    fn attend<S: Simd, const FUSED: bool>(self, s: S, numerics: Numerics) {
+    fn attend<S: Simd>(self, s: S, numerics: Numerics) {
         let Self { head_dim, group_size, position, mut out, q, cache, scores, sums, .. } = self;
         let [keys, values] = cache.map(|numbers| &*numbers);
         let n_queries = q.n_rows() * group_size;
@@ -199,7 +196,7 @@ impl<E: KvElement> Head<'_, E> {
             }
 
             // 1. scores = q K^T / sqrt(head_dim)
-            scores::fill::<S, E, FUSED>(s, &queries[..n], visible[n - 1], [keys, values], scores);
+            scores::fill(s, numerics, &queries[..n], visible[n - 1], [keys, values], scores);
 
             // 2. Softmax: scores become weights, which the division below makes add up to 1.
             let mut divisors = [1.0; QUERY_TILE];

@@ -2,6 +2,7 @@
 
 use super::QUERY_TILE;
 use super::prefetch::{BlockStep, Blocks, Prefetcher};
+use crate::compute::Numerics;
 use crate::kv_cache::{BLOCK, KvElement};
 use crate::simd::Simd;
 
@@ -15,8 +16,9 @@ use crate::simd::Simd;
 /// A query that sees fewer positions gets scores of those that it doesn't see, and of those that
 /// fill the last block; nobody reads them.
 #[inline(always)]
-pub(super) fn fill<S: Simd, E: KvElement, const FUSED: bool>(
+pub(super) fn fill<S: Simd, E: KvElement>(
     s: S,
+    numerics: Numerics,
     queries: &[&[f32]],
     n_positions: usize,
     [keys, values]: [&[E]; 2],
@@ -29,9 +31,14 @@ pub(super) fn fill<S: Simd, E: KvElement, const FUSED: bool>(
         then: (values, 0),
     };
     let stride = scores.len() / QUERY_TILE;
-    blocks.for_each(s, queries.len(), &mut Scores::<FUSED> { queries, scores, stride });
+    let n = queries.len();
+    match numerics {
+        Numerics::RunqCompatible => blocks.for_each(s, n, &mut Scores::<false> { queries, scores, stride }),
+        Numerics::Accurate => blocks.for_each(s, n, &mut Scores::<true> { queries, scores, stride }),
+    }
 }
 
+/// `FUSED` says that each product is rounded together with the sum.
 struct Scores<'a, const FUSED: bool> {
     queries: &'a [&'a [f32]],
     scores: &'a mut [f32],

@@ -111,14 +111,16 @@ fn add_columns<S: Simd, E: KvElement, const Q: usize, const N: usize>(
             }
         }
     }
-    for i in 0..Q {
-        for (values, &weight) in values.chunks_exact(head_dim).zip(weights[i]).skip(seen_by_all) {
-            let weight = s.splat(weight);
+    for i in 1..Q {
+        for j in seen_by_all..weights[i].len() {
+            let values = &values[j * head_dim + column..][..width];
+            let weight = s.splat(weights[i][j]);
             for v in 0..N {
-                let value = E::load(s, &values[column + v * S::LANES..]);
-                acc[i][v] = s.fused_mul_add(weight, value, acc[i][v]);
+                acc[i][v] = s.fused_mul_add(weight, E::load(s, &values[v * S::LANES..]), acc[i][v]);
             }
         }
+    }
+    for i in 0..Q {
         let sums = &mut sums[i * head_dim + column..][..width];
         for v in 0..N {
             s.store(acc[i][v], &mut sums[v * S::LANES..]);
