@@ -93,8 +93,8 @@ pub(crate) fn matmul_swiglu(
 /// The activations of a product, in the layout that suits the weights and the number of tokens.
 #[derive(Clone, Copy)]
 enum Activations<'a> {
-    /// Row by row, for decode and short prompts: each row of weights is decoded again for every
-    /// token. Quantized weights want the rows in int8, others in f32.
+    /// Row by row, for decode and short prompts: each row of weights is decoded once for a few
+    /// tokens. Quantized weights want the rows in int8, others in f32.
     RowMajor(ActivationRows<'a>),
     /// Tiles of as many tokens as a vector has lanes, in int8, for prompts: some rows of quantized
     /// weights are unpacked into an int8 panel once, which is multiplied with all tiles.
@@ -103,13 +103,10 @@ enum Activations<'a> {
     F32Tiles { tiles: &'a [F32Tile], panels: &'a Mutex<Vec<Aligned<f32>>> },
 }
 
-/// The fewest tokens for which unpacking quantized weights once for all of them pays.
-const MIN_PACKED_TOKENS: usize = 3;
-
 /// Whether the weights are quantized in formats that can be unpacked into int8 panels, and there
 /// are enough tokens to share the unpacking.
 fn suits_int8_tiles(weights: &[Matrix<'_>], n_tokens: usize) -> bool {
-    n_tokens >= MIN_PACKED_TOKENS && weights.iter().all(|w| w.rows.panel_encoding().is_some())
+    weights.iter().all(|w| w.rows.panel_encoding().is_some() && n_tokens >= w.rows.min_panel_tokens())
 }
 
 /// Whether no weights are quantized, and there are enough tokens to share the loads of a tile.

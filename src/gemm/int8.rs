@@ -267,10 +267,7 @@ impl Target {
                     let out = &mut out.row(token + first + t)[self.column..][..self.n_rows][row..];
                     if out.len() < 8 {
                         for (out, product) in out.iter_mut().zip(s.to_array(transposed[t])) {
-                            match self.output {
-                                Output::Overwrite => *out = product,
-                                Output::Accumulate => *out += product,
-                            }
+                            self.output.write(out, product);
                         }
                         continue;
                     }

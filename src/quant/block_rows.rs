@@ -20,10 +20,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activation::{ActivationRows, QuantizedRow};
-use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, IntSubBlocks, PAIRS, SUPERBLOCK};
+use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, IntSubBlocks, Interleaved, PAIRS, SUPERBLOCK};
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
-use super::{Format, StoredRows};
+use super::{Format, SHARING_TOKENS, StoredRows};
 use crate::simd::{Interleave, PREFETCH_DISTANCE, QuantKernels};
 
 /// The most bytes of a superblock.
@@ -123,12 +123,61 @@ impl<'a, B: Block> BlockRows<'a, B> {
                 for r in 0..R {
                     let blocks = self.last_superblock(row + r, &mut padded);
                     let tail =
-                        dot_superblock::<S, B>(s, blocks, Activations::at::<B>(&x, superblocks * GROUPS));
+                        dot_superblock::<S, B>(s, blocks, Activations::row::<B>(&x).superblock(superblocks));
                     acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
                 }
                 acc
             }
         }
+    }
+
+    /// The dot products of a row with some tokens, spread over lanes. Each superblock is decoded once
+    /// for all of them.
+    #[inline(always)]
+    fn dot_row<S: QuantKernels>(
+        &self,
+        s: S,
+        row: usize,
+        x: &[Activations<'_>],
+    ) -> [S::F32x8; SHARING_TOKENS] {
+        let mut acc = [s.splat_x8(0.0); SHARING_TOKENS];
+        let bytes = self.row(row);
+        let superblocks = self.n / SUPERBLOCK;
+        let mut ahead = RowPrefetcher { row: bytes, at: PREFETCH_DISTANCE };
+        for i in 0..superblocks {
+            let blocks = &bytes[i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
+            ahead.fetch(s, Self::SUPERBLOCK_BYTES);
+            match B::SUB_SCALES {
+                SubScales::None => {
+                    let weights = OneScale::<S>::decode::<B>(s, blocks);
+                    for (x, acc) in x.iter().zip(&mut acc) {
+                        *acc = weights.dot::<B>(s, x.superblock(i)).add(s, *acc);
+                    }
+                }
+                SubScales::F32 => {
+                    let weights = B::decode(s, blocks);
+                    for (x, acc) in x.iter().zip(&mut acc) {
+                        *acc = dot_f32_sub_blocks::<S, B>(s, &weights, x.superblock(i), *acc);
+                    }
+                }
+                SubScales::Int => {
+                    let weights = B::decode_sub_blocks(s, blocks);
+                    for (x, acc) in x.iter().zip(&mut acc) {
+                        *acc = dot_int_sub_blocks::<S, B>(s, &weights, x.superblock(i), *acc);
+                    }
+                }
+            }
+        }
+        ahead.fetch(s, bytes.len() - superblocks * Self::SUPERBLOCK_BYTES);
+        let rest = self.n % SUPERBLOCK / GROUP;
+        if rest > 0 && B::WEIGHTS == GROUP {
+            let mut padded = [0; MAX_BYTES];
+            let weights = OneScale::<S>::decode::<B>(s, self.last_superblock(row, &mut padded));
+            for (x, acc) in x.iter().zip(&mut acc) {
+                *acc = weights.dot::<B>(s, x.superblock(superblocks)).of_row(s, 0, rest).add(s, *acc);
+            }
+        }
+        acc
     }
 
     /// The last `G` groups of `R` rows, as a superblock.
@@ -152,7 +201,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
     ) -> [S::F32x8; R] {
         let first = self.n / SUPERBLOCK * GROUPS;
         let tails =
-            dot_superblock::<S, B>(s, &tails[..Self::SUPERBLOCK_BYTES], Activations::at::<B>(&x, first));
+            dot_superblock::<S, B>(s, &tails[..Self::SUPERBLOCK_BYTES], Activations::row::<B>(&x).at(first));
         for r in 0..R {
             acc[r] = tails.of_row(s, r * G, G).add(s, acc[r]);
         }
@@ -185,6 +234,26 @@ impl<B: Block> Format for BlockRows<'_, B> {
         token: usize,
     ) -> [f32; R] {
         s.hsum_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token)))
+    }
+
+    #[inline(always)]
+    fn dot_tokens<S: QuantKernels>(
+        self,
+        s: S,
+        rows: Range<usize>,
+        x: ActivationRows<'_>,
+        tokens: Range<usize>,
+        products: &mut [[f32; SHARING_TOKENS]],
+    ) {
+        let n = tokens.len();
+        let mut of_tokens =
+            [Activations { qs: &[], scales: &[], sums: &[], sub_block_sums: &[] }; SHARING_TOKENS];
+        for (t, token) in tokens.enumerate() {
+            of_tokens[t] = Activations::row::<B>(&x.quantized_row(token));
+        }
+        for (row, products) in rows.zip(products) {
+            *products = s.hsum_each(self.dot_row::<S>(s, row, &of_tokens[..n]));
+        }
     }
 
     fn activation_group(self) -> Option<usize> {
@@ -257,16 +326,21 @@ impl<'a> Activations<'a> {
         superblocks.map(|(qs, ((scales, sums), sub_block_sums))| Self { qs, scales, sums, sub_block_sums })
     }
 
-    /// Those of a row that begin with a group.
+    /// A superblock of a row's.
     #[inline(always)]
-    fn at<B: Block>(x: &QuantizedRow<'a>, first: usize) -> Self {
-        let row = Self::row::<B>(x);
+    fn superblock(self, i: usize) -> Self {
+        self.at(i * GROUPS)
+    }
+
+    /// The superblock of a row's that begins with a group.
+    #[inline(always)]
+    fn at(self, first: usize) -> Self {
         let groups = first..first + GROUPS;
         Self {
-            qs: &row.qs[first * GROUP..][..SUPERBLOCK],
-            scales: &row.scales[groups.clone()],
-            sums: &row.sums[groups.clone()],
-            sub_block_sums: &row.sub_block_sums[groups],
+            qs: &self.qs[first * GROUP..][..SUPERBLOCK],
+            scales: &self.scales[groups.clone()],
+            sums: &self.sums[groups.clone()],
+            sub_block_sums: &self.sub_block_sums[groups],
         }
     }
 }
@@ -317,37 +391,50 @@ impl<S: QuantKernels, B: Block> Terms<S, B> {
     }
 }
 
-/// The products of a superblock whose sub-blocks have no scales of their own, in the format's
-/// order.
+/// A superblock whose sub-blocks have no scales of their own, decoded for products with tokens.
+enum OneScale<S: QuantKernels> {
+    /// In the order of the format's interleave.
+    Interleaved(Interleaved<S>),
+    InOrder(DecodedSuperblock<S>),
+}
+
+impl<S: QuantKernels> OneScale<S> {
+    #[inline(always)]
+    fn decode<B: Block>(s: S, blocks: &[u8]) -> Self {
+        if B::INTERLEAVE.is_some() {
+            let blocks = &blocks[..BlockRows::<B>::SUPERBLOCK_BYTES];
+            Self::Interleaved(B::decode_interleaved(s, blocks))
+        } else {
+            Self::InOrder(B::decode(s, blocks))
+        }
+    }
+
+    /// The products with a token's activations.
+    #[inline(always)]
+    fn dot<B: Block>(&self, s: S, x: Activations<'_>) -> Terms<S, B> {
+        let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
+        match self {
+            Self::Interleaved(weights) => {
+                let order = B::INTERLEAVE.unwrap_or(Interleave::Nibbles16);
+                let dots = match B::ENCODING {
+                    Encoding::Signed => s.dot_interleaved::<true>(order, weights.q, x.qs),
+                    _ => s.dot_interleaved::<false>(order, weights.q, x.qs),
+                };
+                Terms::new(s, dots, sums, weights.scales, weights.mins, d)
+            }
+            Self::InOrder(weights) => {
+                let is_signed = B::ENCODING == Encoding::Signed;
+                let dots = s.dot_each(&weights.q, x.qs, is_signed, B::ENCODING.bits() <= 5);
+                Terms::new(s, dots, sums, weights.scales[0], weights.mins, d)
+            }
+        }
+    }
+}
+
+/// The products of a superblock whose sub-blocks have no scales of their own.
 #[inline(always)]
 fn dot_superblock<S: QuantKernels, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
-    if B::INTERLEAVE.is_some() {
-        return dot_interleaved(s, blocks, x);
-    }
-    dot_in_order(s, &B::decode(s, blocks), x)
-}
-
-#[inline(always)]
-fn dot_interleaved<S: QuantKernels, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
-    let interleaved = B::decode_interleaved(s, &blocks[..BlockRows::<B>::SUPERBLOCK_BYTES]);
-    let order = B::INTERLEAVE.unwrap_or(Interleave::Nibbles16);
-    let dots = match B::ENCODING {
-        Encoding::Signed => s.dot_interleaved::<true>(order, interleaved.q, x.qs),
-        _ => s.dot_interleaved::<false>(order, interleaved.q, x.qs),
-    };
-    let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
-    Terms::new(s, dots, sums, interleaved.scales, interleaved.mins, d)
-}
-
-#[inline(always)]
-fn dot_in_order<S: QuantKernels, B: Block>(
-    s: S,
-    groups: &DecodedSuperblock<S>,
-    x: Activations<'_>,
-) -> Terms<S, B> {
-    let dots = s.dot_each(&groups.q, x.qs, B::ENCODING == Encoding::Signed, B::ENCODING.bits() <= 5);
-    let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
-    Terms::new(s, dots, sums, groups.scales[0], groups.mins, d)
+    OneScale::decode::<B>(s, blocks).dot(s, x)
 }
 
 /// The products of a superblock's unsigned integers, not yet summed up.

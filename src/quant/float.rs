@@ -8,8 +8,8 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::activation::ActivationRows;
 use super::packed::Aligned;
-use super::{Format, StoredRows};
-use crate::simd::{Isa, PREFETCH_DISTANCE, Simd, kernel};
+use super::{Format, SHARING_TOKENS, StoredRows};
+use crate::simd::{Isa, PREFETCH_DISTANCE, QuantKernels, Simd, kernel};
 use crate::storage::Plain;
 
 /// How a float is stored.
@@ -141,6 +141,24 @@ impl<F: Float> Format for FloatRows<'_, F> {
             acc[r] = s.reduce_to_x8(dot_row::<S, F>(s, self.row(row + r), x.row(token)));
         }
         s.hsum_each(acc)
+    }
+
+    #[inline(always)]
+    fn dot_tokens<S: QuantKernels>(
+        self,
+        s: S,
+        rows: Range<usize>,
+        x: ActivationRows<'_>,
+        tokens: Range<usize>,
+        products: &mut [[f32; SHARING_TOKENS]],
+    ) {
+        for (row, products) in rows.zip(products) {
+            let mut sums = [s.reduce_to_x8(s.splat(0.0)); SHARING_TOKENS];
+            for (sum, token) in sums.iter_mut().zip(tokens.clone()) {
+                *sum = s.reduce_to_x8(dot_row::<S, F>(s, self.row(row), x.row(token)));
+            }
+            *products = s.hsum_each(sums);
+        }
     }
 
     fn dequantize(self, row: usize, out: &mut [f32]) {

@@ -12,8 +12,10 @@
 //! within one group of weights in every row, and where a row is a multiple of the group size, it
 //! has that size.
 
-use super::Format;
+use std::ops::Range;
+
 use super::activation::{ActivationRows, QuantizedRow};
+use super::{Format, SHARING_TOKENS};
 use crate::simd::{Number, PREFETCH_DISTANCE, QuantKernels};
 use crate::storage::UnalignedF32;
 
@@ -177,6 +179,9 @@ fn dot_step<S: QuantKernels, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S
 impl Format for Int8Rows<'_> {
     const EIGHT_ROWS: bool = true;
 
+    /// Eight rows share a token instead.
+    const SHARING_TOKENS: usize = 1;
+
     fn activation_group(self) -> Option<usize> {
         Some(self.step)
     }
@@ -194,6 +199,20 @@ impl Format for Int8Rows<'_> {
             32 => self.dot_rows::<S, 1, R>(s, row, x),
             64 => self.dot_rows::<S, 2, R>(s, row, x),
             _ => self.dot_rows::<S, 0, R>(s, row, x),
+        }
+    }
+
+    #[inline(always)]
+    fn dot_tokens<S: QuantKernels>(
+        self,
+        s: S,
+        rows: Range<usize>,
+        x: ActivationRows<'_>,
+        tokens: Range<usize>,
+        products: &mut [[f32; SHARING_TOKENS]],
+    ) {
+        for (row, products) in rows.zip(products) {
+            [products[0]] = self.dot::<S, 1>(s, row, x, tokens.start);
         }
     }
 

@@ -230,10 +230,17 @@ impl FromStr for Dtype {
     }
 }
 
+/// The most tokens of [`Format::dot_tokens`].
+pub(crate) const SHARING_TOKENS: usize = 8;
+
 /// Rows of weights in one format. All of them have the same number of columns.
 pub(crate) trait Format: Copy {
     /// Whether [`Format::dot`] is fastest with eight rows at once, and not with four.
     const EIGHT_ROWS: bool = false;
+
+    /// The tokens that share a row, which is decoded once for all of them: at most
+    /// [`SHARING_TOKENS`].
+    const SHARING_TOKENS: usize = SHARING_TOKENS;
 
     /// The dot products of `R` rows, from `row` on, with a token.
     ///
@@ -245,6 +252,17 @@ pub(crate) trait Format: Copy {
         x: ActivationRows<'_>,
         token: usize,
     ) -> [f32; R];
+
+    /// The dot products of some rows with some tokens, at most as many as share a row: for each
+    /// row, in `products`, those of all tokens. The same bits as [`Format::dot`].
+    fn dot_tokens<S: QuantKernels>(
+        self,
+        s: S,
+        rows: Range<usize>,
+        x: ActivationRows<'_>,
+        tokens: Range<usize>,
+        products: &mut [[f32; SHARING_TOKENS]],
+    );
 
     /// The numbers that a row stands for.
     fn dequantize(self, row: usize, out: &mut [f32]);
@@ -264,6 +282,13 @@ pub(crate) trait Format: Copy {
     /// own scales there; `None` if the format has no such panels.
     fn panel_encoding(self) -> Option<(Encoding, bool)> {
         None
+    }
+
+    /// The fewest tokens for which decoding rows into a panel pays: with fewer,
+    /// [`Format::dot_tokens`] decodes them as often and multiplies no slower. Measured with AVX2
+    /// (benches/NOTES.md).
+    fn min_panel_tokens(self) -> usize {
+        SHARING_TOKENS + 1
     }
 
     /// Decodes some rows into a panel.
@@ -307,6 +332,11 @@ impl Rows<'_> {
         with_format!(self, format => format.panel_encoding())
     }
 
+    /// See [`Format::min_panel_tokens`].
+    pub(crate) fn min_panel_tokens(self) -> usize {
+        with_format!(self, format => format.min_panel_tokens())
+    }
+
     /// See [`Format::pack_panel`].
     pub(crate) fn pack_panel(self, isa: Isa, rows: Range<usize>, panel: &mut Panel) {
         with_format!(self, format => pack_panel(isa, format, rows, panel));
@@ -332,28 +362,50 @@ pub(crate) enum Output {
     Accumulate,
 }
 
+impl Output {
+    #[inline(always)]
+    pub(crate) fn write(self, out: &mut f32, product: f32) {
+        match self {
+            Self::Overwrite => *out = product,
+            Self::Accumulate => *out += product,
+        }
+    }
+}
+
 /// Rows that are multiplied with all tokens before the next ones: about what fits a second-level
 /// cache.
 const ROW_BLOCK: usize = 32;
 
 kernel! {
-    /// Walks the products, a few rows at a time, which share the loads of a token's activations.
+    /// Walks the products. A single token meets a few rows at a time, which share the loads of its
+    /// activations; a few tokens meet a row at a time, which is decoded once for them.
     fn dot_all<F: Format>(
         s; format: F, rows: Range<usize>, x: ActivationRows<'_>, out: &mut ColumnSlice<'_>, output: Output,
     ) {
         let n_tokens = x.n_tokens();
+        // As even as they can be: of nine tokens, five and four.
+        let at_once = n_tokens.div_ceil(n_tokens.div_ceil(F::SHARING_TOKENS).max(1)).max(1);
         let mut block = rows.start;
         while block < rows.end {
             let end = rows.end.min(block + ROW_BLOCK);
-            for token in 0..n_tokens {
-                let row = if S::REGISTER_TILE == 1 {
+            for token in (0..n_tokens).step_by(at_once) {
+                let tokens = token..n_tokens.min(token + at_once);
+                let row = if tokens.len() > 1 || S::REGISTER_TILE == 1 {
                     block
                 } else if F::EIGHT_ROWS {
                     dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, output)
                 } else {
                     dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, output)
                 };
-                dot_rows::<S, F, 1>(s, format, rows.start, row..end, x, token, out, output);
+                let mut products = [[0.0; SHARING_TOKENS]; ROW_BLOCK];
+                let products = &mut products[..end - row];
+                format.dot_tokens(s, row..end, x, tokens.clone(), products);
+                for (t, token) in tokens.enumerate() {
+                    let out = &mut out.row(token)[row - rows.start..][..end - row];
+                    for (out, products) in out.iter_mut().zip(&*products) {
+                        output.write(out, products[t]);
+                    }
+                }
             }
             block = end;
         }
@@ -384,10 +436,7 @@ fn dot_rows<S: QuantKernels, F: Format, const R: usize>(
         let products: [f32; R] = format.dot(s, row, x, token);
         let out = &mut out.row(token)[row - first..][..R];
         for (out, product) in out.iter_mut().zip(products) {
-            match output {
-                Output::Overwrite => *out = product,
-                Output::Accumulate => *out += product,
-            }
+            output.write(out, product);
         }
         row += R;
     }
