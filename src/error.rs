@@ -215,6 +215,15 @@ pub enum ErrorKind {
         /// Its size in bytes.
         bytes: u64,
     },
+    /// The flag of [`Session::cancel_on`](crate::Session::cancel_on) ended a pass.
+    Cancelled,
+    /// Sessions of different models were to be fed together.
+    DifferentModels,
+    /// A saved session can't be restored.
+    SavedSession {
+        /// Why.
+        reason: String,
+    },
     /// The threads could not be started.
     ThreadPool(String),
 }
@@ -395,6 +404,9 @@ impl fmt::Display for ErrorKind {
                 write!(f, "option {name} = {value}: {reason}")
             }
             Self::OutOfMemory { what, bytes } => write!(f, "{what} needs {bytes} bytes of memory"),
+            Self::Cancelled => f.write_str("the pass was cancelled"),
+            Self::SavedSession { reason } => write!(f, "the saved session can't be restored: {reason}"),
+            Self::DifferentModels => f.write_str("only sessions of the same model can be fed together"),
             Self::ThreadPool(reason) => write!(f, "the thread pool could not be started: {reason}"),
         }
     }

@@ -13,6 +13,8 @@
 //! | `q_dim` | all queries of a token: `n_heads * head_dim` | 288, 4096 |
 //! | `kv_dim` | all keys, or values: `n_kv_heads * head_dim` | 288, 4096 |
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::attention::{AttentionBuffer, Heads, Tokens, rope_store_attend};
 use crate::compute::{Compute, Numerics};
 use crate::config::Config;
@@ -91,17 +93,36 @@ pub(crate) struct Llama {
     pub(crate) numerics: Numerics,
 }
 
-/// Feeds `tokens`, which stand at `position..`, and writes the logits of the last of them, or of
-/// all: `logits` is (1 or `n_tokens`, `vocab_size`).
+/// One text's part of a pass: some tokens that follow those in its cache.
+pub(crate) struct Run<'a> {
+    pub(crate) cache: &'a mut KvCache,
+    /// Of its first token.
+    pub(crate) position: usize,
+    pub(crate) n_tokens: usize,
+    /// Whose hidden states are wanted: those of the last tokens.
+    pub(crate) n_wanted: usize,
+    /// Ends the pass when it becomes true.
+    pub(crate) cancel: Option<&'a AtomicBool>,
+}
+
+/// What a pass computes of the tokens that are wanted, run after run.
+pub(crate) struct Outputs<'a> {
+    /// The final hidden states, normed: (n wanted, `dim`).
+    pub(crate) hidden: &'a mut [f32],
+    /// The logits of the last of them, or of all: (at most n wanted, `vocab_size`).
+    pub(crate) logits: &'a mut [f32],
+}
+
+/// Feeds the tokens of all runs, run after run. They pass through a layer together; only attention
+/// is each run's own. False if the pass was cancelled: then nothing was written that can be seen.
 pub(crate) fn forward(
     llama: &Llama,
     compute: &Compute<'_>,
     scratch: &mut Scratch,
-    cache: &mut KvCache,
+    runs: &mut [Run<'_>],
     tokens: &[TokenId],
-    position: usize,
-    logits: &mut [f32],
-) {
+    outputs: Outputs<'_>,
+) -> bool {
     let Llama { config, weights, rope_frequencies, numerics: _ } = llama;
     scratch.resize(tokens.len(), config);
 
@@ -110,22 +131,35 @@ pub(crate) fn forward(
     for (x, &token) in scratch.x.chunks_exact_mut(config.dim).zip(tokens) {
         embeddings.rows.dequantize(token as usize, x);
     }
-    for (i, table) in scratch.angles.chunks_exact_mut(config.rope_dim).enumerate() {
-        rope_frequencies.angles(position + i, table);
+    let positions = runs.iter().flat_map(|run| run.position..run.position + run.n_tokens);
+    for (position, table) in positions.zip(scratch.angles.chunks_exact_mut(config.rope_dim)) {
+        rope_frequencies.angles(position, table);
     }
 
     // Each layer adds to the residual stream twice.
     for (l, layer) in weights.layers.iter().enumerate() {
-        attention_block(config, l, layer, compute, scratch, cache, position);
+        if runs.iter().filter_map(|run| run.cancel).any(|cancel| cancel.load(Ordering::Relaxed)) {
+            return false;
+        }
+        attention_block(config, l, layer, compute, scratch, runs);
         feed_forward_block(config, layer, compute, scratch);
     }
 
-    // The logits: a last norm, and a product with the classifier.
+    // The hidden states: a last norm. The logits: their product with the classifier.
+    let Outputs { hidden, logits } = outputs;
+    let (mut read, mut written) = (0, 0);
+    for run in runs {
+        read += run.n_tokens;
+        let (x, n) = (&scratch.x[..read * config.dim], run.n_wanted * config.dim);
+        rmsnorm(compute, &mut hidden[written..][..n], &x[x.len() - n..], &weights.norm, config.norm_eps);
+        written += n;
+    }
     let n_logits = logits.len() / config.vocab_size;
-    let first = (tokens.len() - n_logits) * config.dim;
-    let Scratch { x, xb, matmul_buffer, .. } = scratch;
-    rmsnorm(compute, &mut xb[first..], &x[first..], &weights.norm, config.norm_eps);
-    matmul(compute, [logits], [weights.classifier()], &xb[first..], matmul_buffer);
+    if n_logits > 0 {
+        let last = &hidden[written - n_logits * config.dim..written];
+        matmul(compute, [logits], [weights.classifier()], last, &mut scratch.matmul_buffer);
+    }
+    true
 }
 
 fn heads(config: &Config) -> Heads {
@@ -139,16 +173,27 @@ fn attention_block(
     layer: &LayerWeights,
     compute: &Compute<'_>,
     scratch: &mut Scratch,
-    cache: &mut KvCache,
-    position: usize,
+    runs: &mut [Run<'_>],
 ) {
     let Scratch { x, xb, q, k, v, attention_out, angles, attention_buffer, matmul_buffer, .. } = scratch;
     rmsnorm(compute, xb, x, &layer.attention_norm, config.norm_eps);
     matmul(compute, [&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, matmul_buffer);
 
     // One function for three steps: a thread that stores a head's keys is the one that reads them.
-    let tokens = Tokens { q, k, v, angles, position };
-    rope_store_attend(compute, attention_out, tokens, cache.layer(l), heads(config), attention_buffer);
+    let mut first = 0;
+    for run in runs {
+        let rows = |width| first * width..(first + run.n_tokens) * width;
+        let tokens = Tokens {
+            q: &mut q[rows(config.q_dim())],
+            k: &mut k[rows(config.kv_dim())],
+            v: &v[rows(config.kv_dim())],
+            angles: &angles[rows(config.rope_dim)],
+            position: run.position,
+        };
+        let (out, cache) = (&mut attention_out[rows(config.q_dim())], run.cache.layer(l, run.position));
+        rope_store_attend(compute, out, tokens, cache, heads(config), attention_buffer);
+        first += run.n_tokens;
+    }
     matmul_add(compute, x, &layer.wo, attention_out, matmul_buffer);
 }
 

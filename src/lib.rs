@@ -146,7 +146,7 @@ pub use model::{Model, ModelBytes, ModelOptions, TokenizerSource};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use quant::Dtype;
 pub use sampler::{Rng, Sampler, SamplerOptions};
-pub use session::{Feed, Session, SessionOptions};
+pub use session::{Feed, Pooling, Session, SessionOptions};
 pub use simd::Isa;
 #[cfg(feature = "cli")]
 pub use simd::machine;

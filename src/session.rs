@@ -1,101 +1,27 @@
 //! A session: one text being read and written, with its key and value cache.
 
+mod embed;
 mod feed;
+mod options;
+mod pass;
+mod save;
+mod together;
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use crate::compute::Compute;
+pub use embed::Pooling;
+pub use feed::Feed;
+pub use options::SessionOptions;
+use pass::{Results, Wanted};
+pub(crate) use save::Checksum;
+
 use crate::config::{Config, beyond_window};
 use crate::error::{ErrorKind, Result, TokenId};
-use crate::forward::{Scratch, forward};
-use crate::kv_cache::{BLOCK, CacheDtype, KvCache};
+use crate::kv_cache::KvCache;
 use crate::model::Model;
 use crate::tokenizer::Decoder;
-
-pub use feed::Feed;
-
-/// Tokens that pass through the layers together, at most. With more the weights would be read less
-/// often, but activations would no longer fit the processor's cache.
-const MAX_BATCH: usize = 512;
-
-/// In a thread pool of the caller's, a thread does at most about this many multiplications of
-/// attention without a pause, some milliseconds: so the deeper in the text, the fewer tokens pass
-/// together.
-const MAX_LENT_ATTENTION: usize = 64 << 20;
-
-/// But no fewer tokens than this, so that weights aren't read much more often.
-const MIN_LENT_BATCH: usize = 64;
-
-/// A model whose weights take fewer bytes than this runs on the calling thread alone: its forward
-/// pass takes less time than waking another thread.
-const MIN_SHARED_MODEL_BYTES: usize = 2 << 20;
-
-/// The cache is allocated for the whole context at once if that takes no more than the weights, or
-/// than this.
-const MIN_INITIAL_CACHE_BYTES: usize = 4 << 20;
-
-/// How a session is made. Everything has a default; the methods set it, and say what it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
-#[non_exhaustive]
-pub struct SessionOptions {
-    /// See [`SessionOptions::context_length`](#method.context_length).
-    pub context_length: Option<usize>,
-    /// See [`SessionOptions::cache_dtype`](#method.cache_dtype).
-    pub cache_dtype: CacheDtype,
-}
-
-impl SessionOptions {
-    /// All defaults.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The number of positions that the session can hold. The default is the model's `max_seq_len`;
-    /// more is possible, though the model has never seen such positions. A model whose attention
-    /// has a sliding window takes no more than that: such a session refuses every token, with
-    /// [`ErrorKind::InvalidOption`].
-    #[must_use]
-    pub fn context_length(mut self, positions: usize) -> Self {
-        self.context_length = Some(positions);
-        self
-    }
-
-    /// How keys and values are kept. The default is [`CacheDtype::F32`].
-    #[must_use]
-    pub fn cache_dtype(mut self, dtype: CacheDtype) -> Self {
-        self.cache_dtype = dtype;
-        self
-    }
-
-    /// Bytes that a session of a model with these hyperparameters takes, in addition to the model,
-    /// when its whole context is used: its cache, and the buffers of a pass. A context that is used
-    /// in part takes less.
-    ///
-    /// ```no_run
-    /// use babyllama::{CacheDtype, Model, SessionOptions};
-    ///
-    /// # let model = Model::open("model.bin")?;
-    /// let options = SessionOptions::new().context_length(4096);
-    /// let exact = options.memory_bytes(model.config());
-    /// assert!(options.cache_dtype(CacheDtype::F16).memory_bytes(model.config()) < exact);
-    /// # Ok::<(), babyllama::Error>(())
-    /// ```
-    #[must_use]
-    pub fn memory_bytes(&self, config: &Config) -> u64 {
-        let positions = self.context_length.unwrap_or(config.max_seq_len);
-        // The cache grows in blocks.
-        let cached = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
-        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), self.cache_dtype)
-            + Scratch::bytes_per_position(config);
-        let batch = positions.min(MAX_BATCH) as u64;
-        (per_position as u64)
-            .saturating_mul(cached)
-            .saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
-    }
-}
 
 impl Model {
     /// A new session with an empty context as long as the model was made for.
@@ -129,15 +55,14 @@ impl Model {
 /// ```
 pub struct Session {
     model: Model,
-    scratch: Scratch,
     cache: KvCache,
     /// What was fed; its length is the position.
     tokens: Vec<TokenId>,
     capacity: usize,
-    logits: Vec<f32>, // (1 or n_tokens, vocab_size)
-    /// Whether the last row of `logits` follows the last of `tokens`.
-    has_logits: bool,
+    /// What was computed of the last of them.
+    results: Results,
     tail: Tail,
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 /// Where a generation left the text. The next one continues it as if there had been no end.
@@ -176,16 +101,14 @@ impl Session {
         let Config { n_layers, max_seq_len, head_dim, .. } = *model.config();
         let capacity = options.context_length.unwrap_or(max_seq_len);
         let cache = KvCache::new(n_layers, model.config().kv_dim(), head_dim, options.cache_dtype);
-        let scratch = Scratch::default();
         Self {
             model,
-            scratch,
             cache,
             tokens: Vec::new(),
             capacity,
-            logits: Vec::new(),
-            has_logits: false,
+            results: Results::default(),
             tail: Tail::default(),
+            cancel: None,
         }
     }
 
@@ -225,8 +148,7 @@ impl Session {
     /// chosen by them.
     #[must_use]
     pub fn logits(&self) -> Option<&[f32]> {
-        let last = self.logits.len().checked_sub(self.model.config().vocab_size)?;
-        self.has_logits.then(|| &self.logits[last..])
+        self.results.last_logits(self.model.config())
     }
 
     /// Feeds tokens after those fed before and returns the logits of the last: (`vocab_size`).
@@ -241,21 +163,45 @@ impl Session {
     /// [`ErrorKind::OutOfMemory`], and [`ErrorKind::ThreadPool`] if the model's threads, which
     /// start with its first pass, can't be had; nothing was fed then.
     pub fn forward(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
+        self.forward_guessing(tokens, &[])
+    }
+
+    /// Feeds tokens as [`Session::forward`] does, and reads in the same pass what may be fed next.
+    ///
+    /// If the tokens fed next begin with the guess, that part costs nothing: their logits are there.
+    /// Nothing else can be observed: position, tokens, forks and results are those of a session
+    /// without guesses. A guess is cut where the context ends, or where a token isn't the model's,
+    /// and it is gone once other tokens are fed.
+    ///
+    /// ```
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
+    /// # let model = babyllama::Model::open(path)?;
+    /// let (mut session, mut plain) = (model.session(), model.session());
+    /// session.forward_guessing(&[1, 403], &[407, 261])?;
+    /// let logits = session.forward(&[407])?; // no pass
+    /// assert_eq!(logits, plain.forward(&[1, 403, 407])?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::forward`].
+    pub fn forward_guessing(&mut self, tokens: &[TokenId], guess: &[TokenId]) -> Result<&[f32]> {
         self.check(tokens)?;
-        match self.tail.pending {
-            Some(pending) if tokens.is_empty() => self.run_passes(&[pending], Logits::Last)?,
+        let rows = match self.tail.pending {
+            Some(pending) if tokens.is_empty() => self.run_passes(&[pending], guess, Wanted::Last)?,
             Some(pending) => {
                 // In one pass, which takes hardly longer than one of the pending token alone.
                 let mut all = Vec::with_capacity(1 + tokens.len());
                 all.push(pending);
                 all.extend_from_slice(tokens);
-                self.run_passes(&all, Logits::Last)?;
+                self.run_passes(&all, guess, Wanted::Last)?
             }
             None if tokens.is_empty() => return Err(ErrorKind::EmptyInput.into()),
-            None => self.run_passes(tokens, Logits::Last)?,
-        }
-        self.fed_after_tail(tokens);
-        Ok(&self.logits)
+            None => self.run_passes(tokens, guess, Wanted::Last)?,
+        };
+        Ok(self.results.logits(rows, self.model.config()))
     }
 
     /// As [`Session::forward`], but returns the logits of every one of `tokens`: (`n_tokens`,
@@ -264,18 +210,62 @@ impl Session {
     /// # Errors
     /// As [`Session::forward`].
     pub fn forward_all(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
+        self.feed_all(tokens, &[])
+    }
+
+    /// As [`Session::forward_all`], with a guess.
+    fn feed_all(&mut self, tokens: &[TokenId], guess: &[TokenId]) -> Result<&[f32]> {
+        self.feed_pending_before(tokens)?;
+        let rows = self.run_passes(tokens, guess, Wanted::All)?;
+        Ok(self.results.logits(rows, self.model.config()))
+    }
+
+    /// Checks and reserves all, then feeds the pending token, before tokens whose results are all
+    /// wanted.
+    fn feed_pending_before(&mut self, tokens: &[TokenId]) -> Result<()> {
         if tokens.is_empty() {
             return Err(ErrorKind::EmptyInput.into());
         }
         self.check(tokens)?;
-        self.reserve(tokens.len(), tokens.len())?;
+        self.reserve_all(tokens.len())?;
         if let Some(pending) = self.tail.pending {
-            self.run_passes(&[pending], Logits::Last)?;
-            self.fed_after_tail(&[]);
+            self.run_passes(&[pending], &[], Wanted::Last)?;
         }
-        self.run_passes(tokens, Logits::All)?;
-        self.fed_after_tail(tokens);
-        Ok(&self.logits)
+        Ok(())
+    }
+
+    /// While the flag is true, passes end between layers with [`ErrorKind::Cancelled`], in less
+    /// time than one layer takes. Tokens of passes that were complete stay fed, and the session can
+    /// go on when the flag is false again. Forks made later share it.
+    ///
+    /// ```
+    /// # use babyllama::ErrorKind;
+    /// # use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
+    /// # let model = babyllama::Model::open(path)?;
+    /// let stop = Arc::new(AtomicBool::new(false));
+    /// let mut session = model.session();
+    /// session.cancel_on(Arc::clone(&stop)); // another thread has `stop`
+    /// session.forward(&[1, 403])?;
+    /// stop.store(true, Ordering::Relaxed);
+    /// let error = session.forward(&[407]).unwrap_err();
+    /// assert!(matches!(error.kind(), ErrorKind::Cancelled));
+    /// assert_eq!(session.tokens(), &[1, 403]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel_on(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = Some(flag);
+    }
+
+    /// Bytes of memory that the session holds: keys and values, tokens and results. What it shares
+    /// with forks counts in each of them, and pages that aren't written yet count too.
+    #[must_use]
+    pub fn memory_used(&self) -> usize {
+        self.cache.capacity() * self.cache.position_bytes()
+            + self.tokens.capacity() * size_of::<TokenId>()
+            + self.results.bytes()
     }
 
     /// Forgets all tokens except the first `position`, and a token that is
@@ -286,7 +276,7 @@ impl Session {
         }
         if position < self.tokens.len() {
             self.tokens.truncate(position);
-            self.has_logits = false;
+            self.results.clear();
         }
     }
 
@@ -334,31 +324,37 @@ impl Session {
         }
     }
 
-    /// Updates the tail after the pending token and then `tokens` were fed. Without tokens the text
-    /// is still the generation's.
-    fn fed_after_tail(&mut self, tokens: &[TokenId]) {
-        if tokens.is_empty() {
-            self.tail.pending = None;
-        } else {
-            self.tail.clear();
-        }
-    }
-
-    /// An independent session that has read the same tokens and has the same pending token. It
-    /// copies their keys and values.
+    /// An independent session that has read the same tokens and has the same pending token. They
+    /// share the keys and values of what was read: a fork takes no time, and the first to go on
+    /// copies at most 63 positions.
+    ///
+    /// ```
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
+    /// # let model = babyllama::Model::open(path)?;
+    /// let mut question = model.session();
+    /// question.forward(&[1, 403, 407])?;
+    /// let mut answers = Vec::new();
+    /// for token in [261, 315] {
+    ///     let mut answer = question.fork()?;
+    ///     answers.push(answer.forward(&[token])?.to_vec());
+    /// }
+    /// assert_ne!(answers[0], answers[1]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
     pub fn fork(&self) -> Result<Self> {
         Ok(Self {
             model: self.model.clone(),
-            scratch: Scratch::default(),
-            cache: self.cache.fork(self.tokens.len())?,
+            cache: self.cache.fork(self.tokens.len()),
             tokens: self.tokens.clone(),
             capacity: self.capacity,
-            logits: self.logits.clone(),
-            has_logits: self.has_logits,
+            results: self.results.of_last(self.model.config()),
             tail: self.tail.clone(),
+            cancel: self.cancel.clone(),
         })
     }
 
@@ -379,80 +375,4 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Feeds these tokens, at least one, which were checked. Its callers see to the pending one.
-    fn run_passes(&mut self, tokens: &[TokenId], wanted: Logits) -> Result<()> {
-        let alone = self.model.llama().weights.bytes_per_token() < MIN_SHARED_MODEL_BYTES;
-        if !alone {
-            self.model.thread_team().start()?;
-        }
-        let n_rows = match wanted {
-            Logits::Last => 1,
-            Logits::All => tokens.len(),
-        };
-        self.reserve_positions(self.position() + tokens.len(), n_rows)?;
-        self.has_logits = false;
-        self.logits.resize(n_rows * self.model.config().vocab_size, 0.0);
-
-        let llama = self.model.llama();
-        let vocab_size = llama.config.vocab_size;
-        let mut done = 0;
-        while done < tokens.len() {
-            let position = self.tokens.len();
-            let batch = &tokens[done..tokens.len().min(done + self.max_batch())];
-            let logits = match wanted {
-                Logits::Last => &mut self.logits[..],
-                Logits::All => &mut self.logits[done * vocab_size..][..batch.len() * vocab_size],
-            };
-            self.model.thread_team().enter(alone, |team| {
-                let compute = Compute { isa: self.model.isa(), numerics: llama.numerics, team };
-                forward(llama, &compute, &mut self.scratch, &mut self.cache, batch, position, logits);
-            });
-            self.tokens.extend_from_slice(batch);
-            done += batch.len();
-        }
-        self.has_logits = true;
-        Ok(())
-    }
-
-    /// The number of tokens that pass through the layers together next. Any gives the same bits.
-    fn max_batch(&self) -> usize {
-        if !self.model.thread_team().are_lent() {
-            return MAX_BATCH;
-        }
-        let Config { n_heads, n_kv_heads, head_dim, .. } = *self.model.config();
-        // A thread computes with the queries that share a head of keys, and all its keys and
-        // values.
-        let per_position = 2 * head_dim * n_heads / n_kv_heads;
-        let positions = self.position() + MIN_LENT_BATCH;
-        (MAX_LENT_ATTENTION / (per_position * positions)).clamp(MIN_LENT_BATCH, MAX_BATCH)
-    }
-
-    /// Allocates all that feeding the pending token and `n_tokens` takes, with `n_rows` of logits,
-    /// so that it can't fail halfway.
-    fn reserve(&mut self, n_tokens: usize, n_rows: usize) -> Result<()> {
-        let n_pending = usize::from(self.tail.pending.is_some());
-        self.reserve_positions(self.position() + n_pending + n_tokens, n_rows)
-    }
-
-    fn reserve_positions(&mut self, needed: usize, n_rows: usize) -> Result<()> {
-        let llama = self.model.llama();
-        let per_position = self.cache.position_bytes() + Scratch::bytes_per_position(&llama.config);
-        let at_once = llama.weights.bytes_per_token().max(MIN_INITIAL_CACHE_BYTES) / per_position;
-        self.cache.reserve(needed.max(at_once.min(self.capacity)), self.capacity)?;
-        self.scratch.reserve_scores(&llama.config, self.cache.capacity())?;
-        self.tokens.reserve(self.cache.capacity().saturating_sub(self.tokens.len()));
-
-        let len = n_rows.saturating_mul(llama.config.vocab_size);
-        let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
-        let out_of_memory = |_| ErrorKind::OutOfMemory { what: "the logits", bytes }.into();
-        self.logits.try_reserve_exact(len.saturating_sub(self.logits.len())).map_err(out_of_memory)
-    }
-}
-
-/// Whose logits a pass should write.
-#[derive(Clone, Copy)]
-enum Logits {
-    Last,
-    All,
 }

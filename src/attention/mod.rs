@@ -20,7 +20,7 @@ mod scores;
 mod values;
 
 use crate::compute::{Compute, Numerics};
-use crate::kv_cache::{BLOCK, KvElement, Layer, LayerMut, store};
+use crate::kv_cache::{BLOCK, Earlier, KvElement, LayerCache, LayerMut, store};
 use crate::ops::{rope, softmax};
 use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::simd::{Simd, kernel};
@@ -87,7 +87,7 @@ fn in_layer<E: KvElement>(
     compute: &Compute<'_>,
     out: &mut [f32],
     tokens: Tokens<'_>,
-    layer: &mut Layer<E>,
+    layer: LayerCache<'_, E>,
     heads: Heads,
     buffer: &mut AttentionBuffer,
 ) {
@@ -108,25 +108,28 @@ fn in_layer<E: KvElement>(
         ColumnPartition::parts(&mut buffer.scores, n_kv_heads),
         ColumnPartition::parts(&mut buffer.sums, n_kv_heads),
     ];
-    let cache =
-        [&mut layer.keys, &mut layer.values].map(|numbers| ColumnPartition::parts(numbers, n_kv_heads));
+    let LayerCache { start, keys, values, earlier } = layer;
+    let cache = [keys, values].map(|numbers| ColumnPartition::parts(numbers, n_kv_heads));
     let bytes = n_tokens * (position + n_tokens) * q_dim * size_of::<f32>();
     compute.team.for_each_item(
         floats,
         cache,
         bytes,
-        move |head, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
+        move |index, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
             let head = Head {
+                index,
                 head_dim,
                 group_size,
                 position,
                 out,
                 q,
                 k,
-                v: &v[head * head_dim..],
+                v: &v[index * head_dim..],
                 kv_dim,
                 angles,
+                start,
                 cache: [keys.row(0), values.row(0)],
+                earlier,
                 scores: scores.row(0),
                 sums: sums.row(0),
             };
@@ -137,6 +140,8 @@ fn in_layer<E: KvElement>(
 
 /// A head of keys and values, the queries that share it, and all tokens.
 struct Head<'a, E> {
+    /// Which head of keys and values it is.
+    index: usize,
     head_dim: usize,
     /// Heads of queries that share it.
     group_size: usize,
@@ -147,10 +152,15 @@ struct Head<'a, E> {
     k: ColumnSlice<'a>,   // (n_tokens, head_dim)
     v: &'a [f32],         // (n_tokens, kv_dim), from this head's columns on
     kv_dim: usize,
-    angles: &'a [f32],       // (n_tokens, pairs, 2)
-    cache: [&'a mut [E]; 2], // keys (blocks, head_dim, BLOCK), values (positions, head_dim)
-    scores: &'a mut [f32],   // (QUERY_TILE, positions)
-    sums: &'a mut [f32],     // (QUERY_TILE, head_dim)
+    angles: &'a [f32], // (n_tokens, pairs, 2)
+    /// Its keys, (blocks, `head_dim`, BLOCK), and values, (positions, `head_dim`), from position
+    /// `start` on.
+    cache: [&'a mut [E]; 2],
+    start: usize,
+    /// Those before `start`.
+    earlier: Earlier<'a, E>,
+    scores: &'a mut [f32], // (QUERY_TILE, positions)
+    sums: &'a mut [f32],   // (QUERY_TILE, head_dim)
 }
 
 kernel! { float
@@ -166,13 +176,13 @@ impl<E: KvElement> Head<'_, E> {
     /// depends on their distance alone.
     #[inline(always)]
     fn rotate_and_store(&mut self) {
-        let Self { head_dim, position, q, k, v, kv_dim, angles, cache: [keys, values], .. } = self;
+        let Self { head_dim, position, q, k, v, kv_dim, angles, cache: [keys, values], start, .. } = self;
         let n_tokens = q.n_rows();
         for (token, angles) in angles.chunks_exact(angles.len() / n_tokens).enumerate() {
             rope(q.row(token), angles, *head_dim);
             rope(k.row(token), angles, *head_dim);
             let value = &v[token * *kv_dim..][..*head_dim];
-            store([keys, values], *position + token, k.get(token), value);
+            store([keys, values], *position + token - *start, k.get(token), value);
         }
     }
 
@@ -180,8 +190,9 @@ impl<E: KvElement> Head<'_, E> {
     /// the next.
     #[inline(always)]
     fn attend<S: Simd>(self, s: S, numerics: Numerics) {
-        let Self { head_dim, group_size, position, mut out, q, cache, scores, sums, .. } = self;
-        let [keys, values] = cache.map(|numbers| &*numbers);
+        let Self { index, head_dim, group_size, position, mut out, q, cache, earlier, scores, sums, .. } =
+            self;
+        let [keys, values] = earlier.head(index, head_dim, cache.map(|numbers| &*numbers));
         let n_queries = q.n_rows() * group_size;
         let stride = scores.len() / QUERY_TILE;
         for first in (0..n_queries).step_by(QUERY_TILE) {

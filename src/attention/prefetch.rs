@@ -2,7 +2,7 @@
 //! is prefetched.
 
 use super::REGISTER_QUERIES;
-use crate::kv_cache::KvElement;
+use crate::kv_cache::{KvElement, Stretches};
 use crate::simd::Simd;
 
 /// What is done with a block.
@@ -22,7 +22,7 @@ pub(super) trait BlockStep<S: Simd, E: KvElement> {
 /// The blocks of a head's keys, or of its values.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks<'a, E> {
-    pub(super) numbers: &'a [E], // (blocks, head_dim * BLOCK), and perhaps more
+    pub(super) stretches: Stretches<'a, E>, // of (blocks, head_dim * BLOCK), and perhaps more
     pub(super) block_len: usize,
     pub(super) n_blocks: usize,
     /// What is read after the last block: some numbers, and where among them. It may be where they
@@ -36,20 +36,33 @@ impl<E: KvElement> Blocks<'_, E> {
     #[inline(always)]
     pub(super) fn for_each<S: Simd>(self, s: S, n_queries: usize, step: &mut impl BlockStep<S, E>) {
         let at_once = if S::REGISTER_TILE > 1 { REGISTER_QUERIES } else { 1 };
-        for block in 0..self.n_blocks {
-            let (numbers, after) = self.numbers[block * self.block_len..].split_at(self.block_len);
-            let next = if block + 1 < self.n_blocks { (after, 0) } else { self.then };
-            for first in (0..n_queries).step_by(at_once) {
-                let sets = (first / at_once, n_queries.div_ceil(at_once));
-                let prefetcher = Prefetcher::new(next, self.block_len, sets);
-                match n_queries - first {
-                    n if S::REGISTER_TILE == 1 || n == 1 => {
-                        step.run::<1>(s, block, numbers, first, prefetcher);
+        let mut block = 0;
+        for i in 0..self.stretches.len() {
+            let mut numbers = self.stretches.get(i);
+            let end = self.n_blocks.min(block + self.stretches.n_blocks(i));
+            while block < end {
+                let (now, after) = numbers.split_at(self.block_len);
+                let next = if block + 1 < end {
+                    (after, 0)
+                } else if end < self.n_blocks {
+                    (self.stretches.get(i + 1), 0)
+                } else {
+                    self.then
+                };
+                for first in (0..n_queries).step_by(at_once) {
+                    let sets = (first / at_once, n_queries.div_ceil(at_once));
+                    let prefetcher = Prefetcher::new(next, self.block_len, sets);
+                    match n_queries - first {
+                        n if S::REGISTER_TILE == 1 || n == 1 => {
+                            step.run::<1>(s, block, now, first, prefetcher);
+                        }
+                        2 => step.run::<2>(s, block, now, first, prefetcher),
+                        3 => step.run::<3>(s, block, now, first, prefetcher),
+                        _ => step.run::<REGISTER_QUERIES>(s, block, now, first, prefetcher),
                     }
-                    2 => step.run::<2>(s, block, numbers, first, prefetcher),
-                    3 => step.run::<3>(s, block, numbers, first, prefetcher),
-                    _ => step.run::<REGISTER_QUERIES>(s, block, numbers, first, prefetcher),
                 }
+                numbers = after;
+                block += 1;
             }
         }
     }

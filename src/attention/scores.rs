@@ -3,7 +3,7 @@
 use super::QUERY_TILE;
 use super::prefetch::{BlockStep, Blocks, Prefetcher};
 use crate::compute::Numerics;
-use crate::kv_cache::{BLOCK, KvElement};
+use crate::kv_cache::{BLOCK, KvElement, Stretches};
 use crate::simd::Simd;
 
 /// `scores[i][j] = q_i · k_j / sqrt(head_dim)` for queries of (`head_dim`) and the first
@@ -21,14 +21,14 @@ pub(super) fn fill<S: Simd, E: KvElement>(
     numerics: Numerics,
     queries: &[&[f32]],
     n_positions: usize,
-    [keys, values]: [&[E]; 2],
+    [keys, values]: [Stretches<'_, E>; 2],
     scores: &mut [f32],
 ) {
     let blocks = Blocks {
-        numbers: keys, // (blocks, head_dim, BLOCK)
+        stretches: keys, // of (blocks, head_dim, BLOCK)
         block_len: BLOCK * queries[0].len(),
         n_blocks: n_positions.div_ceil(BLOCK),
-        then: (values, 0),
+        then: (values.get(0), 0),
     };
     let stride = scores.len() / QUERY_TILE;
     let n = queries.len();

@@ -2,7 +2,7 @@
 
 use super::QUERY_TILE;
 use super::prefetch::{BlockStep, Blocks, Prefetcher};
-use crate::kv_cache::{BLOCK, KvElement};
+use crate::kv_cache::{BLOCK, KvElement, Stretches};
 use crate::simd::Simd;
 
 /// `sums[i] = sum over j of weights[i][j] v_j` for queries that see the first `visible[i]`
@@ -13,16 +13,16 @@ pub(super) fn weighted_sums<S: Simd, E: KvElement>(
     s: S,
     weights: &[f32],
     visible: &[usize],
-    [values, keys]: [&[E]; 2],
+    [values, keys]: [Stretches<'_, E>; 2],
     sums: &mut [f32],
 ) {
     let n = visible.len();
     let blocks = Blocks {
-        numbers: values, // (positions, head_dim)
+        stretches: values, // of (positions, head_dim)
         block_len: BLOCK * (sums.len() / QUERY_TILE),
         n_blocks: visible[n - 1].div_ceil(BLOCK),
         // A head's keys are followed by those of the next head, which is this thread's next task.
-        then: (keys, keys.len()),
+        then: (keys.get(0), keys.get(0).len()),
     };
     sums.fill(0.0);
     let stride = weights.len() / QUERY_TILE;

@@ -7,7 +7,7 @@ mod tokenizer;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use bytes::ModelBytes;
 pub use options::{ModelOptions, TokenizerSource};
@@ -15,14 +15,18 @@ pub use options::{ModelOptions, TokenizerSource};
 use crate::checkpoint::{self, Checkpoint};
 use crate::compute::Numerics;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
-use crate::forward::Llama;
+use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::forward::{Llama, Scratch};
 use crate::ops::RopeFrequencies;
 use crate::parallel::Threads;
+use crate::session::Checksum;
 use crate::simd::Isa;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
-use crate::weights::TensorInfo;
+use crate::weights::{TensorInfo, Weight};
+
+/// Bytes of each end of a tensor that count for the fingerprint.
+const END: usize = 256;
 
 /// A Llama and its tokenizer. Immutable, and cheap to clone: clones share everything.
 ///
@@ -51,6 +55,8 @@ struct Inner {
     metadata: Vec<(String, String)>,
     file_bytes: u64,
     notes: Vec<String>,
+    /// The buffers of passes, one for each that was at work at once.
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 /// What it is, not its weights.
@@ -171,6 +177,7 @@ impl Model {
             metadata: checkpoint.metadata,
             file_bytes: checkpoint.file_bytes,
             notes: checkpoint.notes,
+            scratch: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -243,5 +250,45 @@ impl Model {
 
     pub(crate) fn thread_team(&self) -> &Threads {
         &self.inner.threads
+    }
+
+    /// The buffers of a pass, which no other pass uses.
+    pub(crate) fn take_scratch(&self) -> Scratch {
+        self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_back_scratch(&self, scratch: Scratch) {
+        self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+    }
+
+    /// A number that another model, or the same with other settings, has by chance alone: of all
+    /// that its logits depend on, but of tensors only their ends.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let Inner { llama, tokenizer, .. } = &*self.inner;
+        let mut checksum = Checksum::new();
+        let Llama { config, rope_frequencies, numerics, .. } = llama;
+        checksum.add(format!("{config:?} {rope_frequencies:?} {numerics:?}").as_bytes());
+        for (id, weight) in llama.weights.tensors() {
+            checksum.add(format!("{:?}", weight.info(id.to_string())).as_bytes());
+            match weight {
+                Weight::Matrix(tensor) => tensor.parts().into_iter().for_each(|part| {
+                    checksum.add(&part[..part.len().min(END)]);
+                    checksum.add(&part[part.len().saturating_sub(END)..]);
+                }),
+                Weight::Vector(vector) => vector.iter().for_each(|x| checksum.add(&x.to_le_bytes())),
+            }
+        }
+        if let Some(tokenizer) = tokenizer {
+            for id in 0..tokenizer.vocab_size() as TokenId {
+                checksum.add(tokenizer.piece(id).unwrap_or_default());
+                checksum.add(&[tokenizer.kind(id).map_or(u8::MAX, |kind| kind as u8)]);
+            }
+        }
+        checksum.sum()
+    }
+
+    /// Whether both are the same model, opened once.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }

@@ -32,7 +32,7 @@ impl Session {
     /// # }
     /// ```
     pub fn feed<'a>(&'a mut self, tokens: &'a [TokenId]) -> Feed<'a> {
-        Feed { session: self, tokens, all_logits: false, is_checked: false }
+        Feed { session: self, tokens, guess: &[], all_logits: false, is_checked: false }
     }
 }
 
@@ -43,14 +43,22 @@ impl Session {
 #[derive(Debug)]
 #[must_use = "tokens are fed by its steps"]
 pub struct Feed<'a> {
-    session: &'a mut Session,
+    pub(super) session: &'a mut Session,
     /// Those that aren't fed yet.
-    tokens: &'a [TokenId],
-    all_logits: bool,
+    pub(super) tokens: &'a [TokenId],
+    pub(super) guess: &'a [TokenId],
+    pub(super) all_logits: bool,
     is_checked: bool,
 }
 
-impl Feed<'_> {
+impl<'a> Feed<'a> {
+    /// Reads what may be fed next, with the last of the tokens: see
+    /// [`Session::forward_guessing`].
+    pub fn guessing(mut self, guess: &'a [TokenId]) -> Self {
+        self.guess = guess;
+        self
+    }
+
     /// Has each step return the logits of all its tokens, as [`Session::forward_all`] does. Steps
     /// are then so short that these take no more than 16 MiB.
     pub fn all_logits(mut self) -> Self {
@@ -78,12 +86,16 @@ impl Feed<'_> {
         }
         if !self.is_checked {
             self.session.check(self.tokens)?;
-            self.session.reserve(self.tokens.len(), 1)?;
+            self.session.reserve_all(self.tokens.len())?;
             self.is_checked = true;
         }
         let (now, later) = self.tokens.split_at(self.tokens.len().min(self.max_step()));
-        let logits =
-            if self.all_logits { self.session.forward_all(now)? } else { self.session.forward(now)? };
+        let guess = if later.is_empty() { self.guess } else { &[] };
+        let logits = if self.all_logits {
+            self.session.feed_all(now, guess)?
+        } else {
+            self.session.forward_guessing(now, guess)?
+        };
         self.tokens = later;
         Ok(Some(logits))
     }

@@ -47,6 +47,18 @@ impl Decoder {
         Self { at_start, bytes: Vec::with_capacity(64), text: String::with_capacity(64) }
     }
 
+    /// Whether the next token is the first of a text, and the bytes that are not text yet.
+    pub(crate) fn state(&self) -> (bool, &[u8]) {
+        (self.at_start, &self.bytes)
+    }
+
+    /// The decoder that was in this [`state`](Self::state).
+    pub(crate) fn from_state(at_start: bool, bytes: &[u8]) -> Self {
+        let mut decoder = Self::new(at_start);
+        decoder.bytes.extend_from_slice(bytes);
+        decoder
+    }
+
     /// Adds a token and returns the text that it completes, often its piece, and empty inside a
     /// character.
     ///

@@ -4,6 +4,7 @@
 mod common;
 
 mod feeding;
+mod laws;
 mod limits;
 mod memory;
 mod threads;

@@ -102,7 +102,7 @@ pub(crate) const KEYS: &[Setting<Unless>] = &[
     harmless("expert_gating_func", NO_EXPERTS),
     harmless("rope.scaling.finetuned", "it says how the model was made, not what it computes"),
     harmless("tensor_data_layout", "llama.cpp reads every file of this architecture alike"),
-    harmless("pooling_type", "it is about embeddings of texts, which the model isn't asked for"),
+    harmless("pooling_type", "Model::embed pools as it says; logits don't depend on it"),
     harmless("tie_lm_head", "whether output.weight is stored says it"),
 ];
 

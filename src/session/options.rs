@@ -1,0 +1,69 @@
+//! How a session is made.
+
+use super::pass::MAX_BATCH;
+use crate::config::Config;
+use crate::forward::Scratch;
+use crate::kv_cache::{BLOCK, CacheDtype, KvCache};
+
+/// How a session is made. Everything has a default; the methods set it, and say what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// See [`SessionOptions::context_length`](#method.context_length).
+    pub context_length: Option<usize>,
+    /// See [`SessionOptions::cache_dtype`](#method.cache_dtype).
+    pub cache_dtype: CacheDtype,
+}
+
+impl SessionOptions {
+    /// All defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of positions that the session can hold. The default is the model's `max_seq_len`;
+    /// more is possible, though the model has never seen such positions. A model whose attention
+    /// has a sliding window takes no more than that: such a session refuses every token, with
+    /// [`ErrorKind::InvalidOption`].
+    #[must_use]
+    pub fn context_length(mut self, positions: usize) -> Self {
+        self.context_length = Some(positions);
+        self
+    }
+
+    /// How keys and values are kept. The default is [`CacheDtype::F32`].
+    #[must_use]
+    pub fn cache_dtype(mut self, dtype: CacheDtype) -> Self {
+        self.cache_dtype = dtype;
+        self
+    }
+
+    /// Bytes that a session of a model with these hyperparameters takes, in addition to the model,
+    /// when its whole context is used: its cache, and the buffers of a pass. A context that is used
+    /// in part takes less.
+    ///
+    /// ```no_run
+    /// use babyllama::{CacheDtype, Model, SessionOptions};
+    ///
+    /// # let model = Model::open("model.bin")?;
+    /// let options = SessionOptions::new().context_length(4096);
+    /// let exact = options.memory_bytes(model.config());
+    /// assert!(options.cache_dtype(CacheDtype::F16).memory_bytes(model.config()) < exact);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    #[must_use]
+    pub fn memory_bytes(&self, config: &Config) -> u64 {
+        let positions = self.context_length.unwrap_or(config.max_seq_len);
+        // The cache grows in blocks.
+        let cached = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
+        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), self.cache_dtype)
+            + Scratch::bytes_per_position(config);
+        let batch = positions.min(MAX_BATCH) as u64;
+        (per_position as u64)
+            .saturating_mul(cached)
+            .saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
+    }
+}
