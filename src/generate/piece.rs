@@ -1,0 +1,124 @@
+//! What a generation hands out.
+
+use std::fmt;
+
+use crate::error::TokenId;
+
+/// One item of a generation: a token and the text that became certain with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub(super) token: Option<TokenId>,
+    pub(super) text: Text,
+}
+
+impl Piece {
+    pub(crate) fn new(token: Option<TokenId>, text: &str) -> Self {
+        Self { token, text: Text::new(text) }
+    }
+
+    /// The token; `None` for text that was held back until the end.
+    #[must_use]
+    pub fn token(&self) -> Option<TokenId> {
+        self.token
+    }
+
+    /// The text, which may be empty.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.text.as_str()
+    }
+}
+
+impl AsRef<str> for Piece {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl PartialEq<str> for Piece {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for Piece {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+/// The text that pieces make.
+impl FromIterator<Piece> for String {
+    fn from_iter<I: IntoIterator<Item = Piece>>(pieces: I) -> Self {
+        let mut text = Self::new();
+        text.extend(pieces);
+        text
+    }
+}
+
+impl Extend<Piece> for String {
+    fn extend<I: IntoIterator<Item = Piece>>(&mut self, pieces: I) {
+        pieces.into_iter().for_each(|piece| self.push_str(piece.as_str()));
+    }
+}
+
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A string that needs no allocation if it is short, as nearly all pieces are.
+#[derive(Clone)]
+pub(super) enum Text {
+    Short { len: u8, bytes: [u8; Text::SHORT] },
+    Long(Box<str>),
+}
+
+impl Text {
+    const SHORT: usize = 38;
+
+    pub(super) fn new(text: &str) -> Self {
+        if text.len() > Self::SHORT {
+            return Self::Long(text.into());
+        }
+        let mut bytes = [0; Self::SHORT];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Self::Short { len: text.len() as u8, bytes }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            // These bytes were copied from a str.
+            Self::Short { len, bytes } => str::from_utf8(&bytes[..usize::from(*len)]).unwrap_or_default(),
+            Self::Long(text) => text,
+        }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Text {}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_long_texts_are_kept() {
+        for n in [0, 1, 37, 38, 39, 200] {
+            let text = "é".repeat(n);
+            assert_eq!(Text::new(&text).as_str(), text);
+        }
+    }
+}
