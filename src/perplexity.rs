@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::CacheDtype;
+use crate::logprobs::LogSoftmax;
 use crate::model::Model;
 use crate::session::SessionOptions;
 use crate::tokenizer::Tokenizer;
@@ -184,7 +185,7 @@ impl Model {
             let mut feed = session.feed(predicting).all_logits();
             while let Some(logits) = feed.step()? {
                 for (row, &next) in logits.chunks_exact(vocab_size).zip(&mut predicted) {
-                    measured.add(nll(row, next)?);
+                    measured.add(-LogSoftmax::new(row)?.logprob(next));
                 }
                 measured.tokens_read = fed_before + context_length - feed.remaining();
                 measured.windows_read += usize::from(feed.remaining() == 0);
@@ -197,32 +198,9 @@ impl Model {
     }
 }
 
-/// The negative log likelihood of a token: the log of the sum of all `e^logit`, minus its own
-/// logit.
-fn nll(logits: &[f32], token: TokenId) -> Result<f64> {
-    if let Some(nan) = logits.iter().position(|logit| logit.is_nan()) {
-        return Err(ErrorKind::NanLogit { token: nan as TokenId }.into());
-    }
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
-    Ok(sum.ln() + max - f64::from(logits[token as usize]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nll_is_minus_the_log_of_softmax() {
-        let logits = [1.0_f32, 3.0, -2.0, 1000.0 - 998.0];
-        let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
-        for (token, &logit) in logits.iter().enumerate() {
-            let expected = -(f64::from(logit).exp() / sum).ln();
-            assert!((nll(&logits, token as TokenId).unwrap() - expected).abs() < 1e-14);
-        }
-        assert_eq!(nll(&[1e30, -1e30], 0).unwrap(), 0.0);
-        assert!(nll(&[0.0, f32::NAN], 0).is_err());
-    }
 
     #[test]
     fn standard_error_is_that_of_a_mean() {

@@ -5,6 +5,7 @@ mod feed;
 mod options;
 mod pass;
 mod save;
+mod score;
 mod together;
 
 use std::fmt;
@@ -16,6 +17,7 @@ pub use feed::Feed;
 pub use options::SessionOptions;
 use pass::{Results, Wanted};
 pub(crate) use save::Checksum;
+pub use score::Score;
 
 use crate::config::{Config, beyond_window};
 use crate::error::{ErrorKind, Result, TokenId};

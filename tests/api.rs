@@ -10,7 +10,8 @@ use babyllama::inspect::{GgufFile, GgufTensor};
 use babyllama::{
     Answer, CacheDtype, Chat, Config, Decoder, Dtype, Error, ErrorKind, FinishReason, Generate, Isa, Model,
     ModelBytes, ModelOptions, Perplexity, PerplexityOptions, Piece, PieceKind, Prompt, Rng, RopeScaling,
-    Sampler, SamplerOptions, Session, SessionOptions, TensorInfo, Tokenizer, TokenizerSource,
+    Sampler, SamplerOptions, Score, Session, SessionOptions, TensorInfo, TokenLogprob, Tokenizer,
+    TokenizerSource,
 };
 
 /// A test for each bound, which fails to compile if a type loses it.
@@ -28,7 +29,7 @@ macro_rules! are {
 are!(what_is_opened_is_shared_between_threads: Send, Sync, Debug;
     Model, ModelBytes, ModelOptions, Session, SessionOptions, Tokenizer, TokenizerSource, Decoder, Sampler,
     SamplerOptions, Rng, Chat, Answer<'static>, Generate<'static>, Piece, Prompt<'static>, Perplexity,
-    PerplexityOptions, Config, TensorInfo, GgufFile, GgufTensor, Template, Role, Message, Part, Isa, Dtype,
+    PerplexityOptions, Score, TokenLogprob, Config, TensorInfo, GgufFile, GgufTensor, Template, Role, Message, Part, Isa, Dtype,
     Error, ErrorKind);
 
 #[cfg(feature = "convert")]
@@ -42,7 +43,7 @@ are!(what_is_kept_can_be_copied: Clone;
 are!(options_are_compared: PartialEq, Clone; SamplerOptions, SessionOptions, PerplexityOptions, Config, Message);
 are!(small_values_are_keys: Copy, Eq, Hash;
     CacheDtype, Dtype, FinishReason, PieceKind, Role, Template, SessionOptions, PerplexityOptions);
-are!(small_values_are_compared: Copy, PartialEq; Isa, RopeScaling);
+are!(small_values_are_compared: Copy, PartialEq; Isa, RopeScaling, Score, TokenLogprob);
 are!(what_a_command_line_names_is_read_and_shown: FromStr, Display; CacheDtype, Dtype, Isa, Role, Template);
 
 #[test]

@@ -24,8 +24,12 @@ const LAYERS: &[&[&str]] = &[
 
 /// Beside the layers: what these may import. Layers from `model` up may import them, and
 /// `checkpoint` the tokenizer, since GGUF files bring one.
-const SIDE: &[(&str, &[&str])] =
-    &[("tokenizer", &["error", "bytes"]), ("sampler", &["error"]), ("chat", &["error", "tokenizer"])];
+const SIDE: &[(&str, &[&str])] = &[
+    ("tokenizer", &["error", "bytes"]),
+    ("sampler", &["error"]),
+    ("chat", &["error", "tokenizer"]),
+    ("logprobs", &["error"]),
+];
 
 /// The library's files, without the binary: the path below `src`, with `/`, and the text.
 fn library() -> Vec<(String, String)> {

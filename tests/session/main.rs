@@ -7,6 +7,7 @@ mod feeding;
 mod laws;
 mod limits;
 mod memory;
+mod scores;
 mod threads;
 
 use babyllama::Model;
