@@ -3,11 +3,12 @@
 mod piece;
 
 use crate::error::{ErrorKind, Result, TokenId};
+use crate::logprobs::LogSoftmax;
 use crate::sampler::Sampler;
 use crate::session::{Session, Tail};
 
 pub use piece::Piece;
-use piece::Text;
+use piece::{Logprobs, Text};
 
 /// Few pieces have more bytes than this: with capacity for one more, a text is generated without
 /// allocations.
@@ -115,6 +116,8 @@ pub struct Generate<'a> {
     has_begun: bool,
     max_tokens: usize,
     stops: Vec<String>,
+    /// How many of the likeliest tokens each piece lists, if it has log-probabilities at all.
+    logprobs: Option<usize>,
     n_generated: usize,
     finished: Option<FinishReason>,
     failed: bool,
@@ -163,6 +166,7 @@ impl<'a> Generate<'a> {
             has_begun: false,
             max_tokens: usize::MAX,
             stops: Vec::new(),
+            logprobs: None,
             n_generated: 0,
             finished: None,
             failed: false,
@@ -192,6 +196,29 @@ impl<'a> Generate<'a> {
         self
     }
 
+    /// Has each piece tell the log-probability of its token, [`Piece::logprob`], and the `n`
+    /// likeliest tokens in its place, [`Piece::top_logprobs`]; 0 leaves these out.
+    ///
+    /// ```
+    /// # use babyllama::{Model, Sampler, SamplerOptions};
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// let mut session = model.session();
+    /// let mut sampler = Sampler::new(SamplerOptions::default());
+    /// for piece in session.generate("Once upon a time", &mut sampler)?.logprobs(3).max_tokens(9) {
+    ///     let piece = piece?;
+    ///     let likeliest = piece.top_logprobs()[0];
+    ///     assert!(piece.logprob().unwrap() <= likeliest.logprob);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn logprobs(mut self, n: usize) -> Self {
+        self.logprobs = Some(n);
+        self
+    }
+
     /// Why it ended; `None` before it does, and after an error.
     #[must_use]
     pub fn finish_reason(&self) -> Option<FinishReason> {
@@ -215,7 +242,7 @@ impl<'a> Generate<'a> {
     /// What is held back, for a text that no other generation continues.
     pub(crate) fn take_held(&mut self) -> Option<Piece> {
         let held = &mut self.session.tail_mut().held;
-        let piece = Piece { token: None, text: Text::new(held) };
+        let piece = Piece::of_text(Text::new(held));
         let is_empty = held.is_empty();
         held.clear();
         (!is_empty).then_some(piece)
@@ -247,7 +274,7 @@ impl<'a> Generate<'a> {
             self.begin()?;
             // What was held may be a stop string of this generation.
             if let Some(text) = self.stopped() {
-                return Ok((!text.as_str().is_empty()).then_some(Piece { token: None, text }));
+                return Ok((!text.as_str().is_empty()).then_some(Piece::of_text(text)));
             }
         }
         if self.n_generated >= self.max_tokens {
@@ -263,22 +290,26 @@ impl<'a> Generate<'a> {
         // A padded model has more logits than the tokenizer has pieces: these are never sampled.
         let tokenizer = self.session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
         let logits = self.session.logits().ok_or(ErrorKind::EmptyInput)?;
-        let token = self.sampler.sample(&logits[..tokenizer.vocab_size()])?;
+        let n_pieces = tokenizer.vocab_size();
+        let softmax = self.logprobs.map(|_| LogSoftmax::new(logits)).transpose()?;
+        let token = self.sampler.sample(&logits[..n_pieces])?;
         if tokenizer.is_end(token) {
             return Ok(self.finish(FinishReason::EndOfText(token)));
         }
+        let logprobs = self.logprobs.zip(softmax);
+        let logprobs = logprobs.map(|(n, softmax)| Logprobs::new(&softmax, token, n, n_pieces));
         self.sampler.accept(token);
         self.n_generated += 1;
         self.session.hand_out(token);
         let token = Some(token);
         if let Some(text) = self.stopped() {
-            return Ok(Some(Piece { token, text }));
+            return Ok(Some(Piece { token, logprobs, text }));
         }
         let Tail { held, .. } = self.session.tail_mut();
         let certain = held.len() - possible_stop(held, &self.stops);
         let text = Text::new(&held[..certain]);
         held.drain(..certain);
-        Ok(Some(Piece { token, text }))
+        Ok(Some(Piece { token, logprobs, text }))
     }
 
     /// Ends at the first stop string, if there is one, and returns the text before it. What is
@@ -306,7 +337,7 @@ impl<'a> Generate<'a> {
         };
         let is_empty = held.is_empty();
         held.clear();
-        (!is_empty).then_some(Piece { token: None, text })
+        (!is_empty).then_some(Piece::of_text(text))
     }
 }
 

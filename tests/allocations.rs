@@ -36,6 +36,7 @@ fn nothing_is_allocated_for_a_token_after_the_first() {
 
     sessions_take_what_is_said();
     sampling_allocates_nothing();
+    scoring_holds_few_rows_of_logits();
     for shape in [SMALL, LARGE] {
         let model = RandomModel::new(shape, 21);
         for (name, file) in [("f32", model.to_v0()), ("int8", model.to_v2(32))] {
@@ -73,6 +74,19 @@ fn sessions_take_what_is_said() {
         });
         assert_eq!(exact.0 - halves.0, exact.1 - halves.1, "{context}: {exact:?} {halves:?}");
     }
+}
+
+/// The logits of a whole text would take five times as much.
+fn scoring_holds_few_rows_of_logits() {
+    let shape =
+        Shape { dim: 4, hidden_dim: 1, n_layers: 1, n_heads: 1, n_kv_heads: 1, vocab_size: 1 << 16, ..LARGE };
+    let options = ModelOptions::new().threads(1);
+    let model = Model::from_bytes_with(RandomModel::new(shape, 21).to_v0(), &options).unwrap();
+    let tokens: Vec<u32> = (0..320).collect();
+    let (scores, taken) = peak(|| model.session().score(&tokens).unwrap());
+    assert_eq!(scores.len(), 320);
+    let all = 320 * shape.vocab_size * size_of::<f32>();
+    assert!(taken < 20 << 20 && taken * 4 < all, "{taken} bytes of {all}");
 }
 
 fn sampling_allocates_nothing() {
@@ -172,5 +186,10 @@ fn generating_allocates_nothing(file: &[u8], what: &str) {
         });
         assert!(said > 100, "{said} bytes of text");
         assert_eq!(count, 0, "{what}: {options:?}");
+        // The likeliest tokens of a piece are what logprobs allocate.
+        let mut generate = session.generate(&[1], &mut sampler).unwrap().logprobs(0);
+        generate.next().unwrap().unwrap();
+        let count = counted(|| generate.by_ref().take(50).for_each(|piece| drop(piece.unwrap())));
+        assert_eq!(count, 0, "{what}: {options:?}, with logprobs of the tokens alone");
     }
 }

@@ -3,23 +3,67 @@
 use std::fmt;
 
 use crate::error::TokenId;
+use crate::logprobs::{LogSoftmax, TokenLogprob};
 
 /// One item of a generation: a token and the text that became certain with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     pub(super) token: Option<TokenId>,
+    pub(super) logprobs: Option<Logprobs>,
     pub(super) text: Text,
+}
+
+/// No log-probability is NaN.
+impl Eq for Piece {}
+
+/// What a piece tells of its token.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Logprobs {
+    logprob: f64,
+    top: Box<[TokenLogprob]>,
+}
+
+impl Logprobs {
+    /// With the `n` likeliest of the first `n_tokens`.
+    pub(super) fn new(softmax: &LogSoftmax<'_>, token: TokenId, n: usize, n_tokens: usize) -> Self {
+        Self { logprob: softmax.logprob(token), top: softmax.top(n, n_tokens) }
+    }
 }
 
 impl Piece {
     pub(crate) fn new(token: Option<TokenId>, text: &str) -> Self {
-        Self { token, text: Text::new(text) }
+        Self { token, logprobs: None, text: Text::new(text) }
+    }
+
+    pub(super) fn of_text(text: Text) -> Self {
+        Self { token: None, logprobs: None, text }
     }
 
     /// The token; `None` for text that was held back until the end.
     #[must_use]
     pub fn token(&self) -> Option<TokenId> {
         self.token
+    }
+
+    /// The log-probability of the token: log-softmax of the model's logits, as they were before any
+    /// stage of the sampler, in f64. [`Session::score`](crate::Session::score) gives the same bits.
+    ///
+    /// `None` without a token, and if [`Generate::logprobs`](crate::Generate::logprobs) wasn't
+    /// called.
+    #[must_use]
+    pub fn logprob(&self) -> Option<f64> {
+        self.logprobs.as_ref().map(|logprobs| logprobs.logprob)
+    }
+
+    /// The likeliest tokens in the place of this one and their log-probabilities, the greatest
+    /// first, and of equals the lowest id. The token itself need not be among them.
+    ///
+    /// There are the `n` that [`Generate::logprobs`](crate::Generate::logprobs) was given, if the
+    /// vocabulary has them: ids without a piece, which are never sampled, aren't listed. There are
+    /// none where [`logprob`](Self::logprob) is `None`.
+    #[must_use]
+    pub fn top_logprobs(&self) -> &[TokenLogprob] {
+        self.logprobs.as_ref().map_or(&[], |logprobs| &logprobs.top)
     }
 
     /// The text, which may be empty.

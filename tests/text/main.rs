@@ -6,6 +6,7 @@ mod common;
 mod conversation;
 mod generate;
 mod in_parts;
+mod logprobs;
 mod sentencepiece;
 mod smollm2;
 mod stop_strings;
