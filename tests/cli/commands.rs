@@ -1,4 +1,4 @@
-//! `tokenize`, `perplexity`, `logits`, `bench` and `inspect`.
+//! `tokenize`, `perplexity`, `score`, `logits`, `bench` and `inspect`.
 
 use std::fs;
 
@@ -44,6 +44,49 @@ fn perplexity_is_the_last_line() {
     assert_eq!(shown.lines().last(), Some(format!("{:.4}", expected.value()).as_str()));
     assert_says(&stderr(&output), &["of 93 tokens"]);
     fails(&with_input(&["perplexity", BUNDLED, "-"], b"short"), 1, &["it has 3 tokens, and --ctx needs 512"]);
+}
+
+#[test]
+fn score_prints_a_line_for_each_token() {
+    let text = "Lily\thad a\nllama \u{1f999}\\ caf.";
+    let model = Model::open(BUNDLED).unwrap();
+    let tokens = model.tokenizer().unwrap().encode_prompt(text);
+    let scores = model.session().score(&tokens).unwrap();
+    let output = with_input(&["score", BUNDLED, "-"], text);
+    let shown = stdout(&output);
+    let rows: Vec<Vec<&str>> = shown.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(rows.len(), tokens.len(), "{shown}");
+    for ((row, token), score) in rows.iter().zip(&tokens).zip(&scores) {
+        assert_eq!(row[..], [token.to_string().as_str(), row[1], &format!("{:.6}", score.logprob)]);
+    }
+    let texts: String = rows.iter().map(|row| row[1]).collect();
+    assert_eq!(texts, r"<s> Lily\thad a\nllama \xf0\x9f\xa6\x99\\ caf.");
+    let (total, n) = (scores.iter().map(|score| score.logprob).sum::<f64>(), tokens.len() - 1);
+    let summary = format!("{n} tokens predicted: total {total:.4}, mean {:.4}\n", total / n as f64);
+    assert_eq!(stderr(&output), summary);
+
+    let output = with_input(&["score", BUNDLED, "-", "--json", "-q"], text);
+    let objects: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((objects.len(), stderr(&output).as_str()), (tokens.len(), ""));
+    for ((object, token), score) in objects.iter().zip(&tokens).zip(&scores) {
+        assert_eq!((&object["id"], &object["is_greatest"]), (&(*token).into(), &score.is_greatest.into()));
+        assert!((object["logprob"].as_f64().unwrap() - score.logprob).abs() < 1e-12, "{object}");
+    }
+    assert_eq!((&objects[0]["text"], &objects[1]["text"]), (&"<s>".into(), &" Lily".into()));
+}
+
+#[test]
+fn score_takes_any_number_of_tokens_that_fits() {
+    assert_eq!(stderr(&with_input(&["score", "bundled", "-"], "")), "0 tokens predicted: total 0.0000\n");
+    let long = "One day, Tom. ".repeat(60); // more than are scored at once
+    let output = with_input(&["score", "bundled", "-", "--f16-cache"], &long);
+    let n = stdout(&output).lines().count();
+    assert!(n > 256, "{n} tokens");
+    assert_says(&stderr(&output), &[&format!("{} tokens predicted: ", n - 1)]);
+    let short = with_input(&["score", "bundled", "-", "--context-length", "9"], &long);
+    fails(&short, 1, &[&format!("the context holds 9 tokens, and there are {n}; --context-length")]);
+    fails(&babyllama(&["score", rambler().text(), BUNDLED]), 1, &["no tokenizer beside it"]);
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     Tokenize(TokenizeArgs),
     Perplexity(PerplexityArgs),
+    Score(ScoreArgs),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
     Convert(ConvertArgs),
@@ -204,6 +205,38 @@ pub(crate) struct PerplexityArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }
+
+/// Show how likely a model holds each token of a text to be.
+///
+/// Each token has a line, with tabs between its id, its text and its log-probability: the natural
+/// logarithm of the probability that the model gives it after all tokens before. The first token is
+/// given, so it has 0. In the text, control characters, backslashes and bytes that are no UTF-8 are
+/// escaped, as \n, \\ and \xc3. The total and the mean of all others go to standard error.
+#[derive(Debug, Args)]
+#[command(after_help = SCORE_EXAMPLES)]
+pub(crate) struct ScoreArgs {
+    /// Model file; `bundled` is the model embedded in this program
+    pub(crate) model: PathBuf,
+
+    /// Text file; `-` is standard input
+    pub(crate) file: PathBuf,
+
+    /// Print an object of JSON on each line: id, text, logprob, is_greatest
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+const SCORE_EXAMPLES: &str = "\
+Examples:
+  babyllama score model.gguf story.txt
+  babyllama score model.gguf story.txt | sort -t$'\\t' -gk3 | head    the most surprising tokens
+  babyllama score model.gguf - --json < story.txt";
 
 /// Write a model's logits at every position, to compare engines.
 ///

@@ -15,11 +15,8 @@ use crate::output::holds_something;
 pub(crate) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     let model = models::open(&args.model, &args.engine.model_options(None).no_tokenizer())?;
     let mut session = model.session_with(args.engine.session_options());
-    let (tokens, capacity) = (&args.tokens.0, session.capacity());
-    if tokens.len() > capacity {
-        let reason = format!("the context holds {capacity} tokens, and there are {}", tokens.len());
-        return Err(CliError::Error(format!("{reason}; {}", models::longer(&model, capacity))));
-    }
+    let tokens = &args.tokens.0;
+    models::check_context(&session, tokens.len())?;
     if args.out == Path::new("-") {
         return write_logits(&mut session, tokens, io::stdout().lock(), &Watch::new(), |e| {
             CliError::of_output(&e)

@@ -19,6 +19,7 @@ mod models;
 mod output;
 mod perplexity;
 mod run;
+mod score;
 mod synthetic;
 mod tokenize;
 mod unrunnable;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Score(args) => score::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),

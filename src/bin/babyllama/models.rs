@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use babyllama::{Model, ModelOptions, Tokenizer};
+use babyllama::{Model, ModelOptions, Session, Tokenizer};
 
 use crate::error::CliError;
 use crate::output::note;
@@ -28,6 +28,16 @@ pub(crate) fn longer(model: &Model, capacity: usize) -> String {
         Some(_) => "the model's sliding attention window limits it".into(),
         None => "--context-length makes it longer".into(),
     }
+}
+
+/// Refuses more tokens than the context of a session holds.
+pub(crate) fn check_context(session: &Session, n_tokens: usize) -> Result<(), CliError> {
+    let capacity = session.capacity();
+    if n_tokens <= capacity {
+        return Ok(());
+    }
+    let reason = format!("the context holds {capacity} tokens, and there are {n_tokens}");
+    Err(CliError::Error(format!("{reason}; {}", longer(session.model(), capacity))))
 }
 
 /// The model's tokenizer, for commands that need one.

@@ -111,12 +111,21 @@ fn visible(text: &str) -> Cow<'_, str> {
     if text.contains(hidden) { text.replace(hidden, "").into() } else { text.into() }
 }
 
-/// Prints JSON without control characters: those that serde leaves unescaped are inside strings.
+/// Prints JSON on several lines.
 pub(crate) fn print_json(json: &serde_json::Value) -> Result<(), CliError> {
+    print(without_controls(&format!("{json:#}\n")).as_bytes())
+}
+
+/// JSON on one line, with its newline.
+pub(crate) fn json_line(json: &serde_json::Value) -> String {
+    without_controls(&format!("{json}\n"))
+}
+
+/// JSON without control characters: those that serde leaves unescaped are inside strings.
+fn without_controls(json: &str) -> String {
     let hidden = |c: char| c.is_control() && c != '\n';
-    let text = format!("{json:#}\n");
-    let escaped = text.chars().map(|c| if hidden(c) { format!("\\u{:04x}", c as u32) } else { c.into() });
-    print(escaped.collect::<String>().as_bytes())
+    let escaped = json.chars().map(|c| if hidden(c) { format!("\\u{:04x}", c as u32) } else { c.into() });
+    escaped.collect()
 }
 
 /// A count and its noun: "1 token", "2 tokens".
