@@ -141,7 +141,7 @@ mod weights;
 pub use config::{Config, RopeScaling};
 pub use conversation::{Answer, Chat};
 pub use error::{Error, ErrorKind, Result, TokenId};
-pub use generate::{FinishReason, Generate, Piece, Prompt};
+pub use generate::{Draft, DraftModel, FinishReason, Generate, Generation, Piece, Prompt, PromptLookup};
 pub use kv_cache::CacheDtype;
 pub use logprobs::TokenLogprob;
 pub use model::{Model, ModelBytes, ModelOptions, TokenizerSource};

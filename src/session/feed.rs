@@ -32,7 +32,7 @@ impl Session {
     /// # }
     /// ```
     pub fn feed<'a>(&'a mut self, tokens: &'a [TokenId]) -> Feed<'a> {
-        Feed { session: self, tokens, guess: &[], all_logits: false, is_checked: false }
+        Feed { session: self, tokens, guess: &[], all_logits: false, keeps_pending: false, is_checked: false }
     }
 }
 
@@ -48,6 +48,8 @@ pub struct Feed<'a> {
     pub(super) tokens: &'a [TokenId],
     pub(super) guess: &'a [TokenId],
     pub(super) all_logits: bool,
+    /// Without tokens, the pending one isn't fed either.
+    pub(super) keeps_pending: bool,
     is_checked: bool,
 }
 
@@ -64,6 +66,21 @@ impl<'a> Feed<'a> {
     pub fn all_logits(mut self) -> Self {
         self.all_logits = true;
         self
+    }
+
+    /// Without tokens, it doesn't feed the pending one either.
+    pub(crate) fn keeping_pending(mut self) -> Self {
+        self.keeps_pending = true;
+        self
+    }
+
+    /// Feeds all in one call, or the pending token if there are no others.
+    pub(crate) fn whole(self) -> Result<()> {
+        let is_empty = self.tokens.is_empty() && (self.keeps_pending || self.session.pending().is_none());
+        if !is_empty {
+            self.session.forward_guessing(self.tokens, self.guess)?;
+        }
+        Ok(())
     }
 
     /// How many tokens aren't fed yet.

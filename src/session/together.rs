@@ -39,7 +39,8 @@ impl Model {
             feed.session.check(feed.tokens)?;
         }
         let lane = |feed: Feed<'a>| {
-            let pending = feed.session.tail.pending;
+            let keeps_pending = feed.keeps_pending && feed.tokens.is_empty();
+            let pending = feed.session.tail.pending.filter(|_| !keeps_pending);
             let tokens: Vec<_> = pending.into_iter().chain(feed.tokens.iter().copied()).collect();
             let wanted = if feed.all_logits { Wanted::All } else { Wanted::Last };
             Lane::new(feed.session, tokens, feed.guess, wanted)

@@ -4,6 +4,7 @@
 mod common;
 
 mod conversation;
+mod drafts;
 mod generate;
 mod in_parts;
 mod logprobs;
