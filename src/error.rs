@@ -4,6 +4,8 @@
 //! program can match on it and a person can read it. Panics are left for programmers' errors, and
 //! each is documented where it can happen.
 
+mod file;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -197,8 +199,29 @@ pub enum ErrorKind {
         /// The first token with such a logit.
         token: TokenId,
     },
-    /// The sampler forbids every token.
+    /// The sampler, or a constraint, forbids every token.
     NoCandidate,
+    /// A mask that is for another number of tokens than there are logits.
+    MaskLength {
+        /// The number of tokens that the mask is for.
+        mask: usize,
+        /// The number of logits.
+        logits: usize,
+    },
+    /// A schema, a regular expression or a grammar that can't be followed.
+    Grammar {
+        /// What it is.
+        language: &'static str,
+        /// The line and the column of the mistake, from 1, if they are known.
+        position: Option<(usize, usize)>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A constraint can't go on.
+    Constraint {
+        /// Why.
+        reason: String,
+    },
     /// An option that cannot be honored.
     InvalidOption {
         /// The option's name.
@@ -399,7 +422,17 @@ impl fmt::Display for ErrorKind {
             }
             Self::EmptyInput => write!(f, "no token to feed"),
             Self::NanLogit { token } => write!(f, "the logit of token {token} is not a number"),
-            Self::NoCandidate => write!(f, "every token is forbidden by the sampler's options"),
+            Self::NoCandidate => {
+                write!(f, "every token is forbidden by the sampler's options or a constraint")
+            }
+            Self::MaskLength { mask, logits } => {
+                write!(f, "a mask for {mask} tokens doesn't fit {logits} logits")
+            }
+            Self::Grammar { language, position: Some((line, column)), reason } => {
+                write!(f, "{language}, line {line}, column {column}: {reason}")
+            }
+            Self::Grammar { language, position: None, reason } => write!(f, "{language}: {reason}"),
+            Self::Constraint { reason } => write!(f, "the constraint can't go on: {reason}"),
             Self::InvalidOption { name, value, reason } => {
                 write!(f, "option {name} = {value}: {reason}")
             }
@@ -409,78 +442,6 @@ impl fmt::Display for ErrorKind {
             Self::DifferentModels => f.write_str("only sessions of the same model can be fed together"),
             Self::ThreadPool(reason) => write!(f, "the thread pool could not be started: {reason}"),
         }
-    }
-}
-
-impl ErrorKind {
-    /// What is wrong with a file as a whole, or with its keys.
-    fn fmt_file(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownFormat { hint } => write!(f, "not a file that babyllama can use: {hint}"),
-            Self::UnsupportedVersion { format, found } => {
-                write!(f, "{format} version {found} is not supported")
-            }
-            Self::BigEndian { format } => {
-                let is_gguf = *format == "GGUF";
-                let helps = if is_gguf { ": gguf-py's gguf_convert_endian makes a file that is" } else { "" };
-                write!(f, "big-endian {format} files are not supported{helps}")
-            }
-            Self::Malformed { format, reason } => write!(f, "malformed {format} file: {reason}"),
-            Self::UnsupportedArchitecture { found } => {
-                write!(f, "models of architecture {found:?} are not supported, only \"llama\"")
-            }
-            Self::MissingKey { key } => write!(f, "key {key} is missing"),
-            Self::KeyType { key, expected, found } => {
-                write!(f, "key {key}: expected {expected}, found {found}")
-            }
-            Self::Split { reason } => f.write_str(reason),
-            Self::FileSize { expected, found } => {
-                let why = if found < expected { ": it was cut short, or isn't downloaded whole" } else { "" };
-                write!(f, "the header asks for {expected} bytes, the file has {found}{why}")
-            }
-            Self::Truncated { what, offset, needed, available } => {
-                write!(
-                    f,
-                    "{what} at byte {offset} needs {needed} bytes, {available} are left: was it downloaded whole?"
-                )
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What is wrong with a tensor in a file.
-    fn fmt_tensor(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TensorShape { name, expected, found } => {
-                write!(f, "tensor {name}: expected shape {}, found {}", Shape(expected), Shape(found))
-            }
-            Self::MissingTensor { name } => write!(f, "tensor {name} is missing"),
-            Self::UnsupportedTensor { name } => {
-                write!(
-                    f,
-                    "tensor {name} is not supported: it is a part that babyllama doesn't know, so it can't tell whether \
-                     the model would be wrong without it"
-                )
-            }
-            Self::UnsupportedTensorType { name, dtype } => {
-                write!(f, "tensor {name}: weights of type {dtype} are not supported")
-            }
-            Self::TensorLayout { name, reason } => write!(f, "tensor {name}: {reason}"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Prints a shape the way the documentation writes it: `(4096, 1024)`.
-struct Shape<'a>(&'a [usize]);
-
-impl fmt::Display for Shape<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(")?;
-        for (i, n) in self.0.iter().enumerate() {
-            write!(f, "{}{n}", if i == 0 { "" } else { ", " })?;
-        }
-        f.write_str(")")
     }
 }
 

@@ -9,6 +9,7 @@ pub use generation::Generation;
 pub use piece::Piece;
 use piece::Text;
 
+use crate::constraint::Constraint;
 use crate::error::{Result, TokenId};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -205,6 +206,17 @@ impl Generate<'_> {
     #[must_use]
     pub fn draft(mut self, draft: impl Draft + 'static) -> Self {
         self.generation = self.generation.draft(draft);
+        self
+    }
+
+    /// Lets only what `constraint` allows come next. The text then ends
+    /// ([`FinishReason::EndOfText`]) only where the constraint allows a token that ends it.
+    ///
+    /// The constraint goes with this generation: see [`Constraint`] for one that goes on in the
+    /// next. Of several the last one counts.
+    #[must_use]
+    pub fn constrain(mut self, constraint: impl Constraint + 'static) -> Self {
+        self.generation = self.generation.constrain(constraint);
         self
     }
 

@@ -110,6 +110,7 @@ pub mod chat;
 mod checkpoint;
 mod compute;
 mod config;
+mod constraint;
 mod conversation;
 #[cfg(feature = "convert")]
 pub mod convert;
@@ -139,6 +140,7 @@ mod tokenizer;
 mod weights;
 
 pub use config::{Config, RopeScaling};
+pub use constraint::{Constraint, TokenMask};
 pub use conversation::{Answer, Chat};
 pub use error::{Error, ErrorKind, Result, TokenId};
 pub use generate::{Draft, DraftModel, FinishReason, Generate, Generation, Piece, Prompt, PromptLookup};

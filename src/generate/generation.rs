@@ -5,6 +5,7 @@ use std::fmt;
 use super::draft::Drafting;
 use super::piece::{Logprobs, Text};
 use super::{Draft, FinishReason, MAX_USUAL_PIECE, Piece, Prompt};
+use crate::constraint::{Constrained, Constraint};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::logprobs::LogSoftmax;
 use crate::sampler::Sampler;
@@ -62,6 +63,9 @@ pub struct Generation {
     stops: Vec<String>,
     /// How many of the likeliest tokens each piece lists, if it has log-probabilities at all.
     logprobs: Option<usize>,
+    constraint: Option<Constrained>,
+    /// Pieces of the tokenizer.
+    n_pieces: usize,
     n_generated: usize,
     finished: Option<FinishReason>,
     /// The text before a stop string that was held from an earlier generation.
@@ -91,6 +95,7 @@ impl Generation {
     #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
     pub fn new<'p>(session: &Session, prompt: impl Into<Prompt<'p>>) -> Result<Self> {
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
+        let n_pieces = tokenizer.vocab_size();
         let prompt = match prompt.into() {
             Prompt::Tokens(tokens) => tokens.to_vec(),
             Prompt::Text(text) => match session.pending().or(session.tokens().last().copied()) {
@@ -110,6 +115,8 @@ impl Generation {
             max_tokens: usize::MAX,
             stops: Vec::new(),
             logprobs: None,
+            constraint: None,
+            n_pieces,
             n_generated: 0,
             finished: None,
             early: None,
@@ -135,6 +142,13 @@ impl Generation {
     #[must_use]
     pub fn logprobs(mut self, n: usize) -> Self {
         self.logprobs = Some(n);
+        self
+    }
+
+    /// See [`Generate::constrain`](super::Generate::constrain).
+    #[must_use]
+    pub fn constrain(mut self, constraint: impl Constraint + 'static) -> Self {
+        self.constraint = Some(Constrained::new(Box::new(constraint), self.n_pieces));
         self
     }
 
@@ -227,14 +241,25 @@ impl Generation {
         // A padded model has more logits than the tokenizer has pieces: these are never sampled.
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
         let logits = session.logits().ok_or(ErrorKind::EmptyInput)?;
-        let n_pieces = tokenizer.vocab_size();
         let softmax = self.logprobs.map(|_| LogSoftmax::new(logits)).transpose()?;
-        let token = sampler.sample(&logits[..n_pieces])?;
+        let of_pieces = &logits[..self.n_pieces];
+        let token = match &mut self.constraint {
+            Some(constraint) => {
+                if self.n_generated == 0 {
+                    constraint.begin(session.tokens().last().copied())?;
+                }
+                constraint.sample(sampler, of_pieces)?
+            }
+            None => sampler.sample(of_pieces)?,
+        };
         if tokenizer.is_end(token) {
             return Ok(self.finish(session, FinishReason::EndOfText(token)));
         }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token)?;
+        }
         let logprobs = self.logprobs.zip(softmax);
-        let logprobs = logprobs.map(|(n, softmax)| Logprobs::new(&softmax, token, n, n_pieces));
+        let logprobs = logprobs.map(|(n, softmax)| Logprobs::new(&softmax, token, n, self.n_pieces));
         sampler.accept(token);
         self.n_generated += 1;
         if let Some(drafting) = &mut self.drafting {

@@ -23,6 +23,7 @@
 //! repetition penalty: 1909.05858; frequency and presence penalty: the API reference of `OpenAI`;
 //! the random numbers: Vigna, arXiv 1402.6246.
 
+mod among;
 mod candidates;
 mod history;
 mod options;
@@ -59,6 +60,8 @@ pub struct Sampler {
     probs: Vec<f32>, // (n_logits)
     /// The tokens that may be drawn, see [`key`].
     keys: Vec<u64>, // (up to n_logits)
+    /// The logits of what a mask allows; minus infinity of the rest.
+    masked: Vec<f32>, // (n_logits)
 }
 
 /// Its options, not its buffers.
@@ -83,7 +86,7 @@ impl Sampler {
     #[must_use]
     pub fn new(options: SamplerOptions) -> Self {
         let (rng, history) = (Rng::new(options.seed), History::default());
-        Self { options, rng, history, probs: Vec::new(), keys: Vec::new() }
+        Self { options, rng, history, probs: Vec::new(), keys: Vec::new(), masked: Vec::new() }
     }
 
     /// The options that it was made with.
@@ -111,7 +114,7 @@ impl Sampler {
             let token = logits.iter().position(|logit| logit.is_nan()).unwrap_or_default() as TokenId;
             return Err(ErrorKind::NanLogit { token }.into());
         }
-        let Self { options, rng, history, probs, keys } = self;
+        let Self { options, rng, history, probs, keys, .. } = self;
         let mut adjustments = chosen(&ADJUSTMENTS, options).peekable();
         let is_greedy = options.temperature == 0.0;
         if is_greedy && adjustments.peek().is_none() {

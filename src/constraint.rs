@@ -1,0 +1,238 @@
+//! What may come next: [`TokenMask`], and [`Constraint`], which fills one for each token.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Result, TokenId};
+use crate::sampler::Sampler;
+
+/// A set of tokens, one bit each: those that may come next.
+///
+/// ```
+/// let mut mask = babyllama::TokenMask::new(100);
+/// mask.allow(7);
+/// assert!(mask.is_allowed(7) && !mask.is_allowed(8));
+/// assert_eq!(mask.words(), [1 << 7, 0, 0, 0]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct TokenMask {
+    /// The bits beyond the last token mean nothing.
+    words: Vec<u32>, // (n_tokens rounded up to 32, / 32)
+    n_tokens: usize,
+}
+
+impl TokenMask {
+    /// For this many tokens, none of which is allowed.
+    #[must_use]
+    pub fn new(vocab_size: usize) -> Self {
+        Self { words: vec![0; vocab_size.div_ceil(32)], n_tokens: vocab_size }
+    }
+
+    /// The number of tokens that it is for.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Allows a token. One beyond the vocabulary changes nothing.
+    pub fn allow(&mut self, token: TokenId) {
+        if let Some(word) = self.words.get_mut(token as usize / 32) {
+            *word |= 1 << (token % 32);
+        }
+    }
+
+    /// Allows every token.
+    pub fn allow_all(&mut self) {
+        self.words.fill(u32::MAX);
+    }
+
+    /// Allows none.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
+    /// Whether a token is allowed; none beyond the vocabulary is.
+    #[must_use]
+    pub fn is_allowed(&self, token: TokenId) -> bool {
+        (token as usize) < self.n_tokens && self.words[token as usize / 32] >> (token % 32) & 1 == 1
+    }
+
+    /// The bits, token 0 in the lowest one of the first word. Those beyond the vocabulary mean
+    /// nothing.
+    #[must_use]
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// The bits, to be set.
+    pub fn words_mut(&mut self) -> &mut [u32] {
+        &mut self.words
+    }
+
+    /// Makes minus infinity of the logits of all tokens that aren't allowed. There is a logit for
+    /// each token.
+    pub(crate) fn ban_others(&self, logits: &mut [f32]) {
+        for (logits, &word) in logits.chunks_mut(32).zip(&self.words) {
+            for (i, logit) in logits.iter_mut().enumerate() {
+                *logit = if word >> i & 1 == 1 { *logit } else { f32::NEG_INFINITY };
+            }
+        }
+    }
+}
+
+/// Says what may come next, token after token: for [`Generate::constrain`], or for a loop of your
+/// own with [`Sampler::sample_among`].
+///
+/// # Continuing
+/// A generation that is dropped, or that ended, leaves its last token pending in the session, and
+/// that token was accepted. The constraint is dropped with it, and nothing of it stays in the
+/// session: a text that goes on without one goes on freely, and with a fresh one the fresh one
+/// begins there. For one that goes on in the next generation, give each an `Arc<Mutex<C>>`: with
+/// it, the items of all generations are those of a single one.
+///
+/// ```
+/// # use babyllama::{Constraint, Model, Result, Sampler, TokenId, TokenMask};
+/// /// No token twice.
+/// struct Once(Vec<TokenId>);
+///
+/// impl Constraint for Once {
+///     fn allow(&mut self, next: &mut TokenMask) -> Result<()> {
+///         let all = 0..next.vocab_size() as TokenId;
+///         all.filter(|token| !self.0.contains(token)).for_each(|token| next.allow(token));
+///         Ok(())
+///     }
+///
+///     fn accept(&mut self, token: TokenId) -> Result<()> {
+///         self.0.push(token);
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+/// let mut session = model.session();
+/// let mut sampler = Sampler::default();
+/// let generate = session.generate("Once", &mut sampler)?.constrain(Once(vec![])).max_tokens(9);
+/// let mut tokens = vec![];
+/// for piece in generate {
+///     tokens.extend(piece?.token());
+/// }
+/// tokens.sort();
+/// tokens.dedup();
+/// assert_eq!(tokens.len(), 9);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`Generate::constrain`]: crate::Generate::constrain
+pub trait Constraint: Send {
+    /// Called once before all else, with the token that the text comes after. What continues
+    /// another generation may be told again, and ignores that.
+    ///
+    /// A SentencePiece tokenizer takes a space from the front of the first token after BOS, so what
+    /// is about text needs to know.
+    ///
+    /// # Errors
+    /// They end the generation, before the first token.
+    fn begin(&mut self, _previous: Option<TokenId>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Sets the bits of what may come next, tokens that end the text included. All are clear
+    /// before. The same is asked again if no token was accepted since.
+    ///
+    /// # Errors
+    /// They end the generation. [`ErrorKind::Constraint`](crate::ErrorKind::Constraint) is for
+    /// those that have no kind of their own.
+    fn allow(&mut self, next: &mut TokenMask) -> Result<()>;
+
+    /// A token joined the text. Tokens that end a text don't.
+    ///
+    /// # Errors
+    /// They end the generation; the token then doesn't belong to the text.
+    fn accept(&mut self, token: TokenId) -> Result<()>;
+
+    /// Appends what must come next, if that is known, and otherwise nothing. It is a guess to be
+    /// fed early: each of these tokens is still sampled, among those that are allowed.
+    fn forced(&mut self, _out: &mut Vec<TokenId>) {}
+}
+
+impl<C: Constraint + ?Sized> Constraint for Box<C> {
+    fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
+        (**self).begin(previous)
+    }
+
+    fn allow(&mut self, next: &mut TokenMask) -> Result<()> {
+        (**self).allow(next)
+    }
+
+    fn accept(&mut self, token: TokenId) -> Result<()> {
+        (**self).accept(token)
+    }
+
+    fn forced(&mut self, out: &mut Vec<TokenId>) {
+        (**self).forced(out);
+    }
+}
+
+/// One that several generations share, one after another.
+impl<C: Constraint + ?Sized> Constraint for Arc<Mutex<C>> {
+    fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).begin(previous)
+    }
+
+    fn allow(&mut self, next: &mut TokenMask) -> Result<()> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).allow(next)
+    }
+
+    fn accept(&mut self, token: TokenId) -> Result<()> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).accept(token)
+    }
+
+    fn forced(&mut self, out: &mut Vec<TokenId>) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).forced(out);
+    }
+}
+
+/// A generation's constraint, and the mask that it fills.
+pub(crate) struct Constrained {
+    /// Never locked: it lets a generation be `Sync`, which a constraint need not be.
+    constraint: Mutex<Box<dyn Constraint>>,
+    mask: TokenMask,
+}
+
+impl Constrained {
+    pub(crate) fn new(constraint: Box<dyn Constraint>, n_tokens: usize) -> Self {
+        Self { constraint: Mutex::new(constraint), mask: TokenMask::new(n_tokens) }
+    }
+
+    fn constraint(&mut self) -> &mut dyn Constraint {
+        &mut **self.constraint.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells it what the text comes after.
+    pub(crate) fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
+        self.constraint().begin(previous)
+    }
+
+    /// Chooses among what may come next.
+    pub(crate) fn sample(&mut self, sampler: &mut Sampler, logits: &[f32]) -> Result<TokenId> {
+        self.mask.clear();
+        let constraint = self.constraint.get_mut().unwrap_or_else(PoisonError::into_inner);
+        constraint.allow(&mut self.mask)?;
+        sampler.sample_among(logits, &self.mask)
+    }
+
+    pub(crate) fn accept(&mut self, token: TokenId) -> Result<()> {
+        self.constraint().accept(token)
+    }
+}
+
+impl fmt::Debug for Constrained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Constrained").finish_non_exhaustive()
+    }
+}
