@@ -1,10 +1,17 @@
 //! What may come next: [`TokenMask`], and [`Constraint`], which fills one for each token.
 
+#[cfg(feature = "grammar")]
+mod grammar;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "grammar")]
+pub(crate) mod vocabulary;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+
+#[cfg(feature = "grammar")]
+pub use grammar::{Grammar, GrammarConstraint};
 
 use crate::error::{Result, TokenId};
 use crate::sampler::Sampler;

@@ -98,6 +98,7 @@
 //! - `rayon` (default): threads. Without it everything runs on the calling thread.
 //! - `bundled`: a model of 1.3 MB as part of the program, `Model::bundled`.
 //! - `convert`: writing models, in the module `convert`.
+//! - `grammar`: text that follows a JSON schema, a regular expression or a grammar, `Grammar`.
 //! - `serde`: options, messages and what has a name can be read and written with serde.
 //! - `cli`: the `babyllama` binary, the crates that only it needs, and `machine` for its `bench`.
 
@@ -141,6 +142,8 @@ mod weights;
 
 pub use config::{Config, RopeScaling};
 pub use constraint::{Constraint, TokenMask};
+#[cfg(feature = "grammar")]
+pub use constraint::{Grammar, GrammarConstraint};
 pub use conversation::{Answer, Chat};
 pub use error::{Error, ErrorKind, Result, TokenId};
 pub use generate::{Draft, DraftModel, FinishReason, Generate, Generation, Piece, Prompt, PromptLookup};

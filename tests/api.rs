@@ -37,6 +37,9 @@ are!(what_converts_is_shared_between_threads: Send, Sync, Debug;
     babyllama::convert::Source, babyllama::convert::GgufOptions, babyllama::convert::OutputFile,
     babyllama::convert::Recipe, babyllama::convert::Llama2c, babyllama::convert::gguf::Header);
 
+#[cfg(feature = "grammar")]
+are!(what_follows_a_grammar_is_sent_and_cloned: Send, Debug, Clone; babyllama::Grammar, babyllama::GrammarConstraint);
+
 are!(errors_are_errors: StdError, Send, Sync, Display; Error);
 are!(what_is_kept_can_be_copied: Clone;
     Model, ModelOptions, SessionOptions, Tokenizer, Decoder, Sampler, SamplerOptions, Rng, Piece, Config);

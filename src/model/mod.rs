@@ -15,6 +15,8 @@ pub use options::{ModelOptions, TokenizerSource};
 use crate::checkpoint::{self, Checkpoint};
 use crate::compute::Numerics;
 use crate::config::Config;
+#[cfg(feature = "grammar")]
+use crate::constraint::vocabulary::Vocabulary;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Llama, Scratch};
 use crate::ops::RopeFrequencies;
@@ -57,6 +59,9 @@ struct Inner {
     notes: Vec<String>,
     /// The buffers of passes, one for each that was at work at once.
     scratch: Mutex<Vec<Scratch>>,
+    /// Made by the first grammar.
+    #[cfg(feature = "grammar")]
+    grammar_vocabulary: std::sync::OnceLock<Arc<Vocabulary>>,
 }
 
 /// What it is, not its weights.
@@ -178,6 +183,8 @@ impl Model {
             file_bytes: checkpoint.file_bytes,
             notes: checkpoint.notes,
             scratch: Mutex::default(),
+            #[cfg(feature = "grammar")]
+            grammar_vocabulary: std::sync::OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -242,6 +249,18 @@ impl Model {
     #[must_use]
     pub fn tensors(&self) -> Vec<TensorInfo> {
         self.inner.llama.weights.infos()
+    }
+
+    /// The tokenizer's pieces as grammars need them.
+    #[cfg(feature = "grammar")]
+    pub(crate) fn grammar_vocabulary(&self) -> Result<Arc<Vocabulary>> {
+        let kept = &self.inner.grammar_vocabulary;
+        if let Some(vocabulary) = kept.get() {
+            return Ok(vocabulary.clone());
+        }
+        let tokenizer = self.tokenizer().ok_or(ErrorKind::NoTokenizer)?;
+        let made = Arc::new(Vocabulary::new(tokenizer)?);
+        Ok(kept.get_or_init(|| made).clone()) // another thread may have been faster
     }
 
     pub(crate) fn llama(&self) -> &Llama {

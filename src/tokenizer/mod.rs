@@ -377,7 +377,7 @@ impl Tokenizer {
     }
 
     /// Whether texts begin with a space that is not their own.
-    fn strips_dummy_prefix(&self) -> bool {
+    pub(crate) fn strips_dummy_prefix(&self) -> bool {
         let is_suffix = self.rules.as_ref().is_some_and(|rules| rules.settings.space_suffix);
         self.puts_dummy_prefix() && !is_suffix
     }

@@ -7,8 +7,12 @@ mod constrained;
 mod conversation;
 mod drafts;
 mod generate;
+#[cfg(feature = "grammar")]
+mod grammar;
 mod in_parts;
 mod logprobs;
+#[cfg(feature = "grammar")]
+mod schema;
 mod sentencepiece;
 mod smollm2;
 mod stop_strings;
