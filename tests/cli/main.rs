@@ -5,6 +5,7 @@ mod common;
 
 mod chat;
 mod commands;
+mod constraint;
 mod convert;
 mod errors;
 mod run;

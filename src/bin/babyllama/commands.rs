@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::args::{EngineArgs, SamplingArgs, TokenList, TokenizerArgs, template_parser};
 use crate::bench::BenchArgs;
+use crate::constraint::ConstraintArgs;
 use crate::convert::ConvertArgs;
 use crate::models::BUNDLED;
 
@@ -101,6 +102,8 @@ pub(crate) struct RunArgs {
     // These have headings of their own in the help, so they come last.
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) constraint: ConstraintArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

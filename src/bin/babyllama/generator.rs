@@ -2,24 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-use babyllama::{FinishReason, Prompt, Sampler, Session, TokenId};
+use babyllama::{Constraint, FinishReason, Prompt, Sampler, Session, TokenId};
 
 use crate::error::CliError;
 use crate::interrupt::Watch;
 use crate::output::count;
 
 /// A session and what it takes to generate from it.
-#[derive(Debug)]
 pub(crate) struct Generator {
     pub(crate) session: Session,
     sampler: Sampler,
     stops: Vec<String>,
+    /// What the next generation follows.
+    constraint: Option<Box<dyn Constraint>>,
     statistics: Statistics,
 }
 
 impl Generator {
     pub(crate) fn new(session: Session, sampler: Sampler, stops: &[String]) -> Self {
-        Self { session, sampler, stops: stops.to_vec(), statistics: Statistics::default() }
+        Self { session, sampler, stops: stops.to_vec(), constraint: None, statistics: Statistics::default() }
+    }
+
+    /// Makes the next generation follow this.
+    pub(crate) fn constrain(&mut self, constraint: Option<Box<dyn Constraint>>) {
+        self.constraint = constraint;
     }
 
     /// Feeds a prompt. If Ctrl-C stops it, none of it stays in the session.
@@ -53,6 +59,9 @@ impl Generator {
         let mut generate = self.session.generate(no_prompt, &mut self.sampler)?.max_tokens(max_tokens);
         for stop in &self.stops {
             generate = generate.stop(stop);
+        }
+        if let Some(constraint) = self.constraint.take() {
+            generate = generate.constrain(constraint);
         }
         while !watch.interrupted()
             && let Some(piece) = generate.next()

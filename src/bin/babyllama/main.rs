@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod chat;
 mod commands;
+mod constraint;
 mod convert;
 mod error;
 mod generator;

@@ -22,6 +22,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         let reason = "there is no token to feed: the model has no BOS token, so give it a prompt with -i";
         return Err(CliError::of(args.model.display(), reason));
     }
+    let constraint = args.constraint.constraint(&model)?;
     let session = model.session_with(args.engine.session_options());
 
     // llama2.c counts printed tokens: the prompt's too, except BOS.
@@ -40,6 +41,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     }
 
     let mut generator = Generator::new(session, sampler, &args.sampling.stop);
+    generator.constrain(constraint);
     if max_tokens == 0 {
         return Ok(());
     }
