@@ -9,7 +9,9 @@ mod counting;
 
 use std::hint::black_box;
 
-use babyllama::{CacheDtype, Model, ModelOptions, Sampler, SamplerOptions, SessionOptions, Tokenizer};
+use babyllama::{
+    CacheDtype, Model, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenMask, Tokenizer,
+};
 use common::{RandomModel, Shape};
 use counting::{Counting, calls, peak};
 
@@ -101,6 +103,15 @@ fn sampling_allocates_nothing() {
             sampler.sample(&even).unwrap();
         });
         assert_eq!(count, 0, "top_k {top_k}: from one possible token to a thousand");
+
+        let mut allowed = TokenMask::new(1000);
+        allowed.allow(7);
+        sampler.sample_among(&logits, &allowed).unwrap();
+        let count = counted(|| {
+            allowed.allow_all();
+            sampler.sample_among(&even, &allowed).unwrap();
+        });
+        assert_eq!(count, 0, "top_k {top_k}: from one allowed token to a thousand");
     }
 }
 

@@ -152,7 +152,7 @@ fn a_padded_models_logits_without_a_piece_have_no_bit() {
 }
 
 fn run(session: &mut Session, sampler: &mut Sampler, cuts: &[usize]) -> (String, Vec<TokenId>) {
-    let (constraint, record) = Recorded::new(rule(|n, token| (token + n as u32) % 3 != 0));
+    let (constraint, record) = Recorded::new(rule(|n, token| !(token + n as u32).is_multiple_of(3)));
     let shared: Arc<Mutex<dyn Constraint>> = Arc::new(Mutex::new(constraint));
     let mut text = String::new();
     for (i, &cut) in cuts.iter().enumerate() {
