@@ -236,6 +236,11 @@ impl Constrained {
     pub(crate) fn accept(&mut self, token: TokenId) -> Result<()> {
         self.constraint().accept(token)
     }
+
+    /// What must come next, if that is known.
+    pub(crate) fn forced(&mut self, out: &mut Vec<TokenId>) {
+        self.constraint().forced(out);
+    }
 }
 
 impl fmt::Debug for Constrained {

@@ -5,6 +5,7 @@
 //! are then sampled cost nothing. Every token is sampled from the model's own logits, with its own
 //! random number, as without a draft: nothing has to be rejected or taken back.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::error::{ErrorKind, Result, TokenId};
@@ -18,7 +19,7 @@ const MAX_DEPTH: usize = 15;
 const PAUSE: usize = 32;
 
 /// Proposes what may come. A bad proposal costs time, and never changes the text.
-pub trait Draft: Send + Sync {
+pub trait Draft: Send {
     /// Appends at most `max` tokens that may follow a text.
     fn draft(&mut self, tokens: &[TokenId], max: usize, out: &mut Vec<TokenId>);
 }
@@ -107,7 +108,8 @@ impl Draft for DraftModel {
 /// A draft at work: how much it is asked for follows from how often it was right, and from what a
 /// guessed token costs.
 pub(super) struct Drafting {
-    draft: Box<dyn Draft>,
+    /// Never locked: it lets a generation be `Sync`, which a draft need not be.
+    draft: Mutex<Box<dyn Draft>>,
     /// The session's tokens and the pending one.
     text: Vec<TokenId>,
     guess: Vec<TokenId>,
@@ -127,7 +129,7 @@ pub(super) struct Drafting {
 impl Drafting {
     pub(super) fn new(draft: Box<dyn Draft>) -> Self {
         Self {
-            draft,
+            draft: Mutex::new(draft),
             text: Vec::new(),
             guess: Vec::new(),
             open: 0,
@@ -160,7 +162,8 @@ impl Drafting {
             }
             self.text.extend_from_slice(&session.tokens()[self.text.len()..]);
             self.text.push(pending);
-            self.draft.draft(&self.text, depth, &mut self.guess);
+            let draft = self.draft.get_mut().unwrap_or_else(PoisonError::into_inner);
+            draft.draft(&self.text, depth, &mut self.guess);
             self.text.pop();
             self.guess.truncate(depth);
         }

@@ -11,6 +11,9 @@ use crate::logprobs::LogSoftmax;
 use crate::sampler::Sampler;
 use crate::session::{Feed, Session, Tail};
 
+/// The most tokens that must come and are read ahead.
+const MAX_FORCED: usize = 64;
+
 /// The state of a generation, for callers that run many sessions in a loop of their own:
 /// [`feed`](Self::feed) says what the session has to read next, [`next`](Self::next) samples.
 /// [`Generate`](super::Generate) is this with a session and a sampler, as an iterator; all that it
@@ -71,6 +74,8 @@ pub struct Generation {
     /// The text before a stop string that was held from an earlier generation.
     early: Option<Piece>,
     drafting: Option<Drafting>,
+    /// What the constraint said must come.
+    forced: Vec<TokenId>,
 }
 
 /// Without the draft.
@@ -121,6 +126,7 @@ impl Generation {
             finished: None,
             early: None,
             drafting: None,
+            forced: Vec::new(),
         })
     }
 
@@ -193,11 +199,26 @@ impl Generation {
         if self.finished.is_some() || self.n_generated >= self.max_tokens || is_full {
             return session.feed(&[]).keeping_pending();
         }
-        let guess = match &mut self.drafting {
-            Some(drafting) => drafting.guess(session, self.max_tokens - self.n_generated),
-            None => &[],
-        };
+        let guess = self.guess(session);
         session.feed(&[]).guessing(guess)
+    }
+
+    /// What may follow the pending token: what the constraint says must come, or else what the
+    /// draft proposes.
+    fn guess(&mut self, session: &Session) -> &[TokenId] {
+        self.forced.clear();
+        if let Some(constraint) = &mut self.constraint
+            && session.pending().is_some_and(|pending| !session.is_guessed(pending))
+        {
+            constraint.forced(&mut self.forced);
+            self.forced.truncate(MAX_FORCED);
+        }
+        match &mut self.drafting {
+            Some(drafting) if self.forced.is_empty() => {
+                drafting.guess(session, self.max_tokens - self.n_generated)
+            }
+            _ => &self.forced,
+        }
     }
 
     /// Samples a token, once the session has read what [`feed`](Self::feed) said, and returns the

@@ -134,6 +134,6 @@ fn generations_in_one_loop_are_what_each_is_alone() {
 
 #[test]
 fn a_draft_of_another_vocabulary_is_refused() {
-    let error = DraftModel::new(&crate::scripted(), &Model::open(BUNDLED).unwrap()).unwrap_err();
+    let error = DraftModel::new(&crate::open_script(), &Model::open(BUNDLED).unwrap()).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::InvalidOption { name: "draft", .. }), "{error}");
 }
