@@ -184,6 +184,8 @@ fn generating_allocates_nothing(file: &[u8], what: &str) {
         SamplerOptions::new().temperature(1.0),
         SamplerOptions::new().top_k(40).min_p(0.01),
         SamplerOptions::new().repetition_penalty(1.1).frequency_penalty(0.1),
+        SamplerOptions::new().typical_p(0.9).xtc_probability(0.5).temperature(0.7).temperature_last(true),
+        SamplerOptions::new().top_n_sigma(2.0).dry_multiplier(0.8).dry_breakers(vec![vec![5], vec![7, 9]]),
     ] {
         let mut sampler = Sampler::new(options.clone().logit_bias(bans.clone()));
         let mut session = model.session();

@@ -126,6 +126,8 @@ mod settings {
     fn options_are_read_as_they_were_written() {
         let bans = vec![(3, f32::NEG_INFINITY), (4, -1.1)];
         let sampling = SamplerOptions::new().temperature(0.3).top_k(40).logit_bias(bans).seed(u64::MAX);
+        let sampling =
+            sampling.temperature_last(true).dry_multiplier(0.8).dry_breakers(vec![vec![1], vec![2, 3]]);
         assert_eq!(serde_json::from_str::<SamplerOptions>(&json(&sampling)).unwrap(), sampling);
         is_written_as(
             &SessionOptions::new().context_length(4096).cache_dtype(CacheDtype::F16),

@@ -5,7 +5,7 @@ use crate::error::{ErrorKind, Result, TokenId};
 /// The tokens that may be drawn.
 pub(super) struct Candidates<'a> {
     /// Of all tokens, 0 of one that is impossible. They add up to 1, except for rounding.
-    probs: &'a [f32], // (n_logits)
+    probs: &'a mut [f32], // (n_logits)
     /// Those that are left, see [`key`], unless all are.
     keys: &'a mut Vec<u64>, // (up to n_logits)
     left: Left,
@@ -23,7 +23,7 @@ enum Left {
 
 impl<'a> Candidates<'a> {
     /// All tokens; `keys` is a buffer.
-    pub(super) fn new(probs: &'a [f32], keys: &'a mut Vec<u64>) -> Self {
+    pub(super) fn new(probs: &'a mut [f32], keys: &'a mut Vec<u64>) -> Self {
         Self { probs, keys, left: Left::All }
     }
 
@@ -77,6 +77,56 @@ impl<'a> Candidates<'a> {
         self.left = Left::Sorted(self.keep_up_to(limit));
     }
 
+    /// Keeps the tokens of which the information content is closest to the entropy of all that are
+    /// left, up to the one with which they have the share `mass`.
+    pub(super) fn keep_typical(&mut self, mass: f32) {
+        let sum = f64::from(self.sort());
+        let share = |key: u64| f64::from(prob(key)) / sum;
+        let entropy: f64 = self.keys.iter().map(|&key| -share(key) * share(key).ln()).sum();
+        let distance = |key: u64| (-share(key).ln() - entropy).abs();
+        // Sorted by probability, those at both sides of the entropy are the closest to it: the set
+        // grows from there.
+        let middle = self.keys.partition_point(|&key| -share(key).ln() < entropy);
+        let (mut first, mut end, mut cumulative) = (middle, middle, 0.0);
+        while cumulative < f64::from(mass) && end - first < self.keys.len() {
+            let likelier = first.checked_sub(1).map(|i| self.keys[i]);
+            let is_closer = |key| self.keys.get(end).is_none_or(|&other| distance(key) <= distance(other));
+            cumulative += share(if let Some(key) = likelier.filter(|&key| is_closer(key)) {
+                first -= 1;
+                key
+            } else {
+                end += 1;
+                self.keys[end - 1]
+            });
+        }
+        self.keys.truncate(end);
+        self.keys.drain(..first);
+        self.left = Left::Unsorted;
+    }
+
+    /// Of the tokens with at least the share `threshold` of all that are left, keeps the least
+    /// likely one only; of equals, the highest id.
+    pub(super) fn drop_top_choices(&mut self, threshold: f32) {
+        let cutoff = threshold * self.sort();
+        let top_choices = self.keys.partition_point(|&key| prob(key) >= cutoff);
+        self.keys.drain(..top_choices.saturating_sub(1));
+        self.left = Left::Unsorted;
+    }
+
+    /// Gives those that are left the probabilities of these logits at a temperature.
+    pub(super) fn reweigh(&mut self, logits: &[f32], temperature: f32) {
+        if let Left::All = self.left {
+            self.probs.copy_from_slice(logits);
+        } else {
+            self.probs.fill(f32::NEG_INFINITY);
+            for token in self.keys.iter().map(|&key| token(key) as usize) {
+                self.probs[token] = logits[token];
+            }
+        }
+        softmax(self.probs, max(self.probs), temperature);
+        self.left = Left::All;
+    }
+
     /// Draws a token with a random number from 0 up to but not including 1.
     pub(super) fn draw(&mut self, coin: f32) -> TokenId {
         match self.left {
@@ -99,8 +149,10 @@ impl<'a> Candidates<'a> {
 
     /// Sorts the keys, and returns the sum of their probabilities, added in that order.
     fn sort(&mut self) -> f32 {
-        if let Left::Sorted(sum) = self.left {
-            return sum;
+        match self.left {
+            Left::All => self.collect(0.0),
+            Left::Unsorted => (),
+            Left::Sorted(sum) => return sum,
         }
         self.keys.sort_unstable();
         let sum = self.keys.iter().map(|&key| prob(key)).sum();

@@ -2,29 +2,46 @@
 //!
 //! The stages, in order, each left out when its option is off:
 //!
-//! 1. `logit_bias`, then `repetition_penalty`, then `frequency_penalty` and `presence_penalty`
-//!    change the logits;
-//! 2. `temperature` 0 takes the greatest; any other divides the logits, and softmax makes
-//!    probabilities of them;
-//! 3. `min_p` and `top_k` drop tokens;
-//! 4. `top_p` keeps the smallest set of the likeliest tokens whose share of what is left exceeds
-//!    it;
-//! 5. one random number draws a token from what is left.
+//! | here | what it does | in llama.cpp's default order |
+//! | --- | --- | --- |
+//! | `logit_bias` | adds to logits | 1 |
+//! | `repetition_penalty` | divides or multiplies logits | 2, in one stage |
+//! | `frequency_penalty`, `presence_penalty` | subtract from logits | 2, in one stage |
+//! | `dry_multiplier` | subtracts from logits that continue a repetition | 3 |
+//! | `top_n_sigma` | drops logits far below the greatest | 4 |
+//! | `temperature` | 0 takes the greatest, any other divides the logits | 10: `temperature_last` |
+//! | softmax | makes probabilities of logits | |
+//! | `min_p` | drops what is unlikely beside the likeliest | 8, after `top_p` |
+//! | `top_k` | keeps a number of the likeliest | 5 |
+//! | `typical_p` | keeps what is as surprising as could be expected | 6 |
+//! | `top_p` | keeps the likeliest up to a share of what is left | 7 |
+//! | `xtc_probability` | drops the likeliest, as a first random number says | 9 |
+//! | the draw | a random number chooses from what is left | 11 |
+//!
+//! So with `temperature_last` the order is llama.cpp's, except that `min_p` comes before the other
+//! filters, of which `typical_p` and `top_p` see what it leaves. At temperature 0 nothing after
+//! `temperature` matters: the greatest logit is taken, where llama.cpp takes the greatest that its
+//! filters leave, which XTC may have changed.
 //!
 //! `stages` lists them, and says how to add one; `options` lists what can be asked for.
 //!
 //! Top-k comes before top-p as in Hugging Face's transformers; min-p comes before top-p too, where
-//! transformers has it last. Invariant: with llama2.c's options alone the arithmetic is `run.c`'s,
+//! transformers has it last. Each filter takes the probabilities of what is left for 1. What has a
+//! probability that rounds to 0 in f32, at the temperature that the filters see, is dropped by any
+//! filter. Invariant: with llama2.c's options alone the arithmetic is `run.c`'s,
 //! operation by operation in f32, so the same logits and seed give the same tokens. Where `run.c`
 //! would read outside its arrays or give up on rounding errors, the likeliest or the last possible
 //! token is taken; a token of probability 0 never is.
 //!
 //! Source: llama2.c's `run.c`; top-p: arXiv 1904.09751; top-k: 1805.04833; min-p: 2407.01082;
 //! repetition penalty: 1909.05858; frequency and presence penalty: the API reference of `OpenAI`;
-//! the random numbers: Vigna, arXiv 1402.6246.
+//! typical sampling: 2202.00666; top-n-sigma: 2411.07641; DRY and XTC: pull requests 5677 and 6335
+//! of text-generation-webui, by their author; the order and the breakers: llama.cpp; the random
+//! numbers: Vigna, arXiv 1402.6246.
 
 mod among;
 mod candidates;
+mod dry;
 mod history;
 mod options;
 mod rng;
@@ -58,6 +75,8 @@ pub struct Sampler {
     history: History,
     /// The logits as they are changed, and then the probabilities.
     probs: Vec<f32>, // (n_logits)
+    /// The changed logits, if the temperature comes last.
+    adjusted: Vec<f32>, // (n_logits)
     /// The tokens that may be drawn, see [`key`].
     keys: Vec<u64>, // (up to n_logits)
     /// The logits of what a mask allows; minus infinity of the rest.
@@ -85,8 +104,9 @@ impl Sampler {
     /// [`sample`](Self::sample).
     #[must_use]
     pub fn new(options: SamplerOptions) -> Self {
-        let (rng, history) = (Rng::new(options.seed), History::default());
-        Self { options, rng, history, probs: Vec::new(), keys: Vec::new(), masked: Vec::new() }
+        let (rng, history) = (Rng::new(options.seed), History::new(&options));
+        let (probs, adjusted, keys) = (Vec::new(), Vec::new(), Vec::new());
+        Self { options, rng, history, probs, adjusted, keys, masked: Vec::new() }
     }
 
     /// The options that it was made with.
@@ -99,9 +119,9 @@ impl Sampler {
     ///
     /// To keep a padded model from choosing ids without a piece, pass only the first
     /// [`vocab_size`](crate::Tokenizer::vocab_size) logits. A token of logit plus infinity is
-    /// certain, and several of them are equally likely. Takes one random number, none if the
-    /// temperature is 0 or the call fails. Once the buffers have grown to the number of logits,
-    /// nothing is allocated.
+    /// certain, and several of them are equally likely. Takes one random number, two with XTC, none
+    /// if the temperature is 0 or the call fails. Once the buffers have grown to the number of
+    /// logits, nothing is allocated.
     ///
     /// # Errors
     ///
@@ -114,7 +134,7 @@ impl Sampler {
             let token = logits.iter().position(|logit| logit.is_nan()).unwrap_or_default() as TokenId;
             return Err(ErrorKind::NanLogit { token }.into());
         }
-        let Self { options, rng, history, probs, keys, .. } = self;
+        let Self { options, rng, history, probs, adjusted, keys, .. } = self;
         let mut adjustments = chosen(&ADJUSTMENTS, options).peekable();
         let is_greedy = options.temperature == 0.0;
         if is_greedy && adjustments.peek().is_none() {
@@ -128,11 +148,17 @@ impl Sampler {
             return Ok(position(probs, max));
         }
 
-        softmax(probs, max, options.temperature);
-        let coin = rng.next_f32();
+        let is_last = options.temperature_last && options.temperature != 1.0;
+        if is_last {
+            adjusted.clone_from(probs);
+        }
+        softmax(probs, max, if is_last { 1.0 } else { options.temperature });
         let mut candidates = Candidates::new(probs, keys);
-        chosen(&FILTERS, options).for_each(|filter| filter(options, &mut candidates));
-        Ok(candidates.draw(coin))
+        chosen(&FILTERS, options).for_each(|filter| filter(options, rng, &mut candidates));
+        if is_last {
+            candidates.reweigh(adjusted, options.temperature);
+        }
+        Ok(candidates.draw(rng.next_f32()))
     }
 
     /// Tells that a token joined the text, whether it was sampled or belongs to the prompt: the
@@ -140,15 +166,15 @@ impl Sampler {
     ///
     /// [`sample`](Self::sample) does not do this by itself.
     pub fn accept(&mut self, token: TokenId) {
-        if self.options.has_penalties() {
-            self.history.push(token, self.options.penalty_window);
+        if self.options.remembered() > 0 {
+            self.history.push(token, &self.options);
         }
     }
 
     /// Forgets the accepted tokens and accepts these: they are the text so far.
     pub(crate) fn accept_only(&mut self, tokens: &[TokenId]) {
         self.history.clear();
-        let recent = tokens.len().saturating_sub(self.options.penalty_window);
+        let recent = tokens.len().saturating_sub(self.options.remembered());
         tokens[recent..].iter().for_each(|&token| self.accept(token));
     }
 

@@ -2,6 +2,9 @@ use proptest::prelude::*;
 
 use super::{Rng, *};
 
+mod dry;
+mod reference;
+
 fn sampler(options: SamplerOptions) -> Sampler {
     Sampler::new(options)
 }
@@ -23,6 +26,20 @@ fn counts(options: SamplerOptions, logits: &[f32], draws: usize) -> Vec<usize> {
         counts[sampler.sample(logits).unwrap() as usize] += 1;
     }
     counts
+}
+
+/// The tokens that options leave of logits, and their probabilities, in the order of ids.
+fn kept(options: &SamplerOptions, logits: &[f32]) -> Vec<(TokenId, f64)> {
+    // A top-k of all changes nothing, and has all of them listed.
+    let top_k = if options.top_k == 0 { usize::MAX } else { options.top_k };
+    let mut sampler = sampler(options.clone().top_k(top_k));
+    sampler.sample(logits).unwrap();
+    let keys = sampler.keys.iter();
+    let mut left: Vec<_> =
+        keys.map(|&key| (key as TokenId, f64::from(sampler.probs[key as u32 as usize]))).collect();
+    left.sort_by_key(|&(token, _)| token);
+    let sum: f64 = left.iter().map(|&(_, p)| p).sum();
+    left.into_iter().map(|(token, p)| (token, p / sum)).collect()
 }
 
 /// The counts must be within five standard deviations of the binomial distribution.
@@ -247,6 +264,14 @@ fn options_out_of_range_are_named() {
         (default().top_p(f32::NAN), "option top_p = NaN: "),
         (default().min_p(1.5), "option min_p = 1.5: "),
         (default().min_p(f32::NAN), "option min_p = NaN: "),
+        (default().typical_p(0.0), "option typical_p = 0: "),
+        (default().typical_p(1.5), "option typical_p = 1.5: "),
+        (default().top_n_sigma(-1.0), "option top_n_sigma = -1: "),
+        (default().xtc_probability(f32::NAN), "option xtc_probability = NaN: "),
+        (default().xtc_threshold(2.0), "option xtc_threshold = 2: "),
+        (default().dry_multiplier(-1.0), "option dry_multiplier = -1: "),
+        (default().dry_base(0.5), "option dry_base = 0.5: "),
+        (default().dry_breakers(vec![vec![1], vec![]]), "option dry_breakers = []: "),
         (default().repetition_penalty(0.0), "option repetition_penalty = 0: "),
         (default().frequency_penalty(f32::NAN), "option frequency_penalty = NaN: "),
         (default().presence_penalty(f32::INFINITY), "option presence_penalty = inf: "),
@@ -279,16 +304,15 @@ fn reset_repeats_the_choices() {
 #[test]
 fn buffers_are_reused() {
     let options = SamplerOptions::new().frequency_penalty(0.1).top_k(400);
-    let mut sampler = sampler(options);
+    let options = options.temperature(0.8).temperature_last(true).dry_multiplier(0.8).dry_window(100);
+    let mut sampler = sampler(options.dry_breakers(vec![vec![3]]).typical_p(0.9).xtc_probability(0.5));
     let logits: Vec<f32> = (0..1000).map(|i| (i % 7) as f32).collect();
     let mut places = Vec::new();
     for _ in 0..200 {
         let token = sampler.sample(&logits).unwrap();
         sampler.accept(token);
-        let history = &sampler.history;
-        let place =
-            (sampler.probs.as_ptr(), sampler.keys.as_ptr(), history.tokens.as_ptr(), history.counts.as_ptr());
-        places.push(place);
+        let Sampler { probs, adjusted, keys, history, .. } = &sampler;
+        places.push((probs.as_ptr(), adjusted.as_ptr(), keys.as_ptr(), history.places()));
     }
     places.dedup();
     assert_eq!(places.len(), 1);
@@ -358,15 +382,35 @@ fn any_options() -> impl Strategy<Value = SamplerOptions> {
     let penalty = || prop_oneof![Just(0.0), -2.0..2.0_f32, Just(f32::MAX), Just(f32::MIN)];
     let repetition = prop_oneof![Just(1.0), 0.1..2.0_f32, Just(1e-45), Just(f32::MAX)];
     let bias = prop_oneof![-9.0..9.0_f32, Just(f32::NEG_INFINITY), Just(f32::MAX), Just(f32::MIN)];
+    let typical_p = prop_oneof![Just(1.0), 0.01..1.0_f32, Just(1e-45)];
+    let sigma = prop_oneof![Just(0.0), 0.0..4.0_f32, Just(1e-45), Just(f32::MAX)];
+    let xtc = (off_or(0.0..1.0, 1.0), off_or(0.0..1.0, 0.0));
+    let breakers = proptest::collection::vec(proptest::collection::vec(0..20_u32, 1..3), 0..3);
+    let base = prop_oneof![1.0..3.0_f32, Just(f32::MAX)];
+    let dry = (sigma.clone(), base, 0..3_usize, prop_oneof![0..5_usize, Just(usize::MAX)], breakers);
+    let filters = (filters, typical_p, sigma, xtc, any::<bool>());
     let rest = (0..5_usize, proptest::collection::vec((0..20_u32, bias), 0..4), any::<u64>());
-    (temperature, filters, (repetition, penalty(), penalty()), rest).prop_map(
-        |(temperature, (top_p, top_k, min_p), penalties, (penalty_window, logit_bias, seed))| {
+    (temperature, filters, (repetition, penalty(), penalty()), dry, rest).prop_map(
+        |(temperature, filters, penalties, dry, (penalty_window, logit_bias, seed))| {
+            let ((top_p, top_k, min_p), typical_p, top_n_sigma, xtc, temperature_last) = filters;
+            let (xtc_probability, xtc_threshold) = xtc;
+            let (dry_multiplier, dry_base, dry_allowed_length, dry_window, dry_breakers) = dry;
             let (repetition_penalty, frequency_penalty, presence_penalty) = penalties;
             SamplerOptions {
                 temperature,
+                temperature_last,
                 top_p,
                 top_k,
                 min_p,
+                typical_p,
+                top_n_sigma,
+                xtc_probability,
+                xtc_threshold,
+                dry_multiplier,
+                dry_base,
+                dry_allowed_length,
+                dry_window,
+                dry_breakers,
                 repetition_penalty,
                 frequency_penalty,
                 presence_penalty,

@@ -22,6 +22,7 @@
 
 mod added;
 mod bpe;
+mod breakers;
 mod case;
 mod decoder;
 mod hash;

@@ -317,3 +317,19 @@ fn tiny_vocabularies_have_no_bos_or_eos() {
     assert_eq!(tokenizer.encode_prompt("anything"), [0]);
     assert!(!tokenizer.is_end(1));
 }
+
+#[test]
+fn breakers_are_found_inside_tokens_and_across_them() {
+    let pieces = ["<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", " ", "a", "b", "ab", "xab", "xa", "bab", "abx"];
+    let mut file = 0_i32.to_le_bytes().to_vec();
+    for piece in pieces {
+        file.extend(0_f32.to_le_bytes());
+        file.extend((piece.len() as i32).to_le_bytes());
+        file.extend(piece.as_bytes());
+    }
+    let tokenizer = Tokenizer::from_llama2c(&file).unwrap();
+    let expected: [&[TokenId]; 6] = [&[6, 7], &[8], &[9], &[10, 7], &[11], &[12]];
+    assert_eq!(tokenizer.breakers("ab"), expected);
+    assert_eq!(tokenizer.breakers(""), [[0; 0]; 0]);
+    assert_eq!(tokenizer.breakers("a"), [[6], [8], [9], [10], [11], [12]]);
+}
