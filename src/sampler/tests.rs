@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::{Rng, *};
 
 mod dry;
+mod golden;
 mod reference;
 
 fn sampler(options: SamplerOptions) -> Sampler {
