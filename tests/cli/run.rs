@@ -103,6 +103,35 @@ fn steps_count_the_prompts_tokens() {
 }
 
 #[test]
+fn sampling_options_are_the_librarys() {
+    let model = Model::open(BUNDLED).unwrap();
+    let options =
+        SamplerOptions::new().temperature(1.4).temperature_last(true).typical_p(0.9).top_n_sigma(2.5);
+    let options = options.xtc_probability(0.5).xtc_threshold(0.05).seed(3);
+    let dry = options.clone().dry_multiplier(0.9).dry_base(1.5).dry_allowed_length(1).dry_window(99);
+    let filters = "run -s 3 -n 60 -t 1.4 --temperature-last --typical-p 0.9 --top-n-sigma 2.5 --xtc-probability 0.5 \
+                   --xtc-threshold 0.05";
+    let dry_args = "--dry-multiplier 0.9 --dry-base 1.5 --dry-allowed-length 1 --dry-window 99";
+    let default = ["\n", ":", "\"", "*"];
+    for (args, options, breakers) in [
+        (vec![], options, &[][..]),
+        (dry_args.split(' ').collect(), dry.clone(), &default),
+        (dry_args.split(' ').chain(["--dry-breaker", ""]).collect(), dry.clone(), &[]),
+        (
+            dry_args.split(' ').chain(["--dry-breaker", ". ", "--dry-breaker", "a"]).collect(),
+            dry,
+            &[". ", "a"],
+        ),
+    ] {
+        let tokenizer = model.tokenizer().unwrap();
+        let breakers = breakers.iter().flat_map(|text| tokenizer.breakers(text)).collect();
+        let expected = generate(&model, "", 60, options.dry_breakers(breakers));
+        let args: Vec<_> = filters.split_whitespace().chain(args).collect();
+        assert_eq!(stdout(&babyllama(&args)), expected + "\n", "{args:?}");
+    }
+}
+
+#[test]
 fn prompt_longer_than_the_context_is_cut() {
     let (model, prompt) = (rambler(), "One day ".repeat(100));
     let output = babyllama(&["run", model.text(), "-z", BUNDLED, "-n", "0", "-i", &prompt]);

@@ -6,11 +6,16 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
-use babyllama::{CacheDtype, ErrorKind, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId};
+use babyllama::{
+    CacheDtype, ErrorKind, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId, Tokenizer,
+};
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 
 use crate::error::CliError;
+
+/// llama.cpp's.
+const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 /// How tokens are sampled.
 #[derive(Debug, Args)]
@@ -33,6 +38,51 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) min_p: f32,
 
+    /// Keep the tokens closest to the entropy whose probabilities add up to P (locally typical
+    /// sampling); 1 turns it off
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    typical_p: f32,
+
+    /// Drop tokens whose logit is more than N standard deviations below the greatest; 0 turns it
+    /// off
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    top_n_sigma: f32,
+
+    /// XTC: how often, from 0 to 1, to drop all top choices except the least likely; 0 turns it off
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    xtc_probability: f32,
+
+    /// The probability that makes a token a top choice for XTC
+    #[arg(long, value_name = "P", default_value_t = 0.1)]
+    xtc_threshold: f32,
+
+    /// Apply the temperature after the filters above instead of before them, as llama.cpp does; off
+    /// by default
+    #[arg(long)]
+    temperature_last: bool,
+
+    /// DRY: penalize what would repeat a sequence of tokens, by X times a power of its length; 0.8
+    /// is usual, 0 turns it off
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    dry_multiplier: f32,
+
+    /// The base of DRY's power
+    #[arg(long, value_name = "B", default_value_t = 1.75)]
+    dry_base: f32,
+
+    /// The length from which DRY penalizes repeated sequences
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    dry_allowed_length: usize,
+
+    /// How many of the last tokens DRY compares
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    dry_window: usize,
+
+    /// A text at which DRY's sequences end; can be given several times, or as '' for none [default:
+    /// a line break, a colon, a double quotation mark and an asterisk]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    dry_breaker: Vec<String>,
+
     /// Penalize the last 64 tokens by this factor, so that they repeat less often; 1 turns it off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f32,
@@ -47,8 +97,8 @@ pub(crate) struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The sampler, if the options are valid.
-    pub(crate) fn sampler(&self) -> Result<Sampler, CliError> {
+    /// The options, if they are valid, without DRY's breakers.
+    pub(crate) fn options(&self) -> Result<SamplerOptions, CliError> {
         if !(0.0..=1.0).contains(&self.top_p) {
             return Err(CliError::Usage(format!("--top-p {}: must be from 0 to 1", self.top_p)));
         }
@@ -57,6 +107,15 @@ impl SamplingArgs {
             .top_p(self.top_p)
             .top_k(self.top_k)
             .min_p(self.min_p)
+            .typical_p(self.typical_p)
+            .top_n_sigma(self.top_n_sigma)
+            .xtc_probability(self.xtc_probability)
+            .xtc_threshold(self.xtc_threshold)
+            .temperature_last(self.temperature_last)
+            .dry_multiplier(self.dry_multiplier)
+            .dry_base(self.dry_base)
+            .dry_allowed_length(self.dry_allowed_length)
+            .dry_window(self.dry_window)
             .repetition_penalty(self.repetition_penalty)
             .seed(if self.seed == 0 { new_seed() } else { self.seed });
         options.validate().map_err(|e| {
@@ -67,7 +126,19 @@ impl SamplingArgs {
                 _ => e.to_string(),
             })
         })?;
-        Ok(Sampler::new(options))
+        Ok(options)
+    }
+
+    /// A sampler with these options and the breakers as the tokenizer's tokens.
+    pub(crate) fn sampler(&self, options: SamplerOptions, tokenizer: &Tokenizer) -> Sampler {
+        if options.dry_multiplier == 0.0 {
+            return Sampler::new(options);
+        }
+        let breakers = match &self.dry_breaker[..] {
+            [] => DRY_BREAKERS.iter().flat_map(|text| tokenizer.breakers(text)).collect(),
+            texts => texts.iter().flat_map(|text| tokenizer.breakers(text)).collect(),
+        };
+        Sampler::new(options.dry_breakers(breakers))
     }
 }
 

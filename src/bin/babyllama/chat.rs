@@ -34,11 +34,11 @@ const HELP: &str = "\
 A line that ends with \\ continues on the next one; \"\"\" encloses a message of several lines.";
 
 pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let sampler = args.sampling.sampler()?;
+    let sampling = args.sampling.options()?;
     let options = args.engine.model_options(args.tokenizer.path.as_deref());
     let model = models::open(&args.model, &options)?;
     models::notes(&model);
-    models::tokenizer(&model, &args.model)?;
+    let sampler = args.sampling.sampler(sampling, models::tokenizer(&model, &args.model)?);
     let mut input = Input::new()?;
     let is_typed = input.is_typed();
     let template = args.template.map_or_else(|| template(args, &model), Ok)?;

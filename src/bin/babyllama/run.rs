@@ -12,7 +12,7 @@ use crate::models;
 use crate::output::{count, note, print, print_text, read_text};
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
-    let sampler = args.sampling.sampler()?;
+    let sampling = args.sampling.options()?;
     let options = args.engine.model_options(args.tokenizer.path.as_deref());
     let model = models::open(&args.model, &options)?;
     models::notes(&model);
@@ -23,6 +23,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         return Err(CliError::of(args.model.display(), reason));
     }
     let constraint = args.constraint.constraint(&model)?;
+    let sampler = args.sampling.sampler(sampling, tokenizer);
     let session = model.session_with(args.engine.session_options());
 
     // llama2.c counts printed tokens: the prompt's too, except BOS.
