@@ -1,8 +1,11 @@
 //! Scores are the log-softmax of `forward_all`, wherever a text is cut and whatever came between.
 
+use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
-use babyllama::{CacheDtype, ErrorKind, Model, ModelOptions, Score, Session, SessionOptions};
+use babyllama::{
+    CacheDtype, ErrorKind, Model, ModelOptions, PerplexityOptions, Score, Session, SessionOptions,
+};
 use proptest::prelude::*;
 
 use crate::common::{
@@ -156,6 +159,22 @@ fn scores_are_those_of_hugging_faces_logits() {
             scores.iter().zip(&expected).all(|(score, (_, is_greatest))| score.is_greatest == *is_greatest)
         );
     }
+}
+
+#[test]
+fn perplexity_is_by_the_scores_of_the_second_half_of_each_window() {
+    let model = open_small();
+    let tokens = tokens(250, SHAPE.vocab_size);
+    let options = PerplexityOptions::new().context_length(100);
+    let measured = model.perplexity(&tokens, options, |_| ControlFlow::Continue(())).unwrap();
+    let (mut sum, mut n) = (0.0, 0_u32);
+    for window in tokens.chunks_exact(100) {
+        for score in &model.session().score(window).unwrap()[51..] {
+            sum -= score.logprob;
+            n += 1;
+        }
+    }
+    assert_eq!((measured.n_predictions, measured.mean()), (n as usize, sum / f64::from(n)));
 }
 
 #[test]

@@ -224,7 +224,7 @@ pub(crate) struct ScoreArgs {
     /// Text file; `-` is standard input
     pub(crate) file: PathBuf,
 
-    /// Print an object of JSON on each line: id, text, logprob, is_greatest
+    /// Print an object of JSON on each line: id, text, logprob, `is_greatest`
     #[arg(long)]
     pub(crate) json: bool,
 
