@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::error::{ErrorKind, Result, TokenId};
+use crate::simd::{Isa, kernel};
 
 /// A token and the natural logarithm of its probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,12 +26,12 @@ pub(crate) struct LogSoftmax<'a> {
 
 impl<'a> LogSoftmax<'a> {
     /// Of logits of which none may be NaN. Those that are plus infinity share all probability.
-    pub(crate) fn new(logits: &'a [f32]) -> Result<Self> {
-        if let Some(nan) = logits.iter().position(|logit| logit.is_nan()) {
-            return Err(ErrorKind::NanLogit { token: nan as TokenId }.into());
+    pub(crate) fn new(isa: Isa, logits: &'a [f32]) -> Result<Self> {
+        let (max, sum) = max_and_sum(isa, logits);
+        if sum.is_nan() {
+            let token = logits.iter().position(|logit| logit.is_nan()).unwrap_or_default() as TokenId;
+            return Err(ErrorKind::NanLogit { token }.into());
         }
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|&logit| below(max, logit).exp()).sum();
         Ok(Self { logits, max, log_sum: sum.ln() })
     }
 
@@ -73,10 +74,77 @@ impl<'a> LogSoftmax<'a> {
     }
 }
 
+kernel! { float
+    /// The greatest logit, and the sum of all `e^(logit - max)`, in sixteen parts, so that it is the
+    /// same bits on every instruction set. The sum is NaN if a logit is.
+    fn max_and_sum(_s; logits: &[f32]) -> (f32, f64) {
+        let (chunks, rest) = logits.as_chunks::<16>();
+        let greater = |a: f32, b: f32| if b > a { b } else { a };
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        for chunk in chunks {
+            for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+                *lane = greater(*lane, logit);
+            }
+        }
+        let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, greater);
+        let mut sums = [0.0; 16];
+        for chunk in chunks {
+            for (sum, &logit) in sums.iter_mut().zip(chunk) {
+                *sum += exp(below(max, logit));
+            }
+        }
+        for (sum, &logit) in sums.iter_mut().zip(rest) {
+            *sum += exp(below(max, logit));
+        }
+        (max, sums.iter().sum())
+    }
+}
+
 /// How far a logit is below the greatest, exactly or with one rounding. Two infinities of one sign
 /// are equal, and not NaN apart.
+#[inline(always)]
 fn below(max: f32, logit: f32) -> f64 {
-    if logit == max { 0.0 } else { f64::from(logit) - f64::from(max) }
+    let difference = f64::from(logit) - f64::from(max);
+    if logit == max { 0.0 } else { difference }
+}
+
+/// `e^x` of an `x` that is at most 0, to a unit in the last place; below -708 it is `e^-708`, which
+/// adds nothing to a sum that has a 1.
+///
+/// The method is that of `exp` in `ops.rs`, with ln 2 in two parts and a Taylor polynomial of
+/// degree 13, whose remainder is below `0.35^14 / 14! = 5e-18`. It has no branches and no calls, so
+/// that a loop over it becomes vector code, and its bits are no C library's.
+#[inline(always)]
+fn exp(x: f64) -> f64 {
+    /// Adding it to a small f64 rounds that to an integer, which then stands in the sum's low bits.
+    const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8; // 33 bits, so that its products with n are exact
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    // Written with `<` so that a NaN stays one.
+    let x = if x < -708.0 { -708.0 } else { x };
+    let shifted = x * std::f64::consts::LOG2_E + ROUNDER;
+    let n = shifted - ROUNDER;
+    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
+    let mut e = 1.0 / 6_227_020_800.0;
+    for coefficient in [
+        1.0 / 479_001_600.0,
+        1.0 / 39_916_800.0,
+        1.0 / 3_628_800.0,
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
+        e = e * r + coefficient;
+    }
+    // 2^n, from its exponent bits.
+    e * f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52)
 }
 
 #[cfg(test)]
@@ -88,7 +156,7 @@ mod tests {
     const INF: f32 = f32::INFINITY;
 
     fn logprobs(logits: &[f32]) -> Vec<f64> {
-        let softmax = LogSoftmax::new(logits).unwrap();
+        let softmax = LogSoftmax::new(Isa::best(), logits).unwrap();
         (0..logits.len()).map(|token| softmax.logprob(token as TokenId)).collect()
     }
 
@@ -112,11 +180,40 @@ mod tests {
         );
         assert_eq!(logprobs(&[-INF; 2]), [-2_f64.ln(); 2]);
         assert_eq!(logprobs(&[0.5, -INF]), [0.0, -f64::INFINITY]);
-        let refused = LogSoftmax::new(&[0.0, f32::NAN]).unwrap_err();
+        let refused = LogSoftmax::new(Isa::best(), &[0.0, f32::NAN]).unwrap_err();
         assert!(matches!(refused.kind(), ErrorKind::NanLogit { token: 1 }), "{refused}");
+        for (n, at) in [(1, 0), (40, 7), (40, 39)] {
+            let mut logits = vec![INF; n];
+            logits[at] = f32::NAN;
+            assert!(LogSoftmax::new(Isa::best(), &logits).is_err(), "a NaN at {at} of {n}");
+        }
+    }
+
+    #[test]
+    fn exp_is_off_by_at_most_a_unit_in_the_last_place() {
+        let worst = (0..400_000).map(|i| {
+            let x = -f64::from(i) * 1.77e-3;
+            (exp(x) - x.exp()).abs() / (x.exp() * f64::EPSILON)
+        });
+        assert!(worst.fold(0.0, f64::max) <= 1.0);
+        assert_eq!((exp(0.0), exp(-0.0)), (1.0, 1.0));
+        assert!(exp(f64::NAN).is_nan() && exp(-f64::INFINITY) < 1e-307);
     }
 
     proptest! {
+        #[test]
+        fn the_sum_is_the_same_bits_on_every_instruction_set(
+            logits in proptest::collection::vec(-90.0..90_f32, 1..100),
+        ) {
+            let (max, sum) = max_and_sum(Isa::best(), &logits);
+            prop_assert_eq!(max, logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let expected: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(max)).exp()).sum();
+            prop_assert!((sum - expected).abs() < 1e-14 * expected);
+            for isa in Isa::available() {
+                prop_assert_eq!(max_and_sum(isa, &logits), (max, sum));
+            }
+        }
+
         #[test]
         fn the_top_is_the_beginning_of_all_tokens_sorted(
             // Few values, so that many are equal.
@@ -125,7 +222,7 @@ mod tests {
             spared in 0..80_usize,
         ) {
             let n_tokens = logits.len().saturating_sub(spared);
-            let softmax = LogSoftmax::new(&logits).unwrap();
+            let softmax = LogSoftmax::new(Isa::best(), &logits).unwrap();
             let mut expected: Vec<_> = (0..n_tokens as TokenId).collect();
             expected.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize])); // stable
             expected.truncate(n);

@@ -185,7 +185,7 @@ impl Model {
             let mut feed = session.feed(predicting).all_logits();
             while let Some(logits) = feed.step()? {
                 for (row, &next) in logits.chunks_exact(vocab_size).zip(&mut predicted) {
-                    measured.add(-LogSoftmax::new(row)?.logprob(next));
+                    measured.add(-LogSoftmax::new(self.isa(), row)?.logprob(next));
                 }
                 measured.tokens_read = fed_before + context_length - feed.remaining();
                 measured.windows_read += usize::from(feed.remaining() == 0);

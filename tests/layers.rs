@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["storage", "simd", "parallel"],
     &["quant"],
     &["tensor", "config", "settings", "compute"],
-    &["arch", "weights", "ops", "gemm", "kv_cache"],
+    &["arch", "weights", "ops", "gemm", "kv_cache", "logprobs"],
     &["matmul", "attention"],
     &["forward", "checkpoint"],
     &["model", "inspect"],
@@ -24,12 +24,8 @@ const LAYERS: &[&[&str]] = &[
 
 /// Beside the layers: what these may import. Layers from `model` up may import them, and
 /// `checkpoint` the tokenizer, since GGUF files bring one.
-const SIDE: &[(&str, &[&str])] = &[
-    ("tokenizer", &["error", "bytes"]),
-    ("sampler", &["error"]),
-    ("chat", &["error", "tokenizer"]),
-    ("logprobs", &["error"]),
-];
+const SIDE: &[(&str, &[&str])] =
+    &[("tokenizer", &["error", "bytes"]), ("sampler", &["error"]), ("chat", &["error", "tokenizer"])];
 
 /// The library's files, without the binary: the path below `src`, with `/`, and the text.
 fn library() -> Vec<(String, String)> {

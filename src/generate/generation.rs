@@ -262,7 +262,7 @@ impl Generation {
         // A padded model has more logits than the tokenizer has pieces: these are never sampled.
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
         let logits = session.logits().ok_or(ErrorKind::EmptyInput)?;
-        let softmax = self.logprobs.map(|_| LogSoftmax::new(logits)).transpose()?;
+        let softmax = self.logprobs.map(|_| LogSoftmax::new(session.model().isa(), logits)).transpose()?;
         let of_pieces = &logits[..self.n_pieces];
         let token = match &mut self.constraint {
             Some(constraint) => {

@@ -3,6 +3,7 @@
 use crate::error::{Result, TokenId};
 use crate::logprobs::LogSoftmax;
 use crate::session::Session;
+use crate::simd::Isa;
 
 /// How likely a token was to the model, given all before it: see [`Session::score`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,8 +21,8 @@ impl Score {
     /// What a token with nothing before it has: it is given, not predicted.
     const GIVEN: Self = Self { logprob: 0.0, is_greatest: true };
 
-    fn new(logits: &[f32], token: TokenId) -> Result<Self> {
-        let softmax = LogSoftmax::new(logits)?;
+    fn new(isa: Isa, logits: &[f32], token: TokenId) -> Result<Self> {
+        let softmax = LogSoftmax::new(isa, logits)?;
         Ok(Self { logprob: softmax.logprob(token), is_greatest: softmax.is_greatest(token) })
     }
 }
@@ -76,11 +77,12 @@ impl Session {
         if self.pending().is_some() {
             self.forward(&[])?;
         }
+        let (isa, vocab_size) = (self.model().isa(), self.model().config().vocab_size);
         let mut scores = Vec::with_capacity(tokens.len());
         let with_last: Vec<TokenId>;
         let fed = match (self.logits(), self.tokens().last()) {
             (Some(logits), _) => {
-                scores.push(Score::new(logits, first)?);
+                scores.push(Score::new(isa, logits, first)?);
                 tokens
             }
             (None, Some(&last)) => {
@@ -93,13 +95,12 @@ impl Session {
                 tokens
             }
         };
-        let vocab_size = self.model().config().vocab_size;
         let mut predicted = tokens[scores.len()..].iter();
         let mut feed = self.feed(fed).all_logits();
         while let Some(logits) = feed.step()? {
             // The last row predicts the first token of the next step.
             for (row, &token) in logits.chunks_exact(vocab_size).zip(&mut predicted) {
-                scores.push(Score::new(row, token)?);
+                scores.push(Score::new(isa, row, token)?);
             }
         }
         Ok(scores)
