@@ -75,8 +75,8 @@ impl<'a> LogSoftmax<'a> {
 }
 
 kernel! { float
-    /// The greatest logit, and the sum of all `e^(logit - max)`, in sixteen parts, so that it is the
-    /// same bits on every instruction set. The sum is NaN if a logit is.
+    /// The greatest logit, and the sum of all `e^(logit - max)`, in sixteen parts, so that it is
+    /// the same bits on every instruction set. The sum is NaN if a logit is.
     fn max_and_sum(_s; logits: &[f32]) -> (f32, f64) {
         let (chunks, rest) = logits.as_chunks::<16>();
         let greater = |a: f32, b: f32| if b > a { b } else { a };
@@ -118,7 +118,7 @@ fn below(max: f32, logit: f32) -> f64 {
 fn exp(x: f64) -> f64 {
     /// Adding it to a small f64 rounds that to an integer, which then stands in the sum's low bits.
     const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
-    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8; // 33 bits, so that its products with n are exact
+    const LN_2_HIGH: f64 = 0.693_147_180_369_123_8; // 33 bits, so its products with n are exact
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     // Written with `<` so that a NaN stays one.
     let x = if x < -708.0 { -708.0 } else { x };
