@@ -1,4 +1,5 @@
-//! Takes bytes apart from their front: each length is checked against what is left.
+//! Takes bytes apart from their front, where each length is checked against what is left; and sums
+//! them up.
 
 use crate::error::{Error, Result};
 
@@ -72,5 +73,34 @@ impl<'a> ByteReader<'a> {
     pub(crate) fn number(&mut self, bytes: u64, what: &'static str) -> Result<u64> {
         let taken = self.take(bytes, what)?;
         Ok(taken.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+}
+
+/// A checksum that changes whenever one word of what it sums does: each step is one to one.
+#[derive(Clone, Copy)]
+pub(crate) struct Checksum(u64);
+
+impl Checksum {
+    pub(crate) fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Bytes, and how many they are.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|&word| self.add_word(u64::from_le_bytes(word)));
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.add_word(u64::from_le_bytes(last));
+        self.add_word(bytes.len() as u64);
+    }
+
+    fn add_word(&mut self, word: u64) {
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+
+    pub(crate) fn sum(self) -> u64 {
+        self.0
     }
 }

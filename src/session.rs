@@ -16,7 +16,6 @@ pub use embed::Pooling;
 pub use feed::Feed;
 pub use options::SessionOptions;
 use pass::{Results, Wanted};
-pub(crate) use save::Checksum;
 pub use score::Score;
 
 use crate::config::{Config, beyond_window};

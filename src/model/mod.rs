@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use bytes::ModelBytes;
 pub use options::{ModelOptions, TokenizerSource};
 
+use crate::bytes::Checksum;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compute::Numerics;
 use crate::config::Config;
@@ -21,7 +22,6 @@ use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Llama, Scratch};
 use crate::ops::RopeFrequencies;
 use crate::parallel::Threads;
-use crate::session::Checksum;
 use crate::simd::Isa;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;

@@ -10,6 +10,7 @@
 //! ```
 
 use super::encoding::{Encoding, SubScales};
+use super::sub_blocks::IntSubBlocks;
 use crate::simd::{Interleave, QuantKernels};
 
 /// Weights of a group.
@@ -39,6 +40,8 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// The order of a superblock's integers in the product with a single token, for formats with
     /// [`Block::decode_interleaved`]. `None`: group after group, with sums across lanes.
     const INTERLEAVE: Option<Interleave> = None;
+    /// See [`Format::min_panel_tokens`](super::Format::min_panel_tokens).
+    const MIN_PANEL_TOKENS: usize = super::SHARING_TOKENS + 1;
 
     /// The weights of a block, as ggml defines them, to the bit.
     fn dequantize(block: &[u8], out: &mut [f32]);
@@ -88,21 +91,6 @@ impl<S: QuantKernels> DecodedSuperblock<S> {
     }
 }
 
-/// A superblock whose sub-blocks have integers as scales ([`SubScales::Int`]), decoded.
-pub(crate) struct IntSubBlocks<S: QuantKernels> {
-    /// The integers, as [`Block::ENCODING`] says, within 0..=7.
-    pub(crate) q: [S::I8x64; PAIRS],
-    /// The scales of the sub-blocks, int8, in the first 16 places.
-    pub(crate) scales: S::I8x32,
-    /// What the sums of the sub-blocks' activations are multiplied with, two int16 for each group:
-    /// the minima, or the scales.
-    pub(crate) sum_factors: S::I32x8,
-    /// What scales are multiples of.
-    pub(crate) d: S::F32x8,
-    /// What minima are multiples of, with its sign.
-    pub(crate) dmin: S::F32x8,
-}
-
 /// A superblock, decoded in the order of an [`Interleave`].
 pub(crate) struct Interleaved<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says.
@@ -111,25 +99,6 @@ pub(crate) struct Interleaved<S: QuantKernels> {
     pub(crate) scales: S::F32x8,
     /// What is added to each group.
     pub(crate) mins: S::F32x8,
-}
-
-/// `q` with each sub-block multiplied with its scale, as int8: modulo 256.
-#[inline(always)]
-pub(crate) fn scale_sub_blocks<S: QuantKernels>(
-    s: S,
-    q: [S::I8x64; PAIRS],
-    scales: &[i8; 16],
-) -> [S::I8x64; PAIRS] {
-    let mut scaled = q;
-    for p in 0..PAIRS {
-        let mut of_each = [0; 2 * GROUP];
-        for i in 0..2 * GROUP {
-            of_each[i] = (4 * p + i / (GROUP / 2)) as i8;
-        }
-        let of_each = s.shuffle_x64(scales, s.load_bytes_x64(&of_each));
-        scaled[p] = s.mul_x64(q[p], of_each);
-    }
-    scaled
 }
 
 /// `integers * d`. (Closures for such things are sometimes left as calls, compiled without the

@@ -20,20 +20,21 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activation::{ActivationRows, QuantizedRow};
-use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, IntSubBlocks, Interleaved, PAIRS, SUPERBLOCK};
+use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, Interleaved, SUPERBLOCK};
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
+use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
 use super::{Format, SHARING_TOKENS, StoredRows};
 use crate::simd::{Interleave, PREFETCH_DISTANCE, QuantKernels};
 
 /// The most bytes of a superblock.
-const MAX_BYTES: usize = GROUPS * 34;
+pub(super) const MAX_BYTES: usize = GROUPS * 34;
 
 /// Rows of blocks, `n` weights each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockRows<'a, B> {
-    bytes: &'a [u8],
-    n: usize,
+    pub(super) bytes: &'a [u8],
+    pub(super) n: usize,
     _format: PhantomData<B>,
 }
 
@@ -53,22 +54,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
         &self.bytes[row * len..][..len]
     }
 
-    const SUPERBLOCK_BYTES: usize = SUPERBLOCK / B::WEIGHTS * B::BYTES;
-
-    /// What is left of a row after its last superblock, as a superblock: the next row follows, or
-    /// zeros.
-    #[inline(always)]
-    fn last_superblock<'b>(&self, row: usize, padded: &'b mut [u8; MAX_BYTES]) -> &'b [u8]
-    where
-        'a: 'b,
-    {
-        let rest = &self.bytes[(row * self.n + self.n / SUPERBLOCK * SUPERBLOCK) / B::WEIGHTS * B::BYTES..];
-        if rest.len() >= Self::SUPERBLOCK_BYTES {
-            return &rest[..Self::SUPERBLOCK_BYTES];
-        }
-        padded[..rest.len()].copy_from_slice(rest);
-        &padded[..Self::SUPERBLOCK_BYTES]
-    }
+    pub(super) const SUPERBLOCK_BYTES: usize = SUPERBLOCK / B::WEIGHTS * B::BYTES;
 
     /// The dot products of `R` rows with a token, spread over lanes.
     #[inline(always)]
@@ -179,34 +165,6 @@ impl<'a, B: Block> BlockRows<'a, B> {
         }
         acc
     }
-
-    /// The last `G` groups of `R` rows, as a superblock.
-    #[inline(always)]
-    fn copy_tails<const R: usize, const G: usize>(&self, rows: [&[u8]; R], to: &mut [u8; MAX_BYTES]) {
-        let start = self.n / SUPERBLOCK * Self::SUPERBLOCK_BYTES;
-        for r in 0..R {
-            to[r * G * B::BYTES..][..G * B::BYTES].copy_from_slice(&rows[r][start..][..G * B::BYTES]);
-        }
-    }
-
-    /// Adds the products of the last `G` groups of `R` rows, which make up a superblock: a token's
-    /// last groups are repeated for it.
-    #[inline(always)]
-    fn add_tails<S: QuantKernels, const R: usize, const G: usize>(
-        &self,
-        s: S,
-        tails: &[u8; MAX_BYTES],
-        x: QuantizedRow<'_>,
-        mut acc: [S::F32x8; R],
-    ) -> [S::F32x8; R] {
-        let first = self.n / SUPERBLOCK * GROUPS;
-        let tails =
-            dot_superblock::<S, B>(s, &tails[..Self::SUPERBLOCK_BYTES], Activations::row::<B>(&x).at(first));
-        for r in 0..R {
-            acc[r] = tails.of_row(s, r * G, G).add(s, acc[r]);
-        }
-        acc
-    }
 }
 
 /// Has the cache fetch what follows a row, a superblock's bytes at a time.
@@ -268,6 +226,10 @@ impl<B: Block> Format for BlockRows<'_, B> {
         Some(B::PANEL_ENCODING)
     }
 
+    fn min_panel_tokens(self) -> usize {
+        B::MIN_PANEL_TOKENS
+    }
+
     #[inline(always)]
     fn pack_panel<S: QuantKernels>(self, s: S, rows: Range<usize>, panel: &mut Panel) {
         let mut padded = [0; MAX_BYTES];
@@ -296,18 +258,18 @@ impl<B: Block> Format for BlockRows<'_, B> {
 
 /// A superblock of a token's activations.
 #[derive(Clone, Copy)]
-struct Activations<'a> {
+pub(super) struct Activations<'a> {
     /// In the order of [`Block::INTERLEAVE`].
-    qs: &'a [i8],
-    scales: &'a [f32],
+    pub(super) qs: &'a [i8],
+    pub(super) scales: &'a [f32],
     sums: &'a [i32],
-    sub_block_sums: &'a [i32],
+    pub(super) sub_block_sums: &'a [i32],
 }
 
 impl<'a> Activations<'a> {
     /// All of a row's, in the order that a format needs.
     #[inline(always)]
-    fn row<B: Block>(x: &QuantizedRow<'a>) -> Self {
+    pub(super) fn row<B: Block>(x: &QuantizedRow<'a>) -> Self {
         let qs = match B::INTERLEAVE {
             None => x.qs,
             Some(Interleave::Nibbles16) => x.interleaved[0],
@@ -328,13 +290,13 @@ impl<'a> Activations<'a> {
 
     /// A superblock of a row's.
     #[inline(always)]
-    fn superblock(self, i: usize) -> Self {
+    pub(super) fn superblock(self, i: usize) -> Self {
         self.at(i * GROUPS)
     }
 
     /// The superblock of a row's that begins with a group.
     #[inline(always)]
-    fn at(self, first: usize) -> Self {
+    pub(super) fn at(self, first: usize) -> Self {
         let groups = first..first + GROUPS;
         Self {
             qs: &self.qs[first * GROUP..][..SUPERBLOCK],
@@ -348,7 +310,7 @@ impl<'a> Activations<'a> {
 /// What the eight groups of a superblock add to a sum, one in each lane: `dots * scales + mins *
 /// sums`.
 #[derive(Clone, Copy)]
-struct Terms<S: QuantKernels, B> {
+pub(super) struct Terms<S: QuantKernels, B> {
     dots: S::F32x8,
     scales: S::F32x8,
     mins: S::F32x8,
@@ -359,7 +321,14 @@ struct Terms<S: QuantKernels, B> {
 impl<S: QuantKernels, B: Block> Terms<S, B> {
     /// `(scale * d) * dot` and `min * (d * sum)`.
     #[inline(always)]
-    fn new(s: S, dots: S::I32x8, sums: S::I32x8, scales: S::F32x8, mins: S::F32x8, d: S::F32x8) -> Self {
+    pub(super) fn new(
+        s: S,
+        dots: S::I32x8,
+        sums: S::I32x8,
+        scales: S::F32x8,
+        mins: S::F32x8,
+        d: S::F32x8,
+    ) -> Self {
         let dots = match B::ENCODING {
             Encoding::Signed => s.remove_bias(dots, sums),
             Encoding::Biased(n) => s.sub_shifted_i32x8(dots, sums, n),
@@ -371,7 +340,7 @@ impl<S: QuantKernels, B: Block> Terms<S, B> {
 
     /// Those of `n` groups, from `first` on, in the first lanes; zeros in the others.
     #[inline(always)]
-    fn of_row(self, s: S, first: usize, n: usize) -> Self {
+    pub(super) fn of_row(self, s: S, first: usize, n: usize) -> Self {
         Self {
             dots: s.extract_lanes(self.dots, first, n),
             scales: s.extract_lanes(self.scales, first, n),
@@ -382,7 +351,7 @@ impl<S: QuantKernels, B: Block> Terms<S, B> {
     }
 
     #[inline(always)]
-    fn add(self, s: S, acc: S::F32x8) -> S::F32x8 {
+    pub(super) fn add(self, s: S, acc: S::F32x8) -> S::F32x8 {
         let acc = s.mul_add_x8(self.dots, self.scales, acc);
         match B::ENCODING {
             Encoding::Affine(_) => s.mul_add_x8(self.mins, self.sums, acc),
@@ -433,53 +402,10 @@ impl<S: QuantKernels> OneScale<S> {
 
 /// The products of a superblock whose sub-blocks have no scales of their own.
 #[inline(always)]
-fn dot_superblock<S: QuantKernels, B: Block>(s: S, blocks: &[u8], x: Activations<'_>) -> Terms<S, B> {
+pub(super) fn dot_superblock<S: QuantKernels, B: Block>(
+    s: S,
+    blocks: &[u8],
+    x: Activations<'_>,
+) -> Terms<S, B> {
     OneScale::decode::<B>(s, blocks).dot(s, x)
-}
-
-/// The products of a superblock's unsigned integers, not yet summed up.
-#[inline(always)]
-fn dots_of_pairs<S: QuantKernels>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S::I32x16; PAIRS] {
-    let mut dots = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); PAIRS];
-    for p in 0..PAIRS {
-        dots[p] = s.dot_u8_x64(q[p], s.load_bytes_x64(&x.qs[p * 2 * GROUP..]));
-    }
-    dots
-}
-
-/// Adds the products of a superblock whose sub-blocks have scales of their own to a sum.
-#[inline(always)]
-fn dot_f32_sub_blocks<S: QuantKernels, B: Block>(
-    s: S,
-    groups: &DecodedSuperblock<S>,
-    x: Activations<'_>,
-    acc: S::F32x8,
-) -> S::F32x8 {
-    let [low, high] = s.sum_halves_x64::<false>(dots_of_pairs(s, &groups.q, x));
-    let d = s.load_x8(x.scales);
-    let [low_sums, high_sums] = s.unpack_i16(s.load_i32x8(x.sub_block_sums));
-    let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins, d).add(s, acc);
-    Terms::<S, B>::new(s, high, high_sums, groups.scales[1], groups.mins, d).add(s, acc)
-}
-
-/// Adds the products of a superblock whose sub-blocks have integers as scales to a sum. (With f32
-/// scales, a sum would wait for four products one after another.)
-#[inline(always)]
-fn dot_int_sub_blocks<S: QuantKernels, B: Block>(
-    s: S,
-    blocks: &IntSubBlocks<S>,
-    x: Activations<'_>,
-    acc: S::F32x8,
-) -> S::F32x8 {
-    let dots = s.sum_scaled_halves_x64(dots_of_pairs(s, &blocks.q, x), blocks.scales);
-    let sums = s.madd_i16_x8(blocks.sum_factors, s.load_i32x8(x.sub_block_sums));
-    let d = s.load_x8(x.scales);
-    let scales = s.mul_x8(blocks.d, d);
-    match B::ENCODING {
-        Encoding::Biased(n) => s.mul_add_x8(s.to_f32x8(s.sub_shifted_i32x8(dots, sums, n)), scales, acc),
-        _ => {
-            let acc = s.mul_add_x8(s.to_f32x8(dots), scales, acc);
-            s.mul_add_x8(s.to_f32x8(sums), s.mul_x8(blocks.dmin, d), acc)
-        }
-    }
 }

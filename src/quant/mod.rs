@@ -21,6 +21,8 @@ mod q5;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod row_tails;
+mod sub_blocks;
 
 use std::fmt;
 use std::ops::Range;
@@ -284,11 +286,10 @@ pub(crate) trait Format: Copy {
         None
     }
 
-    /// The fewest tokens for which decoding rows into a panel pays: with fewer,
-    /// [`Format::dot_tokens`] decodes them as often and multiplies no slower. Measured with AVX2
-    /// (benches/NOTES.md).
+    /// The fewest tokens for which decoding rows into a panel pays: fewer are no slower with
+    /// [`Format::dot_tokens`]. Measured with AVX2 (benches/NOTES.md).
     fn min_panel_tokens(self) -> usize {
-        SHARING_TOKENS + 1
+        1
     }
 
     /// Decodes some rows into a panel.

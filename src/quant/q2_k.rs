@@ -9,8 +9,9 @@
 //! weight = (d * scale) * q - dmin * min                                  84 bytes for 256 weights
 //! ```
 
-use super::block::{Block, DecodedSuperblock, IntSubBlocks, PAIRS, SIGN, f16_at, scale_sub_blocks, u16_at};
+use super::block::{Block, DecodedSuperblock, PAIRS, SIGN, f16_at, u16_at};
 use super::encoding::{Encoding, SubScales};
+use super::sub_blocks::{IntSubBlocks, scale_sub_blocks};
 use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,10 @@
 //! weight = (d * (scale - 32)) * (q - 4)                                  110 bytes for 256 weights
 //! ```
 
-use super::block::{
-    Block, DecodedSuperblock, IntSubBlocks, PAIRS, SIGN, f16_at, scale_sub_blocks, u16_at, u32_at, u64_at,
-};
+use super::block::{Block, DecodedSuperblock, PAIRS, SIGN, f16_at, u16_at, u32_at, u64_at};
 use super::encoding::{Encoding, SubScales};
 use super::q2_k::load_2_bits;
+use super::sub_blocks::{IntSubBlocks, scale_sub_blocks};
 use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]

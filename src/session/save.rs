@@ -17,7 +17,7 @@ use std::io::{Read, Write};
 
 use super::pass::Results;
 use super::{Session, SessionOptions, Tail};
-use crate::bytes::ByteReader;
+use crate::bytes::{ByteReader, Checksum};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::model::Model;
 use crate::tokenizer::Decoder;
@@ -31,35 +31,6 @@ const ISA_LEN: usize = 16;
 const HAS_PENDING: u8 = 1;
 const HAS_DECODER: u8 = 2;
 const IS_AT_START: u8 = 4;
-
-/// A checksum that changes whenever one word of what it sums does: each step is one to one.
-#[derive(Clone, Copy)]
-pub(crate) struct Checksum(u64);
-
-impl Checksum {
-    pub(crate) fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    /// Bytes, and how many they are.
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        words.iter().for_each(|&word| self.add_word(u64::from_le_bytes(word)));
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.add_word(u64::from_le_bytes(last));
-        self.add_word(bytes.len() as u64);
-    }
-
-    fn add_word(&mut self, word: u64) {
-        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ mixed >> 32;
-    }
-
-    pub(crate) fn sum(self) -> u64 {
-        self.0
-    }
-}
 
 /// Writes sections.
 struct SectionWriter<W> {
