@@ -89,7 +89,7 @@ fn turns_are_taken_back_and_answered_anew_as_if_they_had_never_been() {
 
         // Again, and again with another seed: no question is read again.
         for seed in 0..3 {
-            let options = SamplerOptions::new().seed(seed).repetition_penalty(1.3);
+            let options = SamplerOptions::new().seed(seed).repetition_penalty(1.3).dry_multiplier(0.8);
             let mut sampler = Sampler::new(options.clone());
             let answer = chat.regenerate(&mut sampler).unwrap().max_tokens(6);
             assert_eq!(answer.n_prompt(), 1, "{template}");

@@ -211,6 +211,7 @@ proptest! {
         }
         if penalties {
             options = options.repetition_penalty(1.3).frequency_penalty(0.2).penalty_window(7);
+            options = options.dry_multiplier(0.8).dry_window(12).xtc_probability(0.3).xtc_threshold(0.01);
         }
         let whole = |stops: &[String]| in_parts(&model, &options, stops, n, &[Cut::MaxTokens(usize::MAX)]);
         let free = whole(&[]);
