@@ -60,9 +60,8 @@ def filters(out, n, scale, **options):
     out.write(f"filters\t{named}\t{' '.join(map(str, logits))}\t{kept}\n")
 
 
-def dry(out, length, alphabet, multiplier, base, allowed, window, breakers):
-    texts = (ctypes.c_char_p * len(breakers))(*[text.encode() for text in breakers])
-    sampler = lc.llama_sampler_init_dry(vocab, multiplier, base, allowed, window, texts, len(breakers))
+def repetitive(length, alphabet, window):
+    """A text that repeats itself, at its end too."""
     text = []
     while len(text) < length:
         if len(text) > 10 and rng.random() < 0.3:
@@ -71,14 +70,29 @@ def dry(out, length, alphabet, multiplier, base, allowed, window, breakers):
         else:
             text.append(rng.choice(alphabet))
     start = rng.randrange(max(0, len(text) - window), len(text) - 8)
-    text += text[start : start + 6]
+    return text + text[start : start + 6]
+
+
+def penalties(text, settings, breakers):
+    texts = (ctypes.c_char_p * len(breakers))(*[breaker.encode() for breaker in breakers])
+    sampler = lc.llama_sampler_init_dry(vocab, *settings, texts, len(breakers))
     for token in text:
         lc.llama_sampler_accept(sampler, token)
-    penalties = [(i, -x) for i, x in applied(sampler, [0.0] * 1024) if x != 0]
+    found = [(i, -x) for i, x in applied(sampler, [0.0] * 1024) if x != 0]
     lc.llama_sampler_free(sampler)
+    return found
+
+
+def dry(out, alphabet, *settings, breakers=()):
+    multiplier, base, allowed, window = settings
+    while True:
+        text = repetitive(50, alphabet, window)
+        found = penalties(text, settings, breakers)
+        if found and (not breakers or found != penalties(text, settings, ())):
+            break  # something is penalized, and the breakers matter
     named = f"dry_multiplier={multiplier} dry_base={base} dry_allowed_length={allowed} dry_window={window}"
     escaped = " ".join(breakers).replace("\n", "\\n")
-    kept = " ".join(f"{i}:{x:.7g}" for i, x in penalties)
+    kept = " ".join(f"{i}:{x:.7g}" for i, x in found)
     out.write(f"dry\t{named}\t{escaped}\t{' '.join(map(str, text))}\t{kept}\n")
 
 
@@ -97,8 +111,10 @@ with open(os.path.join(here, "samplers.txt"), "w") as out:
             filters(out, 60, scale, typical_p=0.8, top_p=0.9, temperature=t)
             filters(out, 60, scale, top_n_sigma=2.0, top_k=8, typical_p=0.9, top_p=0.95, xtc_threshold=0.05, temperature=t)
     words = [429, 444, 261, 398, 964, 307]
+    with_breakers = words[:3] * 5 + [13, 61, 415]
     for multiplier, base, allowed in [(0.8, 1.75, 2), (1.0, 1.0, 1), (2.5, 3.0, 4)]:
         for window in [20, 64]:
-            dry(out, 50, words, multiplier, base, allowed, window, [])
-            dry(out, 50, words[:3], multiplier, base, allowed, window, [])
-            dry(out, 50, words[:3] * 5 + [13, 61, 415], multiplier, base, allowed, window, ["\n", ":", '"', "*"])
+            dry(out, words, multiplier, base, allowed, window)
+            dry(out, words[:3], multiplier, base, allowed, window)
+            for _ in range(2):
+                dry(out, with_breakers, multiplier, base, allowed, window, breakers=["\n", ":", '"', "*"])

@@ -87,5 +87,5 @@ fn dry_penalizes_what_llama_cpp_penalizes() {
             n_penalties += 1;
         }
     }
-    assert!(n_penalties > 20, "{n_penalties}");
+    assert!(n_penalties > 40, "{n_penalties}");
 }
