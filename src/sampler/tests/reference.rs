@@ -93,7 +93,7 @@ impl Reference<'_> {
         self.cut(k, &logs);
     }
 
-    /// Eq. 3 of the paper, by the greedy algorithm that it gives.
+    /// The closest to the entropy first, until they reach the mass.
     fn typical_p(&mut self, mass: f64, temperature: f64) {
         let entropy: f64 = self.probs(temperature).iter().map(|p| -p * p.ln()).sum();
         let distance = |p: f64| (-p.ln() - entropy).abs();
