@@ -31,7 +31,10 @@ const LARK: &str = "grammar";
 /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
 /// let schema = r#"{
 ///     "type": "object",
-///     "properties": { "name": { "enum": ["Tom", "Lily"] }, "age": { "type": "integer" } },
+///     "properties": {
+///         "name": { "enum": ["Tom", "Lily"] },
+///         "age": { "type": "integer", "minimum": 1, "maximum": 99 }
+///     },
 ///     "required": ["name", "age"],
 ///     "additionalProperties": false,
 ///     "x-guidance": { "whitespace_flexible": false }

@@ -10,7 +10,8 @@ use babyllama::{
 use regex::Regex;
 use serde_json::Value;
 
-use crate::common::{BUNDLED, RandomModel, Shape, greedy, one_thread, refuses, tokenizer_bin};
+use crate::common::gguf::{Gguf, Value as Field};
+use crate::common::{BUNDLED, RandomModel, Shape, greedy, one_thread, open, refuses, tokenizer_bin};
 use crate::constrained::Recorded;
 use crate::schema::check;
 use crate::{PIECES, open_with, script};
@@ -137,28 +138,68 @@ fn text_follows_a_grammar_of_rules() {
     assert!(n_ended >= 2, "{n_ended} texts ended");
 }
 
-/// The bundled one, and one with awkward pieces: parts of characters, two that read the same, several
-/// spaces; its model is padded.
+/// The bundled one; one with awkward pieces: parts of characters, two that read the same, several
+/// spaces; and a byte-level one. The models of the last two are padded.
 fn models() -> Vec<Model> {
     let mut pieces: Vec<Vec<u8>> = (0..=255).map(|byte: u8| format!("<0x{byte:02X}>").into_bytes()).collect();
-    for text in [" ", "a", "b", "ab", " a", "  a", "ba ", " ab", "\u{e9}", "a\u{e9}", " \u{e9}b", "bb", "  "]
-    {
-        pieces.push(text.as_bytes().to_vec());
-    }
-    pieces.push(b"a\xC3".to_vec());
-    pieces.push(b"\xA9b".to_vec());
-    pieces.push(b"a".to_vec()); // once more
-    while !(pieces.len() + 3).is_multiple_of(4) {
-        pieces.push(b"never".to_vec());
-    }
-    let tokenizer =
-        Tokenizer::from_llama2c(&tokenizer_bin(&pieces.iter().map(Vec::as_slice).collect::<Vec<_>>()));
-    let n = pieces.len() + 3;
+    let awkward: [&[u8]; 16] = [
+        b" ",
+        b"a",
+        b"b",
+        b"ab",
+        b" a",
+        b"  a",
+        b"ba ",
+        b" ab",
+        b"\xC3\xA9",
+        b"a\xC3\xA9",
+        b" \xC3\xA9b",
+        b"bb",
+        b"  ",
+        b"a\xC3",
+        b"\xA9b",
+        b"a", // once more
+    ];
+    pieces.extend(awkward.map(<[u8]>::to_vec));
+    let pieces: Vec<_> = pieces.iter().map(Vec::as_slice).collect();
+    let tokenizer = Tokenizer::from_llama2c(&tokenizer_bin(&pieces)).unwrap();
     // Padded by 5.
-    let shape = Shape::new(16, 20).layers(1).heads(2, 1).vocab(n + 5).context(64).tied();
+    let shape = Shape::new(16, 20).layers(1).heads(2, 1).vocab(pieces.len() + 8).context(64).tied();
     let random = RandomModel::new(shape, 4);
-    let options = one_thread().tokenizer(tokenizer.unwrap());
-    vec![bundled(), Model::from_bytes_with(random.to_v0(), &options).unwrap()]
+    let spaced = Model::from_bytes_with(random.to_v0(), &one_thread().tokenizer(tokenizer)).unwrap();
+    vec![bundled(), spaced, open(&byte_level(random))]
+}
+
+/// A file with a byte-level vocabulary: all bytes, and what a few merges make.
+fn byte_level(random: RandomModel) -> Gguf {
+    let is_shown = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
+    let mut n_hidden = 0;
+    let mut tokens: Vec<String> = (0..=255)
+        .map(|byte: u8| {
+            n_hidden += u32::from(!is_shown(byte));
+            if is_shown(byte) { char::from(byte) } else { char::from_u32(255 + n_hidden).unwrap() }
+                .to_string()
+        })
+        .collect();
+    let [space, c3, a9] = [b' ', 0xC3, 0xA9].map(|byte| tokens[usize::from(byte)].clone());
+    let [space, c3, a9] = [&space, &c3, &a9].map(String::as_str);
+    let merges = [("a", "b"), (space, "a"), (c3, a9), ("a", c3), ("b", "b"), (space, space)];
+    tokens.extend(merges.map(|(left, right)| format!("{left}{right}")));
+    tokens.extend(["<|begin|>", "<|end|>"].map(String::from));
+    let n = tokens.len();
+    let strings = |texts: Vec<String>| Field::strings(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut file = random.to_gguf(1e-5, 1e4);
+    let mut set = |key: &str, value: Field| {
+        file.set(&format!("tokenizer.ggml.{key}"), value);
+    };
+    set("model", Field::str("gpt2"));
+    set("pre", Field::str("gpt-2"));
+    set("tokens", strings(tokens));
+    set("merges", strings(merges.map(|(left, right)| format!("{left} {right}")).into()));
+    set("token_type", Field::Array(5, (0..n).map(|i| Field::I32(if i < n - 2 { 1 } else { 3 })).collect()));
+    set("bos_token_id", Field::U32(n as u32 - 2));
+    set("eos_token_id", Field::U32(n as u32 - 1));
+    file
 }
 
 /// What a token adds to a text, by the tokenizer's own decoder; none for what adds nothing.

@@ -331,6 +331,7 @@ pub(super) fn go_through(object: &Object<'_>, table: &'static [Setting<Unless>])
             None => unknown.push(object.name(key)),
         }
     }
+    unknown.sort(); // serde_json keeps the file's order where some other crate asks for it
     Ok(unknown)
 }
 
