@@ -76,18 +76,15 @@ pub(crate) struct Run<'a> {
     /// Of its first token.
     pub(crate) position: usize,
     pub(crate) n_tokens: usize,
-    /// Whose hidden states are wanted: those of the last tokens.
-    pub(crate) n_wanted: usize,
+    pub(crate) n_wanted: usize, // the last tokens, whose results are wanted
     /// Ends the pass when it becomes true.
     pub(crate) cancel: Option<&'a AtomicBool>,
 }
 
 /// What a pass computes of the tokens that are wanted, run after run.
 pub(crate) struct Outputs<'a> {
-    /// The final hidden states, normed: (n wanted, `dim`).
-    pub(crate) hidden: &'a mut [f32],
-    /// The logits of the last of them, or of all: (at most n wanted, `vocab_size`).
-    pub(crate) logits: &'a mut [f32],
+    pub(crate) hidden: &'a mut [f32], // (n_wanted, dim): final hidden states, normed
+    pub(crate) logits: &'a mut [f32], // (the last of n_wanted or all, vocab_size)
 }
 
 /// Feeds the tokens of all runs, run after run. They pass through a layer together; only attention

@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["arch", "weights", "ops", "gemm", "kv_cache", "logprobs"],
     &["matmul", "attention"],
     &["forward", "checkpoint"],
-    &["model", "inspect"],
+    &["model", "inspect", "constraint"],
     &["session"],
     &["generate", "perplexity"],
     &["conversation"],

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use llguidance::api::{StopReason, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
 
+use super::Constraint;
 use super::vocabulary::Vocabulary;
-use super::{Constraint, TokenMask};
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::model::Model;
+use crate::sampler::TokenMask;
 
 const SCHEMA: &str = "JSON schema";
 const REGEX: &str = "regular expression";

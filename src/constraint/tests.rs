@@ -1,8 +1,7 @@
 use proptest::prelude::*;
 
-use super::TokenMask;
 use crate::error::{ErrorKind, TokenId};
-use crate::sampler::{Sampler, SamplerOptions};
+use crate::sampler::{Sampler, SamplerOptions, TokenMask};
 
 fn mask_of(allowed: &[bool]) -> TokenMask {
     let mut mask = TokenMask::new(allowed.len());

@@ -109,7 +109,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
                 for r in 0..R {
                     let blocks = self.last_superblock(row + r, &mut padded);
                     let tail =
-                        dot_superblock::<S, B>(s, blocks, Activations::row::<B>(&x).superblock(superblocks));
+                        dot_superblock::<S, B>(s, blocks, Activations::row::<B>(&x).at(superblocks * GROUPS));
                     acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
                 }
                 acc
@@ -137,19 +137,19 @@ impl<'a, B: Block> BlockRows<'a, B> {
                 SubScales::None => {
                     let weights = OneScale::<S>::decode::<B>(s, blocks);
                     for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = weights.dot::<B>(s, x.superblock(i)).add(s, *acc);
+                        *acc = weights.dot::<B>(s, x.at(i * GROUPS)).add(s, *acc);
                     }
                 }
                 SubScales::F32 => {
                     let weights = B::decode(s, blocks);
                     for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = dot_f32_sub_blocks::<S, B>(s, &weights, x.superblock(i), *acc);
+                        *acc = dot_f32_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
                     }
                 }
                 SubScales::Int => {
                     let weights = B::decode_sub_blocks(s, blocks);
                     for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = dot_int_sub_blocks::<S, B>(s, &weights, x.superblock(i), *acc);
+                        *acc = dot_int_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
                     }
                 }
             }
@@ -160,7 +160,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
             let mut padded = [0; MAX_BYTES];
             let weights = OneScale::<S>::decode::<B>(s, self.last_superblock(row, &mut padded));
             for (x, acc) in x.iter().zip(&mut acc) {
-                *acc = weights.dot::<B>(s, x.superblock(superblocks)).of_row(s, 0, rest).add(s, *acc);
+                *acc = weights.dot::<B>(s, x.at(superblocks * GROUPS)).of_row(s, 0, rest).add(s, *acc);
             }
         }
         acc
@@ -286,12 +286,6 @@ impl<'a> Activations<'a> {
         let metadata = metadata.zip(row.sub_block_sums.chunks_exact(GROUPS));
         let superblocks = row.qs.chunks_exact(SUPERBLOCK).zip(metadata);
         superblocks.map(|(qs, ((scales, sums), sub_block_sums))| Self { qs, scales, sums, sub_block_sums })
-    }
-
-    /// A superblock of a row's.
-    #[inline(always)]
-    pub(super) fn superblock(self, i: usize) -> Self {
-        self.at(i * GROUPS)
     }
 
     /// The superblock of a row's that begins with a group.

@@ -2,8 +2,7 @@
 
 use std::mem;
 
-use super::Sampler;
-use crate::constraint::TokenMask;
+use super::{Sampler, TokenMask};
 use crate::error::{ErrorKind, Result, TokenId};
 
 impl Sampler {

@@ -43,6 +43,7 @@ mod among;
 mod candidates;
 mod dry;
 mod history;
+mod mask;
 mod options;
 mod rng;
 mod stages;
@@ -53,6 +54,7 @@ use std::fmt;
 
 use candidates::{Candidates, greatest, position, softmax};
 use history::History;
+pub use mask::TokenMask;
 pub use options::SamplerOptions;
 pub use rng::Rng;
 use stages::{ADJUSTMENTS, FILTERS, chosen};
