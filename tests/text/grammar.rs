@@ -167,11 +167,11 @@ fn models() -> Vec<Model> {
     let shape = Shape::new(16, 20).layers(1).heads(2, 1).vocab(pieces.len() + 8).context(64).tied();
     let random = RandomModel::new(shape, 4);
     let spaced = Model::from_bytes_with(random.to_v0(), &one_thread().tokenizer(tokenizer)).unwrap();
-    vec![bundled(), spaced, open(&byte_level(random))]
+    vec![bundled(), spaced, open(&byte_level(&random))]
 }
 
 /// A file with a byte-level vocabulary: all bytes, and what a few merges make.
-fn byte_level(random: RandomModel) -> Gguf {
+fn byte_level(random: &RandomModel) -> Gguf {
     let is_shown = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
     let mut n_hidden = 0;
     let mut tokens: Vec<String> = (0..=255)
