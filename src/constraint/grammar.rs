@@ -102,9 +102,10 @@ impl Grammar {
     /// Text that rules in the syntax of Lark, as `llguidance` takes it, derive from `start`.
     ///
     /// ```
+    /// # use babyllama::{Grammar, Model};
     /// # fn main() -> babyllama::Result<()> {
-    /// # let model = babyllama::Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
-    /// let grammar = babyllama::Grammar::lark(r#"
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// let grammar = Grammar::lark(r#"
     ///     start: sum "=" NUMBER
     ///     sum: NUMBER | sum "+" NUMBER
     ///     NUMBER: /[0-9]{1,3}/
