@@ -71,7 +71,7 @@ fn factory(env: Env, slices: &[String]) -> Result<ParserFactory> {
     Ok(factory)
 }
 
-fn refuse(reason: &str) -> crate::Error {
+fn refuse(reason: &str) -> crate::error::Error {
     ErrorKind::Tokenizer { reason: format!("not for grammars: {reason}") }.into()
 }
 

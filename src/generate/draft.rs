@@ -72,7 +72,7 @@ impl DraftModel {
     pub fn new(small: &Model, large: &Model) -> Result<Self> {
         let pieces = |model: &Model| {
             let tokenizer = model.tokenizer().ok_or(ErrorKind::NoTokenizer)?;
-            Ok::<_, crate::Error>(tokenizer.vocab_size())
+            Ok::<_, crate::error::Error>(tokenizer.vocab_size())
         };
         let (of_small, of_large) = (pieces(small)?, pieces(large)?);
         let piece = |model: &Model, id| model.tokenizer().and_then(|t| t.piece(id)).map(<[u8]>::to_vec);

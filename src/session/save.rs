@@ -71,7 +71,7 @@ impl<R: Read> SectionReader<R> {
     }
 }
 
-fn refused(reason: String) -> crate::Error {
+fn refused(reason: String) -> crate::error::Error {
     ErrorKind::SavedSession { reason }.into()
 }
 
