@@ -176,9 +176,15 @@ impl Model {
     /// # Errors
     /// [`ErrorKind::SavedSession`] says why it was refused; [`ErrorKind::ContextFull`],
     /// [`ErrorKind::OutOfMemory`], [`ErrorKind::Io`].
-    pub fn restore(&self, from: impl Read, options: SessionOptions) -> Result<Session> {
+    pub fn restore(&self, mut from: impl Read, options: SessionOptions) -> Result<Session> {
         let config = self.config();
-        let mut reader = SectionReader { from, checksum: Checksum::new() };
+        let mut magic = Vec::new();
+        from.by_ref().take(MAGIC.len() as u64).read_to_end(&mut magic)?;
+        // Before the checksum, so that it isn't called damaged.
+        if magic != MAGIC {
+            return Err(refused("it isn't a saved session".into()));
+        }
+        let mut reader = SectionReader { from: magic.as_slice().chain(from), checksum: Checksum::new() };
         let header = self.check_header(&reader.read("header", HEADER_LEN)?, options)?;
         let mut session = self.session_with(options);
         let Header { flags, pending, position, held, decoding, has_results } = header;
@@ -220,10 +226,7 @@ impl Model {
     }
 
     fn check_header(&self, header: &[u8], options: SessionOptions) -> Result<Header> {
-        let mut reader = ByteReader::new(header);
-        if reader.array("the header")? != *MAGIC {
-            return Err(refused("it isn't a saved session".into()));
-        }
+        let mut reader = ByteReader::new(&header[MAGIC.len()..]);
         let version = u32::from_le_bytes(reader.array("the header")?);
         if version != VERSION {
             return Err(refused(format!("its version is {version}, and this crate reads {VERSION}")));

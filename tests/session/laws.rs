@@ -243,6 +243,10 @@ fn saved_sessions_of_other_models_and_options_are_refused_by_name() {
     says(&open(RandomModel::new(SHAPE, 11).to_v2(8)), SessionOptions::new(), "another model");
     says(&model, SessionOptions::new().cache_dtype(CacheDtype::F16), "cache_dtype");
     says(&model, SessionOptions::new().context_length(2), "2");
+    for other in [&b""[..], b"bbll", &[b'x'; 99]] {
+        let error = model.restore(other, SessionOptions::new()).unwrap_err().to_string();
+        assert!(error.contains("it isn't a saved session"), "{error}");
+    }
 }
 
 #[test]
