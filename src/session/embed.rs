@@ -124,8 +124,12 @@ impl Model {
         self.session().embed(&tokenizer.encode_prompt(text), self.pooling()?)
     }
 
-    /// What the file says of it, in the numbers of llama.cpp.
-    fn pooling(&self) -> Result<Pooling> {
+    /// How the file says that texts are pooled (GGUF's `pooling_type`, in the numbers of llama.cpp);
+    /// [`Pooling::Last`] if it doesn't.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] if it names what can't be computed.
+    pub fn pooling(&self) -> Result<Pooling> {
         let value = self.metadata().iter().find(|(key, _)| key.ends_with(".pooling_type"));
         match value.map(|(_, value)| value.as_str()) {
             None | Some("0" | "3") => Ok(Pooling::Last),

@@ -1,8 +1,8 @@
-//! `tokenize`, `perplexity`, `score`, `logits`, `bench` and `inspect`.
+//! `tokenize`, `perplexity`, `score`, `embed`, `logits`, `bench` and `inspect`.
 
 use std::fs;
 
-use babyllama::{CacheDtype, Model, ModelOptions, SessionOptions, Tokenizer};
+use babyllama::{CacheDtype, Model, ModelOptions, Pooling, SessionOptions, Tokenizer};
 
 use crate::common::gguf::Value;
 use crate::common::{BUNDLED, TempFile, assert_says};
@@ -87,6 +87,36 @@ fn score_takes_any_number_of_tokens_that_fits() {
     let short = with_input(&["score", "bundled", "-", "--context-length", "9"], &long);
     fails(&short, 1, &[&format!("the context holds 9 tokens, and there are {n}; --context-length")]);
     fails(&babyllama(&["score", rambler().text(), BUNDLED]), 1, &["no tokenizer beside it"]);
+}
+
+#[test]
+fn embed_prints_a_vector_of_length_1_for_each_line() {
+    let model = Model::open(BUNDLED).unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    let numbers = |line: &str| line.split(' ').map(|x| x.parse().unwrap()).collect::<Vec<f32>>();
+    for (options, pooling) in [
+        (&[][..], model.pooling().unwrap()),
+        (&["--pooling", "last"], Pooling::Last),
+        (&["--pooling", "mean", "--context-length", "9"], Pooling::Mean),
+    ] {
+        let shown = stdout(&with_input(&[&["embed", BUNDLED, "-"], options].concat(), "a cat\n\nTom\n"));
+        let vectors: Vec<_> = shown.lines().map(numbers).collect();
+        assert_eq!(vectors.len(), 3);
+        for (vector, text) in vectors.iter().zip(["a cat", "", "Tom"]) {
+            assert_eq!(*vector, model.session().embed(&tokenizer.encode_prompt(text), pooling).unwrap());
+            let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!((length - 1.0).abs() < 1e-5 && vector.len() == model.config().dim, "{length}");
+        }
+    }
+    let (line, _) = succeeds(&["embed", "bundled", "a cat"]);
+    assert_eq!(numbers(line.trim_end()), model.embed("a cat").unwrap());
+    let object: serde_json::Value =
+        serde_json::from_str(&succeeds(&["embed", "bundled", "a cat", "--json"]).0).unwrap();
+    assert_eq!(object["text"], "a cat");
+    assert_eq!(object["embedding"].as_array().unwrap().len(), model.config().dim);
+    let short = babyllama(&["embed", "bundled", "One day, Tom", "--context-length", "2"]);
+    fails(&short, 1, &["the context holds 2 tokens, and there are "]);
+    fails(&babyllama(&["embed", "bundled", "a", "--pooling", "cls"]), 2, &["[possible values: last, mean]"]);
 }
 
 #[test]

@@ -85,7 +85,8 @@ fn wrong_usage_exits_with_2() {
 
 #[test]
 fn help_and_version_are_there() {
-    for command in ["run", "chat", "tokenize", "perplexity", "score", "logits", "inspect", "convert", "bench"]
+    for command in
+        ["run", "chat", "tokenize", "perplexity", "score", "embed", "logits", "inspect", "convert", "bench"]
     {
         assert!(stdout(&babyllama(&["--help"])).contains(command));
         assert!(stdout(&babyllama(&[command, "--help"])).contains("Usage: babyllama"));
@@ -301,6 +302,7 @@ fn quiet_is_quiet_in_every_command() {
         &["tokenize", "-q", "bundled", "Tom"],
         &["perplexity", "-q", "bundled", text(&story), "--ctx", "16"],
         &["score", "-q", "bundled", text(&story)],
+        &["embed", "-q", "bundled", "Tom"],
         &["logits", "-q", "bundled", "--tokens", "1", "-o", "-"],
         &["inspect", "-q"],
         &["convert", "-q", "--force", "--norm-eps", "1e-6", bin, text(&out)],

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
 use babyllama::{
-    CacheDtype, ErrorKind, Isa, ModelOptions, Sampler, SamplerOptions, SessionOptions, TokenId, Tokenizer,
+    CacheDtype, ErrorKind, Isa, ModelOptions, Pooling, Sampler, SamplerOptions, SessionOptions, TokenId, Tokenizer,
 };
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
@@ -239,6 +239,12 @@ pub(crate) fn cache_dtype(f16: bool) -> CacheDtype {
 pub(crate) fn isa_parser() -> impl TypedValueParser<Value = Isa> {
     let names = Isa::available().into_iter().map(Isa::name);
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Isa>())
+}
+
+/// Takes the names of poolings, and lists them in the help.
+pub(crate) fn pooling_parser() -> impl TypedValueParser<Value = Pooling> {
+    let names = Pooling::ALL.iter().map(|pooling| pooling.name());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Pooling>())
 }
 
 /// Takes the names of templates, and lists them in the help.

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use babyllama::Isa;
 use babyllama::chat::Template;
+use babyllama::{Isa, Pooling};
 use clap::{Args, Parser, Subcommand};
 
-use crate::args::{EngineArgs, SamplingArgs, TokenList, TokenizerArgs, template_parser};
+use crate::args::{EngineArgs, SamplingArgs, TokenList, TokenizerArgs, pooling_parser, template_parser};
 use crate::bench::BenchArgs;
 use crate::constraint::ConstraintArgs;
 use crate::convert::ConvertArgs;
@@ -59,6 +59,7 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     Perplexity(PerplexityArgs),
     Score(ScoreArgs),
+    Embed(EmbedArgs),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
     Convert(ConvertArgs),
@@ -240,6 +241,41 @@ Examples:
   babyllama score model.gguf story.txt
   babyllama score model.gguf story.txt | sort -t$'\\t' -gk3 | head    the most surprising tokens
   babyllama score model.gguf - --json < story.txt";
+
+/// Print the vector that a model makes of a text, to compare texts by their meaning.
+///
+/// Each line of the text has a line: numbers separated by spaces, as many as the model's dimension.
+/// The vectors have length 1, so the sum of the products of two of them is the cosine of the angle
+/// between them. Models that were trained for it do this best.
+#[derive(Debug, Args)]
+#[command(after_help = EMBED_EXAMPLES)]
+pub(crate) struct EmbedArgs {
+    /// Model file; `bundled` is the model embedded in this program
+    pub(crate) model: PathBuf,
+
+    /// The text; `-` is standard input. Put `--` before a text that begins with `-`
+    pub(crate) text: String,
+
+    /// Which tokens' hidden states make the vector: the last one's, or the mean of all [default: as
+    /// the model file says, or last]
+    #[arg(long, value_parser = pooling_parser())]
+    pub(crate) pooling: Option<Pooling>,
+
+    /// Print an object of JSON on each line: text, embedding
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) tokenizer: TokenizerArgs,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  babyllama embed model.gguf \"a cat\"
+  babyllama embed model.gguf - --pooling mean < lines.txt > vectors.txt";
 
 /// Write a model's logits at every position, to compare engines.
 ///

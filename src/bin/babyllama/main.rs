@@ -10,6 +10,7 @@ mod chat;
 mod commands;
 mod constraint;
 mod convert;
+mod embed;
 mod error;
 mod generator;
 mod inspect;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Score(args) => score::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
