@@ -9,6 +9,7 @@ mod constraint;
 mod convert;
 mod errors;
 mod run;
+mod session;
 #[cfg(target_os = "linux")]
 mod terminal;
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use babyllama::chat::{Message, Role, Template};
 use babyllama::convert::OutputFile;
-use babyllama::{Chat, ErrorKind, FinishReason, Model, Sampler};
+use babyllama::{Chat, ErrorKind, FinishReason, Model, Sampler, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
@@ -18,11 +18,10 @@ use crate::generator::Statistics;
 use crate::interrupt::{self, Watch, is_terminated};
 use crate::models;
 use crate::output::{aside, ask, count, holds_something, note, print, print_text, takes_escapes, tell};
+use crate::session_file::{MAX_MESSAGES, SessionFile};
 
 /// Encloses a message of several lines.
 const FENCE: &str = "\"\"\"";
-/// The largest file that /load reads: a context of a million tokens is some 5 MB.
-const MAX_SAVED: u64 = 1 << 26;
 
 const HELP: &str = "\
 /help          list the commands
@@ -39,12 +38,19 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let model = models::open(&args.model, &options)?;
     models::notes(&model);
     let sampler = args.sampling.sampler(sampling, models::tokenizer(&model, &args.model)?);
+    let (file, session, messages) = restore(args, &model)?;
     let mut input = Input::new()?;
     let is_typed = input.is_typed();
     let template = args.template.map_or_else(|| template(args, &model), Ok)?;
-    let mut chat = Chat::new(model.session_with(args.engine.session_options()), template)?;
+    let mut chat = Chat::new(session, template)?;
     let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
-    chat.set_system(args.system.as_deref().or(default_system.as_deref()));
+    let is_new = messages.is_empty();
+    let file_name = args.session.as_deref().unwrap_or(Path::new("")).display();
+    let n_messages = count(messages.len(), "message");
+    chat.set_messages(messages).map_err(|e| CliError::of(&file_name, e))?;
+    if let Some(system) = args.system.as_deref().or(default_system.as_deref().filter(|_| is_new)) {
+        chat.set_system(Some(system));
+    }
     for stop in &args.sampling.stop {
         chat = chat.stop(stop);
     }
@@ -53,6 +59,9 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
         note(&format!(
             "{what}, template {template}: Ctrl-C stops a reply, Ctrl-D leaves, /help lists the commands."
         ));
+        if !is_new {
+            note(&format!("{file_name}: the conversation goes on after {n_messages}."));
+        }
     }
 
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
@@ -60,30 +69,32 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let model_file = args.model.clone();
     let mut conversation =
         Conversation { chat, default_system, sampler, max_tokens, statistics, is_typed, model_file };
-    while let Some(message) = input.next()? {
-        if message.trim().is_empty() {
-            continue;
-        }
-        // Only at a terminal: the lines of a script may begin with anything.
-        let command = message.strip_prefix('/').filter(|command| is_typed && may_be_command(command));
-        let result = match command.map(str::trim) {
-            Some("quit") => break,
-            Some(command) => conversation.command(command),
-            None => conversation.turn(&message),
-        };
-        if is_terminated() {
-            return Err(CliError::Interrupted);
-        }
-        match result {
-            // At a terminal one can try a shorter message; a script can't.
-            Err(CliError::Error(reason)) if is_typed => tell(&format!("error: {reason}")),
-            result => result?,
-        }
-    }
-    if conversation.statistics.has_any() {
+    let result = conversation.talk(&mut input);
+    if result.is_ok() && conversation.statistics.has_any() {
         note(&conversation.statistics.line(&conversation.sampler));
     }
-    Ok(())
+    let saved = file.map_or(Ok(()), |file| conversation.save_session(file));
+    if let (Err(CliError::Error(reason)), Err(_)) = (&result, &saved) {
+        tell(&format!("error: {reason}"));
+    }
+    saved.and(result)
+}
+
+/// What --session names, and what it holds.
+fn restore(args: &ChatArgs, model: &Model) -> Result<(Option<SessionFile>, Session, Vec<Message>), CliError> {
+    let (path, options) = (args.session.as_deref(), args.engine.session_options());
+    let sources = [Some(&*args.model), args.tokenizer.path.as_deref()];
+    let sources: Vec<&Path> = sources.into_iter().flatten().collect();
+    let (file, session, text) = SessionFile::open(path, model, options, &sources)?;
+    let name = path.unwrap_or(Path::new("")).display().to_string();
+    let messages = parse(&text, &name)?;
+    if messages.is_empty() && session.position() > 0 {
+        return Err(CliError::of(
+            name,
+            "it holds no conversation, but a text that `run --session` continues",
+        ));
+    }
+    Ok((file, session, messages))
 }
 
 /// Whether input that begins with / is a command: pasted text of several lines isn't, except a
@@ -140,6 +151,40 @@ struct Conversation {
 }
 
 impl Conversation {
+    /// Replies to messages until there are no more.
+    fn talk(&mut self, input: &mut Input) -> Result<(), CliError> {
+        while let Some(message) = input.next()? {
+            if message.trim().is_empty() {
+                continue;
+            }
+            // Only at a terminal: the lines of a script may begin with anything.
+            let command =
+                message.strip_prefix('/').filter(|command| self.is_typed && may_be_command(command));
+            let result = match command.map(str::trim) {
+                Some("quit") => break,
+                Some(command) => self.command(command),
+                None => self.turn(&message),
+            };
+            if is_terminated() {
+                return Err(CliError::Interrupted);
+            }
+            match result {
+                // At a terminal one can try a shorter message; a script can't.
+                Err(CliError::Error(reason)) if self.is_typed => tell(&format!("error: {reason}")),
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all that it takes to continue.
+    fn save_session(&mut self, file: SessionFile) -> Result<(), CliError> {
+        if self.chat.messages().is_empty() {
+            self.chat.reset(); // without messages, what the session has read is of no use
+        }
+        file.save(self.chat.session(), &lines(self.chat.messages()))
+    }
+
     /// Prints the reply to a message. After an error the message is not part of the conversation.
     fn turn(&mut self, message: &str) -> Result<(), CliError> {
         let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
@@ -212,12 +257,19 @@ impl Conversation {
     }
 }
 
-/// Writes a JSON object for each message on a line of its own; `-` is standard output.
-fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), CliError> {
+/// A JSON object for each message, on a line of its own.
+fn lines(messages: &[Message]) -> String {
+    // By hand: whether serde_json sorts names depends on features that other crates ask for.
     let line = |message: &Message| {
-        format!("{}\n", json!({ "role": message.role.name(), "content": message.content }))
+        let (content, role) = (json!(message.content), json!(message.role.name()));
+        format!("{{\"content\":{content},\"role\":{role}}}\n")
     };
-    let lines: String = messages.iter().map(line).collect();
+    messages.iter().map(line).collect()
+}
+
+/// Writes messages; `-` is standard output.
+fn save(messages: &[Message], file: &str, model: &Path) -> Result<(), CliError> {
+    let lines = lines(messages);
     if file == "-" {
         return print(lines.as_bytes());
     }
@@ -231,12 +283,17 @@ fn load(file: &str) -> Result<Vec<Message>, CliError> {
     let of_file = |e: io::Error| CliError::of(file, e);
     // Checked before it is opened: opening a pipe waits until somebody writes to it.
     let found = fs::metadata(file).map_err(of_file)?;
-    if !found.is_file() || found.len() > MAX_SAVED {
-        let limit = MAX_SAVED >> 20;
+    if !found.is_file() || found.len() > MAX_MESSAGES {
+        let limit = MAX_MESSAGES >> 20;
         return Err(CliError::of(file, format!("only regular files of at most {limit} MiB are loaded")));
     }
     let mut text = String::new();
-    File::open(file).map_err(of_file)?.take(MAX_SAVED).read_to_string(&mut text).map_err(of_file)?;
+    File::open(file).map_err(of_file)?.take(MAX_MESSAGES).read_to_string(&mut text).map_err(of_file)?;
+    parse(&text, file)
+}
+
+/// The messages in the lines of a file.
+fn parse(text: &str, file: &str) -> Result<Vec<Message>, CliError> {
     let message = |line: &str| {
         let value: Value = serde_json::from_str(line).ok()?;
         let role: Role = value.get("role")?.as_str()?.parse().ok()?;

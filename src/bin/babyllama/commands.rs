@@ -97,6 +97,13 @@ pub(crate) struct RunArgs {
     #[arg(short = 'n', long, value_name = "STEPS", default_value_t = 256)]
     pub(crate) steps: usize,
 
+    /// Continue the text in this file: the prompt is appended to it, and only what is new is read
+    /// and printed. In the end the file has the new text too; if there is no file, it is made.
+    /// Random numbers aren't saved: the same seed begins anew each time. Nothing is saved if Ctrl-C
+    /// stops the reading of the prompt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) session: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
 
@@ -114,6 +121,7 @@ Examples:
   babyllama run -i \"One day, Tom\" -n 0                  the embedded model, up to the story's end
   babyllama run stories260K.bin -z tok512.bin -t 0      greedy: always the most likely token
   babyllama run model.gguf -t 0.8 -s 42 --threads 2     the same text each time
+  babyllama run -i \"One day\" --session story            and later: babyllama run --session story
   babyllama run model.gguf -i - --stop \"The end\" < prompt.txt";
 
 /// Chat with an instruction-tuned model.
@@ -141,6 +149,12 @@ pub(crate) struct ChatArgs {
     /// Maximum number of tokens in a reply; 0 is no limit except the context
     #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 0)]
     pub(crate) max_tokens: usize,
+
+    /// Continue the conversation in this file, without reading it again, and save it there when the
+    /// chat ends; if there is no file, it is made. Random numbers aren't saved: the same seed
+    /// begins anew each time. Options such as --template aren't saved either
+    #[arg(long, value_name = "FILE")]
+    pub(crate) session: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,

@@ -15,12 +15,31 @@ pub(crate) struct Generator {
     stops: Vec<String>,
     /// What the next generation follows.
     constraint: Option<Box<dyn Constraint>>,
+    /// Whether another run of the program may continue the text.
+    is_saved: bool,
     statistics: Statistics,
 }
 
 impl Generator {
     pub(crate) fn new(session: Session, sampler: Sampler, stops: &[String]) -> Self {
-        Self { session, sampler, stops: stops.to_vec(), constraint: None, statistics: Statistics::default() }
+        Self {
+            session,
+            sampler,
+            stops: stops.to_vec(),
+            constraint: None,
+            is_saved: false,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// Continues the text of a saved session, and leaves it so that it can be continued again.
+    /// Returns text that was held back, which may have been the beginning of a stop string.
+    pub(crate) fn resume(&mut self) -> String {
+        self.is_saved = true;
+        let text = self.session.tokens().iter().copied().chain(self.session.pending());
+        text.for_each(|token| self.sampler.accept(token));
+        let generate = self.session.generate(Prompt::Tokens(&[]), &mut self.sampler);
+        generate.map_or_else(|_| String::new(), |generate| generate.held().into())
     }
 
     /// Makes the next generation follow this.
@@ -68,7 +87,7 @@ impl Generator {
         {
             show(piece?.as_str())?;
         }
-        if generate.finish_reason() == Some(FinishReason::MaxTokens) {
+        if generate.finish_reason() == Some(FinishReason::MaxTokens) && !self.is_saved {
             show(generate.held())?; // no other generation continues this text
         }
         let (reason, n_generated) = (generate.finish_reason(), generate.n_generated());

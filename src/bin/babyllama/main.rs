@@ -22,6 +22,7 @@ mod output;
 mod perplexity;
 mod run;
 mod score;
+mod session_file;
 mod synthetic;
 mod tokenize;
 mod unrunnable;
