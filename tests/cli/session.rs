@@ -1,4 +1,4 @@
-//! `--session`.
+//! `--session`, `--lookup` and `--draft`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ fn a_text_resumed_is_one_long_text() {
     for options in [&["-t", "0"][..], &["-t", "0", "--repetition-penalty", "1.3", "--f16-cache"]] {
         let one = [&["run", "-q", "-i", "Lily had", "-n", "30"][..], options].concat();
         let whole = succeeds(&one).0;
-        let resumed: String = [&["-i", "Lily had", "-n", "9"][..], &["-n", "1"], &["-n", "20"]]
+        let resumed: String = [&["-i", "Lily had", "-n", "9"][..], &["-n", "1"], &["-n", "20", "--lookup"]]
             .map(|args| goes_on(file, &[options, args].concat()))
             .concat();
         assert_eq!(resumed + "\n", whole, "{options:?}");
@@ -211,4 +211,24 @@ fn a_conversation_resumed_reads_nothing_again() {
     fs::write(file, &damaged).unwrap();
     fails(&babyllama(&["chat", "-q", "--session", file]), 1, &[file, "is not a message"]);
     assert!(fs::read(file).unwrap() == damaged);
+}
+
+#[test]
+fn guesses_change_no_text_and_are_counted() {
+    let prompt = "Lily had a cat. Lily had a dog. Lily had a cat. Lily had";
+    for options in [["-t", "0"], ["-s", "5"]] {
+        let args = [&["run", "-i", prompt, "-n", "60"], &options[..]].concat();
+        let (plain, _) = succeeds(&args);
+        for draft in [&["--lookup"][..], &["--draft", "bundled"]] {
+            let (guessed, message) = succeeds(&[&args[..], draft].concat());
+            assert_eq!(guessed, plain, "{draft:?}");
+            let (_, counts) = message.split_once("guesses: ").unwrap_or_else(|| panic!("{message}"));
+            let counts: Vec<usize> = counts.split(' ').filter_map(|word| word.parse().ok()).collect();
+            assert!(counts.len() == 2 && counts[0] <= counts[1], "{message}");
+            // At temperature 0 the model guesses what it says.
+            assert!(draft.len() == 1 || options[1] != "0" || counts[0] > 0, "{message}");
+        }
+    }
+    fails(&babyllama(&["run", "--lookup", "--draft", "bundled"]), 2, &["cannot be used with"]);
+    fails(&babyllama(&["run", "--draft", "no/such.bin"]), 1, &["no/such.bin"]);
 }

@@ -223,6 +223,13 @@ impl EngineArgs {
         options
     }
 
+    /// For a second model, to which the hyperparameters of the first don't belong.
+    pub(crate) fn draft_options(&self, tokenizer: Option<&Path>) -> ModelOptions {
+        let mut options = self.model_options(tokenizer);
+        (options.norm_eps, options.rope_theta) = (None, None);
+        options
+    }
+
     pub(crate) fn session_options(&self) -> SessionOptions {
         let mut options = SessionOptions::new().cache_dtype(cache_dtype(self.f16_cache));
         options.context_length = self.context_length;

@@ -13,6 +13,7 @@ use crate::args::{EngineArgs, SamplingArgs, TokenList, TokenizerArgs, pooling_pa
 use crate::bench::BenchArgs;
 use crate::constraint::ConstraintArgs;
 use crate::convert::ConvertArgs;
+use crate::draft::DraftArgs;
 use crate::models::BUNDLED;
 
 /// Run Llama models on the CPU.
@@ -112,6 +113,8 @@ pub(crate) struct RunArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) constraint: ConstraintArgs,
+    #[command(flatten)]
+    pub(crate) draft: DraftArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

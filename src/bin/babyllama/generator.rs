@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use babyllama::{Constraint, FinishReason, Prompt, Sampler, Session, TokenId};
 
+use crate::draft::{CountedDraft, Guesses};
 use crate::error::CliError;
 use crate::interrupt::Watch;
 use crate::output::count;
@@ -15,6 +16,8 @@ pub(crate) struct Generator {
     stops: Vec<String>,
     /// What the next generation follows.
     constraint: Option<Box<dyn Constraint>>,
+    /// What guesses its tokens.
+    draft: Option<CountedDraft>,
     /// Whether another run of the program may continue the text.
     is_saved: bool,
     statistics: Statistics,
@@ -27,9 +30,15 @@ impl Generator {
             sampler,
             stops: stops.to_vec(),
             constraint: None,
+            draft: None,
             is_saved: false,
             statistics: Statistics::default(),
         }
+    }
+
+    /// Makes the next generation read ahead what this guesses.
+    pub(crate) fn guess(&mut self, draft: Option<CountedDraft>) {
+        self.draft = draft;
     }
 
     /// Continues the text of a saved session, and leaves it so that it can be continued again.
@@ -82,10 +91,18 @@ impl Generator {
         if let Some(constraint) = self.constraint.take() {
             generate = generate.constrain(constraint);
         }
+        if let Some(draft) = self.draft.take() {
+            self.statistics.guesses = Some(draft.guesses.clone());
+            generate = generate.draft(draft);
+        }
         while !watch.interrupted()
             && let Some(piece) = generate.next()
         {
-            show(piece?.as_str())?;
+            let piece = piece?;
+            if let (Some(guesses), Some(token)) = (&self.statistics.guesses, piece.token()) {
+                guesses.compare(token);
+            }
+            show(piece.as_str())?;
         }
         if generate.finish_reason() == Some(FinishReason::MaxTokens) && !self.is_saved {
             show(generate.held())?; // no other generation continues this text
@@ -110,6 +127,7 @@ pub(crate) struct Statistics {
     prompt: Speed,
     generation: Speed,
     n_generated: usize,
+    guesses: Option<Guesses>,
 }
 
 impl Statistics {
@@ -139,7 +157,8 @@ impl Statistics {
         // At temperature 0 the seed does nothing.
         let seed =
             if options.temperature == 0.0 { String::new() } else { format!("; seed {}", options.seed) };
-        format!("{prompt}; {generation}{seed}")
+        let guesses = self.guesses.as_ref().map_or(String::new(), |guesses| format!("; {}", guesses.line()));
+        format!("{prompt}; {generation}{guesses}{seed}")
     }
 }
 

@@ -10,6 +10,7 @@ mod chat;
 mod commands;
 mod constraint;
 mod convert;
+mod draft;
 mod embed;
 mod error;
 mod generator;

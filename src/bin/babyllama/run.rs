@@ -21,7 +21,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let text = read_prompt(&args.prompt)?;
     let constraint = args.constraint.constraint(&model)?;
     let sampler = args.sampling.sampler(sampling, tokenizer);
-    let sources = [Some(&*args.model), tokenizer_file];
+    let draft = args.draft.draft(&model, &args.engine.draft_options(tokenizer_file))?;
+    let sources = [Some(&*args.model), tokenizer_file, args.draft.draft.as_deref()];
     let sources: Vec<&Path> = sources.into_iter().flatten().collect();
     let options = args.engine.session_options();
     let (file, session, messages) = SessionFile::open(args.session.as_deref(), &model, options, &sources)?;
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     }
     let mut generator = Generator::new(session, sampler, &args.sampling.stop);
     generator.constrain(constraint);
+    generator.guess(draft);
     if file.is_some() {
         let held = generator.resume();
         // A prompt ends the text before it; otherwise it is generated first.
