@@ -113,7 +113,11 @@ fn embed_prints_a_vector_of_length_1_for_each_line() {
     let object: serde_json::Value =
         serde_json::from_str(&succeeds(&["embed", "bundled", "a cat", "--json"]).0).unwrap();
     assert_eq!(object["text"], "a cat");
-    assert_eq!(object["embedding"].as_array().unwrap().len(), model.config().dim);
+    let embedding = object["embedding"].as_array().unwrap().iter();
+    let embedding: Vec<f32> = embedding.map(|number| number.as_f64().unwrap() as f32).collect();
+    assert_eq!(embedding, numbers(line.trim_end()));
+    assert_eq!(succeeds(&["embed", "bundled", ""]).0.lines().count(), 1);
+    assert_eq!(stdout(&with_input(&["embed", "bundled", "-"], "")), "");
     let short = babyllama(&["embed", "bundled", "One day, Tom", "--context-length", "2"]);
     fails(&short, 1, &["the context holds 2 tokens, and there are "]);
     fails(&babyllama(&["embed", "bundled", "a", "--pooling", "cls"]), 2, &["[possible values: last, mean]"]);

@@ -18,7 +18,9 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<(), CliError> {
     let mut session = model.session_with(args.engine.session_options());
     let text = if args.text == "-" { read_text(Path::new("-"))? } else { args.text.clone() };
 
-    for (i, line) in text.lines().enumerate() {
+    // An empty argument is a text; an empty file has none.
+    let lines = text.lines().chain(args.text.is_empty().then_some(""));
+    for (i, line) in lines.enumerate() {
         let tokens = tokenizer.encode_prompt(line);
         if tokens.is_empty() {
             let reason = "it has no token, and the model has no BOS token";
@@ -27,10 +29,13 @@ pub(crate) fn run(args: &EmbedArgs) -> Result<(), CliError> {
         models::check_context(&session, tokens.len())?;
         session.truncate(0);
         let vector = session.embed(&tokens, pooling)?;
+        let numbers: Vec<String> = vector.iter().map(ToString::to_string).collect();
         let shown = if args.json {
-            json_line(&json!({ "text": line, "embedding": vector }))
+            // With the digits that an f32 has.
+            let numbers: Vec<Option<f64>> = numbers.iter().map(|number| number.parse().ok()).collect();
+            json_line(&json!({ "text": line, "embedding": numbers }))
         } else {
-            vector.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ") + "\n"
+            numbers.join(" ") + "\n"
         };
         print(shown.as_bytes())?;
     }
