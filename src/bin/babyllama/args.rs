@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
 use babyllama::{
-    CacheDtype, ErrorKind, Isa, ModelOptions, Pooling, Sampler, SamplerOptions, SessionOptions, TokenId, Tokenizer,
+    CacheDtype, ErrorKind, Isa, ModelOptions, Pooling, Sampler, SamplerOptions, SessionOptions, TokenId,
+    Tokenizer,
 };
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
