@@ -32,15 +32,15 @@
 //! back, and [`Session::generate`] does all of it in a loop.
 //!
 //! # The contract
-//! The same file, tokens, seed and instruction set give the same bits, whatever the threads, the cut
-//! into calls, what is fed together, what was guessed, and whether the session was truncated,
+//! The same file, tokens, seed and instruction set give the same bits, whatever the threads, the
+//! cut into calls, what is fed together, what was guessed, and whether the session was truncated,
 //! forked, saved and restored, or cancelled in between. `tests/session/laws.rs` holds it to that.
 //!
 //! What that makes possible: [`Session::fork`] shares what was read, [`Session::keep_prefix`] and
 //! [`Model::restore`] reuse it, [`Model::forward_together`] feeds many sessions in one pass (with
 //! [`Generation`], a batch of generations), [`Session::forward_guessing`] and [`Draft`] read ahead,
-//! [`Session::cancel_on`] stops a pass, [`Session::score`] and [`Session::embed`] read results. Each
-//! that fails leaves the session at complete passes, usable.
+//! [`Session::cancel_on`] stops a pass, [`Session::score`] and [`Session::embed`] read results.
+//! Each that fails leaves the session at complete passes, usable.
 //!
 //! # In a debug build
 //! Without optimization a model runs about a hundred times slower, because each intrinsic is then a

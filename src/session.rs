@@ -169,7 +169,7 @@ impl Session {
 
     /// Feeds tokens as [`Session::forward`] does, and reads in the same pass what may be fed next.
     ///
-    /// If the tokens fed next begin with the guess, that part costs nothing: their logits are there.
+    /// If the tokens fed next begin with the guess, that part costs nothing: its logits are there.
     /// Nothing else can be observed: position, tokens, forks and results are those of a session
     /// without guesses. A guess is cut where the context ends, or where a token isn't the model's,
     /// and it is gone once other tokens are fed.

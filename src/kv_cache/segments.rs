@@ -1,7 +1,7 @@
 //! Positions in segments that sessions share: a fork costs nothing, and growth copies nothing.
 //!
 //! A segment begins at a multiple of [`BLOCK`] positions and is written by one session alone. When
-//! that can't be, because a fork has it too, a new segment begins at the last multiple of [`BLOCK`]:
+//! that can't be, because a fork has it too, a new one begins at the last multiple of [`BLOCK`]:
 //! at most 63 positions are copied.
 
 use std::sync::Arc;

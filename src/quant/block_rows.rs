@@ -117,8 +117,8 @@ impl<'a, B: Block> BlockRows<'a, B> {
         }
     }
 
-    /// The dot products of a row with some tokens, spread over lanes. Each superblock is decoded once
-    /// for all of them.
+    /// The dot products of a row with some tokens, spread over lanes. Each superblock is decoded
+    /// once for all of them.
     #[inline(always)]
     fn dot_row<S: QuantKernels>(
         &self,

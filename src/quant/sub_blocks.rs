@@ -6,7 +6,7 @@ use super::block_rows::{Activations, Terms};
 use super::encoding::Encoding;
 use crate::simd::QuantKernels;
 
-/// A superblock whose sub-blocks have integers as scales ([`SubScales::Int`](super::encoding::SubScales::Int)), decoded.
+/// A superblock whose sub-blocks have integers as scales (`SubScales::Int`), decoded.
 pub(crate) struct IntSubBlocks<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says, within 0..=7.
     pub(crate) q: [S::I8x64; PAIRS],

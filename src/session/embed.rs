@@ -124,7 +124,7 @@ impl Model {
         self.session().embed(&tokenizer.encode_prompt(text), self.pooling()?)
     }
 
-    /// How the file says that texts are pooled (GGUF's `pooling_type`, in the numbers of llama.cpp);
+    /// How the file says that texts are pooled (GGUF's `pooling_type`, in llama.cpp's numbers);
     /// [`Pooling::Last`] if it doesn't.
     ///
     /// # Errors

@@ -6,12 +6,12 @@ use crate::error::{ErrorKind, Result};
 use crate::model::Model;
 
 impl Model {
-    /// Feeds several sessions of this model. A pass reads the weights once for all of them, so eight
-    /// sessions that each get a token take little longer than one.
+    /// Feeds several sessions of this model. A pass reads the weights once for all of them, so
+    /// eight sessions that each get a token take little longer than one.
     ///
     /// Each session gets the bits that it would have had alone. A feed's tokens are fed whole: give
-    /// long prompts in parts, so that others don't wait. A session's [pending](crate::Session::pending)
-    /// token goes first, and is fed even if there are no other tokens; a feed with neither changes
+    /// long prompts in parts, so that others don't wait. A session's
+    /// [pending](crate::Session::pending) token goes first, and is fed even if there are no other tokens; a feed with neither changes
     /// nothing. The results are then the sessions': [`Session::logits`](crate::Session::logits) of
     /// each.
     ///

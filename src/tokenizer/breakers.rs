@@ -19,7 +19,8 @@ impl Tokenizer {
     /// #     file.extend(piece.as_bytes());
     /// # }
     /// # let tokenizer = babyllama::Tokenizer::from_llama2c(&file)?;
-    /// let breakers = ["\n", ":", "\"", "*"].iter().flat_map(|text| tokenizer.breakers(text)).collect();
+    /// let texts = ["\n", ":", "\"", "*"];
+    /// let breakers = texts.iter().flat_map(|text| tokenizer.breakers(text)).collect();
     /// let options = babyllama::SamplerOptions::new().dry_multiplier(0.8).dry_breakers(breakers);
     /// # assert_eq!(options.dry_breakers, [[4], [5], [8], [6], [7], [9]]);
     /// # Ok::<(), babyllama::Error>(())
