@@ -11,9 +11,9 @@ impl Model {
     ///
     /// Each session gets the bits that it would have had alone. A feed's tokens are fed whole: give
     /// long prompts in parts, so that others don't wait. A session's
-    /// [pending](crate::Session::pending) token goes first, and is fed even if there are no other tokens; a feed with neither changes
-    /// nothing. The results are then the sessions': [`Session::logits`](crate::Session::logits) of
-    /// each.
+    /// [pending](crate::Session::pending) token goes first, and is fed even if there are no other
+    /// tokens; a feed with neither changes nothing. The results are then the sessions':
+    /// [`Session::logits`](crate::Session::logits) of each.
     ///
     /// ```
     /// # fn main() -> babyllama::Result<()> {
