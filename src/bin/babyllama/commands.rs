@@ -155,7 +155,8 @@ pub(crate) struct ChatArgs {
 
     /// Continue the conversation in this file, without reading it again, and save it there when the
     /// chat ends; if there is no file, it is made. Random numbers aren't saved: the same seed
-    /// begins anew each time. Options such as --template aren't saved either
+    /// begins anew each time. Options such as --template aren't saved either, and nothing is if
+    /// SIGTERM comes at the prompt
     #[arg(long, value_name = "FILE")]
     pub(crate) session: Option<PathBuf>,
 
