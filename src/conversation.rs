@@ -269,7 +269,7 @@ pub struct Answer<'a> {
 #[derive(Debug)]
 enum Stage<'a> {
     Prefill(Prefill<'a>),
-    Decode(Generate<'a>),
+    Decode(Box<Generate<'a>>),
     Done,
 }
 
@@ -424,7 +424,7 @@ impl Answer<'_> {
         for stop in &self.stops {
             generate = generate.stop(stop);
         }
-        self.stage = Stage::Decode(generate);
+        self.stage = Stage::Decode(Box::new(generate));
         Ok(())
     }
 

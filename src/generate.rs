@@ -129,6 +129,11 @@ impl Session {
     /// [`ErrorKind::NoTokenizer`]: generation needs one, to turn tokens into text;
     /// [`ErrorKind::EmptyInput`] if there is nothing to continue; [`ErrorKind::ContextFull`] and
     /// [`ErrorKind::TokenOutOfRange`] for the prompt.
+    ///
+    /// [`ErrorKind::NoTokenizer`]: crate::ErrorKind::NoTokenizer
+    /// [`ErrorKind::EmptyInput`]: crate::ErrorKind::EmptyInput
+    /// [`ErrorKind::ContextFull`]: crate::ErrorKind::ContextFull
+    /// [`ErrorKind::TokenOutOfRange`]: crate::ErrorKind::TokenOutOfRange
     #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
     pub fn generate<'a, 'p>(
         &'a mut self,

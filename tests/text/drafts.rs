@@ -49,7 +49,7 @@ fn run(
         None => generate,
         Some(DraftOf::Lookup) => generate.draft(PromptLookup::new()),
         Some(DraftOf::Oracle(oracle)) => generate.draft(oracle),
-        Some(DraftOf::Model(model)) => generate.draft(model),
+        Some(DraftOf::Model(model)) => generate.draft(*model),
     };
     let pieces = generate.by_ref().take(cut).map(|piece| {
         let piece = piece.unwrap();
@@ -70,7 +70,7 @@ fn run(
 enum DraftOf {
     Lookup,
     Oracle(Oracle),
-    Model(DraftModel),
+    Model(Box<DraftModel>),
 }
 
 #[test]
@@ -87,7 +87,10 @@ fn drafts_change_neither_tokens_nor_pieces_nor_ends_nor_random_numbers() {
             }
             assert_eq!(run(&model, &options, n, cut, Some(Box::new(|| DraftOf::Lookup))), plain);
             let small = DraftModel::new(&model, &model).unwrap();
-            assert_eq!(run(&model, &options, n, cut, Some(Box::new(|| DraftOf::Model(small)))), plain);
+            assert_eq!(
+                run(&model, &options, n, cut, Some(Box::new(|| DraftOf::Model(Box::new(small))))),
+                plain
+            );
         }
     }
 }
