@@ -252,11 +252,12 @@ impl Vocab {
     fn build_index(&mut self) {
         let count = self.is_found.iter().filter(|&&is_found| is_found).count();
         self.index = vec![(0, EMPTY); (2 * count).next_power_of_two()];
-        // Of equal pieces the first is found, and one that may be produced before one that may not.
-        for unused in [false, true] {
+        // Of equal pieces the first is found, and one that is text before one that isn't: not an
+        // unused one, nor the one that stands for what is unknown.
+        for without_text in [false, true] {
             for id in self.ids() {
-                let is_unused = self.kinds[id as usize] == PieceKind::Unused;
-                if !self.is_found[id as usize] || is_unused != unused {
+                let has_no_text = matches!(self.kinds[id as usize], PieceKind::Unused | PieceKind::Unknown);
+                if !self.is_found[id as usize] || has_no_text != without_text {
                     continue;
                 }
                 let piece = slice(&self.text, &self.ends, id as usize);

@@ -294,12 +294,15 @@ fn bytes_are_found_by_name_or_as_they_are() {
 }
 
 #[test]
-fn an_unused_piece_hides_none_with_the_same_text() {
+fn a_piece_without_text_hides_none_with_the_same_text() {
     let names: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
     let mut spec = with_byte(&names, b'a'.into(), "a", Unused);
     assert_eq!(tokenizer(&spec).encode_continuation("ba"), [3 + 98, 260]);
     spec.pieces[260].kind = Unused;
     assert_eq!(tokenizer(&spec).encode_continuation("ba"), [3 + 98, 3 + 97], "it is its byte");
+    let parts = with_byte(&names, b'a'.into(), "a", Unknown);
+    let tokens = tokenizer(&parts).encode_continuation("ba");
+    assert_eq!((&tokens[..], &*tokenizer(&parts).decode(&tokens)), (&[3 + 98, 260][..], "ba"));
 }
 
 #[test]
