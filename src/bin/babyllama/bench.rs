@@ -295,9 +295,11 @@ fn times(repetitions: usize, mut work: impl FnMut() -> Result<(), CliError>) -> 
     Ok(times)
 }
 
+/// The middle number, or the mean of the middle two.
 fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
+    let len = numbers.len();
+    (numbers[len / 2] + numbers[(len - 1) / 2]) / 2.0
 }
 
 impl Row<'_> {
