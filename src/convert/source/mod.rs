@@ -13,6 +13,8 @@
 //! - [`json`]: questions to JSON; [`missing`] what to do about what isn't there
 
 mod added_tokens;
+#[cfg(test)]
+mod damaged;
 mod expected;
 mod file;
 mod gguf;
