@@ -93,13 +93,14 @@ pub(crate) fn matmul_swiglu(
 /// The activations of a product, in the layout that suits the weights and the number of tokens.
 #[derive(Clone, Copy)]
 enum Activations<'a> {
-    /// Row by row, for decode and short prompts: each row of weights is decoded once for a few
+    /// Row by row, for decode and short prompts: each row of weights is unpacked once for a few
     /// tokens. Quantized weights want the rows in int8, others in f32.
     RowMajor(ActivationRows<'a>),
     /// Tiles of as many tokens as a vector has lanes, in int8, for prompts: some rows of quantized
     /// weights are unpacked into an int8 panel once, which is multiplied with all tiles.
     Int8Tiles { tiles: &'a [Int8Tile], panels: &'a Mutex<Vec<Panel>> },
-    /// Tiles of some tokens in f32, for prompts: weights that aren't quantized meet all tiles.
+    /// Tiles of some tokens in f32, for prompts: weights that aren't quantized are multiplied with
+    /// all of them.
     F32Tiles { tiles: &'a [F32Tile], panels: &'a Mutex<Vec<Aligned<f32>>> },
 }
 

@@ -1,5 +1,5 @@
-//! The walk through a head's keys or values: each block meets a tile of queries while the next one
-//! is prefetched.
+//! The walk through a head's keys or values: each block is multiplied with a tile of
+//! queries while the next one is prefetched.
 
 use super::REGISTER_QUERIES;
 use crate::kv_cache::{KvElement, Stretches};
@@ -7,8 +7,8 @@ use crate::simd::Simd;
 
 /// What is done with a block.
 pub(super) trait BlockStep<S: Simd, E: KvElement> {
-    /// Has the `Q` queries from `first` on meet the `block`th block, whose numbers are `numbers`,
-    /// and calls the prefetcher on its way through them.
+    /// Multiplies the `Q` queries from `first` on with the `block`th block, whose numbers are
+    /// `numbers`, and calls the prefetcher on its way through them.
     fn run<const Q: usize>(
         &mut self,
         s: S,
@@ -31,8 +31,8 @@ pub(super) struct Blocks<'a, E> {
 }
 
 impl<E: KvElement> Blocks<'_, E> {
-    /// Has all queries meet each block: [`REGISTER_QUERIES`] at a time, or one if the registers
-    /// hold no more.
+    /// Multiplies all queries with each block: [`REGISTER_QUERIES`] at a time, or one if the
+    /// registers hold no more.
     #[inline(always)]
     pub(super) fn for_each<S: Simd>(self, s: S, n_queries: usize, step: &mut impl BlockStep<S, E>) {
         let at_once = if S::REGISTER_TILE > 1 { REGISTER_QUERIES } else { 1 };

@@ -4,9 +4,9 @@
 //! A tile of the output is `R` rows of weights by `T` tokens. Its sums stay in registers, sixteen
 //! lanes of each as in decode, so a product comes out as decode's bits. In vectors of sixteen, four
 //! rows by six tokens take 24 registers: ten loads for 24 multiplications. Some columns of a tile's
-//! tokens meet all rows of a panel while they are in the first-level cache; the rows come from the
-//! second level, in which a panel stays until all tokens have passed. Where a format has two sums,
-//! the columns of one pass before those of the other.
+//! tokens are multiplied with all rows of a panel while they are in the first-level cache; the rows
+//! come from the second level, in which a panel stays until all tokens have passed. Where a format
+//! has two sums, the columns of one pass before those of the other.
 //!
 //! Weights aren't packed: widening in the loop costs nothing beside 24 multiplications for four
 //! vectors, and packing them as f32 took a tenth of the time. As rows lie where they are, few

@@ -4,9 +4,9 @@
 //!
 //! A tile of the output is a micro-panel of `R` rows of weights by `V` vectors of tokens. Its
 //! integer products of a group of 32 stay in registers, and so do its sums, until all groups of one
-//! of decode's lanes have passed. The next micro-panel then meets the same activations, which by
-//! now are in the first-level cache; after all micro-panels come the next lane's groups, and after
-//! all lanes the next tokens.
+//! of decode's lanes have passed. The next micro-panel is then multiplied with the same numbers,
+//! which by now are in the first-level cache; after all micro-panels come the next lane's groups,
+//! and after all lanes the next tokens.
 
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -2,9 +2,9 @@
 //!
 //! They lie in [segments](segments) of many positions, which sessions share after a fork. In a
 //! segment, each head has a stretch of memory of its own, which is read as one stream (pieces of it
-//! between those of other heads come from memory more slowly). A query meets the keys of many
-//! positions at once, so those of [`BLOCK`] positions lie transposed: the products of one query
-//! with them then need no sum across lanes, and each is summed in the plain order of its
+//! between those of other heads come from memory more slowly). A query is multiplied with the keys
+//! of many positions at once, so those of [`BLOCK`] positions lie transposed: the products of one
+//! query with them then need no sum across lanes, and each is summed in the plain order of its
 //! dimensions, whatever the width of a vector.
 
 mod segments;

@@ -4,7 +4,7 @@
 //! same sizes in all formats:
 //!
 //! ```text
-//! superblock   256 weights   decoded together: one block, or eight of 32
+//! superblock   256 weights   unpacked together: one block, or eight of 32
 //! group         32 weights   share a scale of the activations (quantized in groups of 32 as well)
 //! sub-block     16 weights   half a group: the least that has a scale of its own
 //! ```
@@ -17,7 +17,7 @@ use crate::simd::{Interleave, QuantKernels};
 pub(crate) const GROUP: usize = 32;
 /// Groups of a superblock.
 pub(crate) const GROUPS: usize = 8;
-/// They are decoded and multiplied two by two.
+/// They are unpacked and multiplied two by two.
 pub(crate) const PAIRS: usize = GROUPS / 2;
 /// Weights of a superblock.
 pub(crate) const SUPERBLOCK: usize = GROUPS * GROUP;
@@ -33,12 +33,12 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// What sub-blocks have of their own. If it is anything, `ENCODING` isn't
     /// [`Encoding::Signed`].
     const SUB_SCALES: SubScales = SubScales::None;
-    /// What the integers of [`Block::decode`] stand for, which prefill's panels hold, and whether
+    /// What the integers of [`Block::unpack`] stand for, which prefill's panels hold, and whether
     /// sub-blocks have their own scales or, if there are minima, their own minima there:
     /// [`SubScales::Int`] are multiplied into a panel's integers.
     const PANEL_ENCODING: (Encoding, bool) = (Self::ENCODING, matches!(Self::SUB_SCALES, SubScales::F32));
     /// The order of a superblock's integers in the product with a single token, for formats with
-    /// [`Block::decode_interleaved`]. `None`: group after group, with sums across lanes.
+    /// [`Block::unpack_interleaved`]. `None`: group after group, with sums across lanes.
     const INTERLEAVE: Option<Interleave> = None;
     /// See [`Format::min_panel_tokens`](super::Format::min_panel_tokens).
     const MIN_PANEL_TOKENS: usize = super::SHARING_TOKENS + 1;
@@ -48,23 +48,23 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
 
     /// Takes a superblock apart, its groups in their order: for prefill's panels, and for single
     /// tokens where there is no `INTERLEAVE`.
-    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S>;
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S>;
 
     /// Takes apart a superblock with [`SubScales::Int`], for single tokens.
     #[inline(always)]
-    fn decode_sub_blocks<S: QuantKernels>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
+    fn unpack_sub_blocks<S: QuantKernels>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
         unreachable!("only formats whose sub-blocks have integers as scales")
     }
 
     /// Takes a superblock apart in the order of [`Block::INTERLEAVE`], for single tokens.
     #[inline(always)]
-    fn decode_interleaved<S: QuantKernels>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
+    fn unpack_interleaved<S: QuantKernels>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
         unreachable!("only formats that have such an order")
     }
 }
 
-/// A superblock, decoded.
-pub(crate) struct DecodedSuperblock<S: QuantKernels> {
+/// A superblock, unpacked.
+pub(crate) struct UnpackedSuperblock<S: QuantKernels> {
     /// The integers: as [`Block::PANEL_ENCODING`] says.
     pub(crate) q: [S::I8x64; PAIRS],
     /// The scale of each group; of the first and of the second sub-block of each group with
@@ -77,7 +77,7 @@ pub(crate) struct DecodedSuperblock<S: QuantKernels> {
     pub(crate) sub_block_mins: S::I32x8,
 }
 
-impl<S: QuantKernels> DecodedSuperblock<S> {
+impl<S: QuantKernels> UnpackedSuperblock<S> {
     /// Groups without minima.
     #[inline(always)]
     pub(crate) fn scaled(s: S, q: [S::I8x64; PAIRS], scales: S::F32x8) -> Self {
@@ -91,7 +91,7 @@ impl<S: QuantKernels> DecodedSuperblock<S> {
     }
 }
 
-/// A superblock, decoded in the order of an [`Interleave`].
+/// A superblock, unpacked in the order of an [`Interleave`].
 pub(crate) struct Interleaved<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says.
     pub(crate) q: [S::I8x64; PAIRS],

@@ -20,7 +20,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activation::{ActivationRows, QuantizedRow};
-use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, Interleaved, SUPERBLOCK};
+use super::block::{Block, GROUP, GROUPS, Interleaved, SUPERBLOCK, UnpackedSuperblock};
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
@@ -93,8 +93,8 @@ impl<'a, B: Block> BlockRows<'a, B> {
                 ahead.fetch(s, Self::SUPERBLOCK_BYTES);
                 sum = match B::SUB_SCALES {
                     SubScales::None => dot_superblock::<S, B>(s, blocks, x).add(s, sum),
-                    SubScales::F32 => dot_f32_sub_blocks::<S, B>(s, &B::decode(s, blocks), x, sum),
-                    SubScales::Int => dot_int_sub_blocks::<S, B>(s, &B::decode_sub_blocks(s, blocks), x, sum),
+                    SubScales::F32 => dot_f32_sub_blocks::<S, B>(s, &B::unpack(s, blocks), x, sum),
+                    SubScales::Int => dot_int_sub_blocks::<S, B>(s, &B::unpack_sub_blocks(s, blocks), x, sum),
                 };
             }
             ahead.fetch(s, row.len() - superblocks * Self::SUPERBLOCK_BYTES);
@@ -117,7 +117,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
         }
     }
 
-    /// The dot products of a row with some tokens, spread over lanes. Each superblock is decoded
+    /// The dot products of a row with some tokens, spread over lanes. Each superblock is unpacked
     /// once for all of them.
     #[inline(always)]
     fn dot_row<S: QuantKernels>(
@@ -135,19 +135,19 @@ impl<'a, B: Block> BlockRows<'a, B> {
             ahead.fetch(s, Self::SUPERBLOCK_BYTES);
             match B::SUB_SCALES {
                 SubScales::None => {
-                    let weights = OneScale::<S>::decode::<B>(s, blocks);
+                    let weights = OneScale::<S>::unpack::<B>(s, blocks);
                     for (x, acc) in x.iter().zip(&mut acc) {
                         *acc = weights.dot::<B>(s, x.at(i * GROUPS)).add(s, *acc);
                     }
                 }
                 SubScales::F32 => {
-                    let weights = B::decode(s, blocks);
+                    let weights = B::unpack(s, blocks);
                     for (x, acc) in x.iter().zip(&mut acc) {
                         *acc = dot_f32_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
                     }
                 }
                 SubScales::Int => {
-                    let weights = B::decode_sub_blocks(s, blocks);
+                    let weights = B::unpack_sub_blocks(s, blocks);
                     for (x, acc) in x.iter().zip(&mut acc) {
                         *acc = dot_int_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
                     }
@@ -158,7 +158,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
         let rest = self.n % SUPERBLOCK / GROUP;
         if rest > 0 && B::WEIGHTS == GROUP {
             let mut padded = [0; MAX_BYTES];
-            let weights = OneScale::<S>::decode::<B>(s, self.last_superblock(row, &mut padded));
+            let weights = OneScale::<S>::unpack::<B>(s, self.last_superblock(row, &mut padded));
             for (x, acc) in x.iter().zip(&mut acc) {
                 *acc = weights.dot::<B>(s, x.at(superblocks * GROUPS)).of_row(s, 0, rest).add(s, *acc);
             }
@@ -238,12 +238,12 @@ impl<B: Block> Format for BlockRows<'_, B> {
             let rest = superblocks.remainder();
             let mut superblock = 0;
             for blocks in superblocks {
-                panel.set::<S, B>(s, i, superblock, &B::decode(s, blocks));
+                panel.set::<S, B>(s, i, superblock, &B::unpack(s, blocks));
                 superblock += 1;
             }
             if !rest.is_empty() {
                 let blocks = self.last_superblock(row, &mut padded);
-                panel.set::<S, B>(s, i, superblock, &B::decode(s, blocks));
+                panel.set::<S, B>(s, i, superblock, &B::unpack(s, blocks));
             }
         }
     }
@@ -354,21 +354,21 @@ impl<S: QuantKernels, B: Block> Terms<S, B> {
     }
 }
 
-/// A superblock whose sub-blocks have no scales of their own, decoded for products with tokens.
+/// A superblock whose sub-blocks have no scales of their own, unpacked for products with tokens.
 enum OneScale<S: QuantKernels> {
     /// In the order of the format's interleave.
     Interleaved(Interleaved<S>),
-    InOrder(DecodedSuperblock<S>),
+    InOrder(UnpackedSuperblock<S>),
 }
 
 impl<S: QuantKernels> OneScale<S> {
     #[inline(always)]
-    fn decode<B: Block>(s: S, blocks: &[u8]) -> Self {
+    fn unpack<B: Block>(s: S, blocks: &[u8]) -> Self {
         if B::INTERLEAVE.is_some() {
             let blocks = &blocks[..BlockRows::<B>::SUPERBLOCK_BYTES];
-            Self::Interleaved(B::decode_interleaved(s, blocks))
+            Self::Interleaved(B::unpack_interleaved(s, blocks))
         } else {
-            Self::InOrder(B::decode(s, blocks))
+            Self::InOrder(B::unpack(s, blocks))
         }
     }
 
@@ -401,5 +401,5 @@ pub(super) fn dot_superblock<S: QuantKernels, B: Block>(
     blocks: &[u8],
     x: Activations<'_>,
 ) -> Terms<S, B> {
-    OneScale::decode::<B>(s, blocks).dot(s, x)
+    OneScale::unpack::<B>(s, blocks).dot(s, x)
 }

@@ -11,7 +11,7 @@
 //! ```
 //! In both, 16 bytes hold a group's q as in Q4_0.
 
-use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, f16_at, pair_at, u16_at};
+use super::block::{Block, Interleaved, PAIRS, UnpackedSuperblock, f16_at, pair_at, u16_at};
 use super::encoding::Encoding;
 use crate::simd::{Interleave, QuantKernels};
 
@@ -45,17 +45,17 @@ impl Block for Iq4Nl {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&VALUES, s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2)));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        DecodedSuperblock::scaled(s, q, scales)
+        UnpackedSuperblock::scaled(s, q, scales)
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
+    fn unpack_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
         let mut q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[2..]);
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&VALUES, q[p]);
@@ -83,7 +83,7 @@ fn scales(block: &[u8]) -> u64 {
 
 /// The scales of a block as f32: `d * (scale - 32)` of each group.
 #[inline(always)]
-fn decode_scales<S: QuantKernels>(s: S, block: &[u8]) -> S::F32x8 {
+fn unpack_scales<S: QuantKernels>(s: S, block: &[u8]) -> S::F32x8 {
     let d = s.splat_f16_x8(u16_at(block, 0));
     let offset = s.mul_x8(d, s.splat_x8(-32.0));
     s.mul_add_x8(s.to_f32x8(s.widen_i8x8(scales(block))), d, offset)
@@ -107,21 +107,21 @@ impl Block for Iq4Xs {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             let nibbles = s.load_nibbles_x64([&block[8 + 32 * p..], &block[24 + 32 * p..]]);
             q[p] = s.shuffle_x64(&VALUES, nibbles);
         }
-        DecodedSuperblock::scaled(s, q, decode_scales(s, block))
+        UnpackedSuperblock::scaled(s, q, unpack_scales(s, block))
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
+    fn unpack_interleaved<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
         let mut q = s.interleave_nibbles_16::<16>(&block[8..]);
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&VALUES, q[p]);
         }
-        Interleaved { q, scales: decode_scales(s, block), mins: s.splat_x8(0.0) }
+        Interleaved { q, scales: unpack_scales(s, block), mins: s.splat_x8(0.0) }
     }
 }

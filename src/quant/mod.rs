@@ -2,7 +2,7 @@
 //!
 //! A format is one file here and one row of the table [`formats!`]. The file draws the layout of a
 //! block, says in plain scalar code what its bytes stand for ([`Block::dequantize`](block::Block)),
-//! and decodes eight groups of 32 weights at a time, generic over the instruction set. All that is
+//! and unpacks eight groups of 32 weights at a time, generic over the instruction set. All that is
 //! listed by format (names, GGUF's numbers, block sizes, [`Rows`]) comes from the table.
 
 pub(crate) mod activation;
@@ -240,7 +240,7 @@ pub(crate) trait Format: Copy {
     /// Whether [`Format::dot`] is fastest with eight rows at once, and not with four.
     const EIGHT_ROWS: bool = false;
 
-    /// The tokens that share a row, which is decoded once for all of them: at most
+    /// The tokens that share a row, which is unpacked once for all of them: at most
     /// [`SHARING_TOKENS`].
     const SHARING_TOKENS: usize = SHARING_TOKENS;
 
@@ -286,13 +286,13 @@ pub(crate) trait Format: Copy {
         None
     }
 
-    /// The fewest tokens for which decoding rows into a panel pays: fewer are no slower with
+    /// The fewest tokens for which unpacking rows into a panel pays: fewer are no slower with
     /// [`Format::dot_tokens`]. Measured with AVX2 (benches/NOTES.md).
     fn min_panel_tokens(self) -> usize {
         1
     }
 
-    /// Decodes some rows into a panel.
+    /// Unpacks some rows into a panel.
     ///
     /// # Panics
     /// If [`Format::panel_encoding`] is `None`.
@@ -378,8 +378,8 @@ impl Output {
 const ROW_BLOCK: usize = 32;
 
 kernel! {
-    /// Walks the products. A single token meets a few rows at a time, which share the loads of its
-    /// activations; a few tokens meet a row at a time, which is decoded once for them.
+    /// Walks the products. A single token is multiplied with a few rows at a time, which share the
+    /// loads of its activations; a few tokens with one row at a time, unpacked once for all.
     fn dot_all<F: Format>(
         s; format: F, rows: Range<usize>, x: ActivationRows<'_>, out: &mut ColumnSlice<'_>, output: Output,
     ) {

@@ -30,12 +30,12 @@
 //! ```
 //!
 //! Activations are stored in the order in which they are visited; weights superblock after
-//! superblock, as they are decoded.
+//! superblock, as they are unpacked.
 
 use std::ops::{Deref, DerefMut};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
-use super::block::{Block, DecodedSuperblock, GROUP, GROUPS, PAIRS};
+use super::block::{Block, GROUP, GROUPS, PAIRS, UnpackedSuperblock};
 use super::encoding::Encoding;
 use crate::simd::{Isa, LINE, QuantKernels, kernel};
 
@@ -247,7 +247,7 @@ impl Panel {
         s: S,
         row: usize,
         superblock: usize,
-        decoded: &DecodedSuperblock<S>,
+        unpacked: &UnpackedSuperblock<S>,
     ) {
         let ((encoding, sub_scales), rows) = (B::PANEL_ENCODING, micro_panel_rows(S::LANES));
         let (micro_panel, row) = (row / rows, row % rows);
@@ -255,22 +255,22 @@ impl Panel {
         let qs = &mut self.qs[superblock * GROUPS * rows * GROUP..][..GROUPS * rows * GROUP];
         let qs = &mut qs[row * GROUP..][..((GROUPS - 1) * rows + 1) * GROUP];
         for p in 0..PAIRS {
-            let pair = s.blocks(decoded.q[p]);
+            let pair = s.blocks(unpacked.q[p]);
             for i in 0..2 {
                 let q = if encoding == Encoding::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
                 s.store_bytes(q, &mut qs[(2 * p + i) * rows * GROUP..]);
             }
         }
         let at = (superblock * rows + row) * GROUPS;
-        s.store_x8(decoded.scales[0], &mut self.scales[0][at..]);
+        s.store_x8(unpacked.scales[0], &mut self.scales[0][at..]);
         match (encoding, sub_scales) {
             (Encoding::Affine(_), _) => {
-                s.store_x8(decoded.mins, &mut self.mins[at..]);
+                s.store_x8(unpacked.mins, &mut self.mins[at..]);
                 if sub_scales {
-                    s.store_i32x8(decoded.sub_block_mins, &mut self.sub_block_mins[at..]);
+                    s.store_i32x8(unpacked.sub_block_mins, &mut self.sub_block_mins[at..]);
                 }
             }
-            (_, true) => s.store_x8(decoded.scales[1], &mut self.scales[1][at..]),
+            (_, true) => s.store_x8(unpacked.scales[1], &mut self.scales[1][at..]),
             (_, false) => {}
         }
     }

@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                  84 bytes for 256 weights
 //! ```
 
-use super::block::{Block, DecodedSuperblock, PAIRS, SIGN, f16_at, u16_at};
+use super::block::{Block, PAIRS, SIGN, UnpackedSuperblock, f16_at, u16_at};
 use super::encoding::{Encoding, SubScales};
 use super::sub_blocks::{IntSubBlocks, scale_sub_blocks};
 use crate::simd::QuantKernels;
@@ -36,20 +36,20 @@ impl Block for Q2K {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
-        let IntSubBlocks { q, sum_factors, d, dmin, .. } = Self::decode_sub_blocks(s, block);
+    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
+        let IntSubBlocks { q, sum_factors, d, dmin, .. } = Self::unpack_sub_blocks(s, block);
         let mut scales = [0; 16];
         for (scale, packed) in scales.iter_mut().zip(block) {
             *scale = (packed & 15) as i8;
         }
-        DecodedSuperblock {
+        UnpackedSuperblock {
             sub_block_mins: sum_factors,
-            ..DecodedSuperblock::with_mins(s, scale_sub_blocks(s, q, &scales), d, dmin)
+            ..UnpackedSuperblock::with_mins(s, scale_sub_blocks(s, q, &scales), d, dmin)
         }
     }
 
     #[inline(always)]
-    fn decode_sub_blocks<S: QuantKernels>(s: S, block: &[u8]) -> IntSubBlocks<S> {
+    fn unpack_sub_blocks<S: QuantKernels>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales_and_mins = s.load_nibbles(block);
         let [_, mins] = s.widen_i8_to_i16(scales_and_mins);
         IntSubBlocks {

@@ -9,7 +9,7 @@
 //! weight = (d * (scale - 32)) * (q - 4)                                  110 bytes for 256 weights
 //! ```
 
-use super::block::{Block, DecodedSuperblock, PAIRS, SIGN, f16_at, u16_at, u32_at, u64_at};
+use super::block::{Block, PAIRS, SIGN, UnpackedSuperblock, f16_at, u16_at, u32_at, u64_at};
 use super::encoding::{Encoding, SubScales};
 use super::q2_k::load_2_bits;
 use super::sub_blocks::{IntSubBlocks, scale_sub_blocks};
@@ -56,13 +56,13 @@ impl Block for Q3K {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = load_3_bits(s, block);
         for p in 0..PAIRS {
             q[p] = s.shuffle_x64(&[4, 3, 2, 1, 0, -1, -2, -3, 0, 0, 0, 0, 0, 0, 0, 0], q[p]);
         }
         let scales = scales(&block[96..108]).to_le_bytes().map(|scale| scale as i8);
-        DecodedSuperblock::scaled(
+        UnpackedSuperblock::scaled(
             s,
             scale_sub_blocks(s, q, &scales),
             s.splat_f16_x8(u16_at(block, 108) ^ SIGN),
@@ -70,7 +70,7 @@ impl Block for Q3K {
     }
 
     #[inline(always)]
-    fn decode_sub_blocks<S: QuantKernels>(s: S, block: &[u8]) -> IntSubBlocks<S> {
+    fn unpack_sub_blocks<S: QuantKernels>(s: S, block: &[u8]) -> IntSubBlocks<S> {
         let scales = s.splat_u128(scales(&block[96..108]));
         let [factors, _] = s.widen_i8_to_i16(scales);
         IntSubBlocks {

@@ -10,7 +10,7 @@
 //! weight i = d * (q[i] - 8)        weight i = d * q[i] + m
 //! ```
 
-use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, f16_at, pair_at};
+use super::block::{Block, Interleaved, PAIRS, UnpackedSuperblock, f16_at, pair_at};
 use super::encoding::Encoding;
 use crate::simd::{Interleave, QuantKernels};
 
@@ -35,17 +35,17 @@ impl Block for Q4_0 {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        DecodedSuperblock::scaled(s, q, scales)
+        UnpackedSuperblock::scaled(s, q, scales)
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
+    fn unpack_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
         let q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[2..]);
         Interleaved { q, scales: s.gather_f16::<{ Self::BYTES }>(blocks), mins: s.splat_x8(0.0) }
     }
@@ -67,18 +67,18 @@ impl Block for Q4_1 {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_nibbles_x64(pair_at::<Self>(blocks, p, 4));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         let mins = s.gather_f16::<{ Self::BYTES }>(&blocks[2..]);
-        DecodedSuperblock::with_mins(s, q, scales, mins)
+        UnpackedSuperblock::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
+    fn unpack_interleaved<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
         let q = s.interleave_nibbles_16::<{ Self::BYTES }>(&blocks[4..]);
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         Interleaved { q, scales, mins: s.gather_f16::<{ Self::BYTES }>(&blocks[2..]) }

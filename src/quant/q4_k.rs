@@ -9,7 +9,7 @@
 //! weight = (d * scale) * q - dmin * min                                  144 bytes for 256 weights
 //! ```
 
-use super::block::{Block, DecodedSuperblock, Interleaved, PAIRS, SIGN, f16_at, times, u16_at, u32_at};
+use super::block::{Block, Interleaved, PAIRS, SIGN, UnpackedSuperblock, f16_at, times, u16_at, u32_at};
 use super::encoding::Encoding;
 use crate::simd::{Interleave, QuantKernels};
 
@@ -30,7 +30,7 @@ pub(crate) fn scales_and_mins(packed: &[u8]) -> [u64; 2] {
 
 /// The scales and minima of a block as f32: `d * scale` and `-dmin * min` of each group.
 #[inline(always)]
-pub(crate) fn decode_scales<S: QuantKernels>(s: S, block: &[u8]) -> [S::F32x8; 2] {
+pub(crate) fn unpack_scales<S: QuantKernels>(s: S, block: &[u8]) -> [S::F32x8; 2] {
     let [scales, mins] = scales_and_mins(&block[4..16]);
     let (d, dmin) = (s.splat_f16_x8(u16_at(block, 0)), s.splat_f16_x8(u16_at(block, 2) ^ SIGN));
     [times(s, s.widen_i8x8(scales), d), times(s, s.widen_i8x8(mins), dmin)]
@@ -54,19 +54,19 @@ impl Block for Q4K {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for j in 0..PAIRS {
             q[j] = s.shr_mask_split::<0, 4>(s.load_bytes(&block[16 + 32 * j..]), 15);
         }
-        let [scales, mins] = decode_scales(s, block);
-        DecodedSuperblock::with_mins(s, q, scales, mins)
+        let [scales, mins] = unpack_scales(s, block);
+        UnpackedSuperblock::with_mins(s, q, scales, mins)
     }
 
     #[inline(always)]
-    fn decode_interleaved<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
+    fn unpack_interleaved<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
         let q = s.interleave_nibbles_32(&block[16..]);
-        let [scales, mins] = decode_scales(s, block);
+        let [scales, mins] = unpack_scales(s, block);
         Interleaved { q, scales, mins }
     }
 }

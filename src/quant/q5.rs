@@ -11,7 +11,7 @@
 //! weight i = d * (q[i] - 16)       weight i = d * q[i] + m
 //! ```
 
-use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, pair_at, u32_at};
+use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at, pair_at, u32_at};
 use super::encoding::Encoding;
 use crate::simd::QuantKernels;
 
@@ -50,13 +50,13 @@ impl Block for Q5_0 {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        DecodedSuperblock::scaled(s, q, scales)
+        UnpackedSuperblock::scaled(s, q, scales)
     }
 }
 
@@ -74,13 +74,13 @@ impl Block for Q5_1 {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = load_5_bits(s, pair_at::<Self>(blocks, p, 4));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
         let mins = s.gather_f16::<{ Self::BYTES }>(&blocks[2..]);
-        DecodedSuperblock::with_mins(s, q, scales, mins)
+        UnpackedSuperblock::with_mins(s, q, scales, mins)
     }
 }

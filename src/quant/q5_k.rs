@@ -10,9 +10,9 @@
 //! weight = (d * scale) * q - dmin * min                                  176 bytes for 256 weights
 //! ```
 
-use super::block::{Block, DecodedSuperblock, PAIRS, f16_at};
+use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at};
 use super::encoding::Encoding;
-use super::q4_k::{decode_scales, scales_and_mins};
+use super::q4_k::{scales_and_mins, unpack_scales};
 use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Block for Q5K {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let high = s.load_bytes(&block[16..]);
         // Each pair's high bits, moved to bit 4.
         let high = [
@@ -50,7 +50,7 @@ impl Block for Q5K {
         for j in 0..PAIRS {
             q[j] = s.or_x64(s.shr_mask_split::<0, 4>(s.load_bytes(&block[48 + 32 * j..]), 15), high[j]);
         }
-        let [scales, mins] = decode_scales(s, block);
-        DecodedSuperblock::with_mins(s, q, scales, mins)
+        let [scales, mins] = unpack_scales(s, block);
+        UnpackedSuperblock::with_mins(s, q, scales, mins)
     }
 }

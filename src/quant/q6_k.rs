@@ -14,7 +14,7 @@
 //! weight = (d * scale) * (q - 32)                                  210 bytes for 256 weights
 //! ```
 
-use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, times, u16_at};
+use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at, times, u16_at};
 use super::encoding::{Encoding, SubScales};
 use crate::simd::QuantKernels;
 
@@ -39,7 +39,7 @@ impl Block for Q6K {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, block: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for half in 0..2 {
             let low = s.load_bytes_x64(&block[64 * half..]);
@@ -52,6 +52,6 @@ impl Block for Q6K {
         bytes.copy_from_slice(&block[192..208]);
         let [low, high] = s.widen_i8_even_odd(u128::from_le_bytes(bytes));
         let scales = [times(s, low, d), times(s, high, d)];
-        DecodedSuperblock { scales, ..DecodedSuperblock::scaled(s, q, scales[0]) }
+        UnpackedSuperblock { scales, ..UnpackedSuperblock::scaled(s, q, scales[0]) }
     }
 }

@@ -5,7 +5,7 @@
 //! qs  i8 x 32   at 2     34 bytes for 32 weights
 //! ```
 
-use super::block::{Block, DecodedSuperblock, PAIRS, f16_at, pair_at};
+use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at, pair_at};
 use super::encoding::Encoding;
 use crate::simd::QuantKernels;
 
@@ -25,12 +25,12 @@ impl Block for Q8_0 {
     }
 
     #[inline(always)]
-    fn decode<S: QuantKernels>(s: S, blocks: &[u8]) -> DecodedSuperblock<S> {
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = s.load_2x32(pair_at::<Self>(blocks, p, 2));
         }
         let scales = s.gather_f16::<{ Self::BYTES }>(blocks);
-        DecodedSuperblock::scaled(s, q, scales)
+        UnpackedSuperblock::scaled(s, q, scales)
     }
 }

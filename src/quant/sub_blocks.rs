@@ -1,12 +1,12 @@
 //! Superblocks whose sub-blocks have scales of their own, and their products with a token's
 //! activations. `block_rows.rs` has the products of all other formats.
 
-use super::block::{Block, DecodedSuperblock, GROUP, PAIRS};
+use super::block::{Block, GROUP, PAIRS, UnpackedSuperblock};
 use super::block_rows::{Activations, Terms};
 use super::encoding::Encoding;
 use crate::simd::QuantKernels;
 
-/// A superblock whose sub-blocks have integers as scales (`SubScales::Int`), decoded.
+/// A superblock whose sub-blocks have integers as scales (`SubScales::Int`), unpacked.
 pub(crate) struct IntSubBlocks<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says, within 0..=7.
     pub(crate) q: [S::I8x64; PAIRS],
@@ -54,7 +54,7 @@ fn dots_of_pairs<S: QuantKernels>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_
 #[inline(always)]
 pub(super) fn dot_f32_sub_blocks<S: QuantKernels, B: Block>(
     s: S,
-    groups: &DecodedSuperblock<S>,
+    groups: &UnpackedSuperblock<S>,
     x: Activations<'_>,
     acc: S::F32x8,
 ) -> S::F32x8 {

@@ -1,6 +1,6 @@
 //! AVX-512 (F, BW, DQ, VL) with VNNI: Ice Lake (2019) and Zen 4 (2022) onwards.
 //!
-//! f32 vectors are 512 bits wide, and so is what is decoded for one token: two blocks of 32 int8,
+//! f32 vectors are 512 bits wide, and so is what is unpacked for one token: two blocks of 32 int8,
 //! or as [`QuantKernels::INTERLEAVES`] says. (Zen 4 does such an operation in two halves, so there
 //! it costs as much as with 256 bits; later processors do it at once.)
 

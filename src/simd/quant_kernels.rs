@@ -1,4 +1,4 @@
-//! The second floor, for superblocks: what decodes and multiplies quantized weights. All of it has
+//! The second floor, for superblocks: what unpacks and multiplies quantized weights. All of it has
 //! portable definitions in terms of primitives, block after block; an instruction set overrides
 //! what it does better, as AVX-512 does nearly all, whose vectors hold two blocks.
 
@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{BlockKernels, Byte, Simd};
 
 /// An order of the eight groups of a superblock that suits the products of one token with weights
-/// of 4 bits: how weights are decoded and activations laid down for them. What it looks like
+/// of 4 bits: how weights are unpacked and activations laid down for them. What it looks like
 /// depends on the instruction set, see [`QuantKernels::INTERLEAVES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interleave {
@@ -40,7 +40,7 @@ impl<S, V: Copy> Pair<S, V> for [V; 2] {
 
 /// Operations on pairs of blocks, `x64`, and on superblocks.
 pub(crate) trait QuantKernels: Simd + BlockKernels {
-    /// Two blocks of 32 int8: what is decoded and multiplied at once.
+    /// Two blocks of 32 int8: what is unpacked and multiplied at once.
     type I8x64: Pair<Self, Self::I8x32>;
     /// Two times 8 int32.
     type I32x16: Pair<Self, Self::I32x8>;
