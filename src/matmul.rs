@@ -14,10 +14,10 @@ use crate::compute::Compute;
 use crate::gemm;
 use crate::ops;
 use crate::parallel::{ColumnPartition, ColumnSlice};
-use crate::quant::Output;
 use crate::quant::activation::{ActivationBuffer, ActivationRows};
 use crate::quant::float::{F32Tile, tile_tokens};
 use crate::quant::packed::{Aligned, Int8Tile, Panel, RequiredSums};
+use crate::quant::{Output, Rows};
 use crate::simd::{Isa, PREFETCH_DISTANCE, kernel};
 use crate::tensor::{Matrix, Tensor};
 
@@ -106,8 +106,9 @@ enum Activations<'a> {
 
 /// Whether the weights are quantized in formats that can be unpacked into int8 panels, and there
 /// are enough tokens to share the unpacking.
-fn suits_int8_tiles(weights: &[Matrix<'_>], n_tokens: usize) -> bool {
-    weights.iter().all(|w| w.rows.panel_encoding().is_some() && n_tokens >= w.rows.min_panel_tokens())
+fn suits_int8_tiles(isa: Isa, weights: &[Matrix<'_>], n_tokens: usize) -> bool {
+    let suits = |rows: Rows<'_>| rows.panel_encoding().is_some() && n_tokens >= rows.min_panel_tokens(isa);
+    weights.iter().all(|w| suits(w.rows))
 }
 
 /// Whether no weights are quantized, and there are enough tokens to share the loads of a tile.
@@ -120,12 +121,13 @@ impl<'a> Activations<'a> {
     fn of(compute: &Compute<'_>, x: &'a [f32], weights: &[Matrix<'_>], buffer: &'a mut MatmulBuffer) -> Self {
         let n = weights[0].n_columns;
         let n_tokens = x.len() / n;
-        if suits_int8_tiles(weights, n_tokens) {
+        if suits_int8_tiles(compute.isa, weights, n_tokens) {
             Self::int8_tiles(compute, x, weights, buffer)
         } else if suits_f32_tiles(weights, n_tokens) {
             Self::f32_tiles(compute, x, n, buffer)
         } else if let Some(group) = weights.iter().find_map(|w| w.rows.activation_group()) {
-            let wanted = |order| weights.iter().any(|w| w.rows.interleave() == Some(order));
+            let wanted =
+                |order| weights.iter().any(|w| w.rows.interleave(compute.isa, n_tokens) == Some(order));
             Self::RowMajor(buffer.rows.quantize(compute.isa, x, n, group, wanted))
         } else {
             Self::RowMajor(ActivationRows::f32(x, n))

@@ -27,6 +27,7 @@ pub(crate) struct ActivationBuffer {
     interleaved: [Aligned<i8>; 2], // the same, as `Interleave` orders it
     scales: Vec<f32>,              // (n_tokens, padded n / group)
     sums: Vec<i32>,                // (n_tokens, padded n / group): the sum of each group's q
+    scaled_sums: Vec<f32>,         // (n_tokens, padded n / group): that times the group's scale
     // (n_tokens, padded n / group): the sums of each group's halves, as two int16
     sub_block_sums: Vec<i32>,
 }
@@ -56,6 +57,7 @@ pub(crate) struct QuantizedRow<'a> {
     pub(crate) interleaved: [&'a [i8]; 2], // (padded n) each, or nothing
     pub(crate) scales: &'a [f32],          // (padded n / group)
     pub(crate) sums: &'a [i32],            // (padded n / group)
+    pub(crate) scaled_sums: &'a [f32],     // (padded n / group)
     pub(crate) sub_block_sums: &'a [i32],  // (padded n / group)
 }
 
@@ -90,6 +92,7 @@ impl<'a> ActivationRows<'a> {
             interleaved: rows.interleaved.map(|qs| qs.get(integers.clone()).unwrap_or_default()),
             scales: &rows.scales[groups.clone()],
             sums: &rows.sums[groups.clone()],
+            scaled_sums: &rows.scaled_sums[groups.clone()],
             sub_block_sums: &rows.sub_block_sums[groups],
         }
     }
@@ -125,8 +128,10 @@ impl ActivationBuffer {
     }
 
     fn rows(&self) -> QuantizedRow<'_> {
-        let Self { qs, interleaved: [nibbles_16, nibbles_32], scales, sums, sub_block_sums } = self;
-        QuantizedRow { qs, interleaved: [nibbles_16, nibbles_32], scales, sums, sub_block_sums }
+        let Self { qs, interleaved: [nibbles_16, nibbles_32], scales, sums, scaled_sums, sub_block_sums } =
+            self;
+        let interleaved: [&[i8]; 2] = [nibbles_16, nibbles_32];
+        QuantizedRow { qs, interleaved, scales, sums, scaled_sums, sub_block_sums }
     }
 
     /// Quantizes the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups
@@ -138,6 +143,7 @@ impl ActivationBuffer {
         self.qs.resize(n_rows * padded);
         self.scales.resize(n_rows * n_groups, 0.0);
         self.sums.resize(n_rows * n_groups, 0);
+        self.scaled_sums.resize(n_rows * n_groups, 0.0);
         self.sub_block_sums.resize(n_rows * n_groups, 0);
         for (token, x) in x.chunks_exact(n).enumerate() {
             let groups = token * n_groups..(token + 1) * n_groups;
@@ -145,6 +151,7 @@ impl ActivationBuffer {
                 qs: &mut self.qs[token * padded..(token + 1) * padded],
                 scales: &mut self.scales[groups.clone()],
                 sums: &mut self.sums[groups.clone()],
+                scaled_sums: &mut self.scaled_sums[groups.clone()],
                 sub_block_sums: &mut self.sub_block_sums[groups],
             };
             quantize_groups(isa, x, group, out);
@@ -153,6 +160,7 @@ impl ActivationBuffer {
         self.qs[n_tokens * padded..].fill(0);
         self.scales[n_tokens * n_groups..].fill(0.0);
         self.sums[n_tokens * n_groups..].fill(0);
+        self.scaled_sums[n_tokens * n_groups..].fill(0.0);
         self.sub_block_sums[n_tokens * n_groups..].fill(0);
         n_groups
     }
@@ -163,6 +171,7 @@ struct GroupsMut<'a> {
     qs: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
+    scaled_sums: &'a mut [f32],
     sub_block_sums: &'a mut [i32],
 }
 
@@ -174,6 +183,7 @@ impl GroupsMut<'_> {
             qs: &mut self.qs[first * group..][..n * group],
             scales: &mut self.scales[first..][..n],
             sums: &mut self.sums[first..][..n],
+            scaled_sums: &mut self.scaled_sums[first..][..n],
             sub_block_sums: &mut self.sub_block_sums[first..][..n],
         }
     }
@@ -215,11 +225,15 @@ fn quantize_row<S: QuantKernels, const G: usize>(s: S, x: &[f32], group: usize, 
     for g in whole..n_groups {
         quantize_chunk::<S, G, 1>(s, &x[g * group..], group, out.slice(g, 1, group));
     }
-    let GroupsMut { qs, scales, sums, sub_block_sums } = out;
+    let GroupsMut { qs, scales, sums, scaled_sums, sub_block_sums } = out;
+    for g in 0..n_groups {
+        scaled_sums[g] = scales[g] * sums[g] as f32;
+    }
     for to in n_groups..scales.len() {
         let from = to - n_groups % GROUPS;
         qs.copy_within(from * group..(from + 1) * group, to * group);
-        (scales[to], sums[to], sub_block_sums[to]) = (scales[from], sums[from], sub_block_sums[from]);
+        (scales[to], sums[to]) = (scales[from], sums[from]);
+        (scaled_sums[to], sub_block_sums[to]) = (scaled_sums[from], sub_block_sums[from]);
     }
 }
 
@@ -233,7 +247,7 @@ fn quantize_chunk<S: QuantKernels, const G: usize, const N: usize>(
 ) {
     let group = if G > 0 { G } else { group };
     let x = &x[..N * group];
-    let GroupsMut { qs, scales, sums, sub_block_sums } = out;
+    let GroupsMut { qs, scales, sums, sub_block_sums, .. } = out;
     let mut sizes = [s.splat(0.0); GROUPS];
     for g in 0..N {
         sizes[g] = max_abs(s, &x[g * group..][..group]);

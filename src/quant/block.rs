@@ -40,7 +40,8 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// The order of a superblock's integers in the product with a single token, for formats with
     /// [`Block::unpack_interleaved`]. `None`: group after group, with sums across lanes.
     const INTERLEAVE: Option<Interleave> = None;
-    /// See [`Format::min_panel_tokens`](super::Format::min_panel_tokens).
+    /// See [`Format::min_panel_tokens`](super::Format::min_panel_tokens). Measured with AVX2, for
+    /// instruction sets that transpose groups (benches/NOTES.md).
     const MIN_PANEL_TOKENS: usize = super::SHARING_TOKENS + 1;
 
     /// The weights of a block, as ggml defines them, to the bit.

@@ -49,7 +49,7 @@ impl<'a, B: Block> StoredRows<'a> for BlockRows<'a, B> {
 
 impl<'a, B: Block> BlockRows<'a, B> {
     #[inline(always)]
-    fn row(&self, row: usize) -> &'a [u8] {
+    pub(super) fn row(&self, row: usize) -> &'a [u8] {
         let len = self.n / B::WEIGHTS * B::BYTES;
         &self.bytes[row * len..][..len]
     }
@@ -108,75 +108,29 @@ impl<'a, B: Block> BlockRows<'a, B> {
                 let mut padded = [0; MAX_BYTES];
                 for r in 0..R {
                     let blocks = self.last_superblock(row + r, &mut padded);
-                    let tail =
-                        dot_superblock::<S, B>(s, blocks, Activations::row::<B>(&x).at(superblocks * GROUPS));
+                    let tail = dot_superblock::<S, B>(
+                        s,
+                        blocks,
+                        Activations::row(&x, B::INTERLEAVE).at(superblocks * GROUPS),
+                    );
                     acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
                 }
                 acc
             }
         }
     }
-
-    /// The dot products of a row with some tokens, spread over lanes. Each superblock is unpacked
-    /// once for all of them.
-    #[inline(always)]
-    fn dot_row<S: QuantKernels>(
-        &self,
-        s: S,
-        row: usize,
-        x: &[Activations<'_>],
-    ) -> [S::F32x8; SHARING_TOKENS] {
-        let mut acc = [s.splat_x8(0.0); SHARING_TOKENS];
-        let bytes = self.row(row);
-        let superblocks = self.n / SUPERBLOCK;
-        let mut ahead = RowPrefetcher { row: bytes, at: PREFETCH_DISTANCE };
-        for i in 0..superblocks {
-            let blocks = &bytes[i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
-            ahead.fetch(s, Self::SUPERBLOCK_BYTES);
-            match B::SUB_SCALES {
-                SubScales::None => {
-                    let weights = OneScale::<S>::unpack::<B>(s, blocks);
-                    for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = weights.dot::<B>(s, x.at(i * GROUPS)).add(s, *acc);
-                    }
-                }
-                SubScales::F32 => {
-                    let weights = B::unpack(s, blocks);
-                    for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = dot_f32_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
-                    }
-                }
-                SubScales::Int => {
-                    let weights = B::unpack_sub_blocks(s, blocks);
-                    for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = dot_int_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
-                    }
-                }
-            }
-        }
-        ahead.fetch(s, bytes.len() - superblocks * Self::SUPERBLOCK_BYTES);
-        let rest = self.n % SUPERBLOCK / GROUP;
-        if rest > 0 && B::WEIGHTS == GROUP {
-            let mut padded = [0; MAX_BYTES];
-            let weights = OneScale::<S>::unpack::<B>(s, self.last_superblock(row, &mut padded));
-            for (x, acc) in x.iter().zip(&mut acc) {
-                *acc = weights.dot::<B>(s, x.at(superblocks * GROUPS)).of_row(s, 0, rest).add(s, *acc);
-            }
-        }
-        acc
-    }
 }
 
 /// Has the cache fetch what follows a row, a superblock's bytes at a time.
-struct RowPrefetcher<'a> {
-    row: &'a [u8],
+pub(super) struct RowPrefetcher<'a> {
+    pub(super) row: &'a [u8],
     /// The next byte, counted from the row's first.
-    at: usize,
+    pub(super) at: usize,
 }
 
 impl RowPrefetcher<'_> {
     #[inline(always)]
-    fn fetch<S: QuantKernels>(&mut self, s: S, bytes: usize) {
+    pub(super) fn fetch<S: QuantKernels>(&mut self, s: S, bytes: usize) {
         s.prefetch_all_nta(self.row, self.at, bytes);
         self.at += bytes;
     }
@@ -203,31 +157,23 @@ impl<B: Block> Format for BlockRows<'_, B> {
         tokens: Range<usize>,
         products: &mut [[f32; SHARING_TOKENS]],
     ) {
-        let n = tokens.len();
-        let mut of_tokens =
-            [Activations { qs: &[], scales: &[], sums: &[], sub_block_sums: &[] }; SHARING_TOKENS];
-        for (t, token) in tokens.enumerate() {
-            of_tokens[t] = Activations::row::<B>(&x.quantized_row(token));
-        }
-        for (row, products) in rows.zip(products) {
-            *products = s.hsum_each(self.dot_row::<S>(s, row, &of_tokens[..n]));
-        }
+        self.dot_shared(s, rows, x, tokens, products);
     }
 
     fn activation_group(self) -> Option<usize> {
         Some(GROUP)
     }
 
-    fn interleave(self) -> Option<Interleave> {
-        B::INTERLEAVE
+    fn interleave(self, n_tokens: usize, transposes: bool) -> Option<Interleave> {
+        Self::interleave(n_tokens, transposes)
     }
 
     fn panel_encoding(self) -> Option<(Encoding, bool)> {
         Some(B::PANEL_ENCODING)
     }
 
-    fn min_panel_tokens(self) -> usize {
-        B::MIN_PANEL_TOKENS
+    fn min_panel_tokens(self, transposes: bool) -> usize {
+        if transposes { B::MIN_PANEL_TOKENS } else { SHARING_TOKENS + 1 }
     }
 
     #[inline(always)]
@@ -262,30 +208,43 @@ pub(super) struct Activations<'a> {
     /// In the order of [`Block::INTERLEAVE`].
     pub(super) qs: &'a [i8],
     pub(super) scales: &'a [f32],
-    sums: &'a [i32],
+    pub(super) sums: &'a [i32],
+    pub(super) scaled_sums: &'a [f32],
     pub(super) sub_block_sums: &'a [i32],
 }
 
 impl<'a> Activations<'a> {
-    /// All of a row's, in the order that a format needs.
+    pub(super) const NONE: Self =
+        Self { qs: &[], scales: &[], sums: &[], scaled_sums: &[], sub_block_sums: &[] };
+
+    /// All of a row's, in an order.
     #[inline(always)]
-    pub(super) fn row<B: Block>(x: &QuantizedRow<'a>) -> Self {
-        let qs = match B::INTERLEAVE {
+    pub(super) fn row(x: &QuantizedRow<'a>, order: Option<Interleave>) -> Self {
+        let qs = match order {
             None => x.qs,
             Some(Interleave::Nibbles16) => x.interleaved[0],
             Some(Interleave::Nibbles32) => x.interleaved[1],
         };
-        Self { qs, scales: x.scales, sums: x.sums, sub_block_sums: x.sub_block_sums }
+        let QuantizedRow { scales, sums, scaled_sums, sub_block_sums, .. } = *x;
+        Self { qs, scales, sums, scaled_sums, sub_block_sums }
     }
 
     /// All of a row's, a superblock at a time.
     #[inline(always)]
     fn superblocks<B: Block>(x: &QuantizedRow<'a>) -> impl Iterator<Item = Self> {
-        let row = Self::row::<B>(x);
-        let metadata = row.scales.chunks_exact(GROUPS).zip(row.sums.chunks_exact(GROUPS));
-        let metadata = metadata.zip(row.sub_block_sums.chunks_exact(GROUPS));
-        let superblocks = row.qs.chunks_exact(SUPERBLOCK).zip(metadata);
-        superblocks.map(|(qs, ((scales, sums), sub_block_sums))| Self { qs, scales, sums, sub_block_sums })
+        let row = Self::row(x, B::INTERLEAVE);
+        let sums = row.sums.chunks_exact(GROUPS).zip(row.scaled_sums.chunks_exact(GROUPS));
+        let sums = sums.zip(row.sub_block_sums.chunks_exact(GROUPS));
+        let metadata = row.scales.chunks_exact(GROUPS).zip(sums);
+        row.qs.chunks_exact(SUPERBLOCK).zip(metadata).map(
+            |(qs, (scales, ((sums, scaled_sums), sub_block_sums)))| Self {
+                qs,
+                scales,
+                sums,
+                scaled_sums,
+                sub_block_sums,
+            },
+        )
     }
 
     /// The superblock of a row's that begins with a group.
@@ -296,6 +255,7 @@ impl<'a> Activations<'a> {
             qs: &self.qs[first * GROUP..][..SUPERBLOCK],
             scales: &self.scales[groups.clone()],
             sums: &self.sums[groups.clone()],
+            scaled_sums: &self.scaled_sums[groups.clone()],
             sub_block_sums: &self.sub_block_sums[groups],
         }
     }
@@ -313,15 +273,15 @@ pub(super) struct Terms<S: QuantKernels, B> {
 }
 
 impl<S: QuantKernels, B: Block> Terms<S, B> {
-    /// `(scale * d) * dot` and `min * (d * sum)`.
+    /// `(scale * d) * dot` and `min * scaled_sum`.
     #[inline(always)]
     pub(super) fn new(
         s: S,
         dots: S::I32x8,
-        sums: S::I32x8,
-        scales: S::F32x8,
-        mins: S::F32x8,
+        [scales, mins]: [S::F32x8; 2],
         d: S::F32x8,
+        sums: S::I32x8,
+        scaled_sums: S::F32x8,
     ) -> Self {
         let dots = match B::ENCODING {
             Encoding::Signed => s.remove_bias(dots, sums),
@@ -329,7 +289,7 @@ impl<S: QuantKernels, B: Block> Terms<S, B> {
             Encoding::Affine(_) => dots,
         };
         let (dots, scales) = (s.to_f32x8(dots), s.mul_x8(scales, d));
-        Self { dots, scales, mins, sums: s.mul_x8(d, s.to_f32x8(sums)), _format: PhantomData }
+        Self { dots, scales, mins, sums: scaled_sums, _format: PhantomData }
     }
 
     /// Those of `n` groups, from `first` on, in the first lanes; zeros in the others.
@@ -355,18 +315,28 @@ impl<S: QuantKernels, B: Block> Terms<S, B> {
 }
 
 /// A superblock whose sub-blocks have no scales of their own, unpacked for products with tokens.
-enum OneScale<S: QuantKernels> {
-    /// In the order of the format's interleave.
-    Interleaved(Interleaved<S>),
+pub(super) enum OneScale<S: QuantKernels> {
+    Interleaved(Interleave, Interleaved<S>),
     InOrder(UnpackedSuperblock<S>),
 }
 
 impl<S: QuantKernels> OneScale<S> {
+    /// For several tokens: with its groups transposed, if they are `TRANSPOSED` there.
     #[inline(always)]
-    fn unpack<B: Block>(s: S, blocks: &[u8]) -> Self {
-        if B::INTERLEAVE.is_some() {
+    pub(super) fn shared<B: Block, const TRANSPOSED: bool>(s: S, blocks: &[u8]) -> Self {
+        if !TRANSPOSED {
+            return Self::unpack::<B>(s, blocks);
+        }
+        let UnpackedSuperblock { q, scales: [scales, _], mins, .. } = B::unpack(s, blocks);
+        let order = Interleave::Nibbles16;
+        Self::Interleaved(order, Interleaved { q: s.transpose_groups(q), scales, mins })
+    }
+
+    #[inline(always)]
+    pub(super) fn unpack<B: Block>(s: S, blocks: &[u8]) -> Self {
+        if let Some(order) = B::INTERLEAVE {
             let blocks = &blocks[..BlockRows::<B>::SUPERBLOCK_BYTES];
-            Self::Interleaved(B::unpack_interleaved(s, blocks))
+            Self::Interleaved(order, B::unpack_interleaved(s, blocks))
         } else {
             Self::InOrder(B::unpack(s, blocks))
         }
@@ -374,21 +344,20 @@ impl<S: QuantKernels> OneScale<S> {
 
     /// The products with a token's activations.
     #[inline(always)]
-    fn dot<B: Block>(&self, s: S, x: Activations<'_>) -> Terms<S, B> {
-        let (d, sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums));
+    pub(super) fn dot<B: Block>(&self, s: S, x: Activations<'_>) -> Terms<S, B> {
+        let (d, sums, scaled_sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums), s.load_x8(x.scaled_sums));
         match self {
-            Self::Interleaved(weights) => {
-                let order = B::INTERLEAVE.unwrap_or(Interleave::Nibbles16);
+            Self::Interleaved(order, weights) => {
                 let dots = match B::ENCODING {
-                    Encoding::Signed => s.dot_interleaved::<true>(order, weights.q, x.qs),
-                    _ => s.dot_interleaved::<false>(order, weights.q, x.qs),
+                    Encoding::Signed => s.dot_interleaved::<true>(*order, weights.q, x.qs),
+                    _ => s.dot_interleaved::<false>(*order, weights.q, x.qs),
                 };
-                Terms::new(s, dots, sums, weights.scales, weights.mins, d)
+                Terms::new(s, dots, [weights.scales, weights.mins], d, sums, scaled_sums)
             }
             Self::InOrder(weights) => {
                 let is_signed = B::ENCODING == Encoding::Signed;
                 let dots = s.dot_each(&weights.q, x.qs, is_signed, B::ENCODING.bits() <= 5);
-                Terms::new(s, dots, sums, weights.scales[0], weights.mins, d)
+                Terms::new(s, dots, [weights.scales[0], weights.mins], d, sums, scaled_sums)
             }
         }
     }

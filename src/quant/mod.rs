@@ -22,6 +22,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod row_tails;
+mod shared_rows;
 mod sub_blocks;
 
 use std::fmt;
@@ -275,8 +276,9 @@ pub(crate) trait Format: Copy {
         None
     }
 
-    /// The order in which one token's activations are needed, if not in their own.
-    fn interleave(self) -> Option<Interleave> {
+    /// The order in which the activations of some tokens are needed, if not in their own, on an
+    /// instruction set that `transposes` groups.
+    fn interleave(self, _n_tokens: usize, _transposes: bool) -> Option<Interleave> {
         None
     }
 
@@ -287,8 +289,8 @@ pub(crate) trait Format: Copy {
     }
 
     /// The fewest tokens for which unpacking rows into a panel pays: fewer are no slower with
-    /// [`Format::dot_tokens`]. Measured with AVX2 (benches/NOTES.md).
-    fn min_panel_tokens(self) -> usize {
+    /// [`Format::dot_tokens`], which takes fewer instructions where groups are transposed.
+    fn min_panel_tokens(self, _transposes: bool) -> usize {
         1
     }
 
@@ -324,8 +326,9 @@ impl Rows<'_> {
     }
 
     /// See [`Format::interleave`].
-    pub(crate) fn interleave(self) -> Option<Interleave> {
-        with_format!(self, format => format.interleave())
+    pub(crate) fn interleave(self, isa: Isa, n_tokens: usize) -> Option<Interleave> {
+        let transposes = transposes_groups(isa);
+        with_format!(self, format => format.interleave(n_tokens, transposes))
     }
 
     /// See [`Format::panel_encoding`].
@@ -334,8 +337,9 @@ impl Rows<'_> {
     }
 
     /// See [`Format::min_panel_tokens`].
-    pub(crate) fn min_panel_tokens(self) -> usize {
-        with_format!(self, format => format.min_panel_tokens())
+    pub(crate) fn min_panel_tokens(self, isa: Isa) -> usize {
+        let transposes = transposes_groups(isa);
+        with_format!(self, format => format.min_panel_tokens(transposes))
     }
 
     /// See [`Format::pack_panel`].
@@ -410,6 +414,12 @@ kernel! {
             }
             block = end;
         }
+    }
+}
+
+kernel! { float
+    fn transposes_groups(_s;) -> bool {
+        S::TRANSPOSES_GROUPS
     }
 }
 

@@ -41,6 +41,7 @@ impl Block for Q4K {
     const BYTES: usize = 144;
     const ENCODING: Encoding = Encoding::Affine(4);
     const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles32);
+    const MIN_PANEL_TOKENS: usize = 13;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));

@@ -40,7 +40,7 @@ impl Block for Q5_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 22;
     const ENCODING: Encoding = Encoding::Biased(4);
-    const MIN_PANEL_TOKENS: usize = 7;
+    const MIN_PANEL_TOKENS: usize = 13;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -64,7 +64,7 @@ impl Block for Q5_1 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 24;
     const ENCODING: Encoding = Encoding::Affine(5);
-    const MIN_PANEL_TOKENS: usize = 7;
+    const MIN_PANEL_TOKENS: usize = 13;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));

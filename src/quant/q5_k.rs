@@ -22,6 +22,7 @@ impl Block for Q5K {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 176;
     const ENCODING: Encoding = Encoding::Affine(5);
+    const MIN_PANEL_TOKENS: usize = 13;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));

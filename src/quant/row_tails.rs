@@ -45,8 +45,11 @@ impl<'a, B: Block> BlockRows<'a, B> {
         mut acc: [S::F32x8; R],
     ) -> [S::F32x8; R] {
         let first = self.n / SUPERBLOCK * GROUPS;
-        let tails =
-            dot_superblock::<S, B>(s, &tails[..Self::SUPERBLOCK_BYTES], Activations::row::<B>(&x).at(first));
+        let tails = dot_superblock::<S, B>(
+            s,
+            &tails[..Self::SUPERBLOCK_BYTES],
+            Activations::row(&x, B::INTERLEAVE).at(first),
+        );
         for r in 0..R {
             acc[r] = tails.of_row(s, r * G, G).add(s, acc[r]);
         }

@@ -61,8 +61,10 @@ pub(super) fn dot_f32_sub_blocks<S: QuantKernels, B: Block>(
     let [low, high] = s.sum_halves_x64::<false>(dots_of_pairs(s, &groups.q, x));
     let d = s.load_x8(x.scales);
     let [low_sums, high_sums] = s.unpack_i16(s.load_i32x8(x.sub_block_sums));
-    let acc = Terms::<S, B>::new(s, low, low_sums, groups.scales[0], groups.mins, d).add(s, acc);
-    Terms::<S, B>::new(s, high, high_sums, groups.scales[1], groups.mins, d).add(s, acc)
+    let scaled = |sums| s.mul_x8(d, s.to_f32x8(sums));
+    let ([low_scales, high_scales], mins) = (groups.scales, groups.mins);
+    let acc = Terms::<S, B>::new(s, low, [low_scales, mins], d, low_sums, scaled(low_sums)).add(s, acc);
+    Terms::<S, B>::new(s, high, [high_scales, mins], d, high_sums, scaled(high_sums)).add(s, acc)
 }
 
 /// Adds the products of a superblock whose sub-blocks have integers as scales to a sum. (With f32

@@ -15,7 +15,7 @@ pub(super) use self::vnni::Vnni;
 pub(super) use self::widening::Widening;
 use super::features::target_feature_impl;
 use super::x86::memory::{load_128, load_256};
-use super::x86::parts::{first_lanes, max_of_each, round_away_x8};
+use super::x86::parts::{first_lanes, max_of_each, round_away_x8, transpose_dwords};
 use super::x86::{self, HasAvx2, Parts};
 use super::{Kernel, QuantKernels, Simd};
 
@@ -159,6 +159,7 @@ target_feature_impl! {
         {
             type I8x64 = [__m256i; 2];
             type I32x16 = [__m256i; 2];
+            const TRANSPOSES_GROUPS: bool = true;
 
             #[inline(always)]
             fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i {
@@ -187,6 +188,17 @@ target_feature_impl! {
                 }
                 self.widen_f16(fours)
             }
+        }
+        fn transpose_groups(groups: [[__m256i; 2]; 4]) -> [[__m256i; 2]; 4] {
+            let [[a, b], [c, d], [e, f], [g, h]] = groups;
+            let (first, last) = (transpose_dwords([a, b, c, d]), transpose_dwords([e, f, g, h]));
+            let mut low = [first[0]; 4];
+            let mut high = [first[0]; 4];
+            for i in 0..4 {
+                low[i] = _mm256_permute2x128_si256::<0x20>(first[i], last[i]);
+                high[i] = _mm256_permute2x128_si256::<0x31>(first[i], last[i]);
+            }
+            [[low[0], low[1]], [low[2], low[3]], [high[0], high[1]], [high[2], high[3]]]
         }
         fn hmax_abs_each(a: [__m256; 8]) -> __m256 {
             let mut bits = [_mm256_setzero_si256(); 8];

@@ -228,6 +228,27 @@ pub(crate) trait QuantKernels: Simd + BlockKernels {
     fn interleave_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x64; 4] {
         halves(self, self.transpose_16x8(from, STRIDE))
     }
+    /// Whether [`QuantKernels::transpose_groups`] is fast enough to pay from two tokens on.
+    const TRANSPOSES_GROUPS: bool = false;
+
+    /// Eight groups of 32 int8, as [`Interleave::Nibbles16`].
+    #[inline(always)]
+    fn transpose_groups(self, groups: [Self::I8x64; 4]) -> [Self::I8x64; 4] {
+        let (mut from, mut to) = ([0_i8; 256], [0_i8; 256]);
+        for (i, pair) in groups.into_iter().enumerate() {
+            let [a, b] = pair.split(self);
+            self.store_bytes(a, &mut from[64 * i..]);
+            self.store_bytes(b, &mut from[64 * i + 32..]);
+        }
+        for (i, &quad) in Self::INTERLEAVES[Interleave::Nibbles16 as usize].iter().enumerate() {
+            to[4 * i..][..4].copy_from_slice(&from[4 * usize::from(quad)..][..4]);
+        }
+        let mut transposed = [self.zero_x64(); 4];
+        for i in 0..4 {
+            transposed[i] = self.load_bytes_x64(&to[64 * i..]);
+        }
+        transposed
+    }
     /// The halves of four times 32 bytes, as [`Interleave::Nibbles32`]. Panics if there are fewer.
     #[inline(always)]
     fn interleave_nibbles_32(self, from: &[u8]) -> [Self::I8x64; 4] {
@@ -235,7 +256,7 @@ pub(crate) trait QuantKernels: Simd + BlockKernels {
     }
     /// In lane `i`, the dot product of group `i` of both, which are in an order: of int8, as
     /// [`Simd::dot_i8x32`] makes it, bias and all, if they are `SIGNED`, or else of numbers within
-    /// 0..=15. Panics if there are less than 256 `x`.
+    /// 0..=31. Panics if there are less than 256 `x`.
     #[inline(always)]
     fn dot_interleaved<const SIGNED: bool>(
         self,
@@ -260,7 +281,7 @@ pub(crate) trait QuantKernels: Simd + BlockKernels {
             Interleave::Nibbles32 => self.sum_halves_alternately(dots[0], dots[1]),
         }
     }
-    /// In lane `i`, the dot products of the quads `i` of four times 32 numbers within 0..=15 and
+    /// In lane `i`, the dot products of the quads `i` of four times 32 numbers within 0..=31 and
     /// the `x`, added up.
     #[inline(always)]
     fn dot_nibbles(self, w: [Self::I8x32; 4], x: &[i8]) -> Self::I32x8 {

@@ -62,6 +62,31 @@ kernel! {
     }
 }
 
+kernel! {
+    /// Eight groups of 32 bytes transposed, and what the order says that they are.
+    fn transposed_groups(s; bytes: &[u8]) -> [Vec<u8>; 2] {
+        let pair = |i: usize| s.load_bytes_x64(&bytes[64 * i..]);
+        let transposed = s.transpose_groups([pair(0), pair(1), pair(2), pair(3)]);
+        let mut found = Vec::new();
+        for block in transposed.into_iter().flat_map(|pair| s.blocks(pair)) {
+            let mut to = [0_i8; 32];
+            s.store_bytes(block, &mut to);
+            found.extend(to.map(|byte| byte as u8));
+        }
+        let order = S::INTERLEAVES[Interleave::Nibbles16 as usize];
+        [found, order.iter().flat_map(|&quad| &bytes[4 * usize::from(quad)..][..4]).copied().collect()]
+    }
+}
+
+#[test]
+fn groups_are_transposed_into_the_order_of_16_nibbles() {
+    let bytes: Vec<u8> = (0..=255).collect();
+    for isa in Isa::available() {
+        let [found, expected] = transposed_groups(isa, &bytes);
+        assert_eq!(found, expected, "{isa}");
+    }
+}
+
 #[test]
 fn overridden_kernels_give_what_the_portable_ones_do() {
     let mut state = 1_u64;

@@ -81,7 +81,7 @@ target_feature_impl! {
             add_widened(acc, _mm256_maddubs_epi16(w, x))
         }
         fn dot_nibbles(w: [__m256i; 4], x: &[i8]) -> __m256i {
-            // Eight products are at most 8 * 15 * 127 = 15,240, which fits an i16.
+            // Eight products are at most 8 * 31 * 127 = 31,496, which fits an i16.
             let mut sums = _mm256_setzero_si256();
             for k in 0..4 {
                 sums = add_products(sums, w[k], load_256(&x[32 * k..]));
