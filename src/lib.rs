@@ -155,7 +155,7 @@ pub use config::{Config, RopeScaling};
 pub use constraint::Constraint;
 #[cfg(feature = "grammar")]
 pub use constraint::{Grammar, GrammarConstraint};
-pub use conversation::{Answer, Chat};
+pub use conversation::{Answer, Chat, ContextPolicy};
 pub use error::{Error, ErrorKind, Result, TokenId};
 pub use generate::{Draft, DraftModel, FinishReason, Generate, Generation, Piece, Prompt, PromptLookup};
 pub use kv_cache::CacheDtype;

@@ -8,10 +8,10 @@ use std::str::FromStr;
 use babyllama::chat::{Message, Part, Role, Template};
 use babyllama::inspect::{GgufFile, GgufTensor};
 use babyllama::{
-    Answer, CacheDtype, Chat, Config, Decoder, Dtype, Error, ErrorKind, FinishReason, Generate, Isa, Model,
-    ModelBytes, ModelOptions, Perplexity, PerplexityOptions, Piece, PieceKind, Prompt, Rng, RopeScaling,
-    Sampler, SamplerOptions, Score, Session, SessionOptions, TensorInfo, TokenLogprob, Tokenizer,
-    TokenizerSource,
+    Answer, CacheDtype, Chat, Config, ContextPolicy, Decoder, Dtype, Error, ErrorKind, FinishReason,
+    Generate, Isa, Model, ModelBytes, ModelOptions, Perplexity, PerplexityOptions, Piece, PieceKind, Prompt,
+    Rng, RopeScaling, Sampler, SamplerOptions, Score, Session, SessionOptions, TensorInfo, TokenLogprob,
+    Tokenizer, TokenizerSource,
 };
 
 /// A test for each bound, which fails to compile if a type loses it.
@@ -45,7 +45,7 @@ are!(what_is_kept_can_be_copied: Clone;
     Model, ModelOptions, SessionOptions, Tokenizer, Decoder, Sampler, SamplerOptions, Rng, Piece, Config);
 are!(options_are_compared: PartialEq, Clone; SamplerOptions, SessionOptions, PerplexityOptions, Config, Message);
 are!(small_values_are_keys: Copy, Eq, Hash;
-    CacheDtype, Dtype, FinishReason, PieceKind, Role, Template, SessionOptions, PerplexityOptions);
+    CacheDtype, ContextPolicy, Dtype, FinishReason, PieceKind, Role, Template, SessionOptions, PerplexityOptions);
 are!(small_values_are_compared: Copy, PartialEq; Isa, RopeScaling, Score, TokenLogprob);
 are!(what_a_command_line_names_is_read_and_shown: FromStr, Display; CacheDtype, Dtype, Isa, Role, Template);
 
@@ -137,6 +137,9 @@ mod settings {
             &PerplexityOptions::new().context_length(256).max_windows(3),
             r#"{"context_length":256,"max_windows":3,"cache_dtype":"f32"}"#,
         );
+
+        is_written_as(&ContextPolicy::Refuse, r#""refuse""#);
+        is_written_as(&ContextPolicy::DropOldest { reserve: 256 }, r#"{"drop_oldest":{"reserve":256}}"#);
 
         let options = ModelOptions::new().threads(2).norm_eps(1e-6).tokenizer_path("tokenizer.bin");
         let text = json(&options);

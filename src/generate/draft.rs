@@ -5,7 +5,7 @@
 //! are then sampled cost nothing. Every token is sampled from the model's own logits, with its own
 //! random number, as without a draft: nothing has to be rejected or taken back.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::error::{ErrorKind, Result, TokenId};
@@ -22,6 +22,19 @@ const PAUSE: usize = 32;
 pub trait Draft: Send {
     /// Appends at most `max` tokens that may follow a text.
     fn draft(&mut self, tokens: &[TokenId], max: usize, out: &mut Vec<TokenId>);
+}
+
+impl<D: Draft + ?Sized> Draft for Box<D> {
+    fn draft(&mut self, tokens: &[TokenId], max: usize, out: &mut Vec<TokenId>) {
+        (**self).draft(tokens, max, out);
+    }
+}
+
+/// One that several generations share, one after another.
+impl<D: Draft + ?Sized> Draft for Arc<Mutex<D>> {
+    fn draft(&mut self, tokens: &[TokenId], max: usize, out: &mut Vec<TokenId>) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).draft(tokens, max, out);
+    }
 }
 
 /// Proposes what followed the last place where the text's last three tokens stood, or else the last

@@ -31,12 +31,18 @@ impl Logprobs {
 }
 
 impl Piece {
-    pub(crate) fn new(token: Option<TokenId>, text: &str) -> Self {
-        Self { token, logprobs: None, text: Text::new(text) }
+    /// Without a token.
+    pub(crate) fn new(text: &str) -> Self {
+        Self::of_text(Text::new(text))
     }
 
     pub(super) fn of_text(text: Text) -> Self {
         Self { token: None, logprobs: None, text }
+    }
+
+    /// The same token with another text.
+    pub(crate) fn with_text(self, text: &str) -> Self {
+        Self { text: Text::new(text), ..self }
     }
 
     /// The token; `None` for text that was held back until the end.

@@ -3,7 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod answers;
 mod constrained;
+mod context;
 mod conversation;
 mod drafts;
 mod generate;
