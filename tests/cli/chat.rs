@@ -1,11 +1,11 @@
 //! `chat` in a pipe.
 
 use babyllama::chat::Template;
-use babyllama::{Chat, Model, Sampler, SamplerOptions};
+use babyllama::{Chat, ContextPolicy, Model, ModelOptions, Sampler, SamplerOptions};
 
 use crate::common::gguf::Value;
 use crate::common::{BUNDLED, TempFile, assert_says};
-use crate::{babyllama, fails, rambler, stderr, stdout, with_input, with_keys};
+use crate::{babyllama, fails, rambler, stderr, stdout, text, with_input, with_keys};
 
 /// What the library makes of a conversation: each answer on a line.
 fn conversation(
@@ -52,12 +52,72 @@ fn chat_says_that_the_context_is_full() {
     let output = with_input(&args, b"Hello\n");
     assert!(!stdout(&output).trim().is_empty());
     assert_says(&stderr(&output), &["[the context is full, 64 tokens"]);
-    let output = with_input(&args, b"Hello\nAre you there?\n");
+    let refusing = [&args[..], &["--context-policy", "refuse"]].concat();
+    let output = with_input(&refusing, b"Hello\nAre you there?\n");
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert_says(&message, &["error: the context is full: it holds 64 tokens, 64 are used"]);
-    let output = with_input(&args, "Hello ".repeat(100).as_bytes());
-    fails(&output, 1, &["it holds 64 tokens, 0 are used"]);
+    let long = "Hello ".repeat(100);
+    fails(&with_input(&refusing, &long), 1, &["it holds 64 tokens, 0 are used"]);
+    fails(
+        &with_input(&args, &long),
+        1,
+        &["the context holds 64 tokens, and this message takes 316 even without"],
+    );
+}
+
+#[test]
+fn chat_forgets_the_oldest_messages_and_says_so() {
+    let model = rambler();
+    let folder = TempFile::new("x", b"");
+    let saved = folder.beside("saved");
+    let args = ["chat", model.text(), "-z", BUNDLED, "-t", "0", "--template", "vicuna", "-n", "9"];
+    let questions = ["Hello", "Are you there?", "Why?", "Lily", "And Tom?", "Who?", "Hello"];
+    let output = with_input(&args, questions.join("\n"));
+    let (replies, notes) = (stdout(&output), stderr(&output));
+
+    let model = Model::open_with(model.path(), &ModelOptions::new().tokenizer_path(BUNDLED)).unwrap();
+    let mut chat = Chat::new(model.session(), Template::Vicuna).unwrap();
+    chat = chat.context_policy(ContextPolicy::DropOldest { reserve: 9 });
+    let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
+    let (mut expected, mut expected_notes) = (String::new(), Vec::new());
+    for question in questions {
+        let mut answer = chat.ask(question, &mut sampler).unwrap().max_tokens(9);
+        answer.by_ref().for_each(|piece| drop(piece.unwrap()));
+        let hidden = |c: char| c.is_control() && !matches!(c, '\t'..='\r');
+        expected += &format!("{}\n", answer.text().replace(hidden, ""));
+        if let n @ 1.. = answer.dropped().len() {
+            expected_notes
+                .push(format!("[the context is full: the model has forgotten the oldest {n} messages]"));
+        }
+    }
+    assert_eq!(replies, expected);
+    assert!(expected_notes.len() > 1);
+    let notes: Vec<_> = notes.lines().filter(|line| line.starts_with("[the context is full: ")).collect();
+    assert_eq!(notes, expected_notes);
+
+    // A message a day.
+    let resumed = [&args[..], &["--session", text(&saved)]].concat();
+    assert_eq!(questions.map(|question| stdout(&with_input(&resumed, question))).concat(), replies);
+}
+
+#[test]
+fn guesses_change_no_reply_and_are_counted() {
+    let input = "Lily had a cat. Lily had a dog.\nLily had a cat. Lily had a dog. Lily had\n";
+    for options in [["-t", "0"], ["-s", "5"]] {
+        let args = [&["chat", "-n", "40", "--template", "vicuna"], &options[..]].concat();
+        let plain = stdout(&with_input(&args, input));
+        for draft in [&["--lookup"][..], &["--draft", "bundled"]] {
+            let output = with_input(&[&args[..], draft].concat(), input);
+            assert_eq!(stdout(&output), plain, "{draft:?}");
+            let message = stderr(&output);
+            let (_, counts) = message.split_once("guesses: ").unwrap_or_else(|| panic!("{message}"));
+            let counts: Vec<usize> = counts.split(' ').filter_map(|word| word.parse().ok()).collect();
+            assert!(counts.len() == 2 && counts[0] <= counts[1], "{message}");
+            assert!(draft.len() == 1 || options[1] != "0" || counts[0] > 0, "{message}");
+        }
+    }
+    fails(&babyllama(&["chat", "--draft", "no/such.bin"]), 1, &["no/such.bin"]);
 }
 
 #[test]

@@ -174,6 +174,43 @@ fn signals_save_the_text_up_to_there() {
     stdout(&with_input(&[&chat[..], &["-n", "3"]].concat(), "Go on\n"));
 }
 
+/// Also one that waits for input when the signal comes.
+#[cfg(unix)]
+#[test]
+fn signals_save_a_conversation_that_waits() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    use std::thread;
+    use std::time::Duration;
+
+    let (folder, path) = nowhere();
+    // The first newline is the reply's last.
+    let options = ["chat", "--template", "llama2", "-q", "-t", "0", "-n", "9", "--stop", "\n"];
+    let chat = [&options[..], &["--session", text(&path)]].concat();
+    let whole = stdout(&with_input(&options, "Who is Lily?\nAnd Tom?\nWhy?\n"));
+    let mut replies = String::new();
+    for (question, signal, code) in
+        [("Who is Lily?", "-TERM", 143), ("And Tom?", "-HUP", 129), ("Why?", "-INT", 130)]
+    {
+        let mut child = crate::command(&chat).stdin(Stdio::piped()).spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(format!("{question}\n").as_bytes()).unwrap();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut replies).unwrap();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        // The end of input would end it too, if the signal doesn't within a minute.
+        let has_ended = |_: &u32| child.try_wait().unwrap().is_some();
+        let _ = (0..1200).inspect(|_| thread::sleep(Duration::from_millis(50))).find(has_ended);
+        drop(pipe);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        assert_eq!(names(folder.folder()), ["other", "saved"], "an unfinished file is left");
+    }
+    assert_eq!(replies, whole);
+    let saved = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+    let last: serde_json::Value = serde_json::from_str(saved.lines().last().unwrap()).unwrap();
+    assert_eq!(last["content"].as_str(), whole.lines().last());
+}
+
 #[test]
 fn a_conversation_resumed_reads_nothing_again() {
     let (_folder, path) = nowhere();

@@ -49,9 +49,11 @@ impl Terminal {
     fn chat(args: &str) -> Option<Self> {
         // `script` has its own ways to end, so it is the shell that shows how the chat did. Ctrl-C
         // is the shell's too.
-        let chat =
-            format!("trap : INT; '{}' chat {args}; echo exit code $?", env!("CARGO_BIN_EXE_babyllama"));
-        Some(Self { script: at_terminal(&chat)?.spawn().unwrap(), shown: Vec::new() })
+        Self::of(&format!("trap : INT; '{}' chat {args}; echo exit code $?", env!("CARGO_BIN_EXE_babyllama")))
+    }
+
+    fn of(command: &str) -> Option<Self> {
+        Some(Self { script: at_terminal(command)?.spawn().unwrap(), shown: Vec::new() })
     }
 
     /// Types at the next prompt.
@@ -260,4 +262,45 @@ fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
             "{signal}: {shown:?}"
         );
     }
+}
+
+#[test]
+fn a_signal_at_the_prompt_saves_the_session() {
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let folder = TempFile::new("x", b"");
+        let (saved, pid) = (folder.beside("saved"), folder.beside("pid"));
+        let command = format!(
+            "before=$(stty -g)
+            sh -c 'echo $$ >\"{}\"; exec \"{}\" chat -t 0 -n 3 --session \"{}\"'
+            code=$?; [ \"$before\" = \"$(stty -g)\" ] && echo the same, code $code",
+            text(&pid),
+            env!("CARGO_BIN_EXE_babyllama"),
+            text(&saved)
+        );
+        let Some(mut terminal) = Terminal::of(&command) else { return };
+        terminal.answers("Who?\r");
+        terminal.answers("Who is");
+        terminal.read_until("W", 0);
+        let pid = fs::read_to_string(pid).unwrap();
+        let kill = Command::new("kill").args([&format!("-{signal}"), pid.trim()]).status().unwrap();
+        assert!(kill.success());
+        terminal.read_until(&format!("the same, code {code}"), 0);
+        let messages = String::from_utf8_lossy(&fs::read(saved).unwrap()).into_owned();
+        assert_says(&messages, &[r#"{"content":"Who?","role":"user"}"#, r#""role":"assistant"}"#]);
+        assert!(!messages.contains("Who is"));
+    }
+}
+
+/// What the model has forgotten is part of the conversation still.
+#[test]
+fn a_conversation_that_outgrew_its_context_is_saved_whole() {
+    let folder = TempFile::new("x", b"");
+    let saved = folder.beside("saved.jsonl");
+    let lines: Vec<_> = (0..30).map(|i| format!("question {i}")).collect();
+    let keys = format!("/system Be brief.\r{}\r/save {}\r/quit\r", lines.join("\r"), text(&saved));
+    let args = format!("chat '{BUNDLED}' -t 0 -n 1 --context-length 200");
+    let Some(shown) = typed(&[("TERM", "dumb")], &args, &keys) else { return };
+    assert_says(&shown, &["[the context is full: the model has forgotten the oldest "]);
+    assert_eq!(questions(&saved), lines);
+    assert!(fs::read_to_string(&saved).unwrap().starts_with(r#"{"content":"Be brief.","role":"system"}"#));
 }

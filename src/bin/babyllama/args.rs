@@ -7,11 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use babyllama::chat::Template;
 use babyllama::{
-    CacheDtype, ErrorKind, Isa, ModelOptions, Pooling, Sampler, SamplerOptions, SessionOptions, TokenId,
-    Tokenizer,
+    CacheDtype, ContextPolicy, ErrorKind, Isa, ModelOptions, Pooling, Sampler, SamplerOptions,
+    SessionOptions, TokenId, Tokenizer,
 };
-use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 
 use crate::error::CliError;
 
@@ -151,6 +151,25 @@ fn new_seed() -> u64 {
     let mixed =
         (time.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 33).max(1)
+}
+
+/// What happens to a conversation that no longer fits its context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WhenFull {
+    /// The oldest messages are left out, and the model forgets them
+    DropOldest,
+    /// The message is refused
+    Refuse,
+}
+
+impl WhenFull {
+    /// For replies of at most this many tokens, in a context of this length.
+    pub(crate) fn policy(self, max_tokens: usize, capacity: usize) -> ContextPolicy {
+        match self {
+            Self::DropOldest => ContextPolicy::DropOldest { reserve: max_tokens.min(capacity / 4) },
+            Self::Refuse => ContextPolicy::Refuse,
+        }
+    }
 }
 
 /// Which tokenizer is used.

@@ -1,27 +1,25 @@
 //! `babyllama chat`: a conversation.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use babyllama::chat::{Message, Role, Template};
 use babyllama::convert::OutputFile;
-use babyllama::{Chat, ErrorKind, FinishReason, Model, Sampler, Session};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
+use babyllama::{Answer, Chat, ContextPolicy, ErrorKind, FinishReason, Model, Sampler, Session};
 use serde_json::{Value, json};
 
 use crate::commands::ChatArgs;
+use crate::draft::CountedDraft;
 use crate::error::CliError;
 use crate::generator::Statistics;
+use crate::input::Input;
 use crate::interrupt::{self, Watch, is_terminated};
 use crate::models;
-use crate::output::{aside, ask, count, holds_something, note, print, print_text, takes_escapes, tell};
+use crate::output::{aside, count, holds_something, note, print, print_text, tell};
 use crate::session_file::{MAX_MESSAGES, SessionFile};
-
-/// Encloses a message of several lines.
-const FENCE: &str = "\"\"\"";
 
 const HELP: &str = "\
 /help          list the commands
@@ -34,15 +32,18 @@ A line that ends with \\ continues on the next one; \"\"\" encloses a message of
 
 pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let sampling = args.sampling.options()?;
-    let options = args.engine.model_options(args.tokenizer.path.as_deref());
-    let model = models::open(&args.model, &options)?;
+    let tokenizer_file = args.tokenizer.path.as_deref();
+    let model = models::open(&args.model, &args.engine.model_options(tokenizer_file))?;
     models::notes(&model);
     let sampler = args.sampling.sampler(sampling, models::tokenizer(&model, &args.model)?);
+    let draft = args.draft.draft(&model, &args.engine.draft_options(tokenizer_file))?;
     let (file, session, messages) = restore(args, &model)?;
-    let mut input = Input::new()?;
+    let mut input = Input::new();
     let is_typed = input.is_typed();
     let template = args.template.map_or_else(|| template(args, &model), Ok)?;
-    let mut chat = Chat::new(session, template)?;
+    let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
+    let policy = args.context_policy.policy(max_tokens, session.capacity());
+    let mut chat = Chat::new(session, template)?.context_policy(policy);
     let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
     let is_new = messages.is_empty();
     let file_name = args.session.as_deref().unwrap_or(Path::new("")).display();
@@ -64,11 +65,21 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
         }
     }
 
-    let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
-    let statistics = Statistics::default();
-    let model_file = args.model.clone();
-    let mut conversation =
-        Conversation { chat, default_system, sampler, max_tokens, statistics, is_typed, model_file };
+    let statistics = Statistics::of(draft.as_ref().map(|draft| draft.guesses.clone()));
+    let draft = draft.map(|draft| Arc::new(Mutex::new(draft)));
+    let (dropped, model_file) = (Vec::new(), args.model.clone());
+    let mut conversation = Conversation {
+        chat,
+        policy,
+        dropped,
+        default_system,
+        sampler,
+        draft,
+        max_tokens,
+        statistics,
+        is_typed,
+        model_file,
+    };
     let result = conversation.talk(&mut input);
     if result.is_ok() && conversation.statistics.has_any() {
         note(&conversation.statistics.line(&conversation.sampler));
@@ -83,7 +94,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
 /// What --session names, and what it holds.
 fn restore(args: &ChatArgs, model: &Model) -> Result<(Option<SessionFile>, Session, Vec<Message>), CliError> {
     let (path, options) = (args.session.as_deref(), args.engine.session_options());
-    let sources = [Some(&*args.model), args.tokenizer.path.as_deref()];
+    let sources = [Some(&*args.model), args.tokenizer.path.as_deref(), args.draft.draft.as_deref()];
     let sources: Vec<&Path> = sources.into_iter().flatten().collect();
     let (file, session, text) = SessionFile::open(path, model, options, &sources)?;
     let name = path.unwrap_or(Path::new("")).display().to_string();
@@ -138,12 +149,16 @@ fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
 }
 
 /// A conversation and its settings.
-#[derive(Debug)]
 struct Conversation {
     chat: Chat,
+    policy: ContextPolicy,
+    /// The messages before those of `chat`, which no longer fit the context.
+    dropped: Vec<Message>,
     /// The file's own system prompt.
     default_system: Option<String>,
     sampler: Sampler,
+    /// What guesses the tokens of replies.
+    draft: Option<Arc<Mutex<CountedDraft>>>,
     max_tokens: usize,
     statistics: Statistics,
     is_typed: bool,
@@ -189,36 +204,29 @@ impl Conversation {
     fn turn(&mut self, message: &str) -> Result<(), CliError> {
         let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
         let longer = models::longer(self.chat.session().model(), capacity);
-        let answer = self.chat.ask(message.trim(), &mut self.sampler).map_err(|error| match error.kind() {
-            ErrorKind::ContextFull { requested, .. } => CliError::Error(format!(
+        let answer = self.chat.ask(message.trim(), &mut self.sampler);
+        let answer = answer.map_err(|error| match (error.kind(), self.policy) {
+            (ErrorKind::ContextFull { requested, .. }, ContextPolicy::Refuse) => CliError::Error(format!(
                 "the context is full: it holds {capacity} tokens, {position} are used, and this message takes \
                  it to {requested}; {longer}, and /reset starts over"
+            )),
+            (ErrorKind::ContextFull { requested, .. }, _) => CliError::Error(format!(
+                "the context holds {capacity} tokens, and this message takes {requested} even without those \
+                 before it; {longer}"
             )),
             _ => error.into(),
         });
         let mut answer = answer?.max_tokens(self.max_tokens);
-        let watch = Watch::new();
-        let start = Instant::now();
-        let mut begun = start;
-        while !watch.interrupted()
-            && let Some(piece) = {
-                let reading = !answer.has_begun();
-                let piece = answer.next();
-                if reading {
-                    begun = Instant::now();
-                }
-                piece
-            }
-        {
-            print_text(piece?.as_str())?;
+        if let Some(draft) = &self.draft {
+            answer = answer.draft(Arc::clone(draft));
         }
+        let time = speak(&mut answer, &mut self.statistics);
         let (reason, n_generated) = (answer.finish_reason(), answer.n_generated());
         if answer.has_begun() {
-            self.statistics.add_prompt(answer.n_prompt(), begun - start);
+            self.dropped.extend_from_slice(answer.dropped());
         }
         drop(answer);
-        let time = begun.elapsed();
-        self.statistics.add_generation(n_generated, time);
+        let time = time?;
         print(b"\n")?;
         if reason == Some(FinishReason::ContextFull) {
             let capacity = count(capacity, "token");
@@ -231,12 +239,22 @@ impl Conversation {
         Ok(())
     }
 
+    /// The whole conversation, with what the model has forgotten.
+    fn history(&self) -> Vec<Message> {
+        let n_system = usize::from(self.chat.system().is_some());
+        let (system, rest) = self.chat.messages().split_at(n_system);
+        [system, &self.dropped, rest].concat()
+    }
+
     fn command(&mut self, command: &str) -> Result<(), CliError> {
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
         match (name, rest) {
             ("help", _) => tell(HELP),
-            ("reset", _) => self.chat.reset(),
+            ("reset", _) => {
+                self.chat.reset();
+                self.dropped.clear();
+            }
             ("system", "") => self.chat.set_system(self.default_system.as_deref()),
             ("system", text) => self.chat.set_system(Some(text)),
             ("save" | "save!" | "load", "") => {
@@ -245,8 +263,11 @@ impl Conversation {
             ("save", file) if file != "-" && holds_something(Path::new(file)) => {
                 return Err(CliError::of(file, "it is there already; /save! replaces it"));
             }
-            ("save" | "save!", file) => save(self.chat.messages(), file, &self.model_file)?,
-            ("load", file) => self.chat.set_messages(load(file)?)?,
+            ("save" | "save!", file) => save(&self.history(), file, &self.model_file)?,
+            ("load", file) => {
+                self.chat.set_messages(load(file)?)?;
+                self.dropped.clear();
+            }
             _ => {
                 return Err(CliError::Error(format!(
                     "there is no command /{name}; /help lists them, and a space before the / makes it a message"
@@ -254,6 +275,37 @@ impl Conversation {
             }
         }
         Ok(())
+    }
+}
+
+/// Prints a reply piece by piece, and returns how long it took after its message was read. Ctrl-C
+/// ends it.
+fn speak(answer: &mut Answer<'_>, statistics: &mut Statistics) -> Result<Duration, CliError> {
+    let watch = Watch::new();
+    let start = Instant::now();
+    let mut begun = start;
+    while !watch.interrupted() {
+        let reading = !answer.has_begun();
+        let Some(piece) = answer.next().transpose()? else { break };
+        if reading {
+            begun = Instant::now();
+            tell_dropped(answer);
+        }
+        statistics.compare(piece.token());
+        print_text(piece.as_str())?;
+    }
+    if answer.has_begun() {
+        statistics.add_prompt(answer.n_prompt(), begun - start);
+    }
+    statistics.add_generation(answer.n_generated(), begun.elapsed());
+    Ok(begun.elapsed())
+}
+
+/// Says what the model has forgotten, once it has.
+fn tell_dropped(answer: &Answer<'_>) {
+    let dropped = answer.dropped().len();
+    if answer.has_begun() && dropped > 0 {
+        note(&format!("[the context is full: the model has forgotten the oldest {dropped} messages]"));
     }
 }
 
@@ -302,84 +354,4 @@ fn parse(text: &str, file: &str) -> Result<Vec<Message>, CliError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let wrong = |i| CliError::of(file, format!("line {} is not a message", i + 1));
     lines.map(|(i, line)| message(line).ok_or_else(|| wrong(i))).collect()
-}
-
-/// Where the user's messages come from.
-enum Input {
-    Typed(Box<DefaultEditor>),
-    /// Standard input as it is: the lines of a script, or typed at a terminal that doesn't take the
-    /// escape sequences of a line editor.
-    Plain {
-        stdin: io::StdinLock<'static>,
-        is_typed: bool,
-    },
-}
-
-impl Input {
-    fn new() -> Result<Self, CliError> {
-        let is_typed = io::stdin().is_terminal();
-        if !is_typed || !takes_escapes(&io::stdout()) {
-            return Ok(Self::Plain { stdin: io::stdin().lock(), is_typed });
-        }
-        let editor = DefaultEditor::new().map_err(terminal)?;
-        interrupt::at_prompt();
-        Ok(Self::Typed(Box::new(editor)))
-    }
-
-    fn is_typed(&self) -> bool {
-        !matches!(self, Self::Plain { is_typed: false, .. })
-    }
-
-    /// The next message, which may have several lines if it is typed; `None` at the end of input.
-    fn next(&mut self) -> Result<Option<String>, CliError> {
-        let Some(mut message) = self.line("> ")? else { return Ok(None) };
-        if !self.is_typed() {
-            return Ok(Some(message));
-        }
-        if let Some(begin) = message.trim_start().strip_prefix(FENCE) {
-            message = begin.into();
-            while !message.contains(FENCE)
-                && let Some(line) = self.line(". ")?
-            {
-                message = message + "\n" + &line;
-            }
-            message.truncate(message.find(FENCE).unwrap_or(message.len()));
-        } else {
-            while message.ends_with('\\') {
-                message.pop();
-                message = message + "\n" + &self.line(". ")?.unwrap_or_default();
-            }
-        }
-        if let Self::Typed(editor) = self {
-            editor.add_history_entry(&message).map_err(terminal)?;
-        }
-        Ok(Some(message))
-    }
-
-    /// The next line, without its end.
-    fn line(&mut self, prompt: &str) -> Result<Option<String>, CliError> {
-        match self {
-            Self::Typed(editor) => match editor.readline(prompt) {
-                Ok(line) => Ok(Some(line)),
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
-                Err(error) => Err(terminal(error)),
-            },
-            Self::Plain { stdin, is_typed } => {
-                if *is_typed {
-                    ask(prompt)?;
-                }
-                let mut line = Vec::new();
-                let n = stdin.read_until(b'\n', &mut line).map_err(|e| CliError::of("standard input", e))?;
-                let line = String::from_utf8(line)
-                    .map_err(|_| CliError::of("standard input", "a line is not UTF-8"))?;
-                let line = line.strip_suffix('\n').unwrap_or(&line);
-                Ok((n > 0).then(|| line.strip_suffix('\r').unwrap_or(line).to_string()))
-            }
-        }
-    }
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn terminal(error: ReadlineError) -> CliError {
-    CliError::of("terminal", error)
 }

@@ -9,7 +9,9 @@ use babyllama::chat::Template;
 use babyllama::{Isa, Pooling};
 use clap::{Args, Parser, Subcommand};
 
-use crate::args::{EngineArgs, SamplingArgs, TokenList, TokenizerArgs, pooling_parser, template_parser};
+use crate::args::{
+    EngineArgs, SamplingArgs, TokenList, TokenizerArgs, WhenFull, pooling_parser, template_parser,
+};
 use crate::bench::BenchArgs;
 use crate::constraint::ConstraintArgs;
 use crate::convert::ConvertArgs;
@@ -153,10 +155,14 @@ pub(crate) struct ChatArgs {
     #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 0)]
     pub(crate) max_tokens: usize,
 
+    /// What to do when the conversation no longer fits the context, with a quarter of it for the
+    /// reply (or the tokens of -n, if these are fewer)
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = WhenFull::DropOldest)]
+    pub(crate) context_policy: WhenFull,
+
     /// Continue the conversation in this file, without reading it again, and save it there when the
     /// chat ends; if there is no file, it is made. Random numbers aren't saved: the same seed
-    /// begins anew each time. Options such as --template aren't saved either, and nothing is if
-    /// SIGTERM comes at the prompt
+    /// begins anew each time. Options such as --template aren't saved either
     #[arg(long, value_name = "FILE")]
     pub(crate) session: Option<PathBuf>,
 
@@ -165,6 +171,8 @@ pub(crate) struct ChatArgs {
 
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) draft: DraftArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

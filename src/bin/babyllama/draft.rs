@@ -1,4 +1,4 @@
-//! Guesses of what `run` writes next: the same text, faster.
+//! Guesses of what is written next: the same text, faster.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

@@ -99,9 +99,7 @@ impl Generator {
             && let Some(piece) = generate.next()
         {
             let piece = piece?;
-            if let (Some(guesses), Some(token)) = (&self.statistics.guesses, piece.token()) {
-                guesses.compare(token);
-            }
+            self.statistics.compare(piece.token());
             show(piece.as_str())?;
         }
         if generate.finish_reason() == Some(FinishReason::MaxTokens) && !self.is_saved {
@@ -139,6 +137,18 @@ impl Statistics {
     pub(crate) fn add_generation(&mut self, tokens: usize, time: Duration) {
         self.generation.add(tokens.saturating_sub(1), time);
         self.n_generated += tokens;
+    }
+
+    /// None yet. The line will tell how good the guesses are, if there are any.
+    pub(crate) fn of(guesses: Option<Guesses>) -> Self {
+        Self { guesses, ..Self::default() }
+    }
+
+    /// Tells which token was generated.
+    pub(crate) fn compare(&self, token: Option<TokenId>) {
+        if let (Some(guesses), Some(token)) = (&self.guesses, token) {
+            guesses.compare(token);
+        }
     }
 
     pub(crate) fn has_any(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Signals. Ctrl-C stops the current computation; pressed again, or without a computation, it ends
 //! the program. SIGTERM and SIGHUP stop the computation too, and then always end the program, with
-//! unfinished files removed and the terminal restored.
+//! unfinished files removed and the terminal restored. Where a conversation waits for input, it is
+//! told first, so that it can be saved.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ static HAS_PROMPT: AtomicBool = AtomicBool::new(false);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 /// SIGTERM or SIGHUP once received; 0 before.
 static TERMINATION: AtomicI32 = AtomicI32::new(0);
+/// Told once that a signal ends the program, so that it ends by itself.
+static LEAVE: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 /// Files being written, under their temporary names.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -42,8 +45,20 @@ fn clean_up() {
         // A completed file no longer has this name.
         let _ = fs::remove_file(path);
     }
+    restore_terminal();
+}
+
+/// Gives the terminal the settings that it had before a line editor changed them.
+pub(crate) fn restore_terminal() {
     #[cfg(unix)]
     terminal::restore();
+}
+
+/// Has the program end by itself, if it waits for input or will soon. A second time it doesn't: it
+/// may hang.
+fn leaves() -> bool {
+    let leave = LEAVE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    leave.map(|leave| leave()).is_some()
 }
 
 /// Installs the handlers of Ctrl-C, SIGTERM and SIGHUP, once.
@@ -54,7 +69,8 @@ fn install() {
     static INSTALLED: Once = Once::new();
     // It runs in a thread of its own, perhaps only after the computation has ended by itself.
     let handler = || {
-        if PRESSES.fetch_add(1, Ordering::SeqCst) >= TOLERATED.load(Ordering::SeqCst) {
+        let is_last = PRESSES.fetch_add(1, Ordering::SeqCst) >= TOLERATED.load(Ordering::SeqCst);
+        if is_last && (WATCHED.load(Ordering::SeqCst) || !leaves()) {
             clean_up();
             std::process::exit(EXIT_CODE.into());
         }
@@ -72,8 +88,9 @@ pub(crate) fn is_terminated() -> bool {
     TERMINATION.load(Ordering::SeqCst) != 0
 }
 
-/// The exit code that shells report for the signal received.
+/// The exit code that shells report for the signal received, with which the program now ends.
 pub(crate) fn exit_code() -> u8 {
+    restore_terminal(); // the editor may have begun a line after the signal
     match TERMINATION.load(Ordering::SeqCst) {
         0 => EXIT_CODE,
         signal => 128 + signal as u8,
@@ -89,17 +106,18 @@ mod termination {
     use signal_hook::iterator::Signals;
     use signal_hook::low_level::emulate_default_handler;
 
-    use super::{PRESSES, TERMINATION, WATCHED, clean_up};
+    use super::{PRESSES, TERMINATION, WATCHED, clean_up, leaves};
 
-    /// While there is a [`super::Watch`], the first such signal acts like Ctrl-C. Otherwise, and
-    /// the second time, it has its default effect.
+    /// While there is a [`super::Watch`], the first such signal acts like Ctrl-C; while a
+    /// conversation waits for input, it ends it. Otherwise, and the second time, it has its default
+    /// effect.
     pub(super) fn install() {
         let taken = [SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
         let Ok(mut signals) = Signals::new(taken) else { return };
         thread::spawn(move || {
             for signal in signals.forever() {
                 let before = TERMINATION.swap(signal, Ordering::SeqCst);
-                if before != 0 || !WATCHED.load(Ordering::SeqCst) {
+                if before != 0 || !(WATCHED.load(Ordering::SeqCst) || leaves()) {
                     clean_up();
                     let _ = emulate_default_handler(signal);
                 }
@@ -162,14 +180,20 @@ fn watched(is_watched: bool) {
     WATCHED.store(is_watched, Ordering::SeqCst);
 }
 
-/// From now on a line editor reads the key itself while there is no [`Watch`]. A signal that still
-/// arrives was meant for the reply that has just ended, and does nothing. During a reply the third
-/// press ends the program, in case it hangs.
-pub(crate) fn at_prompt() {
-    #[cfg(unix)]
-    terminal::remember();
-    HAS_PROMPT.store(true, Ordering::SeqCst);
-    watched(false);
+/// From now on input is waited for while there is no [`Watch`], and a signal that ends the program
+/// calls `leave` then.
+///
+/// A line editor reads the key of Ctrl-C itself. A signal that still arrives was meant for the reply
+/// that has just ended, and does nothing. During a reply the third press ends the program, in case
+/// it hangs.
+pub(crate) fn at_prompt(has_editor: bool, leave: impl FnOnce() + Send + 'static) {
+    *LEAVE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(leave));
+    if has_editor {
+        #[cfg(unix)]
+        terminal::remember();
+        HAS_PROMPT.store(true, Ordering::SeqCst);
+        watched(false);
+    }
     install();
 }
 

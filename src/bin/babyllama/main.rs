@@ -14,6 +14,7 @@ mod draft;
 mod embed;
 mod error;
 mod generator;
+mod input;
 mod inspect;
 mod interrupt;
 mod logits;
