@@ -289,6 +289,26 @@ impl Answer<'_> {
     /// The messages that the [context policy](Chat::context_policy) drops for this turn, none of
     /// which the model sees. They are gone from [`Chat::messages`] when the turn
     /// [has begun](Self::has_begun).
+    ///
+    /// ```
+    /// # use babyllama::chat::{Message, Template};
+    /// # use babyllama::{Chat, ContextPolicy, Model, Sampler, SamplerOptions, SessionOptions};
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// # let mut sampler = Sampler::new(SamplerOptions::default());
+    /// # let session = model.session_with(SessionOptions::new().context_length(64));
+    /// # let policy = ContextPolicy::DropOldest { reserve: 9 };
+    /// # let mut chat = Chat::new(session, Template::Vicuna)?.context_policy(policy);
+    /// let long = "She is a girl. ".repeat(9);
+    /// chat.set_messages(vec![Message::user("Who is Lily?"), Message::assistant(long)])?;
+    /// let mut answer = chat.ask("And Tom?", &mut sampler)?.max_tokens(9);
+    /// assert_eq!(answer.dropped()[0].content, "Who is Lily?");
+    /// answer.by_ref().for_each(|piece| drop(piece.unwrap()));
+    /// drop(answer);
+    /// assert_eq!(chat.messages()[0].content, "And Tom?");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn dropped(&self) -> &[Message] {
         &self.dropped

@@ -156,9 +156,10 @@ fn new_seed() -> u64 {
 /// What happens to a conversation that no longer fits its context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WhenFull {
-    /// The oldest messages are left out, and the model forgets them
+    /// Forget the oldest messages, so that the reply has at least a quarter of the context, or the
+    /// tokens of -n if these are fewer
     DropOldest,
-    /// The message is refused
+    /// Refuse the message
     Refuse,
 }
 

@@ -155,8 +155,7 @@ pub(crate) struct ChatArgs {
     #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 0)]
     pub(crate) max_tokens: usize,
 
-    /// What to do when the conversation no longer fits the context, with a quarter of it for the
-    /// reply (or the tokens of -n, if these are fewer)
+    /// What to do when the conversation no longer fits the context
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = WhenFull::DropOldest)]
     pub(crate) context_policy: WhenFull,
 

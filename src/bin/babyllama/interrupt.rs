@@ -183,9 +183,9 @@ fn watched(is_watched: bool) {
 /// From now on input is waited for while there is no [`Watch`], and a signal that ends the program
 /// calls `leave` then.
 ///
-/// A line editor reads the key of Ctrl-C itself. A signal that still arrives was meant for the reply
-/// that has just ended, and does nothing. During a reply the third press ends the program, in case
-/// it hangs.
+/// A line editor reads the key of Ctrl-C itself. A signal that still arrives was meant for the
+/// reply that has just ended, and does nothing. During a reply the third press ends the program, in
+/// case it hangs.
 pub(crate) fn at_prompt(has_editor: bool, leave: impl FnOnce() + Send + 'static) {
     *LEAVE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(leave));
     if has_editor {
