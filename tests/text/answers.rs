@@ -155,3 +155,25 @@ fn stops_end_a_constrained_answer() {
     assert!(matches!(reason, Some(FinishReason::StopString(_))));
     assert_eq!(text, whole[..whole.find(stop).unwrap()].trim_end());
 }
+
+#[cfg(feature = "grammar")]
+#[test]
+fn an_answer_follows_a_regular_expression() {
+    let model = open();
+    let pattern = "[a-z]{3,9}( [a-z]{2,9}){2}[.]";
+    let whole = regex::Regex::new(&format!("^{pattern}$")).unwrap();
+    let grammar = babyllama::Grammar::regex(pattern).unwrap();
+    for options in samplers() {
+        for template in [Template::Llama2, Template::ChatMl, Template::Vicuna] {
+            let mut chat = Chat::new(model.session(), template).unwrap();
+            let mut sampler = Sampler::new(options.clone());
+            for question in ["Who is Lily?", "And Tom?"] {
+                let answer = chat.ask(question, &mut sampler).unwrap();
+                let mut answer = answer.constrain(grammar.constraint(&model).unwrap());
+                answer.by_ref().for_each(|piece| drop(piece.unwrap()));
+                assert!(matches!(answer.finish_reason(), Some(FinishReason::EndOfText(_))));
+                assert!(whole.is_match(answer.text()), "{template}: {:?}", answer.text());
+            }
+        }
+    }
+}
