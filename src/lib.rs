@@ -42,6 +42,10 @@
 //! [`Session::cancel_on`] stops a pass, [`Session::score`] and [`Session::embed`] read results.
 //! Each that fails leaves the session at complete passes, usable.
 //!
+//! # Complete programs
+//! `tests/programs/` has three, to be read and copied: a chat service over HTTP for many clients at
+//! once, classification of texts by their scores, and extraction of JSON by a schema.
+//!
 //! # In a debug build
 //! Without optimization a model runs about a hundred times slower, because each intrinsic is then a
 //! function call and vectors go through memory. Only the program's own `Cargo.toml` can change
