@@ -264,9 +264,7 @@ impl Session {
     /// with forks counts in each of them, and pages that aren't written yet count too.
     #[must_use]
     pub fn memory_used(&self) -> usize {
-        self.cache.capacity() * self.cache.position_bytes()
-            + self.tokens.capacity() * size_of::<TokenId>()
-            + self.results.bytes()
+        self.cache.bytes() + self.tokens.capacity() * size_of::<TokenId>() + self.results.bytes()
     }
 
     /// Forgets all tokens except the first `position`, and a token that is

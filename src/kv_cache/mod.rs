@@ -177,6 +177,11 @@ impl KvCache {
         with_segments!(self, segments => segments.capacity())
     }
 
+    /// Bytes of all its segments.
+    pub(crate) fn bytes(&self) -> usize {
+        with_segments!(self, segments => segments.held() * segments.position_bytes())
+    }
+
     /// See [`Segments::reserve`].
     pub(crate) fn reserve(
         &mut self,

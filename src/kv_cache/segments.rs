@@ -91,6 +91,11 @@ impl<E: KvElement> Segments<E> {
         self.parts.last().map_or(0, |part| part.start + part.segment.capacity)
     }
 
+    /// Positions that its segments have memory for, also where another begins before its end.
+    pub(super) fn held(&self) -> usize {
+        self.parts.iter().map(|part| part.segment.capacity).sum()
+    }
+
     /// Which part a position belongs to, if there is memory for it.
     fn part_of(&self, position: usize) -> Option<usize> {
         if position >= self.capacity() {
