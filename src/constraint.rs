@@ -44,8 +44,7 @@ use crate::sampler::{Sampler, TokenMask};
 ///     }
 /// }
 ///
-/// # fn main() -> Result<()> {
-/// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+/// # let model = Model::open("models/babyllama.gguf")?;
 /// let mut session = model.session();
 /// let mut sampler = Sampler::default();
 /// let generate = session.generate("Once", &mut sampler)?.constrain(Once(vec![])).max_tokens(9);
@@ -56,8 +55,7 @@ use crate::sampler::{Sampler, TokenMask};
 /// tokens.sort();
 /// tokens.dedup();
 /// assert_eq!(tokens.len(), 9);
-/// # Ok(())
-/// # }
+/// # Ok::<(), babyllama::Error>(())
 /// ```
 ///
 /// [`Generate::constrain`]: crate::Generate::constrain
@@ -67,6 +65,38 @@ pub trait Constraint: Send {
     ///
     /// A SentencePiece tokenizer takes a space from the front of the first token after BOS, so what
     /// is about text needs to know.
+    ///
+    /// ```
+    /// # use babyllama::{Constraint, Model, Result, Sampler, TokenId, TokenMask};
+    /// /// Says the same again and again.
+    /// struct Echo(Option<TokenId>);
+    ///
+    /// impl Constraint for Echo {
+    ///     fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
+    ///         self.0 = previous;
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn allow(&mut self, next: &mut TokenMask) -> Result<()> {
+    ///         self.0.into_iter().for_each(|token| next.allow(token));
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn accept(&mut self, _token: TokenId) -> Result<()> {
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn forced(&mut self, out: &mut Vec<TokenId>) {
+    ///         out.extend(self.0); // one; more would be read ahead just as well
+    ///     }
+    /// }
+    ///
+    /// # let model = Model::open("models/babyllama.gguf")?;
+    /// let (mut session, mut sampler) = (model.session(), Sampler::default());
+    /// let generate = session.generate(&[1, 403], &mut sampler)?.constrain(Echo(None));
+    /// assert!(generate.take(3).all(|piece| piece.unwrap().token() == Some(403)));
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// They end the generation, before the first token.
@@ -89,7 +119,8 @@ pub trait Constraint: Send {
     fn accept(&mut self, token: TokenId) -> Result<()>;
 
     /// Appends what must come next, if that is known, and otherwise nothing. It is a guess to be
-    /// fed early: each of these tokens is still sampled, among those that are allowed.
+    /// fed early: each of these tokens is still sampled, among those that are allowed. See
+    /// [`begin`](Self::begin) for an example.
     fn forced(&mut self, _out: &mut Vec<TokenId>) {}
 }
 

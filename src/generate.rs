@@ -90,8 +90,7 @@ pub enum FinishReason {
 ///
 /// ```
 /// # use babyllama::{Model, Sampler, SamplerOptions};
-/// # fn main() -> babyllama::Result<()> {
-/// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+/// # let model = Model::open("models/babyllama.gguf")?;
 /// let mut whole = String::new();
 /// let mut sampler = Sampler::new(SamplerOptions::default());
 /// for piece in model.session().generate("Once upon a time", &mut sampler)?.max_tokens(30) {
@@ -107,8 +106,7 @@ pub enum FinishReason {
 ///     }
 /// }
 /// assert_eq!(parts, whole);
-/// # Ok(())
-/// # }
+/// # Ok::<(), babyllama::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Generate<'a> {
@@ -174,8 +172,7 @@ impl Generate<'_> {
     ///
     /// ```
     /// # use babyllama::{Model, Sampler, SamplerOptions};
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// # let model = Model::open("models/babyllama.gguf")?;
     /// let mut session = model.session();
     /// let mut sampler = Sampler::new(SamplerOptions::default());
     /// for piece in session.generate("Once upon a time", &mut sampler)?.logprobs(3).max_tokens(9) {
@@ -183,8 +180,7 @@ impl Generate<'_> {
     ///     let likeliest = piece.top_logprobs()[0];
     ///     assert!(piece.logprob().unwrap() <= likeliest.logprob);
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     #[must_use]
     pub fn logprobs(mut self, n: usize) -> Self {
@@ -197,16 +193,14 @@ impl Generate<'_> {
     ///
     /// ```
     /// # use babyllama::{Model, PromptLookup, Sampler, SamplerOptions};
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// # let model = Model::open("models/babyllama.gguf")?;
     /// let text = |session: &mut babyllama::Session, draft: bool| -> babyllama::Result<String> {
     ///     let mut sampler = Sampler::new(SamplerOptions::default());
     ///     let generate = session.generate("Lily had a cat.", &mut sampler)?.max_tokens(40);
     ///     if draft { generate.draft(PromptLookup::new()).collect() } else { generate.collect() }
     /// };
     /// assert_eq!(text(&mut model.session(), true)?, text(&mut model.session(), false)?);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     #[must_use]
     pub fn draft(mut self, draft: impl Draft + 'static) -> Self {

@@ -44,8 +44,8 @@ impl Model {
 /// before the text goes on. Whatever feeds the session feeds it first. Only [`Session::truncate`]
 /// and [`Session::keep_prefix`] take it back.
 ///
-/// ```no_run
-/// # let model = babyllama::Model::open("model.bin")?;
+/// ```
+/// # let model = babyllama::Model::open("models/babyllama.gguf")?;
 /// let mut session = model.session();
 /// let logits = session.forward(&[1, 403, 407])?; // prefill three tokens
 /// assert_eq!(logits.len(), model.config().vocab_size);
@@ -114,24 +114,57 @@ impl Session {
     }
 
     /// The model.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// assert_eq!(model.session().model().config().dim, 128);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.model
     }
 
     /// The number of tokens fed so far. One that is [pending](Self::pending) isn't counted.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// session.forward(&[1, 403])?;
+    /// assert_eq!(session.position(), 2);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn position(&self) -> usize {
         self.tokens.len()
     }
 
     /// The number of tokens that can be fed in all.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let options = babyllama::SessionOptions::new().context_length(2);
+    /// let mut session = model.session_with(options);
+    /// assert_eq!(session.capacity(), 2);
+    /// session.forward(&[1, 403])?;
+    /// assert!(session.forward(&[407]).is_err());
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// The tokens fed so far.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// session.forward(&[1, 403])?;
+    /// session.forward(&[407])?;
+    /// assert_eq!(session.tokens(), [1, 403, 407]);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn tokens(&self) -> &[TokenId] {
         &self.tokens
@@ -139,6 +172,15 @@ impl Session {
 
     /// The token that a generation handed out last, while it isn't fed: whatever feeds the session
     /// next feeds it first.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # let mut sampler = babyllama::Sampler::default();
+    /// let mut session = model.session();
+    /// let piece = session.generate(&[1, 403], &mut sampler)?.next().unwrap()?;
+    /// assert_eq!((session.tokens(), session.pending()), (&[1, 403][..], piece.token()));
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn pending(&self) -> Option<TokenId> {
         self.tail.pending
@@ -147,6 +189,16 @@ impl Session {
     /// The logits that follow the last token fed: (`vocab_size`). `None` if nothing was fed since
     /// the start or since [`Session::truncate`]. A token that is [pending](Self::pending) was
     /// chosen by them.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// let fed = session.forward(&[1, 403])?.to_vec();
+    /// assert_eq!(session.logits(), Some(&fed[..]));
+    /// session.truncate(1);
+    /// assert_eq!(session.logits(), None);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn logits(&self) -> Option<&[f32]> {
         self.results.last_logits(self.model.config())
@@ -158,6 +210,14 @@ impl Session {
     /// A prompt may be fed in one call, token by token, or in [steps](Self::feed) with progress;
     /// all give the same bits. After the first call, calls with no more tokens than the longest
     /// before allocate nothing until the cache has to grow, which doubles it.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let (mut whole, mut parts) = (model.session(), model.session());
+    /// parts.forward(&[1, 403])?;
+    /// assert_eq!(parts.forward(&[407])?, whole.forward(&[1, 403, 407])?);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::EmptyInput`], [`ErrorKind::TokenOutOfRange`], [`ErrorKind::ContextFull`],
@@ -175,15 +235,12 @@ impl Session {
     /// and it is gone once other tokens are fed.
     ///
     /// ```
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// # let model = babyllama::Model::open(path)?;
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let (mut session, mut plain) = (model.session(), model.session());
     /// session.forward_guessing(&[1, 403], &[407, 261])?;
     /// let logits = session.forward(&[407])?; // no pass
     /// assert_eq!(logits, plain.forward(&[1, 403, 407])?);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     ///
     /// # Errors
@@ -207,6 +264,16 @@ impl Session {
 
     /// As [`Session::forward`], but returns the logits of every one of `tokens`: (`n_tokens`,
     /// `vocab_size`).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let (mut session, mut other) = (model.session(), model.session());
+    /// let rows = session.forward_all(&[1, 403])?;
+    /// let (first, last) = rows.split_at(model.config().vocab_size);
+    /// assert_eq!(first, other.forward(&[1])?);
+    /// assert_eq!(last, other.forward(&[403])?);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Session::forward`].
@@ -242,9 +309,7 @@ impl Session {
     /// ```
     /// # use babyllama::ErrorKind;
     /// # use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// # let model = babyllama::Model::open(path)?;
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let stop = Arc::new(AtomicBool::new(false));
     /// let mut session = model.session();
     /// session.cancel_on(Arc::clone(&stop)); // another thread has `stop`
@@ -253,8 +318,7 @@ impl Session {
     /// let error = session.forward(&[407]).unwrap_err();
     /// assert!(matches!(error.kind(), ErrorKind::Cancelled));
     /// assert_eq!(session.tokens(), &[1, 403]);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     pub fn cancel_on(&mut self, flag: Arc<AtomicBool>) {
         self.cancel = Some(flag);
@@ -262,6 +326,15 @@ impl Session {
 
     /// Bytes of memory that the session holds: keys and values, tokens and results. What it shares
     /// with forks counts in each of them, and pages that aren't written yet count too.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// let before = session.memory_used();
+    /// session.forward(&[1, 403])?;
+    /// assert!(session.memory_used() > before);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn memory_used(&self) -> usize {
         self.cache.bytes() + self.tokens.capacity() * size_of::<TokenId>() + self.results.bytes()
@@ -269,6 +342,16 @@ impl Session {
 
     /// Forgets all tokens except the first `position`, and a token that is
     /// [pending](Self::pending). `truncate(session.position())` forgets only the pending one.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// session.forward(&[1, 403, 407])?;
+    /// session.truncate(2);
+    /// assert_eq!(session.tokens(), [1, 403]);
+    /// assert_eq!(session.forward(&[261])?, model.session().forward(&[1, 403, 261])?);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     pub fn truncate(&mut self, position: usize) {
         if position <= self.tokens.len() {
             self.tail.clear();
@@ -283,8 +366,8 @@ impl Session {
     /// the last of them, and returns its length `n`: feed `&tokens[n..]`, and the session has read
     /// exactly `tokens`, none of them twice.
     ///
-    /// ```no_run
-    /// # let model = babyllama::Model::open("model.bin")?;
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let mut session = model.session();
     /// session.forward(&[1, 403, 407, 261])?;
     /// let tokens = [1, 403, 407, 315, 9];
@@ -328,9 +411,7 @@ impl Session {
     /// copies at most 63 positions.
     ///
     /// ```
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// # let model = babyllama::Model::open(path)?;
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let mut question = model.session();
     /// question.forward(&[1, 403, 407])?;
     /// let mut answers = Vec::new();
@@ -339,8 +420,7 @@ impl Session {
     ///     answers.push(answer.forward(&[token])?.to_vec());
     /// }
     /// assert_ne!(answers[0], answers[1]);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     ///
     /// # Errors

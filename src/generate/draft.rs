@@ -19,8 +19,39 @@ const MAX_DEPTH: usize = 15;
 const PAUSE: usize = 32;
 
 /// Proposes what may come. A bad proposal costs time, and never changes the text.
+///
+/// ```
+/// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+/// use babyllama::{Draft, TokenId};
+///
+/// /// What the user is about to say, it is hoped.
+/// struct Expected(Vec<TokenId>);
+///
+/// impl Draft for Expected {
+///     fn draft(&mut self, tokens: &[TokenId], max: usize, out: &mut Vec<TokenId>) {
+///         out.extend(self.0.iter().skip(tokens.len()).take(max));
+///     }
+/// }
+///
+/// let mut sampler = babyllama::Sampler::default();
+/// let mut session = model.session();
+/// let generate = session.generate("Once", &mut sampler)?.draft(Expected(vec![7; 99]));
+/// # let found: String = generate.max_tokens(9).collect::<babyllama::Result<_>>()?;
+/// # let (mut session, mut sampler) = (model.session(), babyllama::Sampler::default());
+/// # let plain = session.generate("Once", &mut sampler)?.max_tokens(9);
+/// # assert_eq!(found, plain.collect::<babyllama::Result<String>>()?);
+/// # Ok::<(), babyllama::Error>(())
+/// ```
 pub trait Draft: Send {
     /// Appends at most `max` tokens that may follow a text.
+    ///
+    /// ```
+    /// use babyllama::{Draft, PromptLookup};
+    ///
+    /// let mut guess = Vec::new();
+    /// PromptLookup::new().draft(&[5, 6, 7, 8, 5, 6], 2, &mut guess);
+    /// assert_eq!(guess, [7, 8]);
+    /// ```
     fn draft(&mut self, tokens: &[TokenId], max: usize, out: &mut Vec<TokenId>);
 }
 
@@ -39,6 +70,16 @@ impl<D: Draft + ?Sized> Draft for Arc<Mutex<D>> {
 
 /// Proposes what followed the last place where the text's last three tokens stood, or else the last
 /// two: for texts that repeat parts of themselves, as when a text is copied with changes.
+///
+/// ```
+/// # use babyllama::{Model, PromptLookup, Sampler, SamplerOptions};
+/// # let model = Model::open("models/babyllama.gguf")?;
+/// let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
+/// let mut session = model.session();
+/// let generate = session.generate("Once upon", &mut sampler)?.draft(PromptLookup::new());
+/// assert_eq!(generate.max_tokens(2).collect::<babyllama::Result<String>>()?, " a time");
+/// # Ok::<(), babyllama::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct PromptLookup {}
@@ -71,6 +112,18 @@ impl Draft for PromptLookup {
 }
 
 /// Proposes what a smaller model with the same tokenizer would write, always its likeliest token.
+///
+/// ```
+/// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+/// # use babyllama::{DraftModel, Model, Sampler, SamplerOptions};
+/// # let (large, small) = (&model, &model);
+/// let draft = DraftModel::new(small, large)?;
+/// let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
+/// let mut session = large.session();
+/// let generate = session.generate("Once upon", &mut sampler)?.draft(draft);
+/// assert_eq!(generate.max_tokens(2).collect::<babyllama::Result<String>>()?, " a time");
+/// # Ok::<(), babyllama::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct DraftModel {
     session: Session,
@@ -78,6 +131,16 @@ pub struct DraftModel {
 
 impl DraftModel {
     /// A draft by `small` for texts of `large`.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{DraftModel, Model, ModelOptions};
+    /// let options = ModelOptions::new().no_tokenizer();
+    /// let other = Model::open_with("models/babyllama.gguf", &options)?;
+    /// assert!(DraftModel::new(&model, &model).is_ok());
+    /// assert!(DraftModel::new(&other, &model).is_err()); // which tokens does it write?
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] if their tokenizers don't have the same pieces;

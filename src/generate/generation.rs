@@ -23,8 +23,7 @@ const MAX_FORCED: usize = 64;
 ///
 /// ```
 /// # use babyllama::{Generation, Model, Sampler, SamplerOptions, Session};
-/// # fn main() -> babyllama::Result<()> {
-/// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+/// # let model = Model::open("models/babyllama.gguf")?;
 /// struct Running {
 ///     session: Session,
 ///     sampler: Sampler,
@@ -54,8 +53,7 @@ const MAX_FORCED: usize = 64;
 ///     }
 /// }
 /// assert_eq!(finished.len(), 3);
-/// # Ok(())
-/// # }
+/// # Ok::<(), babyllama::Error>(())
 /// ```
 pub struct Generation {
     prompt: Vec<TokenId>,
@@ -95,6 +93,16 @@ impl Generation {
     /// Of a prompt that continues a session's text, as [`Session::generate`] says. Feed the session
     /// nothing else until it ends.
     ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::Generation;
+    /// let session = model.session();
+    /// assert!(Generation::new(&session, "Once upon a time").is_ok());
+    /// let nothing: &[u32] = &[];
+    /// assert!(Generation::new(&session, nothing).is_err()); // to continue
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Session::generate`].
     #[allow(single_use_lifetimes, reason = "anonymous lifetimes in impl Trait are unstable")]
@@ -131,6 +139,17 @@ impl Generation {
     }
 
     /// See [`Generate::max_tokens`](super::Generate::max_tokens).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{Generation, Sampler};
+    /// # let (mut session, mut sampler) = (model.session(), Sampler::default());
+    /// let mut generation = Generation::new(&session, "Once")?.max_tokens(1);
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// assert!(generation.next(&mut session, &mut sampler)?.is_some());
+    /// assert!(generation.next(&mut session, &mut sampler)?.is_none());
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn max_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
@@ -138,6 +157,18 @@ impl Generation {
     }
 
     /// See [`Generate::stop`](super::Generate::stop).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{FinishReason, Generation, Sampler, SamplerOptions};
+    /// # let mut session = model.session();
+    /// # let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
+    /// let mut generation = Generation::new(&session, "Once upon a")?.stop(" time");
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// generation.next(&mut session, &mut sampler)?;
+    /// assert_eq!(generation.finish_reason(), Some(FinishReason::StopString(0)));
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stops.push(text.into());
@@ -145,6 +176,17 @@ impl Generation {
     }
 
     /// See [`Generate::logprobs`](super::Generate::logprobs).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{Generation, Sampler};
+    /// # let (mut session, mut sampler) = (model.session(), Sampler::default());
+    /// let mut generation = Generation::new(&session, "Once")?.logprobs(3);
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// let piece = generation.next(&mut session, &mut sampler)?.unwrap();
+    /// assert_eq!(piece.top_logprobs().len(), 3);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn logprobs(mut self, n: usize) -> Self {
         self.logprobs = Some(n);
@@ -152,6 +194,27 @@ impl Generation {
     }
 
     /// See [`Generate::constrain`](super::Generate::constrain).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{Constraint, Generation, Result, Sampler, TokenId, TokenMask};
+    /// # let (mut session, mut sampler) = (model.session(), Sampler::default());
+    /// struct Only(TokenId);
+    ///
+    /// impl Constraint for Only {
+    ///     fn allow(&mut self, next: &mut TokenMask) -> Result<()> {
+    ///         next.allow(self.0);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn accept(&mut self, _token: TokenId) -> Result<()> { Ok(()) }
+    /// }
+    ///
+    /// let mut generation = Generation::new(&session, "Once")?.constrain(Only(403));
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// assert_eq!(generation.next(&mut session, &mut sampler)?.unwrap().token(), Some(403));
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn constrain(mut self, constraint: impl Constraint + 'static) -> Self {
         self.constraint = Some(Constrained::new(Box::new(constraint), self.n_pieces));
@@ -159,6 +222,18 @@ impl Generation {
     }
 
     /// See [`Generate::draft`](super::Generate::draft).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{Generation, PromptLookup, Sampler, SamplerOptions};
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # let mut session = model.session();
+    /// # let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
+    /// let mut generation = Generation::new(&session, "Once upon")?.draft(PromptLookup::new());
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// assert_eq!(generation.next(&mut session, &mut sampler)?.unwrap(), " a");
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn draft(mut self, draft: impl Draft + 'static) -> Self {
         self.drafting = Some(Drafting::new(Box::new(draft)));
@@ -166,12 +241,35 @@ impl Generation {
     }
 
     /// See [`Generate::finish_reason`](super::Generate::finish_reason).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{FinishReason, Generation, Sampler};
+    /// # let (mut session, mut sampler) = (model.session(), Sampler::default());
+    /// let mut generation = Generation::new(&session, "Once")?.max_tokens(0);
+    /// assert_eq!(generation.finish_reason(), None);
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// assert_eq!(generation.next(&mut session, &mut sampler)?, None);
+    /// assert_eq!(generation.finish_reason(), Some(FinishReason::MaxTokens));
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.finished
     }
 
     /// See [`Generate::n_generated`](super::Generate::n_generated).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{Generation, Sampler};
+    /// # let (mut session, mut sampler) = (model.session(), Sampler::default());
+    /// let mut generation = Generation::new(&session, "Once")?;
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// generation.next(&mut session, &mut sampler)?;
+    /// assert_eq!(generation.n_generated(), 1);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn n_generated(&self) -> usize {
         self.n_generated
@@ -186,6 +284,18 @@ impl Generation {
     /// was handed out last, with the draft's guess. Give it to
     /// [`Model::forward_together`](crate::Model::forward_together) with those of other sessions.
     /// It is empty when nothing is to be read, as after the last token.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::Generation;
+    /// let (mut session, prompt) = (model.session(), [1, 403, 407]);
+    /// let mut generation = Generation::new(&session, &prompt)?;
+    /// model.forward_together([generation.feed(&mut session, 2)])?;
+    /// assert_eq!(session.tokens(), [1, 403]);
+    /// model.forward_together([generation.feed(&mut session, 2)])?;
+    /// assert_eq!(session.tokens(), prompt);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     pub fn feed<'a>(&'a mut self, session: &'a mut Session, at_most: usize) -> Feed<'a> {
         let read = session.position().saturating_sub(self.start);
         if read < self.prompt.len() {
@@ -224,6 +334,19 @@ impl Generation {
     /// Samples a token, once the session has read what [`feed`](Self::feed) said, and returns the
     /// text that became certain. An empty piece while the prompt isn't read whole; `None` at the
     /// end.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{Generation, Sampler};
+    /// # let (mut session, mut sampler) = (model.session(), Sampler::default());
+    /// let mut generation = Generation::new(&session, &[1, 403])?;
+    /// model.forward_together([generation.feed(&mut session, 1)])?;
+    /// assert_eq!(generation.next(&mut session, &mut sampler)?.unwrap(), ""); // not read whole
+    /// model.forward_together([generation.feed(&mut session, 1)])?;
+    /// let piece = generation.next(&mut session, &mut sampler)?.unwrap();
+    /// assert_eq!(piece.token(), session.pending());
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Those of [`Sampler::sample`].

@@ -31,12 +31,10 @@ impl ModelBytes {
     ///     }
     /// }
     ///
-    /// # fn main() -> babyllama::Result<()> {
     /// # let body = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
     /// let downloaded = Downloaded { body };
     /// let model = Model::from_bytes(ModelBytes::from_owner(downloaded))?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     #[must_use]
     pub fn from_owner<T: AsRef<[u8]> + Send + Sync + 'static>(owner: T) -> Self {

@@ -12,6 +12,16 @@ use crate::model::Model;
 const MAX_STEP: usize = 128;
 
 /// How the hidden states of several tokens become one vector.
+///
+/// ```
+/// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+/// use babyllama::Pooling;
+///
+/// let vector = model.session().embed(&[1, 403, 407], Pooling::Last)?;
+/// assert_ne!(vector, model.session().embed(&[1, 403, 407], Pooling::Mean)?);
+/// assert_eq!("mean".parse::<Pooling>()?, Pooling::Mean);
+/// # Ok::<(), babyllama::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Pooling {
@@ -53,6 +63,14 @@ impl FromStr for Pooling {
 impl Session {
     /// The last token's hidden state after the last layer and the last norm: (`dim`). `None` when
     /// there are no [logits](Self::logits) either, which are its product with the classifier.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// session.forward(&[1, 403])?;
+    /// assert_eq!(session.hidden().unwrap().len(), model.config().dim);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn hidden(&self) -> Option<&[f32]> {
         self.results.last_hidden(self.model.config())
@@ -65,13 +83,11 @@ impl Session {
     ///
     /// ```
     /// # use babyllama::Pooling;
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// # let model = babyllama::Model::open(path)?;
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let vector = model.session().embed(&[1, 403, 407], Pooling::Mean)?;
-    /// assert_eq!(vector.len(), model.config().dim);
-    /// # Ok(())
-    /// # }
+    /// let length: f32 = vector.iter().map(|x| x * x).sum();
+    /// assert!((length - 1.0).abs() < 1e-6);
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     ///
     /// # Errors
@@ -107,14 +123,12 @@ impl Model {
     /// `pooling_type`), or else the last token's hidden state. Its length is 1.
     ///
     /// ```
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// # let model = babyllama::Model::open(path)?;
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let [cat, dog] = [model.embed("a cat")?, model.embed("a dog")?];
-    /// let similarity: f32 = cat.iter().zip(&dog).map(|(a, b)| a * b).sum();
-    /// assert!(similarity > -1.001 && similarity < 1.001);
-    /// # Ok(())
-    /// # }
+    /// let rain = model.embed("It rains.")?;
+    /// let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    /// assert!(cosine(&cat, &dog) > cosine(&cat, &rain));
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     ///
     /// # Errors
@@ -126,6 +140,12 @@ impl Model {
 
     /// How the file says that texts are pooled (GGUF's `pooling_type`, in llama.cpp's numbers);
     /// [`Pooling::Last`] if it doesn't.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// assert_eq!(model.pooling()?, babyllama::Pooling::Last);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] if it names what can't be computed.

@@ -14,10 +14,8 @@ impl Session {
     /// between two of them the caller may show progress, or stop.
     ///
     /// ```
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
     /// # let stop = || false;
-    /// let model = babyllama::Model::open(path)?;
+    /// let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let mut session = model.session();
     /// let prompt = model.tokenizer().unwrap().encode_prompt(&"Once upon a time. ".repeat(20));
     /// let mut feed = session.feed(&prompt);
@@ -28,8 +26,7 @@ impl Session {
     ///     }
     /// }
     /// # assert_eq!(session.tokens(), prompt);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     pub fn feed<'a>(&'a mut self, tokens: &'a [TokenId]) -> Feed<'a> {
         Feed { session: self, tokens, guess: &[], all_logits: false, keeps_pending: false, is_checked: false }
@@ -56,6 +53,15 @@ pub struct Feed<'a> {
 impl<'a> Feed<'a> {
     /// Reads what may be fed next, with the last of the tokens: see
     /// [`Session::forward_guessing`].
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// session.feed(&[1, 403]).guessing(&[407]).step()?;
+    /// assert_eq!(session.tokens(), [1, 403]); // of the guess nothing is seen
+    /// assert_eq!(session.forward(&[407])?, model.session().forward(&[1, 403, 407])?);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     pub fn guessing(mut self, guess: &'a [TokenId]) -> Self {
         self.guess = guess;
         self
@@ -63,6 +69,14 @@ impl<'a> Feed<'a> {
 
     /// Has each step return the logits of all its tokens, as [`Session::forward_all`] does. Steps
     /// are then so short that these take no more than 16 MiB.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let (mut session, mut other) = (model.session(), model.session());
+    /// let mut feed = session.feed(&[1, 403]).all_logits();
+    /// assert_eq!(feed.step()?, Some(other.forward_all(&[1, 403])?));
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     pub fn all_logits(mut self) -> Self {
         self.all_logits = true;
         self
@@ -84,6 +98,15 @@ impl<'a> Feed<'a> {
     }
 
     /// How many tokens aren't fed yet.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let (mut session, tokens) = (model.session(), [1; 200]);
+    /// let mut feed = session.feed(&tokens);
+    /// feed.step()?;
+    /// assert_eq!(feed.remaining(), 72);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.tokens.len()
@@ -93,6 +116,15 @@ impl<'a> Feed<'a> {
     /// (n, `vocab_size`). `None`: there are no more tokens.
     ///
     /// A token that is [pending](Session::pending) goes first, if there are tokens at all.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let mut session = model.session();
+    /// let mut feed = session.feed(&[1, 403]);
+    /// assert_eq!(feed.step()?, Some(model.session().forward(&[1, 403])?));
+    /// assert_eq!(feed.step()?, None);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Session::forward`]; the first step checks all tokens and allocates the memory that the

@@ -45,10 +45,10 @@ impl SessionOptions {
     /// when its whole context is used: its cache, and the buffers of a pass. A context that is used
     /// in part takes less.
     ///
-    /// ```no_run
+    /// ```
     /// use babyllama::{CacheDtype, Model, SessionOptions};
     ///
-    /// # let model = Model::open("model.bin")?;
+    /// # let model = Model::open("models/babyllama.gguf")?;
     /// let options = SessionOptions::new().context_length(4096);
     /// let exact = options.memory_bytes(model.config());
     /// assert!(options.cache_dtype(CacheDtype::F16).memory_bytes(model.config()) < exact);

@@ -88,9 +88,7 @@ impl Session {
     ///
     /// ```
     /// # use babyllama::SessionOptions;
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// # let model = babyllama::Model::open(path)?;
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let mut session = model.session();
     /// session.forward(&[1, 403, 407])?;
     /// let mut saved = Vec::new();
@@ -99,8 +97,7 @@ impl Session {
     /// let mut restored = model.restore(&saved[..], SessionOptions::new())?;
     /// assert_eq!(restored.logits(), session.logits());
     /// assert_eq!(restored.forward(&[261])?, session.forward(&[261])?);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     ///
     /// # Errors
@@ -172,6 +169,21 @@ impl Model {
     /// [`cache_dtype`](SessionOptions::cache_dtype), and a context that it fits.
     ///
     /// It reads no further than the session's end. A `BufReader` isn't needed.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::SessionOptions;
+    /// let mut session = model.session();
+    /// session.forward(&[1, 403, 407])?;
+    /// let mut saved = Vec::new();
+    /// session.save(&mut saved)?;
+    /// assert_eq!(model.restore(&saved[..], SessionOptions::new())?.tokens(), [1, 403, 407]);
+    ///
+    /// saved[99] ^= 1;
+    /// let error = model.restore(&saved[..], SessionOptions::new()).unwrap_err();
+    /// assert!(error.to_string().contains("damaged"), "{error}");
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::SavedSession`] says why it was refused; [`ErrorKind::ContextFull`],

@@ -6,6 +6,15 @@ use crate::session::Session;
 use crate::simd::Isa;
 
 /// How likely a token was to the model, given all before it: see [`Session::score`].
+///
+/// ```
+/// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+/// let scores = model.session().score(&[1, 403, 407])?;
+/// assert_eq!(scores[0].logprob, 0.0); // the first token is given
+/// let perplexity = (-(scores[1].logprob + scores[2].logprob) / 2.0).exp();
+/// assert!(perplexity > 1.0);
+/// # Ok::<(), babyllama::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Score {
@@ -45,9 +54,7 @@ impl Session {
     /// and each label to a fork.
     ///
     /// ```
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// let model = babyllama::Model::open(path)?;
+    /// let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let tokenizer = model.tokenizer().unwrap();
     /// let mut text = model.session();
     /// text.forward(&tokenizer.encode_prompt("Lily lost her toy. She cried. She was very"))?;
@@ -61,8 +68,7 @@ impl Session {
     ///     }
     /// }
     /// assert_eq!(best.1, " sad");
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     ///
     /// # Errors

@@ -16,14 +16,11 @@ impl Model {
     /// [`Session::logits`](crate::Session::logits) of each.
     ///
     /// ```
-    /// # fn main() -> babyllama::Result<()> {
-    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
-    /// # let model = babyllama::Model::open(path)?;
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
     /// let (mut one, mut other) = (model.session(), model.session());
     /// model.forward_together([one.feed(&[1, 403, 407]), other.feed(&[1, 261])])?;
     /// assert_eq!(one.logits(), Some(model.session().forward(&[1, 403, 407])?));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), babyllama::Error>(())
     /// ```
     ///
     /// # Errors
