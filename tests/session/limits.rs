@@ -16,7 +16,7 @@ macro_rules! assert_refused {
 }
 
 #[test]
-fn an_error_leaves_the_session_as_it_was() {
+fn law_08_an_error_leaves_the_session_as_it_was() {
     use ErrorKind::{ContextFull, TokenOutOfRange};
 
     let model = open_small();

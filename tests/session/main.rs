@@ -2,17 +2,29 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/counting.rs"]
+mod counting;
 
+mod crowd;
+mod errors;
 mod feeding;
+mod forks;
+mod fresh;
 mod laws;
 mod limits;
 mod memory;
+mod saved;
 mod scores;
+mod soak;
 mod threads;
 
 use babyllama::Model;
 
 use common::{RandomModel, Shape, open};
+
+/// Of each thread, so that a test sees how much its own sessions hold.
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
 
 const SHAPE: Shape = Shape::new(24, 44).layers(2).heads(6, 2).vocab(61).context(700).tied();
 

@@ -76,7 +76,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn scores_are_the_same_bits_for_any_cut(
+    fn law_11_scores_are_the_same_bits_for_any_cut(
         text in proptest::collection::vec(0..SHAPE.vocab_size as u32, 1..50),
         steps in proptest::collection::vec(
             (prop::sample::select(vec![
@@ -210,7 +210,7 @@ fn a_pending_token_is_fed_and_has_no_score() {
 }
 
 #[test]
-fn tokens_that_cannot_be_fed_change_nothing() {
+fn law_08_tokens_that_cannot_be_scored_change_nothing() {
     let model = open_small();
     for forgets in [false, true] {
         let mut session = model.session_with(SessionOptions::new().context_length(10));
@@ -229,7 +229,7 @@ fn tokens_that_cannot_be_fed_change_nothing() {
 }
 
 #[test]
-fn a_logit_that_is_not_a_number_is_refused_and_the_session_is_whole() {
+fn law_08_a_logit_that_is_not_a_number_is_refused_and_the_session_is_whole() {
     let mut damaged = RandomModel::new(SHAPE, 11);
     damaged.output = Some(damaged.tok_embeddings.clone());
     damaged.shape.tied = false;

@@ -6,7 +6,7 @@ use crate::common::{assert_same_bits, open_on, refuses};
 use crate::{LARGE, UNOPTIMIZED, large_files, run, small_files, tokens};
 
 #[test]
-fn any_number_of_threads_gives_the_same_bits() {
+fn law_01_any_number_of_threads_gives_the_same_bits() {
     for (name, file) in large_files() {
         assert!(file.len() > 9 << 18, "shared out among threads");
         for isa in Isa::available() {
@@ -74,11 +74,16 @@ fn threads_out_of_range_are_refused() {
 
 #[cfg(feature = "rayon")]
 mod pools {
-    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, LazyLock};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use rayon::{ThreadPool, ThreadPoolBuilder};
 
     use super::*;
-    use crate::common::open;
-    use rayon::{ThreadPool, ThreadPoolBuilder};
+    use crate::common::{open, step_by_step};
 
     fn pool(threads: usize) -> Arc<ThreadPool> {
         Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().unwrap())
@@ -169,5 +174,72 @@ mod pools {
                 scope.spawn(move || assert_same_bits(&run(model), expected, "shared pool"));
             }
         });
+    }
+
+    /// Where a session is used.
+    #[derive(Clone, Copy, Debug)]
+    enum Place {
+        Outside,
+        Inside,
+        InsideAnother,
+        InJoin,
+        AsTask,
+    }
+
+    const PLACES: [Place; 5] =
+        [Place::Outside, Place::Inside, Place::InsideAnother, Place::InJoin, Place::AsTask];
+
+    /// Ends what keeps threads busy, also by a panic.
+    struct Over<'a>(&'a AtomicBool);
+
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if UNOPTIMIZED { 5 } else { 25 }))]
+
+        #[test]
+        fn law_01_busy_pools_and_tasks_change_no_bit(
+            threads in 1..5_usize,
+            n_busy in 0..5_usize,
+            lends in any::<bool>(),
+            place in select(PLACES.to_vec()),
+            parts in vec(1..12_usize, 1..4),
+        ) {
+            static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| large_files()[1].1.clone());
+            static ROWS: LazyLock<Vec<f32>> =
+                LazyLock::new(|| step_by_step(&open(FILE.clone()), &tokens(40, LARGE.vocab_size)));
+            let ours = pool(threads);
+            let model = if lends { open_in(&ours, FILE.clone()) } else { open_on(FILE.clone(), Isa::best(), 3) };
+            let read = || {
+                let (mut session, text) = (model.session(), tokens(40, LARGE.vocab_size));
+                for &n in &parts {
+                    let end = session.position() + n;
+                    let found = session.forward(&text[end - n..end]).unwrap();
+                    let row = &ROWS[(end - 1) * LARGE.vocab_size..][..LARGE.vocab_size];
+                    assert_same_bits(found, row, &format!("{end} tokens"));
+                }
+            };
+            // Some of the pool's threads, or all, do something else all the time. What is to be
+            // done inside needs one of them.
+            let is_inside = matches!(place, Place::Inside | Place::InJoin | Place::AsTask);
+            let over = AtomicBool::new(false);
+            ours.in_place_scope(|scope| {
+                let _over = Over(&over);
+                for _ in 0..n_busy.min(threads - usize::from(is_inside)) {
+                    scope.spawn(|_| while !over.load(Ordering::Relaxed) { std::thread::yield_now() });
+                }
+                match place {
+                    Place::Outside => read(),
+                    Place::Inside => ours.install(read),
+                    Place::InsideAnother => pool(2).install(read),
+                    Place::InJoin => drop(ours.join(read, read)),
+                    Place::AsTask => ours.scope(|scope| (0..3).for_each(|_| scope.spawn(|_| read()))),
+                }
+            });
+        }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use babyllama::{
-    Constraint, ErrorKind, FinishReason, Result, Sampler, SamplerOptions, Session, TokenId, TokenMask,
+    Constraint, ErrorKind, FinishReason, PromptLookup, Result, Sampler, SamplerOptions, Session, TokenId,
+    TokenMask,
 };
 use proptest::prelude::*;
 
@@ -165,7 +166,7 @@ fn run(session: &mut Session, sampler: &mut Sampler, cuts: &[usize]) -> (String,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
     #[test]
     fn generations_that_share_a_constraint_are_one_wherever_they_are_cut(
         cuts in proptest::collection::vec(1..6_usize, 2..5),
@@ -181,6 +182,44 @@ proptest! {
         let found = run(&mut model.session(), &mut parts, &cuts);
         prop_assert_eq!(expected.1.len(), total);
         prop_assert_eq!(found, expected);
+    }
+
+    /// [`Recorded`] holds each token to its mask; here the text is held to the rule as a whole.
+    #[test]
+    fn law_10_each_constrained_token_was_in_its_mask(
+        table in proptest::collection::vec(1..u16::MAX, 1..8),
+        temperature in prop::sample::select(vec![0.0_f32, 0.7, 2.0]),
+        seed in any::<u64>(),
+        max_tokens in 0..40_usize,
+        drafts in any::<bool>(),
+    ) {
+        // Of 16 tokens, those of a bit set; which set, goes by the number of tokens before.
+        let allows = |n: usize, token: TokenId| table[n % table.len()] >> token & 1 == 1;
+        let (constraint, record) = Recorded::new(rule({
+            let table = table.clone();
+            move |n, token| table[n % table.len()] >> token & 1 == 1
+        }));
+        let options = SamplerOptions::new().temperature(temperature).seed(seed).presence_penalty(0.5);
+        let (model, mut sampler) = (rambler(), Sampler::new(options));
+        let mut session = model.session();
+        let generate = session.generate(&[BOS, ONCE], &mut sampler).unwrap().constrain(constraint);
+        let mut generate = generate.max_tokens(max_tokens);
+        if drafts {
+            generate = generate.draft(PromptLookup::new());
+        }
+        let said: Vec<TokenId> = generate.by_ref().filter_map(|piece| piece.unwrap().token()).collect();
+        for (n, &token) in said.iter().enumerate() {
+            prop_assert!(allows(n, token), "{} after {}", token, n);
+        }
+        match generate.finish_reason().unwrap() {
+            FinishReason::EndOfText(end) => prop_assert!(allows(said.len(), end)),
+            reason => prop_assert_eq!((reason, said.len()), (FinishReason::MaxTokens, max_tokens)),
+        }
+        let record = record.lock().unwrap();
+        prop_assert_eq!(&record.tokens, &said);
+        for (n, mask) in record.masks.iter().enumerate() {
+            prop_assert!((0..16).all(|token| mask.is_allowed(token) == allows(n, token)));
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn say(model: &Model, constraint: GrammarConstraint, prompt: &str, sampler: &mut
 }
 
 #[test]
-fn json_that_a_model_says_is_what_its_schema_allows() {
+fn law_10_json_that_a_model_says_is_what_its_schema_allows() {
     let model = bundled();
     let mut n_ended = 0;
     for schema in SCHEMAS.map(|schema| schema.replace("COMPACT", COMPACT)) {
@@ -101,7 +101,7 @@ fn json_that_a_model_says_is_what_its_schema_allows() {
 }
 
 #[test]
-fn text_that_a_model_says_is_what_its_regular_expression_matches() {
+fn law_10_text_that_a_model_says_is_what_its_regular_expression_matches() {
     let model = bundled();
     for pattern in PATTERNS {
         let constraint = Grammar::regex(pattern).unwrap().constraint(&model).unwrap();

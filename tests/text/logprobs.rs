@@ -38,7 +38,7 @@ fn sorted(logits: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn the_logprobs_of_pieces_are_the_scores_of_their_tokens() {
+fn law_11_the_logprobs_of_pieces_are_the_scores_of_their_tokens() {
     let model = rambler();
     for options in samplers() {
         let whole = pieces(&model, &options, 4, 24);
