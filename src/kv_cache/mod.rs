@@ -189,7 +189,7 @@ impl KvCache {
         needed: usize,
         first: usize,
         limit: usize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         with_segments!(self, segments => segments.reserve(position, needed, first, limit))
     }
 

@@ -106,7 +106,8 @@ impl<E: KvElement> Segments<E> {
 
     /// Sees to it that positions `position..needed` can be written, `position` being the number of
     /// those that were. The first segment holds `first` positions at least; later ones double what
-    /// this session doesn't share, up to `limit` positions in all.
+    /// this session doesn't share, up to `limit` positions in all. Whether what was read ahead from
+    /// `position` on is lost, as its place is another now.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`]; nothing that was written is lost then.
@@ -116,18 +117,21 @@ impl<E: KvElement> Segments<E> {
         needed: usize,
         first: usize,
         limit: usize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if needed <= position {
-            return Ok(());
+            return Ok(false);
         }
+        let mut moves = false;
         if let Some(i) = self.part_of(position) {
             if Arc::get_mut(&mut self.parts[i].segment).is_none() {
                 self.part_ways(i, position, needed)?;
+                moves = true;
             }
             // Those after it are empty.
             let is_shared = |part: &mut Part<E>| Arc::get_mut(&mut part.segment).is_none();
             if let Some(shared) = self.parts[i + 1..].iter_mut().position(is_shared) {
                 self.parts.truncate(i + 1 + shared);
+                moves = true;
             }
         }
         let start = self.capacity();
@@ -139,7 +143,7 @@ impl<E: KvElement> Segments<E> {
             let segment = Arc::new(Segment::new(capacity, self.n_layers, self.kv_dim)?);
             self.parts.push(Part { start, segment });
         }
-        Ok(())
+        Ok(moves)
     }
 
     /// Gives this session a segment of its own in place of part `i`, which is shared, from

@@ -305,7 +305,9 @@ impl Session {
         let bytes_per_token = self.model.llama().weights.bytes_per_token();
         let at_once = bytes_per_token.max(MIN_INITIAL_CACHE_BYTES) / per_position;
         let needed = self.position() + n_tokens + n_guess;
-        self.cache.reserve(self.position(), needed, at_once.min(self.capacity), self.capacity)?;
+        if self.cache.reserve(self.position(), needed, at_once.min(self.capacity), self.capacity)? {
+            self.results.guess.clear();
+        }
         scratch.reserve_scores(config, self.cache.capacity())?;
         self.tokens.reserve(self.cache.capacity().saturating_sub(self.tokens.len()));
         self.results.grow(1 + n_guess, 1 + n_guess, config)

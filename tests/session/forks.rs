@@ -135,6 +135,21 @@ fn law_05_a_session_may_grow_while_its_cache_is_shared() {
 }
 
 #[test]
+fn law_05_what_was_guessed_before_a_fork_is_read_or_is_not_there() {
+    let mut fresh = Fresh::new(&open_small(), CacheDtype::F32);
+    for n in [63, 64, 128] {
+        let text = tokens(n, SHAPE.vocab_size);
+        let longer = [&text[..], &[5, 6]].concat();
+        let mut session = fresh.session();
+        session.forward_guessing(&text, &[5, 6]).unwrap();
+        let fork = session.fork().unwrap();
+        session.forward_all(&[5, 6]).unwrap(); // reserves first
+        fresh.check_all(&session, &longer, "guessed");
+        fresh.check_all(&fork, &text, "the fork");
+    }
+}
+
+#[test]
 fn a_fork_says_that_it_holds_what_it_shares_and_its_own() {
     let model = open_deep();
     for n in [64, 65, 100] {
