@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use babyllama::chat::{self, Message, Template};
 use babyllama::{FinishReason, Model, ModelOptions, Sampler, SamplerOptions};
@@ -73,7 +73,7 @@ impl Server {
             line.clear();
             lines.read_line(&mut line).unwrap();
         }
-        Client { status, lines }
+        Client { status, lines, patience: Instant::now() + PATIENCE }
     }
 
     #[track_caller]
@@ -100,6 +100,8 @@ impl Server {
 struct Client {
     status: u16,
     lines: BufReader<TcpStream>,
+    /// While it waits, comments keep the connection alive.
+    patience: Instant,
 }
 
 impl Client {
@@ -110,6 +112,7 @@ impl Client {
             if let Some(json) = line.strip_prefix("data: ") {
                 return Some(serde_json::from_str(json).unwrap());
             }
+            assert!(Instant::now() < self.patience, "nothing comes");
             line.clear();
         }
         None
