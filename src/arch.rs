@@ -4,9 +4,13 @@
 //!
 //! Inside this crate names are Meta's: `layers.3.attention.wq`.
 
+mod architectures;
+
 use std::fmt;
 
-use crate::config::Config;
+pub(crate) use architectures::*;
+
+use crate::config::{Config, QkNorm};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -20,20 +24,27 @@ pub(crate) struct TensorKind {
     gguf: &'static str,
     /// Hugging Face's name, after the layer's and without `.weight`.
     hugging_face: &'static str,
-    /// (out, in) of a matrix, (width) of a vector.
+    /// (out, in) of a matrix, (width) of a vector; empty of a tensor that such a model doesn't have.
     shape: fn(&Config) -> Vec<usize>,
     pub(crate) shards: Shards,
     /// Whether its rows are queries or keys, which RoPE rotates: files differ in their order.
     pub(crate) is_rotary: bool,
-    /// Whether a model may lack it.
-    pub(crate) is_optional: bool,
 }
 
-#[cfg(feature = "convert")]
 impl TensorKind {
     /// Whether it is the classifier.
     pub(crate) fn is_output(&self) -> bool {
         std::ptr::eq(self, &raw const OUTPUT)
+    }
+
+    /// Whether it is added to what a matrix makes.
+    pub(crate) fn is_bias(&self) -> bool {
+        self.meta.ends_with(".bias")
+    }
+
+    /// Whether a model may lack it, whatever its hyperparameters.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.is_output() || self.is_bias()
     }
 }
 
@@ -95,7 +106,7 @@ impl TensorId {
         suffixed(layer.unwrap_or_default() + self.kind.hugging_face)
     }
 
-    /// (out, in) of a matrix, (width) of a vector.
+    /// (out, in) of a matrix, (width) of a vector; empty of a tensor that such a model doesn't have.
     pub(crate) fn shape(self, config: &Config) -> Vec<usize> {
         (self.kind.shape)(config)
     }
@@ -105,7 +116,8 @@ impl TensorId {
     pub(crate) fn all(config: &Config) -> impl Iterator<Item = Self> {
         let layers = (0..config.n_layers).flat_map(|l| LAYER.iter().map(move |kind| Self::of_layer(l, kind)));
         let [before, after @ ..] = [&TOK_EMBEDDINGS, &NORM, &OUTPUT].map(Self::of_model);
-        std::iter::once(before).chain(layers).chain(after)
+        let all = std::iter::once(before).chain(layers).chain(after);
+        all.filter(|id| !id.shape(config).is_empty())
     }
 }
 
@@ -118,22 +130,20 @@ const fn model_tensor(
     [meta, gguf, hugging_face]: [&'static str; 3],
     shape: fn(&Config) -> Vec<usize>,
     shards: Shards,
-    is_optional: bool,
 ) -> TensorKind {
-    TensorKind { meta, gguf, hugging_face, shape, shards, is_rotary: false, is_optional }
+    TensorKind { meta, gguf, hugging_face, shape, shards, is_rotary: false }
 }
 
 pub(crate) static TOK_EMBEDDINGS: TensorKind = model_tensor(
     ["tok_embeddings", "token_embd", "model.embed_tokens"],
     |c| vec![c.vocab_size, c.dim],
     Shards::Embeddings,
-    false,
 );
 pub(crate) static NORM: TensorKind =
-    model_tensor(["norm", "output_norm", "model.norm"], |c| vec![c.dim], Shards::Same, false);
+    model_tensor(["norm", "output_norm", "model.norm"], |c| vec![c.dim], Shards::Same);
 /// The classifier. A model may use its embeddings instead.
 pub(crate) static OUTPUT: TensorKind =
-    model_tensor(["output", "output", "lm_head"], |c| vec![c.vocab_size, c.dim], Shards::Rows, true);
+    model_tensor(["output", "output", "lm_head"], |c| vec![c.vocab_size, c.dim], Shards::Rows);
 
 /// Makes [`LayerWeights`] and the table [`LAYER`] from the same rows:
 ///
@@ -143,7 +153,8 @@ pub(crate) static OUTPUT: TensorKind =
 /// ```
 ///
 /// A type of `Vec<f32>` is a vector, which is copied out of the file; `Tensor` a matrix; an
-/// `Option` of either is a tensor that a model may lack.
+/// `Option` of either is a tensor that not every model has: of some its shape is empty, and any
+/// may lack a bias.
 macro_rules! layer_tensors {
     ($($(#[$doc:meta])* $field:ident: $type:ty
         = $meta:literal, $gguf:literal, $hf:literal, $shape:expr, $shards:ident $(, $rotary:ident)?;)*) => {
@@ -153,7 +164,7 @@ macro_rules! layer_tensors {
             $($(#[$doc])* pub(crate) $field: $type,)*
         }
 
-        /// The tensors that each layer has.
+        /// The tensors that a layer may have.
         pub(crate) static LAYER: &[TensorKind] = &[$(TensorKind {
             meta: $meta,
             gguf: $gguf,
@@ -161,14 +172,13 @@ macro_rules! layer_tensors {
             shape: $shape,
             shards: Shards::$shards,
             is_rotary: [$(stringify!($rotary),)? ""].len() > 1, // the row ends in `rotary`
-            is_optional: <$type as Field>::IS_OPTIONAL,
         },)*];
 
         impl LayerWeights {
-            pub(crate) fn load(layer: usize, from: &mut impl TensorReader) -> Result<Self> {
+            pub(crate) fn load(layer: usize, config: &Config, from: &mut impl TensorReader) -> Result<Self> {
                 let mut kinds = LAYER.iter();
                 let mut next = || TensorId::of_layer(layer, kinds.next().expect("each field is a row"));
-                Ok(Self { $($field: Field::load(next(), from)?,)* })
+                Ok(Self { $($field: Field::load(next(), config, from)?,)* })
             }
 
             /// Each tensor that is there, in the order of the table.
@@ -185,34 +195,86 @@ macro_rules! layer_tensors {
     };
 }
 
+/// The shape of what queries or keys, all of which are `width` wide, are normed with.
+fn qk_norm(config: &Config, width: usize) -> Vec<usize> {
+    match config.qk_norm {
+        QkNorm::None => vec![],
+        QkNorm::Heads => vec![config.head_dim],
+        QkNorm::Whole => vec![width],
+    }
+}
+
+/// The shape of what a block's input is normed with.
+fn norm_before(config: &Config) -> Vec<usize> {
+    if config.norms_after { vec![] } else { vec![config.dim] }
+}
+
+/// The shape of what a block's output is normed with.
+fn norm_after(config: &Config) -> Vec<usize> {
+    if config.norms_after { vec![config.dim] } else { vec![] }
+}
+
 layer_tensors! {
     /// Scales the input of attention: (`dim`).
-    attention_norm: Vec<f32>
-        = "attention_norm", "attn_norm", "input_layernorm", |c| vec![c.dim], Same;
+    attention_norm: Option<Vec<f32>>
+        = "attention_norm", "attn_norm", "input_layernorm", norm_before, Same;
     /// Queries: (`n_heads * head_dim`, `dim`).
     wq: Tensor
         = "attention.wq", "attn_q", "self_attn.q_proj", |c| vec![c.q_dim(), c.dim], Rows, rotary;
+    /// Added to the queries: (`n_heads * head_dim`).
+    wq_bias: Option<Vec<f32>>
+        = "attention.wq.bias", "attn_q.bias", "self_attn.q_proj.bias", |c| vec![c.q_dim()], Rows, rotary;
     /// Keys: (`kv_dim`, `dim`).
     wk: Tensor
         = "attention.wk", "attn_k", "self_attn.k_proj", |c| vec![c.kv_dim(), c.dim], Rows, rotary;
+    /// Added to the keys: (`kv_dim`).
+    wk_bias: Option<Vec<f32>>
+        = "attention.wk.bias", "attn_k.bias", "self_attn.k_proj.bias", |c| vec![c.kv_dim()], Rows, rotary;
     /// Values: (`kv_dim`, `dim`).
     wv: Tensor
         = "attention.wv", "attn_v", "self_attn.v_proj", |c| vec![c.kv_dim(), c.dim], Rows;
+    /// Added to the values: (`kv_dim`).
+    wv_bias: Option<Vec<f32>>
+        = "attention.wv.bias", "attn_v.bias", "self_attn.v_proj.bias", |c| vec![c.kv_dim()], Rows;
+    /// Scales the queries of each head, (`head_dim`), or all: (`n_heads * head_dim`).
+    q_norm: Option<Vec<f32>>
+        = "attention.q_norm", "attn_q_norm", "self_attn.q_norm", |c| qk_norm(c, c.q_dim()), Same;
+    /// Scales the keys of each head, (`head_dim`), or all: (`kv_dim`).
+    k_norm: Option<Vec<f32>>
+        = "attention.k_norm", "attn_k_norm", "self_attn.k_norm", |c| qk_norm(c, c.kv_dim()), Same;
     /// The output of attention: (`dim`, `n_heads * head_dim`).
     wo: Tensor
         = "attention.wo", "attn_output", "self_attn.o_proj", |c| vec![c.dim, c.q_dim()], Columns;
+    /// Added to the output of attention: (`dim`).
+    wo_bias: Option<Vec<f32>>
+        = "attention.wo.bias", "attn_output.bias", "self_attn.o_proj.bias", |c| vec![c.dim], Same;
+    /// Scales the output of attention: (`dim`).
+    attention_post_norm: Option<Vec<f32>>
+        = "attention_post_norm", "post_attention_norm", "post_attention_layernorm", norm_after, Same;
     /// Scales the input of the feed-forward network: (`dim`).
-    ffn_norm: Vec<f32>
-        = "ffn_norm", "ffn_norm", "post_attention_layernorm", |c| vec![c.dim], Same;
+    ffn_norm: Option<Vec<f32>>
+        = "ffn_norm", "ffn_norm", "post_attention_layernorm", norm_before, Same;
     /// The gate: (`hidden_dim`, `dim`).
     w1: Tensor
         = "feed_forward.w1", "ffn_gate", "mlp.gate_proj", |c| vec![c.hidden_dim, c.dim], Rows;
+    /// Added to the gate: (`hidden_dim`).
+    w1_bias: Option<Vec<f32>>
+        = "feed_forward.w1.bias", "ffn_gate.bias", "mlp.gate_proj.bias", |c| vec![c.hidden_dim], Rows;
     /// Down: (`dim`, `hidden_dim`).
     w2: Tensor
         = "feed_forward.w2", "ffn_down", "mlp.down_proj", |c| vec![c.dim, c.hidden_dim], Columns;
+    /// Added to the output of the feed-forward network: (`dim`).
+    w2_bias: Option<Vec<f32>>
+        = "feed_forward.w2.bias", "ffn_down.bias", "mlp.down_proj.bias", |c| vec![c.dim], Same;
     /// Up: (`hidden_dim`, `dim`).
     w3: Tensor
         = "feed_forward.w3", "ffn_up", "mlp.up_proj", |c| vec![c.hidden_dim, c.dim], Rows;
+    /// Added to what the gate multiplies: (`hidden_dim`).
+    w3_bias: Option<Vec<f32>>
+        = "feed_forward.w3.bias", "ffn_up.bias", "mlp.up_proj.bias", |c| vec![c.hidden_dim], Rows;
+    /// Scales the output of the feed-forward network: (`dim`).
+    ffn_post_norm: Option<Vec<f32>>
+        = "ffn_post_norm", "post_ffw_norm", "post_feedforward_layernorm", norm_after, Same;
 }
 
 /// The files that weights are loaded from.
@@ -234,9 +296,7 @@ pub(crate) enum Weight<'a> {
 
 /// What a field of the weights may be.
 pub(crate) trait Field: Sized {
-    const IS_OPTIONAL: bool = false;
-
-    /// The field of what the files have. `None` if it must be there and isn't.
+    /// The field of what the files have. `None` if every model has it and this one doesn't.
     fn of(tensor: Option<Tensor>) -> Option<Self>;
 
     fn weight(&self) -> Option<Weight<'_>>;
@@ -245,8 +305,11 @@ pub(crate) trait Field: Sized {
         None
     }
 
-    fn load(id: TensorId, from: &mut impl TensorReader) -> Result<Self> {
-        Self::of(from.take(id)?).ok_or_else(|| Error::missing_tensor(from.name(id)))
+    fn load(id: TensorId, config: &Config, from: &mut impl TensorReader) -> Result<Self> {
+        let is_had = !id.shape(config).is_empty();
+        let tensor = if is_had { from.take(id)? } else { None };
+        let may_be = tensor.is_some() || !is_had || id.kind.is_optional();
+        may_be.then(|| Self::of(tensor)).flatten().ok_or_else(|| Error::missing_tensor(from.name(id)))
     }
 }
 
@@ -275,8 +338,6 @@ impl Field for Vec<f32> {
 }
 
 impl<F: Field> Field for Option<F> {
-    const IS_OPTIONAL: bool = true;
-
     fn of(tensor: Option<Tensor>) -> Option<Self> {
         Some(F::of(tensor))
     }

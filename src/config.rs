@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 /// The most layers. No Llama has more than 126. The smallest layer takes a hundred bytes in a file
 /// but a thousand in memory, so without a limit a file could take ten times its size in memory, and
 /// a sparse file any amount.
-const MAX_LAYERS: usize = 1024;
+pub(crate) const MAX_LAYERS: usize = 1024;
 
 /// The hyperparameters, under Meta's names.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,9 +41,77 @@ pub struct Config {
     pub rope_theta: f64,
     /// How the rotary frequencies were changed to make the context longer.
     pub rope_scaling: RopeScaling,
-    /// Positions that a query sees, its own included; `None` if it sees all before it. Contexts are
-    /// limited to it, so that attention to all positions is exact.
+    /// Which of a head's dimensions RoPE rotates together.
+    pub rope_pairs: RopePairs,
+    /// Every how many layers one doesn't rotate: with 4, layers 3, 7, 11 and so on (`SmolLM3`).
+    pub no_rope_interval: Option<usize>,
+    /// Whether queries and keys are normed before RoPE.
+    pub qk_norm: QkNorm,
+    /// Whether norms stand after attention and the feed-forward network, and not before them
+    /// (`OLMo` 2).
+    pub norms_after: bool,
+    /// What embeddings are multiplied with; 1 in most models.
+    #[doc(alias = "embedding_multiplier")]
+    pub embedding_scale: f32,
+    /// What each block's output is multiplied with before it joins the residual stream; 1 in most
+    /// models.
+    #[doc(alias = "residual_multiplier")]
+    pub residual_scale: f32,
+    /// What products of queries and keys are multiplied with; `None` if it is `1 / sqrt(head_dim)`,
+    /// as in most models.
+    #[doc(alias = "attention_multiplier")]
+    pub attention_scale: Option<f32>,
+    /// What logits are divided by; 1 in most models.
+    #[doc(alias = "logits_scaling")]
+    pub logit_divisor: f32,
+    /// By how much queries grow with their position.
+    pub query_growth: Option<QueryGrowth>,
+    /// Positions that a query sees, its own included; `None` if it sees all before it.
     pub sliding_window: Option<usize>,
+    /// Which layers have the sliding window: one for each layer, or none if all have it.
+    pub windowed_layers: Vec<bool>,
+}
+
+/// Queries grow with their position: beyond the first `length` positions, and again beyond each
+/// further `length`, they are multiplied by `1 + beta ln(1 + floor(position / length))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct QueryGrowth {
+    /// How fast they grow.
+    pub beta: f64,
+    /// Positions of the same size.
+    pub length: usize,
+}
+
+impl QueryGrowth {
+    pub(crate) fn at(self, position: usize) -> f32 {
+        (1.0 + self.beta * ((1 + position / self.length) as f64).ln()) as f32
+    }
+}
+
+/// Which of a head's dimensions RoPE rotates together. A model can be stored either way, as rows of
+/// its queries and keys can be put in another order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RopePairs {
+    /// Adjacent ones: 0 and 1, 2 and 3, as in Meta's files.
+    #[default]
+    Adjacent,
+    /// Those that are half of `rope_dim` apart (NEOX order), as in Hugging Face's files.
+    Halves,
+}
+
+/// Whether queries and keys are normed before RoPE, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QkNorm {
+    /// They aren't.
+    #[default]
+    None,
+    /// Each head by itself, with weights of (`head_dim`).
+    Heads,
+    /// All of a position together, with weights as wide as they are.
+    Whole,
 }
 
 /// How rotary frequencies are changed, so that a model reads further than it was first trained for.
@@ -125,8 +193,41 @@ impl Config {
             norm_eps: 1e-5,
             rope_theta: 1e4,
             rope_scaling: RopeScaling::None,
+            rope_pairs: RopePairs::Adjacent,
+            no_rope_interval: None,
+            qk_norm: QkNorm::None,
+            norms_after: false,
+            embedding_scale: 1.0,
+            residual_scale: 1.0,
+            attention_scale: None,
+            logit_divisor: 1.0,
+            query_growth: None,
             sliding_window: None,
+            windowed_layers: Vec::new(),
         }
+    }
+
+    /// Whether nothing is set that no Llama has.
+    #[cfg(feature = "convert")]
+    pub(crate) fn is_llama(&self) -> bool {
+        let llama = Self {
+            rope_pairs: RopePairs::Adjacent,
+            no_rope_interval: None,
+            qk_norm: QkNorm::None,
+            norms_after: false,
+            embedding_scale: 1.0,
+            residual_scale: 1.0,
+            attention_scale: None,
+            logit_divisor: 1.0,
+            query_growth: None,
+            ..self.clone()
+        };
+        llama == *self
+    }
+
+    /// Whether a layer rotates its queries and keys.
+    pub(crate) fn rotates(&self, layer: usize) -> bool {
+        self.no_rope_interval.is_none_or(|interval| !(layer + 1).is_multiple_of(interval))
     }
 
     /// Width of all keys, or all values, of a position: `n_kv_heads * head_dim`.
@@ -141,19 +242,10 @@ impl Config {
         self.n_heads * self.head_dim
     }
 
-    /// Sets the window of attention, and limits the context to it; returns a note if that shortens
-    /// it.
-    pub(crate) fn keep_inside_window(&mut self, window: usize) -> Option<String> {
-        self.sliding_window = Some(window);
-        let made_for = self.max_seq_len;
-        self.max_seq_len = made_for.min(window);
-        let note = || {
-            format!(
-                "the model's attention has a sliding window of {window} positions, which is not supported yet: the context \
-                 is {window} positions instead of {made_for}, and within them every result is the model's own"
-            )
-        };
-        (window < made_for).then(note)
+    /// Positions that a query sees in a layer, its own included.
+    pub(crate) fn window(&self, layer: usize) -> usize {
+        let is_windowed = self.windowed_layers.get(layer).copied().unwrap_or(true);
+        self.sliding_window.filter(|_| is_windowed).unwrap_or(usize::MAX)
     }
 
     /// Checks what the forward pass relies on: nothing is zero, heads divide evenly, their
@@ -178,13 +270,19 @@ impl Config {
                 return Err(Error::config(field, value, "must be between 1 and 2^31 - 1"));
             }
         }
-        if let Some(window) = self.sliding_window {
-            if window == 0 {
-                return Err(Error::config("sliding_window", window, "must be at least 1"));
-            }
-            if self.max_seq_len > window {
-                return Err(Error::config("max_seq_len", self.max_seq_len, beyond_window(window)));
-            }
+        if self.sliding_window == Some(0) {
+            return Err(Error::config("sliding_window", 0, "must be at least 1"));
+        }
+        let n_windowed = self.windowed_layers.len();
+        if n_windowed != 0 && n_windowed != self.n_layers {
+            let reason = format!("must be one for each of the {} layers", self.n_layers);
+            return Err(Error::config("windowed_layers", n_windowed, reason));
+        }
+        if let Some(QueryGrowth { beta, length }) = self.query_growth
+            && !(length > 0 && beta >= 0.0 && beta.is_finite())
+        {
+            let value = format!("{beta} each {length} positions");
+            return Err(Error::config("query_growth", value, "must be positive"));
         }
         if self.n_layers > MAX_LAYERS {
             return Err(Error::config("n_layers", self.n_layers, format!("must be at most {MAX_LAYERS}")));
@@ -212,14 +310,20 @@ impl Config {
         if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
             return Err(Error::config("rope_theta", self.rope_theta, "must be a positive number"));
         }
+        if self.no_rope_interval == Some(0) {
+            return Err(Error::config("no_rope_interval", 0, "must be at least 1"));
+        }
+        let scales = [
+            ("embedding_scale", self.embedding_scale),
+            ("residual_scale", self.residual_scale),
+            ("attention_scale", self.attention_scale.unwrap_or(1.0)),
+            ("logit_divisor", self.logit_divisor),
+        ];
+        for (field, scale) in scales {
+            if !(scale > 0.0 && scale.is_finite()) {
+                return Err(Error::config(field, scale, "must be a positive number"));
+            }
+        }
         self.rope_scaling.validate()
     }
-}
-
-/// Why a context can't be longer than the window.
-pub(crate) fn beyond_window(window: usize) -> String {
-    format!(
-        "must be at most {window}, the sliding window of the model's attention: beyond it queries see only a part of what \
-         is before them, which is not supported yet"
-    )
 }

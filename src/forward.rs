@@ -23,7 +23,8 @@ use crate::config::Config;
 use crate::error::TokenId;
 use crate::kv_cache::KvCache;
 use crate::matmul::{MatmulBuffer, matmul, matmul_add, matmul_swiglu};
-use crate::ops::{RopeFrequencies, rmsnorm};
+use crate::ops::{RopeFrequencies, add_bias, add_scaled, rmsnorm, rmsnorm_in_place};
+use crate::tensor::Tensor;
 use crate::weights::{LayerWeights, Weights};
 
 /// The buffers of a forward pass. They grow to the longest batch that was fed and are then reused.
@@ -104,6 +105,7 @@ pub(crate) fn forward(
     let embeddings = weights.tok_embeddings.matrix();
     for (x, &token) in scratch.x.chunks_exact_mut(config.dim).zip(tokens) {
         embeddings.rows.dequantize(token as usize, x);
+        x.iter_mut().for_each(|x| *x *= config.embedding_scale);
     }
     let positions = runs.iter().flat_map(|run| run.position..run.position + run.n_tokens);
     for (position, table) in positions.zip(scratch.angles.chunks_exact_mut(config.rope_dim)) {
@@ -125,22 +127,31 @@ pub(crate) fn forward(
     for run in runs {
         read += run.n_tokens;
         let (x, n) = (&scratch.x[..read * config.dim], run.n_wanted * config.dim);
-        rmsnorm(compute, &mut hidden[written..][..n], &x[x.len() - n..], &weights.norm, config.norm_eps);
+        let out = &mut hidden[written..][..n];
+        rmsnorm(compute, out, &x[x.len() - n..], Some(&weights.norm), config.norm_eps);
         written += n;
     }
     let n_logits = logits.len() / config.vocab_size;
     if n_logits > 0 {
         let last = &hidden[written - n_logits * config.dim..written];
-        matmul(compute, [logits], [weights.classifier()], last, &mut scratch.matmul_buffer);
+        matmul(compute, [&mut *logits], [weights.classifier()], last, &mut scratch.matmul_buffer);
+        if config.logit_divisor != 1.0 {
+            logits.iter_mut().for_each(|logit| *logit /= config.logit_divisor);
+        }
     }
     true
 }
 
-fn heads(config: &Config) -> Heads {
-    Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim }
+/// What attention is in a layer.
+fn heads(config: &Config, l: usize) -> Heads {
+    let &Config { n_heads, n_kv_heads, head_dim, rope_pairs: pairs, query_growth, .. } = config;
+    let divisor = config.attention_scale.map_or((head_dim as f32).sqrt(), f32::recip);
+    Heads { n_heads, n_kv_heads, head_dim, pairs, query_growth, divisor, window: config.window(l) }
 }
 
 /// `x += Wo attention(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x))`
+///
+/// Some models add biases, norm queries and keys, or don't rotate them in each layer.
 fn attention_block(
     config: &Config,
     l: usize,
@@ -150,31 +161,60 @@ fn attention_block(
     runs: &mut [Run<'_>],
 ) {
     let Scratch { x, xb, q, k, v, attention_out, angles, attention_buffer, matmul_buffer, .. } = scratch;
-    rmsnorm(compute, xb, x, &layer.attention_norm, config.norm_eps);
+    rmsnorm(compute, xb, x, layer.attention_norm.as_deref(), config.norm_eps);
     matmul(compute, [&mut *q, &mut *k, &mut *v], [&layer.wq, &layer.wk, &layer.wv], xb, matmul_buffer);
+    for (out, bias) in [(&mut *q, &layer.wq_bias), (&mut *k, &layer.wk_bias), (&mut *v, &layer.wv_bias)] {
+        add_bias(compute, out, bias.as_deref());
+    }
+    for (out, norm) in [(&mut *q, &layer.q_norm), (&mut *k, &layer.k_norm)] {
+        rmsnorm_in_place(compute, out, norm.as_deref(), config.norm_eps);
+    }
 
     // One function for three steps: a thread that stores a head's keys is the one that reads them.
     let mut first = 0;
+    let rope_dim = if config.rotates(l) { config.rope_dim } else { 0 };
     for run in runs {
         let rows = |width| first * width..(first + run.n_tokens) * width;
         let tokens = Tokens {
             q: &mut q[rows(config.q_dim())],
             k: &mut k[rows(config.kv_dim())],
             v: &v[rows(config.kv_dim())],
-            angles: &angles[rows(config.rope_dim)],
+            angles: &angles[rows(rope_dim)],
             position: run.position,
         };
         let (out, cache) = (&mut attention_out[rows(config.q_dim())], run.cache.layer(l, run.position));
-        rope_store_attend(compute, out, tokens, cache, heads(config), attention_buffer);
+        rope_store_attend(compute, out, tokens, cache, heads(config, l), attention_buffer);
         first += run.n_tokens;
     }
-    matmul_add(compute, x, &layer.wo, attention_out, matmul_buffer);
+    let (bias, norm) = (layer.wo_bias.as_deref(), layer.attention_post_norm.as_deref());
+    add_product(config, compute, [x, xb], (&layer.wo, bias, norm), attention_out, matmul_buffer);
 }
 
 /// `x += W2 (silu(W1 norm(x)) * W3 norm(x))`
 fn feed_forward_block(config: &Config, layer: &LayerWeights, compute: &Compute<'_>, scratch: &mut Scratch) {
     let Scratch { x, xb, gate, up, matmul_buffer, .. } = scratch;
-    rmsnorm(compute, xb, x, &layer.ffn_norm, config.norm_eps);
-    matmul_swiglu(compute, gate, up, [&layer.w1, &layer.w3], xb, matmul_buffer);
-    matmul_add(compute, x, &layer.w2, gate, matmul_buffer);
+    rmsnorm(compute, xb, x, layer.ffn_norm.as_deref(), config.norm_eps);
+    let biases = [layer.w1_bias.as_deref(), layer.w3_bias.as_deref()];
+    matmul_swiglu(compute, gate, up, [&layer.w1, &layer.w3], biases, xb, matmul_buffer);
+    let (bias, norm) = (layer.w2_bias.as_deref(), layer.ffn_post_norm.as_deref());
+    add_product(config, compute, [x, xb], (&layer.w2, bias, norm), gate, matmul_buffer);
+}
+
+/// `x += scale norm(W h + bias)`, with the scale, the norm and the bias that the model has, if any.
+/// `xb` is overwritten.
+fn add_product(
+    config: &Config,
+    compute: &Compute<'_>,
+    [x, xb]: [&mut [f32]; 2],
+    (weights, bias, norm): (&Tensor, Option<&[f32]>, Option<&[f32]>),
+    h: &[f32],
+    buffer: &mut MatmulBuffer,
+) {
+    if bias.is_none() && norm.is_none() && config.residual_scale == 1.0 {
+        return matmul_add(compute, x, weights, h, buffer);
+    }
+    matmul(compute, [&mut *xb], [weights], h, buffer);
+    add_bias(compute, xb, bias);
+    rmsnorm_in_place(compute, xb, norm, config.norm_eps);
+    add_scaled(x, xb, config.residual_scale);
 }

@@ -60,13 +60,15 @@ pub(crate) fn matmul_add(
     });
 }
 
-/// `gate = silu(x W1^T) * (x W3^T)`: the first half of the feed-forward network. `gate` and `up`,
-/// which holds the second factor, are (`n_tokens`, `hidden_dim`).
+/// `gate = silu(x W1^T + b1) * (x W3^T + b3)`, with the biases that there are: the first half of
+/// the feed-forward network. `gate` and `up`, which holds the second factor, are (`n_tokens`,
+/// `hidden_dim`).
 pub(crate) fn matmul_swiglu(
     compute: &Compute<'_>,
     gate: &mut [f32],
     up: &mut [f32],
     [w1, w3]: [&Tensor; 2],
+    biases: [Option<&[f32]>; 2],
     x: &[f32],
     buffer: &mut MatmulBuffer,
 ) {
@@ -83,9 +85,14 @@ pub(crate) fn matmul_swiglu(
             prefetch_start(isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
         }
         products(isa, weights[0], rows.clone(), x, &mut gate, Output::Overwrite);
-        products(isa, weights[1], rows, x, &mut up, Output::Overwrite);
+        products(isa, weights[1], rows.clone(), x, &mut up, Output::Overwrite);
         for token in 0..gate.n_rows() {
-            ops::swiglu(isa, numerics, gate.row(token), up.row(token));
+            let (gate, up) = (gate.row(token), up.row(token));
+            for (out, bias) in [(&mut *gate, biases[0]), (&mut *up, biases[1])] {
+                let bias = bias.map_or(&[][..], |bias| &bias[rows.clone()]);
+                out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            }
+            ops::swiglu(isa, numerics, gate, up);
         }
     });
 }

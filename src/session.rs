@@ -18,7 +18,7 @@ pub use options::SessionOptions;
 use pass::{Results, Wanted};
 pub use score::Score;
 
-use crate::config::{Config, beyond_window};
+use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
@@ -442,10 +442,6 @@ impl Session {
         let vocab_size = self.model.config().vocab_size;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(ErrorKind::TokenOutOfRange { token, vocab_size }.into());
-        }
-        if let Some(window) = self.model.config().sliding_window.filter(|&window| self.capacity > window) {
-            let (value, reason) = (self.capacity.to_string(), beyond_window(window));
-            return Err(ErrorKind::InvalidOption { name: "context_length", value, reason }.into());
         }
         let n_pending = usize::from(self.tail.pending.is_some());
         let requested = self.position().saturating_add(n_pending).saturating_add(tokens.len());

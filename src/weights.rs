@@ -27,13 +27,13 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::MissingTensor`](crate::ErrorKind::MissingTensor), and those of the reader.
     pub(crate) fn load(config: &Config, from: &mut impl TensorReader) -> Result<Self> {
-        let tok_embeddings = Field::load(TensorId::of_model(&TOK_EMBEDDINGS), from)?;
-        let layers: Result<_> = (0..config.n_layers).map(|l| LayerWeights::load(l, from)).collect();
+        let tok_embeddings = Field::load(TensorId::of_model(&TOK_EMBEDDINGS), config, from)?;
+        let layers: Result<_> = (0..config.n_layers).map(|l| LayerWeights::load(l, config, from)).collect();
         Ok(Self {
             tok_embeddings,
             layers: layers?,
-            norm: Field::load(TensorId::of_model(&NORM), from)?,
-            output: Field::load(TensorId::of_model(&OUTPUT), from)?,
+            norm: Field::load(TensorId::of_model(&NORM), config, from)?,
+            output: Field::load(TensorId::of_model(&OUTPUT), config, from)?,
         })
     }
 

@@ -20,17 +20,26 @@ mod scores;
 mod values;
 
 use crate::compute::{Compute, Numerics};
+use crate::config::{QueryGrowth, RopePairs};
 use crate::kv_cache::{BLOCK, Earlier, KvElement, LayerCache, LayerMut, store};
 use crate::ops::{rope, softmax};
 use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::simd::{Simd, kernel};
 
-/// The shape of an attention: `n_heads / n_kv_heads` query heads share a head of keys and values.
+/// What an attention is: `n_heads / n_kv_heads` query heads share a head of keys and values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// What RoPE rotates together.
+    pub(crate) pairs: RopePairs,
+    /// By how much queries grow with their position.
+    pub(crate) query_growth: Option<QueryGrowth>,
+    /// What products of queries and keys are divided by.
+    pub(crate) divisor: f32,
+    /// Positions that a query sees, its own included.
+    pub(crate) window: usize,
 }
 
 /// Queries that meet a block of keys or values together, so that it comes from memory once for all
@@ -52,7 +61,7 @@ pub(crate) struct Tokens<'a> {
     pub(crate) q: &'a mut [f32],  // (n_tokens, n_heads * head_dim)
     pub(crate) k: &'a mut [f32],  // (n_tokens, n_kv_heads * head_dim)
     pub(crate) v: &'a [f32],      // (n_tokens, n_kv_heads * head_dim)
-    pub(crate) angles: &'a [f32], // (n_tokens, pairs, 2): cosines and sines
+    pub(crate) angles: &'a [f32], // (n_tokens, pairs, 2): cosines and sines; empty without RoPE
     /// Of the first token.
     pub(crate) position: usize,
 }
@@ -91,7 +100,7 @@ fn in_layer<E: KvElement>(
     heads: Heads,
     buffer: &mut AttentionBuffer,
 ) {
-    let Heads { n_heads, n_kv_heads, head_dim } = heads;
+    let Heads { n_heads, n_kv_heads, head_dim, .. } = heads;
     let Tokens { q, k, v, angles, position } = tokens;
     let (q_dim, kv_dim) = (n_heads * head_dim, n_kv_heads * head_dim);
     let n_tokens = q.len() / q_dim;
@@ -118,7 +127,7 @@ fn in_layer<E: KvElement>(
         move |index, [out, q, k, mut scores, mut sums], [mut keys, mut values]| {
             let head = Head {
                 index,
-                head_dim,
+                heads,
                 group_size,
                 position,
                 out,
@@ -142,7 +151,7 @@ fn in_layer<E: KvElement>(
 struct Head<'a, E> {
     /// Which head of keys and values it is.
     index: usize,
-    head_dim: usize,
+    heads: Heads,
     /// Heads of queries that share it.
     group_size: usize,
     /// Of the first token.
@@ -176,12 +185,18 @@ impl<E: KvElement> Head<'_, E> {
     /// depends on their distance alone.
     #[inline(always)]
     fn rotate_and_store(&mut self) {
-        let Self { head_dim, position, q, k, v, kv_dim, angles, cache: [keys, values], start, .. } = self;
-        let n_tokens = q.n_rows();
-        for (token, angles) in angles.chunks_exact(angles.len() / n_tokens).enumerate() {
-            rope(q.row(token), angles, *head_dim);
-            rope(k.row(token), angles, *head_dim);
-            let value = &v[token * *kv_dim..][..*head_dim];
+        let Self { heads, position, q, k, v, kv_dim, angles, cache: [keys, values], start, .. } = self;
+        let Heads { head_dim, pairs, query_growth, .. } = *heads;
+        let (n_tokens, width) = (q.n_rows(), angles.len() / q.n_rows());
+        for token in 0..n_tokens {
+            let angles = &angles[token * width..][..width];
+            rope(q.row(token), angles, head_dim, pairs);
+            rope(k.row(token), angles, head_dim, pairs);
+            if let Some(growth) = query_growth {
+                let scale = growth.at(*position + token);
+                q.row(token).iter_mut().for_each(|q| *q *= scale);
+            }
+            let value = &v[token * *kv_dim..][..head_dim];
             store([keys, values], *position + token - *start, k.get(token), value);
         }
     }
@@ -190,8 +205,8 @@ impl<E: KvElement> Head<'_, E> {
     /// the next.
     #[inline(always)]
     fn attend<S: Simd>(self, s: S, numerics: Numerics) {
-        let Self { index, head_dim, group_size, position, mut out, q, cache, earlier, scores, sums, .. } =
-            self;
+        let Self { index, heads, group_size, position, mut out, q, cache, earlier, scores, sums, .. } = self;
+        let Heads { head_dim, divisor, window, .. } = heads;
         let [keys, values] = earlier.head(index, head_dim, cache.map(|numbers| &*numbers));
         let n_queries = q.n_rows() * group_size;
         let stride = scores.len() / QUERY_TILE;
@@ -199,24 +214,31 @@ impl<E: KvElement> Head<'_, E> {
             let n = QUERY_TILE.min(n_queries - first);
             let place = |i| ((first + i) / group_size, (first + i) % group_size * head_dim);
             let mut queries: [&[f32]; QUERY_TILE] = [&[]; QUERY_TILE];
-            let mut visible = [0; QUERY_TILE]; // positions that each query sees
+            let mut visible = [const { 0..0 }; QUERY_TILE]; // positions that each query sees
             for i in 0..n {
                 let (token, column) = place(i);
                 queries[i] = &q.get(token)[column..][..head_dim];
-                visible[i] = position + token + 1;
+                let end = position + token + 1;
+                visible[i] = end.saturating_sub(window)..end;
             }
+            // The blocks that any of them sees.
+            let blocks = visible[0].start / BLOCK..visible[n - 1].end.div_ceil(BLOCK);
 
-            // 1. scores = q K^T / sqrt(head_dim)
-            scores::fill(s, numerics, &queries[..n], visible[n - 1], [keys, values], scores);
+            // 1. scores = q K^T / divisor, which is sqrt(head_dim) in most models
+            scores::fill(s, numerics, &queries[..n], blocks.clone(), divisor, [keys, values], scores);
 
             // 2. Softmax: scores become weights, which the division below makes add up to 1.
             let mut divisors = [1.0; QUERY_TILE];
             for i in 0..n {
-                divisors[i] = softmax(s, numerics, &mut scores[i * stride..][..visible[i]]);
+                let scores = &mut scores[i * stride..][..visible[i].end];
+                divisors[i] = softmax(s, numerics, &mut scores[visible[i].start..]);
+                // What its window has left behind weighs nothing.
+                scores[blocks.start * BLOCK..visible[i].start].fill(0.0);
             }
 
             // 3. out = weights V
-            values::weighted_sums(s, scores, &visible[..n], [values, keys], sums);
+            let ends = visible.each_ref().map(|visible| visible.end);
+            values::weighted_sums(s, scores, &ends[..n], blocks.start, [values, keys], sums);
             for (i, sums) in sums.chunks_exact(head_dim).take(n).enumerate() {
                 let (token, column) = place(i);
                 for (out, sum) in out.row(token)[column..][..head_dim].iter_mut().zip(sums) {

@@ -1,6 +1,8 @@
 //! The walk through a head's keys or values: each block is multiplied with a tile of
 //! queries while the next one is prefetched.
 
+use std::ops::Range;
+
 use super::REGISTER_QUERIES;
 use crate::kv_cache::{KvElement, Stretches};
 use crate::simd::Simd;
@@ -20,11 +22,12 @@ pub(super) trait BlockStep<S: Simd, E: KvElement> {
 }
 
 /// The blocks of a head's keys, or of its values.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Blocks<'a, E> {
     pub(super) stretches: Stretches<'a, E>, // of (blocks, head_dim * BLOCK), and perhaps more
     pub(super) block_len: usize,
-    pub(super) n_blocks: usize,
+    /// Which of them are met.
+    pub(super) range: Range<usize>,
     /// What is read after the last block: some numbers, and where among them. It may be where they
     /// end, for what lies there in memory.
     pub(super) then: (&'a [E], usize),
@@ -39,12 +42,18 @@ impl<E: KvElement> Blocks<'_, E> {
         let mut block = 0;
         for i in 0..self.stretches.len() {
             let mut numbers = self.stretches.get(i);
-            let end = self.n_blocks.min(block + self.stretches.n_blocks(i));
+            let all = block + self.stretches.n_blocks(i);
+            let skipped = self.range.start.clamp(block, all) - block;
+            if skipped > 0 {
+                numbers = &numbers[skipped * self.block_len..];
+                block += skipped;
+            }
+            let end = self.range.end.min(all);
             while block < end {
                 let (now, after) = numbers.split_at(self.block_len);
                 let next = if block + 1 < end {
                     (after, 0)
-                } else if end < self.n_blocks {
+                } else if end < self.range.end {
                     (self.stretches.get(i + 1), 0)
                 } else {
                     self.then

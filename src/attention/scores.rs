@@ -1,13 +1,15 @@
 //! The first step of attention: how well each query matches each key.
 
+use std::ops::Range;
+
 use super::QUERY_TILE;
 use super::prefetch::{BlockStep, Blocks, Prefetcher};
 use crate::compute::Numerics;
 use crate::kv_cache::{BLOCK, KvElement, Stretches};
 use crate::simd::Simd;
 
-/// `scores[i][j] = q_i · k_j / sqrt(head_dim)` for queries of (`head_dim`) and the first
-/// `n_positions` keys. `scores` is ([`QUERY_TILE`], positions).
+/// `scores[i][j] = q_i · k_j / divisor` for queries of (`head_dim`) and the keys of
+/// some blocks. `scores` is ([`QUERY_TILE`], positions).
 ///
 /// `values` are read after the last keys, and prefetched meanwhile. `for_each` (`prefetch.rs`)
 /// calls `run` for each block, with four queries at a time, and with the one to three that are
@@ -20,27 +22,31 @@ pub(super) fn fill<S: Simd, E: KvElement>(
     s: S,
     numerics: Numerics,
     queries: &[&[f32]],
-    n_positions: usize,
+    blocks: Range<usize>,
+    divisor: f32,
     [keys, values]: [Stretches<'_, E>; 2],
     scores: &mut [f32],
 ) {
     let blocks = Blocks {
         stretches: keys, // of (blocks, head_dim, BLOCK)
         block_len: BLOCK * queries[0].len(),
-        n_blocks: n_positions.div_ceil(BLOCK),
+        range: blocks,
         then: (values.get(0), 0),
     };
     let stride = scores.len() / QUERY_TILE;
     let n = queries.len();
     match numerics {
-        Numerics::RunqCompatible => blocks.for_each(s, n, &mut Scores::<false> { queries, scores, stride }),
-        Numerics::Accurate => blocks.for_each(s, n, &mut Scores::<true> { queries, scores, stride }),
+        Numerics::RunqCompatible => {
+            blocks.for_each(s, n, &mut Scores::<false> { queries, divisor, scores, stride });
+        }
+        Numerics::Accurate => blocks.for_each(s, n, &mut Scores::<true> { queries, divisor, scores, stride }),
     }
 }
 
 /// `FUSED` says that each product is rounded together with the sum.
 struct Scores<'a, const FUSED: bool> {
     queries: &'a [&'a [f32]],
+    divisor: f32,
     scores: &'a mut [f32],
     stride: usize,
 }
@@ -61,12 +67,13 @@ impl<S: Simd, E: KvElement, const FUSED: bool> BlockStep<S, E> for Scores<'_, FU
             queries[i] = &self.queries[first + i][..head_dim];
         }
         let scores = &mut self.scores[first * self.stride + block * BLOCK..];
+        let (divisor, stride) = (self.divisor, self.stride);
         if S::REGISTER_TILE == 4 {
-            block_scores::<S, E, FUSED, Q, 4>(s, queries, keys, prefetcher, scores, self.stride);
+            block_scores::<S, E, FUSED, Q, 4>(s, queries, keys, divisor, prefetcher, scores, stride);
         } else if S::REGISTER_TILE == 2 {
-            block_scores::<S, E, FUSED, Q, 2>(s, queries, keys, prefetcher, scores, self.stride);
+            block_scores::<S, E, FUSED, Q, 2>(s, queries, keys, divisor, prefetcher, scores, stride);
         } else {
-            block_scores::<S, E, FUSED, Q, 1>(s, queries, keys, prefetcher, scores, self.stride);
+            block_scores::<S, E, FUSED, Q, 1>(s, queries, keys, divisor, prefetcher, scores, stride);
         }
     }
 }
@@ -78,12 +85,13 @@ fn block_scores<S: Simd, E: KvElement, const FUSED: bool, const Q: usize, const 
     s: S,
     queries: [&[f32]; Q],
     keys: &[E],
+    divisor: f32,
     prefetcher: Prefetcher<'_, E>,
     scores: &mut [f32],
     stride: usize,
 ) {
     let head_dim = keys.len() / BLOCK;
-    let divisor = s.splat((head_dim as f32).sqrt());
+    let divisor = s.splat(divisor);
     let width = N * S::LANES;
     for part in (0..BLOCK).step_by(width) {
         let mut acc = [[s.splat(0.0); N]; Q];

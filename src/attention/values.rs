@@ -5,14 +5,15 @@ use super::prefetch::{BlockStep, Blocks, Prefetcher};
 use crate::kv_cache::{BLOCK, KvElement, Stretches};
 use crate::simd::Simd;
 
-/// `sums[i] = sum over j of weights[i][j] v_j` for queries that see the first `visible[i]`
-/// positions, the first query the fewest. `weights` is ([`QUERY_TILE`], positions), `sums`
+/// `sums[i] = sum over j of weights[i][j] v_j` for queries that see positions below `visible[i]`, the
+/// first query the fewest, from the block `first` on; those before their window weigh 0. `weights` is ([`QUERY_TILE`], positions), `sums`
 /// ([`QUERY_TILE`], `head_dim`).
 #[inline(always)]
 pub(super) fn weighted_sums<S: Simd, E: KvElement>(
     s: S,
     weights: &[f32],
     visible: &[usize],
+    first: usize,
     [values, keys]: [Stretches<'_, E>; 2],
     sums: &mut [f32],
 ) {
@@ -20,7 +21,7 @@ pub(super) fn weighted_sums<S: Simd, E: KvElement>(
     let blocks = Blocks {
         stretches: values, // of (positions, head_dim)
         block_len: BLOCK * (sums.len() / QUERY_TILE),
-        n_blocks: visible[n - 1].div_ceil(BLOCK),
+        range: first..visible[n - 1].div_ceil(BLOCK),
         // A head's keys are followed by those of the next head, which is this thread's next task.
         then: (keys.get(0), keys.get(0).len()),
     };

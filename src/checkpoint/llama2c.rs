@@ -64,7 +64,10 @@ pub(crate) struct Layout<'a> {
 impl Layout<'_> {
     /// All parts, in the file's order: in v1 and v2 the vectors come first.
     pub(crate) fn parts(&self) -> Vec<Part> {
-        let layers = LAYER.iter().filter(|kind| !kind.is_optional).map(Part::Layers);
+        let is_had = |kind: &&'static TensorKind| {
+            !kind.is_bias() && !TensorId::of_model(kind).shape(self.config).is_empty()
+        };
+        let layers = LAYER.iter().filter(is_had).map(Part::Layers);
         let (first, norm) = (Part::Model(&TOK_EMBEDDINGS), Part::Model(&NORM));
         let output = (!self.tied).then_some(Part::Model(&OUTPUT));
         if self.version == 0 {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use file_kind::{FileKind, Wanted};
 
+use crate::arch::{Architecture, LLAMA};
 use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +26,8 @@ use crate::weights::Weights;
 pub(crate) struct Checkpoint {
     /// The format's name, for people.
     pub(crate) format: &'static str,
+    #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "conversion asks for it alone"))]
+    pub(crate) architecture: &'static Architecture,
     pub(crate) config: Config,
     pub(crate) weights: Weights,
     /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
@@ -52,7 +55,19 @@ impl Checkpoint {
         let file_bytes = storage.len();
         let (rope_factors, chat_template, metadata) = (None, None, Vec::new());
         let notes = Vec::new();
-        Self { format, config, weights, rope_factors, numerics, chat_template, metadata, file_bytes, notes }
+        let architecture = &LLAMA;
+        Self {
+            format,
+            architecture,
+            config,
+            weights,
+            rope_factors,
+            numerics,
+            chat_template,
+            metadata,
+            file_bytes,
+            notes,
+        }
     }
 }
 

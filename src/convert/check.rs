@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::llama2c::{for_chunks, quantize_group};
+use super::llama2c::{for_chunks, quantize_group, within_window};
 use super::quantize;
 use super::source::{Expected, Source, SourceTensor};
 use crate::checkpoint::{self, Checkpoint};
@@ -66,7 +66,8 @@ fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result
     for config in [&mut expected, &mut found] {
         config.rope_theta = f64::from(config.rope_theta as f32);
         if !is_gguf {
-            (config.norm_eps, config.rope_theta, config.sliding_window) = (0.0, 0.0, None);
+            (config.norm_eps, config.rope_theta) = (0.0, 0.0);
+            *config = within_window(config);
         }
     }
     if are_close(expected.rope_scaling, found.rope_scaling) {
@@ -98,6 +99,11 @@ pub(super) fn compare_expected(
     if !all_close(&[expected.magnitude], &[magnitude]) {
         return differs("the magnitude of rotated queries and keys", &expected.magnitude, &magnitude);
     }
+    let attention = config.attention_scale.unwrap_or((config.head_dim as f32).sqrt().recip());
+    let scales = [config.embedding_scale, config.residual_scale, attention, config.logit_divisor];
+    if !all_close(&expected.scales, &scales.map(f64::from)) {
+        return differs("the scales of embeddings, blocks, attention and logits", &expected.scales, &scales);
+    }
     if !all_close(&[expected.norm_eps], &[config.norm_eps.into()]) {
         return differs("RMSNorm's epsilon", &expected.norm_eps, &config.norm_eps);
     }
@@ -106,10 +112,9 @@ pub(super) fn compare_expected(
     if expected.counts != counts {
         return differs("the number of layers or heads", &expected.counts, &counts);
     }
-    if let Some(window) = expected.window
-        && config.max_seq_len as u64 > window
-    {
-        return differs("the sliding window", &window, &config.max_seq_len);
+    let window = config.sliding_window.map(|window| window as u64);
+    if expected.window != window {
+        return differs("the sliding window", &expected.window, &window);
     }
     Ok(())
 }

@@ -46,7 +46,8 @@ impl Llama2c {
 /// # Errors
 /// As [`to_llama2c`].
 pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
-    let plan = Plan::new(source.model(), version)?;
+    let config = within_window(source.config());
+    let plan = Plan::new(source.model(), &config, version)?;
     Ok(u64::try_from(plan.layout.file_bytes()).unwrap_or(u64::MAX))
 }
 
@@ -59,7 +60,8 @@ pub fn llama2c_bytes(source: &Source, version: Llama2c) -> Result<u64> {
 /// finite or a matrix that its groups don't divide; [`ErrorKind::InvalidOption`] for groups that
 /// can't be; and the errors of reading the source.
 pub fn to_llama2c(source: &Source, version: Llama2c, mut to: impl Write) -> Result<()> {
-    let plan = Plan::new(source.model(), version)?;
+    let config = within_window(source.config());
+    let plan = Plan::new(source.model(), &config, version)?;
     to.write_all(&plan.header())?;
     for part in plan.layout.parts() {
         if let Part::RopeTables = part {
@@ -75,6 +77,13 @@ pub fn to_llama2c(source: &Source, version: Llama2c, mut to: impl Write) -> Resu
     Ok(to.flush()?)
 }
 
+/// The hyperparameters without a window, which the formats don't have: the context ends with it, and
+/// within it there is no difference.
+pub(super) fn within_window(config: &Config) -> Config {
+    let max_seq_len = config.max_seq_len.min(config.sliding_window.unwrap_or(usize::MAX));
+    Config { max_seq_len, sliding_window: None, windowed_layers: Vec::new(), ..config.clone() }
+}
+
 /// What is known before anything is written.
 struct Plan<'a> {
     layout: Layout<'a>,
@@ -83,8 +92,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(source: &'a SourceModel, version: Llama2c) -> Result<Self> {
-        let config = &source.config;
+    fn new(source: &'a SourceModel, config: &'a Config, version: Llama2c) -> Result<Self> {
         check(config, source.rope_factors.is_some())?;
         let tensors = source.tensors().into_iter().map(|tensor| (tensor.info.name.clone(), tensor));
         let (version, group_size) = match version {
@@ -121,8 +129,7 @@ impl<'a> Plan<'a> {
 
     /// Checks that the format has every tensor, and that groups divide those that are quantized.
     fn check_tensors(&self) -> Result<()> {
-        if let Some(tensor) = self.tensors.values().find(|it| it.id.layer.is_some() && it.id.kind.is_optional)
-        {
+        if let Some(tensor) = self.tensors.values().find(|it| it.id.kind.is_bias()) {
             let what = format!("tensor {:?} in llama2.c's formats", tensor.info.name);
             return Err(Error::unwritable(what, "they have no such tensor"));
         }
@@ -182,6 +189,9 @@ fn check(config: &Config, has_rope_factors: bool) -> Result<()> {
     }
     if config.rope_dim != config.head_dim {
         return refuse("RoPE rotates only a part of each head");
+    }
+    if !config.is_llama() {
+        return refuse("it isn't a Llama, but of another architecture");
     }
     if config.rope_scaling != RopeScaling::None || has_rope_factors {
         return refuse("its rotary frequencies are scaled");

@@ -129,8 +129,8 @@ pub fn gguf_bytes(source: &Source, options: &GgufOptions) -> Result<u64> {
     Ok(llama::header(source.model(), options)?.file_bytes())
 }
 
-/// Writes a model as GGUF, of architecture `llama`. The same source and options give the same
-/// bytes.
+/// Writes a model as GGUF, of the architecture that it has. The same source and options give the
+/// same bytes.
 ///
 /// What GGUF has no words for in a tokenizer (where spaces go, and how added tokens are found) is
 /// written in keys of our own, `babyllama.tokenizer.*`, and only where it is needed: then

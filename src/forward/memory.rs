@@ -10,7 +10,7 @@ impl Scratch {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
     pub(crate) fn reserve_scores(&mut self, config: &Config, positions: usize) -> Result<()> {
-        let len = heads(config).score_rows().saturating_mul(positions);
+        let len = heads(config, 0).score_rows().saturating_mul(positions);
         let scores = &mut self.attention_buffer.scores;
         let more = len.saturating_sub(scores.len());
         let bytes = (len as u64).saturating_mul(size_of::<f32>() as u64);
@@ -20,7 +20,7 @@ impl Scratch {
 
     /// Bytes of scores that a position takes.
     pub(crate) fn bytes_per_position(config: &Config) -> usize {
-        heads(config).score_rows() * size_of::<f32>()
+        heads(config, 0).score_rows() * size_of::<f32>()
     }
 
     /// Bytes of f32 that a token takes.

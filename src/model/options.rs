@@ -125,8 +125,7 @@ impl ModelOptions {
         self
     }
 
-    /// Overrides the number of positions that the model was made for. A model whose attention has a
-    /// sliding window takes no more than that.
+    /// Overrides the number of positions that the model was made for.
     #[must_use]
     pub fn max_seq_len(mut self, max_seq_len: usize) -> Self {
         self.max_seq_len = Some(max_seq_len);

@@ -1,24 +1,11 @@
 //! The small operations against their formulas, in f64 or as plain f32 loops.
 
 use super::*;
+use crate::config::{Config, RopeScaling};
 use crate::simd::Isa;
 
 fn config(rope_dim: usize, rope_theta: f64, rope_scaling: RopeScaling) -> Config {
-    Config {
-        dim: 64,
-        hidden_dim: 64,
-        n_layers: 1,
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 64,
-        rope_dim,
-        vocab_size: 1,
-        max_seq_len: 64,
-        norm_eps: 1e-5,
-        rope_theta,
-        rope_scaling,
-        sliding_window: None,
-    }
+    Config { head_dim: 64, rope_dim, rope_theta, rope_scaling, ..Config::new(64, 64, 1, 1, 1, 1, 64) }
 }
 
 /// The rotary frequencies and the magnitude.
@@ -98,7 +85,7 @@ fn angles_are_the_position_times_the_frequency_and_as_large_as_the_magnitude() {
 #[test]
 fn rope_rotates_a_heads_first_dimensions_and_leaves_the_rest() {
     let mut heads: Vec<f32> = (0..12).map(|i| i as f32).collect(); // two heads of six
-    rope(&mut heads, &[0.0, 1.0, -1.0, 0.0], 6); // by 90 and by 180 degrees
+    rope(&mut heads, &[0.0, 1.0, -1.0, 0.0], 6, RopePairs::Adjacent); // by 90 and by 180 degrees
     assert_eq!(heads, [-1.0, 0.0, -2.0, -3.0, 4.0, 5.0, -7.0, 6.0, -8.0, -9.0, 10.0, 11.0]);
 }
 

@@ -25,9 +25,7 @@ impl SessionOptions {
     }
 
     /// The number of positions that the session can hold. The default is the model's `max_seq_len`;
-    /// more is possible, though the model has never seen such positions. A model whose attention
-    /// has a sliding window takes no more than that: such a session refuses every token, with
-    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption).
+    /// more is possible, though the model has never seen such positions.
     #[must_use]
     pub fn context_length(mut self, positions: usize) -> Self {
         self.context_length = Some(positions);

@@ -178,17 +178,17 @@ fn gguf_files_that_are_no_models_are_named_and_shown() {
     let mut vocabulary = with_keys(&[("tokenizer.ggml.tokens", Value::strings(&["a", "b"]))]);
     vocabulary.tensors.clear();
     let mut extra = model();
-    extra.tensor("blk.0.attn_q.bias", &[32], &[0.0; 32]);
+    extra.tensor("blk.0.attn_sinks.weight", &[32], &[0.0; 32]);
     for (file, reason) in [
         (adapter, "a LoRA adapter, which only changes another model: merge it into its base, Llama 2 7B,"),
         (typed("mmproj"), "an image or audio encoder"),
         (with_keys(&[("general.architecture", Value::str("clip"))]), "an image or audio encoder"),
         (typed("imatrix"), "an importance matrix"),
         (vocabulary, "a tokenizer alone: name a model's file, and give this with -z"),
-        (with_keys(&[("general.architecture", Value::str("qwen3"))]), "architecture \"qwen3\""),
+        (with_keys(&[("general.architecture", Value::str("gemma3"))]), "architecture \"gemma3\""),
         (old_type, "weights of type Q4_0_4_4 (which was taken back: download the model in Q4_0)"),
         (unknown_type, "blk.1.ffn_up.weight"),
-        (extra, "tensor blk.0.attn_q.bias is not supported"),
+        (extra, "tensor blk.0.attn_sinks.weight is not supported"),
         (with_keys(&[("split.no", Value::U16(1)), ("split.count", Value::U16(2))]), "this is part 2 of 2"),
     ] {
         let n_tensors = file.tensors.len();

@@ -213,7 +213,7 @@ fn a_model_that_nothing_begins_needs_a_prompt() {
     stdout(&babyllama(&["run", file.text(), "-n", "3", "-i", "a"]));
     assert_eq!(stdout(&babyllama(&["tokenize", file.text(), "a"])), "97\n");
     // A tokenizer needs no model that runs.
-    let mut other = with_keys(&[("general.architecture", Value::str("qwen3"))]);
+    let mut other = with_keys(&[("general.architecture", Value::str("gemma3"))]);
     other.keys.extend(keys.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.clone())));
     other.tensors.clear();
     let other = TempFile::new("m.gguf", &other.to_bytes());

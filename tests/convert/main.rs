@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod architectures;
 mod damaged;
 mod llama2c;
 mod published;

@@ -4,12 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use babyllama::convert::Source;
-use babyllama::{ErrorKind, Model, ModelOptions, SessionOptions};
+use babyllama::{Model, ModelOptions};
 use serde_json::{Map, Value, json};
 
-use crate::common::{
-    TempFile, all_logits, assert_says, f32_tolerance, golden_bytes, golden_f64, max_error, refuses,
-};
+use crate::common::{TempFile, all_logits, assert_says, f32_tolerance, golden_bytes, golden_f64, max_error};
 use crate::{
     Directory, Stored, TOKENS, Variant, assert_noted, checked_gguf, notes_have, published, safetensors,
 };
@@ -69,50 +67,47 @@ fn contexts_that_no_file_says_are_transformers_own() {
 }
 
 #[test]
-fn contexts_end_with_the_sliding_window() {
+fn windows_are_those_that_transformers_applies() {
     let (part, full) = ("sliding_attention", "full_attention");
     let unread = "doesn't apply to a Llama"; // transformers doesn't read it
     let cases = [
-        ("mistral", json!({"sliding_window": 32}), Some(32), 32, "sliding window of 32"),
-        ("mistral", json!({"sliding_window": 128}), Some(128), 64, ""),
-        ("mistral", json!({"sliding_window": null}), None, 64, ""),
+        ("mistral", json!({"sliding_window": 32}), Some(32), &[][..], ""),
+        ("mistral", json!({"sliding_window": 128}), Some(128), &[], ""),
+        ("mistral", json!({"sliding_window": null}), None, &[], ""),
         // transformers' default
-        ("mistral", json!({"max_position_embeddings": 32768}), Some(4096), 4096, "window of 4096"),
-        ("mistral", json!({"sliding_window": 32, "use_sliding_window": false}), Some(32), 32, "window of 32"),
-        ("llama", json!({"sliding_window": 32}), None, 64, unread),
-        ("llama", json!({"sliding_window": 32, "layer_types": [part, part]}), None, 64, unread),
-        ("mistral", json!({"sliding_window": 32, "layer_types": [part, full]}), Some(32), 32, "window of 32"),
-        ("mistral", json!({"sliding_window": 32, "layer_types": [full, full]}), None, 64, ""),
+        ("mistral", json!({"max_position_embeddings": 32768}), Some(4096), &[], ""),
+        ("mistral", json!({"sliding_window": 32, "use_sliding_window": false}), Some(32), &[], ""),
+        ("llama", json!({"sliding_window": 32}), None, &[], unread),
+        ("llama", json!({"sliding_window": 32, "layer_types": [part, part]}), None, &[], unread),
+        ("mistral", json!({"sliding_window": 32, "layer_types": [part, full]}), Some(32), &[true, false], ""),
+        ("mistral", json!({"sliding_window": 32, "layer_types": [full, full]}), None, &[], ""),
     ];
-    for (kind, settings, window, context, note) in cases {
+    for (kind, settings, window, layers, note) in cases {
         let source = Variant::new().set("model_type", json!(kind)).with(&settings).open().unwrap();
         let config = source.config();
-        assert_eq!((config.sliding_window, config.max_seq_len), (window, context));
+        assert_eq!((config.sliding_window, &*config.windowed_layers), (window, layers));
         let is_said = if note.is_empty() { source.notes().is_empty() } else { notes_have(&source, note) };
         assert!(is_said, "{:?}", source.notes());
         // The written file says the same.
         let model = Model::from_bytes(checked_gguf(&source)).unwrap();
-        assert_eq!((model.config().sliding_window, model.config().max_seq_len), (window, context));
+        assert_eq!(model.config(), config);
     }
 }
 
 #[test]
-fn nothing_reads_beyond_the_sliding_window() {
+fn nothing_is_read_beyond_the_sliding_window() {
     let source =
         Variant::new().set("model_type", json!("mistral")).set("sliding_window", json!(8)).open().unwrap();
-    let file = checked_gguf(&source);
-    let longer = ModelOptions::new().max_seq_len(9);
-    refuses!(Model::from_bytes_with(file.clone(), &longer), ErrorKind::Config { field: "max_seq_len", .. });
-    let model = Model::from_bytes(file).unwrap();
-    let mut session = model.session_with(SessionOptions::new().context_length(9));
-    refuses!(
-        session.forward(&[1]),
-        ErrorKind::InvalidOption { name: "context_length", .. },
-        "sliding window"
-    );
-    let mut session = model.session_with(SessionOptions::new().context_length(8));
-    session.forward(&[1; 8]).unwrap();
-    refuses!(session.forward(&[1]), ErrorKind::ContextFull { .. });
+    let model = Model::from_bytes(checked_gguf(&source)).unwrap();
+    let logits = |changed: usize| {
+        let mut tokens: Vec<u32> = (0..40).map(|i| i * 7 % 352).collect();
+        tokens[changed] += 1;
+        let mut session = model.session();
+        session.forward(&tokens).unwrap().to_vec()
+    };
+    // Two layers look back 7 positions each.
+    assert_eq!(logits(24), logits(0));
+    assert_ne!(logits(25), logits(0));
 }
 
 #[test]
@@ -198,8 +193,8 @@ fn mistrals_own_directories_are_as_its_program_takes_them() {
     let cases = [
         (json!({"head_dim": 4}), 1e6, None, 32_768),
         (json!({"head_dim": 4, "hidden_dim": 40, "vocab_size": 352}), 1e6, None, 32_768),
-        (json!({"sliding_window": 4096}), 1e4, Some(4096), 4096),
-        (json!({"sliding_window": [4096, null, 128]}), 1e4, Some(128), 128),
+        (json!({"sliding_window": 4096}), 1e4, Some(4096), 32_768),
+        (json!({"sliding_window": [128, null]}), 1e4, Some(128), 32_768),
         (json!({"head_dim": 4, "rope_theta": 5e5, "max_seq_len": 77}), 5e5, None, 77),
         (json!({"sliding_window": null}), 1e4, None, 4096), // Meta's
     ];
@@ -209,9 +204,14 @@ fn mistrals_own_directories_are_as_its_program_takes_them() {
         let config = source.config();
         let found = (config.rope_theta, config.sliding_window, config.max_seq_len);
         assert_eq!(found, (theta, window, context), "{changes}");
-        assert_eq!(window.is_some(), notes_have(&source, "sliding window"), "{changes}");
+        let layers = if window == Some(128) { &[true, false][..] } else { &[] };
+        assert_eq!(config.windowed_layers, layers, "{changes}");
         checked_gguf(&source); // and its settings are checked
     }
+    let (_marker, source) = meta(|map| drop(map.insert("sliding_window".into(), json!([4096, null, 128]))));
+    assert!(
+        source.unwrap_err().to_string().contains("sliding_window is [4096,null,128]: layers with windows")
+    );
     let (_marker, source) = meta(|map| drop(map.insert("hidden_dim".into(), json!(41))));
     assert!(source.unwrap_err().to_string().contains("hidden_dim is 41: feed_forward.w1 has 40 rows"));
 }
@@ -234,8 +234,8 @@ fn llama_3s_factor_is_said_or_known() {
 fn settings_that_cannot_be_honored_are_refused() {
     let edits = [
         ("\"LlamaForCausalLM\"", "\"GemmaForCausalLM\"", "architecture \"GemmaForCausalLM\""),
-        ("\"attention_bias\": false", "\"attention_bias\": true", "attention_bias is true"),
-        ("\"mlp_bias\": false", "\"mlp_bias\": true", "mlp_bias is true"),
+        ("\"attention_bias\": false", "\"attention_bias\": true", "self_attn.q_proj.bias is missing"),
+        ("\"mlp_bias\": false", "\"mlp_bias\": true", "mlp.gate_proj.bias is missing"),
         ("\"silu\"", "\"gelu\"", "hidden_act is gelu"),
         ("\"rope_type\": \"llama3\"", "\"rope_type\": \"longrope\"", "rope_type is longrope"),
         ("\"low_freq_factor\": 1.0", "\"low_freq_factor\": 4.0", "rope_scaling is"),
@@ -282,7 +282,7 @@ fn params_json_decides_the_classifier_and_the_window() {
         copy
     };
     let source = with("\"_sliding_window\":8").open().unwrap();
-    assert_eq!((source.config().sliding_window, source.config().max_seq_len), (Some(8), 8));
+    assert_eq!((source.config().sliding_window, source.config().max_seq_len), (Some(8), 32_768));
     assert_says(
         &with("\"_sliding_window\":8,\"sliding_window\":9").refusal(),
         &["sliding_window is 9: _sliding_window is 8"],

@@ -175,13 +175,20 @@ fn rotary_frequencies_in_every_layer_are_no_news() {
 }
 
 #[test]
-fn the_context_ends_with_the_sliding_window() {
+fn the_sliding_window_is_read() {
     let file = |window: u32| with_key("llama.attention.sliding_window", Value::U32(window));
-    let context = open(&with(|_| {})).config().max_seq_len;
-    for (window, expected, found) in [(0, None, context), (8, Some(8), 8), (4096, Some(4096), context)] {
+    for (window, expected) in [(0, None), (8, Some(8)), (4096, Some(4096))] {
         let model = open(&file(window));
-        assert_eq!((model.config().sliding_window, model.config().max_seq_len), (expected, found));
-        assert_eq!(model.notes().iter().any(|note| note.contains("sliding window of 8")), window == 8);
+        assert_eq!(model.config().sliding_window, expected);
+        assert!(model.notes().is_empty());
+    }
+    let n_layers = open(&file(8)).config().n_layers;
+    let flags: Vec<bool> = (0..n_layers).map(|l| l % 2 == 0).collect();
+    let array = Value::Array(7, flags.iter().map(|&flag| Value::Bool(flag)).collect());
+    for (pattern, expected) in [(array, &flags[..]), (Value::U32(2), &flags), (Value::U32(0), &[])] {
+        let mut file = file(8);
+        file.set("llama.attention.sliding_window_pattern", pattern);
+        assert_eq!(open(&file).config().windowed_layers, expected);
     }
 }
 

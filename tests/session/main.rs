@@ -5,6 +5,7 @@ mod common;
 #[path = "../common/counting.rs"]
 mod counting;
 
+mod architectures;
 mod crowd;
 mod errors;
 mod feeding;

@@ -203,7 +203,7 @@ impl Conversation {
     /// Prints the reply to a message. After an error the message is not part of the conversation.
     fn turn(&mut self, message: &str) -> Result<(), CliError> {
         let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
-        let longer = models::longer(self.chat.session().model(), capacity);
+        let longer = models::LONGER;
         let answer = self.chat.ask(message.trim(), &mut self.sampler);
         let answer = answer.map_err(|error| match (error.kind(), self.policy) {
             (ErrorKind::ContextFull { requested, .. }, ContextPolicy::Refuse) => CliError::Error(format!(

@@ -22,13 +22,8 @@ pub(crate) fn notes(model: &Model) {
     model.notes().iter().for_each(|text| note(&format!("note: {text}")));
 }
 
-/// Tells the user how to get a context of more than `capacity` tokens.
-pub(crate) fn longer(model: &Model, capacity: usize) -> String {
-    match model.config().sliding_window.filter(|&window| window <= capacity) {
-        Some(_) => "the model's sliding attention window limits it".into(),
-        None => "--context-length makes it longer".into(),
-    }
-}
+/// How to get a longer context.
+pub(crate) const LONGER: &str = "--context-length makes it longer";
 
 /// Refuses more tokens than the context of a session holds.
 pub(crate) fn check_context(session: &Session, n_tokens: usize) -> Result<(), CliError> {
@@ -37,7 +32,7 @@ pub(crate) fn check_context(session: &Session, n_tokens: usize) -> Result<(), Cl
         return Ok(());
     }
     let reason = format!("the context holds {capacity} tokens, and there are {n_tokens}");
-    Err(CliError::Error(format!("{reason}; {}", longer(session.model(), capacity))))
+    Err(CliError::Error(format!("{reason}; {LONGER}")))
 }
 
 /// The model's tokenizer, for commands that need one.

@@ -130,7 +130,7 @@ impl Prompt {
         let needed = n_used + prompt.tokens.len();
         if let Some(path) = args.session.as_deref().filter(|_| needed > capacity) {
             let with = if prompt.tokens.is_empty() { "" } else { " with the prompt" };
-            let longer = models::longer(session.model(), capacity);
+            let longer = models::LONGER;
             let reason = format!("it holds {capacity} tokens, and the text has {needed}{with}; {longer}");
             return Err(CliError::of(path.display(), format!("the context is full: {reason}")));
         }

@@ -61,7 +61,7 @@ fn restore(path: &Path, model: &Model, options: SessionOptions) -> Result<(Sessi
     let mut file = File::open(path).map_err(|e| failed(e.into()))?;
     let session = model.restore(&mut file, options).map_err(|e| match e.kind() {
         ErrorKind::ContextFull { capacity, requested } => {
-            let longer = models::longer(model, *capacity);
+            let longer = models::LONGER;
             let reason = format!("it holds {requested} tokens, and the context {capacity}; {longer}");
             CliError::of(path.display(), reason)
         }

@@ -1,15 +1,18 @@
-//! A Llama's hyperparameters, from the keys of a GGUF file.
+//! A model's hyperparameters, from the keys of a GGUF file.
 
 use super::metadata::{Metadata, wrong_type};
 use super::value::{FromValue, Value};
 use super::{keys as key, settings};
-use crate::config::{Config, RopeScaling};
+use crate::arch::{
+    ATTENTION_SCALE, Architecture, EMBEDDING_SCALE, HAS_ROPE, LOGIT_SCALE, QUERY_GROWTH, RESIDUAL_SCALE,
+};
+use crate::config::{Config, MAX_LAYERS, QueryGrowth, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Checks that the file holds a Llama.
-pub(super) fn check_architecture(metadata: &Metadata<'_>) -> Result<()> {
+/// What kind of model the file holds, if it is one that runs.
+pub(super) fn architecture(metadata: &Metadata<'_>) -> Result<&'static Architecture> {
     let found: String = metadata.required(key::ARCHITECTURE)?;
-    if found == key::LLAMA { Ok(()) } else { Err(ErrorKind::UnsupportedArchitecture { found }.into()) }
+    Architecture::named(&found).ok_or_else(|| ErrorKind::UnsupportedArchitecture { found }.into())
 }
 
 /// The hyperparameters, not yet validated. `vocab_size` is not taken from the keys: the embeddings'
@@ -18,11 +21,15 @@ pub(super) fn check_architecture(metadata: &Metadata<'_>) -> Result<()> {
 /// [`settings`] has the table of all keys. Of those that aren't known a note is added.
 ///
 /// `attention.sliding_window` is one that Mistral 7B's first version may have. llama.cpp doesn't
-/// apply it to this architecture; here the context ends with it, and within it there is no
-/// difference.
-pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize, notes: &mut Vec<String>) -> Result<Config> {
-    let keys = Keys(metadata);
-    notes.extend(settings::go_through(metadata, key::LLAMA)?);
+/// apply it to this architecture; the model was made with it.
+pub(super) fn config(
+    metadata: &Metadata<'_>,
+    architecture: &'static Architecture,
+    vocab_size: usize,
+    notes: &mut Vec<String>,
+) -> Result<Config> {
+    let keys = Keys { metadata, architecture };
+    notes.extend(settings::go_through(metadata, architecture)?);
     let dim = keys.required(key::DIM)?;
     let n_layers: usize = keys.required(key::N_LAYERS)?;
     let per_layer = PerLayer { keys: &keys, n_layers };
@@ -37,26 +44,64 @@ pub(super) fn config(metadata: &Metadata<'_>, vocab_size: usize, notes: &mut Vec
         let reason = format!("values as wide as keys, {head_dim}, are all that is supported");
         return Err(Error::config(key::VALUE_DIM, found, reason));
     }
+    let hidden_dim = per_layer.required(key::HIDDEN_DIM)?;
     let max_seq_len = keys.required(key::MAX_SEQ_LEN)?;
+    let plain = Config::new(dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len);
     let mut config = Config {
-        dim,
-        hidden_dim: per_layer.required(key::HIDDEN_DIM)?,
-        n_layers,
-        n_heads,
-        n_kv_heads,
         head_dim,
         rope_dim: keys.optional(key::ROPE_DIM)?.unwrap_or(head_dim),
-        vocab_size,
-        max_seq_len,
         norm_eps: keys.required::<f64>(key::NORM_EPS)? as f32,
         rope_theta: keys.optional(key::ROPE_THETA)?.unwrap_or(1e4),
         rope_scaling: rope_scaling(&keys, max_seq_len)?,
-        sliding_window: None,
+        ..plain
     };
-    if let Some(window) = keys.optional(key::SLIDING_WINDOW)?.filter(|&window| window != 0) {
-        notes.extend(config.keep_inside_window(window));
+    architecture.configure(&mut config);
+    scales(&keys, &mut config)?;
+    config.sliding_window = keys.optional(key::SLIDING_WINDOW)?.filter(|&window| window != 0);
+    if config.sliding_window.is_some() {
+        config.windowed_layers = windowed_layers(&keys, n_layers)?;
     }
     Ok(config)
+}
+
+/// Which layers have the window: a flag for each; or of how many layers the last one hasn't.
+fn windowed_layers(keys: &Keys<'_>, n_layers: usize) -> Result<Vec<bool>> {
+    const EXPECTED: &str = "an integer, or true or false for each layer";
+    let Some(value) = keys.get(key::SLIDING_WINDOW_PATTERN) else { return Ok(Vec::new()) };
+    let wrong = || wrong_type(&keys.name(key::SLIDING_WINDOW_PATTERN), EXPECTED, value);
+    if let Some(items) = value.items().filter(|items| items.len() == n_layers) {
+        return items.map(|item| bool::from_value(&item)).collect::<Option<_>>().ok_or_else(wrong);
+    }
+    match usize::from_value(value).ok_or_else(wrong)? {
+        0 => Ok(Vec::new()),
+        every if n_layers <= MAX_LAYERS => Ok((0..n_layers).map(|l| l % every != every - 1).collect()),
+        _ => Ok(Vec::new()), // they are refused
+    }
+}
+
+/// Sets the scales, of an architecture whose keys say them: 0 stands for none, as in llama.cpp.
+fn scales(keys: &Keys<'_>, config: &mut Config) -> Result<()> {
+    let own = |key: &str| keys.architecture.keys.contains(&key);
+    let scale = |key: &'static str, usual: f32| -> Result<f32> {
+        let said = if own(key) { keys.optional::<f64>(key)? } else { None };
+        Ok(said.map_or(usual, |scale| if scale == 0.0 { 1.0 } else { scale as f32 }))
+    };
+    config.embedding_scale = scale(EMBEDDING_SCALE, config.embedding_scale)?;
+    config.residual_scale = scale(RESIDUAL_SCALE, config.residual_scale)?;
+    config.logit_divisor = scale(LOGIT_SCALE, config.logit_divisor)?;
+    if own(ATTENTION_SCALE) {
+        let said = keys.optional::<f64>(ATTENTION_SCALE)?.filter(|&scale| scale != 0.0);
+        config.attention_scale = said.map(|scale| scale as f32);
+    }
+    let beta = if own(QUERY_GROWTH) { keys.optional::<f64>(QUERY_GROWTH)?.unwrap_or(0.0) } else { 0.0 };
+    if beta != 0.0 {
+        let length = keys.optional(key::ROPE_ORIGINAL_CONTEXT)?.unwrap_or(config.max_seq_len);
+        config.query_growth = Some(QueryGrowth { beta, length });
+    }
+    if own(HAS_ROPE) && keys.optional(HAS_ROPE)? == Some(false) {
+        config.no_rope_interval = Some(1);
+    }
+    Ok(())
 }
 
 /// llama.cpp's rules: without a type a factor means linear scaling, and a factor of 0 means none.
@@ -103,19 +148,26 @@ fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling> {
 
 /// The keys of the architecture, without its name.
 #[derive(Debug)]
-struct Keys<'a>(&'a Metadata<'a>);
+struct Keys<'a> {
+    metadata: &'a Metadata<'a>,
+    architecture: &'static Architecture,
+}
 
 impl<'a> Keys<'a> {
+    fn name(&self, key: &str) -> String {
+        self.architecture.key(key)
+    }
+
     fn get(&self, key: &str) -> Option<&Value<'a>> {
-        self.0.get(&key::llama(key))
+        self.metadata.get(&self.name(key))
     }
 
     fn optional<T: FromValue>(&self, key: &str) -> Result<Option<T>> {
-        self.0.optional(&key::llama(key))
+        self.metadata.optional(&self.name(key))
     }
 
     fn required<T: FromValue>(&self, key: &str) -> Result<T> {
-        self.0.required(&key::llama(key))
+        self.metadata.required(&self.name(key))
     }
 }
 
@@ -131,7 +183,7 @@ impl PerLayer<'_> {
         const EXPECTED: &str = "an integer, the same for every layer";
         let Some(value) = self.keys.get(key) else { return Ok(None) };
         let Some(items) = value.items() else { return self.keys.optional(key) };
-        let wrong = || wrong_type(&key::llama(key), EXPECTED, value);
+        let wrong = || wrong_type(&self.keys.name(key), EXPECTED, value);
         if items.len() != self.n_layers {
             return Err(wrong());
         }
@@ -141,6 +193,6 @@ impl PerLayer<'_> {
     }
 
     fn required(&self, key: &'static str) -> Result<usize> {
-        self.optional(key)?.ok_or_else(|| Error::missing_key(key::llama(key)))
+        self.optional(key)?.ok_or_else(|| Error::missing_key(self.keys.name(key)))
     }
 }

@@ -2,9 +2,8 @@
 //! ignored is in [`settings`](super::settings) and
 //! [`tokenizer_settings`](super::tokenizer_settings); keys of our own are with what they set.
 
-/// What kind of model is in the file, and the kind that is read and written.
+/// What kind of model is in the file.
 pub(crate) const ARCHITECTURE: &str = "general.architecture";
-pub(crate) const LLAMA: &str = "llama";
 
 pub(crate) const ALIGNMENT: &str = "general.alignment";
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
@@ -32,7 +31,7 @@ pub(super) const SPLIT_COUNT: &str = "split.count";
 pub(super) const SPLIT_NUMBER: &str = "split.no";
 pub(super) const SPLIT_TENSORS: &str = "split.tensors.count";
 
-// Hyperparameters, without `llama.` before them.
+// Hyperparameters, without the architecture's name before them.
 pub(crate) const VOCAB_SIZE: &str = "vocab_size";
 pub(crate) const MAX_SEQ_LEN: &str = "context_length";
 pub(crate) const DIM: &str = "embedding_length";
@@ -44,6 +43,7 @@ pub(crate) const HEAD_DIM: &str = "attention.key_length";
 pub(crate) const VALUE_DIM: &str = "attention.value_length";
 pub(crate) const NORM_EPS: &str = "attention.layer_norm_rms_epsilon";
 pub(crate) const SLIDING_WINDOW: &str = "attention.sliding_window";
+pub(crate) const SLIDING_WINDOW_PATTERN: &str = "attention.sliding_window_pattern";
 pub(crate) const ROPE_DIM: &str = "rope.dimension_count";
 pub(crate) const ROPE_THETA: &str = "rope.freq_base";
 pub(crate) const ROPE_SCALE_LINEAR: &str = "rope.scale_linear";
@@ -55,11 +55,6 @@ pub(crate) const YARN_LOG_MULTIPLIER: &str = "rope.scaling.yarn_log_multiplier";
 pub(crate) const YARN_EXT_FACTOR: &str = "rope.scaling.yarn_ext_factor";
 pub(crate) const YARN_BETA_FAST: &str = "rope.scaling.yarn_beta_fast";
 pub(crate) const YARN_BETA_SLOW: &str = "rope.scaling.yarn_beta_slow";
-
-/// The whole name of a hyperparameter's key.
-pub(crate) fn llama(key: &str) -> String {
-    format!("{LLAMA}.{key}")
-}
 
 /// The key of a special token's id.
 pub(crate) fn token_id(name: &str) -> String {

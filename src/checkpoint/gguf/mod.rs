@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Only the modules here, those that write such files in `convert/gguf`, and the table of tensors
-//! in `arch.rs` know GGUF's names. In architecture `llama` the rows of Q and K are already in
-//! Meta's order: RoPE rotates adjacent pairs.
+//! in `arch.rs` know GGUF's names. In architecture `llama` and some others the rows of Q and K are
+//! already in Meta's order: RoPE rotates adjacent pairs.
 //!
 //! - here: the file, and models that are split into several
 //! - [`cursor`]: numbers, strings and values from bytes
@@ -52,7 +52,7 @@ pub(crate) use value::{Kind, Value};
 
 use super::Checkpoint;
 use super::file_kind::{FileKind, Wanted};
-use crate::arch::{TOK_EMBEDDINGS, TensorId, TensorReader};
+use crate::arch::{Architecture, TOK_EMBEDDINGS, TensorId, TensorReader};
 use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -85,7 +85,7 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
     // A later part of a split model has no architecture, so this comes first.
     let parts = Parts::of(metadata, storage.path())?;
     purpose::check_is_model(metadata, header.n_tensors, parts.is_none())?;
-    hyperparameters::check_architecture(metadata)?;
+    let architecture = hyperparameters::architecture(metadata)?;
 
     let mut tensors = Tensors::default();
     let mut file_bytes = storage.len();
@@ -103,9 +103,10 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         notes.push(format!("{error}: so the file doesn't say how to chat with the model"));
         None
     });
-    let (config, weights, rope_factors) = weights(metadata, tensors, &mut notes)?;
+    let (config, weights, rope_factors) = weights(metadata, architecture, tensors, &mut notes)?;
     Ok(Checkpoint {
         format: header.format,
+        architecture,
         config,
         weights,
         rope_factors,
@@ -195,29 +196,36 @@ impl<'a> Header<'a> {
 /// The hyperparameters, the weights, and what Llama 3.1's rotary frequencies are divided by.
 fn weights(
     metadata: &Metadata<'_>,
+    architecture: &'static Architecture,
     mut tensors: Tensors,
     notes: &mut Vec<String>,
 ) -> Result<(Config, Weights, Option<Vec<f32>>)> {
     let embeddings = TensorId::of_model(&TOK_EMBEDDINGS).gguf();
     let shape = tensors.shape(&embeddings).ok_or_else(|| Error::missing_tensor(embeddings))?;
-    let vocab_size =
-        match (vocabulary::len(metadata)?, metadata.optional(&keys::llama(keys::VOCAB_SIZE))?, &*shape) {
-            // Rows after the last piece are padding, and llama.cpp lets a vocabulary overrule the
-            // key.
-            (Some(_), _, &[rows, _]) => rows,
-            (None, Some(vocab_size), _) => vocab_size,
-            (_, _, &[rows, _]) => rows,
-            _ => 1, // its shape is then no matrix's, which is found out below
-        };
-    let config = hyperparameters::config(metadata, vocab_size, notes)?;
+    let vocab_size = match (
+        vocabulary::len(metadata)?,
+        metadata.optional(&architecture.key(keys::VOCAB_SIZE))?,
+        &*shape,
+    ) {
+        // Rows after the last piece are padding, and llama.cpp lets a vocabulary overrule the
+        // key.
+        (Some(_), _, &[rows, _]) => rows,
+        (None, Some(vocab_size), _) => vocab_size,
+        (_, _, &[rows, _]) => rows,
+        _ => 1, // its shape is then no matrix's, which is found out below
+    };
+    let config = hyperparameters::config(metadata, architecture, vocab_size, notes)?;
     config.validate()?;
 
-    let weights = Weights::load(&config, &mut LlamaTensors { tensors: &mut tensors, config: &config })?;
+    let is_fused =
+        tensors.shape("blk.0.attn_qkv.weight").is_some() || tensors.shape("blk.0.ffn_gate.weight").is_none();
+    let mut reader = LlamaTensors { tensors: &mut tensors, config: &config, is_fused };
+    let weights = Weights::load(&config, &mut reader)?;
     let rope_factors = tensors.vector(ROPE_FREQS, config.rope_dim / 2)?;
     if let Some(bad) = rope_factors.iter().flatten().find(|&&factor| !(factor > 0.0 && factor.is_finite())) {
         return Err(Error::config("rope_freqs", bad, "must be positive numbers"));
     }
-    leave_out_frequencies(&mut tensors, &config)?;
+    leave_out_frequencies(&mut tensors, &config, architecture)?;
     tensors.finish()?;
     Ok((config, weights, rope_factors))
 }
@@ -226,10 +234,42 @@ fn weights(
 struct LlamaTensors<'a> {
     tensors: &'a mut Tensors,
     config: &'a Config,
+    /// Whether there are tensors that are several in one.
+    is_fused: bool,
+}
+
+impl LlamaTensors<'_> {
+    /// Rows of a tensor that is several in one, as some files have them.
+    fn take_fused(&mut self, id: TensorId) -> Result<Option<Tensor>> {
+        let (q, kv, hidden) = (self.config.q_dim(), self.config.kv_dim(), self.config.hidden_dim);
+        let attention = [("attn_q", q), ("attn_k", kv), ("attn_v", kv)];
+        let fused = [("attn_qkv", &attention[..]), ("ffn_up", &[("ffn_gate", hidden), ("ffn_up", hidden)])];
+        let (own, mut shape) = (id.gguf(), id.shape(self.config));
+        for (fused, parts) in fused {
+            let mut start = 0;
+            for &(part, rows) in parts {
+                if let Some((layer, end)) = own.split_once(&format!(".{part}.")) {
+                    let name = format!("{layer}.{fused}.{end}");
+                    shape[0] = parts.iter().map(|(_, rows)| rows).sum();
+                    // `ffn_up` may be that alone.
+                    let is_there = *fused != *"ffn_up" || self.tensors.shape(&name).as_ref() == Some(&shape);
+                    let rows = start..start + rows;
+                    return if is_there { self.tensors.take_rows(&name, &shape, rows) } else { Ok(None) };
+                }
+                start += rows;
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl TensorReader for LlamaTensors<'_> {
     fn take(&mut self, id: TensorId) -> Result<Option<Tensor>> {
+        if self.is_fused
+            && let Some(tensor) = self.take_fused(id)?
+        {
+            return Ok(Some(tensor));
+        }
         self.tensors.take(&id.gguf(), &id.shape(self.config))
     }
 
@@ -240,7 +280,7 @@ impl TensorReader for LlamaTensors<'_> {
 
 /// Leaves out the rotary frequencies that a converter of 2024 wrote into every layer, though the
 /// keys say them: llama.cpp refuses such files.
-fn leave_out_frequencies(tensors: &mut Tensors, config: &Config) -> Result<()> {
+fn leave_out_frequencies(tensors: &mut Tensors, config: &Config, architecture: &Architecture) -> Result<()> {
     /// Of a frequency: they are f32, or were f16.
     const TOLERANCE: f64 = 1e-3;
     let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
@@ -253,9 +293,9 @@ fn leave_out_frequencies(tensors: &mut Tensors, config: &Config) -> Result<()> {
                 (f64::from(*found) - frequency(i)).abs() <= TOLERANCE * frequency(i)
             };
             if !found.iter().enumerate().all(is_close) {
-                let theta = config.rope_theta;
+                let (key, theta) = (architecture.key(keys::ROPE_THETA), config.rope_theta);
                 let reason = format!(
-                    "it holds other rotary frequencies than llama.rope.freq_base, {theta}, gives, so one of them is wrong"
+                    "it holds other rotary frequencies than {key}, {theta}, gives, so one of them is wrong"
                 );
                 return Err(Error::tensor_layout(name, reason));
             }

@@ -1,11 +1,12 @@
-//! The keys of an architecture, `llama.*`, that a file may have, and what is done with each.
+//! The keys of an architecture, such as `llama.*`, that a file may have, and what is done with each.
 //!
-//! Source: `src/llama-arch.cpp` and `src/models/llama.cpp` in the llama.cpp repository, which tell
-//! what its Llama reads.
+//! Source: `src/llama-arch.cpp` and `src/models/` in the llama.cpp repository, which tell what each
+//! of its architectures reads.
 
 use super::keys as key;
 use super::metadata::Metadata;
 use super::value::{FromValue, Value};
+use crate::arch::Architecture;
 use crate::error::{Error, Result};
 use crate::settings::{self, Setting, Treatment, harmless, honored, refused};
 
@@ -53,6 +54,7 @@ pub(crate) const KEYS: &[Setting<Unless>] = &[
     honored(key::VALUE_DIM),
     honored(key::NORM_EPS),
     honored(key::SLIDING_WINDOW),
+    honored(key::SLIDING_WINDOW_PATTERN),
     honored(key::ROPE_DIM),
     honored(key::ROPE_THETA),
     honored(key::ROPE_SCALE_LINEAR),
@@ -93,7 +95,6 @@ pub(crate) const KEYS: &[Setting<Unless>] = &[
     refused("attention.value_length_swa", is_nothing, SWA),
     refused("rope.dimension_count_swa", is_nothing, SWA),
     refused("rope.freq_base_swa", is_nothing, SWA),
-    harmless("attention.sliding_window_pattern", "the context is kept inside the window for all layers"),
     harmless("attention.layer_norm_epsilon", "Llama has no such norms"),
     harmless("expert_used_count", NO_EXPERTS),
     harmless("expert_feed_forward_length", NO_EXPERTS),
@@ -106,17 +107,24 @@ pub(crate) const KEYS: &[Setting<Unless>] = &[
     harmless("tie_lm_head", "whether output.weight is stored says it"),
 ];
 
-/// Goes through the keys of an architecture. Gives a note of those that aren't known.
+/// Goes through the keys of an architecture, of which some count for it alone. Gives a note of those
+/// that aren't known.
 ///
 /// # Errors
 /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that is refused.
-pub(super) fn go_through(metadata: &Metadata<'_>, architecture: &str) -> Result<Option<String>> {
+pub(super) fn go_through(metadata: &Metadata<'_>, architecture: &Architecture) -> Result<Option<String>> {
     let mut unknown = Vec::new();
     for (key, value) in metadata.iter() {
-        let Some(short) = key.strip_prefix(architecture).and_then(|rest| rest.strip_prefix('.')) else {
+        let Some(short) = key.strip_prefix(architecture.name).and_then(|rest| rest.strip_prefix('.')) else {
             continue;
         };
+        if let Some((key, reason)) =
+            architecture.refused.filter(|(key, _)| *key == short && !is_nothing(value))
+        {
+            return Err(Error::config(key, value.bare(), reason));
+        }
         match settings::find(KEYS, short) {
+            Some(_) if architecture.keys.contains(&short) => {}
             Some(&Setting { key, treatment: Treatment::RefusedUnless(unless, reason) }) if !unless(value) => {
                 return Err(Error::config(key, value.bare(), reason));
             }

@@ -1,6 +1,6 @@
 //! The tensors of a GGUF file: where their bytes lie, checked, and how they are stored.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -139,6 +139,8 @@ impl TensorInfo {
 pub(super) struct Tensors {
     files: Vec<Arc<Storage>>,
     by_name: HashMap<String, Located>,
+    /// Those of which rows were taken, as tensors of their own.
+    shared: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -198,7 +200,8 @@ impl Tensors {
 
     /// Checks that all were taken. A tensor that wasn't is a part of the network that this crate
     /// doesn't know, such as a bias.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.by_name.retain(|name, _| !self.shared.contains(name));
         match self.by_name.into_values().min_by(|a, b| a.info.name.cmp(&b.info.name)) {
             None => Ok(()),
             Some(Located { info, file, .. }) => {
@@ -208,11 +211,32 @@ impl Tensors {
         }
     }
 
+    /// Some rows of a tensor of an expected shape, or some numbers of a vector, if it is there: they
+    /// are a tensor by themselves.
+    pub(super) fn take_rows(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Option<Tensor>> {
+        let Some(Located { info, file, bytes }) = self.by_name.get(name) else { return Ok(None) };
+        let storage = &self.files[*file];
+        let row_bytes = bytes.len() / shape[0];
+        let part = bytes.start + rows.start * row_bytes..bytes.start + rows.end * row_bytes;
+        let mut part_shape = shape.to_vec();
+        part_shape[0] = rows.len();
+        let taken = check_shape(info, shape).and_then(|()| tensor(storage, info, part, &part_shape));
+        let taken = taken.map_err(|e| e.at(storage.path()))?;
+        self.shared.insert(name.into());
+        Ok(Some(taken))
+    }
+
     /// A tensor of an expected shape, if it is there.
     pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
         let Some(Located { info, file, bytes }) = self.by_name.remove(name) else { return Ok(None) };
         let storage = &self.files[file];
-        tensor(storage, info, bytes, shape).map(Some).map_err(|e| e.at(storage.path()))
+        let taken = check_shape(&info, shape).and_then(|()| tensor(storage, &info, bytes, shape));
+        taken.map(Some).map_err(|e| e.at(storage.path()))
     }
 }
 
@@ -238,22 +262,24 @@ fn place(info: &TensorInfo, file_len: u64, start: u64, alignment: u64) -> Result
     }
 }
 
-/// A tensor of an expected shape.
-fn tensor(storage: &Arc<Storage>, info: TensorInfo, bytes: Range<usize>, shape: &[usize]) -> Result<Tensor> {
+/// Checks that a tensor has an expected shape.
+fn check_shape(info: &TensorInfo, shape: &[usize]) -> Result<()> {
     let found = info.shape();
     // A vector of one element has no other shape than a matrix of one.
     let significant =
         shape.iter().position(|&dim| dim != 1).map_or(&shape[shape.len() - 1..], |at| &shape[at..]);
-    if found != significant {
-        return Err(Error::tensor_shape(info.name, shape, &found));
-    }
+    if found == significant { Ok(()) } else { Err(Error::tensor_shape(&info.name, shape, &found)) }
+}
+
+/// A tensor of a shape, whose weights are these bytes.
+fn tensor(storage: &Arc<Storage>, info: &TensorInfo, bytes: Range<usize>, shape: &[usize]) -> Result<Tensor> {
     let (rows, columns) = match *shape {
         [rows, columns] => (rows, columns),
         _ => (1, shape.iter().product()),
     };
     let TensorType::Known(dtype) = info.kind else {
-        return Err(Error::tensor_type(info.name, info.kind.name()));
+        return Err(Error::tensor_type(&info.name, info.kind.name()));
     };
     Tensor::new(storage, bytes, rows, columns, dtype)
-        .ok_or_else(|| Error::tensor_layout(info.name, "its bytes are not aligned for its type"))
+        .ok_or_else(|| Error::tensor_layout(&info.name, "its bytes are not aligned for its type"))
 }

@@ -1,13 +1,16 @@
-//! A Llama as GGUF: its keys, and which type each of its tensors gets.
+//! A model as GGUF: its keys, and which type each of its tensors gets.
 
-use super::{Header, Value, tokenizer};
-use crate::arch::TensorId;
+use super::{Array, Header, Value, tokenizer};
+use crate::arch::{
+    ATTENTION_SCALE, Architecture, EMBEDDING_SCALE, LLAMA, LOGIT_SCALE, QUERY_GROWTH, RESIDUAL_SCALE,
+    TensorId,
+};
 use crate::checkpoint::gguf::{ROPE_FREQS, keys};
 use crate::config::{Config, RopeScaling};
 use crate::convert::recipe::{Traits, with_whole_blocks};
 use crate::convert::source::{SourceModel, SourceTensor};
 use crate::convert::{GgufOptions, Recipe};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::quant::Dtype;
 use crate::weights::TensorInfo;
 
@@ -17,10 +20,15 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// Everything before the tensors' bytes. Tensors are announced in the order of the source, and
 /// then what rotary frequencies are divided by.
 pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Header> {
+    let name = source.architecture.name;
+    if !source.architecture.is_written {
+        let reason = "its matrices are several in one, which can't be written; convert Hugging Face's directory instead";
+        return Err(Error::unwritable(format!("a model of architecture {name}"), reason));
+    }
     let tensors = source.tensors();
     let choice = Choice::of(source, options);
     let mut header = Header::new();
-    header.set(keys::ARCHITECTURE, keys::LLAMA)?;
+    header.set(keys::ARCHITECTURE, name)?;
     for (key, value) in &options.metadata {
         header.set(key, value.clone())?;
     }
@@ -36,7 +44,7 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
                 }
             }
         }
-        None => hyperparameters(&mut header, &source.config)?,
+        None => hyperparameters(&mut header, source.architecture, &source.config)?,
     }
     if !header.has(keys::TOKENIZER) {
         tokenizer::put(&mut header, source.tokenizer()?.as_ref(), source.config.vocab_size)?;
@@ -76,15 +84,21 @@ impl Header {
     ///
     /// # Errors
     /// [`ErrorKind::Unwritable`] if GGUF doesn't have the format, or rows aren't whole blocks of
-    /// it.
+    /// it; and if no Llama has these hyperparameters.
     ///
     /// [`ErrorKind::Unwritable`]: crate::ErrorKind::Unwritable
     pub fn llama(config: &Config, tied: bool, dtype: Dtype) -> Result<Self> {
+        if !config.is_llama() {
+            return Err(Error::unwritable(
+                "the model as architecture llama",
+                "Llama has no such hyperparameters",
+            ));
+        }
         let mut header = Self::new();
-        header.set(keys::ARCHITECTURE, keys::LLAMA)?;
-        hyperparameters(&mut header, config)?;
+        header.set(keys::ARCHITECTURE, LLAMA.name)?;
+        hyperparameters(&mut header, &LLAMA, config)?;
         for id in TensorId::all(config) {
-            if id.kind.is_optional && (tied || !id.kind.is_output()) {
+            if id.kind.is_optional() && (tied || !id.kind.is_output()) {
                 continue;
             }
             let shape = id.shape(config);
@@ -143,10 +157,10 @@ impl Choice {
     }
 }
 
-fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
+fn hyperparameters(header: &mut Header, architecture: &Architecture, config: &Config) -> Result<()> {
     // A valid Config's are below 2^31.
     let count = |value: usize| Value::U32(u32::try_from(value).unwrap_or(u32::MAX));
-    let mut set = |key, value: Value| header.set(&keys::llama(key), value);
+    let mut set = |key, value: Value| header.set(&architecture.key(key), value);
     set(keys::VOCAB_SIZE, count(config.vocab_size))?;
     set(keys::MAX_SEQ_LEN, count(config.max_seq_len))?;
     set(keys::DIM, count(config.dim))?;
@@ -159,8 +173,23 @@ fn hyperparameters(header: &mut Header, config: &Config) -> Result<()> {
         set(keys::HEAD_DIM, count(config.head_dim))?;
         set(keys::VALUE_DIM, count(config.head_dim))?;
     }
+    let scales = [
+        (EMBEDDING_SCALE, Some(config.embedding_scale)),
+        (RESIDUAL_SCALE, Some(config.residual_scale)),
+        (ATTENTION_SCALE, config.attention_scale),
+        (LOGIT_SCALE, Some(config.logit_divisor)),
+        (QUERY_GROWTH, config.query_growth.map(|growth| growth.beta as f32)),
+    ];
+    for (key, scale) in scales.iter().filter(|(key, _)| architecture.keys.contains(key)) {
+        if let Some(scale) = *scale {
+            set(key, scale.into())?;
+        }
+    }
     if let Some(window) = config.sliding_window {
         set(keys::SLIDING_WINDOW, count(window))?;
+        if !config.windowed_layers.is_empty() {
+            set(keys::SLIDING_WINDOW_PATTERN, Array::Bool(config.windowed_layers.clone()).into())?;
+        }
     }
     set(keys::ROPE_DIM, count(config.rope_dim))?;
     set(keys::ROPE_THETA, (config.rope_theta as f32).into())?;

@@ -67,6 +67,7 @@ fn keys_are_as_their_table_says() {
     let bases = [
         Base::new("plain", &ModelOptions::new(), &[]),
         Base::new("yarn", &ModelOptions::new(), &yarn),
+        Base::new("windowed", &ModelOptions::new(), &[("attention.sliding_window", 8_u32.into())]),
         Base::new("mute", &ModelOptions::new().no_tokenizer(), &[]),
     ];
     for setting in KEYS {

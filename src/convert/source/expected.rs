@@ -20,6 +20,9 @@ pub(crate) struct Expected {
     /// What cosines and sines are multiplied with.
     pub(crate) magnitude: f64,
     pub(crate) norm_eps: f64,
+    /// What embeddings, what blocks add, and products of queries and keys are multiplied with, and
+    /// what logits are divided by.
+    pub(crate) scales: [f64; 4],
     /// Positions that a query sees, if not all.
     pub(crate) window: Option<u64>,
     /// Layers, heads, heads of keys, and the width inside the feed-forward network.
@@ -37,24 +40,38 @@ impl Expected {
         let count = |key: &str| json.get(key).and_then(whole);
         let (dim, heads) = (count("hidden_size")?, count("num_attention_heads")?);
         let kinds = json.get("architectures").and_then(Value::as_array).map_or(&[][..], |kinds| kinds);
-        let is_mistral = match json.get("model_type").and_then(Value::as_str) {
-            Some(kind) => kind == "mistral",
-            None => kinds.iter().any(|kind| *kind == *"MistralForCausalLM"),
+        let class = kinds.first().and_then(Value::as_str).unwrap_or_default().replace("ForCausalLM", "");
+        let kind = json.get("model_type").and_then(Value::as_str).map_or(class.to_lowercase(), str::to_owned);
+        // Heads of keys, their width and positions, where nothing says them.
+        let (usual_kv_heads, usual_head_dim, usual_positions) = match &*kind {
+            "mistral" => (8, dim / heads.max(1), 131_072),
+            "qwen2" => (32, dim / heads.max(1), 32_768),
+            "qwen3" => (32, 128, 32_768),
+            "phi3" => (heads, dim / heads.max(1), 4096),
+            "ministral3" => (8, 128, 262_144),
+            "smollm3" => (4, dim / heads.max(1), 32_768),
+            _ => (heads, dim / heads.max(1), 2048),
         };
-        let head_dim = count("head_dim").unwrap_or(dim / heads.max(1));
+        let is_null = |key: &str| json.get(key).is_some_and(Value::is_null);
+        let usual_kv_heads = if is_null("num_key_value_heads") { heads } else { usual_kv_heads };
+        let head_dim = count("head_dim").unwrap_or(usual_head_dim);
         let positions = count("max_position_embeddings").or(count("max_sequence_length"));
-        let positions = positions.unwrap_or(if is_mistral { 131_072 } else { 2048 });
+        let positions = positions.unwrap_or(usual_positions);
         let positions = positions.max(count("max_sequence_length").unwrap_or(0));
-        let (frequencies, magnitude) = rope(json, head_dim, positions as f64)?;
+        let usual_eps = if matches!(&*kind, "olmo2" | "ministral3" | "phi3") { 1e-5 } else { 1e-6 };
+        let usual_theta = if kind == "smollm3" { 2e6 } else { 1e4 };
+        let (frequencies, magnitude) = rope(json, head_dim, positions as f64, usual_theta)?;
+        let n_layers = count("num_hidden_layers")?;
         Some(Self {
             frequencies,
             magnitude,
-            norm_eps: number(json, "rms_norm_eps").unwrap_or(1e-6),
-            window: window(json, is_mistral),
+            scales: scales(json, &kind, dim, n_layers, head_dim),
+            norm_eps: number(json, "rms_norm_eps").unwrap_or(usual_eps),
+            window: window(json, &kind, n_layers),
             counts: [
-                count("num_hidden_layers")?,
+                n_layers,
                 heads,
-                count("num_key_value_heads").unwrap_or(if is_mistral { 8 } else { heads }),
+                count("num_key_value_heads").unwrap_or(usual_kv_heads),
                 count("intermediate_size")?,
             ],
         })
@@ -89,6 +106,7 @@ impl Expected {
         Some(Self {
             frequencies: plain.map(|it| if is_scaled { scaled(it) } else { it }).collect(),
             magnitude: 1.0,
+            scales: [1.0, 1.0, 1.0 / (head_dim as f64).sqrt(), 1.0],
             norm_eps: number(json, "norm_eps")?,
             window,
             counts: [layers, heads, kv_heads, hidden_dim],
@@ -96,23 +114,57 @@ impl Expected {
     }
 }
 
-/// The smallest window of a Mistral's layers: of each, unless some are said to have none.
-fn window(json: &Map<String, Value>, is_mistral: bool) -> Option<u64> {
+/// What is scaled, and by how much.
+fn scales(json: &Map<String, Value>, kind: &str, dim: u64, n_layers: u64, head_dim: u64) -> [f64; 4] {
+    let said = |key: &str| number(json, key).unwrap_or(1.0);
+    let attention = 1.0 / (head_dim as f64).sqrt();
+    match kind {
+        "granite" => {
+            ["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"]
+                .map(said)
+        }
+        "minicpm" => {
+            let residual = said("scale_depth") / (n_layers as f64).sqrt();
+            [said("scale_emb"), residual, attention, dim as f64 / said("dim_model_base")]
+        }
+        _ => [1.0, 1.0, attention, 1.0],
+    }
+}
+
+/// The smallest window of the layers: of each of a Mistral, unless some are said to have none; of a
+/// Qwen's last layers, if it is said to be used.
+fn window(json: &Map<String, Value>, kind: &str, n_layers: u64) -> Option<u64> {
+    let is_used = match kind {
+        "mistral" | "ministral3" | "phi3" => true,
+        "qwen2" | "qwen3" | "smollm3" => json.get("use_sliding_window") == Some(&Value::Bool(true)),
+        _ => false,
+    };
+    let first = if matches!(kind, "mistral" | "ministral3" | "phi3" | "smollm3") {
+        0
+    } else {
+        json.get("max_window_layers").and_then(whole).unwrap_or(28)
+    };
     let kinds = json.get("layer_types").and_then(Value::as_array);
-    let is_full = kinds.is_some_and(|kinds| kinds.iter().all(|kind| *kind == *"full_attention"));
+    let is_full =
+        kinds.map_or(first >= n_layers, |kinds| kinds.iter().all(|kind| *kind == *"full_attention"));
     match json.get("sliding_window") {
-        _ if is_full || !is_mistral => None,
-        None => Some(4096),
+        _ if is_full || !is_used => None,
+        None => (!matches!(kind, "smollm3" | "ministral3" | "phi3")).then_some(4096),
         Some(window) => whole(window),
     }
 }
 
 /// The rotary frequencies, and what cosines and sines are multiplied with.
-fn rope(json: &Map<String, Value>, head_dim: u64, positions: f64) -> Option<(Vec<f64>, f64)> {
+fn rope(
+    json: &Map<String, Value>,
+    head_dim: u64,
+    positions: f64,
+    usual_theta: f64,
+) -> Option<(Vec<f64>, f64)> {
     let none = Map::new();
     let filled = |key: &str| json.get(key).and_then(Value::as_object).filter(|map| !map.is_empty());
     let scaling = filled("rope_scaling").or_else(|| filled("rope_parameters")).unwrap_or(&none);
-    let theta = number(scaling, "rope_theta").or_else(|| number(json, "rope_theta")).unwrap_or(1e4);
+    let theta = number(scaling, "rope_theta").or_else(|| number(json, "rope_theta")).unwrap_or(usual_theta);
     let dim = head_dim as f64;
     let plain: Vec<f64> = (0..head_dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / dim)).collect();
     let text = |key: &str| scaling.get(key).and_then(Value::as_str);

@@ -1,5 +1,6 @@
 //! The keys of a GGUF file that is a source: what it says of itself is carried over.
 
+use crate::arch::Architecture;
 use crate::checkpoint::gguf::tokenizer_settings::is_unknown;
 use crate::checkpoint::gguf::{keys, metadata};
 use crate::config::Config;
@@ -29,10 +30,11 @@ impl Keys {
     pub(super) fn read(
         storage: &Storage,
         options: &ModelOptions,
+        architecture: &Architecture,
         original: &Config,
         config: &Config,
     ) -> Result<Self> {
-        let overrides = overrides(original, config);
+        let overrides = overrides(architecture, original, config);
         let replaced = |key: &str| {
             overrides.iter().any(|(name, _)| key == name)
                 || options.names_tokenizer() && OF_THE_TOKENIZER.iter().any(|start| key.starts_with(start))
@@ -59,17 +61,17 @@ impl Keys {
 }
 
 /// The keys of hyperparameters that are to be other than the file says.
-fn overrides(original: &Config, config: &Config) -> Vec<(String, Value)> {
+fn overrides(architecture: &Architecture, original: &Config, config: &Config) -> Vec<(String, Value)> {
     let mut changed = Vec::new();
     if config.norm_eps != original.norm_eps {
-        changed.push((keys::llama(keys::NORM_EPS), config.norm_eps.into()));
+        changed.push((architecture.key(keys::NORM_EPS), config.norm_eps.into()));
     }
     if config.rope_theta != original.rope_theta {
-        changed.push((keys::llama(keys::ROPE_THETA), (config.rope_theta as f32).into()));
+        changed.push((architecture.key(keys::ROPE_THETA), (config.rope_theta as f32).into()));
     }
     if config.max_seq_len != original.max_seq_len {
         let positions = u32::try_from(config.max_seq_len).unwrap_or(u32::MAX);
-        changed.push((keys::llama(keys::MAX_SEQ_LEN), positions.into()));
+        changed.push((architecture.key(keys::MAX_SEQ_LEN), positions.into()));
     }
     changed
 }

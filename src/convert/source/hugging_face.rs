@@ -1,4 +1,4 @@
-//! Hugging Face's directories: Llama and Mistral, in safetensors or PyTorch's files.
+//! Hugging Face's directories, in safetensors or PyTorch's files.
 //!
 //! ```text
 //! config.json             hyperparameters
@@ -10,10 +10,7 @@
 //! ```
 //!
 //! A setting that would change what the model computes and isn't supported is refused, never passed
-//! over: [`settings`] has the table of all.
-//!
-//! Source: `configuration_llama.py`, `modeling_llama.py`, `configuration_mistral.py` and
-//! `modeling_mistral.py` in the transformers repository.
+//! over: [`settings`] has the table of all, [`models`] that of the models.
 
 use std::path::Path;
 
@@ -22,11 +19,12 @@ use serde_json::Value;
 use super::expected::Expected;
 use super::json::{JsonFile, Object};
 use super::llama::{Layout, WeightFiles, drop_tied_output};
+use super::models::{HfModel, Window};
 use super::stored::{Join, ShardedTensor, StoredTensors};
 use super::tokenizer::SourceTokenizer;
-use super::{SourceModel, SourceWeights, hf_tensors, hf_tokenizer, needless, rope, settings};
+use super::{SourceModel, SourceWeights, hf_tensors, hf_tokenizer, models, needless, rope, settings};
 use crate::arch::{OUTPUT, TOK_EMBEDDINGS, TensorId};
-use crate::config::{Config, RopeScaling};
+use crate::config::{Config, RopePairs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelOptions;
 
@@ -35,30 +33,26 @@ pub(super) const CONFIG: &str = "config.json";
 
 /// What the directory of an adapter has.
 pub(super) const ADAPTER: &str = "adapter_config.json";
-/// Positions that transformers takes where a file doesn't say them, for Llama and for Mistral.
-const DEFAULT_POSITIONS: (usize, usize) = (2048, 131_072);
-/// The window that transformers takes where a file of Mistral's doesn't say it.
-const DEFAULT_WINDOW: usize = 4096;
 
 /// Opens a directory; of several files of weights or indexes, the one that is named, if one is.
 pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) -> Result<SourceModel> {
     let file = JsonFile::open(&folder.join(CONFIG))?;
     let json = file.object();
     let at = |e: Error| e.at(Some(file.path()));
-    check_architecture(&json).map_err(at)?;
+    let model = models::find(&json).map_err(at)?;
     check_quantization(&json).map_err(at)?;
     let mut notes = Vec::new();
-    let mut unknown = settings::go_through(&json, settings::CONFIG).map_err(at)?;
-    let mut config = config(&json, &mut notes).map_err(at)?;
-    let rope = rope::read(&json, &mut config).map_err(at)?;
+    let mut unknown = settings::go_through(&json, settings::CONFIG, model.settings).map_err(at)?;
+    let mut config = config(&json, model, &mut notes).map_err(at)?;
+    let rope = rope::read(&json, model, &mut config).map_err(at)?;
     unknown.extend(rope.unknown);
     notes.extend(settings::unknown_note(CONFIG, &unknown));
     notes.extend(rope.notes);
     if json.get("auto_map").is_some() {
-        let own = "config.json's auto_map says that the model brings code of its own, which isn't run: it is taken for a Llama";
-        notes.push(own.into());
+        let own = "config.json's auto_map says that the model brings code of its own, which isn't run: it is taken for a";
+        notes.push(format!("{own} {}", model.model_type));
     }
-    window(&json, &mut config, &mut notes).map_err(at)?;
+    window(&json, model, &mut config, &mut notes).map_err(at)?;
     let said = config.clone();
     options.override_config(&mut config).map_err(at)?;
     // Of settings that the caller chose nothing can be expected.
@@ -78,12 +72,13 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
     let mut weights = weights(folder, named, &config, expected.as_ref())?;
     let file_bytes = weights.bytes()?;
     notes.append(&mut weights.notes);
-    let tensors = take(&json, &config, weights.stored, folder, &mut notes)?;
+    let tensors = take(&json, model, &config, weights.stored, folder, &mut notes)?;
     let tokenizer =
         SourceTokenizer::find(options, &config, || hf_tokenizer::open(folder, &json, config.vocab_size))?;
     notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
     Ok(SourceModel {
         format: "Hugging Face",
+        architecture: model.architecture,
         config,
         rope_factors,
         weights: SourceWeights::Published(tensors),
@@ -133,12 +128,13 @@ fn weights(
 /// the same numbers. So it is in transformers 5 and in llama.cpp's converter.
 fn take(
     json: &Object<'_>,
+    model: &HfModel,
     config: &Config,
     mut stored: StoredTensors,
     folder: &Path,
     notes: &mut Vec<String>,
 ) -> Result<Vec<(TensorId, ShardedTensor)>> {
-    let is_tied = json.optional("tie_word_embeddings")?.unwrap_or(false);
+    let is_tied = json.optional("tie_word_embeddings")?.unwrap_or(model.is_tied);
     let [output, embeddings] = [&OUTPUT, &TOK_EMBEDDINGS].map(|kind| TensorId::of_model(kind).hugging_face());
     let has_output = stored.has(&output);
     if is_tied && has_output && !stored.has(&embeddings) {
@@ -152,7 +148,11 @@ fn take(
             if json.get("tie_word_embeddings").is_some() { "false" } else { "not there, which means false" };
         return Err(json.refuse("tie_word_embeddings", &value, &reason));
     }
-    let layout = Layout { name: TensorId::hugging_face, n_shards: 1, neox: true, embeddings: Join::Same };
+    cut_fused(config, &mut stored)?;
+    check_biases(json, model, config, &stored, folder)?;
+    // Where GGUF has Hugging Face's order, so has what is written.
+    let neox = config.rope_pairs == RopePairs::Adjacent;
+    let layout = Layout { name: TensorId::hugging_face, n_shards: 1, neox, embeddings: Join::Same };
     let mut tensors = layout.take(config, stored, folder)?;
     if is_tied && drop_tied_output(&mut tensors)? {
         notes.push(format!(
@@ -163,19 +163,53 @@ fn take(
     Ok(tensors)
 }
 
-fn check_architecture(json: &Object<'_>) -> Result<()> {
-    const KNOWN: [&str; 3] = ["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"];
-    let names = json.optional::<&Vec<Value>>("architectures")?;
-    let is_unknown = |name: &&Value| !KNOWN.iter().any(|known| **name == **known);
-    let unknown = match names.filter(|names| !names.is_empty()) {
-        Some(names) => names.iter().find(is_unknown).map(Value::to_string),
-        None => {
-            let kind: &str = json.required("model_type")?;
-            (!matches!(kind, "llama" | "mistral")).then(|| kind.into())
+/// Cuts tensors that are several in one, as Phi 3 has them.
+fn cut_fused(config: &Config, stored: &mut StoredTensors) -> Result<()> {
+    let (q, kv, hidden) = (config.q_dim(), config.kv_dim(), config.hidden_dim);
+    let attention = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+    for l in 0..config.n_layers {
+        for (fused, parts) in [
+            ("self_attn.qkv_proj", &attention[..]),
+            ("mlp.gate_up_proj", &[("gate_proj", hidden), ("up_proj", hidden)]),
+        ] {
+            let (block, _) = fused.split_once('.').unwrap_or_default();
+            let named = |name: &str| format!("model.layers.{l}.{block}.{name}.weight");
+            let parts: Vec<_> = parts.iter().map(|&(name, rows)| (named(name), rows)).collect();
+            stored.cut(&format!("model.layers.{l}.{fused}.weight"), &parts)?;
         }
-    };
-    let Some(found) = unknown else { return Ok(()) };
-    Err(ErrorKind::UnsupportedArchitecture { found: found.trim_matches('"').into() }.into())
+    }
+    Ok(())
+}
+
+/// Checks that the biases are there that such a model has, and no others.
+fn check_biases(
+    json: &Object<'_>,
+    model: &HfModel,
+    config: &Config,
+    stored: &StoredTensors,
+    folder: &Path,
+) -> Result<()> {
+    for id in TensorId::all(config).filter(|id| id.kind.is_bias()) {
+        let name = id.hugging_face();
+        let setting = model.biases.iter().find(|(end, _)| name.ends_with(end)).map(|(_, setting)| *setting);
+        let is_had = match setting {
+            Some(Some(setting)) => json.optional(setting)?.unwrap_or(false),
+            always => always.is_some(),
+        };
+        match (is_had, stored.has(&name), setting.flatten()) {
+            (true, false, _) => return Err(Error::missing_tensor(name).at(Some(folder))),
+            (false, true, Some(setting)) => {
+                let reason = format!("tensor {name} is stored, which only a model has for which it is true");
+                return Err(json.refuse(setting, &"false, or not there", &reason));
+            }
+            // Of such a model it isn't known.
+            (false, true, None) => {
+                return Err(Error::from(ErrorKind::UnsupportedTensor { name }).at(Some(folder)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Checks that the weights aren't numbers of some other kind, and where to find the model that they
@@ -209,20 +243,12 @@ fn check_quantization(json: &Object<'_>) -> Result<()> {
     Err(json.refuse(key, &method, &reason))
 }
 
-/// Whether transformers takes the model for a Mistral.
-fn is_mistral(json: &Object<'_>) -> Result<bool> {
-    if let Some(kind) = json.optional::<&str>("model_type")? {
-        return Ok(kind == "mistral");
-    }
-    let names = json.optional::<&Vec<Value>>("architectures")?;
-    Ok(names.is_some_and(|names| names.iter().any(|name| *name == *"MistralForCausalLM")))
-}
-
 /// The hyperparameters, without RoPE's and the window.
-fn config(json: &Object<'_>, notes: &mut Vec<String>) -> Result<Config> {
+fn config(json: &Object<'_>, model: &HfModel, notes: &mut Vec<String>) -> Result<Config> {
     let dim: usize = json.required("hidden_size")?;
     let n_heads: usize = json.required("num_attention_heads")?;
-    let head_dim = match json.optional("head_dim")? {
+    let usual = model.head_dim.filter(|_| !json.map.contains_key("head_dim"));
+    let head_dim = match json.optional("head_dim")?.or(usual) {
         Some(head_dim) => head_dim,
         None if n_heads != 0 && dim.is_multiple_of(n_heads) => dim / n_heads,
         None => {
@@ -233,46 +259,41 @@ fn config(json: &Object<'_>, notes: &mut Vec<String>) -> Result<Config> {
             ));
         }
     };
-    // What transformers takes where a file says nothing.
-    let is_mistral = is_mistral(json)?;
-    let n_kv_heads = if is_mistral { 8 } else { n_heads };
-    Ok(Config {
-        dim,
-        hidden_dim: json.required("intermediate_size")?,
-        n_layers: json.required("num_hidden_layers")?,
-        n_heads,
-        n_kv_heads: json.optional("num_key_value_heads")?.unwrap_or(n_kv_heads),
-        head_dim,
-        rope_dim: head_dim,
-        vocab_size: json.required("vocab_size")?,
-        max_seq_len: max_seq_len(json, is_mistral, notes)?,
-        norm_eps: json.optional::<f64>("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
-        sliding_window: None,
-    })
+    // transformers takes null for as many as there are heads.
+    let usual = model.n_kv_heads.filter(|_| !json.map.contains_key("num_key_value_heads"));
+    let n_kv_heads = json.optional("num_key_value_heads")?.or(usual).unwrap_or(n_heads);
+    let hidden_dim = json.required("intermediate_size")?;
+    let (n_layers, vocab_size) = (json.required("num_hidden_layers")?, json.required("vocab_size")?);
+    let max_seq_len = max_seq_len(json, model, notes)?;
+    let mut config = Config::new(dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len);
+    (config.head_dim, config.rope_dim) = (head_dim, head_dim);
+    config.norm_eps = json.optional::<f64>("rms_norm_eps")?.unwrap_or(model.norm_eps) as f32;
+    config.rope_theta = model.rope_theta;
+    model.architecture.configure(&mut config);
+    (model.read)(json, &mut config)?;
+    Ok(config)
 }
 
 /// The positions that a model was made for: Vicuna says it under a name of its own, where RoPE was
 /// scaled for more.
-fn max_seq_len(json: &Object<'_>, is_mistral: bool, notes: &mut Vec<String>) -> Result<usize> {
+fn max_seq_len(json: &Object<'_>, model: &HfModel, notes: &mut Vec<String>) -> Result<usize> {
     let vicuna: Option<usize> = json.optional("max_sequence_length")?;
     let positions: Option<usize> = json.optional("max_position_embeddings")?;
     if let Some(positions) = positions.or(vicuna) {
         return Ok(positions.max(vicuna.unwrap_or(0)));
     }
-    let positions = if is_mistral { DEFAULT_POSITIONS.1 } else { DEFAULT_POSITIONS.0 };
+    let positions = model.max_seq_len;
     notes.push(format!(
         "config.json doesn't say max_position_embeddings: {positions}, as transformers takes it"
     ));
     Ok(positions)
 }
 
-/// Sets the window of attention, and keeps the context inside it.
+/// Sets the window of attention, and which layers have it.
 ///
 /// transformers windows those layers of a Mistral that `layer_types` names, or else all, whatever
-/// `use_sliding_window` says; and no layer of a Llama.
-fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
+/// `use_sliding_window` says; those of a Qwen if that is true; and no layer of a Llama.
+fn window(json: &Object<'_>, model: &HfModel, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
     const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
     let layers = json.optional::<&Vec<Value>>("layer_types")?;
     let kinds: Vec<&str> =
@@ -290,19 +311,35 @@ fn window(json: &Object<'_>, config: &mut Config, notes: &mut Vec<String>) -> Re
         return Err(json.refuse("layer_types", &value, &reason));
     }
     let said: Option<usize> = json.optional("sliding_window")?;
-    let is_mistral = is_mistral(json)?;
-    let is_silent = is_mistral && !json.map.contains_key("sliding_window");
-    let Some(window) = said.or(is_silent.then_some(DEFAULT_WINDOW)) else { return Ok(()) };
-    if !is_mistral {
-        if window < config.max_seq_len {
-            notes.push(format!(
-                "config.json has a sliding_window of {window}, which transformers doesn't apply to a Llama: attention is full"
-            ));
+    let is_silent = !json.map.contains_key("sliding_window");
+    let usual = |window| if is_silent { Some(window) } else { None };
+    let (window, first) = match model.window {
+        Window::Of(window) => (said.or(window.and_then(usual)), 0),
+        Window::IfUsed(window, first) if json.optional("use_sliding_window")?.unwrap_or(false) => {
+            (said.or(window.and_then(usual)), json.optional("max_window_layers")?.unwrap_or(first))
         }
-        return Ok(());
-    }
-    if layers.is_none() || kinds.contains(&"sliding_attention") {
-        notes.extend(config.keep_inside_window(window));
+        Window::IfUsed(..) => (None, 0),
+        Window::None => {
+            let passed_over = said.filter(|&window| window < config.max_seq_len);
+            notes.extend(passed_over.map(|window| {
+                format!(
+                    "config.json has a sliding_window of {window}, which transformers doesn't apply to a Llama: attention is \
+                     full"
+                )
+            }));
+            (None, 0)
+        }
+    };
+    let windowed: Vec<bool> = match layers {
+        Some(_) => kinds.iter().map(|kind| *kind == "sliding_attention").collect(),
+        // Of a SmolLM3 those that don't rotate.
+        None => (0..config.n_layers)
+            .map(|l| l >= first && (config.no_rope_interval.is_none() || !config.rotates(l)))
+            .collect(),
+    };
+    config.sliding_window = window.filter(|_| windowed.contains(&true));
+    if config.sliding_window.is_some() && windowed.contains(&false) {
+        config.windowed_layers = windowed;
     }
     Ok(())
 }

@@ -68,7 +68,7 @@ impl Layout {
         let mut taken = Vec::new();
         for id in TensorId::all(config) {
             let name = (self.name)(id);
-            if id.kind.is_optional && !stored.has(&name) {
+            if id.kind.is_optional() && !stored.has(&name) {
                 continue;
             }
             let join = match id.kind.shards {

@@ -25,8 +25,8 @@ use super::llama::{Layout, Llama3Scaling, WeightFiles, drop_tied_output};
 use super::stored::{Join, StoredTensors, TensorView};
 use super::tokenizer::SourceTokenizer;
 use super::{SourceModel, SourceWeights, safetensors, settings, torch, vocabulary};
-use crate::arch::TensorId;
-use crate::config::{Config, RopeScaling};
+use crate::arch::{LLAMA, TensorId};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::ModelOptions;
 
@@ -113,7 +113,7 @@ fn model(
     weights.note_doubles();
     let WeightFiles { files, stored, notes } = &mut weights;
     let at = |e: Error| e.at(Some(said));
-    let unknown = settings::go_through(params, settings::PARAMS).map_err(at)?;
+    let unknown = settings::go_through(params, settings::PARAMS, &[]).map_err(at)?;
     notes.extend(settings::unknown_note(&said.file_name().unwrap_or_default().to_string_lossy(), &unknown));
     // Tables that can be computed, which early versions saved.
     stored.extract(|name, _| {
@@ -123,8 +123,8 @@ fn model(
     });
     let found = Found::of(stored, params, files.len()).map_err(|e| e.at(Some(&files[0])))?;
     let mut config = config(params, &found).map_err(at)?;
-    if let Some(window) = sliding_window(params).map_err(at)? {
-        notes.extend(config.keep_inside_window(window));
+    if let Some((window, layers)) = sliding_window(params, config.n_layers).map_err(at)? {
+        (config.sliding_window, config.windowed_layers) = (Some(window), layers);
     }
     let said = config.clone();
     options.override_config(&mut config).map_err(at)?;
@@ -144,6 +144,7 @@ fn model(
     let metadata = params.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
     Ok(SourceModel {
         format,
+        architecture: &LLAMA,
         config,
         rope_factors,
         weights: SourceWeights::Published(tensors),
@@ -276,31 +277,22 @@ fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
     let is_mistral = is_mistral(params);
     // Mistral's program took the old base for the model with a window, and takes the new one for
     // all later ones.
-    let usual = if is_mistral && sliding_window(params)?.is_none() { 1e6 } else { 1e4 };
+    let usual = if is_mistral && sliding_window(params, 0)?.is_none() { 1e6 } else { 1e4 };
     let rope_theta = params.optional("rope_theta")?.unwrap_or(usual);
     let scaled = params.optional("use_scaled_rope")?.unwrap_or(false);
     let made_for = if is_mistral { 32_768 } else { context(norm_eps, rope_theta, scaled) };
     let said = params.optional("max_seq_len")?;
     let said = if said.is_some() { said } else { params.optional("max_position_embeddings")? };
-    Ok(Config {
-        dim,
-        hidden_dim: found.hidden_dim,
-        n_layers: params.required("n_layers")?,
-        n_heads,
-        n_kv_heads: params.optional("n_kv_heads")?.unwrap_or(n_heads),
-        head_dim,
-        rope_dim: head_dim,
-        vocab_size: found.vocab_size,
-        max_seq_len: said.unwrap_or(made_for),
-        norm_eps: norm_eps as f32,
-        rope_theta,
-        rope_scaling: RopeScaling::None,
-        sliding_window: None,
-    })
+    let n_kv_heads = params.optional("n_kv_heads")?.unwrap_or(n_heads);
+    let (n_layers, positions) = (params.required("n_layers")?, said.unwrap_or(made_for));
+    let plain =
+        Config::new(dim, found.hidden_dim, n_layers, n_heads, n_kv_heads, found.vocab_size, positions);
+    Ok(Config { head_dim, rope_dim: head_dim, norm_eps: norm_eps as f32, rope_theta, ..plain })
 }
 
-/// The window of attention; of several, which layers alternate between, the smallest.
-fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
+/// The window of attention, and of several, which layers alternate between, which of `n_layers` have
+/// it: null is none.
+fn sliding_window(params: &Object<'_>, n_layers: usize) -> Result<Option<(usize, Vec<bool>)>> {
     // Mistral's newer files have the second name, so that programs without windows pass it over.
     let key = match (params.get("sliding_window"), params.get("_sliding_window")) {
         (Some(said), Some(other)) if said != other => {
@@ -311,12 +303,18 @@ fn sliding_window(params: &Object<'_>) -> Result<Option<usize>> {
         _ => "sliding_window",
     };
     let Some(windows) = params.get(key).and_then(Value::as_array) else {
-        return params.optional(key);
+        return Ok(params.optional(key)?.map(|window| (window, Vec::new())));
     };
     let width = |width: &Value| whole(width).and_then(|width| width.try_into().ok());
     let widths: Option<Vec<usize>> = windows.iter().filter(|width| !width.is_null()).map(width).collect();
-    let wrong = || params.wrong_type(key, "integers", &params.map[key]);
-    Ok(widths.ok_or_else(wrong)?.into_iter().min())
+    let widths = widths.ok_or_else(|| params.wrong_type(key, "integers", &params.map[key]))?;
+    let Some(&window) = widths.iter().min() else { return Ok(None) };
+    if widths.iter().any(|&width| width != window) {
+        let reason = "layers with windows of different widths are not supported";
+        return Err(params.refuse(key, &params.map[key], reason));
+    }
+    let layers = windows.iter().map(|width| !width.is_null()).cycle().take(n_layers);
+    Ok(Some((window, if widths.len() < windows.len() { layers.collect() } else { Vec::new() })))
 }
 
 /// The context that a model was trained for. No file has it, so it is inferred from what changed

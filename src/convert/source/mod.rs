@@ -2,7 +2,7 @@
 //!
 //! - here: what a model is to everything that is done with it, and which files are which
 //! - [`runnable`]: checkpoints that this library runs; [`gguf`] the keys of those that are GGUF
-//! - [`hugging_face`] (with [`hf_tensors`] and [`needless`]) and [`meta`]: directories, as models
+//! - [`hugging_face`] (with [`models`], [`hf_tensors`] and [`needless`]) and [`meta`]: directories, as models
 //!   are published; [`llama`] is what they have in common
 //! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors,
 //!   [`file`] the files
@@ -25,6 +25,7 @@ mod json;
 mod llama;
 mod meta;
 mod missing;
+mod models;
 mod needless;
 mod pickle;
 mod post_processor;
@@ -53,7 +54,7 @@ use gguf::Keys;
 use stored::ShardedTensor;
 use tokenizer::SourceTokenizer;
 
-use crate::arch::TensorId;
+use crate::arch::{Architecture, TensorId};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{ModelBytes, ModelOptions};
@@ -70,6 +71,8 @@ pub struct Source(SourceModel);
 pub(crate) struct SourceModel {
     /// The format's name, for people.
     pub(crate) format: &'static str,
+    /// As which it is written.
+    pub(crate) architecture: &'static Architecture,
     pub(crate) config: Config,
     /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
     pub(crate) rope_factors: Option<Vec<f32>>,

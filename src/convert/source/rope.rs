@@ -8,6 +8,7 @@
 
 use super::json::Object;
 use super::llama::Llama3Scaling;
+use super::models::HfModel;
 use super::settings::{self, ROPE};
 use crate::config::{Config, RopeScaling};
 use crate::error::Result;
@@ -23,7 +24,7 @@ pub(super) struct Rope {
 }
 
 /// Sets the base of the rotary frequencies and how they are scaled.
-pub(super) fn read(json: &Object<'_>, config: &mut Config) -> Result<Rope> {
+pub(super) fn read(json: &Object<'_>, model: &HfModel, config: &mut Config) -> Result<Rope> {
     let mut rope = Rope::default();
     let filled = |key| -> Result<_> { Ok(json.object(key)?.filter(|object| !object.map.is_empty())) };
     let (older, newer) = (filled("rope_scaling")?, filled("rope_parameters")?);
@@ -37,7 +38,7 @@ pub(super) fn read(json: &Object<'_>, config: &mut Config) -> Result<Rope> {
         config.rope_theta = outside.unwrap_or(config.rope_theta);
         return Ok(rope);
     };
-    rope.unknown = settings::go_through(&scaling, ROPE)?;
+    rope.unknown = settings::go_through(&scaling, ROPE, model.settings)?;
     let inside = scaling.optional("rope_theta")?;
     config.rope_theta = inside.or(outside).unwrap_or(config.rope_theta);
     let kind = scaling.optional::<&str>("rope_type")?;

@@ -21,12 +21,15 @@ pub(super) fn read(storage: &Arc<Storage>, options: &ModelOptions) -> Result<Sou
         Ok(own.map(|tokenizer| SourceTokenizer::Tokenizer(Box::new(tokenizer))))
     })?;
     let is_gguf = checkpoint::gguf::has_magic(storage);
-    let keys = is_gguf.then(|| Keys::read(storage, options, &original, &checkpoint.config)).transpose()?;
+    let keys = is_gguf
+        .then(|| Keys::read(storage, options, checkpoint.architecture, &original, &checkpoint.config))
+        .transpose()?;
     let mut notes = checkpoint.notes;
     notes.extend(keys.iter().flat_map(|keys| keys.notes.clone()));
     notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
     Ok(SourceModel {
         format: checkpoint.format,
+        architecture: checkpoint.architecture,
         config: checkpoint.config,
         rope_factors: checkpoint.rope_factors,
         weights: SourceWeights::Runnable(checkpoint.weights),

@@ -58,7 +58,7 @@ fn never(_: &Value) -> bool {
     false
 }
 
-const BIAS: &str = "only matrices without a bias are supported";
+const BIAS: &str = "no model that is supported says so that it has biases";
 const SCALE: &str = "no Llama scales this, so babyllama doesn't either";
 const SOFTCAP: &str = "no Llama caps its logits, so babyllama doesn't either";
 const EXPERTS: &str = "mixtures of experts are not supported";
@@ -92,13 +92,13 @@ pub(super) const CONFIG: &[Setting<Unless>] = &[
     honored("original_max_position_embeddings"),
     honored("sliding_window"),
     honored("layer_types"),
+    honored("attention_bias"),
+    honored("mlp_bias"),
     honored("bos_token_id"),
     honored("eos_token_id"),
     honored("auto_map"),
     refused("hidden_act", is_silu, "only silu is supported"),
     refused("hidden_activation", is_silu, "only silu is supported"),
-    refused("attention_bias", is_false, BIAS),
-    refused("mlp_bias", is_false, BIAS),
     refused("bias", is_false, BIAS),
     refused("qkv_bias", is_false, BIAS),
     refused("use_bias", is_false, BIAS),
@@ -128,6 +128,7 @@ pub(super) const CONFIG: &[Setting<Unless>] = &[
     refused("attention_multiplier", is_nothing, SCALE),
     refused("scale_emb", is_no_scale, SCALE),
     refused("scale_depth", is_nothing, SCALE),
+    refused("dim_model_base", is_nothing, SCALE),
     refused("query_pre_attn_scalar", is_nothing, SCALE),
     refused("attn_temperature_tuning", is_nothing, SCALE),
     refused("final_logit_softcapping", is_nothing, SOFTCAP),
@@ -170,8 +171,8 @@ pub(super) const CONFIG: &[Setting<Unless>] = &[
     harmless("num_labels", OTHER_MODELS),
     harmless("id2label", OTHER_MODELS),
     harmless("label2id", OTHER_MODELS),
-    harmless("use_sliding_window", OTHER_MODELS),
-    harmless("max_window_layers", OTHER_MODELS),
+    harmless("use_sliding_window", "Llama and Mistral don't read it; Qwen's is honored"),
+    harmless("max_window_layers", "Llama and Mistral don't read it; Qwen's is honored"),
     harmless("layer_norm_eps", OTHER_MODELS),
     harmless("is_decoder", OTHER_MODELS),
     harmless("tie_encoder_decoder", OTHER_MODELS),
@@ -252,6 +253,7 @@ pub(super) const ROPE: &[Setting<Unless>] = &[
     refused("alpha", is_no_scale, FORK),
     refused("mrope_section", is_nothing, FORK),
     refused("mrope_interleaved", is_nothing, FORK),
+    harmless("max_position_embeddings", "the one outside says it"),
     harmless("finetuned", "it says how the model was made, not what it computes"),
     harmless("long_factor", "it is longrope's alone, which is refused"),
     harmless("short_factor", "it is longrope's alone, which is refused"),
@@ -316,14 +318,20 @@ pub(super) const PARAMS: &[Setting<Unless>] = &[
     harmless("dropout", TRAINING),
 ];
 
-/// Goes through the settings of an object. Gives the names of those that aren't known.
+/// Goes through the settings of an object, of which some count for its model alone. Gives the names
+/// of those that aren't known.
 ///
 /// # Errors
 /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that is refused.
-pub(super) fn go_through(object: &Object<'_>, table: &'static [Setting<Unless>]) -> Result<Vec<String>> {
+pub(super) fn go_through(
+    object: &Object<'_>,
+    table: &'static [Setting<Unless>],
+    honored: &[&str],
+) -> Result<Vec<String>> {
     let mut unknown = Vec::new();
     for (key, value) in object.map.iter().filter(|(_, value)| !value.is_null()) {
         match settings::find(table, key) {
+            _ if honored.contains(&&**key) => {}
             Some(Setting { key, treatment: Treatment::RefusedUnless(unless, reason) }) if !unless(value) => {
                 return Err(object.refuse(key, &shown(value), reason));
             }

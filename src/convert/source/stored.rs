@@ -361,14 +361,20 @@ impl ShardedTensor {
     /// Decodes some rows: (rows, columns). A vector is one row.
     pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let Some(head_dim) = self.neox_head_dim else { return self.read_in_order(rows, out) };
-        if !self.parts[0].has_rows() {
+        if !self.parts[0].has_rows() && self.info.shape.len() == 2 {
             return self.read_heads(head_dim, rows, out);
         }
         let columns = self.parts[0].columns();
+        // Where it is in the file.
+        let place = |i: usize| i - i % head_dim + i % head_dim / 2 + i % 2 * (head_dim / 2);
+        if self.info.shape.len() == 1 {
+            let mut stored = vec![0.0; columns];
+            self.read_in_order(rows, &mut stored)?;
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = stored[place(i)]);
+            return Ok(());
+        }
         for (row, out) in rows.zip(out.chunks_exact_mut(columns)) {
-            let (head, i) = (row / head_dim, row % head_dim);
-            let row = head * head_dim + i / 2 + i % 2 * (head_dim / 2);
-            self.read_in_order(row..row + 1, out)?;
+            self.read_in_order(place(row)..place(row) + 1, out)?;
         }
         Ok(())
     }

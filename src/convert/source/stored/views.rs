@@ -1,9 +1,9 @@
 //! Views whose rows don't lie one number after another: transposed ones, and ones that repeat
-//! numbers.
+//! numbers; and tensors that are several in one.
 
 use std::ops::Range;
 
-use super::{FloatType, ShardedTensor, TensorView, decode};
+use super::{FloatType, ShardedTensor, StoredTensors, StoredType, TensorView, decode};
 use crate::error::Result;
 
 impl TensorView {
@@ -88,6 +88,33 @@ impl ShardedTensor {
             }
             let row = i / 2 + i % 2 * (head_dim / 2);
             out.copy_from_slice(&block[row * columns..][..columns]);
+        }
+        Ok(())
+    }
+}
+
+impl StoredTensors {
+    /// Cuts a tensor, if it is there, into tensors of some rows each: their names and numbers of rows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TensorLayout`](crate::ErrorKind::TensorLayout) if it has another number of rows.
+    pub(in super::super) fn cut(&mut self, name: &str, parts: &[(String, usize)]) -> Result<()> {
+        let Some(whole) = self.by_name.remove(name) else { return Ok(()) };
+        let [tensor] = &*whole else { return Err(whole[0].layout("it is there several times")) };
+        let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
+        let (StoredType::Float(float), [found, ..]) = (&tensor.dtype, &*tensor.shape) else {
+            return Err(tensor.shape_error(&[rows]));
+        };
+        if *found != rows {
+            return Err(tensor.layout(&format!("it has {found} rows, and {rows} are expected")));
+        }
+        let mut first = 0;
+        for (name, rows) in parts {
+            let mut part = tensor.clone();
+            part.start += (first * tensor.strides[0] * float.bytes()) as u64;
+            part.shape[0] = *rows;
+            first += rows;
+            self.add_as(name.clone(), part);
         }
         Ok(())
     }

@@ -1,0 +1,138 @@
+//! Each architecture that runs: what its config.json and tensors become computes what transformers
+//! computes. `tests/golden/architectures.py` made the cases.
+
+use std::collections::BTreeMap;
+
+use babyllama::convert::{GgufOptions, Llama2c, Source, to_llama2c};
+use babyllama::{Isa, Model, ModelOptions};
+use serde_json::{Map, Value, json};
+
+use crate::common::{
+    SplitMix64, all_logits, assert_same_bits, assert_says, f32_tolerance, golden_bytes, golden_f64, max_error,
+};
+use crate::{Directory, Stored, checked_gguf, gguf, safetensors, unwritable};
+
+/// What `architectures.py` feeds.
+pub(crate) const TOKENS: [u32; 24] =
+    [1, 39, 7, 26, 15, 7, 28, 0, 3, 3, 11, 38, 2, 9, 17, 5, 30, 21, 8, 4, 33, 12, 6, 19];
+
+/// A model of `architectures.json`.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) config: Map<String, Value>,
+    pub(crate) tensors: Vec<(String, Stored)>,
+    /// Every 5th logit after each token.
+    pub(crate) logits: Vec<f64>,
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    let cases: Map<String, Value> = serde_json::from_slice(&golden_bytes("architectures.json")).unwrap();
+    let numbers = golden_f64("architectures.f64");
+    assert_eq!(numbers.len(), cases.len() * TOKENS.len() * 8);
+    let case = |(name, case): (&String, &Value)| {
+        let at = case["at"].as_u64().unwrap() as usize * TOKENS.len() * 8;
+        let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_value(case["tensors"].clone()).unwrap();
+        let mut rng = SplitMix64::new(7);
+        let tensor = |(name, shape): (String, Vec<usize>)| {
+            let width = *shape.last().unwrap() as f64;
+            let (center, scale) = match &*name {
+                "model.embed_tokens.weight" => (0.0, 1.0),
+                name if name.ends_with("norm.weight") => (1.0, 0.25),
+                name if name.ends_with(".bias") => (0.0, 0.5),
+                _ => (0.0, (3.0 / width).sqrt() as f32),
+            };
+            let numbers = rng.tensor(shape.iter().product(), center, scale);
+            let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            (name, Stored("F32".into(), shape, bytes))
+        };
+        Case {
+            name: name.clone(),
+            config: case["config"].as_object().unwrap().clone(),
+            tensors: shapes.into_iter().map(tensor).collect(),
+            logits: numbers[at..][..TOKENS.len() * 8].to_vec(),
+        }
+    };
+    cases.iter().map(case).collect()
+}
+
+/// The case of this name.
+pub(crate) fn named(name: &str) -> Case {
+    cases().into_iter().find(|case| case.name == name).unwrap()
+}
+
+impl Case {
+    pub(crate) fn set(mut self, key: &str, value: Value) -> Self {
+        self.config.insert(key.into(), value);
+        self
+    }
+
+    pub(crate) fn directory(&self) -> Directory {
+        let directory = Directory::with_files("llama3", |_| false);
+        directory.write("config.json", Value::Object(self.config.clone()).to_string());
+        directory.write("model.safetensors", safetensors(&self.tensors));
+        directory
+    }
+
+    #[track_caller]
+    fn refusal(&self) -> String {
+        self.directory().refusal()
+    }
+
+    /// How far a file's logits are from those expected, in standard deviations of the latter.
+    fn error(&self, file: Vec<u8>, isa: Isa) -> f64 {
+        let model = Model::from_bytes_with(file, &ModelOptions::new().isa(isa)).unwrap();
+        let n = model.config().vocab_size;
+        let logits = all_logits(&model, &TOKENS);
+        let kept: Vec<f32> = logits.chunks_exact(n).flat_map(|row| row.iter().copied().step_by(5)).collect();
+        max_error(&kept, &self.logits)
+    }
+}
+
+#[test]
+fn architectures_compute_what_transformers_computes() {
+    let mut largest = 0.0_f64;
+    for case in cases() {
+        let directory = case.directory();
+        let source = directory.open().unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert_eq!(source.notes(), <[String; 0]>::default(), "{}", case.name);
+        let file = checked_gguf(&source);
+        let config = source.config();
+        let tolerance = f32_tolerance(config.n_layers, config.dim.max(config.hidden_dim));
+        for isa in Isa::available() {
+            let error = case.error(file.clone(), isa);
+            assert!(error < tolerance, "{}: {}: {error:e}", case.name, isa.name());
+            largest = largest.max(error / tolerance);
+        }
+        // What is written again computes the same.
+        let again = Source::from_bytes(file.clone(), &ModelOptions::new()).unwrap();
+        let again = Model::from_bytes(gguf(&again, &GgufOptions::new())).unwrap();
+        let model = Model::from_bytes(file).unwrap();
+        assert_eq!((again.config(), again.tensors()), (model.config(), model.tensors()), "{}", case.name);
+        assert_same_bits(&all_logits(&again, &TOKENS), &all_logits(&model, &TOKENS), &case.name);
+    }
+    println!("architectures: at most {largest} of the tolerance");
+}
+
+#[test]
+fn settings_that_a_model_has_not_are_refused_by_name() {
+    let llama = || named("llama with biases");
+    let says = |case: Case, parts: &[&str]| assert_says(&case.refusal(), parts);
+    says(llama().set("attention_bias", json!(false)), &["attention_bias", "q_proj.bias is stored"]);
+    says(named("qwen2").set("attention_multiplier", json!(0.5)), &["attention_multiplier is 0.5"]);
+    says(named("qwen3").set("attention_bias", json!(true)), &["tensor", "bias is missing"]);
+    says(named("smollm3").set("no_rope_layers", json!([1, 0, 1, 1, 1])), &["no_rope_layers", "fourth"]);
+    let interval = named("smollm3").set("no_rope_layers", Value::Null);
+    says(interval.set("no_rope_layer_interval", json!(3)), &["no_rope_layer_interval is 3"]);
+    let unknown =
+        llama().set("model_type", json!("gemma2")).set("architectures", json!(["Gemma2ForCausalLM"]));
+    says(unknown, &["Gemma2ForCausalLM"]);
+}
+
+#[test]
+fn llama2cs_formats_hold_no_other_architecture() {
+    for (name, part) in [("llama with biases", "bias"), ("qwen2", "another"), ("granite", "another")] {
+        let directory = named(name).directory();
+        let refused = to_llama2c(&directory.open().unwrap(), Llama2c::V1, &mut Vec::new());
+        assert_says(&unwritable(refused), &[part]);
+    }
+}
