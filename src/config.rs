@@ -270,20 +270,6 @@ impl Config {
                 return Err(Error::config(field, value, "must be between 1 and 2^31 - 1"));
             }
         }
-        if self.sliding_window == Some(0) {
-            return Err(Error::config("sliding_window", 0, "must be at least 1"));
-        }
-        let n_windowed = self.windowed_layers.len();
-        if n_windowed != 0 && n_windowed != self.n_layers {
-            let reason = format!("must be one for each of the {} layers", self.n_layers);
-            return Err(Error::config("windowed_layers", n_windowed, reason));
-        }
-        if let Some(QueryGrowth { beta, length }) = self.query_growth
-            && !(length > 0 && beta >= 0.0 && beta.is_finite())
-        {
-            let value = format!("{beta} each {length} positions");
-            return Err(Error::config("query_growth", value, "must be positive"));
-        }
         if self.n_layers > MAX_LAYERS {
             return Err(Error::config("n_layers", self.n_layers, format!("must be at most {MAX_LAYERS}")));
         }
@@ -310,6 +296,12 @@ impl Config {
         if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
             return Err(Error::config("rope_theta", self.rope_theta, "must be a positive number"));
         }
+        self.validate_scales()?;
+        self.rope_scaling.validate()
+    }
+
+    /// Checks what few models have.
+    fn validate_scales(&self) -> Result<()> {
         if self.no_rope_interval == Some(0) {
             return Err(Error::config("no_rope_interval", 0, "must be at least 1"));
         }
@@ -324,6 +316,20 @@ impl Config {
                 return Err(Error::config(field, scale, "must be a positive number"));
             }
         }
-        self.rope_scaling.validate()
+        if let Some(QueryGrowth { beta, length }) = self.query_growth
+            && !(length > 0 && beta >= 0.0 && beta.is_finite())
+        {
+            let value = format!("{beta} each {length} positions");
+            return Err(Error::config("query_growth", value, "must be positive"));
+        }
+        if self.sliding_window == Some(0) {
+            return Err(Error::config("sliding_window", 0, "must be at least 1"));
+        }
+        let n_windowed = self.windowed_layers.len();
+        if n_windowed != 0 && n_windowed != self.n_layers {
+            let reason = format!("must be one for each of the {} layers", self.n_layers);
+            return Err(Error::config("windowed_layers", n_windowed, reason));
+        }
+        Ok(())
     }
 }

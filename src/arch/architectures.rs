@@ -20,6 +20,7 @@ pub(crate) struct Architecture {
     /// What files that lack some of these keys mean.
     defaults: fn(&mut Config),
     /// Whether other engines read what would be written of it.
+    #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "conversion asks for it alone"))]
     pub(crate) is_written: bool,
 }
 
