@@ -53,7 +53,7 @@ pub enum ErrorKind {
         /// Which rule, and where.
         reason: String,
     },
-    /// The model in the file isn't a Llama.
+    /// The model in the file is of another architecture than those that run.
     UnsupportedArchitecture {
         /// What the file says it is.
         found: String,
@@ -95,7 +95,7 @@ pub enum ErrorKind {
         /// Bytes that are left.
         available: u64,
     },
-    /// A hyperparameter that no Llama can have.
+    /// A hyperparameter that no model can have.
     Config {
         /// The hyperparameter's name.
         field: &'static str,

@@ -1,6 +1,7 @@
 //! The architectures that run, as a table: what each is called in files, and in what it differs from
 //! Llama. Everything else goes by the numbers of a [`Config`], and knows no names.
 
+use super::TensorId;
 use crate::config::{Config, QkNorm, RopePairs};
 
 /// A row of the table.
@@ -15,6 +16,8 @@ pub(crate) struct Architecture {
     norms_after: bool,
     /// Keys of GGUF files that count here and are refused, or change nothing, of a Llama.
     pub(crate) keys: &'static [&'static str],
+    /// A tensor that has another name in GGUF files, and that name.
+    renamed: Option<(&'static str, &'static str)>,
     /// A key that is refused here, unless it says nothing, and the reason.
     pub(crate) refused: Option<(&'static str, &'static str)>,
     /// What files that lack some of these keys mean.
@@ -33,6 +36,7 @@ const fn like_llama(name: &'static str) -> Architecture {
         no_rope_interval: None,
         norms_after: false,
         keys: &[],
+        renamed: None,
         refused: None,
         defaults: |_| {},
         is_written: true,
@@ -80,12 +84,19 @@ pub(crate) static OLMO2: Architecture = Architecture {
 /// Ministral 3: queries grow with their position.
 pub(crate) static MISTRAL3: Architecture = Architecture { keys: &[QUERY_GROWTH], ..like_llama("mistral3") };
 
+/// `Seed-OSS`: queries, keys and values have biases.
+pub(crate) static SEED_OSS: Architecture = Architecture {
+    rope_pairs: RopePairs::Halves,
+    renamed: Some(("ffn_norm", "post_attention_norm")),
+    ..like_llama("seed_oss")
+};
+
 /// Phi 3: some matrices are several in one. Hugging Face's becomes a Llama.
 static PHI3: Architecture =
     Architecture { rope_pairs: RopePairs::Halves, is_written: false, ..like_llama("phi3") };
 
-static ALL: [&Architecture; 9] =
-    [&LLAMA, &QWEN2, &QWEN3, &GRANITE, &MINICPM, &SMOLLM3, &OLMO2, &MISTRAL3, &PHI3];
+static ALL: [&Architecture; 10] =
+    [&LLAMA, &QWEN2, &QWEN3, &GRANITE, &MINICPM, &SMOLLM3, &OLMO2, &MISTRAL3, &SEED_OSS, &PHI3];
 
 // Keys that count for some alone, without the architecture's name before them.
 pub(crate) const EMBEDDING_SCALE: &str = "embedding_scale";
@@ -105,6 +116,13 @@ impl Architecture {
     /// The whole name of a hyperparameter's key.
     pub(crate) fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.name)
+    }
+
+    /// A tensor's name in its GGUF files.
+    pub(crate) fn tensor(&self, id: TensorId) -> String {
+        let name = id.gguf();
+        let Some((from, to)) = self.renamed else { return name };
+        name.replace(&format!(".{from}."), &format!(".{to}."))
     }
 
     /// Sets what every model of this architecture has.

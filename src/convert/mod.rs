@@ -157,7 +157,7 @@ pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result
     let mut to = header.write(to)?;
     let mut converter = Converter::new(&threads);
     for tensor in source.tensors() {
-        let (name, dtype) = (tensor.id.gguf(), choice.dtype(&tensor.info));
+        let (name, dtype) = (source.architecture.tensor(tensor.id), choice.dtype(&tensor.info));
         converter.convert(&tensor, &name, dtype, |bytes| to.write(&name, bytes))?;
     }
     if let Some(factors) = &source.rope_factors {

@@ -84,6 +84,7 @@ CASES = {
             mscale_all_dim=0.0, llama_4_scaling_beta=0.1,
         ),
     ),
+    "seed_oss": dict(model_type="seed_oss", head_dim=6, tie_word_embeddings=False, attention_out_bias=True),
     "phi3 with a window": dict(
         model_type="phi3", tie_word_embeddings=False, sliding_window=9, partial_rotary_factor=1.0,
         original_max_position_embeddings=64,

@@ -219,7 +219,7 @@ fn weights(
 
     let is_fused =
         tensors.shape("blk.0.attn_qkv.weight").is_some() || tensors.shape("blk.0.ffn_gate.weight").is_none();
-    let mut reader = LlamaTensors { tensors: &mut tensors, config: &config, is_fused };
+    let mut reader = LlamaTensors { tensors: &mut tensors, config: &config, architecture, is_fused };
     let weights = Weights::load(&config, &mut reader)?;
     let rope_factors = tensors.vector(ROPE_FREQS, config.rope_dim / 2)?;
     if let Some(bad) = rope_factors.iter().flatten().find(|&&factor| !(factor > 0.0 && factor.is_finite())) {
@@ -234,6 +234,7 @@ fn weights(
 struct LlamaTensors<'a> {
     tensors: &'a mut Tensors,
     config: &'a Config,
+    architecture: &'a Architecture,
     /// Whether there are tensors that are several in one.
     is_fused: bool,
 }
@@ -270,11 +271,11 @@ impl TensorReader for LlamaTensors<'_> {
         {
             return Ok(Some(tensor));
         }
-        self.tensors.take(&id.gguf(), &id.shape(self.config))
+        self.tensors.take(&self.architecture.tensor(id), &id.shape(self.config))
     }
 
     fn name(&self, id: TensorId) -> String {
-        id.gguf()
+        self.architecture.tensor(id)
     }
 }
 

@@ -55,7 +55,11 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
         header.set(keys::CHAT_TEMPLATE, template.as_str())?;
     }
     for tensor in &tensors {
-        header.tensor(&tensor.id.gguf(), &tensor.info.shape, choice.dtype(&tensor.info))?;
+        header.tensor(
+            &source.architecture.tensor(tensor.id),
+            &tensor.info.shape,
+            choice.dtype(&tensor.info),
+        )?;
     }
     if let Some(factors) = &source.rope_factors {
         header.tensor(ROPE_FREQS, &[factors.len()], Dtype::F32)?;

@@ -48,6 +48,7 @@ impl Expected {
             "qwen2" => (32, dim / heads.max(1), 32_768),
             "qwen3" => (32, 128, 32_768),
             "phi3" => (heads, dim / heads.max(1), 4096),
+            "seed_oss" => (8, 128, 524_288),
             "ministral3" => (8, 128, 262_144),
             "smollm3" => (4, dim / heads.max(1), 32_768),
             _ => (heads, dim / heads.max(1), 2048),

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::json::Object;
-use crate::arch::{Architecture, GRANITE, LLAMA, MINICPM, MISTRAL3, OLMO2, QWEN2, QWEN3, SMOLLM3};
+use crate::arch::{Architecture, GRANITE, LLAMA, MINICPM, MISTRAL3, OLMO2, QWEN2, QWEN3, SEED_OSS, SMOLLM3};
 use crate::config::{Config, QueryGrowth};
 use crate::error::{ErrorKind, Result};
 
@@ -65,7 +65,7 @@ const LLAMA_BIASES: &[(&str, Option<&str>)] = &[
     ("mlp.down_proj.bias", MLP),
 ];
 
-const MODELS: [HfModel; 10] = [
+const MODELS: [HfModel; 11] = [
     LLAMA_MODEL,
     HfModel {
         classes: &["MistralForCausalLM"],
@@ -163,6 +163,17 @@ const MODELS: [HfModel; 10] = [
         settings: &["llama_4_scaling_beta"],
         read: query_growth,
         window: Window::Of(None),
+        ..LLAMA_MODEL
+    },
+    HfModel {
+        classes: &["SeedOssForCausalLM"],
+        model_type: "seed_oss",
+        architecture: &SEED_OSS,
+        n_kv_heads: Some(8),
+        head_dim: Some(128),
+        max_seq_len: 524_288,
+        biases: &[(Q, ATTENTION), (K, ATTENTION), (V, ATTENTION), (O, Some("attention_out_bias"))],
+        settings: &["attention_out_bias"],
         ..LLAMA_MODEL
     },
     // A Llama whose matrices are several in one.

@@ -151,6 +151,7 @@ pub(super) const CONFIG: &[Setting<Unless>] = &[
     harmless("hidden_dropout_prob", TRAINING),
     harmless("attn_pdrop", TRAINING),
     harmless("resid_pdrop", TRAINING),
+    harmless("residual_dropout", TRAINING),
     harmless("embd_pdrop", TRAINING),
     harmless("initializer_range", TRAINING),
     harmless("gradient_checkpointing", TRAINING),
