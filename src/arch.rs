@@ -24,7 +24,8 @@ pub(crate) struct TensorKind {
     gguf: &'static str,
     /// Hugging Face's name, after the layer's and without `.weight`.
     hugging_face: &'static str,
-    /// (out, in) of a matrix, (width) of a vector; empty of a tensor that such a model doesn't have.
+    /// (out, in) of a matrix, (width) of a vector; empty of a tensor that such a model doesn't
+    /// have.
     shape: fn(&Config) -> Vec<usize>,
     pub(crate) shards: Shards,
     /// Whether its rows are queries or keys, which RoPE rotates: files differ in their order.
@@ -106,7 +107,8 @@ impl TensorId {
         suffixed(layer.unwrap_or_default() + self.kind.hugging_face)
     }
 
-    /// (out, in) of a matrix, (width) of a vector; empty of a tensor that such a model doesn't have.
+    /// (out, in) of a matrix, (width) of a vector; empty of a tensor that such a model doesn't
+    /// have.
     pub(crate) fn shape(self, config: &Config) -> Vec<usize> {
         (self.kind.shape)(config)
     }

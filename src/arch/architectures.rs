@@ -1,5 +1,5 @@
-//! The architectures that run, as a table: what each is called in files, and in what it differs from
-//! Llama. Everything else goes by the numbers of a [`Config`], and knows no names.
+//! The architectures that run, as a table: what each is called in files, and in what it differs
+//! from Llama. Everything else goes by the numbers of a [`Config`], and knows no names.
 
 use super::TensorId;
 use crate::config::{Config, QkNorm, RopePairs};

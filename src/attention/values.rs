@@ -5,9 +5,9 @@ use super::prefetch::{BlockStep, Blocks, Prefetcher};
 use crate::kv_cache::{BLOCK, KvElement, Stretches};
 use crate::simd::Simd;
 
-/// `sums[i] = sum over j of weights[i][j] v_j` for queries that see positions below `visible[i]`, the
-/// first query the fewest, from the block `first` on; those before their window weigh 0. `weights` is ([`QUERY_TILE`], positions), `sums`
-/// ([`QUERY_TILE`], `head_dim`).
+/// `sums[i] = sum over j of weights[i][j] v_j` for queries that see positions below `visible[i]`,
+/// the first query the fewest, from the block `first` on; those before their window weigh 0.
+/// `weights` is ([`QUERY_TILE`], positions), `sums` ([`QUERY_TILE`], `head_dim`).
 #[inline(always)]
 pub(super) fn weighted_sums<S: Simd, E: KvElement>(
     s: S,

@@ -77,8 +77,8 @@ pub fn to_llama2c(source: &Source, version: Llama2c, mut to: impl Write) -> Resu
     Ok(to.flush()?)
 }
 
-/// The hyperparameters without a window, which the formats don't have: the context ends with it, and
-/// within it there is no difference.
+/// The hyperparameters without a window, which the formats don't have: the context ends with it,
+/// and within it there is no difference.
 pub(super) fn within_window(config: &Config) -> Config {
     let max_seq_len = config.max_seq_len.min(config.sliding_window.unwrap_or(usize::MAX));
     Config { max_seq_len, sliding_window: None, windowed_layers: Vec::new(), ..config.clone() }

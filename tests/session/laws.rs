@@ -13,8 +13,8 @@
 //! | 7 | restored is as saved; what is damaged or another's is refused | `saved.rs` |
 //! | 8 | after an error or a cancel a session is a fresh one at its position | `errors.rs` |
 //! | 9 | drafts change no token, piece, end or random number | `text/drafts.rs` |
-//! | 10 | constrained tokens were allowed, validators take the text | `text/{constrained,grammar}.rs` |
-//! | 11 | scores are the log-softmax, embeddings the hidden states | `scores.rs`, `text/logprobs.rs` |
+//! | 10 | constrained tokens were allowed | `text/{constrained,grammar}.rs` |
+//! | 11 | scores are the log-softmax | `scores.rs`, `text/logprobs.rs` |
 //! | 12 | forks hold what they share once | `forks.rs` |
 //! | 13 | ten thousand operations on a tree of sessions | `soak.rs` |
 

@@ -1,4 +1,5 @@
-//! The keys of an architecture, such as `llama.*`, that a file may have, and what is done with each.
+//! The keys of an architecture, such as `llama.*`, that a file may have, and what is done with
+//! each.
 //!
 //! Source: `src/llama-arch.cpp` and `src/models/` in the llama.cpp repository, which tell what each
 //! of its architectures reads.
@@ -107,8 +108,8 @@ pub(crate) const KEYS: &[Setting<Unless>] = &[
     harmless("tie_lm_head", "whether output.weight is stored says it"),
 ];
 
-/// Goes through the keys of an architecture, of which some count for it alone. Gives a note of those
-/// that aren't known.
+/// Goes through the keys of an architecture, of which some count for it alone. Gives a note of
+/// those that aren't known.
 ///
 /// # Errors
 /// [`ErrorKind::Config`](crate::ErrorKind::Config) names the first that is refused.

@@ -211,8 +211,8 @@ impl Tensors {
         }
     }
 
-    /// Some rows of a tensor of an expected shape, or some numbers of a vector, if it is there: they
-    /// are a tensor by themselves.
+    /// Some rows of a tensor of an expected shape, or some numbers of a vector, if it is there:
+    /// they are a tensor by themselves.
     pub(super) fn take_rows(
         &mut self,
         name: &str,

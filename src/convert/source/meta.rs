@@ -290,8 +290,8 @@ fn config(params: &Object<'_>, found: &Found) -> Result<Config> {
     Ok(Config { head_dim, rope_dim: head_dim, norm_eps: norm_eps as f32, rope_theta, ..plain })
 }
 
-/// The window of attention, and of several, which layers alternate between, which of `n_layers` have
-/// it: null is none.
+/// The window of attention, and of several, which layers alternate between, which of `n_layers`
+/// have it: null is none.
 fn sliding_window(params: &Object<'_>, n_layers: usize) -> Result<Option<(usize, Vec<bool>)>> {
     // Mistral's newer files have the second name, so that programs without windows pass it over.
     let key = match (params.get("sliding_window"), params.get("_sliding_window")) {

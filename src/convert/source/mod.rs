@@ -2,8 +2,8 @@
 //!
 //! - here: what a model is to everything that is done with it, and which files are which
 //! - [`runnable`]: checkpoints that this library runs; [`gguf`] the keys of those that are GGUF
-//! - [`hugging_face`] (with [`models`], [`hf_tensors`] and [`needless`]) and [`meta`]: directories, as models
-//!   are published; [`llama`] is what they have in common
+//! - [`hugging_face`] (with [`models`], [`hf_tensors`] and [`needless`]) and [`meta`]: directories,
+//!   as models are published; [`llama`] is what they have in common
 //! - [`safetensors`], [`torch`], [`zip`] and [`pickle`]: files of tensors, [`stored`] the tensors,
 //!   [`file`] the files
 //! - [`vocabulary`], [`added_tokens`], [`sentencepiece`], [`tiktoken`], [`tokenizer_json`] (with

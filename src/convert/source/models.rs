@@ -231,8 +231,8 @@ const LLAMA_MODEL: HfModel = HfModel {
     window: Window::None,
 };
 
-/// The row of a model: `model_type` decides, as in transformers, if `architectures` has nothing that
-/// isn't known.
+/// The row of a model: `model_type` decides, as in transformers, if `architectures` has nothing
+/// that isn't known.
 pub(super) fn find(json: &Object<'_>) -> Result<&'static HfModel> {
     static ROWS: [HfModel; MODELS.len()] = MODELS;
     let names = json.optional::<&Vec<Value>>("architectures")?.filter(|names| !names.is_empty());

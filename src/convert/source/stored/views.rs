@@ -94,10 +94,12 @@ impl ShardedTensor {
 }
 
 impl StoredTensors {
-    /// Cuts a tensor, if it is there, into tensors of some rows each: their names and numbers of rows.
+    /// Cuts a tensor, if it is there, into tensors of some rows each: their names and numbers of
+    /// rows.
     ///
     /// # Errors
-    /// [`ErrorKind::TensorLayout`](crate::ErrorKind::TensorLayout) if it has another number of rows.
+    /// [`ErrorKind::TensorLayout`](crate::ErrorKind::TensorLayout) if it has another number of
+    /// rows.
     pub(in super::super) fn cut(&mut self, name: &str, parts: &[(String, usize)]) -> Result<()> {
         let Some(whole) = self.by_name.remove(name) else { return Ok(()) };
         let [tensor] = &*whole else { return Err(whole[0].layout("it is there several times")) };
