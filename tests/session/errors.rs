@@ -186,7 +186,7 @@ fn read_with_interruptions(
 
 #[test]
 fn law_08_a_pass_may_be_cancelled_at_any_moment() {
-    let text = tokens(if UNOPTIMIZED { 150 } else { 300 }, LARGE.vocab_size);
+    let text = tokens(150, LARGE.vocab_size);
     let mut n_cancelled = 0;
     let models = [1, 2].map(|threads| open_on(RandomModel::new(LARGE, 12).to_v2(32), Isa::best(), threads));
     for way in 0..6 {

@@ -44,7 +44,10 @@ impl Tree {
             }
             _ => self.feed(i),
         }
-        for Node { session, text } in &self.nodes {
+        // What goes wrong in another session stays wrong until it is looked at.
+        let looks_at_all = self.rng.below(6) == 0;
+        let looked_at = if looks_at_all { 0..self.nodes.len() } else { i..self.nodes.len().min(i + 1) };
+        for Node { session, text } in &self.nodes[looked_at] {
             self.fresh.check(session, text, "a session");
         }
         if let Some(Node { session, text }) = self.nodes.get(i).filter(|_| self.rng.below(4) == 0) {
@@ -145,15 +148,22 @@ fn cancelled(session: &mut Session, tokens: &[u32]) {
     stop.store(false, Ordering::Relaxed);
 }
 
-#[test]
-fn law_13_ten_thousand_operations_on_a_tree_of_sessions_change_no_bit() {
-    let files = [RandomModel::new(SHAPE, 11).to_v1(), RandomModel::new(SHAPE, 11).to_v2(8)];
-    for (file, dtype) in files.into_iter().zip([CacheDtype::F32, CacheDtype::F16]) {
-        let fresh = Fresh::with_context(&open(file), dtype, 260);
-        let root = Node { session: fresh.session(), text: Vec::new() };
-        let mut tree = Tree { fresh, nodes: vec![root], rng: SplitMix64::new(5) };
-        for _ in 0..if UNOPTIMIZED { 1_000 } else { 5_000 } {
-            tree.operate();
-        }
+/// Half of the law's ten thousand operations.
+fn soak(file: Vec<u8>, dtype: CacheDtype) {
+    let fresh = Fresh::with_context(&open(file), dtype, 260);
+    let root = Node { session: fresh.session(), text: Vec::new() };
+    let mut tree = Tree { fresh, nodes: vec![root], rng: SplitMix64::new(5) };
+    for _ in 0..if UNOPTIMIZED { 1_000 } else { 5_000 } {
+        tree.operate();
     }
+}
+
+#[test]
+fn law_13_five_thousand_operations_on_a_tree_of_sessions_change_no_bit() {
+    soak(RandomModel::new(SHAPE, 11).to_v1(), CacheDtype::F32);
+}
+
+#[test]
+fn law_13_five_thousand_operations_with_a_cache_in_f16_change_no_bit() {
+    soak(RandomModel::new(SHAPE, 11).to_v2(8), CacheDtype::F16);
 }
