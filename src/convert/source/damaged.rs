@@ -8,7 +8,7 @@ use super::{safetensors, torch};
 use crate::error::Result;
 use crate::rng::SplitMix64;
 
-const ROUNDS: usize = if cfg!(miri) { 2 } else { 300 };
+const ROUNDS: usize = if cfg!(miri) { 1 } else { 300 };
 
 /// A file that is removed again.
 struct TestFile(PathBuf);
@@ -34,7 +34,7 @@ fn check(name: &str, whole: &[u8], places: &[usize], read: impl Fn(&Path) -> Res
     let mut rng = SplitMix64::new(5);
     for round in 0..ROUNDS {
         let mut bytes = whole.to_vec();
-        if round % 8 == 0 {
+        if round % 8 == 7 {
             bytes.truncate(rng.below(whole.len()));
             let error = read(&TestFile::new(name, &bytes).0).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
