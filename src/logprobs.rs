@@ -111,7 +111,7 @@ fn below(max: f32, logit: f32) -> f64 {
 /// `e^x` of an `x` that is at most 0, to a unit in the last place; below -708 it is `e^-708`, which
 /// adds nothing to a sum that has a 1.
 ///
-/// The method is that of `exp` in `ops.rs`, with ln 2 in two parts and a Taylor polynomial of
+/// The method is that of `ops/exp.rs`, with ln 2 in two parts and a Taylor polynomial of
 /// degree 13, whose remainder is below `0.35^14 / 14! = 5e-18`. It has no branches and no calls, so
 /// that a loop over it becomes vector code, and its bits are no C library's.
 #[inline(always)]
