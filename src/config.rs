@@ -210,17 +210,16 @@ impl Config {
     /// Whether nothing is set that no Llama has.
     #[cfg(feature = "convert")]
     pub(crate) fn is_llama(&self) -> bool {
+        let &Self { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, .. } = self;
         let llama = Self {
-            rope_pairs: RopePairs::Adjacent,
-            no_rope_interval: None,
-            qk_norm: QkNorm::None,
-            norms_after: false,
-            embedding_scale: 1.0,
-            residual_scale: 1.0,
-            attention_scale: None,
-            logit_divisor: 1.0,
-            query_growth: None,
-            ..self.clone()
+            head_dim: self.head_dim,
+            rope_dim: self.rope_dim,
+            norm_eps: self.norm_eps,
+            rope_theta: self.rope_theta,
+            rope_scaling: self.rope_scaling,
+            sliding_window: self.sliding_window,
+            windowed_layers: self.windowed_layers.clone(),
+            ..Self::new(dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len)
         };
         llama == *self
     }
