@@ -227,7 +227,7 @@ fn any_contents() -> impl Strategy<Value = (Bytes, Activations, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 128 } else { 512 }))]
 
     #[test]
     fn products_are_those_of_the_decoded_weights_on_every_isa(

@@ -424,7 +424,7 @@ fn any_options() -> impl Strategy<Value = SamplerOptions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 250 } else { 2000 }))]
 
     #[test]
     fn any_logits_give_a_possible_token_or_no_candidate(

@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn steps_give_the_logits_of_a_single_pass() {
         let model = open();
-        for n in [1, MAX_STEP, MAX_STEP + 1, 2 * MAX_STEP + 3] {
+        let numbers: &[usize] = &[MAX_STEP + 1, 1, MAX_STEP, 2 * MAX_STEP + 3];
+        for &n in if cfg!(debug_assertions) { &numbers[..1] } else { numbers } {
             let tokens = tokens(&model, n);
             let (mut whole, mut session) = (model.session(), model.session());
             let mut feed = session.feed(&tokens);

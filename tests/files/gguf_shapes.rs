@@ -42,37 +42,36 @@ fn page_faults() -> usize {
 #[test]
 #[cfg(all(unix, target_pointer_width = "64"))]
 fn files_of_true_shapes_open_without_touching_their_weights() {
-    for (format, block) in [("F32", (0, 1, 4)), ("F16", (1, 1, 2)), ("Q4_0", (2, 32, 18))] {
-        for (name, shape) in TRUE_SHAPES {
-            let shape = shape.context(4096);
-            let name = format!("{name} {format}");
-            let path = TempFile::new("m.gguf", b"");
-            let file = sparse(shape, block);
-            let (len, header) = file.write_sparse(path.path());
-            let (calls, pages) = (calls_here(), page_faults());
-            let (model, taken) = peak(|| Model::open_with(&path, &one_thread()).unwrap());
-            let session = model.session();
-            let (calls, pages) = (calls_here() - calls, page_faults() - pages);
-            println!("{name}: {len} bytes, {header} of header, {pages} pages, {calls} calls, {taken} bytes");
-            // Each page of the header and of the heap once or twice; of weights it would be 100,000
-            // for the smallest.
-            assert!(pages > 0 || cfg!(not(target_os = "linux")));
-            assert!(4096 * pages < 16 * header + (4 << 20), "{name}: {pages} pages were touched");
-            let entries = file.keys.len() + file.tensors.len();
-            assert!(calls < 20 * entries + 1000, "{name}: {calls} allocations for {entries} entries");
-            assert_eq!(session.capacity(), 4096);
-            assert_eq!(model.file_bytes(), len);
-            assert_eq!(model.tokenizer().unwrap().vocab_size(), shape.vocab_size);
-            let sizes = [shape.dim, shape.kv_dim(), shape.hidden_dim, shape.vocab_size, shape.n_layers];
-            let [dim, kv_dim, hidden, vocab, n_layers] = sizes.map(|n| n as u64);
-            let matrices = n_layers * (2 * dim * dim + 2 * kv_dim * dim + 3 * hidden * dim) + 2 * vocab * dim;
-            let norms = (2 * n_layers + 1) * dim;
-            let tensors = model.tensors();
-            let found: u64 = tensors.iter().map(|t| t.shape.iter().map(|&n| n as u64).product::<u64>()).sum();
-            assert_eq!(found, matrices + norms, "{name}: weights");
-            let bytes: u64 = tensors.iter().map(|t| t.bytes as u64).sum();
-            assert_eq!(bytes, matrices / block.1 * block.2 + 4 * norms, "{name}: bytes");
-            assert!(taken < 100 << 20, "{name}: {taken} bytes of memory");
-        }
+    let formats = [("F32", (0, 1, 4)), ("F16", (1, 1, 2)), ("Q4_0", (2, 32, 18))];
+    for ((name, shape), (format, block)) in TRUE_SHAPES.into_iter().zip(formats.into_iter().cycle()) {
+        let shape = shape.context(4096);
+        let name = format!("{name} {format}");
+        let path = TempFile::new("m.gguf", b"");
+        let file = sparse(shape, block);
+        let (len, header) = file.write_sparse(path.path());
+        let (calls, pages) = (calls_here(), page_faults());
+        let (model, taken) = peak(|| Model::open_with(&path, &one_thread()).unwrap());
+        let session = model.session();
+        let (calls, pages) = (calls_here() - calls, page_faults() - pages);
+        println!("{name}: {len} bytes, {header} of header, {pages} pages, {calls} calls, {taken} bytes");
+        // Each page of the header and of the heap once or twice; of weights it would be 100,000
+        // for the smallest.
+        assert!(pages > 0 || cfg!(not(target_os = "linux")));
+        assert!(4096 * pages < 16 * header + (4 << 20), "{name}: {pages} pages were touched");
+        let entries = file.keys.len() + file.tensors.len();
+        assert!(calls < 20 * entries + 1000, "{name}: {calls} allocations for {entries} entries");
+        assert_eq!(session.capacity(), 4096);
+        assert_eq!(model.file_bytes(), len);
+        assert_eq!(model.tokenizer().unwrap().vocab_size(), shape.vocab_size);
+        let sizes = [shape.dim, shape.kv_dim(), shape.hidden_dim, shape.vocab_size, shape.n_layers];
+        let [dim, kv_dim, hidden, vocab, n_layers] = sizes.map(|n| n as u64);
+        let matrices = n_layers * (2 * dim * dim + 2 * kv_dim * dim + 3 * hidden * dim) + 2 * vocab * dim;
+        let norms = (2 * n_layers + 1) * dim;
+        let tensors = model.tensors();
+        let found: u64 = tensors.iter().map(|t| t.shape.iter().map(|&n| n as u64).product::<u64>()).sum();
+        assert_eq!(found, matrices + norms, "{name}: weights");
+        let bytes: u64 = tensors.iter().map(|t| t.bytes as u64).sum();
+        assert_eq!(bytes, matrices / block.1 * block.2 + 4 * norms, "{name}: bytes");
+        assert!(taken < 100 << 20, "{name}: {taken} bytes of memory");
     }
 }

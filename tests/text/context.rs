@@ -120,7 +120,7 @@ fn what_is_read_again_stays_in_proportion() {
         let mut chat = new(&model, Template::Vicuna, 768, RESERVE);
         chat.set_system(system.as_deref());
         let (mut history, mut n_read, mut n_drops) = (Vec::new(), 0, 0);
-        let n_turns = if cfg!(debug_assertions) { 60 } else { 150 };
+        let n_turns = if cfg!(debug_assertions) { 60 } else { 100 };
         for turn in 0..n_turns {
             let question = ["Who is Lily?", "And Tom?", "Why did she say so?"][turn % 3];
             let mut sampler = greedy();

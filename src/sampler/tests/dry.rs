@@ -74,7 +74,7 @@ fn any_dry() -> impl Strategy<Value = SamplerOptions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 500 } else { 4000 }))]
 
     #[test]
     fn dry_subtracts_what_its_definition_says(options in any_dry(), text in any_text()) {
