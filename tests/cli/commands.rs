@@ -187,7 +187,10 @@ fn bench_measures_files_and_synthetic_models() {
         assert!(json["decode"]["gb_per_second"].as_f64().unwrap() > 0.0, "{json}");
     }
     let synthetic = ["bench", "--shape", "stories15m", "--dtype", "q4_1", "--prompt", "3", "--gen", "1"];
-    let shown = stdout(&babyllama(&[&synthetic[..], &["--repetitions", "1", "--depth", "3"]].concat()));
+    let shown = stdout(&babyllama(
+        &[&synthetic[..], &["--repetitions", "1", "--depth", "3", "--batch", "3", "--busy"]].concat(),
+    ));
+    assert!(shown.contains("synthetic weights, 3 sessions, beside busy threads\n"), "{shown}");
     assert!(shown.starts_with("stories15m Q4_1, ") && shown.lines().count() == 3, "{shown}");
     fails(&babyllama(&["bench", BUNDLED, "--shape", "stories15m"]), 2, &["cannot be used with"]);
     fails(&babyllama(&["bench", "--prompt", "0"]), 2, &["0 is not in 1.."]);

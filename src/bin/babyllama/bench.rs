@@ -1,7 +1,10 @@
 //! `babyllama bench`: measures the speed of a model, or of a model's shape with synthetic weights.
 
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use babyllama::{Dtype, Isa, Model, ModelOptions, SessionOptions, TensorInfo, TokenId};
@@ -48,6 +51,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = in_range(0..=MAX_COUNT))]
     pub(crate) depth: usize,
 
+    /// Number of sessions that generate together; the rate is of all their tokens
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = in_range(1..=MAX_BATCH))]
+    pub(crate) batch: usize,
+
     /// Number of measurements
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = in_range(1..=MAX_COUNT))]
     pub(crate) repetitions: usize,
@@ -70,6 +77,11 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) huge_pages: bool,
 
+    /// Measure beside a thread for each processor that never rests, as on a machine that others use;
+    /// off by default
+    #[arg(long)]
+    pub(crate) busy: bool,
+
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -79,6 +91,7 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   babyllama bench --shape llama2-7b --dtype q4_0         without downloading it
   babyllama bench model.gguf --threads 1,2,4 --depth 1000
+  babyllama bench model.gguf --batch 8 --busy            a server on a machine that others use
   babyllama bench model.gguf --isa scalar,avx2 --json";
 
 fn shape_parser() -> impl TypedValueParser<Value = Shape> {
@@ -88,22 +101,24 @@ fn shape_parser() -> impl TypedValueParser<Value = Shape> {
 
 /// The maximum of tokens and repetitions: sums of them don't overflow.
 const MAX_COUNT: u64 = 1 << 30;
+const MAX_BATCH: u64 = 1024;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
     let isas = if args.isa.is_empty() { vec![Isa::best()] } else { args.isa.clone() };
-    let available = || vec![thread::available_parallelism().map_or(1, usize::from)];
-    let threads = if args.threads.is_empty() { available() } else { args.threads.clone() };
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = if args.threads.is_empty() { vec![processors] } else { args.threads.clone() };
     let memory = Memory::new(args.huge_pages).map_err(babyllama::Error::from)?;
     let source = Source::of(args)?;
     let options = ModelOptions::new().no_tokenizer().huge_pages(args.huge_pages);
     let mut rows = Vec::new();
+    let _busy = Busy::new(if args.busy { processors } else { 0 });
     for &n_threads in &threads {
         for &isa in &isas {
             let model = source.open(&options.clone().isa(isa).threads(n_threads))?;
             rows.push(measure(args, &model, &memory)?);
             if !args.json {
                 if rows.len() == 1 {
-                    print(format!("{}\n{HEADING}", source.title(&model)).as_bytes())?;
+                    print(format!("{}\n{HEADING}", source.title(args, &model)).as_bytes())?;
                 }
                 print(rows[rows.len() - 1].line().as_bytes())?;
             }
@@ -120,6 +135,34 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
 const HEADING: &str = "\
 isa           threads  prefill tok/s  GOP/s  of peak  decode tok/s   GB/s  of bandwidth
 ";
+
+/// Threads that never rest, until it is dropped.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Busy {
+    fn new(n_threads: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = |stop: Arc<AtomicBool>| {
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    black_box((0..1000_u64).map(black_box).sum::<u64>());
+                }
+            }
+        };
+        let threads = (0..n_threads).map(|_| thread::spawn(work(Arc::clone(&stop)))).collect();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
 
 /// Where the model comes from.
 enum Source<'a> {
@@ -173,13 +216,16 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn title(&self, model: &Model) -> String {
+    fn title(&self, args: &BenchArgs, model: &Model) -> String {
         let layers = match self.layers() {
             Some([run, all]) if run < all => format!(", {run} of {all} layers"),
             _ => String::new(),
         };
         let synthetic = if self.layers().is_some() { ", synthetic weights" } else { "" };
-        format!("{}{layers}, {:.0} MB{synthetic}", self.name(), model.file_bytes() as f64 / 1e6)
+        let sessions = if args.batch > 1 { format!(", {} sessions", args.batch) } else { String::new() };
+        let busy = if args.busy { ", beside busy threads" } else { "" };
+        let size = model.file_bytes() as f64 / 1e6;
+        format!("{}{layers}, {size:.0} MB{synthetic}{sessions}{busy}", self.name())
     }
 }
 
@@ -202,36 +248,39 @@ struct Row<'a> {
 
 fn measure<'a>(args: &'a BenchArgs, model: &Model, memory: &Memory) -> Result<Row<'a>, CliError> {
     let context = args.depth + args.prompt.max(args.generate);
-    let mut session = model
-        .session_with(SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache)));
+    let options = SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache));
+    let mut sessions: Vec<_> = (0..args.batch).map(|_| model.session_with(options)).collect();
     let vocab_size = model.config().vocab_size;
     let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab_size) as TokenId).collect::<Vec<_>>();
     if args.depth > 0 {
-        session.forward(&tokens(args.depth))?;
+        for session in &mut sessions {
+            session.forward(&tokens(args.depth))?;
+        }
     }
     let (prompt, generated) = (tokens(args.prompt), tokens(args.generate));
     let prefill = times(args.repetitions, || {
-        session.truncate(args.depth);
-        session.forward(&prompt)?;
+        sessions[0].truncate(args.depth);
+        sessions[0].forward(&prompt)?;
         Ok(())
     })?;
 
     let cost = Cost::of(args, model);
+    let n_generated = (args.batch * args.generate) as f64;
     let (mut decode, mut bandwidth, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     // Other programs use the memory too, so its bandwidth varies: it is measured before and after
     // each repetition.
     bandwidth.push(memory.read(model.threads()));
     for repetition in 0..args.repetitions {
         let seconds = median(times(1, || {
-            session.truncate(args.depth);
-            for &token in &generated {
-                session.forward(&[token])?;
+            sessions.iter_mut().for_each(|session| session.truncate(args.depth));
+            for token in generated.chunks(1) {
+                model.forward_together(sessions.iter_mut().map(|session| session.feed(token)))?;
             }
             Ok(())
         })?);
         bandwidth.push(memory.read(model.threads()));
         let limit = (bandwidth[repetition] + bandwidth[repetition + 1]) / 2.0;
-        shares.push(args.generate as f64 * cost.bytes_per_token / seconds / limit);
+        shares.push(n_generated * cost.bytes_per_token / seconds / limit);
         decode.push(seconds);
     }
     Ok(Row {
@@ -239,7 +288,7 @@ fn measure<'a>(args: &'a BenchArgs, model: &Model, memory: &Memory) -> Result<Ro
         isa: model.isa(),
         threads: model.threads(),
         prefill: args.prompt as f64 / median(prefill),
-        decode: args.generate as f64 / median(decode),
+        decode: n_generated / median(decode),
         peak: machine::peak(model.isa(), model.threads(), cost.int8),
         cost,
         bandwidth: median(bandwidth),
@@ -251,7 +300,8 @@ fn measure<'a>(args: &'a BenchArgs, model: &Model, memory: &Memory) -> Result<Ro
 struct Cost {
     /// Of all matrices; the classifier is multiplied with the prompt's last token only.
     operations_per_prompt: f64,
-    /// Of the matrices, and of the keys and values that a generated token attends to.
+    /// Of the keys and values that a generated token attends to, and of the matrices, which the
+    /// sessions of a batch share.
     bytes_per_token: f64,
     /// Whether the kernels multiply int8.
     int8: bool,
@@ -275,7 +325,7 @@ impl Cost {
         let positions = args.depth as f64 + (args.generate as f64 + 1.0) / 2.0;
         Self {
             operations_per_prompt: 2.0 * (args.prompt as f64 * (all - of_classifier) + of_classifier),
-            bytes_per_token: of_matrices + positions * per_position as f64,
+            bytes_per_token: of_matrices / args.batch as f64 + positions * per_position as f64,
             int8: matrices
                 .iter()
                 .any(|tensor| !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16)),
@@ -334,6 +384,8 @@ impl Row<'_> {
             "isa": self.isa.name(),
             "threads": self.threads,
             "depth": self.args.depth,
+            "sessions": self.args.batch,
+            "busy": self.args.busy,
             "prefill": {
                 "tokens": self.args.prompt,
                 "tokens_per_second": self.prefill,
