@@ -24,7 +24,7 @@ impl Block for Q4_0 {
     const BYTES: usize = 18;
     const ENCODING: Encoding = Encoding::Biased(3);
     const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles16);
-    const MIN_PANEL_TOKENS: usize = 17;
+    const MIN_PANEL_TOKENS: usize = 13;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
@@ -56,7 +56,7 @@ impl Block for Q4_1 {
     const BYTES: usize = 20;
     const ENCODING: Encoding = Encoding::Affine(4);
     const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles16);
-    const MIN_PANEL_TOKENS: usize = 17;
+    const MIN_PANEL_TOKENS: usize = 13;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));

@@ -16,7 +16,7 @@ impl Block for Q8_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 34;
     const ENCODING: Encoding = Encoding::Signed;
-    const MIN_PANEL_TOKENS: usize = 17;
+    const MIN_PANEL_TOKENS: usize = 13;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
