@@ -40,7 +40,7 @@ pub(crate) fn multiply(
     let Some((encoding, sub_scales)) = weights.rows.panel_encoding() else {
         unreachable!("only weights that can be unpacked are packed")
     };
-    debug_assert!(encoding == Encoding::Signed || encoding.bits() <= if sub_scales { 6 } else { 5 });
+    debug_assert!(encoding == Encoding::Signed || encoding.bits() <= if sub_scales { 7 } else { 5 });
     panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
@@ -53,7 +53,8 @@ pub(crate) fn multiply(
             (Encoding::Signed, _) => isa.run(Of::<Integers<8, false, false>>::new(product)),
             (Encoding::Biased(..=3), false) => isa.run(Of::<Integers<4, false, false>>::new(product)),
             (Encoding::Biased(_), false) => isa.run(Of::<Integers<5, false, false>>::new(product)),
-            (Encoding::Biased(_), true) => isa.run(Of::<Integers<6, false, true>>::new(product)),
+            (Encoding::Biased(..=5), true) => isa.run(Of::<Integers<6, false, true>>::new(product)),
+            (Encoding::Biased(_), true) => isa.run(Of::<Integers<7, false, true>>::new(product)),
             (Encoding::Affine(..=4), false) => isa.run(Of::<Integers<4, true, false>>::new(product)),
             (Encoding::Affine(_), false) => isa.run(Of::<Integers<5, true, false>>::new(product)),
             (Encoding::Affine(_), true) => isa.run(Of::<Integers<6, true, true>>::new(product)),

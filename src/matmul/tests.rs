@@ -18,7 +18,7 @@ use proptest::prelude::*;
 #[derive(Clone, Copy, Debug)]
 struct Case {
     dtype: Dtype,
-    /// Where a block has half-precision numbers, and the most that `|scale * q| + |min|` can be for
+    /// Where a block has scales and minima, half-precision numbers, and the most that `|scale * q| + |min|` can be for
     /// each of them in units of its size, decoded as the kernels do it: `scale * q - 8 * scale`
     /// counts as `(15 + 8) * scale`.
     halves: &'static [(usize, f64)],
@@ -41,6 +41,15 @@ fn cases() -> Vec<Case> {
             Dtype::Q6K => &[(208, 128.0 * (63.0 + 32.0))],
             Dtype::Iq4Nl => &[(0, 127.0)],
             Dtype::Iq4Xs => &[(0, (63.0 + 32.0) * 127.0)],
+            Dtype::Iq2Xxs => &[(0, 31.0 / 8.0 * 43.0)],
+            Dtype::Iq2Xs | Dtype::Iq2S => &[(0, 31.0 / 8.0 * (43.0 + 64.0 + 64.0))],
+            Dtype::Iq3Xxs => &[(0, 31.0 / 4.0 * 62.0)],
+            Dtype::Iq3S => &[(0, 31.0 * 15.0)],
+            Dtype::Iq1S => &[(0, 15.0 / 8.0 * (25.0 + 16.0))],
+            Dtype::Iq1M => &[(48, 15.0 / 8.0 * (25.0 + 16.0))],
+            Dtype::Tq1_0 => &[(52, 2.0 + 1.0)],
+            Dtype::Tq2_0 => &[(64, 3.0 + 1.0)],
+            Dtype::Mxfp4 => &[(0, 12.0)],
             Dtype::Int8 { .. } => unreachable!("it isn't in the table"),
         };
         Case { dtype, halves }
@@ -89,14 +98,40 @@ fn finite_weights(case: Case, sizes: Sizes, bytes: Bytes, noise: &mut SplitMix64
                     Bytes::Any => noise.bytes(len),
                     Bytes::All(byte) => vec![byte; len],
                 });
-                for (at, _) in case.halves {
-                    let scale = half::f16::from_f32(noise.next_f32());
-                    data[start + at..][..2].copy_from_slice(&scale.to_le_bytes());
+                for &(at, _) in case.halves {
+                    put_scale(case.dtype, &mut data[start..], at, noise.next_f32());
                 }
             }
         }
     }
     data
+}
+
+/// Writes a scale into a block: a half-precision number or, in MXFP4, a power of two. IQ1_M has a
+/// nibble of it in each of four words.
+fn put_scale(dtype: Dtype, block: &mut [u8], at: usize, scale: f32) {
+    let half = half::f16::from_f32(scale).to_bits();
+    match dtype {
+        Dtype::Mxfp4 => block[at] = (scale.to_bits() >> 23) as u8,
+        Dtype::Iq1M => {
+            for i in 0..4 {
+                let byte = &mut block[at + 2 * i + 1];
+                *byte = *byte & 15 | ((half >> (4 * i)) as u8) << 4;
+            }
+        }
+        _ => block[at..at + 2].copy_from_slice(&half.to_le_bytes()),
+    }
+}
+
+/// The size of a scale that [`put_scale`] wrote.
+fn scale_size(dtype: Dtype, block: &[u8], at: usize) -> f64 {
+    let word = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+    let half = match dtype {
+        Dtype::Mxfp4 => return 2.0_f64.powi(i32::from(block[at]) - 128),
+        Dtype::Iq1M => (0..4).map(|i| word(at + 2 * i) >> 12 << (4 * i)).sum(),
+        _ => word(at),
+    };
+    f64::from(half::f16::from_bits(half)).abs()
 }
 
 fn tensor(dtype: Dtype, columns: usize, data: &[u8]) -> Tensor {
@@ -161,8 +196,7 @@ fn magnitudes(case: Case, data: &[u8], weights: &[f32]) -> Vec<f64> {
     }
     let (weights, bytes) = case.dtype.block().unwrap();
     let most = |block: &[u8]| -> f64 {
-        let half = |at: usize| f64::from(half::f16::from_le_bytes([block[at], block[at + 1]])).abs();
-        case.halves.iter().map(|&(at, most)| most * half(at)).sum()
+        case.halves.iter().map(|&(at, most)| most * scale_size(case.dtype, block, at)).sum()
     };
     data.chunks(bytes).flat_map(|block| std::iter::repeat_n(most(block), weights)).collect()
 }
@@ -303,7 +337,7 @@ proptest! {
 
     #[test]
     fn a_scale_that_is_not_finite_shows_in_its_rows_products_alone(
-        (case, sizes) in any_product(),
+        (case, sizes) in any_product().prop_filter("all scales are finite", |(case, _)| case.dtype != Dtype::Mxfp4),
         (_, kind, seed) in any_contents(),
         place in any::<prop::sample::Index>(),
         bad in prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
@@ -313,13 +347,13 @@ proptest! {
         let x = activations(kind, sizes, &mut noise);
         let (_, bytes) = case.dtype.block().unwrap();
         let at = place.index(data.len() / bytes);
-        let (block, f16) = (&mut data[at * bytes..][..bytes], half::f16::from_f32(bad).to_le_bytes());
+        let block = &mut data[at * bytes..][..bytes];
         match (case.dtype, case.halves) {
             (Dtype::F32, _) => block.copy_from_slice(&bad.to_le_bytes()),
             (Dtype::Bf16, _) => block.copy_from_slice(&half::bf16::from_f32(bad).to_le_bytes()),
             (_, halves) => {
                 let start = halves.get(seed as usize % 2).or(halves.first()).map_or(0, |(start, _)| *start);
-                block[start..start + 2].copy_from_slice(&f16);
+                put_scale(case.dtype, block, start, bad);
             }
         }
         let broken_row = at / (data.len() / bytes / sizes.rows);

@@ -5,7 +5,7 @@
 pub(crate) enum Encoding {
     /// int8: weight = scale * q.
     Signed,
-    /// `n + 1` bits: weight = scale * (q - 2^n).
+    /// `n + 1` bits, and 2 if `n` is 0: weight = scale * (q - 2^n).
     Biased(u32),
     /// `n` bits, at most 6: weight = scale * q + min.
     Affine(u32),

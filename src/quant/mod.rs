@@ -10,8 +10,13 @@ pub(crate) mod block;
 mod block_rows;
 pub(crate) mod encoding;
 pub(crate) mod float;
+mod grids;
 mod int8;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
+pub(crate) mod mxfp4;
 pub(crate) mod packed;
 mod q2_k;
 mod q3_k;
@@ -24,6 +29,7 @@ mod q8_0;
 mod row_tails;
 mod shared_rows;
 mod sub_blocks;
+mod ternary;
 
 use std::fmt;
 use std::ops::Range;
@@ -202,6 +208,26 @@ formats! { $
     Iq4Nl = "IQ4_NL", type 20, file 25, BlockRows<iq4::Iq4Nl>;
     /// ggml's 4 bits that choose from 16 values, in blocks of 256, a scale of 6 bits for every 32.
     Iq4Xs = "IQ4_XS", type 23, file 30, BlockRows<iq4::Iq4Xs>;
+    /// ggml's 2 bits: 256 points for every eight and signs, a scale of 4 bits for every 32.
+    Iq2Xxs = "IQ2_XXS", type 16, file 19, BlockRows<iq2::Iq2Xxs>;
+    /// ggml's 2.3 bits: 512 points for every eight and signs, a scale of 4 bits for every 16.
+    Iq2Xs = "IQ2_XS", type 17, file 20, BlockRows<iq2::Iq2Xs>;
+    /// ggml's 2.5 bits: 1,024 points for every eight and signs, a scale of 4 bits for every 16.
+    Iq2S = "IQ2_S", type 22, file 28, BlockRows<iq2::Iq2S>;
+    /// ggml's 3 bits: 256 points for every four and signs, a scale of 4 bits for every 32.
+    Iq3Xxs = "IQ3_XXS", type 18, file 23, BlockRows<iq3::Iq3Xxs>;
+    /// ggml's 3.4 bits: 512 points for every four and signs, a scale of 4 bits for every 32.
+    Iq3S = "IQ3_S", type 21, file 26, BlockRows<iq3::Iq3S>;
+    /// ggml's 1.5 bits: 2,048 points for every eight, a scale of 3 bits for every 32.
+    Iq1S = "IQ1_S", type 19, file 24, BlockRows<iq1::Iq1S>;
+    /// ggml's 1.75 bits: 2,048 points for every eight, a scale of 3 bits for every 16.
+    Iq1M = "IQ1_M", type 29, file 31, BlockRows<iq1::Iq1M>;
+    /// ggml's three values, five in a byte, a scale for every 256.
+    Tq1_0 = "TQ1_0", type 34, file 36, BlockRows<ternary::Tq1_0>;
+    /// ggml's three values, four in a byte, a scale for every 256.
+    Tq2_0 = "TQ2_0", type 35, file 37, BlockRows<ternary::Tq2_0>;
+    /// Microscaling's floats of 4 bits, a power of two for every 32.
+    Mxfp4 = "MXFP4", type 39, file 38, BlockRows<mxfp4::Mxfp4>;
 }
 
 impl Dtype {

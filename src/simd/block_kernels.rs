@@ -179,7 +179,7 @@ pub(crate) trait BlockKernels: Simd256 {
 
 /// The elements of a block.
 #[inline(always)]
-fn bytes<S: Simd256>(s: S, a: S::I8x32) -> [i8; 32] {
+pub(super) fn bytes<S: Simd256>(s: S, a: S::I8x32) -> [i8; 32] {
     let mut bytes = [0; 32];
     s.store_bytes(a, &mut bytes);
     bytes

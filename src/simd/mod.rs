@@ -2,7 +2,7 @@
 //!
 //! - Primitives ([`Simd256`], [`Simd`]): load, add, multiply, dot product. Each instruction set has
 //!   them by its own intrinsics.
-//! - Kernels of quantized formats ([`BlockKernels`], [`QuantKernels`]): defined in terms of
+//! - Kernels of quantized formats ([`BlockKernels`], [`LowBitKernels`], [`QuantKernels`]): defined in terms of
 //!   primitives. An instruction set overrides what it does better.
 //!
 //! A kernel is generic over these traits and marked `#[inline(always)]`; [`Isa::run`] calls it from
@@ -17,6 +17,7 @@
 mod block_kernels;
 mod features;
 mod isa;
+mod low_bits;
 #[cfg(feature = "cli")]
 pub mod machine;
 mod primitives;
@@ -35,8 +36,9 @@ mod x86;
 pub(crate) use self::block_kernels::BlockKernels;
 pub use self::isa::Isa;
 pub(crate) use self::isa::{Kernel, kernel};
+pub(crate) use self::low_bits::LowBitKernels;
 pub(crate) use self::primitives::{Simd, Simd256};
-pub(crate) use self::quant_kernels::{Interleave, QuantKernels};
+pub(crate) use self::quant_kernels::{Interleave, Pair, QuantKernels};
 use crate::storage::Plain;
 
 /// Bytes of a cache line, on nearly every processor.

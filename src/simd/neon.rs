@@ -32,6 +32,7 @@
 
 mod blocks;
 mod dotprod;
+mod low_bits;
 mod memory;
 mod parts;
 mod products;

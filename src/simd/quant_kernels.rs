@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{BlockKernels, Byte, Simd};
+use super::{BlockKernels, Byte, LowBitKernels, Simd};
 
 /// An order of the eight groups of a superblock that suits the products of one token with weights
 /// of 4 bits: how weights are unpacked and activations laid down for them. What it looks like
@@ -39,7 +39,7 @@ impl<S, V: Copy> Pair<S, V> for [V; 2] {
 }
 
 /// Operations on pairs of blocks, `x64`, and on superblocks.
-pub(crate) trait QuantKernels: Simd + BlockKernels {
+pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
     /// Two blocks of 32 int8: what is unpacked and multiplied at once.
     type I8x64: Pair<Self, Self::I8x32>;
     /// Two times 8 int32.

@@ -1,7 +1,7 @@
 //! The oracle: every primitive as plain arithmetic on arrays, and the kernels' portable
 //! definitions. The other instruction sets are tested against it.
 
-use super::{BlockKernels, Byte, Kernel, QuantKernels, Simd, Simd256};
+use super::{BlockKernels, Byte, Kernel, LowBitKernels, QuantKernels, Simd, Simd256};
 
 /// No instruction set at all. Arrays of 8 let the compiler use what every processor of the target
 /// has.
@@ -263,6 +263,8 @@ impl Simd for Scalar {
 }
 
 impl BlockKernels for Scalar {}
+
+impl LowBitKernels for Scalar {}
 
 impl QuantKernels for Scalar {
     type I8x64 = [[i8; 32]; 2];

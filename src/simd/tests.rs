@@ -12,6 +12,9 @@ kernel! {
         blocks.extend([s.splat_u128(word), s.mul_u8x32(a, b), s.mask_from_bits(word as u32)]);
         blocks.extend(s.transpose_16x8(bytes, 20));
         blocks.extend(s.transpose_32x4(bytes));
+        let words = [word as u64, (word >> 64) as u64, !word as u64, word as u64];
+        blocks.extend([s.from_words(words), s.add_u8x32(a, b), s.first_trit(a)]);
+        blocks.push(s.negate(a, s.mask_from_bits(word as u32)));
         // Each is the sum of four products of a number within 0..=31 and an int8.
         let mut small = [s.zero_i32x8(); 8];
         for i in 0..8 {

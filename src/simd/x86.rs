@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::*;
 
+mod low_bits;
 pub(super) mod memory;
 pub(super) mod parts;
 

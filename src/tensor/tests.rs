@@ -16,6 +16,37 @@ fn n_blocks(dtype: Dtype) -> usize {
     }
 }
 
+/// A line for each format, which that script wrote too.
+const HASHES: &str = include_str!("../../tests/golden/ggml_blocks.hashes");
+
+/// The finalizer of SplitMix64.
+fn mixed(x: u64) -> u64 {
+    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// Every point of every grid is among them, and every byte at every place of a block.
+#[test]
+fn random_bytes_decode_to_what_gguf_decodes_them_to() {
+    let words = (1..=1_u64 << 14).map(|i| mixed(i.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    let mut lines = HASHES.lines();
+    for &dtype in Dtype::ALL {
+        let (weights, block) = dtype.block().unwrap();
+        let n_blocks = bytes.len() / block;
+        let storage = Arc::new(Storage::from_vec(bytes.clone()));
+        let tensor = Tensor::new(&storage, 0..n_blocks * block, n_blocks, weights, dtype).unwrap();
+        let hash = (0_u64..).zip(tensor.to_f32()).fold(0_u64, |hash, (i, weight)| {
+            let bits = if weight.is_nan() { 0x7fc0_0000 } else { weight.to_bits() };
+            hash.wrapping_add(mixed(u64::from(bits) | i << 32))
+        });
+        let found = format!("{} {hash:016x}", dtype.to_string().to_ascii_uppercase());
+        assert_eq!(Some(&*found), lines.next());
+    }
+    assert_eq!(lines.next(), None);
+}
+
 #[test]
 fn every_format_decodes_to_the_bits_that_gguf_decodes_to() {
     let mut rest = GOLDEN;

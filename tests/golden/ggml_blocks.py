@@ -1,9 +1,11 @@
-"""Writes ggml_blocks.bin beside this file: blocks of every GGUF weight format, and what PyPI `gguf` decodes them to.
+"""Writes ggml_blocks.bin beside this file: blocks of every GGUF weight format, and what PyPI `gguf` decodes them to; and
+ggml_blocks.hashes: of each format, a hash of what random bytes decode to.
 
     pip install numpy gguf && python tests/golden/ggml_blocks.py
 
 For each format of FORMATS in turn: its blocks, then their weights as little-endian f32. The blocks are random bytes,
 except for the half-precision numbers among them: those take every value of SCALES and then ordinary ones.
+Each line of the hashes is a format's name and, of its blocks of RANDOM_BYTES bytes, the sum of `mixed` numbers of their weights.
 """
 import pathlib
 import warnings
@@ -29,10 +31,34 @@ FORMATS = {
     "Q6_K": (24, [208]),
     "IQ4_NL": (48, [0]),
     "IQ4_XS": (24, [0]),
+    "IQ2_XXS": (24, [0]),
+    "IQ2_XS": (24, [0]),
+    "IQ2_S": (24, [0]),
+    "IQ3_XXS": (24, [0]),
+    "IQ3_S": (24, [0]),
+    "IQ1_S": (24, [0]),
+    "IQ1_M": (24, [48]),  # a nibble in each of four words: see `put_half`
+    "TQ1_0": (24, [52]),
+    "TQ2_0": (24, [64]),
+    "MXFP4": (48, []),
 }
 
 # The bits of: zeros, the least and the greatest subnormal, the least normal number, the greatest, infinities, NaN.
 SCALES = [0, 0x8000, 1, 0x8001, 0x3FF, 0x83FF, 0x400, 0x8400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00]
+
+
+# As many as every point of every grid needs, several times over.
+RANDOM_BYTES = 1 << 17
+
+
+def put_half(blocks, at, halves):
+    """Writes half-precision numbers (n) into blocks (n, size). IQ1_M's, of 56 bytes, have a nibble in each of four words."""
+    halves = np.broadcast_to(halves, len(blocks)).astype("<f2").view("<u2")
+    if blocks.shape[1] != 56:
+        blocks[:, at : at + 2] = halves[:, None].view(np.uint8)
+        return
+    for i in range(4):
+        blocks[:, at + 2 * i + 1] = blocks[:, at + 2 * i + 1] & 15 | (halves >> 4 * i & 15) << 4
 
 
 def blocks(rng, n, size, halves):
@@ -42,7 +68,7 @@ def blocks(rng, n, size, halves):
         ordinary = rng.normal(0, 0.01, n).astype("<f2").view("<u2")
         # A second number starts elsewhere, so that it isn't always the first's equal.
         ordinary[: len(SCALES)] = np.roll(SCALES, 5 * place)
-        out[:, at : at + 2] = ordinary[:, None].view(np.uint8)
+        put_half(out, at, ordinary.view("<f2"))
     return out
 
 
@@ -52,7 +78,27 @@ def dequantize(data, name):
         return quants.dequantize(data, GGMLQuantizationType[name]).astype("<f4")
 
 
+def mixed(x):
+    """The finalizer of SplitMix64."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9
+    x = (x ^ x >> 27) * 0x94D049BB133111EB
+    return x ^ x >> 31
+
+
+def random_hash(name):
+    """Of what random bytes decode to. All NaN are the same."""
+    weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    words = mixed((np.arange(RANDOM_BYTES // 8, dtype=np.uint64) + 1) * 0x9E3779B97F4A7C15)
+    data = words.astype("<u8").view(np.uint8)[: RANDOM_BYTES // size * size].reshape(-1, size)
+    decoded = dequantize(data.copy(), name).ravel()
+    bits = np.where(np.isnan(decoded), np.uint32(0x7FC00000), decoded.view("<u4")).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        return int(mixed(bits | np.arange(len(bits), dtype=np.uint64) << 32).sum(dtype=np.uint64))
+
+
 if __name__ == "__main__":
+    hashes = "".join(f"{name} {random_hash(name):016x}\n" for name in FORMATS)
+    pathlib.Path(__file__).with_name("ggml_blocks.hashes").write_text(hashes)
     rng = np.random.default_rng(1)
     with open(pathlib.Path(__file__).with_name("ggml_blocks.bin"), "wb") as out:
         for name, (n, halves) in FORMATS.items():

@@ -1,5 +1,6 @@
 """Writes mixed_formats.gguf and mixed_formats.f64 beside this file: a random Llama with a matrix or two in each of GGUF's
-weight formats, and its logits by Hugging Face transformers in float64, from the weights that PyPI `gguf` decodes.
+weight formats, and its logits by Hugging Face transformers in float64, from the weights that PyPI `gguf` decodes; and
+low_bit_formats.gguf and .f64, which are the same for formats that came later.
 
     pip install numpy torch transformers gguf && python tests/golden/mixed_formats.py
 
@@ -11,7 +12,7 @@ import pathlib
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
-from ggml_blocks import FORMATS, dequantize
+from ggml_blocks import FORMATS, dequantize, put_half
 from hugging_face import Shape, hugging_face_logits
 
 
@@ -23,24 +24,44 @@ SHAPE = NarrowHeads(dim=256, hidden_dim=64, n_layers=2, n_heads=2, n_kv_heads=1,
 # `TOKENS` in tests/logits/formats.rs must be equal to this.
 TOKENS = [1, 71, 30, 2, 30, 0, 55, 64, 13, 7]
 
-# GGUF's name: (format, rows, columns)
-MATRICES = {
-    "token_embd": ("IQ4_NL", 72, 256),
-    "blk.0.attn_q": ("Q2_K", 64, 256),
-    "blk.0.attn_k": ("F16", 32, 256),
-    "blk.0.attn_v": ("Q8_0", 32, 256),
-    "blk.0.attn_output": ("Q4_0", 256, 64),
-    "blk.0.ffn_gate": ("Q3_K", 64, 256),
-    "blk.0.ffn_down": ("Q4_1", 256, 64),
-    "blk.0.ffn_up": ("Q4_K", 64, 256),
-    "blk.1.attn_q": ("Q5_K", 64, 256),
-    "blk.1.attn_k": ("BF16", 32, 256),
-    "blk.1.attn_v": ("F32", 32, 256),
-    "blk.1.attn_output": ("Q5_0", 256, 64),
-    "blk.1.ffn_gate": ("Q6_K", 64, 256),
-    "blk.1.ffn_down": ("Q5_1", 256, 64),
-    "blk.1.ffn_up": ("IQ4_XS", 64, 256),
-    "output": ("Q6_K", 72, 256),
+# Of each file, GGUF's names of the matrices: (format, rows, columns)
+FILES = {
+    "mixed_formats": {
+        "token_embd": ("IQ4_NL", 72, 256),
+        "blk.0.attn_q": ("Q2_K", 64, 256),
+        "blk.0.attn_k": ("F16", 32, 256),
+        "blk.0.attn_v": ("Q8_0", 32, 256),
+        "blk.0.attn_output": ("Q4_0", 256, 64),
+        "blk.0.ffn_gate": ("Q3_K", 64, 256),
+        "blk.0.ffn_down": ("Q4_1", 256, 64),
+        "blk.0.ffn_up": ("Q4_K", 64, 256),
+        "blk.1.attn_q": ("Q5_K", 64, 256),
+        "blk.1.attn_k": ("BF16", 32, 256),
+        "blk.1.attn_v": ("F32", 32, 256),
+        "blk.1.attn_output": ("Q5_0", 256, 64),
+        "blk.1.ffn_gate": ("Q6_K", 64, 256),
+        "blk.1.ffn_down": ("Q5_1", 256, 64),
+        "blk.1.ffn_up": ("IQ4_XS", 64, 256),
+        "output": ("Q6_K", 72, 256),
+    },
+    "low_bit_formats": {
+        "token_embd": ("IQ1_M", 72, 256),
+        "blk.0.attn_q": ("IQ2_XXS", 64, 256),
+        "blk.0.attn_k": ("IQ2_XS", 32, 256),
+        "blk.0.attn_v": ("IQ1_S", 32, 256),
+        "blk.0.attn_output": ("MXFP4", 256, 64),
+        "blk.0.ffn_gate": ("IQ2_S", 64, 256),
+        "blk.0.ffn_down": ("MXFP4", 256, 64),
+        "blk.0.ffn_up": ("IQ3_XXS", 64, 256),
+        "blk.1.attn_q": ("IQ3_S", 64, 256),
+        "blk.1.attn_k": ("TQ1_0", 32, 256),
+        "blk.1.attn_v": ("TQ2_0", 32, 256),
+        "blk.1.attn_output": ("MXFP4", 256, 64),
+        "blk.1.ffn_gate": ("IQ1_M", 64, 256),
+        "blk.1.ffn_down": ("MXFP4", 256, 64),
+        "blk.1.ffn_up": ("IQ2_XS", 64, 256),
+        "output": ("IQ3_S", 72, 256),
+    },
 }
 NORMS = ["blk.0.attn_norm", "blk.0.ffn_norm", "blk.1.attn_norm", "blk.1.ffn_norm", "output_norm"]
 METAS_NAMES = {
@@ -63,10 +84,13 @@ def random_matrix(rng, name, rows, n):
     weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
     _, halves = FORMATS[name]
     blocks = rng.integers(0, 256, (rows * n // weights, size), np.uint8)
+    if name == "MXFP4":  # Integers are about 6, and scales 2 ** (e - 128).
+        blocks[:, 0] = rng.integers(125, 127, len(blocks)) - round(np.log2(n) / 2)
+        return blocks.reshape(rows, -1)
 
     def scaled(*scales):
         for at, scale in zip(halves, scales):
-            blocks[:, at : at + 2] = np.broadcast_to(scale, len(blocks)).astype("<f2")[:, None].view(np.uint8)
+            put_half(blocks, at, scale)
         return dequantize(blocks, name)
 
     scales = [1.0]
@@ -84,10 +108,9 @@ def metas_name(name):
     return ".".join([*layer, METAS_NAMES[name]])
 
 
-if __name__ == "__main__":
-    here = pathlib.Path(__file__)
+def write(path, matrices):
     rng = np.random.default_rng(3)
-    file, model = GGUFWriter(here.with_suffix(".gguf"), "llama"), {}
+    file, model = GGUFWriter(path.with_suffix(".gguf"), "llama"), {}
     file.add_context_length(SHAPE.max_seq_len)
     file.add_embedding_length(SHAPE.dim)
     file.add_feed_forward_length(SHAPE.hidden_dim)
@@ -100,7 +123,7 @@ if __name__ == "__main__":
     file.add_layer_norm_rms_eps(1e-5)
     file.add_vocab_size(SHAPE.vocab_size)
     file.add_tokenizer_model("none")
-    for name, (kind, rows, n) in MATRICES.items():
+    for name, (kind, rows, n) in matrices.items():
         data = random_matrix(rng, kind, rows, n)
         weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
         decoded = dequantize(data.reshape(-1, size), kind).reshape(rows, n)
@@ -116,5 +139,10 @@ if __name__ == "__main__":
     file.write_tensors_to_file()
     file.close()
     logits = hugging_face_logits(SHAPE, model, TOKENS, 1e-5, 1e4)
-    logits.astype("<f8").tofile(here.with_suffix(".f64"))
+    logits.astype("<f8").tofile(path.with_suffix(".f64"))
     print(f"{logits.shape}, standard deviation {logits.std():.3f}")
+
+
+if __name__ == "__main__":
+    for name, matrices in FILES.items():
+        write(pathlib.Path(__file__).with_name(name), matrices)

@@ -13,11 +13,15 @@ use crate::common::{
 /// What `tests/golden/mixed_formats.py` feeds.
 const TOKENS: [u32; 10] = [1, 71, 30, 2, 30, 0, 55, 64, 13, 7];
 
+/// The models that it writes.
+const FILES: [&str; 2] = ["mixed_formats", "low_bit_formats"];
+
 #[test]
-fn the_golden_file_has_a_matrix_in_every_format_of_gguf() {
-    let model = Model::from_bytes(golden_bytes("mixed_formats.gguf")).unwrap();
-    let matrices = model.tensors().into_iter().filter(|tensor| tensor.shape.len() == 2);
-    let found: HashSet<Dtype> = matrices.map(|tensor| tensor.dtype).collect();
+fn the_golden_files_have_a_matrix_in_every_format_of_gguf() {
+    let models = FILES.map(|name| Model::from_bytes(golden_bytes(&format!("{name}.gguf"))).unwrap());
+    let tensors = models.iter().flat_map(Model::tensors);
+    let found: HashSet<Dtype> =
+        tensors.filter(|tensor| tensor.shape.len() == 2).map(|tensor| tensor.dtype).collect();
     assert_eq!(found, Dtype::ALL.iter().copied().collect());
 }
 
@@ -30,25 +34,28 @@ fn a_formats_name_is_read_in_upper_or_lower_case() {
     assert_eq!("IQ4_xs".parse::<Dtype>().unwrap(), Dtype::Iq4Xs);
     let error = "q9".parse::<Dtype>().unwrap_err().to_string();
     assert!(error.starts_with("option weight format = q9: must be one of f32, f16, bf16, q8_0, "), "{error}");
-    assert!(error.ends_with(", iq4_nl, iq4_xs"), "{error}");
+    assert!(error.ends_with(", tq2_0, mxfp4"), "{error}");
 }
 
 #[test]
 fn every_format_gives_hugging_faces_logits_of_the_weights_that_gguf_decodes() {
-    let file = golden_bytes("mixed_formats.gguf");
-    let expected = golden_f64("mixed_formats.f64");
     let tolerance = int8_tolerance(2, 32); // two layers, activations in groups of 32
-    for isa in Isa::available() {
-        let error = rms_error(&all_logits(&open_on(file.clone(), isa, 2), &TOKENS), &expected);
-        println!("{}: {error:.4}, tolerance {tolerance:.4}", isa.name());
-        assert!(error < tolerance, "{}: {error} > {tolerance}", isa.name());
+    for name in FILES {
+        let file = golden_bytes(&format!("{name}.gguf"));
+        let expected = golden_f64(&format!("{name}.f64"));
+        for isa in Isa::available() {
+            let error = rms_error(&all_logits(&open_on(file.clone(), isa, 2), &TOKENS), &expected);
+            println!("{name} {}: {error:.4}, tolerance {tolerance:.4}", isa.name());
+            assert!(error < tolerance, "{name} {}: {error} > {tolerance}", isa.name());
+        }
     }
 }
 
 #[test]
 fn every_format_gives_the_same_bits_fed_at_once_or_in_parts() {
-    let file = golden_bytes("mixed_formats.gguf");
-    for isa in Isa::available() {
+    let files = FILES.map(|name| golden_bytes(&format!("{name}.gguf")));
+    for (file, isa) in files.iter().flat_map(|file| Isa::available().into_iter().map(move |isa| (file, isa)))
+    {
         let model = open_on(file.clone(), isa, 1);
         let together = all_logits(&model, &TOKENS);
         for part in 1..TOKENS.len() {

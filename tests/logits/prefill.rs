@@ -22,6 +22,16 @@ fn number_and_scales(dtype: Dtype) -> (u32, &'static [usize]) {
         Dtype::Q6K => (14, &[208]),
         Dtype::Iq4Nl => (20, &[0]),
         Dtype::Iq4Xs => (23, &[0]),
+        Dtype::Iq2Xxs => (16, &[0]),
+        Dtype::Iq2Xs => (17, &[0]),
+        Dtype::Iq3Xxs => (18, &[0]),
+        Dtype::Iq1S => (19, &[0]),
+        Dtype::Iq3S => (21, &[0]),
+        Dtype::Iq2S => (22, &[0]),
+        Dtype::Iq1M => (29, &[]), // the highest byte of its scale is made of two bytes' halves
+        Dtype::Tq1_0 => (34, &[52]),
+        Dtype::Tq2_0 => (35, &[64]),
+        Dtype::Mxfp4 => (39, &[]),
         new => panic!("say here where {new} has scales"),
     }
 }
@@ -47,6 +57,11 @@ fn model_in(dtype: Dtype, weights: usize, bytes: usize) -> Vec<u8> {
                 // Half-precision numbers of either sign about 2^-11.
                 let bits = 0x1000 | (random.next_u64() as u16 & 0x8fff);
                 block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+            }
+            match dtype {
+                Dtype::Iq1M => (block[53], block[55]) = (block[53] & 0x8f, block[55] & 0x1f),
+                Dtype::Mxfp4 => block[0] = 110 + block[0] % 8,
+                _ => {}
             }
         }
         (tensor.kind, tensor.data) = (kind, data);

@@ -84,6 +84,7 @@ impl Shape {
 fn noise(dtype: Dtype, len: usize) -> Vec<u8> {
     let upper = match dtype {
         Dtype::F32 | Dtype::Bf16 => 0x3c, // about 2^-7
+        Dtype::Mxfp4 => 0x74,             // about 2^-11, as a power of two
         _ => 0x10,
     };
     let mut state = len as u64;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::memory::load_512;
+use super::super::x86::memory::{load_128, load_512};
 
 /// A number in all lanes of the first block of a pair, and another in those of the second.
 #[target_feature(enable = "avx512f")]
@@ -73,6 +73,13 @@ pub(super) fn load_rows_of_16<const STRIDE: usize>(from: &[u8]) -> __m512i {
     if STRIDE == 16 {
         return first;
     }
-    let order = const { order(STRIDE) };
+    if STRIDE == 17 {
+        // Rows begin in the middle of words.
+        let (a, b) = (_mm512_castsi128_si512(load_128(from)), load_128(&from[STRIDE..]));
+        let (c, d) = (load_128(&from[2 * STRIDE..]), load_128(&from[3 * STRIDE..]));
+        let ab = _mm512_inserti32x4::<1>(a, b);
+        return _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(ab, c), d);
+    }
+    let order = const { order(if STRIDE == 17 { 16 } else { STRIDE }) };
     _mm512_permutex2var_epi16(first, load_512(&order), load_512(&from[3 * STRIDE - 48..]))
 }
