@@ -167,7 +167,7 @@ pub use logprobs::TokenLogprob;
 pub use model::{Model, ModelBytes, ModelOptions, TokenizerSource};
 pub use perplexity::{Perplexity, PerplexityOptions};
 pub use quant::Dtype;
-pub use sampler::{Rng, Sampler, SamplerOptions, TokenMask};
+pub use sampler::{Rng, Sampler, SamplerOptions, SamplingDefaults, TokenMask};
 pub use session::{Feed, Pooling, Score, Session, SessionOptions};
 pub use simd::Isa;
 #[cfg(feature = "cli")]

@@ -17,6 +17,7 @@ use crate::arch::{Architecture, LLAMA};
 use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sampler::SamplingDefaults;
 use crate::storage::{Storage, folder};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -35,6 +36,10 @@ pub(crate) struct Checkpoint {
     pub(crate) numerics: Numerics,
     /// How a chat is written, in Jinja.
     pub(crate) chat_template: Option<String>,
+    /// Templates for special uses, by name.
+    pub(crate) named_templates: Vec<(String, String)>,
+    /// How to sample.
+    pub(crate) sampling: SamplingDefaults,
     /// Keys of the file and descriptions of their values, for people.
     pub(crate) metadata: Vec<(String, String)>,
     /// Of all files that it was read from.
@@ -64,6 +69,8 @@ impl Checkpoint {
             rope_factors,
             numerics,
             chat_template,
+            named_templates: Vec::new(),
+            sampling: SamplingDefaults::default(),
             metadata,
             file_bytes,
             notes,

@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Llama, Scratch};
 use crate::ops::RopeFrequencies;
 use crate::parallel::Threads;
+use crate::sampler::SamplingDefaults;
 use crate::simd::Isa;
 use crate::storage::Storage;
 use crate::tokenizer::Tokenizer;
@@ -54,6 +55,8 @@ struct Inner {
     threads: Threads,
     format: &'static str,
     chat_template: Option<String>,
+    named_templates: Vec<(String, String)>,
+    sampling: SamplingDefaults,
     metadata: Vec<(String, String)>,
     file_bytes: u64,
     notes: Vec<String>,
@@ -179,6 +182,8 @@ impl Model {
             threads: options.build_threads()?,
             format,
             chat_template: checkpoint.chat_template,
+            named_templates: checkpoint.named_templates,
+            sampling: checkpoint.sampling,
             metadata: checkpoint.metadata,
             file_bytes: checkpoint.file_bytes,
             notes: checkpoint.notes,
@@ -211,6 +216,19 @@ impl Model {
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
         self.inner.chat_template.as_deref()
+    }
+
+    /// The templates that the file brings for special uses, such as tools: name and Jinja.
+    #[must_use]
+    pub fn named_chat_templates(&self) -> &[(String, String)] {
+        &self.inner.named_templates
+    }
+
+    /// How to sample, as the file recommends: it says nothing of most options. What of it can't be
+    /// honored, [`Model::notes`] names.
+    #[must_use]
+    pub fn sampling_defaults(&self) -> &SamplingDefaults {
+        &self.inner.sampling
     }
 
     /// What a GGUF file says of itself: each key, and its value for people to read. Long strings

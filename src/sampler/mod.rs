@@ -41,6 +41,7 @@
 
 mod among;
 mod candidates;
+mod defaults;
 mod dry;
 mod history;
 mod mask;
@@ -53,6 +54,8 @@ mod tests;
 use std::fmt;
 
 use candidates::{Candidates, greatest, position, softmax};
+pub(crate) use defaults::RECOMMENDATIONS;
+pub use defaults::SamplingDefaults;
 use history::History;
 pub use mask::TokenMask;
 pub use options::SamplerOptions;

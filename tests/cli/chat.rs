@@ -39,7 +39,7 @@ fn chat_answers_as_the_library_does() {
         let mut args = vec!["chat", BUNDLED, "--template", "llama2", "-t", &t, "-s", &s, "-n", &n];
         args.extend(system.into_iter().flat_map(|system| ["-y", system]));
         let output = with_input(&args, input);
-        let options = SamplerOptions::new().temperature(temperature).seed(seed);
+        let options = SamplerOptions::new().temperature(temperature).top_p(1.0).min_p(0.05).seed(seed);
         assert_eq!(stdout(&output), conversation(&model, system, &questions, max_tokens, options));
         assert!(stderr(&output).starts_with("prompt: "), "no prompts in a pipe: {}", stderr(&output));
     }

@@ -6,6 +6,7 @@ mod common;
 
 mod architectures;
 mod damaged;
+mod defaults;
 mod llama2c;
 mod published;
 mod requantize;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use babyllama::chat::Template;
 use babyllama::{
     CacheDtype, ContextPolicy, ErrorKind, Isa, ModelOptions, Pooling, Sampler, SamplerOptions,
-    SessionOptions, TokenId, Tokenizer,
+    SamplingDefaults, SessionOptions, TokenId, Tokenizer,
 };
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -22,22 +22,24 @@ const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// 0 always picks the most likely token; the higher, the more varied the text
-    #[arg(short, long, value_name = "TEMP", default_value_t = 1.0)]
-    pub(crate) temperature: f32,
+    /// 0 always picks the most likely token; the higher, the more varied the text [default: 1; in
+    /// chat the model file's, or 0.7]
+    #[arg(short, long, value_name = "TEMP")]
+    temperature: Option<f32>,
 
     /// Nucleus sampling: keep the most likely tokens whose probabilities add up to P; 0 and 1 turn
-    /// it off
-    #[arg(short = 'p', long, value_name = "P", default_value_t = 0.9)]
-    pub(crate) top_p: f32,
+    /// it off [default: 0.9; in chat the model file's, or 1]
+    #[arg(short = 'p', long, value_name = "P")]
+    top_p: Option<f32>,
 
-    /// Keep the K most likely tokens; 0 turns it off
-    #[arg(short = 'k', long, value_name = "K", default_value_t = 0)]
-    pub(crate) top_k: usize,
+    /// Keep the K most likely tokens; 0 turns it off [default: 0; in chat the model file's, or 0]
+    #[arg(short = 'k', long, value_name = "K")]
+    top_k: Option<usize>,
 
     /// Drop tokens less likely than P times the most likely one, from 0 to 1; 0 turns it off
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    pub(crate) min_p: f32,
+    /// [default: 0; in chat the model file's, or 0.05]
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
 
     /// Keep the tokens closest to the entropy whose probabilities add up to P (locally typical
     /// sampling); 1 turns it off
@@ -50,12 +52,14 @@ pub(crate) struct SamplingArgs {
     top_n_sigma: f32,
 
     /// XTC: how often, from 0 to 1, to drop all top choices except the least likely; 0 turns it off
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    xtc_probability: f32,
+    /// [default: 0; in chat the model file's, or 0]
+    #[arg(long, value_name = "P")]
+    xtc_probability: Option<f32>,
 
-    /// The probability that makes a token a top choice for XTC
-    #[arg(long, value_name = "P", default_value_t = 0.1)]
-    xtc_threshold: f32,
+    /// The probability that makes a token a top choice for XTC [default: 0.1; in chat the model
+    /// file's, or 0.1]
+    #[arg(long, value_name = "P")]
+    xtc_threshold: Option<f32>,
 
     /// Apply the temperature after the filters above instead of before them, as llama.cpp does; off
     /// by default
@@ -85,8 +89,9 @@ pub(crate) struct SamplingArgs {
     dry_breaker: Vec<String>,
 
     /// Penalize the last 64 tokens by this factor, so that they repeat less often; 1 turns it off
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub(crate) repetition_penalty: f32,
+    /// [default: 1; in chat the model file's, or 1]
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
 
     /// Seed of the random numbers: the same seed gives the same text; 0 picks a new one
     #[arg(short, long, default_value_t = 0)]
@@ -98,26 +103,25 @@ pub(crate) struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The options, if they are valid, without DRY's breakers.
-    pub(crate) fn options(&self) -> Result<SamplerOptions, CliError> {
-        if !(0.0..=1.0).contains(&self.top_p) {
-            return Err(CliError::Usage(format!("--top-p {}: must be from 0 to 1", self.top_p)));
+    /// The options, if they are valid, without DRY's breakers. Those that weren't given are as in
+    /// `defaults`.
+    pub(crate) fn options(&self, defaults: SamplerOptions) -> Result<SamplerOptions, CliError> {
+        if let Some(top_p) = self.top_p.filter(|top_p| !(0.0..=1.0).contains(top_p)) {
+            return Err(CliError::Usage(format!("--top-p {top_p}: must be from 0 to 1")));
         }
-        let options = SamplerOptions::new()
-            .temperature(self.temperature)
-            .top_p(self.top_p)
-            .top_k(self.top_k)
-            .min_p(self.min_p)
+        let mut given = SamplingDefaults::default();
+        (given.temperature, given.top_p, given.top_k) = (self.temperature, self.top_p, self.top_k);
+        (given.min_p, given.repetition_penalty) = (self.min_p, self.repetition_penalty);
+        (given.xtc_probability, given.xtc_threshold) = (self.xtc_probability, self.xtc_threshold);
+        let options = given
+            .apply(defaults)
             .typical_p(self.typical_p)
             .top_n_sigma(self.top_n_sigma)
-            .xtc_probability(self.xtc_probability)
-            .xtc_threshold(self.xtc_threshold)
             .temperature_last(self.temperature_last)
             .dry_multiplier(self.dry_multiplier)
             .dry_base(self.dry_base)
             .dry_allowed_length(self.dry_allowed_length)
             .dry_window(self.dry_window)
-            .repetition_penalty(self.repetition_penalty)
             .seed(if self.seed == 0 { new_seed() } else { self.seed });
         options.validate().map_err(|e| {
             CliError::Usage(match e.kind() {
@@ -141,6 +145,11 @@ impl SamplingArgs {
         };
         Sampler::new(options.dry_breakers(breakers))
     }
+}
+
+/// What `chat` chooses where neither the command line nor the model's file says anything.
+pub(crate) fn chat_defaults() -> SamplerOptions {
+    SamplerOptions::new().temperature(0.7).min_p(0.05).top_p(1.0)
 }
 
 /// A seed that differs from run to run. It is below 2^31 so that it is short, and llama2.c can be

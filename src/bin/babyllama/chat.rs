@@ -11,6 +11,7 @@ use babyllama::convert::OutputFile;
 use babyllama::{Answer, Chat, ContextPolicy, ErrorKind, FinishReason, Model, Sampler, Session};
 use serde_json::{Value, json};
 
+use crate::args::chat_defaults;
 use crate::commands::ChatArgs;
 use crate::draft::CountedDraft;
 use crate::error::CliError;
@@ -31,10 +32,11 @@ const HELP: &str = "\
 A line that ends with \\ continues on the next one; \"\"\" encloses a message of several lines.";
 
 pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let sampling = args.sampling.options()?;
+    args.sampling.options(chat_defaults())?; // before a model is opened
     let tokenizer_file = args.tokenizer.path.as_deref();
     let model = models::open(&args.model, &args.engine.model_options(tokenizer_file))?;
     models::notes(&model);
+    let sampling = args.sampling.options(model.sampling_defaults().apply(chat_defaults()))?;
     let sampler = args.sampling.sampler(sampling, models::tokenizer(&model, &args.model)?);
     let draft = args.draft.draft(&model, &args.engine.draft_options(tokenizer_file))?;
     let (file, session, messages) = restore(args, &model)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use babyllama::{PieceKind, Session, TokenId, Tokenizer};
+use babyllama::{PieceKind, SamplerOptions, Session, TokenId, Tokenizer};
 
 use crate::commands::RunArgs;
 use crate::error::CliError;
@@ -13,7 +13,7 @@ use crate::output::{count, note, print, print_text, read_text};
 use crate::session_file::SessionFile;
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
-    let sampling = args.sampling.options()?;
+    let sampling = args.sampling.options(SamplerOptions::new())?;
     let tokenizer_file = args.tokenizer.path.as_deref();
     let model = models::open(&args.model, &args.engine.model_options(tokenizer_file))?;
     models::notes(&model);

@@ -7,6 +7,10 @@ pub(crate) const ARCHITECTURE: &str = "general.architecture";
 
 pub(crate) const ALIGNMENT: &str = "general.alignment";
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+/// What names of templates for special uses are listed under, and what is before each.
+#[cfg(feature = "convert")]
+pub(crate) const CHAT_TEMPLATES: &str = "tokenizer.chat_templates";
+pub(crate) const CHAT_TEMPLATE_OF: &str = "tokenizer.chat_template.";
 pub(super) const TYPE: &str = "general.type";
 pub(super) const NAME: &str = "general.name";
 /// llama.cpp's number for the formats of all tensors.

@@ -19,6 +19,7 @@
 //! - [`keys`]: their names; [`metadata`]: the keys of a file; [`value`]: their values, by type
 //! - [`tensors`]: where tensors lie, and in which format
 //! - [`purpose`]: files that hold no model, and weights that are no longer read
+//! - [`sampling`]: how to sample, as the model's makers recommend
 //! - [`contents`]: all that is in a file, whether or not it can be run
 //! - [`hyperparameters`]: the [`Config`], and [`settings`] which keys may say something of it
 //! - [`vocabulary`]: the tokenizer, and [`tokenizer_settings`] what each key of it counts for
@@ -32,6 +33,7 @@ mod hyperparameters;
 pub(crate) mod keys;
 mod metadata;
 mod purpose;
+pub(crate) mod sampling;
 mod settings;
 mod tensors;
 pub(crate) mod tokenizer_settings;
@@ -112,10 +114,25 @@ pub(super) fn read(storage: &Arc<Storage>) -> Result<Checkpoint> {
         rope_factors,
         numerics: Numerics::Accurate,
         chat_template: chat_template.filter(|text| !text.trim().is_empty()),
+        named_templates: named_templates(metadata, &mut notes),
+        sampling: sampling::read(metadata, &mut notes),
         metadata: metadata.describe(),
         file_bytes,
         notes,
     })
+}
+
+/// Templates for special uses, and notes of those that are none.
+fn named_templates(metadata: &Metadata<'_>, notes: &mut Vec<String>) -> Vec<(String, String)> {
+    let mut named = Vec::new();
+    for (key, value) in metadata.iter() {
+        let Some(name) = key.strip_prefix(keys::CHAT_TEMPLATE_OF) else { continue };
+        match value.text() {
+            Some(text) => named.push((name.to_owned(), String::from_utf8_lossy(text).into_owned())),
+            None => notes.push(format!("key {key} is {value}, which is no chat template")),
+        }
+    }
+    named
 }
 
 pub(super) fn read_tokenizer(storage: &Storage) -> Result<Option<Tokenizer>> {

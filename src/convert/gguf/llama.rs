@@ -36,6 +36,11 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
         header.set(keys::FILE_TYPE, file_type)?;
     }
     header.set(keys::QUANTIZATION_VERSION, QUANTIZATION_VERSION)?;
+    for (key, value) in &source.described {
+        if !header.has(key) {
+            header.set(key, value.clone())?;
+        }
+    }
     match &source.keys {
         Some(keys) => {
             for (key, value) in &keys.metadata {

@@ -13,22 +13,18 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::added_tokens::{self, AddedToken, Normalized};
-use super::file::DataFile;
 use super::json::{JsonFile, Object};
 use super::tokenizer::SourceTokenizer;
 use super::tokenizer_json::TokenizerJson;
 use super::tokenizer_settings as settings;
 use super::vocabulary::{self, OwnedSpec, refuse};
-use crate::checkpoint::file_kind::{FileKind, Wanted};
-use crate::error::{Error, ErrorKind, Result, TokenId};
+use crate::error::{Error, Result, TokenId};
 use crate::tokenizer::{END_TOKENS, PieceKind, PieceSpec, TokenizerModel, names_end};
 
 const MODEL: &str = "tokenizer.model";
 const JSON: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
-const GENERATION: &str = "generation_config.json";
-/// The longest template that is read.
-const MAX_TEMPLATE: u64 = 1 << 24;
+pub(super) const CONFIG: &str = "tokenizer_config.json";
+pub(super) const GENERATION: &str = "generation_config.json";
 
 /// The tokenizer of a model with this `config.json`, if the directory has one.
 pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Result<Option<SourceTokenizer>> {
@@ -360,37 +356,4 @@ fn ids(file: &Object<'_>, key: &str) -> Result<Vec<TokenId>> {
         None => Err(file.wrong_type(key, "integers", value)),
     };
     values.iter().filter_map(|value| id(value).transpose()).collect()
-}
-
-/// How a chat is written, in Jinja: in a file of its own, or in `tokenizer_config.json`, where
-/// there may be several, by name.
-pub(super) fn chat_template(folder: &Path) -> Result<Option<String>> {
-    let path = folder.join("chat_template.jinja");
-    if path.is_file() {
-        let bytes = DataFile::read_all(&path, "a chat template", MAX_TEMPLATE)?;
-        if FileKind::detect(&bytes, bytes.len() as u64) == Some(FileKind::GitLfsPointer) {
-            let hint = FileKind::GitLfsPointer.sentence(Wanted::Published);
-            return Err(Error::from(ErrorKind::UnknownFormat { hint }).at(Some(&path)));
-        }
-        let text = String::from_utf8(bytes);
-        let wrong = |e: std::string::FromUtf8Error| {
-            let reason = format!("it is not UTF-8 from byte {} on", e.utf8_error().valid_up_to());
-            Error::from(ErrorKind::Malformed { format: "template", reason }).at(Some(&path))
-        };
-        return text.map(Some).map_err(wrong);
-    }
-    for name in [CONFIG, "chat_template.json"] {
-        let Some(file) = JsonFile::open_if_there(&folder.join(name))? else { continue };
-        let file = file.object();
-        let Some(value) = file.get("chat_template") else { continue };
-        let named = |name: &str| {
-            let templates = value.as_array()?.iter();
-            templates
-                .filter(|it| it.get("name").and_then(Value::as_str) == Some(name))
-                .find_map(|it| it.get("template")?.as_str())
-        };
-        let template = value.as_str().or_else(|| named("default"));
-        return Ok(template.map(str::to_owned));
-    }
-    Ok(None)
 }

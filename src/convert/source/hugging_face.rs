@@ -17,12 +17,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::expected::Expected;
+use super::hf_templates::ChatTemplates;
 use super::json::{JsonFile, Object};
 use super::llama::{Layout, WeightFiles, drop_tied_output};
 use super::models::{HfModel, Window};
 use super::stored::{Join, ShardedTensor, StoredTensors};
 use super::tokenizer::SourceTokenizer;
-use super::{SourceModel, SourceWeights, hf_tensors, hf_tokenizer, models, needless, rope, settings};
+use super::{
+    SourceModel, SourceWeights, described, hf_tensors, hf_tokenizer, models, needless, rope, settings,
+};
 use crate::arch::{OUTPUT, TOK_EMBEDDINGS, TensorId};
 use crate::config::{Config, RopePairs};
 use crate::error::{Error, ErrorKind, Result};
@@ -76,6 +79,8 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
     let tokenizer =
         SourceTokenizer::find(options, &config, || hf_tokenizer::open(folder, &json, config.vocab_size))?;
     notes.extend(tokenizer.iter().flat_map(SourceTokenizer::notes).cloned());
+    let templates = ChatTemplates::read(folder)?;
+    let described = described::read(folder, &templates, &mut notes)?;
     Ok(SourceModel {
         format: "Hugging Face",
         architecture: model.architecture,
@@ -83,7 +88,8 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
         rope_factors,
         weights: SourceWeights::Published(tensors),
         tokenizer,
-        chat_template: hf_tokenizer::chat_template(folder)?,
+        chat_template: templates.default,
+        described,
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         file_bytes,
         notes,

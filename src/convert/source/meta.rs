@@ -150,6 +150,7 @@ fn model(
         weights: SourceWeights::Published(tensors),
         tokenizer,
         chat_template: None,
+        described: Vec::new(),
         metadata,
         file_bytes,
         notes: weights.notes,

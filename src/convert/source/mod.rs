@@ -10,14 +10,19 @@
 //!   [`spaced_bpe`], [`words`] and [`post_processor`]) and [`hf_tokenizer`]: tokenizers;
 //!   [`tokenizer_settings`] what is done with each setting of theirs; [`tokenizer`] which of them
 //!   it is
+//! - [`described`]: what a directory says of its model beside its weights, with [`card`] and
+//!   [`hf_templates`]
 //! - [`json`]: questions to JSON; [`missing`] what to do about what isn't there
 
 mod added_tokens;
+mod card;
 #[cfg(test)]
 mod damaged;
+mod described;
 mod expected;
 mod file;
 mod gguf;
+mod hf_templates;
 mod hf_tensors;
 mod hf_tokenizer;
 mod hugging_face;
@@ -49,6 +54,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use described::Described;
 pub(crate) use expected::Expected;
 use gguf::Keys;
 use stored::ShardedTensor;
@@ -80,6 +86,8 @@ pub(crate) struct SourceModel {
     tokenizer: Option<SourceTokenizer>,
     /// How a chat is written, in Jinja.
     pub(crate) chat_template: Option<String>,
+    /// What else the files say that GGUF has keys for.
+    pub(crate) described: Described,
     /// Keys of the files and descriptions of their values, for people.
     metadata: Vec<(String, String)>,
     /// Of all files of weights.

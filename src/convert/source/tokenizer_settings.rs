@@ -126,12 +126,22 @@ pub(super) const CONFIG: &[JsonSetting] = &[
     harmless("use_fast", NAMES),
 ];
 
-const CHOOSING: &str = "it is about choosing tokens, which is left to whoever generates";
+const CHOOSING: &str = "it is about choosing tokens, GGUF has no key for it, and whoever generates decides";
 const IDS: &str = "config.json and the tokenizer's own files say it";
 
 /// `generation_config.json`.
 pub(super) const GENERATION: &[JsonSetting] = &[
     honored("eos_token_id"),
+    honored("temperature"),
+    honored("top_k"),
+    honored("top_p"),
+    honored("min_p"),
+    honored("repetition_penalty"),
+    // Of llama.cpp's converter alone.
+    honored("penalty_repeat"),
+    honored("penalty_last_n"),
+    honored("xtc_probability"),
+    honored("xtc_threshold"),
     harmless("_from_model_config", CHOOSING),
     harmless("assistant_confidence_threshold", CHOOSING),
     harmless("assistant_early_exit", CHOOSING),
@@ -172,7 +182,6 @@ pub(super) const GENERATION: &[JsonSetting] = &[
     harmless("max_window_size", CHOOSING),
     harmless("min_length", CHOOSING),
     harmless("min_new_tokens", CHOOSING),
-    harmless("min_p", CHOOSING),
     harmless("no_repeat_ngram_size", CHOOSING),
     harmless("num_assistant_tokens", CHOOSING),
     harmless("num_assistant_tokens_schedule", CHOOSING),
@@ -189,18 +198,14 @@ pub(super) const GENERATION: &[JsonSetting] = &[
     harmless("prompt_lookup_num_tokens", CHOOSING),
     harmless("remove_invalid_values", CHOOSING),
     harmless("renormalize_logits", CHOOSING),
-    harmless("repetition_penalty", CHOOSING),
     harmless("return_dict_in_generate", CHOOSING),
     harmless("sequence_bias", CHOOSING),
     harmless("speculation_type", CHOOSING),
     harmless("stop_strings", CHOOSING),
     harmless("suppress_tokens", CHOOSING),
     harmless("target_lookbehind", CHOOSING),
-    harmless("temperature", CHOOSING),
     harmless("token_healing", CHOOSING),
     harmless("top_h", CHOOSING),
-    harmless("top_k", CHOOSING),
-    harmless("top_p", CHOOSING),
     harmless("transformers_version", CHOOSING),
     harmless("typical_p", CHOOSING),
     harmless("use_cache", CHOOSING),
@@ -280,6 +285,8 @@ mod tests {
         let readers = [
             include_str!("added_tokens.rs"),
             include_str!("hf_tokenizer.rs"),
+            include_str!("hf_templates.rs"),
+            include_str!("../../sampler/defaults.rs"),
             include_str!("spaced_bpe.rs"),
             include_str!("tokenizer_json.rs"),
         ]
