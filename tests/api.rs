@@ -10,8 +10,8 @@ use babyllama::inspect::{GgufFile, GgufTensor};
 use babyllama::{
     Answer, CacheDtype, Chat, Config, ContextPolicy, Decoder, Dtype, Error, ErrorKind, FinishReason,
     Generate, Isa, Model, ModelBytes, ModelOptions, Perplexity, PerplexityOptions, Piece, PieceKind, Prompt,
-    Rng, RopeScaling, Sampler, SamplerOptions, Score, Session, SessionOptions, TensorInfo, TokenLogprob,
-    Tokenizer, TokenizerSource,
+    Rng, RopeScaling, Sampler, SamplerOptions, SamplingDefaults, Score, Session, SessionOptions, TensorInfo,
+    TokenLogprob, Tokenizer, TokenizerSource,
 };
 
 /// A test for each bound, which fails to compile if a type loses it.
@@ -28,7 +28,7 @@ macro_rules! are {
 
 are!(what_is_opened_is_shared_between_threads: Send, Sync, Debug;
     Model, ModelBytes, ModelOptions, Session, SessionOptions, Tokenizer, TokenizerSource, Decoder, Sampler,
-    SamplerOptions, Rng, Chat, Answer<'static>, Generate<'static>, Piece, Prompt<'static>, Perplexity,
+    SamplerOptions, SamplingDefaults, Rng, Chat, Answer<'static>, Generate<'static>, Piece, Prompt<'static>, Perplexity,
     PerplexityOptions, Score, TokenLogprob, Config, TensorInfo, GgufFile, GgufTensor, Template, Role, Message, Part, Isa, Dtype,
     Error, ErrorKind);
 
@@ -43,7 +43,7 @@ are!(what_follows_a_grammar_is_sent_and_cloned: Send, Debug, Clone; babyllama::G
 are!(errors_are_errors: StdError, Send, Sync, Display; Error);
 are!(what_is_kept_can_be_copied: Clone;
     Model, ModelOptions, SessionOptions, Tokenizer, Decoder, Sampler, SamplerOptions, Rng, Piece, Config);
-are!(options_are_compared: PartialEq, Clone; SamplerOptions, SessionOptions, PerplexityOptions, Config, Message);
+are!(options_are_compared: PartialEq, Clone; SamplerOptions, SamplingDefaults, SessionOptions, PerplexityOptions, Config, Message);
 are!(small_values_are_keys: Copy, Eq, Hash;
     CacheDtype, ContextPolicy, Dtype, FinishReason, PieceKind, Role, Template, SessionOptions, PerplexityOptions);
 are!(small_values_are_compared: Copy, PartialEq; Isa, RopeScaling, Score, TokenLogprob);

@@ -80,8 +80,8 @@ const CONVERT_TOKENIZER: Advice = [
     "only `babyllama convert` takes it; the GGUF file that it writes then holds the tokenizer",
     "",
 ];
-const MERGE_ADAPTER: Advice =
-    ["it only changes another model: merge it into that first, with PEFT's merge_and_unload for example"; 3];
+const MERGE_ADAPTER: Advice = ["it only changes another model: merge it into that first, with `babyllama convert BASE NAME.gguf --lora` and its directory";
+    3];
 const OLD_GGML: Advice = ["it has been out of use since 2023, so download the model as GGUF"; 3];
 
 kinds! {

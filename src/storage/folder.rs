@@ -43,8 +43,8 @@ pub(super) fn not_a_file(path: &Path) -> ErrorKind {
     } else if let Some(base) = adapter_base(path) {
         let base = base.map_or_else(|| "its base".into(), |base| format!("its base, {base},"));
         format!(
-            "it is the directory of a LoRA adapter, which only changes another model: merge it into \
-             {base} first, with PEFT's merge_and_unload for example"
+            "it is the directory of a LoRA adapter, which only changes another model: `babyllama convert \
+             BASE NAME.gguf --lora {shown}` merges it into {base} and makes a file that runs"
         )
     } else if is_quantized(path) {
         "it is the directory of a model that is quantized already, as its config.json says \

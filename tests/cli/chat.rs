@@ -45,6 +45,34 @@ fn chat_answers_as_the_library_does() {
     }
 }
 
+/// How `chat` samples: as the command line says, or else as the file does, or else in its own way.
+#[test]
+fn chat_honors_the_defaults_of_the_file_unless_others_are_given() {
+    let mut file = with_keys(&[]);
+    let chat = |file: &TempFile, options: &[&str]| {
+        let args = ["chat", file.text(), "-z", BUNDLED, "--template", "llama2", "-s", "7", "-n", "30"];
+        let output = with_input(&[&args[..], options].concat(), b"Hello\n");
+        (stdout(&output), stderr(&output))
+    };
+    let plain = TempFile::new("plain.gguf", &file.to_bytes());
+    file.set("general.sampling.temp", Value::F32(2.0)).set("general.sampling.top_k", Value::I32(5));
+    let said = TempFile::new("said.gguf", &file.to_bytes());
+    let by_file = chat(&said, &[]).0;
+    assert_eq!(by_file, chat(&plain, &["-t", "2", "-k", "5"]).0);
+    assert_ne!(by_file, chat(&plain, &[]).0);
+    assert_eq!(chat(&said, &["-t", "0.3"]).0, chat(&plain, &["-t", "0.3", "-k", "5"]).0);
+    assert_eq!(chat(&plain, &[]).0, chat(&plain, &["-t", "0.7", "--min-p", "0.05", "-p", "1"]).0);
+    // `run` keeps its own.
+    let run = |file: &TempFile| babyllama(&["run", file.text(), "-z", BUNDLED, "-s", "7", "-n", "30"]);
+    assert_eq!(stdout(&run(&said)), stdout(&run(&plain)));
+    // What can't be honored is said, and doesn't count.
+    file.set("general.sampling.temp", Value::F32(f32::NAN)).set("general.sampling.top_k", Value::I32(0));
+    let senseless = TempFile::new("senseless.gguf", &file.to_bytes());
+    let (text, note) = chat(&senseless, &[]);
+    assert_eq!(text, chat(&plain, &[]).0);
+    assert_says(&note, &["general.sampling.temp", "NaN"]);
+}
+
 #[test]
 fn chat_says_that_the_context_is_full() {
     let model = rambler();

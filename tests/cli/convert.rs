@@ -74,6 +74,54 @@ fn published_models_become_files_that_run() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// A matrix of a safetensors file: its name and its shape; all numbers are 1.
+fn ones(matrices: &[(&str, [usize; 2])]) -> Vec<u8> {
+    let (mut header, mut data) = (Vec::new(), Vec::new());
+    for (name, [rows, columns]) in matrices {
+        let start = data.len();
+        data.extend(1_f32.to_le_bytes().repeat(rows * columns));
+        let end = data.len();
+        let shape = format!("\"dtype\":\"F32\",\"shape\":[{rows},{columns}]");
+        header.push(format!("\"{name}\":{{{shape},\"data_offsets\":[{start},{end}]}}"));
+    }
+    let header = format!("{{{}}}", header.join(","));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+}
+
+#[test]
+fn adapters_are_merged_and_alone_are_called_what_they_are() {
+    let config = br#"{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "some/base"}"#;
+    let adapter = TempFile::new("adapter_config.json", config);
+    let module = "base_model.model.model.layers.0.mlp.down_proj";
+    let [a, b] = ["A", "B"].map(|part| format!("{module}.lora_{part}.weight"));
+    let weights = ones(&[(&a, [1, 40]), (&b, [16, 1])]);
+    fs::write(adapter.beside("adapter_model.safetensors"), weights).unwrap();
+    let (folder, base) = (text(adapter.folder()), published("llama3"));
+    let target = |name: &str| text(&adapter.beside(name)).to_owned();
+    succeeds(&["convert", &base, &target("plain.gguf"), "--dtype", "f32"]);
+    let merge = |name: &str, lora: &[&str]| {
+        let target = target(name);
+        let args = [&["convert", &base, &target, "--dtype", "f32", "--check"][..], lora].concat();
+        succeeds(&args);
+        fs::read(target).unwrap()
+    };
+    let (whole, none) = (merge("whole.gguf", &["--lora", folder]), fs::read(target("plain.gguf")).unwrap());
+    assert!(whole != none && whole.len() == none.len());
+    assert!(merge("zero.gguf", &["--lora", &format!("{folder}=0")]) == none);
+    let half = format!("{folder}=0.5");
+    assert!(merge("halves.gguf", &["--lora", &half, "--lora", &half]) == whole);
+
+    let into = ["convert", &base, &target("x.gguf"), "--lora"];
+    fails(&babyllama(&[&into[..], &[&format!("{folder}=x")]].concat()), 2, &["must be a finite number"]);
+    fails(&babyllama(&[&into[..], &["no/such"]].concat()), 1, &["no/such"]);
+    let alone = ["LoRA adapter", "some/base", "--lora", folder];
+    fails(&babyllama(&["convert", folder, &target("x.gguf")]), 1, &alone);
+    fails(&babyllama(&["run", folder]), 1, &alone);
+    let file = adapter.beside("adapter_model.safetensors");
+    fails(&babyllama(&["convert", text(&file), &target("x.gguf")]), 1, &alone);
+    fails(&babyllama(&["run", text(&file)]), 1, &["LoRA", "some/base", "--lora"]);
+}
+
 /// A file that takes a while to convert.
 fn large_model() -> TempFile {
     let shape = Shape::new(256, 688).layers(6).heads(8, 4).vocab(4096).context(64);

@@ -97,14 +97,14 @@ fn senseless_defaults_of_a_gguf_file_are_noted_by_name_and_do_not_count() {
         ("mirostat", Key::I32(2), "Mirostat is not supported"),
         ("dynatemp", Key::F32(1.0), "isn't known"),
     ] {
-        let mut file = self::file();
+        let mut file = file();
         file.set(&format!("general.sampling.{key}"), value);
         let model = Model::from_bytes(file.to_bytes()).unwrap();
         assert_eq!(model.sampling_defaults(), &SamplingDefaults::default(), "{key}");
         assert_eq!(model.notes().len(), 1, "{key}");
         assert_says(&model.notes()[0], &[&format!("general.sampling.{key}"), says]);
     }
-    let mut file = self::file();
+    let mut file = file();
     file.set("general.sampling.temp", Key::U8(1)).set("general.sampling.top_k", Key::U64(u64::MAX));
     file.set("general.sampling.mirostat", Key::I32(0)).set("general.sampling.mirostat_tau", Key::F32(5.0));
     let model = Model::from_bytes(file.to_bytes()).unwrap();
@@ -149,7 +149,7 @@ fn templates_for_special_uses_are_carried() {
         &["tokenizer_config.json", "chat_template", "a name and a template each"],
     );
     // In a GGUF file what is no text is noted.
-    let mut file = self::file();
+    let mut file = file();
     file.set("tokenizer.chat_template.x", Key::U32(3));
     let model = Model::from_bytes(file.to_bytes()).unwrap();
     assert_says(&model.notes()[0], &["tokenizer.chat_template.x", "u32 3"]);

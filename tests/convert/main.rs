@@ -8,6 +8,7 @@ mod architectures;
 mod damaged;
 mod defaults;
 mod llama2c;
+mod lora;
 mod published;
 mod requantize;
 mod settings;

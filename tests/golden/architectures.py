@@ -92,8 +92,8 @@ CASES = {
 }
 
 
-def build(case):
-    """A model whose weights are random, and its tensors."""
+def build(case, change=lambda model: model):
+    """The config.json and the tensors of a model whose weights are random, and the logits of what it is changed to."""
     config = AutoConfig.for_model(**{**SHAPE, **case.get("computed_as", case)})
     config._attn_implementation = "eager"
     module = sys.modules[AutoModelForCausalLM._model_mapping[type(config)].__module__]
@@ -116,6 +116,7 @@ def build(case):
                 uniform = uniform * np.float32(math.sqrt(3.0 / shape[-1]))
             tensors[name] = uniform
             state[name].copy_(torch.from_numpy(uniform).double())
+        model = change(model)
         with torch.no_grad():
             logits = model(torch.tensor([TOKENS]), use_cache=False).logits[0].double().numpy()
     said = config.to_dict()

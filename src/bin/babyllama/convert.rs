@@ -44,6 +44,11 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "N", help = group_size_help())]
     pub(crate) group_size: Option<usize>,
 
+    /// Merge an adapter (LoRA): PEFT's directory or a GGUF file, times SCALE if it is given; several
+    /// are merged in turn
+    #[arg(long, value_name = "ADAPTER[=SCALE]", value_parser = parse_lora)]
+    pub(crate) lora: Vec<(PathBuf, f32)>,
+
     /// Read the output back and compare every tensor, the tokenizer and the hyperparameters with
     /// the source
     #[arg(long)]
@@ -90,6 +95,7 @@ Examples:
   babyllama convert Llama-2-7b-hf llama2-7b.gguf --dtype q8_0 --check
   babyllama convert llama-2-7b/ llama2-7b.bin --to llama2c-v2
   babyllama convert stories15M.bin stories15M.gguf -z tokenizer.bin --dtype q8_0
+  babyllama convert Llama-2-7b-hf chat.gguf --lora my-adapter --dtype q4_k_m
   babyllama convert llama2-7b.F16.gguf llama2-7b.Q4_K_M.gguf --dtype q4_k_m
   babyllama convert model.bin model.gguf --set general.name=\"My model\" --set general.license=MIT";
 
@@ -120,6 +126,14 @@ fn dtype_help() -> String {
     )
 }
 
+/// An adapter, and what it is multiplied with.
+fn parse_lora(text: &str) -> Result<(PathBuf, f32), String> {
+    let scaled = text.rsplit_once('=').filter(|_| !Path::new(text).exists());
+    let Some((path, scale)) = scaled else { return Ok((text.into(), 1.0)) };
+    let scale = scale.parse::<f32>().ok().filter(|scale| scale.is_finite());
+    scale.map(|scale| (path.into(), scale)).ok_or_else(|| "the scale after = must be a finite number".into())
+}
+
 /// A key of a GGUF file, and its text.
 fn parse_key_and_text(text: &str) -> Result<(String, String), String> {
     let (key, text) = text.split_once('=').ok_or("expected KEY=TEXT")?;
@@ -140,7 +154,8 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CliError> {
     }
     let mut options = args.hyperparameters.model_options(args.tokenizer.as_deref());
     options.max_seq_len = args.max_seq_len;
-    let source = Source::open(&args.source, &options)?;
+    let mut source = Source::open(&args.source, &options)?;
+    args.lora.iter().try_for_each(|(path, scale)| source.merge_lora(path, *scale))?;
     source.notes().iter().for_each(|text| note(&format!("note: {text}")));
     // Until the output is complete, a signal must remove it. Comparing it writes nothing.
     let watch = Watch::new();
@@ -230,6 +245,7 @@ fn write_llama2c(
 fn create(args: &ConvertArgs, target: &Path) -> Result<OutputFile, CliError> {
     let mut sources = vec![args.source.as_path()];
     sources.extend(args.tokenizer.as_deref());
+    sources.extend(args.lora.iter().map(|(path, _)| path.as_path()));
     let file = OutputFile::create_apart(target, args.force, &sources)?;
     remove_when_killed(&file);
     Ok(file)

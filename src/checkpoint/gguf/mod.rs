@@ -27,6 +27,8 @@
 //! Source: `docs/gguf.md` in the ggml repository; and, for what is required and what is the
 //! default, llama.cpp.
 
+#[cfg(feature = "convert")]
+pub(crate) mod adapter;
 pub(crate) mod contents;
 mod cursor;
 mod hyperparameters;

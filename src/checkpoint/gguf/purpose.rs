@@ -52,7 +52,9 @@ pub(super) fn check_is_model(metadata: &Metadata<'_>, n_tensors: u64, is_whole: 
     if purpose == "adapter" {
         let base = ["general.base_model.0.name", "general.base_model.0.repo_url"].into_iter().find_map(text);
         let base = base.map_or_else(|| "that".into(), |base| format!("its base, {base},"));
-        hint += &format!(": merge it into {base} first, with llama-export-lora for example");
+        hint += &format!(
+            ": merge it into {base} first, with `babyllama convert BASE NAME.gguf --lora` and this file"
+        );
     }
     Err(Error::unknown_format(hint))
 }

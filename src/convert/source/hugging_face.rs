@@ -69,7 +69,8 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
             return Err(adapter(folder));
         }
         notes.push(format!(
-            "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written"
+            "the LoRA adapter beside the model, of {ADAPTER}, is not a part of what is written: --lora {} merges it",
+            folder.display()
         ));
     }
     let mut weights = weights(folder, named, &config, expected.as_ref())?;
@@ -90,6 +91,7 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
         tokenizer,
         chat_template: templates.default,
         described,
+        adapters: Vec::new(),
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         file_bytes,
         notes,
@@ -105,9 +107,9 @@ pub(super) fn adapter(folder: &Path) -> Error {
         file.object().optional::<&str>("base_model_name_or_path").ok().flatten().map(str::to_owned)
     });
     let of = base.map_or_else(String::new, |base| format!(" of {base}"));
+    let shown = folder.display();
     let hint = format!(
-        "it is a LoRA adapter{of}, which only changes that model: merge it into its base first (merge_and_unload of PEFT), \
-         and convert what that saves"
+        "it is a LoRA adapter{of}, which only changes that model: convert its base with `--lora {shown}` to merge it"
     );
     Error::unknown_format(hint).at(Some(folder))
 }

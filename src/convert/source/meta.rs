@@ -150,6 +150,7 @@ fn model(
         weights: SourceWeights::Published(tensors),
         tokenizer,
         chat_template: None,
+        adapters: Vec::new(),
         described: Vec::new(),
         metadata,
         file_bytes,

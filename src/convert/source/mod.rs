@@ -12,6 +12,7 @@
 //!   it is
 //! - [`described`]: what a directory says of its model beside its weights, with [`card`] and
 //!   [`hf_templates`]
+//! - [`lora`]: adapters, which are merged into any of these
 //! - [`json`]: questions to JSON; [`missing`] what to do about what isn't there
 
 mod added_tokens;
@@ -28,6 +29,7 @@ mod hf_tokenizer;
 mod hugging_face;
 mod json;
 mod llama;
+mod lora;
 mod meta;
 mod missing;
 mod models;
@@ -57,6 +59,7 @@ use std::sync::Arc;
 pub(crate) use described::Described;
 pub(crate) use expected::Expected;
 use gguf::Keys;
+use lora::Adapter;
 use stored::ShardedTensor;
 use tokenizer::SourceTokenizer;
 
@@ -88,6 +91,8 @@ pub(crate) struct SourceModel {
     pub(crate) chat_template: Option<String>,
     /// What else the files say that GGUF has keys for.
     pub(crate) described: Described,
+    /// Adapters that are merged while tensors are read.
+    adapters: Vec<Adapter>,
     /// Keys of the files and descriptions of their values, for people.
     metadata: Vec<(String, String)>,
     /// Of all files of weights.
@@ -116,14 +121,15 @@ impl SourceModel {
     /// The tensors, in the order in which they are best read. They have Meta's names, shapes and
     /// order of rows: RoPE rotates adjacent pairs.
     pub(crate) fn tensors(&self) -> Vec<SourceTensor<'_>> {
-        match &self.weights {
+        let tensors: Vec<_> = match &self.weights {
             SourceWeights::Runnable(weights) => {
                 weights.tensors().map(|(id, weight)| runnable::tensor(id, weight)).collect()
             }
             SourceWeights::Published(tensors) => {
                 tensors.iter().map(|(id, tensor)| tensor.as_source(*id)).collect()
             }
-        }
+        };
+        tensors.into_iter().map(|tensor| lora::merged(&self.adapters, tensor)).collect()
     }
 
     /// Whether the classifier is the embeddings.
@@ -205,6 +211,25 @@ impl Source {
     /// Like [`Source::open`]'s.
     pub fn from_bytes(bytes: impl Into<ModelBytes>, options: &ModelOptions) -> Result<Self> {
         runnable::read(&Arc::new(bytes.into().0), options).map(Self)
+    }
+
+    /// Merges an adapter (`LoRA`) into the model, times `scale`, which is usually 1: PEFT's
+    /// directory or a file of weights in it, or a GGUF file of llama.cpp's. Several are merged in
+    /// turn. What is read and written afterwards is the merged model; weights are added in f64, and
+    /// rounded once to how the base's are stored, or to what they are converted to.
+    ///
+    /// # Errors
+    /// Those of the files; [`ErrorKind::TensorShape`], [`ErrorKind::TensorLayout`] or
+    /// [`ErrorKind::UnsupportedTensor`] where the adapter is for another base, and
+    /// [`ErrorKind::Config`] for a setting of it that can't be honored. The model is then as it
+    /// was.
+    ///
+    /// [`ErrorKind::Config`]: crate::ErrorKind::Config
+    /// [`ErrorKind::TensorLayout`]: crate::ErrorKind::TensorLayout
+    /// [`ErrorKind::TensorShape`]: crate::ErrorKind::TensorShape
+    /// [`ErrorKind::UnsupportedTensor`]: crate::ErrorKind::UnsupportedTensor
+    pub fn merge_lora(&mut self, path: impl AsRef<Path>, scale: f32) -> Result<()> {
+        self.0.merge_lora(path.as_ref(), scale)
     }
 
     fn open_directory(folder: &Path, options: &ModelOptions) -> Result<Self> {

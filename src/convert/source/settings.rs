@@ -319,6 +319,70 @@ pub(super) const PARAMS: &[Setting<Unless>] = &[
     harmless("dropout", TRAINING),
 ];
 
+/// adapter_config.json's, of PEFT.
+pub(super) const ADAPTER: &[Setting<Unless>] = &[
+    honored("r"),
+    honored("lora_alpha"),
+    honored("use_rslora"),
+    honored("use_dora"),
+    honored("rank_pattern"),
+    honored("alpha_pattern"),
+    honored("target_modules"),
+    honored("base_model_name_or_path"),
+    refused("peft_type", |value| value.as_str() == Some("LORA"), "only LORA is supported"),
+    refused("task_type", |value| value.as_str() == Some("CAUSAL_LM"), "only CAUSAL_LM is supported"),
+    refused(
+        "init_lora_weights",
+        leaves_base,
+        "the base that it was trained on had other weights than the published one",
+    ),
+    refused("layer_replication", is_nothing, "layers that are there several times are not supported"),
+    refused("trainable_token_indices", is_nothing, "tokens that are trained by themselves are not supported"),
+    refused("target_parameters", is_nothing, "parameters that are no module's weight are not supported"),
+    refused(
+        "alora_invocation_tokens",
+        is_nothing,
+        "an adapter that counts from some tokens on can't be merged",
+    ),
+    refused("use_qalora", is_nothing, "QALoRA is not supported"),
+    refused("use_bdlora", is_nothing, "block-diagonal LoRA is not supported"),
+    refused("arrow_config", is_nothing, "adapters that are chosen by the text can't be merged"),
+    refused("kasa_config", is_nothing, "KaSA is not supported"),
+    refused("monteclora_config", is_nothing, "MonteCLoRA is not supported"),
+    refused("velora_config", is_nothing, "VeLoRA is not supported"),
+    harmless("bias", WHOLE),
+    harmless("modules_to_save", WHOLE),
+    harmless("lora_bias", WHOLE),
+    harmless("exclude_modules", WHOLE),
+    harmless("layers_to_transform", WHOLE),
+    harmless("layers_pattern", WHOLE),
+    harmless("ensure_weight_tying", "what changes one of the embeddings and the classifier alone is refused"),
+    harmless(
+        "fan_in_fan_out",
+        "PEFT takes it for false where a module is a linear layer, as all of a Llama's are",
+    ),
+    harmless("lora_dropout", TRAINING),
+    harmless("inference_mode", TRAINING),
+    harmless("loftq_config", TRAINING),
+    harmless("eva_config", TRAINING),
+    harmless("corda_config", TRAINING),
+    harmless("lora_ga_config", TRAINING),
+    harmless("qalora_group_size", "it is QALoRA's alone, which is refused"),
+    harmless("runtime_config", IMPLEMENTATION),
+    harmless("megatron_config", IMPLEMENTATION),
+    harmless("megatron_core", IMPLEMENTATION),
+    harmless("auto_mapping", NAMES),
+    harmless("revision", NAMES),
+    harmless("peft_version", NAMES),
+];
+
+const WHOLE: &str = "what the adapter's file holds is merged, and nothing else";
+
+/// Whether an adapter was begun in a way that leaves the base's weights as they are.
+fn leaves_base(value: &Value) -> bool {
+    value.is_boolean() || matches!(value.as_str(), Some("gaussian" | "orthogonal" | "eva"))
+}
+
 /// Goes through the settings of an object, of which some count for its model alone. Gives the names
 /// of those that aren't known.
 ///

@@ -335,6 +335,18 @@ impl ShardedTensor {
         SourceTensor { id, info: self.info.clone(), bytes: None, read }
     }
 
+    /// The name that its first part has in the files.
+    pub(super) fn stored_name(&self) -> &str {
+        &self.parts[0].name
+    }
+
+    /// All numbers, of a tensor that is small.
+    pub(super) fn read_all(&self) -> Result<Vec<f32>> {
+        let rows = if let [rows, _] = *self.info.shape { rows } else { 1 };
+        let mut numbers = vec![0.0; self.info.shape.iter().product()];
+        self.read(0..rows, &mut numbers).map(|()| numbers)
+    }
+
     /// Whether two matrices of one shape hold the same numbers.
     pub(super) fn is_equal(&self, other: &Self) -> Result<bool> {
         /// Weights that are compared at once, except of rows that are longer.
