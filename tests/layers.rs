@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Beside the layers: what these may import. Layers from `model` up may import them, and
-/// `checkpoint` the tokenizer, since GGUF files bring one.
+/// `checkpoint` the tokenizer and the sampler's options, since GGUF files bring both.
 const SIDE: &[(&str, &[&str])] =
     &[("tokenizer", &["error", "bytes"]), ("sampler", &["error"]), ("chat", &["error", "tokenizer"])];
 
@@ -86,7 +86,10 @@ fn may_import(from: &str, to: &str) -> bool {
     }
     match (side(from), side(to)) {
         (Some((_, allowed)), _) => allowed.contains(&to),
-        (None, Some(_)) => layer(from) >= layer("model") || (from, to) == ("checkpoint", "tokenizer"),
+        (None, Some(_)) => {
+            let is_brought = from == "checkpoint" && ["tokenizer", "sampler"].contains(&to);
+            layer(from) >= layer("model") || is_brought
+        }
         (None, None) => {
             let apart = ["forward", "checkpoint"];
             layer(to) <= layer(from) && !(apart.contains(&from) && apart.contains(&to))
