@@ -222,6 +222,18 @@ pub enum ErrorKind {
         /// Why.
         reason: String,
     },
+    /// A model file's chat template can't be run.
+    ChatTemplate {
+        /// Where, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A chat template refuses a conversation, such as one that begins with the assistant.
+    ConversationRefused {
+        /// What the template says about it.
+        reason: String,
+    },
     /// An option that cannot be honored.
     InvalidOption {
         /// The option's name.
@@ -433,6 +445,10 @@ impl fmt::Display for ErrorKind {
             }
             Self::Grammar { language, position: None, reason } => write!(f, "{language}: {reason}"),
             Self::Constraint { reason } => write!(f, "the constraint can't go on: {reason}"),
+            Self::ChatTemplate { line, reason } => write!(f, "the chat template, line {line}: {reason}"),
+            Self::ConversationRefused { reason } => {
+                write!(f, "the chat template refuses the conversation: {reason}")
+            }
             Self::InvalidOption { name, value, reason } => {
                 write!(f, "option {name} = {value}: {reason}")
             }

@@ -322,6 +322,25 @@ pub(super) fn detect(jinja: &str) -> Option<Template> {
     }
 }
 
+/// Hashes of the Jinja texts that the layout which is detected renders to the byte, in conversations
+/// of a system prompt, which may be absent, and user and assistant turns.
+const EXACT: [u64; 4] = [
+    0xa41d_6bae_9b91_41bc, // OpenHermes 2.5
+    0x88bf_4138_d5c8_26f0, // ChatML, as many models have it
+    0x7489_1e39_0e61_4ae2, // Llama 3
+    0x0e60_067a_5537_498e, // Llama 3, as its makers changed it
+];
+
+/// Whether the layout that is detected is known to render what a Jinja text does.
+pub(super) fn is_rendered_exactly(jinja: &str) -> bool {
+    // FNV-1a, of the text without white space around it.
+    let hash = jinja
+        .trim()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    EXACT.contains(&hash)
+}
+
 /// Whether a Jinja text begins a conversation with BOS.
 pub(super) fn writes_bos(jinja: &str) -> bool {
     ["bos_token", "<|begin_of_text|>"].iter().any(|bos| jinja.contains(bos))

@@ -3,93 +3,40 @@
 //! Invariant: a rendering keeps the tokens that steer the model apart from text, so that what a
 //! user types can't become one of them: text is encoded as text, whatever it says.
 //!
-//! - here: a rendering, and its tokens
-//! - `layouts`: the templates themselves, as a table, and by what marks a file's Jinja text is
-//!   detected
-//! - `jinja`: what such a text says literally
+//! - here: a rendering by a layout
+//! - `choice`: which template lays out a conversation
+//! - `message`: what is said
+//! - `layouts`: the layouts, as a table, and by what marks a file's Jinja text is detected
+//! - `jinja`: a rendering by a file's Jinja text
+//! - `literals`, `tags`: what such a text says literally, without running it
+//! - `encode`: the tokens of a rendering
 //!
 //! Source: each template's is named beside it.
 
+mod choice;
+mod encode;
+#[cfg(feature = "jinja")]
 mod jinja;
 mod layouts;
+mod literals;
+mod message;
+mod tags;
 #[cfg(test)]
 mod tests;
+
+pub use choice::ChatTemplate;
+pub use encode::encode;
+#[cfg(feature = "jinja")]
+pub use jinja::{JinjaTemplate, Variables};
+pub use message::{Message, Role};
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, ErrorKind, Result, TokenId, by_name};
-use crate::tokenizer::{PieceKind, Tokenizer};
+use crate::error::{Error, Result, by_name};
+use crate::tokenizer::Tokenizer;
 use layouts::{Item, Layout};
-
-/// Who says something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Role {
-    /// Whoever set the assistant up: how it should behave.
-    System,
-    /// Who asks.
-    User,
-    /// The model.
-    Assistant,
-}
-
-impl Role {
-    /// All roles.
-    pub const ALL: &'static [Self] = &[Self::System, Self::User, Self::Assistant];
-
-    /// `system`, `user` or `assistant`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Role {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        by_name("role", name, Self::ALL, Self::name)
-    }
-}
-
-/// What somebody says.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Message {
-    /// Who says it.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// How the assistant should behave.
-    pub fn system(content: impl Into<String>) -> Self {
-        Self { role: Role::System, content: content.into() }
-    }
-
-    /// What the user says.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self { role: Role::User, content: content.into() }
-    }
-
-    /// What the model says.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self { role: Role::Assistant, content: content.into() }
-    }
-}
 
 /// Makes the templates of a list. A row is a template's documentation, its name and its layout.
 macro_rules! templates {
@@ -158,6 +105,8 @@ pub enum Part {
     Control(Cow<'static, str>),
     /// Text, never a control token.
     Text(String),
+    /// Between two texts that aren't one: no piece of the vocabulary spans it.
+    Cut,
 }
 
 impl Part {
@@ -216,7 +165,7 @@ impl Template {
     /// ```
     #[must_use]
     pub fn default_system(self, jinja: &str) -> Option<String> {
-        (self == Self::ChatMl).then(|| jinja::chatml_system(jinja)).flatten()
+        (self == Self::ChatMl).then(|| literals::chatml_system(jinja)).flatten()
     }
 
     /// The first words of a Jinja text that neither this template writes nor
@@ -241,7 +190,7 @@ impl Template {
         });
         let system = self.default_system(jinja);
         let written: Vec<&str> = system.as_deref().into_iter().chain(own).collect();
-        jinja::prose(jinja, &written)
+        literals::prose(jinja, &written)
     }
 
     /// Lays out a conversation. If its last message is the user's, up to where the assistant's turn
@@ -388,110 +337,4 @@ fn joined(parts: Vec<Part>) -> Vec<Part> {
         }
     }
     joined
-}
-
-/// The tokens of a rendering.
-///
-/// Text is encoded as text: the names of control tokens in it stay text. Some files have the tokens
-/// that steer a chat as user-defined pieces, which are found in any text; here they aren't. A
-/// SentencePiece tokenizer puts its dummy prefix before each text that follows a control token, as
-/// llama.cpp does. A control token that the vocabulary lacks is written as text, as the first
-/// models that were tuned so had it.
-///
-/// # Errors
-/// [`ErrorKind::Tokenizer`] if the tokenizer has no BOS or EOS and the template needs it.
-pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
-    let mut tokens = Vec::new();
-    let missing =
-        |name| ErrorKind::Tokenizer { reason: format!("it has no {name} token, which the chat needs") };
-    let mut writer = Writer { tokenizer, text: String::new(), after_text: false, tokens: &mut tokens };
-    for part in parts {
-        match part {
-            Part::Begin if tokenizer.adds_bos() => writer.control(tokenizer.bos()),
-            Part::Begin => {}
-            Part::Bos => writer.control(Some(tokenizer.bos().ok_or_else(|| missing("BOS"))?)),
-            Part::Eos => writer.control(Some(tokenizer.eos().ok_or_else(|| missing("EOS"))?)),
-            Part::Control(name) => match tokenizer.control(name) {
-                Some(token) => writer.control(Some(token)),
-                None => writer.text.push_str(name),
-            },
-            Part::Text(text) => writer.text.push_str(text),
-        }
-    }
-    writer.control(None);
-    Ok(tokens)
-}
-
-/// The tokens of a rendering of a whole conversation, with a model that brings this Jinja text, if
-/// any. Where that is what the template was detected by, and writes BOS itself, there is one,
-/// also if the tokenizer puts none before prompts.
-pub(crate) fn encode_whole(
-    mut parts: Vec<Part>,
-    template: Template,
-    jinja: Option<&str>,
-    tokenizer: &Tokenizer,
-) -> Result<Vec<TokenId>> {
-    let writes_bos = |jinja: &&str| Template::detect(jinja) == Some(template) && layouts::writes_bos(jinja);
-    if jinja.filter(writes_bos).is_some()
-        && tokenizer.bos().is_some()
-        && let Some(begin @ Part::Begin) = parts.first_mut()
-    {
-        *begin = Part::Bos;
-    }
-    encode(&parts, tokenizer)
-}
-
-/// Turns parts into tokens, each text as a whole.
-struct Writer<'a> {
-    tokenizer: &'a Tokenizer,
-    /// What has been said since the last control token.
-    text: String,
-    /// Whether `text` goes on from text that is tokens already.
-    after_text: bool,
-    tokens: &'a mut Vec<TokenId>,
-}
-
-impl Writer<'_> {
-    /// Ends the text, and appends a control token.
-    fn control(&mut self, token: Option<TokenId>) {
-        for fragment in without_marks(&self.text, self.tokenizer) {
-            if self.after_text {
-                self.tokenizer.encode_continued(fragment, self.tokens);
-            } else {
-                self.tokenizer.encode_into(fragment, self.tokens);
-            }
-            self.after_text = true;
-        }
-        self.text.clear();
-        self.after_text &= token.is_none();
-        self.tokens.extend(token);
-    }
-}
-
-/// The text in fragments, cut so that no user-defined piece that steers a chat is in any of them.
-fn without_marks<'a>(text: &'a str, tokenizer: &Tokenizer) -> Vec<&'a str> {
-    let is_user_defined = |name: &str| {
-        tokenizer.control(name).is_some_and(|id| tokenizer.kind(id) == Some(PieceKind::UserDefined))
-    };
-    let present = layouts::MARKS.iter().filter(|mark| text.contains(**mark) && is_user_defined(mark));
-    cut(text, &present.copied().collect::<Vec<_>>())
-}
-
-/// The text in fragments, none of which has one of the marks in it. Takes time in proportion to the
-/// text, however many marks are in it: each place is looked at once.
-fn cut<'a>(text: &'a str, marks: &[&str]) -> Vec<&'a str> {
-    let mut fragments = Vec::new();
-    let mut start = 0;
-    for (at, _) in text.char_indices().filter(|(_, c)| matches!(c, '<' | '[')) {
-        // All marks begin with one of these, a character of one byte: a cut after it parts the
-        // mark.
-        if marks.iter().any(|mark| text[at..].starts_with(mark)) {
-            fragments.push(&text[start..=at]);
-            start = at + 1;
-        }
-    }
-    if start < text.len() {
-        fragments.push(&text[start..]);
-    }
-    fragments
 }

@@ -17,6 +17,7 @@ fn say(part: Part) -> String {
         Part::Eos => "</s>".into(),
         Part::Control(name) => name.into_owned(),
         Part::Text(text) => text,
+        Part::Cut => String::new(),
     }
 }
 
@@ -197,6 +198,9 @@ fn default_system_prompt_is_a_literal_of_the_jinja_text() {
 
 mod tokens {
     use super::*;
+    use crate::chat::encode::{cut, encode_whole};
+    use crate::error::TokenId;
+    use crate::tokenizer::PieceKind;
     use crate::tokenizer::{PieceSpec, TokenizerSpec};
 
     /// Bytes as pieces, and the marks as pieces of this kind.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Chat;
 use super::context::{ContextPolicy, n_system};
-use crate::chat::{Message, Template, encode_whole};
+use crate::chat::{ChatTemplate, Message};
 use crate::constraint::Constraint;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::generate::{Draft, FinishReason, Generate, Piece, Prompt};
@@ -26,7 +26,9 @@ use crate::tokenizer::Tokenizer;
 pub struct Answer<'a> {
     stage: Stage<'a>,
     messages: &'a mut Vec<Message>,
-    template: Template,
+    template: ChatTemplate,
+    /// Tokens that end the turn, beside those that end any text.
+    ends: Vec<TokenId>,
     policy: ContextPolicy,
     tokenizer: Tokenizer,
     options: Options,
@@ -108,12 +110,13 @@ impl<'a> Answer<'a> {
     pub(super) fn new(chat: &'a mut Chat, asked: Vec<Message>, sampler: &'a mut Sampler) -> Result<Self> {
         let Chat { session, template, stops, policy, messages } = chat;
         let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?.clone();
-        let own_stops = template.stops(&tokenizer).into_iter().map(str::to_string);
-        let stops = own_stops.chain(stops.iter().cloned()).collect();
+        let (own_stops, ends) = template.ends(&tokenizer);
+        let stops = own_stops.into_iter().chain(stops.iter().cloned()).collect();
         let mut answer = Self {
             stage: Stage::Prefill(Prefill { session, sampler, tokens: Vec::new(), kept: None }),
             messages,
-            template: *template,
+            template: template.clone(),
+            ends,
             policy: *policy,
             tokenizer,
             options: Options { stops, ..Options::default() },
@@ -269,11 +272,9 @@ impl Answer<'_> {
         words.trim_start().clone_into(&mut self.beginning);
         let start = n_system(&self.asked);
         self.asked.splice(start..start, self.dropped.drain(..));
-        let jinja = session.model().chat_template();
+        let (model, beginning) = (session.model().clone(), &self.beginning);
         let encode = |messages: &[Message]| {
-            let mut parts = self.template.render(messages);
-            parts.extend(self.template.assistant_start(&self.beginning));
-            encode_whole(parts, self.template, jinja, &self.tokenizer)
+            self.template.tokens(messages, beginning, model.chat_template(), &self.tokenizer)
         };
         (self.dropped, *tokens) = self.policy.fit(&mut self.asked, session.capacity(), encode)?;
         self.n_prompt = tokens.len() - session.shared_prefix(tokens);
@@ -361,6 +362,10 @@ impl Answer<'_> {
                     piece = generate.take_held(); // no other generation continues this text
                 }
                 let Some(piece) = piece else { return Ok(None) };
+                if let Some(end) = piece.token().filter(|token| self.ends.contains(token)) {
+                    self.reason = Some(FinishReason::EndOfText(end));
+                    return Ok(None);
+                }
                 self.n_generated = generate.n_generated();
                 Ok(Some(self.trimmed(piece)))
             }

@@ -17,7 +17,7 @@ pub use answer::Answer;
 pub use context::ContextPolicy;
 use context::n_system;
 
-use crate::chat::{Message, Role, Template, encode_whole};
+use crate::chat::{ChatTemplate, Message, Role};
 use crate::error::{ErrorKind, Result};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -31,8 +31,10 @@ use crate::session::Session;
 /// # fn main() -> Result<(), babyllama::Error> {
 /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf");
 /// let model = Model::open(path)?;
-/// let template = model.chat_template().and_then(Template::detect).unwrap_or(Template::Llama2);
-/// let mut chat = Chat::new(model.session(), template)?;
+/// let mut chat = match model.chat_template() {
+///     Some(_) => Chat::with_own_template(model.session())?,
+///     None => Chat::new(model.session(), Template::Llama2)?,
+/// };
 /// let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
 /// for user in ["Who is Lily?", "And Tom?"] {
 ///     for piece in chat.ask(user, &mut sampler)?.max_tokens(10) {
@@ -51,7 +53,7 @@ use crate::session::Session;
 #[derive(Debug)]
 pub struct Chat {
     session: Session,
-    template: Template,
+    template: ChatTemplate,
     stops: Vec<String>,
     policy: ContextPolicy,
     messages: Vec<Message>,
@@ -63,10 +65,24 @@ impl Chat {
     ///
     /// # Errors
     /// [`ErrorKind::NoTokenizer`] if the session's model has none.
-    pub fn new(session: Session, template: Template) -> Result<Self> {
+    pub fn new(session: Session, template: impl Into<ChatTemplate>) -> Result<Self> {
         session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
-        let policy = ContextPolicy::default();
+        let (template, policy) = (template.into(), ContextPolicy::default());
         Ok(Self { session, template, stops: Vec::new(), policy, messages: Vec::new() })
+    }
+
+    /// A new conversation with the template that the model file brings: see
+    /// [`ChatTemplate::of_file`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoTokenizer`] if the session's model has none; [`ErrorKind::ChatTemplate`] if
+    /// its file has no template, or one that can't be run.
+    pub fn with_own_template(session: Session) -> Result<Self> {
+        let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
+        let missing = || ErrorKind::ChatTemplate { line: 1, reason: "the model file has none".into() };
+        let template = session.model().chat_template().ok_or_else(missing)?;
+        let template = ChatTemplate::of_file(template, tokenizer)?;
+        Self::new(session, template)
     }
 
     /// Ends each assistant turn before this text would come up, as the template's own stops do. May
@@ -113,8 +129,14 @@ impl Chat {
 
     /// The template.
     #[must_use]
-    pub fn template(&self) -> Template {
-        self.template
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    /// The template, to be changed: before the next assistant turn the session reads the
+    /// conversation again from where it differs.
+    pub fn template_mut(&mut self) -> &mut ChatTemplate {
+        &mut self.template
     }
 
     /// The session. It may lack the end of the last assistant turn, or have read what is no longer
@@ -228,8 +250,8 @@ impl Chat {
         let assistant = self.messages.pop()?;
         let user = self.messages.pop()?;
         let model = self.session.model();
-        let (parts, jinja) = (self.template.render(&self.messages), model.chat_template());
-        if let Ok(tokens) = encode_whole(parts, self.template, jinja, model.tokenizer()?) {
+        let file = model.chat_template();
+        if let Ok(tokens) = self.template.tokens(&self.messages, "", file, model.tokenizer()?) {
             self.session.keep_prefix(&tokens);
         }
         Some([user, assistant])
@@ -241,8 +263,9 @@ impl Chat {
     /// # Errors
     /// [`ErrorKind::ContextFull`] if the user turn doesn't fit the session, even after what the
     /// [context policy](Self::context_policy) drops;
-    /// [`ErrorKind::Tokenizer`] if the tokenizer lacks a token that the template needs. The
-    /// conversation is unchanged then.
+    /// [`ErrorKind::Tokenizer`] if the tokenizer lacks a token that the template needs;
+    /// [`ErrorKind::ConversationRefused`] and [`ErrorKind::ChatTemplate`] from a model file's own
+    /// template. The conversation is unchanged then.
     pub fn ask<'a>(&'a mut self, user: &str, sampler: &'a mut Sampler) -> Result<Answer<'a>> {
         let mut asked = self.messages.clone();
         asked.push(Message::user(user));

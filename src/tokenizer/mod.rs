@@ -14,6 +14,7 @@
 //! - [`normalizer`] and [`added`]: how a text is prepared, and which tokens are taken out of it,
 //!   where GGUF has no keys for it
 //! - [`user_defined`]: pieces that are taken out of a text before all else
+//! - [`control`]: the tokens that steer a model, by their names
 //! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
 //! - [`decoder`]: tokens to text
 //!
@@ -24,6 +25,7 @@ mod added;
 mod bpe;
 mod breakers;
 mod case;
+mod control;
 mod decoder;
 mod hash;
 mod kinds;
@@ -54,8 +56,7 @@ pub(crate) use normalizer::{ADDED_TOKEN_FLAGS, ADDED_TOKENS, END_TOKENS, FLAGS, 
 #[cfg(feature = "convert")]
 pub(crate) use spec::with_plain_spaces;
 pub(crate) use spec::{FimIds, PieceSpec, TokenizerModel, TokenizerSpec};
-pub(crate) use user_defined::Strip;
-use user_defined::{Fragment, UserDefined};
+pub(crate) use user_defined::{Fragment, Strip, UserDefined, is_stripped};
 use vocab::Vocab;
 
 use crate::error::TokenId;
@@ -253,6 +254,14 @@ impl Tokenizer {
         self.encode_fragments(self.user_defined.as_deref(), text, false, tokens);
     }
 
+    /// As [`encode_into`](Self::encode_into), for a text after a control token: where only the start
+    /// of a text has a dummy prefix, nothing is put before it.
+    pub(crate) fn encode_after_control(&self, text: &str, tokens: &mut Vec<TokenId>) {
+        let is_once = self.rules.as_ref().is_some_and(|rules| rules.settings.prefix_once);
+        let dummy_prefix = self.puts_dummy_prefix() && !is_once;
+        self.encode_fragments(self.user_defined.as_deref(), text, dummy_prefix, tokens);
+    }
+
     /// The tokens of a text that comes after a token: as one that goes on from its text, if it has
     /// any. After a token that is taken out of texts, or that is no text, a new one begins.
     pub(crate) fn encode_after(&self, previous: TokenId, text: &str) -> Vec<TokenId> {
@@ -364,17 +373,6 @@ impl Tokenizer {
     #[must_use]
     pub fn is_end(&self, id: TokenId) -> bool {
         self.end_of_generation.binary_search(&id).is_ok()
-    }
-
-    /// The first control or user-defined token that has exactly this name, such as `<|im_start|>`.
-    ///
-    /// For chat templates alone: [`encode`](Self::encode) never gives a control token.
-    #[must_use]
-    pub fn control(&self, name: &str) -> Option<TokenId> {
-        let kinds = [PieceKind::Control, PieceKind::UserDefined].into_iter();
-        let named =
-            kinds.flat_map(|kind| self.vocab.of_kind(kind).find(|(_, text)| *text == name.as_bytes()));
-        named.map(|(id, _)| id).min()
     }
 
     /// Whether texts begin with a space that is not their own.

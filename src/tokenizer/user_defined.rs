@@ -20,7 +20,7 @@ pub(crate) struct Strip {
 
 /// The user-defined pieces of a vocabulary.
 #[derive(Default)]
-pub(super) struct UserDefined {
+pub(crate) struct UserDefined {
     /// Of equal texts the first has the id.
     ids: HashMap<Box<str>, (TokenId, Strip)>,
     /// The lengths that they have, the greatest first.
@@ -39,14 +39,14 @@ impl Default for Firsts {
 
 /// A part of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fragment<'a> {
+pub(crate) enum Fragment<'a> {
     Text(&'a str),
     Token(TokenId),
 }
 
 impl UserDefined {
     /// Pieces and their ids. One that is no UTF-8 is never found in text, and left out.
-    pub(super) fn new<'a, I: Iterator<Item = (TokenId, &'a [u8], Strip)>>(pieces: I) -> Self {
+    pub(crate) fn new<'a, I: Iterator<Item = (TokenId, &'a [u8], Strip)>>(pieces: I) -> Self {
         let mut these = Self::default();
         for (id, piece, strip) in pieces {
             let Some((&first, text)) = piece.first().zip(std::str::from_utf8(piece).ok()) else {
@@ -61,13 +61,18 @@ impl UserDefined {
         these
     }
 
+    /// The piece of this text, and what it strips.
+    pub(super) fn get(&self, text: &str) -> Option<(TokenId, Strip)> {
+        self.ids.get(text).copied()
+    }
+
     /// Whether there is no piece that text can have.
     pub(super) fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
     /// Cuts a text into user-defined pieces and what lies between. No fragment is empty.
-    pub(super) fn split<'a>(&self, text: &'a str) -> Vec<Fragment<'a>> {
+    pub(crate) fn split<'a>(&self, text: &'a str) -> Vec<Fragment<'a>> {
         let mut fragments = vec![Fragment::Text(text)];
         fragments.retain(|_| !text.is_empty());
         if !text.bytes().any(|byte| self.firsts.0[usize::from(byte)]) {
@@ -113,7 +118,7 @@ impl UserDefined {
 }
 
 /// What C calls a space.
-fn is_stripped(c: char) -> bool {
+pub(crate) fn is_stripped(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }
 

@@ -1,6 +1,6 @@
 //! Conversations that outgrow their context, over the bundled model.
 
-use babyllama::chat::{Message, Template, encode};
+use babyllama::chat::{ChatTemplate, Message, Template, encode};
 use babyllama::{
     Chat, ContextPolicy, ErrorKind, FinishReason, Model, Sampler, SamplerOptions, SessionOptions, TokenId,
 };
@@ -13,7 +13,8 @@ fn new(model: &Model, template: Template, context: usize, reserve: usize) -> Cha
 }
 
 fn rendered(chat: &Chat, messages: &[Message]) -> Vec<TokenId> {
-    encode(&chat.template().render(messages), chat.session().model().tokenizer().unwrap()).unwrap()
+    let &ChatTemplate::Layout(layout) = chat.template() else { panic!("a layout was given") };
+    encode(&layout.render(messages), chat.session().model().tokenizer().unwrap()).unwrap()
 }
 
 /// A conversation with a user turn at its end, after its oldest exchanges were dropped: as few as
@@ -38,7 +39,7 @@ fn is_fresh(chat: &Chat, sampler: &mut Sampler, n: usize, words: &str) {
     let (question, before) = before.split_last().unwrap();
     let options = SessionOptions::new().context_length(chat.session().capacity());
     let session = chat.session().model().session_with(options);
-    let mut fresh = Chat::new(session, chat.template()).unwrap();
+    let mut fresh = Chat::new(session, chat.template().clone()).unwrap();
     fresh.set_messages(before.to_vec()).unwrap();
     let asked = fresh.ask(&question.content, sampler).unwrap().begin_with(words).unwrap();
     asked.max_tokens(n).for_each(|piece| drop(piece.unwrap()));

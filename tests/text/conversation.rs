@@ -1,6 +1,6 @@
 //! Conversations over the bundled model.
 
-use babyllama::chat::{Message, Template, encode};
+use babyllama::chat::{ChatTemplate, Message, Template, encode};
 use babyllama::{Chat, ErrorKind, FinishReason, Model, Sampler, SamplerOptions, SessionOptions, TokenId};
 
 use crate::common::{BUNDLED, SplitMix64, greedy, refuses};
@@ -28,7 +28,8 @@ fn ask(chat: &mut Chat, question: &str, n: usize) -> (String, Vec<u32>, Option<F
 fn rendered(chat: &Chat, question: &str) -> Vec<TokenId> {
     let messages = [chat.messages(), &[Message::user(question)]].concat();
     let tokenizer = chat.session().model().tokenizer().unwrap();
-    encode(&chat.template().render(&messages), tokenizer).unwrap()
+    let &ChatTemplate::Layout(layout) = chat.template() else { panic!("a layout was given") };
+    encode(&layout.render(&messages), tokenizer).unwrap()
 }
 
 #[test]

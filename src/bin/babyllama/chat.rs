@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use babyllama::chat::{Message, Role, Template};
+use babyllama::chat::{ChatTemplate, Message, Role};
 use babyllama::convert::OutputFile;
 use babyllama::{Answer, Chat, ContextPolicy, ErrorKind, FinishReason, Model, Sampler, Session};
 use serde_json::{Value, json};
@@ -19,13 +19,16 @@ use crate::generator::Statistics;
 use crate::input::Input;
 use crate::interrupt::{self, Watch, is_terminated};
 use crate::models;
-use crate::output::{aside, count, holds_something, note, print, print_text, tell};
+use crate::output::{aside, count, holds_something, note, print, tell};
 use crate::session_file::{MAX_MESSAGES, SessionFile};
+use crate::template::{self, Shown};
 
 const HELP: &str = "\
 /help          list the commands
 /reset         start over, with the same system prompt
 /system TEXT   set the system prompt; without TEXT, the one in the model file
+/set NAME VALUE set a variable of the model file's template, such as enable_thinking false or date_string;
+               without VALUE remove it, and without NAME list those that are set
 /save FILE     write the conversation to a new file, one JSON object per line; /save! FILE replaces a file
 /load FILE     continue a saved conversation
 /quit          leave, as Ctrl-D does
@@ -42,11 +45,14 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let (file, session, messages) = restore(args, &model)?;
     let mut input = Input::new();
     let is_typed = input.is_typed();
-    let template = args.template.map_or_else(|| template(args, &model), Ok)?;
+    let template = template::choose(args, &model)?;
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
     let policy = args.context_policy.policy(max_tokens, session.capacity());
     let mut chat = Chat::new(session, template)?.context_policy(policy);
-    let default_system = model.chat_template().and_then(|jinja| chat.template().default_system(jinja));
+    let default_system = match (chat.template(), model.chat_template()) {
+        (ChatTemplate::Layout(layout), Some(jinja)) => layout.default_system(jinja),
+        _ => None, // the file's own template says it
+    };
     let is_new = messages.is_empty();
     let file_name = args.session.as_deref().unwrap_or(Path::new("")).display();
     let n_messages = count(messages.len(), "message");
@@ -60,7 +66,8 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     if is_typed {
         let what = args.model.display();
         note(&format!(
-            "{what}, template {template}: Ctrl-C stops a reply, Ctrl-D leaves, /help lists the commands."
+            "{what}, template {}: Ctrl-C stops a reply, Ctrl-D leaves, /help lists the commands.",
+            chat.template()
         ));
         if !is_new {
             note(&format!("{file_name}: the conversation goes on after {n_messages}."));
@@ -114,40 +121,6 @@ fn restore(args: &ChatArgs, model: &Model) -> Result<(Option<SessionFile>, Sessi
 /// system prompt.
 fn may_be_command(text: &str) -> bool {
     !text.contains('\n') || text.starts_with("system ")
-}
-
-/// The model file's template, or Llama 2's if it has none. An unknown template is an error: with
-/// another one in its place the model would reply badly, and nobody would know why.
-fn template(args: &ChatArgs, model: &Model) -> Result<Template, CliError> {
-    let names: Vec<_> = Template::ALL.iter().map(|template| template.name()).collect();
-    let names = names.join(", ");
-    let Some(own) = model.chat_template().filter(|own| !own.trim().is_empty()) else {
-        note("note: the file has no chat template: taking Llama 2's; --template selects another");
-        return Ok(Template::Llama2);
-    };
-    if own.contains(char::REPLACEMENT_CHARACTER) {
-        note("note: the file's chat template is not valid UTF-8");
-    }
-    // Some files have a template's name instead of Jinja.
-    let name = Some(own.trim()).filter(|name| name.len() < 64 && !name.contains(['{', '\n']));
-    let known = Template::detect(own).ok_or_else(|| {
-        // The file means llama.cpp's template, and ours of this name is not the same.
-        let is_near = name.is_some_and(|name| name.parse::<Template>().is_ok());
-        let why =
-            if is_near { "is llama.cpp's, which differs from the one here" } else { "isn't known here" };
-        let what = name.map_or("chat template".into(), |name| format!("chat template, {name:?},"));
-        let reason = format!("its {what} {why}: select a similar one with --template: {names}");
-        CliError::of(args.model.display(), reason)
-    })?;
-    if let Some(name) = name {
-        note(&format!("note: the file names its chat template: {name}"));
-    }
-    if let Some(words) = known.left_out(own) {
-        let (begin, hint) = (words.chars().take(70).collect::<String>(), ": -y sets a system prompt");
-        let hint = if args.system.is_none() { hint } else { "" };
-        note(&format!("note: the file's chat template has words that the model isn't fed, {begin:?}{hint}"));
-    }
-    Ok(known)
 }
 
 /// A conversation and its settings.
@@ -206,6 +179,7 @@ impl Conversation {
     fn turn(&mut self, message: &str) -> Result<(), CliError> {
         let (position, capacity) = (self.chat.session().position(), self.chat.session().capacity());
         let longer = models::LONGER;
+        let mut shown = Shown::new(self.chat.template());
         let answer = self.chat.ask(message.trim(), &mut self.sampler);
         let answer = answer.map_err(|error| match (error.kind(), self.policy) {
             (ErrorKind::ContextFull { requested, .. }, ContextPolicy::Refuse) => CliError::Error(format!(
@@ -222,13 +196,13 @@ impl Conversation {
         if let Some(draft) = &self.draft {
             answer = answer.draft(Arc::clone(draft));
         }
-        let time = speak(&mut answer, &mut self.statistics);
+        let time = speak(&mut answer, &mut self.statistics, &mut shown);
         let (reason, n_generated) = (answer.finish_reason(), answer.n_generated());
         if answer.has_begun() {
             self.dropped.extend_from_slice(answer.dropped());
         }
         drop(answer);
-        let time = time?;
+        let time = shown.end().and(time)?;
         print(b"\n")?;
         if reason == Some(FinishReason::ContextFull) {
             let capacity = count(capacity, "token");
@@ -248,6 +222,21 @@ impl Conversation {
         [system, &self.dropped, rest].concat()
     }
 
+    /// Sets, removes or lists variables of the template.
+    fn set(&mut self, rest: &str) -> Result<(), CliError> {
+        let template = self.chat.template_mut();
+        match rest.split_once(char::is_whitespace) {
+            Some((name, value)) => template::set(template, name, value.trim())?,
+            None if rest.is_empty() => {
+                for (name, value) in template::variables(template)? {
+                    tell(&format!("{name} = {value}"));
+                }
+            }
+            None => drop(template::variables(template)?.remove(rest)),
+        }
+        Ok(())
+    }
+
     fn command(&mut self, command: &str) -> Result<(), CliError> {
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
@@ -259,6 +248,7 @@ impl Conversation {
             }
             ("system", "") => self.chat.set_system(self.default_system.as_deref()),
             ("system", text) => self.chat.set_system(Some(text)),
+            ("set", rest) => self.set(rest)?,
             ("save" | "save!" | "load", "") => {
                 return Err(CliError::Error(format!("/{name} needs a file name")));
             }
@@ -282,7 +272,11 @@ impl Conversation {
 
 /// Prints a reply piece by piece, and returns how long it took after its message was read. Ctrl-C
 /// ends it.
-fn speak(answer: &mut Answer<'_>, statistics: &mut Statistics) -> Result<Duration, CliError> {
+fn speak(
+    answer: &mut Answer<'_>,
+    statistics: &mut Statistics,
+    shown: &mut Shown,
+) -> Result<Duration, CliError> {
     let watch = Watch::new();
     let start = Instant::now();
     let mut begun = start;
@@ -294,7 +288,7 @@ fn speak(answer: &mut Answer<'_>, statistics: &mut Statistics) -> Result<Duratio
             tell_dropped(answer);
         }
         statistics.compare(piece.token());
-        print_text(piece.as_str())?;
+        shown.push(piece.as_str())?;
     }
     if answer.has_begun() {
         statistics.add_prompt(answer.n_prompt(), begun - start);

@@ -17,6 +17,7 @@ use crate::constraint::ConstraintArgs;
 use crate::convert::ConvertArgs;
 use crate::draft::DraftArgs;
 use crate::models::BUNDLED;
+use crate::template::parse_variable;
 
 /// Run Llama models on the CPU.
 ///
@@ -95,6 +96,11 @@ pub(crate) struct RunArgs {
     #[arg(short = 'i', long, default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     pub(crate) prompt: String,
 
+    /// Let names of control tokens in the prompt, such as `<|im_start|>`, mean these tokens; by
+    /// default they are text
+    #[arg(long)]
+    pub(crate) special: bool,
+
     /// Number of tokens to print, including the prompt's; 0 is the context's length, which is also
     /// the maximum
     #[arg(short = 'n', long, value_name = "STEPS", default_value_t = 256)]
@@ -147,6 +153,11 @@ pub(crate) struct ChatArgs {
     #[arg(long, value_name = "NAME", value_parser = template_parser())]
     pub(crate) template: Option<Template>,
 
+    /// Set a variable of the model file's template, such as `enable_thinking=false` or
+    /// `date_string=1 May 2026`; can be given several times. The value is JSON, or else a text
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) set: Vec<(String, String)>,
+
     /// System prompt: how the model should behave
     #[arg(short = 'y', long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
@@ -195,6 +206,10 @@ pub(crate) struct TokenizeArgs {
 
     #[command(flatten)]
     pub(crate) tokenizer: TokenizerArgs,
+
+    /// Let names of control tokens in the text mean these tokens; by default they are text
+    #[arg(long)]
+    pub(crate) special: bool,
 
     /// Leave out the BOS token
     #[arg(long)]

@@ -26,6 +26,7 @@ mod run;
 mod score;
 mod session_file;
 mod synthetic;
+mod template;
 mod tokenize;
 mod unrunnable;
 

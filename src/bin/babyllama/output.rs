@@ -76,6 +76,11 @@ pub(crate) fn progress_bar(template: &str, len: u64) -> ProgressBar {
     bar
 }
 
+/// Whether escape sequences may be written to standard output.
+pub(crate) fn takes_escapes_on_stdout() -> bool {
+    takes_escapes(&io::stdout())
+}
+
 /// Whether escape sequences may be written there: it is a terminal that interprets them, and the
 /// user hasn't asked for plain text.
 pub(crate) fn takes_escapes(to: &impl IsTerminal) -> bool {

@@ -11,6 +11,7 @@ use crate::interrupt::Watch;
 use crate::models;
 use crate::output::{count, note, print, print_text, read_text};
 use crate::session_file::SessionFile;
+use crate::tokenize::special_prompt;
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let sampling = args.sampling.options(SamplerOptions::new())?;
@@ -112,13 +113,19 @@ impl Prompt {
             Some(last) => {
                 // After a control token a text begins; otherwise it goes on.
                 let begins = tokenizer.kind(last) == Some(PieceKind::Control);
-                let tokens =
-                    if begins { tokenizer.encode(text) } else { tokenizer.encode_continuation(text) };
+                let tokens = match (args.special, begins) {
+                    (true, _) => tokenizer.encode_with_control(text),
+                    (false, true) => tokenizer.encode(text),
+                    (false, false) => tokenizer.encode_continuation(text),
+                };
                 // The last one is printed, and needn't be read.
                 Self { tokens, n_unprinted: 0, n_left: (capacity + 1).saturating_sub(n_used) }
             }
             None => {
-                let tokens = tokenizer.encode_prompt(text);
+                let tokens = match args.special {
+                    true => special_prompt(tokenizer, text),
+                    false => tokenizer.encode_prompt(text),
+                };
                 let Some(&first) = tokens.first() else {
                     let reason =
                         "there is no token to feed: the model has no BOS token, so give it a prompt with -i";

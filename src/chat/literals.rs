@@ -1,5 +1,7 @@
 //! What a Jinja text says literally, without running it.
 
+use super::tags::next_tag;
+
 /// Where a text has more than one value, or none that can be known.
 type Value = Option<String>;
 
@@ -41,30 +43,6 @@ pub(super) fn literals(jinja: &str) -> Vec<Literal> {
     found
 }
 
-/// The text before the next tag, the tag, and what comes after it.
-fn next_tag(jinja: &str) -> Option<(&str, &str, &str)> {
-    let start = ["{{", "{%", "{#"].iter().filter_map(|tag| jinja.find(tag)).min()?;
-    let (text, tag) = jinja.split_at(start);
-    let mut quote = None;
-    let is_comment = tag.starts_with("{#");
-    let bytes = tag.as_bytes();
-    let mut at = 2;
-    while at + 1 < bytes.len() {
-        match (quote, bytes[at]) {
-            (Some(_), b'\\') => at += 1,
-            (Some(open), byte) if open == byte => quote = None,
-            (None, byte @ (b'\'' | b'"')) if !is_comment => quote = Some(byte),
-            (None, b'#') if is_comment && bytes[at + 1] == b'}' => break,
-            (None, b'%' | b'}') if !is_comment && bytes[at + 1] == b'}' => break,
-            _ => {}
-        }
-        at += 1;
-    }
-    let end = (at + 2).min(tag.len());
-    let end = (end..=tag.len()).find(|&end| tag.is_char_boundary(end))?;
-    Some((text, &tag[..end], &tag[end..]))
-}
-
 /// Keeps the blocks that are open.
 fn follow(blocks: &mut Vec<bool>, words: &str) {
     let is_special = || {
@@ -80,6 +58,21 @@ fn follow(blocks: &mut Vec<bool>, words: &str) {
         Some("endif" | "endfor" | "endmacro") => drop(blocks.pop()),
         _ => {}
     }
+}
+
+/// Every string in the tags of a Jinja text.
+#[cfg(feature = "jinja")]
+pub(super) fn strings(jinja: &str) -> Vec<String> {
+    let (mut found, mut rest) = (Vec::new(), jinja);
+    while let Some((_, tag, after)) = next_tag(rest) {
+        if !tag.starts_with("{#") {
+            found.extend(of_tag(tag).into_iter().filter_map(|literal| literal.text));
+        }
+        rest = after;
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 fn raw(text: &str) -> Option<Literal> {
