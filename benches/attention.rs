@@ -15,7 +15,8 @@ fn main() {
     for isa in Isa::available().into_iter().skip(1) {
         let options = ModelOptions::new().isa(isa).threads(1).no_tokenizer();
         let model = Model::from_bytes_with(file.clone(), &options).expect("a synthetic file is valid");
-        for (cache, name) in [(CacheDtype::F32, "f32"), (CacheDtype::F16, "f16")] {
+        for (cache, name) in [(CacheDtype::F32, "f32"), (CacheDtype::F16, "f16"), (CacheDtype::Q8_0, "q8_0")]
+        {
             let mut session = model.session_with(SessionOptions::new().cache_dtype(cache));
             let mut at = |depth: usize| {
                 session.truncate(0);

@@ -67,7 +67,7 @@ fn sessions_take_what_is_said() {
     for context in [64, 100, 512] {
         // The buffers of a pass are the model's, and stay for the next session.
         model.session().forward(&vec![1; context]).unwrap();
-        let [exact, halves] = [CacheDtype::F32, CacheDtype::F16].map(|dtype| {
+        let [exact, halves, int8] = [CacheDtype::F32, CacheDtype::F16, CacheDtype::Q8_0].map(|dtype| {
             let options = SessionOptions::new().context_length(context).cache_dtype(dtype);
             let (_session, taken) = peak(|| {
                 let mut session = model.session_with(options);
@@ -77,6 +77,11 @@ fn sessions_take_what_is_said() {
             (taken, options.memory_bytes(model.config()) as usize)
         });
         assert_eq!(exact.0 - halves.0, exact.1 - halves.1, "{context}: {exact:?} {halves:?}");
+        assert_eq!(
+            exact.0.wrapping_sub(int8.0),
+            exact.1.wrapping_sub(int8.1),
+            "{context}: {exact:?} {int8:?}"
+        );
     }
 }
 

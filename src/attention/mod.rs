@@ -15,13 +15,17 @@
 //! In a long context it is loads that cost, not arithmetic: so eight queries are multiplied with a
 //! block while it is in the L1 cache, four at a time from registers.
 
+mod element;
 mod prefetch;
+mod q8_0;
 mod scores;
 mod values;
 
+use element::Element;
+
 use crate::compute::{Compute, Numerics};
 use crate::config::{QueryGrowth, RopePairs};
-use crate::kv_cache::{BLOCK, Earlier, KvElement, LayerCache, LayerMut, store};
+use crate::kv_cache::{BLOCK, Earlier, LayerCache, LayerMut};
 use crate::ops::{rope, softmax};
 use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::simd::{Simd, kernel};
@@ -89,10 +93,11 @@ pub(crate) fn rope_store_attend(
     match cache {
         LayerMut::F32(layer) => in_layer(compute, out, tokens, layer, heads, buffer),
         LayerMut::F16(layer) => in_layer(compute, out, tokens, layer, heads, buffer),
+        LayerMut::Q8_0(layer) => in_layer(compute, out, tokens, layer, heads, buffer),
     }
 }
 
-fn in_layer<E: KvElement>(
+fn in_layer<E: Element>(
     compute: &Compute<'_>,
     out: &mut [f32],
     tokens: Tokens<'_>,
@@ -162,8 +167,7 @@ struct Head<'a, E> {
     v: &'a [f32],         // (n_tokens, kv_dim), from this head's columns on
     kv_dim: usize,
     angles: &'a [f32], // (n_tokens, pairs, 2)
-    /// Its keys, (blocks, `head_dim`, BLOCK), and values, (positions, `head_dim`), from position
-    /// `start` on.
+    /// Its keys, (blocks, width, BLOCK), and values, (positions, width), from position `start` on.
     cache: [&'a mut [E]; 2],
     start: usize,
     /// Those before `start`.
@@ -173,14 +177,14 @@ struct Head<'a, E> {
 }
 
 kernel! { float
-    fn run<E: KvElement>(s; numerics: Numerics, head: Head<'_, E>) {
+    fn run<E: Element>(s; numerics: Numerics, head: Head<'_, E>) {
         let mut head = head;
         head.rotate_and_store();
         head.attend(s, numerics);
     }
 }
 
-impl<E: KvElement> Head<'_, E> {
+impl<E: Element> Head<'_, E> {
     /// Positions enter here: once queries and keys are rotated, a dot product of two of them
     /// depends on their distance alone.
     #[inline(always)]
@@ -197,7 +201,7 @@ impl<E: KvElement> Head<'_, E> {
                 q.row(token).iter_mut().for_each(|q| *q *= scale);
             }
             let value = &v[token * *kv_dim..][..head_dim];
-            store([keys, values], *position + token - *start, k.get(token), value);
+            E::store([keys, values], *position + token - *start, k.get(token), value);
         }
     }
 
@@ -207,7 +211,7 @@ impl<E: KvElement> Head<'_, E> {
     fn attend<S: Simd>(self, s: S, numerics: Numerics) {
         let Self { index, heads, group_size, position, mut out, q, cache, earlier, scores, sums, .. } = self;
         let Heads { head_dim, divisor, window, .. } = heads;
-        let [keys, values] = earlier.head(index, head_dim, cache.map(|numbers| &*numbers));
+        let [keys, values] = earlier.head(index, E::width(head_dim), cache.map(|numbers| &*numbers));
         let n_queries = q.n_rows() * group_size;
         let stride = scores.len() / QUERY_TILE;
         for first in (0..n_queries).step_by(QUERY_TILE) {

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::QUERY_TILE;
+use super::element::Element;
 use super::prefetch::{BlockStep, Blocks, Prefetcher};
 use crate::compute::Numerics;
-use crate::kv_cache::{BLOCK, KvElement, Stretches};
+use crate::kv_cache::{BLOCK, KvFloat, Stretches};
 use crate::simd::Simd;
 
 /// `scores[i][j] = q_i · k_j / divisor` for queries of (`head_dim`) and the keys of
@@ -18,7 +19,7 @@ use crate::simd::Simd;
 /// A query that sees fewer positions gets scores of those that it doesn't see, and of those that
 /// fill the last block; nobody reads them.
 #[inline(always)]
-pub(super) fn fill<S: Simd, E: KvElement>(
+pub(super) fn fill<S: Simd, E: Element>(
     s: S,
     numerics: Numerics,
     queries: &[&[f32]],
@@ -28,8 +29,8 @@ pub(super) fn fill<S: Simd, E: KvElement>(
     scores: &mut [f32],
 ) {
     let blocks = Blocks {
-        stretches: keys, // of (blocks, head_dim, BLOCK)
-        block_len: BLOCK * queries[0].len(),
+        stretches: keys, // of (blocks, width, BLOCK)
+        block_len: BLOCK * E::width(queries[0].len()),
         range: blocks,
         then: (values.get(0), 0),
     };
@@ -51,7 +52,7 @@ struct Scores<'a, const FUSED: bool> {
     stride: usize,
 }
 
-impl<S: Simd, E: KvElement, const FUSED: bool> BlockStep<S, E> for Scores<'_, FUSED> {
+impl<S: Simd, E: Element, const FUSED: bool> BlockStep<S, E> for Scores<'_, FUSED> {
     #[inline(always)]
     fn run<const Q: usize>(
         &mut self,
@@ -61,27 +62,19 @@ impl<S: Simd, E: KvElement, const FUSED: bool> BlockStep<S, E> for Scores<'_, FU
         first: usize,
         prefetcher: Prefetcher<'_, E>,
     ) {
-        let head_dim = keys.len() / BLOCK;
         let mut queries: [&[f32]; Q] = [&[]; Q];
         for i in 0..Q {
-            queries[i] = &self.queries[first + i][..head_dim];
+            queries[i] = self.queries[first + i];
         }
         let scores = &mut self.scores[first * self.stride + block * BLOCK..];
-        let (divisor, stride) = (self.divisor, self.stride);
-        if S::REGISTER_TILE == 4 {
-            block_scores::<S, E, FUSED, Q, 4>(s, queries, keys, divisor, prefetcher, scores, stride);
-        } else if S::REGISTER_TILE == 2 {
-            block_scores::<S, E, FUSED, Q, 2>(s, queries, keys, divisor, prefetcher, scores, stride);
-        } else {
-            block_scores::<S, E, FUSED, Q, 1>(s, queries, keys, divisor, prefetcher, scores, stride);
-        }
+        E::scores::<S, FUSED, Q>(s, queries, keys, self.divisor, prefetcher, scores, self.stride);
     }
 }
 
 /// The scores of `Q` queries and a block of keys, (`head_dim`, [`BLOCK`]): those of `N` vectors of
 /// positions at a time, for each query, are kept in registers.
 #[inline(always)]
-fn block_scores<S: Simd, E: KvElement, const FUSED: bool, const Q: usize, const N: usize>(
+pub(super) fn block_scores<S: Simd, E: KvFloat, const FUSED: bool, const Q: usize, const N: usize>(
     s: S,
     queries: [&[f32]; Q],
     keys: &[E],
@@ -91,6 +84,7 @@ fn block_scores<S: Simd, E: KvElement, const FUSED: bool, const Q: usize, const 
     stride: usize,
 ) {
     let head_dim = keys.len() / BLOCK;
+    let queries = queries.map(|query| &query[..head_dim]);
     let divisor = s.splat(divisor);
     let width = N * S::LANES;
     for part in (0..BLOCK).step_by(width) {

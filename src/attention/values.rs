@@ -1,15 +1,16 @@
 //! The last step of attention: the sum of all values that a query sees, weighted.
 
 use super::QUERY_TILE;
+use super::element::Element;
 use super::prefetch::{BlockStep, Blocks, Prefetcher};
-use crate::kv_cache::{BLOCK, KvElement, Stretches};
+use crate::kv_cache::{BLOCK, KvFloat, Stretches};
 use crate::simd::Simd;
 
 /// `sums[i] = sum over j of weights[i][j] v_j` for queries that see positions below `visible[i]`,
 /// the first query the fewest, from the block `first` on; those before their window weigh 0.
 /// `weights` is ([`QUERY_TILE`], positions), `sums` ([`QUERY_TILE`], `head_dim`).
 #[inline(always)]
-pub(super) fn weighted_sums<S: Simd, E: KvElement>(
+pub(super) fn weighted_sums<S: Simd, E: Element>(
     s: S,
     weights: &[f32],
     visible: &[usize],
@@ -19,8 +20,8 @@ pub(super) fn weighted_sums<S: Simd, E: KvElement>(
 ) {
     let n = visible.len();
     let blocks = Blocks {
-        stretches: values, // of (positions, head_dim)
-        block_len: BLOCK * (sums.len() / QUERY_TILE),
+        stretches: values, // of (positions, width)
+        block_len: BLOCK * E::width(sums.len() / QUERY_TILE),
         range: first..visible[n - 1].div_ceil(BLOCK),
         // A head's keys are followed by those of the next head, which is this thread's next task.
         then: (keys.get(0), keys.get(0).len()),
@@ -37,7 +38,7 @@ struct WeightedSums<'a> {
     sums: &'a mut [f32],
 }
 
-impl<S: Simd, E: KvElement> BlockStep<S, E> for WeightedSums<'_> {
+impl<S: Simd, E: Element> BlockStep<S, E> for WeightedSums<'_> {
     #[inline(always)]
     fn run<const Q: usize>(
         &mut self,
@@ -47,7 +48,7 @@ impl<S: Simd, E: KvElement> BlockStep<S, E> for WeightedSums<'_> {
         first: usize,
         prefetcher: Prefetcher<'_, E>,
     ) {
-        let head_dim = values.len() / BLOCK;
+        let head_dim = self.sums.len() / QUERY_TILE;
         let (weights, visible) = (&self.weights[first * self.stride..], &self.visible[first..]);
         let sums = &mut self.sums[first * head_dim..];
         let start = block * BLOCK;
@@ -55,20 +56,33 @@ impl<S: Simd, E: KvElement> BlockStep<S, E> for WeightedSums<'_> {
         for i in 0..Q {
             in_block[i] = &weights[i * self.stride..][start.min(visible[i])..visible[i].min(start + BLOCK)];
         }
-        let mut column = 0;
-        while column < head_dim {
-            let vectors = (head_dim - column) / S::LANES;
-            column += if S::REGISTER_TILE >= 4 && vectors >= 4 {
-                add_columns::<S, E, Q, 4>(s, values, prefetcher, in_block, column, sums)
-            } else if S::REGISTER_TILE >= 2 && vectors >= 2 {
-                add_columns::<S, E, Q, 2>(s, values, prefetcher, in_block, column, sums)
-            } else if vectors >= 1 {
-                add_columns::<S, E, Q, 1>(s, values, prefetcher, in_block, column, sums)
-            } else {
-                add_tail::<S, E, Q>(s, values, in_block, column, sums);
-                S::LANES
-            };
-        }
+        E::add_block::<S, Q>(s, values, prefetcher, in_block, sums, head_dim);
+    }
+}
+
+/// Adds a block's values that are floats, ([`BLOCK`], `head_dim`), weighted.
+#[inline(always)]
+pub(super) fn add_tiles<S: Simd, E: KvFloat, const Q: usize>(
+    s: S,
+    values: &[E],
+    prefetcher: Prefetcher<'_, E>,
+    weights: [&[f32]; Q],
+    sums: &mut [f32],
+    head_dim: usize,
+) {
+    let mut column = 0;
+    while column < head_dim {
+        let vectors = (head_dim - column) / S::LANES;
+        column += if S::REGISTER_TILE >= 4 && vectors >= 4 {
+            add_columns::<S, E, Q, 4>(s, values, prefetcher, weights, column, sums)
+        } else if S::REGISTER_TILE >= 2 && vectors >= 2 {
+            add_columns::<S, E, Q, 2>(s, values, prefetcher, weights, column, sums)
+        } else if vectors >= 1 {
+            add_columns::<S, E, Q, 1>(s, values, prefetcher, weights, column, sums)
+        } else {
+            add_tail::<S, E, Q>(s, values, weights, column, sums);
+            S::LANES
+        };
     }
 }
 
@@ -76,7 +90,7 @@ impl<S: Simd, E: KvElement> BlockStep<S, E> for WeightedSums<'_> {
 /// in registers; returns how many columns these are. `weights` are of the positions that each query
 /// sees.
 #[inline(always)]
-fn add_columns<S: Simd, E: KvElement, const Q: usize, const N: usize>(
+fn add_columns<S: Simd, E: KvFloat, const Q: usize, const N: usize>(
     s: S,
     values: &[E],
     prefetcher: Prefetcher<'_, E>,
@@ -132,7 +146,7 @@ fn add_columns<S: Simd, E: KvElement, const Q: usize, const N: usize>(
 
 /// As [`add_columns`], for the last columns, which are less than a vector.
 #[inline(always)]
-fn add_tail<S: Simd, E: KvElement, const Q: usize>(
+fn add_tail<S: Simd, E: KvFloat, const Q: usize>(
     s: S,
     values: &[E],
     weights: [&[f32]; Q],

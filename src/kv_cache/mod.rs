@@ -7,13 +7,16 @@
 //! query with them then need no sum across lanes, and each is summed in the plain order of its
 //! dimensions, whatever the width of a vector.
 
+mod q8_0;
 mod segments;
 
 use std::fmt;
 use std::str::FromStr;
 
-pub(crate) use segments::{Earlier, LayerCache, Segments, Stretches, store};
+pub(crate) use q8_0::{GROUP, ROWS, n_groups};
+pub(crate) use segments::{Earlier, LayerCache, Segments, Stretches};
 
+use crate::config::Config;
 use crate::error::{Error, Result, by_name};
 use crate::simd::Simd;
 
@@ -30,25 +33,31 @@ pub enum CacheDtype {
     /// IEEE half precision: half the memory, and in long contexts less time, for an error of 2^-11
     /// in each key and value.
     F16,
+    /// `int8` that share a half-precision scale by 32: about a quarter of the memory, for an error
+    /// of up to 1/254 of the greatest of the 32. A head that isn't a multiple of 32 wide is padded.
+    Q8_0,
 }
 
 impl CacheDtype {
     /// All types.
-    pub const ALL: &'static [Self] = &[Self::F32, Self::F16];
+    pub const ALL: &'static [Self] = &[Self::F32, Self::F16, Self::Q8_0];
 
-    /// Its name: `f32` or `f16`.
+    /// Its name: `f32`, `f16` or `q8_0`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
         }
     }
 
-    pub(crate) fn bytes(self) -> usize {
+    /// Bytes that a key or a value of a head takes.
+    pub(crate) fn bytes(self, head_dim: usize) -> usize {
         match self {
-            Self::F32 => size_of::<f32>(),
-            Self::F16 => size_of::<u16>(),
+            Self::F32 => f32::width(head_dim) * size_of::<f32>(),
+            Self::F16 => u16::width(head_dim) * size_of::<u16>(),
+            Self::Q8_0 => i8::width(head_dim),
         }
     }
 }
@@ -67,13 +76,32 @@ impl FromStr for CacheDtype {
     }
 }
 
-/// A number of the cache: a part of a key or a value.
+/// What the cache consists of: numbers that are a part of a key or a value, or say something of
+/// such.
 pub(crate) trait KvElement: Copy + Default + Send + Sync {
-    fn from_f32(value: f32) -> Self;
+    /// How many a head's key or value takes.
+    fn width(head_dim: usize) -> usize {
+        head_dim
+    }
+    /// Stores a head's key and value of one position, (`head_dim`) each, in all that the head has.
+    fn store(cache: [&mut [Self]; 2], position: usize, key: &[f32], value: &[f32]);
+    /// Where the `i`th element of a position's key is, among the `width` of each.
+    fn key_place(position: usize, i: usize, width: usize) -> usize {
+        position / BLOCK * BLOCK * width + i * BLOCK + position % BLOCK
+    }
+    /// Where the `i`th element of a position's value is.
+    fn value_place(position: usize, i: usize, width: usize) -> usize {
+        position * width + i
+    }
     /// Its bytes, little-endian, to the end of some others.
     fn write(self, to: &mut Vec<u8>);
     /// From as many bytes as it has.
     fn read(from: &[u8]) -> Self;
+}
+
+/// A number of the cache: a part of a key or a value.
+pub(crate) trait KvFloat: KvElement {
+    fn from_f32(value: f32) -> Self;
     /// The first `LANES` numbers.
     fn load<S: Simd>(s: S, from: &[Self]) -> S::F32;
     /// All of `from`, which are fewer, and then zeros.
@@ -81,14 +109,21 @@ pub(crate) trait KvElement: Copy + Default + Send + Sync {
 }
 
 impl KvElement for f32 {
-    fn from_f32(value: f32) -> Self {
-        value
+    #[inline(always)]
+    fn store(cache: [&mut [Self]; 2], position: usize, key: &[f32], value: &[f32]) {
+        store_floats(cache, position, key, value);
     }
     fn write(self, to: &mut Vec<u8>) {
         to.extend(self.to_le_bytes());
     }
     fn read(from: &[u8]) -> Self {
         Self::from_le_bytes([from[0], from[1], from[2], from[3]])
+    }
+}
+
+impl KvFloat for f32 {
+    fn from_f32(value: f32) -> Self {
+        value
     }
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[f32]) -> S::F32 {
@@ -102,14 +137,21 @@ impl KvElement for f32 {
 
 /// The bits of a half-precision number.
 impl KvElement for u16 {
-    fn from_f32(value: f32) -> Self {
-        half::f16::from_f32(value).to_bits()
+    #[inline(always)]
+    fn store(cache: [&mut [Self]; 2], position: usize, key: &[f32], value: &[f32]) {
+        store_floats(cache, position, key, value);
     }
     fn write(self, to: &mut Vec<u8>) {
         to.extend(self.to_le_bytes());
     }
     fn read(from: &[u8]) -> Self {
         Self::from_le_bytes([from[0], from[1]])
+    }
+}
+
+impl KvFloat for u16 {
+    fn from_f32(value: f32) -> Self {
+        half::f16::from_f32(value).to_bits()
     }
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[u16]) -> S::F32 {
@@ -123,25 +165,42 @@ impl KvElement for u16 {
     }
 }
 
+/// Stores a head's key and value of one position as they are.
+#[inline(always)]
+fn store_floats<E: KvFloat>([keys, values]: [&mut [E]; 2], position: usize, key: &[f32], value: &[f32]) {
+    let head_dim = key.len();
+    let (block, j) = (position / BLOCK * BLOCK, position % BLOCK);
+    let columns = keys[block * head_dim..][..BLOCK * head_dim].chunks_exact_mut(BLOCK);
+    for (column, &key) in columns.zip(key) {
+        column[j] = E::from_f32(key);
+    }
+    for (to, &value) in values[position * head_dim..][..head_dim].iter_mut().zip(value) {
+        *to = E::from_f32(value);
+    }
+}
+
 /// The cache of all layers.
 #[derive(Clone, Debug)]
 pub(crate) enum KvCache {
     F32(Segments<f32>),
     F16(Segments<u16>),
+    Q8_0(Segments<i8>),
 }
 
 /// What a pass adds to, and reads, of one layer.
 pub(crate) enum LayerMut<'a> {
     F32(LayerCache<'a, f32>),
     F16(LayerCache<'a, u16>),
+    Q8_0(LayerCache<'a, i8>),
 }
 
-/// The same for both types.
+/// The same for all types.
 macro_rules! with_segments {
     ($cache:expr, $segments:ident => $body:expr) => {
         match $cache {
             KvCache::F32($segments) => $body,
             KvCache::F16($segments) => $body,
+            KvCache::Q8_0($segments) => $body,
         }
     };
 }
@@ -152,18 +211,20 @@ impl KvCache {
         match dtype {
             CacheDtype::F32 => Self::F32(Segments::new(n_layers, kv_dim, head_dim)),
             CacheDtype::F16 => Self::F16(Segments::new(n_layers, kv_dim, head_dim)),
+            CacheDtype::Q8_0 => Self::Q8_0(Segments::new(n_layers, kv_dim, head_dim)),
         }
     }
 
     /// Bytes that a position takes in all layers.
-    pub(crate) fn bytes_per_position(n_layers: usize, kv_dim: usize, dtype: CacheDtype) -> usize {
-        2 * n_layers * kv_dim * dtype.bytes()
+    pub(crate) fn bytes_per_position(config: &Config, dtype: CacheDtype) -> usize {
+        2 * config.n_layers * config.n_kv_heads * dtype.bytes(config.head_dim)
     }
 
     pub(crate) fn dtype(&self) -> CacheDtype {
         match self {
             Self::F32(_) => CacheDtype::F32,
             Self::F16(_) => CacheDtype::F16,
+            Self::Q8_0(_) => CacheDtype::Q8_0,
         }
     }
 
@@ -203,6 +264,7 @@ impl KvCache {
         match self {
             Self::F32(segments) => LayerMut::F32(segments.layer(layer, position)),
             Self::F16(segments) => LayerMut::F16(segments.layer(layer, position)),
+            Self::Q8_0(segments) => LayerMut::Q8_0(segments.layer(layer, position)),
         }
     }
 
@@ -211,10 +273,11 @@ impl KvCache {
         match self {
             Self::F32(segments) => Self::F32(segments.fork(len)),
             Self::F16(segments) => Self::F16(segments.fork(len)),
+            Self::Q8_0(segments) => Self::Q8_0(segments.fork(len)),
         }
     }
 
-    /// Appends a head's keys of the first `len` positions, and then its values: (`len`, `head_dim`)
+    /// Appends a head's keys of the first `len` positions, and then its values: (`len`, width)
     /// each, in the order of positions, little-endian.
     pub(crate) fn read_head(&self, layer: usize, head: usize, len: usize, to: &mut Vec<u8>) {
         with_segments!(self, segments => segments.read_head(layer, head, len, to));

@@ -19,8 +19,9 @@ pub(crate) struct Segments<E> {
     /// begins at or before it.
     parts: Vec<Part<E>>,
     n_layers: usize,
-    kv_dim: usize,
-    head_dim: usize,
+    n_kv_heads: usize,
+    /// Elements of a head's key, or of its value.
+    width: usize,
 }
 
 /// A segment, and where it begins.
@@ -40,8 +41,8 @@ struct Segment<E> {
 /// Keys and values of one layer.
 #[derive(Debug)]
 struct Layer<E> {
-    keys: Vec<E>,   // (n_kv_heads, capacity / BLOCK, head_dim, BLOCK)
-    values: Vec<E>, // (n_kv_heads, capacity, head_dim)
+    keys: Vec<E>,   // (n_kv_heads, capacity / BLOCK, width, BLOCK): see `KvElement::key_place`
+    values: Vec<E>, // (n_kv_heads, capacity, width): see `KvElement::value_place`
 }
 
 impl<E: KvElement> Segment<E> {
@@ -50,12 +51,12 @@ impl<E: KvElement> Segment<E> {
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
-    fn new(capacity: usize, n_layers: usize, kv_dim: usize) -> Result<Self> {
+    fn new(capacity: usize, n_layers: usize, kv_width: usize) -> Result<Self> {
         let out_of_memory = || ErrorKind::OutOfMemory {
             what: "the key and value cache",
-            bytes: (capacity as u64).saturating_mul((2 * n_layers * kv_dim * size_of::<E>()) as u64),
+            bytes: (capacity as u64).saturating_mul((2 * n_layers * kv_width * size_of::<E>()) as u64),
         };
-        let len = capacity.checked_mul(kv_dim).ok_or_else(out_of_memory)?;
+        let len = capacity.checked_mul(kv_width).ok_or_else(out_of_memory)?;
         let bytes = len.checked_mul(size_of::<E>()).ok_or_else(out_of_memory)?;
         if !can_allocate(2 * n_layers, bytes) {
             return Err(out_of_memory().into());
@@ -65,12 +66,12 @@ impl<E: KvElement> Segment<E> {
     }
 
     /// Copies the block of positions after the first `skipped` of another segment to the beginning.
-    fn copy_block(&mut self, from: &Self, skipped: usize, n_kv_heads: usize, head_dim: usize) {
-        let (to_stride, from_stride) = (self.capacity * head_dim, from.capacity * head_dim);
+    fn copy_block(&mut self, from: &Self, skipped: usize, n_kv_heads: usize, width: usize) {
+        let (to_stride, from_stride) = (self.capacity * width, from.capacity * width);
         for (to, from) in self.layers.iter_mut().zip(&from.layers) {
             for (to, from) in [(&mut to.keys, &from.keys), (&mut to.values, &from.values)] {
                 for head in 0..n_kv_heads {
-                    let from = &from[head * from_stride + skipped * head_dim..][..BLOCK * head_dim];
+                    let from = &from[head * from_stride + skipped * width..][..BLOCK * width];
                     to[head * to_stride..][..from.len()].copy_from_slice(from);
                 }
             }
@@ -80,11 +81,17 @@ impl<E: KvElement> Segment<E> {
 
 impl<E: KvElement> Segments<E> {
     pub(super) fn new(n_layers: usize, kv_dim: usize, head_dim: usize) -> Self {
-        Self { parts: Vec::new(), n_layers, kv_dim, head_dim }
+        let (n_kv_heads, width) = (kv_dim / head_dim, E::width(head_dim));
+        Self { parts: Vec::new(), n_layers, n_kv_heads, width }
+    }
+
+    /// Elements of all heads' keys, or values, of a position and a layer.
+    fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.width
     }
 
     pub(super) fn position_bytes(&self) -> usize {
-        2 * self.n_layers * self.kv_dim * size_of::<E>()
+        2 * self.n_layers * self.kv_width() * size_of::<E>()
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -140,7 +147,7 @@ impl<E: KvElement> Segments<E> {
             let own = own.map(|segment| segment.capacity).sum::<usize>();
             let wanted = if self.parts.is_empty() { first } else { own.min(limit.saturating_sub(start)) };
             let capacity = wanted.max(needed - start).checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
-            let segment = Arc::new(Segment::new(capacity, self.n_layers, self.kv_dim)?);
+            let segment = Arc::new(Segment::new(capacity, self.n_layers, self.kv_width())?);
             self.parts.push(Part { start, segment });
         }
         Ok(moves)
@@ -151,11 +158,10 @@ impl<E: KvElement> Segments<E> {
     fn part_ways(&mut self, i: usize, position: usize, needed: usize) -> Result<()> {
         let start = position / BLOCK * BLOCK;
         let capacity = (needed - start).next_multiple_of(BLOCK);
-        let mut segment = Segment::new(capacity, self.n_layers, self.kv_dim)?;
+        let mut segment = Segment::new(capacity, self.n_layers, self.kv_width())?;
         let shared = &self.parts[i];
         if position > start {
-            let n_kv_heads = self.kv_dim / self.head_dim;
-            segment.copy_block(&shared.segment, start - shared.start, n_kv_heads, self.head_dim);
+            segment.copy_block(&shared.segment, start - shared.start, self.n_kv_heads, self.width);
         }
         self.parts.truncate(if start == shared.start { i } else { i + 1 });
         self.parts.push(Part { start, segment: Arc::new(segment) });
@@ -178,7 +184,7 @@ impl<E: KvElement> Segments<E> {
     }
 
     pub(super) fn read_head(&self, layer: usize, head: usize, len: usize, to: &mut Vec<u8>) {
-        let d = self.head_dim;
+        let d = self.width;
         for of_values in [false, true] {
             for (i, part) in self.parts.iter().enumerate() {
                 let end = self.parts.get(i + 1).map_or(len, |next| next.start.min(len));
@@ -186,19 +192,15 @@ impl<E: KvElement> Segments<E> {
                 let stride = part.segment.capacity * d;
                 let numbers = &(if of_values { values } else { keys })[head * stride..][..stride];
                 for position in 0..end.saturating_sub(part.start) {
-                    if of_values {
-                        numbers[position * d..][..d].iter().for_each(|x| x.write(to));
-                    } else {
-                        let block = &numbers[position / BLOCK * BLOCK * d..][..BLOCK * d];
-                        block.iter().skip(position % BLOCK).step_by(BLOCK).for_each(|x| x.write(to));
-                    }
+                    let place = if of_values { E::value_place } else { E::key_place };
+                    (0..d).for_each(|i| numbers[place(position, i, d)].write(to));
                 }
             }
         }
     }
 
     pub(super) fn write_head(&mut self, layer: usize, head: usize, from: &[u8]) {
-        let d = self.head_dim;
+        let d = self.width;
         let (from_keys, from_values) = from.split_at(from.len() / 2);
         let Some(part) = self.parts.first_mut().filter(|_| !from.is_empty()) else { return };
         let segment = Arc::get_mut(&mut part.segment).expect("a new segment isn't shared");
@@ -206,11 +208,10 @@ impl<E: KvElement> Segments<E> {
         let Layer { keys, values } = &mut segment.layers[layer];
         let (keys, values) = (&mut keys[head * stride..][..stride], &mut values[head * stride..][..stride]);
         for (i, from) in from_keys.chunks_exact(size_of::<E>()).enumerate() {
-            let (position, j) = (i / d, i % d);
-            keys[position / BLOCK * BLOCK * d + j * BLOCK + position % BLOCK] = E::read(from);
+            keys[E::key_place(i / d, i % d, d)] = E::read(from);
         }
-        for (to, from) in values.iter_mut().zip(from_values.chunks_exact(size_of::<E>())) {
-            *to = E::read(from);
+        for (i, from) in from_values.chunks_exact(size_of::<E>()).enumerate() {
+            values[E::value_place(i / d, i % d, d)] = E::read(from);
         }
     }
 
@@ -224,8 +225,8 @@ impl<E: KvElement> Segments<E> {
 pub(crate) struct LayerCache<'a, E> {
     /// The first position of what can be written.
     pub(crate) start: usize,
-    pub(crate) keys: &'a mut [E],   // (n_kv_heads, blocks, head_dim, BLOCK)
-    pub(crate) values: &'a mut [E], // (n_kv_heads, blocks * BLOCK, head_dim)
+    pub(crate) keys: &'a mut [E],   // (n_kv_heads, blocks, width, BLOCK)
+    pub(crate) values: &'a mut [E], // (n_kv_heads, blocks * BLOCK, width)
     pub(crate) earlier: Earlier<'a, E>,
 }
 
@@ -244,13 +245,13 @@ impl<'a, E: KvElement> Earlier<'a, E> {
     pub(crate) fn head(
         self,
         head: usize,
-        head_dim: usize,
+        width: usize,
         [keys, values]: [&'a [E]; 2],
     ) -> [Stretches<'a, E>; 2] {
         [(false, keys), (true, values)].map(|(of_values, last)| Stretches {
             earlier: self,
             head,
-            head_dim,
+            width,
             of_values,
             last,
         })
@@ -262,7 +263,7 @@ impl<'a, E: KvElement> Earlier<'a, E> {
 pub(crate) struct Stretches<'a, E> {
     earlier: Earlier<'a, E>,
     head: usize,
-    head_dim: usize,
+    width: usize,
     of_values: bool,
     last: &'a [E],
 }
@@ -272,13 +273,13 @@ impl<'a, E: KvElement> Stretches<'a, E> {
         self.earlier.parts.len() + 1
     }
 
-    /// The `i`th stretch: in keys (blocks, `head_dim`, [`BLOCK`]), in values (positions,
-    /// `head_dim`). There may be memory after its last position.
+    /// The `i`th stretch: in keys (blocks, `width`, [`BLOCK`]), in values (positions,
+    /// `width`). There may be memory after its last position.
     #[inline(always)]
     pub(crate) fn get(self, i: usize) -> &'a [E] {
         let Some(part) = self.earlier.parts.get(i) else { return self.last };
         let Layer { keys, values } = &part.segment.layers[self.earlier.layer];
-        let len = part.segment.capacity * self.head_dim;
+        let len = part.segment.capacity * self.width;
         &(if self.of_values { values } else { keys })[self.head * len..][..len]
     }
 
@@ -288,27 +289,8 @@ impl<'a, E: KvElement> Stretches<'a, E> {
         let Earlier { parts, end, .. } = self.earlier;
         match parts.get(i) {
             Some(part) => (parts.get(i + 1).map_or(end, |next| next.start) - part.start) / BLOCK,
-            None => self.last.len() / self.head_dim / BLOCK,
+            None => self.last.len() / self.width / BLOCK,
         }
-    }
-}
-
-/// Stores a head's key and value of one position, (`head_dim`) each, where [`Layer`] has them.
-#[inline(always)]
-pub(crate) fn store<E: KvElement>(
-    [keys, values]: [&mut [E]; 2],
-    position: usize,
-    key: &[f32],
-    value: &[f32],
-) {
-    let head_dim = key.len();
-    let (block, j) = (position / BLOCK * BLOCK, position % BLOCK);
-    let columns = keys[block * head_dim..][..BLOCK * head_dim].chunks_exact_mut(BLOCK);
-    for (column, &key) in columns.zip(key) {
-        column[j] = E::from_f32(key);
-    }
-    for (to, &value) in values[position * head_dim..][..head_dim].iter_mut().zip(value) {
-        *to = E::from_f32(value);
     }
 }
 
@@ -357,7 +339,7 @@ mod tests {
                     for (head, (keys, values)) in heads.enumerate() {
                         for position in position..position + n {
                             let key: [f32; DIM] = std::array::from_fn(|d| number(head, position, d, mark));
-                            store([keys, values], position - start, &key, &key.map(|x| -x));
+                            f32::store([keys, values], position - start, &key, &key.map(|x| -x));
                         }
                     }
                 }

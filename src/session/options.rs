@@ -57,8 +57,8 @@ impl SessionOptions {
         let positions = self.context_length.unwrap_or(config.max_seq_len);
         // The cache grows in blocks.
         let cached = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
-        let per_position = KvCache::bytes_per_position(config.n_layers, config.kv_dim(), self.cache_dtype)
-            + Scratch::bytes_per_position(config);
+        let per_position =
+            KvCache::bytes_per_position(config, self.cache_dtype) + Scratch::bytes_per_position(config);
         let batch = positions.min(MAX_BATCH) as u64;
         (per_position as u64)
             .saturating_mul(cached)

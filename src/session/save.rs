@@ -5,7 +5,7 @@
 //!           flags u8, pending token u32, position u64, held text's bytes u32, decoder's bytes u8,
 //!           rows of results u8
 //! text      tokens u32 x position, held text, decoder's bytes
-//! cache     for each layer and head: keys (position, head_dim), then values (position, head_dim)
+//! cache     for each layer and head: keys (position, width), then values (position, width)
 //! results   logits f32 x vocab_size, hidden state f32 x dim
 //! ```
 //!
@@ -217,7 +217,7 @@ impl Model {
         }
         session.tokens = tokens;
 
-        let len = 2 * position * config.head_dim * session.cache.dtype().bytes();
+        let len = 2 * position * session.cache.dtype().bytes(config.head_dim);
         for layer in 0..config.n_layers {
             for head in 0..config.n_kv_heads {
                 session.cache.write_head(layer, head, &reader.read("cache", len)?);

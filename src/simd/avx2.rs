@@ -14,7 +14,7 @@ use self::products::Products;
 pub(super) use self::vnni::Vnni;
 pub(super) use self::widening::Widening;
 use super::features::target_feature_impl;
-use super::x86::memory::{load_128, load_256};
+use super::x86::memory::{load_64, load_128, load_256};
 use super::x86::parts::{first_lanes, max_of_each, round_away_x8, transpose_dwords};
 use super::x86::{self, HasAvx2, Parts};
 use super::{Kernel, QuantKernels, Simd};
@@ -77,6 +77,9 @@ target_feature_impl! {
         }
         fn load_f16(from: &[u16]) -> __m256 {
             _mm256_cvtph_ps(load_128(from))
+        }
+        fn load_i8(from: &[i8]) -> __m256 {
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_64(from)))
         }
         fn load_bf16(from: &[u16]) -> __m256 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load_128(from))))

@@ -68,6 +68,9 @@ target_feature_impl! {
         fn load_f16(from: &[u16]) -> __m512 {
             _mm512_cvtph_ps(load_256(from))
         }
+        fn load_i8(from: &[i8]) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_128(from)))
+        }
         fn load_bf16(from: &[u16]) -> __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_256(from))))
         }

@@ -98,6 +98,12 @@ target_feature_impl! {
         fn load_f16(from: &[u16]) -> float32x4x2_t {
             widen_f16(load_u16x8(from))
         }
+        fn load_i8(from: &[i8]) -> float32x4x2_t {
+            let bytes: [u8; 8] = std::array::from_fn(|i| from[i].cast_unsigned());
+            let words = vmovl_s8(vcreate_s8(u64::from_le_bytes(bytes)));
+            let (low, high) = (vmovl_s16(vget_low_s16(words)), vmovl_high_s16(words));
+            float32x4x2_t(vcvtq_f32_s32(low), vcvtq_f32_s32(high))
+        }
         fn load_bf16(from: &[u16]) -> float32x4x2_t {
             let (words, zero) = (load_u16x8(from), vdupq_n_u16(0));
             let (low, high) = (vzip1q_u16(zero, words), vzip2q_u16(zero, words));

@@ -145,6 +145,8 @@ pub(crate) trait Simd: Simd256 {
     fn load(self, from: &[f32]) -> Self::F32;
     /// The first `LANES` IEEE half-precision numbers, as f32. Panics if there are fewer.
     fn load_f16(self, from: &[u16]) -> Self::F32;
+    /// The first `LANES` int8, as f32. Panics if there are fewer.
+    fn load_i8(self, from: &[i8]) -> Self::F32;
     /// The first `LANES` bfloat16 numbers, as f32. Panics if there are fewer.
     fn load_bf16(self, from: &[u16]) -> Self::F32;
     /// All of `from`, which has fewer than `LANES` elements, and then zeros.

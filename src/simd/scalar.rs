@@ -159,6 +159,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| f16_to_f32(from[i]))
     }
     #[inline(always)]
+    fn load_i8(self, from: &[i8]) -> Self::F32 {
+        std::array::from_fn(|i| from[i].into())
+    }
+    #[inline(always)]
     fn load_bf16(self, from: &[u16]) -> Self::F32 {
         std::array::from_fn(|i| f32::from_bits(u32::from(from[i]) << 16))
     }

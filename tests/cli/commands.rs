@@ -233,10 +233,11 @@ fn inspect_shows_what_is_in_a_model() {
         ],
     );
     let model = Model::open(BUNDLED).unwrap();
-    for (dtype, option) in [(CacheDtype::F32, None), (CacheDtype::F16, Some("--f16-cache"))] {
+    let int8 = (CacheDtype::Q8_0, &["--cache-dtype", "q8_0"][..]);
+    for (dtype, option) in [(CacheDtype::F32, &[][..]), (CacheDtype::F16, &["--f16-cache"][..]), int8] {
         let options = SessionOptions::new().context_length(2000).cache_dtype(dtype);
         let memory = options.memory_bytes(model.config());
-        let args = [&["inspect", "--context-length", "2000"][..], option.as_slice()].concat();
+        let args = [&["inspect", "--context-length", "2000"][..], option].concat();
         let shown = stdout(&babyllama(&args)).replace(',', "");
         assert!(shown.contains(&format!("({memory} bytes) when all 2000 positions")), "{shown}");
     }

@@ -83,7 +83,7 @@ fn the_laws_hold_with_biases_norms_and_a_window() {
     let model = Model::from_bytes(file(false)).unwrap();
     assert_eq!(model.config().sliding_window, Some(WINDOW));
     let mut rng = SplitMix64::new(8);
-    for dtype in [CacheDtype::F32, CacheDtype::F16] {
+    for &dtype in CacheDtype::ALL {
         let options = SessionOptions::new().context_length(700).cache_dtype(dtype);
         for _ in 0..if UNOPTIMIZED { 6 } else { 60 } {
             let text = tokens(1 + rng.below(500), 61);

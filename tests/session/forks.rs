@@ -198,7 +198,12 @@ proptest! {
         dtype in select(CacheDtype::ALL),
     ) {
         let model = open_deep();
-        let position = 2 * DEEP.n_layers * DEEP.kv_dim() * if dtype == CacheDtype::F32 { 4 } else { 2 };
+        let head = match dtype {
+            CacheDtype::F32 => 4 * DEEP.head_dim(),
+            CacheDtype::F16 => 2 * DEEP.head_dim(),
+            _ => DEEP.head_dim().div_ceil(32) * 34,
+        };
+        let position = 2 * DEEP.n_layers * DEEP.n_kv_heads * head;
         // Tokens, logits and hidden states, and the lists of segments and layers.
         let rest = 8 * (4 * 4 * (n + own + 64) + 8 * (DEEP.vocab_size + DEEP.dim) + 10_000);
         let tail = (n % 64 + own).next_multiple_of(64);

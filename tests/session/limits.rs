@@ -84,11 +84,12 @@ fn a_session_says_how_much_memory_it_will_take_whatever_its_length() {
     let memory = |n: usize, dtype| {
         SessionOptions::new().context_length(n).cache_dtype(dtype).memory_bytes(model.config())
     };
-    for (dtype, bytes) in [(CacheDtype::F32, 4), (CacheDtype::F16, 2)] {
+    // Heads of 4, of which Q8_0 makes 32 int8 and a scale.
+    for (dtype, bytes) in [(CacheDtype::F32, 4 * 8), (CacheDtype::F16, 2 * 8), (CacheDtype::Q8_0, 2 * 34)] {
         let (more, less) = (memory(64 * 30, dtype), memory(64 * 20, dtype));
         assert_eq!(
             more - less,
-            640 * (2 * 2 * 8 * bytes + 2 * 8 * 4),
+            640 * (2 * 2 * bytes + 2 * 8 * 4),
             "{dtype:?}: keys and values, 2 layers of 8, and scores for two tasks of eight queries"
         );
         assert!(memory(65, dtype) - memory(64, dtype) > 64 * 32, "blocks of 64");

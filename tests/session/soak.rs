@@ -167,6 +167,11 @@ fn law_13_two_thousand_operations_with_a_cache_in_f16_change_no_bit() {
     soak(RandomModel::new(SHAPE, 11).to_v1(), CacheDtype::F16, 2_000);
 }
 
+#[test]
+fn law_13_two_thousand_operations_with_a_cache_in_q8_0_change_no_bit() {
+    soak(RandomModel::new(SHAPE, 11).to_v1(), CacheDtype::Q8_0, 2_000);
+}
+
 /// Its groups of eight are slow.
 #[test]
 fn law_13_hundreds_of_operations_with_weights_in_int8_change_no_bit() {

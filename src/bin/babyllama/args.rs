@@ -206,10 +206,8 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "N", value_parser = in_range(1..=MAX_POSITIONS))]
     pub(crate) context_length: Option<usize>,
 
-    /// Keep the KV cache in f16: half the memory, faster in long contexts, slightly less exact; off
-    /// by default
-    #[arg(long)]
-    f16_cache: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
 
     /// Copy the weights into pages of 2 MiB: slower to start, faster to run (Linux); off by default
     #[arg(long)]
@@ -217,6 +215,31 @@ pub(crate) struct EngineArgs {
 
     #[command(flatten)]
     hyperparameters: HyperparameterArgs,
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// How keys and values are kept: f16 takes half of f32's memory and q8_0 a quarter, they are
+    /// faster in long contexts, and slightly less exact
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = cache_parser())]
+    cache_dtype: CacheDtype,
+
+    /// An older name of --cache-dtype f16
+    #[arg(long, hide = true, conflicts_with = "cache_dtype")]
+    f16_cache: bool,
+}
+
+impl CacheArgs {
+    pub(crate) fn dtype(&self) -> CacheDtype {
+        if self.f16_cache { CacheDtype::F16 } else { self.cache_dtype }
+    }
+}
+
+/// Takes the names of cache types, and lists them in the help.
+fn cache_parser() -> impl TypedValueParser<Value = CacheDtype> {
+    let names = CacheDtype::ALL.iter().map(|dtype| dtype.name());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<CacheDtype>())
 }
 
 /// Hyperparameters that override the file's.
@@ -261,15 +284,10 @@ impl EngineArgs {
     }
 
     pub(crate) fn session_options(&self) -> SessionOptions {
-        let mut options = SessionOptions::new().cache_dtype(cache_dtype(self.f16_cache));
+        let mut options = SessionOptions::new().cache_dtype(self.cache.dtype());
         options.context_length = self.context_length;
         options
     }
-}
-
-/// How keys and values are stored.
-pub(crate) fn cache_dtype(f16: bool) -> CacheDtype {
-    if f16 { CacheDtype::F16 } else { CacheDtype::F32 }
 }
 
 /// Takes the names of the instruction sets that this processor has, and lists them in the help.

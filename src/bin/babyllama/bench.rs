@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use babyllama::{Dtype, Isa, Model, ModelOptions, SessionOptions, TensorInfo, TokenId};
+use babyllama::{CacheDtype, Dtype, Isa, Model, ModelOptions, SessionOptions, TensorInfo, TokenId};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
-use crate::args::{MAX_THREADS, cache_dtype, in_range, isa_parser};
+use crate::args::{CacheArgs, MAX_THREADS, in_range, isa_parser};
 use crate::error::CliError;
 use crate::machine::{self, Memory};
 use crate::models::{self, BUNDLED};
@@ -68,9 +68,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_delimiter = ',', value_parser = isa_parser())]
     pub(crate) isa: Vec<Isa>,
 
-    /// Keep the KV cache in f16; off by default
-    #[arg(long)]
-    pub(crate) f16_cache: bool,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
 
     /// Copy the weights into pages of 2 MiB, and measure memory with such pages (Linux); off by
     /// default
@@ -248,7 +247,7 @@ struct Row<'a> {
 
 fn measure<'a>(args: &'a BenchArgs, model: &Model, memory: &Memory) -> Result<Row<'a>, CliError> {
     let context = args.depth + args.prompt.max(args.generate);
-    let options = SessionOptions::new().context_length(context).cache_dtype(cache_dtype(args.f16_cache));
+    let options = SessionOptions::new().context_length(context).cache_dtype(args.cache.dtype());
     let mut sessions: Vec<_> = (0..args.batch).map(|_| model.session_with(options)).collect();
     let vocab_size = model.config().vocab_size;
     let tokens = |n: usize| (0..n).map(|i| (i * 7919 % vocab_size) as TokenId).collect::<Vec<_>>();
@@ -321,7 +320,13 @@ impl Cost {
             matrices.iter().filter(|tensor| tensor.name == classifier).map(weights).sum();
         let of_matrices: f64 = matrices.iter().map(|tensor| tensor.bytes as f64).sum();
         let config = model.config();
-        let per_position = 2 * config.n_layers * config.kv_dim() * if args.f16_cache { 2 } else { 4 };
+        let bytes_per_head = match args.cache.dtype() {
+            CacheDtype::F32 => 4 * config.head_dim,
+            CacheDtype::F16 => 2 * config.head_dim,
+            // 32 int8 and an f16.
+            _ => config.head_dim.div_ceil(32) * 34,
+        };
+        let per_position = 2 * config.n_layers * config.n_kv_heads * bytes_per_head;
         let positions = args.depth as f64 + (args.generate as f64 + 1.0) / 2.0;
         Self {
             operations_per_prompt: 2.0 * (args.prompt as f64 * (all - of_classifier) + of_classifier),

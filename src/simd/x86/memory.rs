@@ -5,6 +5,16 @@ use std::arch::x86_64::*;
 
 use crate::storage::Plain;
 
+/// The first 8 bytes, and zeros. Panics if there are fewer.
+#[target_feature(enable = "sse2")]
+#[inline]
+pub(in crate::simd) fn load_64<T: Plain>(from: &[T]) -> __m128i {
+    const { assert!(8 % size_of::<T>() == 0) };
+    let from = &from[..8 / size_of::<T>()];
+    // SAFETY: `from` is 8 bytes that may be read, and `loadl` takes any address.
+    unsafe { _mm_loadl_epi64(from.as_ptr().cast()) }
+}
+
 /// The first 16 bytes. Panics if there are fewer.
 #[target_feature(enable = "sse2")]
 #[inline]
