@@ -2,8 +2,8 @@
 
 use super::encode::encode_whole;
 #[cfg(feature = "jinja")]
-use super::jinja::JinjaTemplate;
-use super::{Message, Part, Template, encode, joined, layouts};
+use super::{JinjaTemplate, Part, Variables, encode, joined};
+use super::{Message, Template, layouts};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::Tokenizer;
 
@@ -87,7 +87,7 @@ impl ChatTemplate {
             }
             #[cfg(feature = "jinja")]
             Self::Jinja(template) => {
-                let mut parts = template.render(messages, &super::Variables::new())?;
+                let mut parts = template.render(messages, &Variables::new())?;
                 if !beginning.is_empty() {
                     parts.push(Part::Text(space_before(template, messages, beginning, &parts) + beginning));
                 }
@@ -135,7 +135,7 @@ fn text(parts: &[Part]) -> String {
 #[cfg(feature = "jinja")]
 fn space_before(template: &JinjaTemplate, messages: &[Message], beginning: &str, asked: &[Part]) -> String {
     let told = [messages, &[Message::assistant(beginning)]].concat();
-    let Ok(told) = template.render(&told, &super::Variables::new()) else { return String::new() };
+    let Ok(told) = template.render(&told, &Variables::new()) else { return String::new() };
     let told = text(&told);
     let rest = told.strip_prefix(&*text(asked)).unwrap_or_default();
     let space = rest.split_once(beginning).map_or("", |(space, _)| space);
@@ -147,7 +147,7 @@ fn space_before(template: &JinjaTemplate, messages: &[Message], beginning: &str,
 fn end_of_turn(template: &JinjaTemplate, tokenizer: &Tokenizer) -> Option<(Vec<String>, Vec<TokenId>)> {
     const WORDS: [&str; 3] = ["one question", "one reply", "more questions"];
     let messages = [Message::user(WORDS[0]), Message::assistant(WORDS[1]), Message::user(WORDS[2])];
-    let parts = template.render(&messages, &super::Variables::new()).ok()?;
+    let parts = template.render(&messages, &Variables::new()).ok()?;
     let mut after =
         parts.iter().skip_while(|part| !matches!(part, Part::Text(text) if text.contains(WORDS[1])));
     let Some(Part::Text(own)) = after.next() else { return None };

@@ -66,6 +66,7 @@ pub(super) fn code(text: &str) -> impl Iterator<Item = (usize, u8, isize)> {
 }
 
 /// What a tag has between its delimiters.
+#[cfg(any(feature = "jinja", test))]
 pub(super) fn inside(tag: &str) -> &str {
     let marks = ['-', '+'];
     let text = tag.get(2..).unwrap_or_default();

@@ -355,18 +355,23 @@ impl Answer<'_> {
                 let beginning = Piece::new(&mem::take(&mut self.beginning));
                 Ok(Some(self.trimmed(beginning)))
             }
+            Stage::Decode(_) if matches!(self.reason, Some(FinishReason::EndOfText(end)) if self.ends.contains(&end)) => {
+                Ok(None)
+            }
             Stage::Decode(generate) => {
                 let mut piece = generate.next().transpose()?;
                 self.reason = generate.finish_reason();
                 if piece.is_none() && self.reason == Some(FinishReason::MaxTokens) {
                     piece = generate.take_held(); // no other generation continues this text
                 }
-                let Some(piece) = piece else { return Ok(None) };
-                if let Some(end) = piece.token().filter(|token| self.ends.contains(token)) {
+                let end = piece.as_ref().and_then(Piece::token).filter(|token| self.ends.contains(token));
+                if let Some(end) = end {
                     self.reason = Some(FinishReason::EndOfText(end));
-                    return Ok(None);
+                    piece = generate.take_held();
+                } else {
+                    self.n_generated = generate.n_generated();
                 }
-                self.n_generated = generate.n_generated();
+                let Some(piece) = piece else { return Ok(None) };
                 Ok(Some(self.trimmed(piece)))
             }
             Stage::Done => Ok(None),

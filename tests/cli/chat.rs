@@ -182,13 +182,13 @@ fn chat_takes_only_a_template_that_is_known() {
         TempFile::new("m.gguf", &file.to_bytes())
     };
     for (template, part) in [
-        (&b"{{ messages }}"[..], "chat template isn't known here"),
+        (&b"{{ messages"[..], "the chat template, line 1: syntax error"),
+        (b"\n{% include 'x' %}", "the chat template, line 2: {% include %} isn't run"),
         (b"phi3", "its chat template, \"phi3\", isn't known here"),
         (b"llama2", "its chat template, \"llama2\", is llama.cpp's, which differs"),
         (b"zephyr", "its chat template, \"zephyr\", is llama.cpp's, which differs"),
         (b"vicuna", "its chat template, \"vicuna\", is llama.cpp's, which differs"),
         (b"llama2-sys-strip", "its chat template, \"llama2-sys-strip\", isn't known here"),
-        (b"{{ '\xff' }}", "chat template isn't known here"),
     ] {
         let file = with(template);
         let args = ["chat", file.text(), "-z", BUNDLED, "-n", "1", "-q"];
@@ -206,12 +206,8 @@ fn chat_takes_only_a_template_that_is_known() {
     let named = prompt(b"mistral-v7-tekken");
     let note = "note: the file names its chat template: mistral-v7-tekken\nprompt: ";
     assert!(named.starts_with(note), "{named}");
-    let jinja = b"{{'<|im_start|>' + m['role'] + '\xff' + m['content'] + '<|im_end|>'}}";
+    let jinja = b"{% for m in messages %}{{ m['role'] + '\xff' + m['content'] }}{% endfor %}";
     assert!(prompt(jinja).starts_with("note: the file's chat template is not valid UTF-8\nprompt: "));
-    let system = b"{{ 'A chat with a kind assistant. ' }}{{ 'USER: ' + m + ' ASSISTANT:' }}";
-    let words = "has words that the model isn't fed, \"A chat with a kind assistant.\": -y sets";
-    let note = format!("note: the file's chat template {words}");
-    assert!(prompt(system).starts_with(&note), "{}", prompt(system));
     // The names are options too.
     for name in ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"] {
         stdout(&with_input(&["chat", "--template", name, "-n", "1", "-q"], "Hi\n"));
@@ -227,4 +223,26 @@ fn chat_takes_only_a_template_that_is_known() {
     // A file that says nothing, as llama2.c's: said in a pipe too.
     let output = with_input(&["chat", "-n", "1"], "Hi\n");
     assert_says(&stderr(&output), &["taking Llama 2's; --template selects another"]);
+}
+
+/// The file's own template is run, with variables, and may refuse a conversation.
+#[test]
+fn chat_runs_the_template_of_the_file() {
+    let template = "{% if mood is not defined %}{{ raise_exception('Set a mood') }}{% endif %}\
+                    {{ bos_token }}{% for m in messages %}{{ mood.of }} {{ m.content }}{% endfor %}";
+    let file = with_keys(&[("tokenizer.chat_template", Value::str(template))]);
+    let file = TempFile::new("m.gguf", &file.to_bytes());
+    let args = ["chat", file.text(), "-z", BUNDLED, "-n", "9", "-q", "-t", "0"];
+    fails(&with_input(&args, "Lily\n"), 1, &["the chat template refuses the conversation: Set a mood"]);
+    let reply =
+        stdout(&with_input(&[&args[..], &["--set", "mood={\"of\": \"Once upon\"}"]].concat(), "Lily\n"));
+    let run = ["run", file.text(), "-z", BUNDLED, "-n", "0", "-t", "0", "-q", "-i", "Once upon Lily"];
+    let story = stdout(&babyllama(&run));
+    let story = story.strip_prefix("Once upon Lily").unwrap().trim_start();
+    assert!(story.starts_with(reply.trim()), "{reply:?} {story:?}");
+    let text = stdout(&with_input(&[&args[..], &["--set", "mood=x"]].concat(), "Lily\n"));
+    assert!(!text.is_empty());
+    let wrong = [&args[..], &["--template", "vicuna", "--set", "mood=x"]].concat();
+    fails(&with_input(&wrong, "Lily\n"), 1, &["only a model file's own chat template has variables"]);
+    fails(&with_input(&["chat", "--set", "mood"], ""), 2, &["must be NAME=VALUE"]);
 }

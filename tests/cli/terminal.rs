@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::{fs, mem};
 
+use crate::common::gguf::Value;
 use crate::common::{BUNDLED, TempFile, assert_says};
-use crate::{rambler, text};
+use crate::{rambler, text, with_keys};
 
 /// What the line editor tells a terminal once it reads keys: after this, Ctrl-C is a key at the
 /// prompt. A model can't say it, since the binary shows no ESC of a model's.
@@ -303,4 +304,39 @@ fn a_conversation_that_outgrew_its_context_is_saved_whole() {
     assert_says(&shown, &["[the context is full: the model has forgotten the oldest "]);
     assert_eq!(questions(&saved), lines);
     assert!(fs::read_to_string(&saved).unwrap().starts_with(r#"{"content":"Be brief.","role":"system"}"#));
+}
+
+#[test]
+fn variables_of_a_template_are_set_at_a_terminal() {
+    let template = "{{ bos_token }}{{ mood }} {{ messages[-1].content }}";
+    let file = with_keys(&[("tokenizer.chat_template", Value::str(template))]);
+    let file = TempFile::new("m.gguf", &file.to_bytes());
+    let args = format!("'{}' -z '{BUNDLED}' -t 0 -n 3", file.text());
+    let Some(mut terminal) = Terminal::chat(&args) else { return };
+    terminal.answers("/set mood very kind\r");
+    terminal.answers("/set enable_thinking false\r");
+    terminal.answers("/set\r");
+    terminal.read_until("mood = \"very kind\"", 0);
+    terminal.read_until("enable_thinking = false", 0);
+    terminal.answers("/set mood\r");
+    terminal.answers("/set\r");
+    assert!(!terminal.read_until("enable_thinking = false", 0).contains("mood ="));
+    terminal.answers("/quit\r");
+    terminal.read_until("exit code 0", 0);
+}
+
+#[test]
+fn thoughts_are_dimmed_at_a_terminal_alone() {
+    // The template opens the thoughts, and the model never ends them.
+    let template = "{{ bos_token }}{{ messages[-1].content }}<think>\n";
+    let file = with_keys(&[("tokenizer.chat_template", Value::str(template))]);
+    let file = TempFile::new("m.gguf", &file.to_bytes());
+    let args = format!("'{}' -z '{BUNDLED}' -t 0 -n 3", file.text());
+    let Some(mut terminal) = Terminal::chat(&args) else { return };
+    terminal.answers("Hello\r");
+    terminal.read_until(ENTERED, 0);
+    terminal.read_until("\x1b[2m", 1);
+    terminal.read_until("\x1b[0m", 0);
+    terminal.answers("/quit\r");
+    terminal.read_until("exit code 0", 0);
 }

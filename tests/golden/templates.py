@@ -137,18 +137,20 @@ NAME = r"<\|[^|<>{}'\"\s]+\|?>|<[^|<>{}'\"\s]+\|>|<\uff5c[^\uff5c]+\uff5c>|\[/?[
 def cases(name, source):
     special = sorted(set(re.findall(NAME, source)) | {BOS, EOS, "<|im_end|>"})
     plain = [text for text in special if re.fullmatch(r"</?(think|tool|arg|function|param)[a-z_]*>", text)]
-    for title, messages, variables in conversations(special):
+    for i, (title, messages, variables) in enumerate(conversations(special)):
         given = {"bos_token": BOS, "eos_token": EOS, "unk_token": "<unk>", **variables}
         asks = messages[-1]["role"] != "assistant"
-        case = {"name": f"{name}, {title}", "source": source, "messages": messages, "variables": variables}
-        case |= {"controls": [text for text in special if text not in plain], "user_defined": plain}
+        case = {"name": f"{name}, {title}", "messages": messages, "variables": variables}
+        if i == 0:
+            case |= {"source": source, "controls": [text for text in special if text not in plain], "user_defined": plain}
         try:
             [text], _ = chat_template_utils.render_jinja_template(
                 [messages], chat_template=source, add_generation_prompt=asks, **given
             )
             case["text"] = text
         except chat_template_utils.jinja2.exceptions.TemplateError as error:
-            case["error"] = str(error)
+            raised = type(error) is chat_template_utils.jinja2.exceptions.TemplateError
+            case["error" if raised else "fails"] = str(error)
         except Exception as error:
             case["fails"] = repr(error)
         yield case

@@ -18,9 +18,18 @@ fn now() -> SystemTime {
 
 fn cases() -> Vec<Value> {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/templates.jsonl");
-    let path = std::env::var("BABYLLAMA_TEMPLATES").unwrap_or(own.into());
+    let path = std::env::var_os("BABYLLAMA_TEMPLATES").unwrap_or(own.into());
     let lines = std::fs::read_to_string(path).unwrap();
-    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let mut cases: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // What all conversations of a template have is in its first.
+    for i in 1..cases.len() {
+        for name in ["source", "controls", "user_defined"] {
+            if cases[i][name].is_null() {
+                cases[i][name] = cases[i - 1][name].clone();
+            }
+        }
+    }
+    cases
 }
 
 fn strings(value: &Value) -> Vec<&str> {
@@ -66,7 +75,6 @@ fn renderings_are_transformers_to_the_byte() {
             (Ok(_), None, Some(error)) => wrong.push(format!("{name}: no error {error}")),
             (Err(error), None, Some(said)) => match error.kind() {
                 ErrorKind::ConversationRefused { reason } if reason == said => {}
-                _ if !case["source"].as_str().unwrap().contains("raise_exception") => {}
                 _ => wrong.push(format!("{name}: {error}, not {said}")),
             },
             _ => {}

@@ -49,10 +49,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let max_tokens = if args.max_tokens == 0 { usize::MAX } else { args.max_tokens };
     let policy = args.context_policy.policy(max_tokens, session.capacity());
     let mut chat = Chat::new(session, template)?.context_policy(policy);
-    let default_system = match (chat.template(), model.chat_template()) {
-        (ChatTemplate::Layout(layout), Some(jinja)) => layout.default_system(jinja),
-        _ => None, // the file's own template says it
-    };
+    let default_system = default_system(chat.template(), &model);
     let is_new = messages.is_empty();
     let file_name = args.session.as_deref().unwrap_or(Path::new("")).display();
     let n_messages = count(messages.len(), "message");
@@ -115,6 +112,14 @@ fn restore(args: &ChatArgs, model: &Model) -> Result<(Option<SessionFile>, Sessi
         ));
     }
     Ok((file, session, messages))
+}
+
+/// The system prompt that a layout leaves to the model file, if it has one.
+fn default_system(template: &ChatTemplate, model: &Model) -> Option<String> {
+    match (template, model.chat_template()) {
+        (ChatTemplate::Layout(layout), Some(jinja)) => layout.default_system(jinja),
+        _ => None, // the file's own template says it
+    }
 }
 
 /// Whether input that begins with / is a command: pasted text of several lines isn't, except a

@@ -45,6 +45,8 @@ impl Data<'_> {
         let mut pairs = Vec::with_capacity(fields.len() + 2);
         for (name, field) in fields {
             let is_role = name == "role" && ROLES.contains(&role);
+            // What names a call is compared with the answer's.
+            let author = if name == "tool_calls" { Author::Other } else { author };
             let value = if is_role { Value::from(role) } else { self.value(field, author, 1)? };
             pairs.push((self.key(name), value));
         }

@@ -25,7 +25,7 @@ pub(super) enum Author {
 }
 
 /// The first character of the two planes for private use.
-const PRIVATE: char = '\u{f0000}';
+pub(super) const PRIVATE: char = '\u{f0000}';
 
 /// The names that may steer a model with this template.
 pub(super) struct Names {
@@ -58,6 +58,27 @@ impl Names {
     }
 }
 
+/// Characters that stay as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Characters {
+    #[default]
+    None,
+    /// Those that HTML escapes.
+    Html,
+    /// Those that have cases, make numbers or are sorted by.
+    Letters,
+}
+
+impl Characters {
+    fn contains(self, c: char) -> bool {
+        match self {
+            Self::None => false,
+            Self::Html => matches!(c, '&' | '<' | '>'),
+            Self::Letters => c.is_alphanumeric(),
+        }
+    }
+}
+
 /// What stays as it is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept<'a> {
@@ -65,8 +86,8 @@ pub(super) struct Kept<'a> {
     pub(super) all: Vec<&'a str>,
     /// In the assistant's.
     pub(super) assistant: Vec<&'a str>,
-    /// Letters and digits, where a template changes their case or takes them for numbers.
-    pub(super) letters: bool,
+    /// Characters of everyone's, where a template changes these.
+    pub(super) characters: Characters,
 }
 
 /// A disguise, or none.
@@ -96,7 +117,7 @@ impl<'a> Disguise<'a> {
         let mut free = (PRIVATE..='\u{10fffd}').filter(|c| u32::from(*c) & 0xfffe != 0xfffe);
         let mut free = free.by_ref().filter(|c| !seen.contains(c));
         let mut this = Self::none(names);
-        for &c in names.alphabet.iter().filter(|c| !(kept.letters && c.is_alphanumeric())) {
+        for &c in names.alphabet.iter().filter(|c| !kept.characters.contains(**c)) {
             let masks = [free.next()?, free.next()?];
             this.masks.insert(c, masks);
             this.faces.insert(masks[0], (c, Author::Assistant));
@@ -128,6 +149,11 @@ impl<'a> Disguise<'a> {
             self.seen.borrow_mut().extend(text.chars().filter(|c| !c.is_alphanumeric()));
         }
         disguised
+    }
+
+    /// Whether it changes texts.
+    pub(super) fn is_on(&self) -> bool {
+        !self.masks.is_empty()
     }
 
     /// The character that a character stands for, and whose it is if a user wrote it in disguise.

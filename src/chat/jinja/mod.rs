@@ -31,7 +31,7 @@ use super::{Message, Part, joined, layouts, literals};
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::tokenizer::{Fragment, PieceKind, Tokenizer};
 use data::Data;
-use disguise::{Author, Disguise, Kept, Names};
+use disguise::{Author, Characters, Disguise, Kept, Names};
 use python::Raised;
 
 /// What a template is given beside the messages: `tools`, `documents`, and variables of its own
@@ -111,10 +111,7 @@ impl JinjaTemplate {
         let is_steering = |id: TokenId, name: &str| match tokenizer.kind(id) {
             Some(PieceKind::Control) => !name.is_empty(),
             // Other pieces steer where the template writes them, if they read as more than text.
-            _ => {
-                layouts::MARKS.contains(&name)
-                    || reads_special(name) && strings.iter().any(|text| text.contains(name))
-            }
+            _ => layouts::MARKS.contains(&name) || reads_special(name) && source.contains(name),
         };
         let names: Vec<(TokenId, &str, bool)> = tokenizer
             .controls()
@@ -221,7 +218,7 @@ impl JinjaTemplate {
         let is_control = |id: TokenId| !names.user_defined.contains(&id);
         let assistant: Vec<&str> =
             strings().filter(|text| has(text, &|_| true) && !has(text, &is_control)).collect();
-        let usual = Kept { all, assistant, letters: false };
+        let usual = Kept { all, assistant, characters: Characters::None };
         let compared = |id: &TokenId| {
             let name = self.name(*id);
             let found = strings().find_map(|text| text.find(&name).map(|at| &text[at..at + name.len()]));
@@ -237,8 +234,9 @@ impl JinjaTemplate {
         if !compared.is_empty() {
             plans.push(with(&compared));
         }
+        plans.push(Kept { characters: Characters::Html, ..usual.clone() });
         let every = strings().filter(|text| !has(text, &|_| true)).chain(compared);
-        plans.push(Kept { all: every.collect(), letters: true, ..usual });
+        plans.push(Kept { all: every.collect(), characters: Characters::Letters, ..usual });
         plans
     }
 
@@ -250,6 +248,7 @@ impl JinjaTemplate {
         let mut context = vec![
             ("messages".to_owned(), data.messages(messages)?),
             ("add_generation_prompt".to_owned(), Value::from(!is_assistants)),
+            (python::DISGUISED.to_owned(), Value::from(disguise.is_on())),
             ("tools".to_owned(), Value::from(())),
             ("documents".to_owned(), Value::from(())),
         ];

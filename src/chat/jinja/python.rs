@@ -6,8 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::source::BOUNDED;
+use super::disguise::PRIVATE;
+use super::source::{BOUNDED, SUM};
 
+/// A variable that tells whether the texts are in disguise.
+pub(super) const DISGUISED: &str = "babyllama_disguised";
 /// Levels of a value that has a name.
 const MAX_DEPTH: usize = 64;
 
@@ -27,8 +30,10 @@ impl std::error::Error for Raised {}
 pub(super) fn add_to(env: &mut Environment<'_>, now: SystemTime) {
     env.add_filter("tojson", to_json);
     env.add_filter(BOUNDED, bounded);
-    env.add_filter("e", escape);
-    env.add_filter("escape", escape);
+    env.add_filter("e", |value: &Value| escape(&value.to_string()));
+    env.add_filter("escape", |value: &Value| escape(&value.to_string()));
+    env.add_function(SUM, sum);
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
         let raised = Raised(message.to_string());
         Err(Error::new(ErrorKind::InvalidOperation, "raised").with_source(raised))
@@ -38,9 +43,26 @@ pub(super) fn add_to(env: &mut Environment<'_>, now: SystemTime) {
 }
 
 /// A text for HTML, with the entities that Python's markupsafe has.
-fn escape(value: &Value) -> String {
-    let text = value.to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+fn escape(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     text.replace('\'', "&#39;").replace('"', "&#34;")
+}
+
+/// A sum of texts of which some are safe, as markupsafe has it: what isn't safe is escaped once it
+/// meets what is.
+fn sum(terms: Rest<Value>) -> Value {
+    let mut terms = terms.iter();
+    let mut sum = terms.next().cloned().unwrap_or_default();
+    for term in terms {
+        let is_safe = sum.is_safe() || term.is_safe();
+        let escaped = |value: &Value| match value.is_safe() || !is_safe {
+            true => value.to_string(),
+            false => escape(&value.to_string()),
+        };
+        let text = escaped(&sum) + &escaped(term);
+        sum = if is_safe { Value::from_safe_string(text) } else { Value::from(text) };
+    }
+    sum
 }
 
 /// A method of Python's strings, maps and lists.
@@ -110,8 +132,10 @@ fn to_json(state: &State<'_, '_>, value: &Value, args: Rest<Value>, kwargs: Kwar
             if given.kind() == ValueKind::Seq { given.get_item_by_index(i)? } else { Value::UNDEFINED };
         Ok(given.as_str().unwrap_or(default).chars().take(99).collect())
     };
+    let is_disguised = state.lookup(DISGUISED).is_some_and(|it| it.is_true());
     let mut json = Json {
         state,
+        is_disguised,
         text: String::new(),
         paid: 0,
         ensure_ascii: option(0, "ensure_ascii")?.is_true(),
@@ -131,6 +155,8 @@ struct Json<'a, 'b, 'c> {
     text: String,
     /// How much of the text is paid for.
     paid: usize,
+    /// Whether characters for private use stand for others.
+    is_disguised: bool,
     ensure_ascii: bool,
     sort_keys: bool,
     item: String,
@@ -242,6 +268,7 @@ impl Json<'_, '_, '_> {
                 '\t' => self.text.push_str("\\t"),
                 '\u{8}' => self.text.push_str("\\b"),
                 '\u{c}' => self.text.push_str("\\f"),
+                PRIVATE.. if self.is_disguised => self.text.push(c),
                 _ if c < ' ' || self.ensure_ascii && !(' '..='~').contains(&c) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         _ = write!(self.text, "\\u{unit:04x}");

@@ -11,6 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The filter that refuses deep values. No template can have a filter of this name itself.
 pub(super) const BOUNDED: &str = "babyllama_bounded";
 
+/// The function that adds texts of which some are safe.
+pub(super) const SUM: &str = "babyllama_sum";
+
 /// Bytes of a template. Published ones have up to 17,000.
 const MAX_LENGTH: usize = 1 << 18;
 /// Bytes of a tag without its strings and its spaces. Published templates have up to 260.
@@ -94,14 +97,17 @@ fn check(tag: &str) -> Result<(), String> {
 
 /// Appends a tag as it is run.
 fn push(tag: &str, prepared: &mut String) -> Result<(), String> {
-    if !tag.starts_with("{%") {
-        prepared.push_str(tag);
-        return Ok(());
-    }
     let (name, inside) = (name(tag), inside(tag));
-    let start = inside.len() - inside.trim_start().len() + name.len();
     let at = inside.as_ptr() as usize - tag.as_ptr() as usize;
     let (open, close) = (&tag[..at], &tag[at + inside.len()..]);
+    if !tag.starts_with("{%") {
+        match terms(inside) {
+            Some(terms) => prepared.push_str(&format!("{open} {SUM}({}) {close}", terms.join(", "))),
+            None => prepared.push_str(tag),
+        }
+        return Ok(());
+    }
+    let start = inside.len() - inside.trim_start().len() + name.len();
     let rest = inside.get(start..).unwrap_or_default();
     match name {
         // Marks what the model said, for whoever trains one.
@@ -129,6 +135,30 @@ fn push(tag: &str, prepared: &mut String) -> Result<(), String> {
         _ => return Err(format!("{{% {name} %}} isn't run")),
     }
     Ok(())
+}
+
+/// The terms of a sum of which some are safe, and nothing else.
+fn terms(inside: &str) -> Option<Vec<&str>> {
+    if !inside.contains("safe") {
+        return None;
+    }
+    let is_other =
+        |byte: u8| matches!(byte, b'<' | b'>' | b'=' | b'!' | b'~' | b'-' | b'*' | b'/' | b'%' | b',');
+    let top = || code(inside).filter(|&(_, _, depth)| depth == 0);
+    let words: String = top().map(|(_, byte, _)| byte as char).collect();
+    let keywords = ["if", "else", "and", "or", "in", "is", "not"];
+    if top().any(|(_, byte, _)| is_other(byte))
+        || words.split_whitespace().any(|word| keywords.contains(&word))
+    {
+        return None;
+    }
+    let mut start = 0;
+    let mut found = Vec::new();
+    for end in top().filter(|&(_, byte, _)| byte == b'+').map(|(at, ..)| at).chain([inside.len()]) {
+        found.push(inside[start..end].trim());
+        start = (end + 1).min(inside.len());
+    }
+    (found.len() > 1 && found.iter().all(|term| !term.is_empty())).then_some(found)
 }
 
 /// What is set, and to what, if that stands in the tag.
@@ -165,6 +195,8 @@ mod tests {
             ("a{{ b }}c", "a{{ b }}c"),
             ("{%- set x = a if b == c -%}", "{%- set  x = ( a if b == c )|babyllama_bounded -%}"),
             ("{% set a.b, c='=', 2 %}", "{% set  a.b, c= ('=', 2 )|babyllama_bounded %}"),
+            ("{{- a|safe + f(b + 1) }}", "{{- babyllama_sum(a|safe, f(b + 1)) }}"),
+            ("{{ a|safe + b if c }}{{ a + b }}", "{{ a|safe + b if c }}{{ a + b }}"),
             ("{% set x %}y{% endset %}", "{% set x %}y{% endset %}"),
             ("{%- macro m() -%}x{% endmacro %}", "{%- macro m() -%}x{% endmacro %}"),
             (
