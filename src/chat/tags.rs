@@ -27,8 +27,8 @@ pub(super) fn next_tag(jinja: &str) -> Option<(&str, &str, &str)> {
 
 /// The length of the tag at the start of a text, which is all of it if the tag has no end.
 fn end_of_tag(tag: &str) -> usize {
-    if tag.starts_with("{#") {
-        return tag[2..].find("#}").map_or(tag.len(), |at| at + 4);
+    if let Some(comment) = tag.strip_prefix("{#") {
+        return comment.find("#}").map_or(tag.len(), |at| at + 4);
     }
     let end = if tag.starts_with("{{") { b'}' } else { b'%' };
     let bytes = tag.as_bytes();

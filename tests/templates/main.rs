@@ -36,7 +36,7 @@ fn tokenizer(controls: &[&str], user_defined: &[&str]) -> Tokenizer {
         .set("tokenizer.ggml.eos_token_id", Value::U32(2))
         .set("tokenizer.ggml.add_bos_token", Value::Bool(false))
         .set("tokenizer.ggml.add_space_prefix", Value::Bool(false));
-    Tokenizer::from_gguf(&TempFile::new("vocab.gguf", &file.to_bytes())).unwrap()
+    Tokenizer::from_gguf(TempFile::new("vocab.gguf", &file.to_bytes())).unwrap()
 }
 
 /// A rendering as Jinja gives it.

@@ -224,7 +224,7 @@ impl JinjaTemplate {
             let found = strings().find_map(|text| text.find(&name).map(|at| &text[at..at + name.len()]));
             found.filter(|_| present.contains(id))
         };
-        let mut compared: Vec<&str> = present.iter().filter_map(|id| compared(id)).collect();
+        let mut compared: Vec<&str> = present.iter().filter_map(compared).collect();
         compared.sort_unstable();
         let mut plans = vec![usual.clone()];
         let with = |names: &[&'a str]| Kept { all: [&usual.all, names].concat(), ..usual.clone() };

@@ -51,15 +51,15 @@ fn escape(text: &str) -> String {
 /// A sum of texts of which some are safe, as markupsafe has it: what isn't safe is escaped once it
 /// meets what is.
 fn sum(terms: Rest<Value>) -> Value {
-    let mut terms = terms.iter();
-    let mut sum = terms.next().cloned().unwrap_or_default();
+    let mut terms = terms.0.into_iter();
+    let mut sum = terms.next().unwrap_or_default();
     for term in terms {
         let is_safe = sum.is_safe() || term.is_safe();
         let escaped = |value: &Value| match value.is_safe() || !is_safe {
             true => value.to_string(),
             false => escape(&value.to_string()),
         };
-        let text = escaped(&sum) + &escaped(term);
+        let text = escaped(&sum) + &escaped(&term);
         sum = if is_safe { Value::from_safe_string(text) } else { Value::from(text) };
     }
     sum
@@ -114,6 +114,7 @@ fn walk(state: &State<'_, '_>, value: &Value, depth: usize, n: &mut u64) -> Resu
 }
 
 /// `json.dumps`, with `ensure_ascii=False` if nothing is said.
+#[allow(clippy::needless_pass_by_value, reason = "minijinja gives a filter its arguments so")]
 fn to_json(state: &State<'_, '_>, value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let option = |i: usize, name: &str| -> Result<Value, Error> {
         let named: Option<Value> = kwargs.get(name)?;
