@@ -69,14 +69,14 @@
 //!    together, keys and values are kept, and each line is a call of one operation.
 //! 3. `src/compute.rs` (23), `src/ops.rs` (216): what every operation is given, and the small ones:
 //!    norms, SwiGLU, softmax, RoPE.
-//! 4. `src/attention/mod.rs` (254), `src/attention/scores.rs` (117): the three steps of attention,
+//! 4. `src/attention/mod.rs` (254), `src/attention/scores.rs` (115): the three steps of attention,
 //!    and how the first of them fills the registers; `values.rs` is the last one, in the same way.
 //! 5. `src/matmul.rs` (242): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
 //! 6. `src/quant/encoding.rs` (35), `src/quant/block.rs` (142), `src/quant/q4.rs` (86),
 //!    `src/quant/block_rows.rs` (374): what a format of quantized weights says of its blocks, such
 //!    a format, and the product of a row of blocks with a token.
-//! 7. `src/simd/avx2.rs` (224), `src/simd/avx2/widening.rs` (170), `src/simd/x86.rs` (255): the
+//! 7. `src/simd/avx2.rs` (222), `src/simd/avx2/widening.rs` (170), `src/simd/x86.rs` (255): the
 //!    instructions that this takes on one instruction set.
 //!
 //! On the way from 5 to 7 a product passes `quant/mod.rs` (which format), `simd/isa.rs` (which

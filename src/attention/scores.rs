@@ -63,9 +63,7 @@ impl<S: Simd, E: Element, const FUSED: bool> BlockStep<S, E> for Scores<'_, FUSE
         prefetcher: Prefetcher<'_, E>,
     ) {
         let mut queries: [&[f32]; Q] = [&[]; Q];
-        for i in 0..Q {
-            queries[i] = self.queries[first + i];
-        }
+        queries.copy_from_slice(&self.queries[first..first + Q]);
         let scores = &mut self.scores[first * self.stride + block * BLOCK..];
         E::scores::<S, FUSED, Q>(s, queries, keys, self.divisor, prefetcher, scores, self.stride);
     }

@@ -61,7 +61,7 @@ impl SamplingDefaults {
 pub(crate) struct Recommendation {
     /// GGUF's key, after `general.sampling.`.
     pub(crate) gguf: &'static str,
-    /// The settings of generation_config.json, of which the first that is there counts.
+    /// The settings of `generation_config.json`, of which the first that is there counts.
     #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "conversion asks for it alone"))]
     pub(crate) json: &'static [&'static str],
     pub(crate) is_integer: bool,

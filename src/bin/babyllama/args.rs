@@ -220,8 +220,8 @@ pub(crate) struct EngineArgs {
 /// How keys and values are stored.
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
-    /// How keys and values are kept: f16 takes half of f32's memory and q8_0 a quarter, they are
-    /// faster in long contexts, and slightly less exact
+    /// How keys and values are kept: the second takes half of the first's memory, the third a
+    /// quarter; both are slightly less exact
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = cache_parser())]
     cache_dtype: CacheDtype,
 

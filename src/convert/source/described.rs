@@ -3,7 +3,7 @@
 //!
 //! Source: `gguf-py/gguf/metadata.py` in the llama.cpp repository, of which llama.cpp's converter
 //! takes these keys; it doesn't take `repetition_penalty`, which is the name that
-//! generation_config.json has for `penalty_repeat`.
+//! `generation_config.json` has for `penalty_repeat`.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub(super) fn read(folder: &Path, templates: &ChatTemplates, notes: &mut Vec<Str
     Ok(described)
 }
 
-/// How to sample, as generation_config.json says it.
+/// How to sample, as `generation_config.json` says it.
 fn sampling(generation: &Object<'_>) -> Result<Described> {
     let mut described = Vec::new();
     for recommendation in RECOMMENDATIONS {

@@ -319,7 +319,7 @@ pub(super) const PARAMS: &[Setting<Unless>] = &[
     harmless("dropout", TRAINING),
 ];
 
-/// adapter_config.json's, of PEFT.
+/// `adapter_config.json`'s, of PEFT.
 pub(super) const ADAPTER: &[Setting<Unless>] = &[
     honored("r"),
     honored("lora_alpha"),

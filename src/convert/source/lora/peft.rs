@@ -84,7 +84,7 @@ fn weights(folder: &Path, path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// What adapter_config.json says of how much is added.
+/// What `adapter_config.json` says of how much is added.
 #[derive(Debug)]
 struct Settings {
     rank: usize,
