@@ -162,10 +162,12 @@ const INTRINSICS: &[&str] = &[
     "neon.rs",
     "neon/blocks.rs",
     "neon/dotprod.rs",
+    "neon/low_bits.rs",
     "neon/memory.rs",
     "neon/parts.rs",
     "neon/widening.rs",
     "x86.rs",
+    "x86/low_bits.rs",
     "x86/memory.rs",
 ];
 

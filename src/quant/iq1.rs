@@ -17,9 +17,10 @@
 //! A group has four points and two sub-blocks, and its own word of `high`. The integers that are
 //! multiplied are eighths of the brackets, and 16, so 7 to 25.
 
-use super::block::{Block, GROUPS, PAIRS, UnpackedSuperblock, f16_at, times, u16_at, u32_at, u64_at};
+use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
+use super::iq2::bytes_at;
 use crate::simd::{Pair, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
@@ -29,43 +30,61 @@ pub(crate) struct Iq1M;
 
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 
-/// What is added to eight integers: one more, or one less, which carries from none to the next.
-static EIGHTHS: [u64; 2] = [ONES, ONES.wrapping_neg()];
+/// An eighth more or less for each of four points, by the bits that say less.
+static EIGHTHS: [[i8; 32]; 16] = {
+    let mut eighths = [[1; 32]; 16];
+    let mut less = 0;
+    while less < 16 {
+        let mut i = 0;
+        while i < 32 {
+            if less >> (i / 8) & 1 == 1 {
+                eighths[less][i] = -1;
+            }
+            i += 1;
+        }
+        less += 1;
+    }
+    eighths
+};
 
 /// A format of IQ1.
 trait Points {
-    /// The integers of a group, a byte each.
-    fn group(block: &[u8], g: usize) -> [u64; 4];
+    /// The points of a group, a byte for each coordinate, and which of them are an eighth less.
+    fn group(block: &[u8], g: usize) -> ([u64; 4], usize);
 }
 
 #[inline(always)]
 fn unpack_points<S: QuantKernels, B: Points>(s: S, block: &[u8]) -> [S::I8x64; PAIRS] {
     let mut q = [s.zero_x64(); PAIRS];
     for p in 0..PAIRS {
-        let [first, second] = [B::group(block, 2 * p), B::group(block, 2 * p + 1)];
-        q[p] = Pair::join(s, [s.from_words(first), s.from_words(second)]);
+        let mut pair = [s.splat_u8x32(0); 2];
+        for i in 0..2 {
+            let (points, less) = B::group(block, 2 * p + i);
+            pair[i] = s.add_u8x32(s.from_words(points), s.load_bytes(&EIGHTHS[less & 15]));
+        }
+        q[p] = Pair::join(s, pair);
     }
     q
 }
 
-/// Weights of a group, or of some of its points.
-fn dequantize_points(scale: f32, points: &[u64], out: &mut [f32]) {
-    let integers = points.iter().flat_map(|point| point.to_le_bytes());
-    for (out, q) in out.iter_mut().zip(integers) {
-        *out = scale * ((f32::from(q) - 16.0) / 8.0);
+/// Weights of a group, whose halves may have different scales.
+fn dequantize_group<B: Points>(scales: [f32; 2], block: &[u8], g: usize, out: &mut [f32]) {
+    let (points, less) = B::group(block, g);
+    for (i, out) in out.iter_mut().enumerate() {
+        let coordinate = f32::from((points[i / 8] >> (8 * (i % 8))) as u8) / 8.0 - 2.0;
+        *out = scales[i / 16] * (coordinate + f32::from(EIGHTHS[less][i]) / 8.0);
     }
 }
 
 impl Points for Iq1S {
     #[inline(always)]
-    fn group(block: &[u8], g: usize) -> [u64; 4] {
-        let high = usize::from(u16_at(block, 34 + 2 * g));
+    fn group(block: &[u8], g: usize) -> ([u64; 4], usize) {
+        let high = usize::from(u16::from_le_bytes(bytes_at(block, 34 + 2 * g)));
         let mut points = [0; 4];
         for i in 0..4 {
-            let point = usize::from(block[2 + 4 * g + i]) | high << 8 >> (3 * i) & 0x700;
-            points[i] = grids::IQ1[point].wrapping_add(EIGHTHS[high >> 15]);
+            points[i] = grids::IQ1[usize::from(block[2 + 4 * g + i]) | high << 8 >> (3 * i) & 0x700];
         }
-        points
+        (points, if high >> 15 == 1 { 15 } else { 0 })
     }
 }
 
@@ -77,35 +96,36 @@ impl Block for Iq1S {
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
         for (g, out) in out.chunks_exact_mut(32).enumerate() {
-            let scale = f32::from(u16_at(block, 34 + 2 * g) >> 12 & 7);
-            dequantize_points(d * (2.0 * scale + 1.0), &Self::group(block, g), out);
+            let scale =
+                d * (2.0 * f32::from(u16::from_le_bytes(bytes_at(block, 34 + 2 * g)) >> 12 & 7) + 1.0);
+            dequantize_group::<Self>([scale; 2], block, g, out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let block = &block[..Self::BYTES];
-        let mut scales = [0; GROUPS];
-        for g in 0..GROUPS {
-            scales[g] = i32::from(u16_at(block, 34 + 2 * g) >> 12 & 7) * 2 + 1;
-        }
-        let d = s.mul_x8(s.splat_f16_x8(u16_at(block, 0)), s.splat_x8(0.125));
-        let scales = times(s, s.load_i32x8(&scales), d);
+        // A byte of each word, and then those.
+        let words = [u64::from_le_bytes(bytes_at(block, 34)), u64::from_le_bytes(bytes_at(block, 42))]
+            .map(|four| four >> 12 & 0x0007_0007_0007_0007);
+        let scales = u128::from(words[0] * 2 + ONES) | u128::from(words[1] * 2 + ONES) << 64;
+        let [scales, _] = s.widen_i8_even_odd(scales);
+        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
+        let scales = times(s, scales, d);
         UnpackedSuperblock::scaled(s, unpack_points::<S, Self>(s, block), scales)
     }
 }
 
 impl Points for Iq1M {
     #[inline(always)]
-    fn group(block: &[u8], g: usize) -> [u64; 4] {
-        let high = usize::from(u16_at(block, 32 + 2 * g));
+    fn group(block: &[u8], g: usize) -> ([u64; 4], usize) {
+        let high = usize::from(u16::from_le_bytes(bytes_at(block, 32 + 2 * g)));
         let mut points = [0; 4];
         for i in 0..4 {
-            let nibble = high >> (4 * i);
-            let point = usize::from(block[4 * g + i]) | nibble << 8 & 0x700;
-            points[i] = grids::IQ1[point].wrapping_add(EIGHTHS[nibble >> 3 & 1]);
+            points[i] = grids::IQ1[usize::from(block[4 * g + i]) | high << 8 >> (4 * i) & 0x700];
         }
-        points
+        // Bits 3, 7, 11 and 15, side by side.
+        (points, (high >> 3 & 0x1111) * 0x1248 >> 12 & 15)
     }
 }
 
@@ -113,7 +133,7 @@ impl Iq1M {
     /// The bits of `d`.
     #[inline(always)]
     fn d(block: &[u8]) -> u16 {
-        let nibbles = u64_at(block, 48) >> 12 & 0x000f_000f_000f_000f;
+        let nibbles = u64::from_le_bytes(bytes_at(block, 48)) >> 12 & 0x000f_000f_000f_000f;
         (nibbles | nibbles >> 12 | nibbles >> 24 | nibbles >> 36) as u16
     }
 
@@ -123,7 +143,7 @@ impl Iq1M {
         let mut halves = [0; 2];
         for i in 0..2 {
             // Two words of four scales each, and 32 bits for each word.
-            let words = u64::from(u32_at(block, 48 + 4 * i));
+            let words = u64::from(u32::from_le_bytes(bytes_at(block, 48 + 4 * i)));
             let words = (words | words << 16) & 0x0000_ffff_0000_ffff;
             let (first, second) = (words & 0x7_0000_0007, words << 5 & 0x700_0000_0700);
             let (third, fourth) = (words << 10 & 0x7_0000_0007_0000, words << 15 & 0x700_0000_0700_0000);
@@ -142,9 +162,9 @@ impl Block for Iq1M {
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, scales) =
             (half::f16::from_bits(Self::d(block)).to_f32_const(), Self::scales(block).to_le_bytes());
-        for (i, out) in out.chunks_exact_mut(16).enumerate() {
-            let points = &Self::group(block, i / 2)[i % 2 * 2..];
-            dequantize_points(d * f32::from(scales[i]), points, out);
+        for (g, out) in out.chunks_exact_mut(32).enumerate() {
+            let scales = [scales[2 * g], scales[2 * g + 1]].map(|scale| d * f32::from(scale));
+            dequantize_group::<Self>(scales, block, g, out);
         }
     }
 

@@ -18,7 +18,7 @@
 //! and 9 of point `i` of group `g`. In a byte of scales, the low nibble is that of the first
 //! sub-block of a group, the high nibble that of the second.
 
-use super::block::{Block, GROUPS, PAIRS, UnpackedSuperblock, f16_at, times, u16_at, u32_at, u64_at};
+use super::block::{Block, GROUPS, PAIRS, UnpackedSuperblock, f16_at, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
 use crate::simd::{Pair, QuantKernels};
@@ -30,61 +30,108 @@ pub(crate) struct Iq2Xs;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Iq2S;
 
-/// Four times 7 signs in 28 bits, each with the eighth.
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+
+/// Some bytes from one on. (As `u32_at` takes them, one by one, they stayed apart.)
 #[inline(always)]
-pub(crate) fn four_times_8_signs(bits: u32) -> u32 {
-    with_eighth(bits & 0x7f | bits << 1 & 0x7f00 | bits << 2 & 0x7f_0000 | bits << 3 & 0x7f00_0000)
+pub(super) fn bytes_at<const N: usize>(block: &[u8], at: usize) -> [u8; N] {
+    *block[at..].first_chunk().unwrap_or(&[0; N])
 }
 
-/// Four times 7 signs, in a byte each, with the eighth.
-#[inline(always)]
-fn with_eighth(signs: u32) -> u32 {
-    // Bit 7 becomes the sum of those below it.
-    let pairs = signs ^ signs << 1;
-    let fours = pairs ^ pairs << 2;
-    signs | (fours ^ fours << 4) & 0x8080_8080
+/// 7 signs with the eighth.
+const fn with_eighth(signs: u32) -> u32 {
+    signs | (signs.count_ones() & 1) << 7
 }
 
-/// Weights of four points, in sizes of `d`: `sizes` are the coordinates, a byte each.
-pub(crate) fn dequantize_group(d: f32, sizes: [u64; 4], signs: u32, out: &mut [f32]) {
+/// Masks of the negative ones of eight weights, by 7 signs: a byte of 255 for each. (Moving the bits
+/// of four times 7 signs apart and adding them up was slower.)
+static NEGATIVE: [u64; 128] = {
+    let mut masks = [0; 128];
+    let mut signs = 0;
+    while signs < 128 {
+        let mut i = 0;
+        while i < 8 {
+            masks[signs] |= (with_eighth(signs as u32) as u64 >> i & 1) * (255 << (8 * i));
+            i += 1;
+        }
+        signs += 1;
+    }
+    masks
+};
+
+/// A format whose groups are points of a grid and signs.
+pub(crate) trait Points {
+    /// The coordinates of a group, a byte each.
+    fn sizes(block: &[u8], g: usize) -> [u64; 4];
+
+    /// The signs of a group, a bit each.
+    fn signs(block: &[u8], g: usize) -> u32;
+
+    /// The weights of a group.
+    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32;
+}
+
+/// Weights of a group, in sizes of `d`.
+pub(crate) fn dequantize_group<B: Points>(d: f32, block: &[u8], g: usize, out: &mut [f32]) {
+    let (sizes, signs) = (B::sizes(block, g), B::signs(block, g));
     for (i, out) in out.iter_mut().enumerate() {
         let size = d * f32::from((sizes[i / 8] >> (8 * (i % 8))) as u8);
         *out = if signs >> i & 1 == 1 { -size } else { size };
     }
 }
 
-/// Four points with their signs.
-#[inline(always)]
-pub(crate) fn with_signs<S: QuantKernels>(s: S, sizes: [u64; 4], signs: u32) -> S::I8x32 {
-    s.negate(s.from_words(sizes), s.mask_from_bits(signs))
-}
-
-/// A format whose groups are points of a grid.
-pub(crate) trait Points {
-    /// The coordinates of a group, a byte each, and its signs, a bit each.
-    fn group(block: &[u8], g: usize) -> ([u64; 4], u32);
-}
-
-/// The weights of a superblock, with their signs.
+/// The weights of a superblock.
 #[inline(always)]
 pub(crate) fn unpack_points<S: QuantKernels, B: Points>(s: S, block: &[u8]) -> [S::I8x64; PAIRS] {
     let mut q = [s.zero_x64(); PAIRS];
     for p in 0..PAIRS {
-        let [(first, signs), (second, second_signs)] = [B::group(block, 2 * p), B::group(block, 2 * p + 1)];
-        q[p] = Pair::join(s, [with_signs(s, first, signs), with_signs(s, second, second_signs)]);
+        q[p] = Pair::join(s, [B::group(s, block, 2 * p), B::group(s, block, 2 * p + 1)]);
     }
     q
 }
 
+/// Four times 7 signs, and the weights of these signs.
+#[inline(always)]
+pub(crate) fn negate_by_7_bits<S: QuantKernels>(s: S, sizes: S::I8x32, signs: [u32; 4]) -> S::I8x32 {
+    let mut masks = [0; 4];
+    for i in 0..4 {
+        masks[i] = NEGATIVE[signs[i] as usize & 127];
+    }
+    s.negate(sizes, s.from_words(masks))
+}
+
+/// The signs whose bits are the lowest 28.
+#[inline(always)]
+pub(crate) fn four_times_7(bits: u32) -> [u32; 4] {
+    [bits & 127, bits >> 7 & 127, bits >> 14 & 127, bits >> 21 & 127]
+}
+
+/// Four times 7 signs, each with the eighth.
+pub(crate) fn four_times_8([a, b, c, d]: [u32; 4]) -> u32 {
+    with_eighth(a) | with_eighth(b) << 8 | with_eighth(c) << 16 | with_eighth(d) << 24
+}
+
 impl Points for Iq2Xxs {
     #[inline(always)]
-    fn group(block: &[u8], g: usize) -> ([u64; 4], u32) {
-        let at = 2 + 8 * g;
+    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
         let mut sizes = [0; 4];
         for i in 0..4 {
-            sizes[i] = grids::IQ2_XXS[usize::from(block[at + i])];
+            sizes[i] = grids::IQ2_XXS[usize::from(block[2 + 8 * g + i])];
         }
-        (sizes, four_times_8_signs(u32_at(block, at + 4)))
+        sizes
+    }
+
+    fn signs(block: &[u8], g: usize) -> u32 {
+        four_times_8(four_times_7(u32::from_le_bytes(bytes_at(block, 6 + 8 * g))))
+    }
+
+    #[inline(always)]
+    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
+        negate_by_7_bits(
+            s,
+            s.from_words(Self::sizes(block, g)),
+            four_times_7(u32::from_le_bytes(bytes_at(block, 6 + 8 * g))),
+        )
     }
 }
 
@@ -97,20 +144,23 @@ impl Block for Iq2Xxs {
         let d = f16_at(block, 0);
         for (g, out) in out.chunks_exact_mut(32).enumerate() {
             let scale = d * (0.5 + f32::from(block[9 + 8 * g] >> 4)) * 0.25;
-            let (sizes, signs) = Self::group(block, g);
-            dequantize_group(scale, sizes, signs, out);
+            dequantize_group::<Self>(scale, block, g, out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let block = &block[..Self::BYTES];
-        let mut scales = [0; GROUPS];
+        let mut scales = 0;
         for g in 0..GROUPS {
-            scales[g] = i32::from(block[9 + 8 * g] >> 4) * 2 + 1;
+            scales |= u64::from(block[9 + 8 * g] >> 4) << (8 * g);
         }
-        let d = s.mul_x8(s.splat_f16_x8(u16_at(block, 0)), s.splat_x8(0.125));
-        UnpackedSuperblock::scaled(s, unpack_points::<S, Self>(s, block), times(s, s.load_i32x8(&scales), d))
+        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
+        UnpackedSuperblock::scaled(
+            s,
+            unpack_points::<S, Self>(s, block),
+            times(s, s.widen_i8x8(scales * 2 + ONES), d),
+        )
     }
 }
 
@@ -119,13 +169,12 @@ impl Block for Iq2Xxs {
 #[inline(always)]
 fn unpack<S: QuantKernels, B: Points>(s: S, block: &[u8], scales: u64) -> UnpackedSuperblock<S> {
     const LOW: u64 = u64::from_ne_bytes([15; 8]);
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
     let (mut q, bias) = (unpack_points::<S, B>(s, block), s.splat_u8x32(64));
     for p in 0..PAIRS {
         let [first, second] = s.blocks(q[p]);
         q[p] = Pair::join(s, [s.add_u8x32(first, bias), s.add_u8x32(second, bias)]);
     }
-    let d = s.mul_x8(s.splat_f16_x8(u16_at(block, 0)), s.splat_x8(0.125));
+    let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
     let (low, high) = ((scales & LOW) * 2 + ONES, (scales >> 4 & LOW) * 2 + ONES);
     let scales = [times(s, s.widen_i8x8(low), d), times(s, s.widen_i8x8(high), d)];
     UnpackedSuperblock { scales, ..UnpackedSuperblock::scaled(s, q, scales[0]) }
@@ -135,8 +184,7 @@ fn unpack<S: QuantKernels, B: Points>(s: S, block: &[u8], scales: u64) -> Unpack
 fn dequantize<B: Points>(block: &[u8], scales: &[u8], out: &mut [f32]) {
     let d = f16_at(block, 0);
     for (g, out) in out.chunks_exact_mut(32).enumerate() {
-        let (sizes, signs) = B::group(block, g);
-        dequantize_group(1.0, sizes, signs, out);
+        dequantize_group::<B>(1.0, block, g, out);
         let (first, second) = out.split_at_mut(16);
         for (half, scale) in [(first, scales[g] & 15), (second, scales[g] >> 4)] {
             let scale = d * (0.5 + f32::from(scale)) * 0.25;
@@ -145,18 +193,35 @@ fn dequantize<B: Points>(block: &[u8], scales: &[u8], out: &mut [f32]) {
     }
 }
 
+impl Iq2Xs {
+    #[inline(always)]
+    fn four_times_7(block: &[u8], g: usize) -> [u32; 4] {
+        let mut signs = [0; 4];
+        for i in 0..4 {
+            signs[i] = u32::from(u16::from_le_bytes(bytes_at(block, 2 + 8 * g + 2 * i)) >> 9);
+        }
+        signs
+    }
+}
+
 impl Points for Iq2Xs {
     #[inline(always)]
-    fn group(block: &[u8], g: usize) -> ([u64; 4], u32) {
-        let four = u64_at(block, 2 + 8 * g);
+    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
         let mut sizes = [0; 4];
         for i in 0..4 {
-            sizes[i] = grids::IQ2_XS[(four >> (16 * i)) as usize & 511];
+            sizes[i] =
+                grids::IQ2_XS[usize::from(u16::from_le_bytes(bytes_at(block, 2 + 8 * g + 2 * i)) & 511)];
         }
-        // The low byte of each of four words, side by side.
-        let signs = four >> 9 & 0x007f_007f_007f_007f;
-        let signs = signs | signs >> 8;
-        (sizes, with_eighth((signs & 0xffff | signs >> 16 & 0xffff_0000) as u32))
+        sizes
+    }
+
+    fn signs(block: &[u8], g: usize) -> u32 {
+        four_times_8(Self::four_times_7(block, g))
+    }
+
+    #[inline(always)]
+    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
+        negate_by_7_bits(s, s.from_words(Self::sizes(block, g)), Self::four_times_7(block, g))
     }
 }
 
@@ -173,20 +238,30 @@ impl Block for Iq2Xs {
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let block = &block[..Self::BYTES];
-        unpack::<S, Self>(s, block, u64_at(block, 66))
+        unpack::<S, Self>(s, block, u64::from_le_bytes(bytes_at(block, 66)))
     }
 }
 
 impl Points for Iq2S {
     #[inline(always)]
-    fn group(block: &[u8], g: usize) -> ([u64; 4], u32) {
+    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
         let high = usize::from(block[66 + g]);
         let mut sizes = [0; 4];
         for i in 0..4 {
             let high = high << (8 - 2 * i) & 0x300;
             sizes[i] = grids::IQ2_S[usize::from(block[2 + 4 * g + i]) | high];
         }
-        (sizes, u32_at(block, 34 + 4 * g))
+        sizes
+    }
+
+    #[inline(always)]
+    fn signs(block: &[u8], g: usize) -> u32 {
+        u32::from_le_bytes(bytes_at(block, 34 + 4 * g))
+    }
+
+    #[inline(always)]
+    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
+        s.negate(s.from_words(Self::sizes(block, g)), s.mask_from_bits(Self::signs(block, g)))
     }
 }
 
@@ -203,6 +278,6 @@ impl Block for Iq2S {
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let block = &block[..Self::BYTES];
-        unpack::<S, Self>(s, block, u64_at(block, 74))
+        unpack::<S, Self>(s, block, u64::from_le_bytes(bytes_at(block, 74)))
     }
 }

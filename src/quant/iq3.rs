@@ -16,10 +16,12 @@
 //! ```
 //! Signs are IQ2's.
 
-use super::block::{Block, GROUPS, UnpackedSuperblock, f16_at, times, u16_at, u32_at};
+use super::block::{Block, GROUPS, UnpackedSuperblock, f16_at, times};
 use super::encoding::Encoding;
 use super::grids;
-use super::iq2::{Points, dequantize_group, four_times_8_signs, unpack_points};
+use super::iq2::{
+    Points, bytes_at, dequantize_group, four_times_7, four_times_8, negate_by_7_bits, unpack_points,
+};
 use crate::simd::QuantKernels;
 
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +29,43 @@ pub(crate) struct Iq3Xxs;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Iq3S;
 
-impl Points for Iq3Xxs {
+/// Two points in each word.
+#[inline(always)]
+fn words(points: [u32; 8]) -> [u64; 4] {
+    let mut words = [0; 4];
+    for i in 0..4 {
+        words[i] = u64::from(points[2 * i]) | u64::from(points[2 * i + 1]) << 32;
+    }
+    words
+}
+
+impl Iq3Xxs {
     #[inline(always)]
-    fn group(block: &[u8], g: usize) -> ([u64; 4], u32) {
-        let mut sizes = [0; 4];
-        for i in 0..4 {
-            let [first, second] = [0, 1].map(|j| grids::IQ3_XXS[usize::from(block[2 + 8 * g + 2 * i + j])]);
-            sizes[i] = u64::from(first) | u64::from(second) << 32;
+    fn points(block: &[u8], g: usize) -> [u32; 8] {
+        let mut points = [0; 8];
+        for i in 0..8 {
+            points[i] = grids::IQ3_XXS[usize::from(block[2 + 8 * g + i])];
         }
-        (sizes, four_times_8_signs(u32_at(block, 66 + 4 * g)))
+        points
+    }
+}
+
+impl Points for Iq3Xxs {
+    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
+        words(Self::points(block, g))
+    }
+
+    fn signs(block: &[u8], g: usize) -> u32 {
+        four_times_8(four_times_7(u32::from_le_bytes(bytes_at(block, 66 + 4 * g))))
+    }
+
+    #[inline(always)]
+    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
+        negate_by_7_bits(
+            s,
+            s.from_dwords(Self::points(block, g)),
+            four_times_7(u32::from_le_bytes(bytes_at(block, 66 + 4 * g))),
+        )
     }
 }
 
@@ -48,46 +78,73 @@ impl Block for Iq3Xxs {
         let d = f16_at(block, 0);
         for (g, out) in out.chunks_exact_mut(32).enumerate() {
             let scale = d * (0.5 + f32::from(block[69 + 4 * g] >> 4)) * 0.5;
-            let (sizes, signs) = Self::group(block, g);
-            dequantize_group(scale, sizes, signs, out);
+            dequantize_group::<Self>(scale, block, g, out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let block = &block[..Self::BYTES];
-        let mut scales = [0; GROUPS];
+        let mut scales = 0x0101_0101_0101_0101;
         for g in 0..GROUPS {
-            scales[g] = i32::from(block[69 + 4 * g] >> 4) * 2 + 1;
+            scales += u64::from(u32::from_le_bytes(bytes_at(block, 66 + 4 * g)) >> 28) << (8 * g + 1);
         }
-        let d = s.mul_x8(s.splat_f16_x8(u16_at(block, 0)), s.splat_x8(0.25));
-        let scales = times(s, s.load_i32x8(&scales), d);
+        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.25));
+        let scales = times(s, s.widen_i8x8(scales), d);
         UnpackedSuperblock::scaled(s, unpack_points::<S, Self>(s, block), scales)
     }
 }
 
-impl Points for Iq3S {
-    #[inline(always)]
-    fn group(block: &[u8], g: usize) -> ([u64; 4], u32) {
-        let high = usize::from(block[66 + g]);
-        let mut sizes = [0; 4];
-        for i in 0..4 {
-            let mut pair = [0; 2];
-            for j in 0..2 {
-                let k = 2 * i + j;
-                let point = usize::from(block[2 + 8 * g + k]) | high << (8 - k) & 256;
-                pair[j] = u64::from(grids::IQ3_S[point]);
-            }
-            sizes[i] = pair[0] | pair[1] << 32;
+/// Bit 8 of each of eight points, by the byte of their bits. (Shifts of that byte were slower.)
+static HIGH: [[u16; 8]; 256] = {
+    let mut high = [[0; 8]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut i = 0;
+        while i < 8 {
+            high[byte][i] = ((byte >> i & 1) << 8) as u16;
+            i += 1;
         }
-        (sizes, u32_at(block, 74 + 4 * g))
+        byte += 1;
+    }
+    high
+};
+
+impl Iq3S {
+    #[inline(always)]
+    fn points(block: &[u8], g: usize) -> [u32; 8] {
+        let (low, high) = (&block[2 + 8 * g..][..8], HIGH[usize::from(block[66 + g])]);
+        let (mut numbers, mut points) = ([0; 8], [0; 8]);
+        for i in 0..8 {
+            numbers[i] = u16::from(low[i]) | high[i];
+        }
+        for i in 0..8 {
+            points[i] = grids::IQ3_S[usize::from(numbers[i] & 511)];
+        }
+        points
+    }
+}
+
+impl Points for Iq3S {
+    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
+        words(Self::points(block, g))
+    }
+
+    #[inline(always)]
+    fn signs(block: &[u8], g: usize) -> u32 {
+        u32::from_le_bytes(bytes_at(block, 74 + 4 * g))
+    }
+
+    #[inline(always)]
+    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
+        s.negate(s.from_dwords(Self::points(block, g)), s.mask_from_bits(Self::signs(block, g)))
     }
 }
 
 /// IQ3_S's eight scales, a byte each.
 #[inline(always)]
 fn scales(block: &[u8]) -> u64 {
-    let scales = u64::from(u32_at(block, 106));
+    let scales = u64::from(u32::from_le_bytes(bytes_at(block, 106)));
     let scales = (scales | scales << 16) & 0x0000_ffff_0000_ffff;
     let scales = (scales | scales << 8) & 0x00ff_00ff_00ff_00ff;
     let scales = (scales | scales << 4) & 0x0f0f_0f0f_0f0f_0f0f;
@@ -102,15 +159,15 @@ impl Block for Iq3S {
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, scales) = (f16_at(block, 0), scales(block).to_le_bytes());
         for (g, out) in out.chunks_exact_mut(32).enumerate() {
-            let (sizes, signs) = Self::group(block, g);
-            dequantize_group(d * f32::from(scales[g]), sizes, signs, out);
+            dequantize_group::<Self>(d * f32::from(scales[g]), block, g, out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let block = &block[..Self::BYTES];
-        let scales = times(s, s.widen_i8x8(scales(block)), s.splat_f16_x8(u16_at(block, 0)));
+        let scales =
+            times(s, s.widen_i8x8(scales(block)), s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))));
         UnpackedSuperblock::scaled(s, unpack_points::<S, Self>(s, block), scales)
     }
 }

@@ -26,18 +26,24 @@ pub(crate) struct Tq1_0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tq2_0;
 
-/// Powers of three for the last three groups of a block: 1 and 3 for the first half and the second
-/// one, 9 and 27, 81 and those of the last four bytes.
-const POWERS: [[i8; 32]; 3] = {
-    let mut powers = [[0; 32]; 3];
+/// Powers of three for two of the last three groups of a block: 1 and 3 for the first half and the
+/// second one, 81 and those of the last four bytes. The third has 9 and 27.
+const POWERS: [[i8; 32]; 2] = {
+    let mut powers = [[0; 32]; 2];
     let mut i = 0;
     while i < 16 {
-        [powers[0][i], powers[1][i], powers[2][i]] = [1, 9, 81];
-        [powers[0][16 + i], powers[1][16 + i], powers[2][16 + i]] = [3, 27, [1, 3, 9, 27][i / 4]];
+        [powers[0][i], powers[1][i]] = [1, 81];
+        [powers[0][16 + i], powers[1][16 + i]] = [3, [1, 3, 9, 27][i / 4]];
         i += 1;
     }
     powers
 };
+
+/// `3 * a` modulo 256, byte by byte.
+#[inline(always)]
+fn triple<S: QuantKernels>(s: S, a: S::I8x32) -> S::I8x32 {
+    s.add_u8x32(s.add_u8x32(a, a), a)
+}
 
 impl Block for Tq1_0 {
     const WEIGHTS: usize = 256;
@@ -62,20 +68,17 @@ impl Block for Tq1_0 {
         let block = &block[..Self::BYTES];
         let mut groups = [s.load_bytes(block); 8];
         for j in 1..5 {
-            let twice = s.add_u8x32(groups[j - 1], groups[j - 1]);
-            groups[j] = s.add_u8x32(twice, groups[j - 1]);
+            groups[j] = triple(s, groups[j - 1]);
         }
         let (mut qs, mut last) = ([0; 16], [0; 4]);
         qs.copy_from_slice(&block[32..48]);
         last.copy_from_slice(&block[48..52]);
         let qs = u128::from_le_bytes(qs);
         let last = u128::from(u32::from_le_bytes(last)) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
-        groups[5] = s.splat_u128(qs);
-        groups[6] = groups[5];
+        groups[5] = s.mul_u8x32(s.splat_u128(qs), s.load_bytes(&POWERS[0]));
+        groups[6] = triple(s, triple(s, groups[5]));
         groups[7] = s.from_words([qs as u64, (qs >> 64) as u64, last as u64, last as u64]);
-        for j in 0..3 {
-            groups[5 + j] = s.mul_u8x32(groups[5 + j], s.load_bytes(&POWERS[j]));
-        }
+        groups[7] = s.mul_u8x32(groups[7], s.load_bytes(&POWERS[1]));
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
             q[p] = Pair::join(s, [s.first_trit(groups[2 * p]), s.first_trit(groups[2 * p + 1])]);

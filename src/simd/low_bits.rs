@@ -15,6 +15,15 @@ pub(crate) trait LowBitKernels: Simd256 + BlockKernels {
         }
         self.load_bytes(&bytes)
     }
+    /// Eight little-endian words of half that length, one after another.
+    #[inline(always)]
+    fn from_dwords(self, words: [u32; 8]) -> Self::I8x32 {
+        let mut pairs = [0; 4];
+        for i in 0..4 {
+            pairs[i] = u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
+        }
+        self.from_words(pairs)
+    }
     /// `a + b` modulo 256, byte by byte.
     #[inline(always)]
     fn add_u8x32(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32 {
