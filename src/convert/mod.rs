@@ -7,7 +7,7 @@
 //!
 //! - `source`: the files that models are published in, and what a model is to everything here
 //! - `recipe`: which format each matrix gets
-//! - `quantize`: weight formats
+//! - `quantize`: weight formats, and `importance` which columns matter most for them
 //! - `weights`: tensors from the one into the other
 //! - [`gguf`]: the file
 //! - `llama2c`: the same for llama2.c's formats
@@ -29,6 +29,7 @@
 
 mod check;
 pub mod gguf;
+mod importance;
 mod llama2c;
 mod output;
 mod quantize;
@@ -41,6 +42,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 pub use check::check;
+pub use importance::ImportanceMatrix;
 pub use llama2c::{Llama2c, llama2c_bytes, to_llama2c, to_tokenizer_bin};
 pub use output::OutputFile;
 pub use quantize::{dtypes, quantize};
@@ -62,6 +64,8 @@ use weights::Converter;
 pub struct GgufOptions {
     /// See [`GgufOptions::recipe`](#method.recipe).
     pub recipe: Option<Recipe>,
+    /// See [`GgufOptions::importance`](#method.importance).
+    pub importance: Option<ImportanceMatrix>,
     /// See [`GgufOptions::metadata`](#method.metadata).
     pub metadata: Vec<(String, Value)>,
     /// See [`GgufOptions::threads`](#method.threads).
@@ -83,6 +87,14 @@ impl GgufOptions {
     #[must_use]
     pub fn recipe(mut self, recipe: Recipe) -> Self {
         self.recipe = Some(recipe);
+        self
+    }
+
+    /// Which columns of matrices matter most, for K-quants: their weights come nearer to what they
+    /// were, at the cost of others'.
+    #[must_use]
+    pub fn importance(mut self, importance: ImportanceMatrix) -> Self {
+        self.importance = Some(importance);
         self
     }
 
@@ -158,7 +170,11 @@ pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result
     let mut converter = Converter::new(&threads);
     for tensor in source.tensors() {
         let (name, dtype) = (source.architecture.tensor(tensor.id), choice.dtype(&tensor.info));
-        converter.convert(&tensor, &name, dtype, |bytes| to.write(&name, bytes))?;
+        let importance = match (&options.importance, &*tensor.info.shape) {
+            (Some(matrix), &[_, columns]) => matrix.columns(&name, columns)?,
+            _ => None,
+        };
+        converter.convert(&tensor, &name, dtype, importance, |bytes| to.write(&name, bytes))?;
     }
     if let Some(factors) = &source.rope_factors {
         let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();

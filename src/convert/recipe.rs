@@ -20,7 +20,8 @@ use crate::quant::Dtype;
 macro_rules! recipes {
     ($($recipe:ident = $name:literal, $most:expr;)+) => {
         /// Which format each matrix of a model gets, as llama.cpp's file types of the same names
-        /// choose it. Vectors are always F32.
+        /// choose it. Vectors are always F32. [`Recipe::Mxfp4`] is ours: llama.cpp has one for
+        /// mixtures of experts alone.
         ///
         /// ```
         /// use babyllama::convert::Recipe;
@@ -58,6 +59,9 @@ recipes! {
     Q5KS = "Q5_K_S", Dtype::Q5K;
     Q5KM = "Q5_K_M", Dtype::Q5K;
     Q6K = "Q6_K", Dtype::Q6K;
+    Tq1_0 = "TQ1_0", Dtype::Tq1_0;
+    Tq2_0 = "TQ2_0", Dtype::Tq2_0;
+    Mxfp4 = "MXFP4", Dtype::Mxfp4;
 }
 
 impl Recipe {
@@ -86,7 +90,9 @@ impl Recipe {
         let most = self.row().2;
         let dtype = match most {
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Q8_0 => most,
+            Dtype::Mxfp4 if matches!(name, "output" | "tok_embeddings") => Dtype::Q8_0,
             _ if name == "output" || name == "tok_embeddings" && model.tied => Dtype::Q6K,
+            Dtype::Tq1_0 | Dtype::Tq2_0 if name == "tok_embeddings" => Dtype::Q4K,
             _ => layer_and_matrix(name)
                 .and_then(|(l, matrix)| self.more_bits(l, matrix, model))
                 .unwrap_or(most),
@@ -182,7 +188,7 @@ pub(crate) fn with_whole_blocks(dtype: Dtype, columns: usize) -> Dtype {
         return dtype;
     }
     let shorter = match dtype {
-        Dtype::Q2K | Dtype::Q3K => Dtype::Q4_0,
+        Dtype::Q2K | Dtype::Q3K | Dtype::Tq1_0 | Dtype::Tq2_0 => Dtype::Q4_0,
         Dtype::Q4K => Dtype::Q5_0,
         Dtype::Q5K => Dtype::Q5_1,
         Dtype::Q6K => Dtype::Q8_0,

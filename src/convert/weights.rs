@@ -49,12 +49,13 @@ impl<'a> Converter<'a> {
     }
 
     /// Passes a tensor's bytes in a format to `give`. A tensor that is stored in it already is
-    /// copied.
+    /// copied. `importance` is that of its columns.
     pub(super) fn convert(
         &mut self,
         tensor: &SourceTensor<'_>,
         name: &str,
         dtype: Dtype,
+        importance: Option<&[f32]>,
         mut give: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         if let Some(bytes) = tensor.bytes
@@ -81,7 +82,7 @@ impl<'a> Converter<'a> {
             let (isa, parts) = (self.isa, &mut self.parts[..n_parts]);
             self.threads.enter(false, |team| {
                 team.for_each_mut(parts, n_parts * step * columns * size_of::<f32>(), |_, part| {
-                    part.error = part.encode(isa, tensor, columns, dtype).err();
+                    part.error = part.encode(isa, tensor, columns, dtype, importance).err();
                 });
             });
             for part in parts {
@@ -97,13 +98,20 @@ impl<'a> Converter<'a> {
 
 impl Part {
     /// Reads the part's rows and encodes them.
-    fn encode(&mut self, isa: Isa, tensor: &SourceTensor<'_>, columns: usize, dtype: Dtype) -> Result<()> {
+    fn encode(
+        &mut self,
+        isa: Isa,
+        tensor: &SourceTensor<'_>,
+        columns: usize,
+        dtype: Dtype,
+        importance: Option<&[f32]>,
+    ) -> Result<()> {
         let n_weights = self.rows.len() * columns;
         self.weights.resize(n_weights, 0.0);
         (tensor.read)(self.rows.clone(), &mut self.weights)?;
         let (block, bytes) = dtype.block().unwrap_or((1, 0));
         self.bytes.resize(n_weights / block * bytes, 0);
-        quantize_into(isa, &self.weights, dtype, &mut self.bytes)
+        quantize_into(isa, &self.weights, importance, dtype, &mut self.bytes)
     }
 }
 

@@ -25,9 +25,9 @@ fn blocks_are_what_pypi_gguf_makes_of_them() {
         (Dtype::Q5_1, 24),
     ];
     let golden = golden_bytes("quantized.bin");
-    let blocks = golden.chunks_exact(QUANTIZED);
-    assert!(blocks.len() == 64 && blocks.remainder().is_empty());
-    for (i, block) in blocks.enumerate() {
+    let (blocks, mut rest) = golden.split_at(64 * QUANTIZED);
+    let mut all = Vec::new();
+    for (i, block) in blocks.chunks_exact(QUANTIZED).enumerate() {
         let (weights, mut rest) = block.split_at(128);
         let weights: Vec<f32> =
             weights.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
@@ -37,7 +37,15 @@ fn blocks_are_what_pypi_gguf_makes_of_them() {
             assert_eq!(out, rest[..bytes], "block {i} as {dtype}: {weights:?}");
             rest = &rest[bytes..];
         }
+        all.extend(weights);
     }
+    for (dtype, bytes) in [(Dtype::Mxfp4, 64 * 17), (Dtype::Tq1_0, 8 * 54), (Dtype::Tq2_0, 8 * 66)] {
+        let mut out = Vec::new();
+        quantize(&all, dtype, &mut out).unwrap();
+        assert_eq!(out, rest[..bytes], "{dtype}");
+        rest = &rest[bytes..];
+    }
+    assert!(rest.is_empty());
 }
 
 #[test]

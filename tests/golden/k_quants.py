@@ -1,8 +1,10 @@
-"""Writes k_quants.bin beside this file: weights, and what ggml's reference quantizers make of them.
+"""Writes k_quants.bin beside this file: weights, and what ggml's reference quantizers make of them; and
+k_quants_by_importance.bin: how much each column counts, and what they make of the same weights then.
 
     pip install numpy llama-cpp-python==0.3.36 && python tests/golden/k_quants.py
 
-BLOCKS blocks of 256 weights as little-endian f32, and then for each format of FORMATS in turn the bytes of all blocks.
+BLOCKS blocks of 256 weights as little-endian f32, or 256 importances, and then for each format of FORMATS in turn the bytes of all
+blocks.
 """
 import ctypes
 import pathlib
@@ -34,10 +36,12 @@ if __name__ == "__main__":
     ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
     ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
     weights = blocks()
-    with open(pathlib.Path(__file__).with_name("k_quants.bin"), "wb") as out:
-        out.write(weights.tobytes())
-        for number, size in FORMATS.values():
-            data = np.zeros((len(weights), size), np.uint8)
-            n = ggml.ggml_quantize_chunk(number, weights.ctypes.data, data.ctypes.data, 0, len(weights), 256, None)
-            assert n == data.size
-            out.write(data.tobytes())
+    importances = np.random.default_rng(4).lognormal(0, 1.5, 256).astype("<f4")
+    for name, first, columns in [("", weights, None), ("_by_importance", importances, importances.ctypes.data)]:
+        with open(pathlib.Path(__file__).with_name(f"k_quants{name}.bin"), "wb") as out:
+            out.write(first.tobytes())
+            for number, size in FORMATS.values():
+                data, n = np.zeros((len(weights), size), np.uint8), len(weights)
+                n = ggml.ggml_quantize_chunk(number, weights.ctypes.data, data.ctypes.data, 0, n, 256, columns)
+                assert n == data.size
+                out.write(data.tobytes())

@@ -2,7 +2,7 @@
 """Makes quantized.bin and every_type.gguf again, with PyPI's gguf 0.19.0 and numpy 2.4.6.
 
 quantized.bin: 64 blocks of 32 weights as f32, and then what gguf.quants makes of each of them: 64 bytes of F16, 64 of BF16,
-34 of Q8_0, 18 of Q4_0, 20 of Q4_1, 22 of Q5_0, 24 of Q5_1. every_type.gguf: a value of every type that GGUF has, and tensors of odd sizes.
+34 of Q8_0, 18 of Q4_0, 20 of Q4_1, 22 of Q5_0, 24 of Q5_1. After them, what it makes of all these weights as MXFP4, TQ1_0 and TQ2_0. every_type.gguf: a value of every type that GGUF has, and tensors of odd sizes.
 """
 import os
 
@@ -44,6 +44,8 @@ with open(os.path.join(here, "quantized.bin"), "wb") as out:
         out.write(w[i].tobytes())
         for q in quantized:
             out.write(q[i].tobytes())
+    for t in (Type.MXFP4, Type.TQ1_0, Type.TQ2_0):
+        out.write(gguf.quants.quantize(w.reshape(-1), t).tobytes())
 
 f = gguf.GGUFWriter(os.path.join(here, "every_type.gguf"), "example")
 f.add_uint8("a.u8", 200)

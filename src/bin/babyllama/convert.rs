@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use babyllama::Error;
 use babyllama::convert::{
-    GgufOptions, Llama2c, OutputFile, Recipe, Source, check, gguf_bytes, llama2c_bytes, to_gguf, to_llama2c,
-    to_tokenizer_bin,
+    GgufOptions, ImportanceMatrix, Llama2c, OutputFile, Recipe, Source, check, gguf_bytes, llama2c_bytes,
+    to_gguf, to_llama2c, to_tokenizer_bin,
 };
 use clap::Args;
 use indicatif::ProgressBar;
@@ -58,6 +58,11 @@ pub(crate) struct ConvertArgs {
     /// tokenizer.bin or GGUF
     #[arg(short = 'z', long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,
+
+    /// Importance matrix of llama.cpp's llama-imatrix, GGUF or imatrix.dat: which columns matter
+    /// most, for K-quants
+    #[arg(long, value_name = "FILE")]
+    pub(crate) imatrix: Option<PathBuf>,
 
     /// Replace the output file if it exists
     #[arg(short, long)]
@@ -192,6 +197,7 @@ fn version(args: &ConvertArgs) -> Option<Llama2c> {
 fn write_gguf(args: &ConvertArgs, source: &Source, watch: &Watch) -> Result<(), CliError> {
     let mut options = GgufOptions::new();
     (options.recipe, options.threads) = (args.dtype.0, args.threads);
+    options.importance = args.imatrix.as_ref().map(ImportanceMatrix::open).transpose()?;
     for (key, text) in &args.set {
         options = options.metadata(key, text.as_str());
     }
@@ -210,9 +216,9 @@ fn write_llama2c(
     version: Llama2c,
     watch: &Watch,
 ) -> Result<(), CliError> {
-    if args.dtype.0.is_some() || !args.set.is_empty() {
+    if args.dtype.0.is_some() || args.imatrix.is_some() || !args.set.is_empty() {
         let why = if args.to.is_none() { ", and .bin chose one: --to gguf changes it" } else { "" };
-        return Err(CliError::Usage(format!("llama2.c's formats take neither --dtype nor --set{why}")));
+        return Err(CliError::Usage(format!("llama2.c's formats take no --dtype, --imatrix or --set{why}")));
     }
     let of_target = |e| CliError::of(args.target.display(), e);
     let mut tokenizer = Vec::new();

@@ -21,6 +21,7 @@
 //! - [`purpose`]: files that hold no model, and weights that are no longer read
 //! - [`sampling`]: how to sample, as the model's makers recommend
 //! - [`contents`]: all that is in a file, whether or not it can be run
+//! - `importance`: files that help to quantize a model
 //! - [`hyperparameters`]: the [`Config`], and [`settings`] which keys may say something of it
 //! - [`vocabulary`]: the tokenizer, and [`tokenizer_settings`] what each key of it counts for
 //!
@@ -32,6 +33,8 @@ pub(crate) mod adapter;
 pub(crate) mod contents;
 mod cursor;
 mod hyperparameters;
+#[cfg(feature = "convert")]
+pub(crate) mod importance;
 pub(crate) mod keys;
 mod metadata;
 mod purpose;

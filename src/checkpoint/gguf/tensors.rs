@@ -178,6 +178,12 @@ impl Tensors {
         self.by_name.len()
     }
 
+    /// The names of those that weren't taken.
+    #[cfg(feature = "convert")]
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
     /// The shape of a tensor: (rows, columns).
     pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.by_name.get(name).map(|tensor| tensor.info.shape())

@@ -28,6 +28,41 @@ pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32; 256]) -> Gr
     groups
 }
 
+/// How much each weight counts, if the importance of its column is known: by that, and by how far it
+/// is from zero, besides `spread` times the block's mean square.
+#[inline(always)]
+pub(super) fn by_columns<const N: usize, const G: usize>(
+    x: &Groups<N, G>,
+    columns: &[f32; 256],
+    spread: f32,
+) -> Groups<N, G> {
+    let (mut squares, mut importances) = (0.0, groups::<N, G>(columns));
+    for x in x {
+        for g in 0..G {
+            squares += x[g] * x[g];
+        }
+    }
+    let base = spread * squares / 256.0;
+    for i in 0..N {
+        for g in 0..G {
+            importances[i][g] *= (base + x[i][g] * x[i][g]).sqrt();
+        }
+    }
+    importances
+}
+
+/// One number for each group: the sum of all.
+#[inline(always)]
+pub(super) fn sums<const N: usize, const G: usize>(x: &Groups<N, G>) -> Each<G> {
+    let mut sums = [0.0; G];
+    for x in x {
+        for g in 0..G {
+            sums[g] += x[g];
+        }
+    }
+    sums
+}
+
 /// `(weight + min) / scale`, rounded to the steps `0..=max`: bytes in the order of the weights.
 ///
 /// A group whose scale is 0 has all weights at the first step.
@@ -79,6 +114,36 @@ pub(super) fn round_to_steps<const G: usize>(each: &Each<G>, max: f32, d: &mut [
     let greatest = each.iter().fold(0.0, |greatest, &x| if x > greatest { x } else { greatest });
     let inverse = inverse(greatest / max);
     let d = put_f16(greatest / max, d);
+    let steps = each.map(|x| round(x * inverse).clamp(0.0, max));
+    (steps.map(|step| d * step), steps.map(to_u8))
+}
+
+/// As [`round_to_steps`], but the number that they are multiples of is the one by which those come
+/// nearest that count most.
+#[inline(always)]
+pub(super) fn fit_to_steps<const G: usize>(
+    each: &Each<G>,
+    importances: &Each<G>,
+    max: f32,
+    d: &mut [u8],
+) -> (Each<G>, [u8; G]) {
+    let greatest = each.iter().fold(0.0, |greatest, &x| if x > greatest { x } else { greatest });
+    let (mut best, mut best_gain) = (greatest / max, 0.0);
+    for candidate in -8..=8 {
+        let inverse = inverse(greatest / (max + 0.125 * candidate as f32));
+        let (mut sum_xq, mut sum_qq) = (0.0, 0.0);
+        for g in 0..G {
+            let q = round(each[g] * inverse).clamp(0.0, max);
+            sum_xq += importances[g] * each[g] * q;
+            sum_qq += importances[g] * q * q;
+        }
+        // Where all are zero this is NaN, and so no gain.
+        let gain = sum_xq * sum_xq / sum_qq;
+        best = if gain > best_gain { sum_xq / sum_qq } else { best };
+        best_gain = if gain > best_gain { gain } else { best_gain };
+    }
+    let d = put_f16(best, d);
+    let inverse = inverse(d);
     let steps = each.map(|x| round(x * inverse).clamp(0.0, max));
     (steps.map(|step| d * step), steps.map(to_u8))
 }

@@ -3,7 +3,7 @@
 //! A format is a function that encodes one block, and a row of [`QUANTIZERS`]. Its bytes mean what
 //! the file of the same name in `quant/` draws.
 //!
-//! - `floats`, `q8_0`, `q4`, `q5`: the largest weight decides the scale
+//! - `floats`, `q8_0`, `q4`, `q5`, `ternary`, `mxfp4`: the largest weight decides the scale
 //! - `q2_k` to `q6_k`: scales are searched for; `scale_search` is the search, `groups` the layout
 //!   of a block for it
 //!
@@ -16,6 +16,7 @@
 
 mod floats;
 mod groups;
+mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -25,29 +26,34 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scale_search;
+mod ternary;
 
 use crate::error::{Error, Result};
 use crate::quant::Dtype;
 use crate::simd::{Isa, Kernel, Simd, kernel};
 
-/// Encodes blocks, whose weights and bytes [`Dtype::block`] says.
-type Quantizer = fn(Isa, &[f32], &mut [u8]);
+/// Encodes blocks, whose weights and bytes [`Dtype::block`] says; with the importance of each column,
+/// if it is known and the format heeds it.
+type Quantizer = fn(Isa, &[f32], Option<&[f32]>, &mut [u8]);
 
 /// The formats that can be written.
 const QUANTIZERS: &[(Dtype, Quantizer)] = &[
-    (Dtype::F32, |_, weights, out| floats::f32(weights, out)),
-    (Dtype::F16, |_, weights, out| floats::f16(weights, out)),
-    (Dtype::Bf16, |_, weights, out| floats::bf16(weights, out)),
-    (Dtype::Q8_0, |isa, weights, out| encode(isa, weights, out, q8_0::quantize)),
-    (Dtype::Q4_0, |isa, weights, out| encode(isa, weights, out, q4::q4_0)),
-    (Dtype::Q4_1, |isa, weights, out| encode(isa, weights, out, q4::q4_1)),
-    (Dtype::Q5_0, |isa, weights, out| encode(isa, weights, out, q5::q5_0)),
-    (Dtype::Q5_1, |isa, weights, out| encode(isa, weights, out, q5::q5_1)),
-    (Dtype::Q2K, |isa, weights, out| encode(isa, weights, out, q2_k::quantize)),
-    (Dtype::Q3K, |isa, weights, out| encode(isa, weights, out, q3_k::quantize)),
-    (Dtype::Q4K, |isa, weights, out| encode(isa, weights, out, q4_k::quantize)),
-    (Dtype::Q5K, |isa, weights, out| encode(isa, weights, out, q5_k::quantize)),
-    (Dtype::Q6K, |isa, weights, out| encode(isa, weights, out, q6_k::quantize)),
+    (Dtype::F32, |_, weights, _, out| floats::f32(weights, out)),
+    (Dtype::F16, |_, weights, _, out| floats::f16(weights, out)),
+    (Dtype::Bf16, |_, weights, _, out| floats::bf16(weights, out)),
+    (Dtype::Q8_0, |isa, weights, _, out| encode(isa, weights, out, q8_0::quantize)),
+    (Dtype::Q4_0, |isa, weights, _, out| encode(isa, weights, out, q4::q4_0)),
+    (Dtype::Q4_1, |isa, weights, _, out| encode(isa, weights, out, q4::q4_1)),
+    (Dtype::Q5_0, |isa, weights, _, out| encode(isa, weights, out, q5::q5_0)),
+    (Dtype::Q5_1, |isa, weights, _, out| encode(isa, weights, out, q5::q5_1)),
+    (Dtype::Q2K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q2_k::quantize)),
+    (Dtype::Q3K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q3_k::quantize)),
+    (Dtype::Q4K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q4_k::quantize)),
+    (Dtype::Q5K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q5_k::quantize)),
+    (Dtype::Q6K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q6_k::quantize)),
+    (Dtype::Tq1_0, |isa, weights, _, out| encode(isa, weights, out, ternary::tq1_0)),
+    (Dtype::Tq2_0, |isa, weights, _, out| encode(isa, weights, out, ternary::tq2_0)),
+    (Dtype::Mxfp4, |isa, weights, _, out| encode(isa, weights, out, mxfp4::quantize)),
 ];
 
 /// The greatest finite f16.
@@ -82,17 +88,24 @@ pub fn quantize(weights: &[f32], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> 
     }
     let start = out.len();
     out.resize(start + weights.len() / block * bytes, 0);
-    quantize_into(Isa::best(), weights, dtype, &mut out[start..]).inspect_err(|_| out.truncate(start))
+    quantize_into(Isa::best(), weights, None, dtype, &mut out[start..]).inspect_err(|_| out.truncate(start))
 }
 
-/// Encodes blocks, by the arithmetic of an instruction set.
+/// Encodes blocks, by the arithmetic of an instruction set. They are whole rows if there is an
+/// `importance`, that of each column.
 ///
 /// # Errors
 /// As [`quantize`].
 ///
 /// # Panics
 /// If `out` hasn't the size of these blocks.
-pub(super) fn quantize_into(isa: Isa, weights: &[f32], dtype: Dtype, out: &mut [u8]) -> Result<()> {
+pub(super) fn quantize_into(
+    isa: Isa,
+    weights: &[f32],
+    importance: Option<&[f32]>,
+    dtype: Dtype,
+    out: &mut [u8],
+) -> Result<()> {
     let quantizer = QUANTIZERS.iter().find(|(of, _)| *of == dtype);
     let Some((_, quantizer)) = quantizer else { return Err(no_quantizer(dtype)) };
     if !matches!(dtype, Dtype::F32 | Dtype::Bf16)
@@ -101,7 +114,7 @@ pub(super) fn quantize_into(isa: Isa, weights: &[f32], dtype: Dtype, out: &mut [
     {
         return Err(Error::unwritable(dtype.to_string(), format!("a weight is {weight}")));
     }
-    quantizer(isa, weights, out);
+    quantizer(isa, weights, importance, out);
     Ok(())
 }
 
@@ -148,6 +161,46 @@ where
     fn run<S: Simd>(self, _: S) {
         for (weights, out) in self.weights.iter().zip(self.out) {
             (self.block)(weights, out);
+        }
+    }
+}
+
+/// Encodes block after block as [`encode`], by the importance of columns.
+fn encode_by<const BYTES: usize>(
+    isa: Isa,
+    weights: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+    block: impl Fn(&[f32; 256], Option<&[f32; 256]>, &mut [u8; BYTES]),
+) {
+    let ((weights, []), (out, [])) = (weights.as_chunks(), out.as_chunks_mut()) else {
+        panic!("weights and bytes are whole blocks")
+    };
+    assert_eq!(weights.len(), out.len(), "a block of bytes for each block of weights");
+    let row = importance.map(|importance| importance.as_chunks().0);
+    assert!(row.is_none_or(|row| weights.len().is_multiple_of(row.len())), "whole rows");
+    isa.run(WeightedBlocks { weights, row, out, block });
+}
+
+struct WeightedBlocks<'a, F, const BYTES: usize> {
+    weights: &'a [[f32; 256]],
+    /// The importance of a row's columns.
+    row: Option<&'a [[f32; 256]]>,
+    out: &'a mut [[u8; BYTES]],
+    block: F,
+}
+
+impl<F, const BYTES: usize> Kernel for WeightedBlocks<'_, F, BYTES>
+where
+    F: Fn(&[f32; 256], Option<&[f32; 256]>, &mut [u8; BYTES]),
+{
+    type Output = ();
+    const MULTIPLIES_INT8: bool = false;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (i, (weights, out)) in self.weights.iter().zip(self.out).enumerate() {
+            (self.block)(weights, self.row.map(|row| &row[i % row.len()]), out);
         }
     }
 }

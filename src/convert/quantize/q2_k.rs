@@ -1,21 +1,26 @@
 //! Q2_K: a scale and a minimum are fitted to each 16 weights, and then rounded to 16 steps each.
 
-use super::groups::{groups, round_to_steps, steps};
-use super::scale_search::{Candidates, scales_and_mins};
+use super::groups::{by_columns, fit_to_steps, groups, round_to_steps, steps, sums};
+use super::scale_search::{Candidates, FINE, scales_and_mins};
 
 const CANDIDATES: Candidates = Candidates { first: -0.5, step: 0.1, count: 16 };
 
 /// Encodes one block.
 #[inline(always)]
-pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 84]) {
+pub(super) fn quantize(weights: &[f32; 256], columns: Option<&[f32; 256]>, out: &mut [u8; 84]) {
     let x = groups::<16, 16>(weights);
-    let importances = x.map(|x| x.map(f32::abs));
-    let [scales, mins] = scales_and_mins(&x, &importances, 3.0, CANDIDATES);
     let (packed, rest) = out.split_at_mut(16);
     let (qs, halves) = rest.split_at_mut(64);
     let (d, dmin) = halves.split_at_mut(2);
-    let (scales, scale_steps) = round_to_steps(&scales, 15.0, d);
-    let (mins, min_steps) = round_to_steps(&mins, 15.0, dmin);
+    let ((scales, scale_steps), (mins, min_steps)) = if let Some(columns) = columns {
+        let importances = by_columns(&x, columns, 1.0);
+        let ([scales, mins], sums) = (scales_and_mins(&x, &importances, 3.0, FINE), sums(&importances));
+        (fit_to_steps(&scales, &sums, 15.0, d), fit_to_steps(&mins, &sums, 15.0, dmin))
+    } else {
+        let importances = x.map(|x| x.map(f32::abs));
+        let [scales, mins] = scales_and_mins(&x, &importances, 3.0, CANDIDATES);
+        (round_to_steps(&scales, 15.0, d), round_to_steps(&mins, 15.0, dmin))
+    };
     for (packed, (scale, min)) in packed.iter_mut().zip(scale_steps.into_iter().zip(min_steps)) {
         *packed = scale | min << 4;
     }

@@ -1,6 +1,6 @@
 //! Q3_K: a scale is fitted to each 16 weights, and then rounded to 64 steps.
 
-use super::groups::{farthest_of_all, groups, put_f16, steps};
+use super::groups::{by_columns, farthest_of_all, groups, put_f16, steps, sums};
 use super::q2_k::put_2_bits;
 use super::scale_search::{Candidates, scales};
 use super::{inverse, round, to_u8};
@@ -9,15 +9,22 @@ const CANDIDATES: Candidates = Candidates { first: -0.9, step: 0.1, count: 19 };
 
 /// Encodes one block.
 #[inline(always)]
-pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 110]) {
+pub(super) fn quantize(weights: &[f32; 256], columns: Option<&[f32; 256]>, out: &mut [u8; 110]) {
     let x = groups::<16, 16>(weights);
-    let importances = x.map(|x| x.map(f32::abs));
-    let scales = scales(&x, &importances, 4.0, CANDIDATES);
-    // The scale that is farthest from zero becomes -32 steps.
-    let d = farthest_of_all(&scales) / -32.0;
+    let importances =
+        columns.map_or_else(|| x.map(|x| x.map(f32::abs)), |columns| by_columns(&x, columns, 2.0));
+    let of_groups = scales(&x, &importances, 4.0, CANDIDATES);
+    let d = if columns.is_some() {
+        // The scales are themselves a group of 16.
+        let [d] = scales(&of_groups.map(|s| [s]), &sums(&importances).map(|w| [w]), 32.0, CANDIDATES);
+        d
+    } else {
+        // The scale that is farthest from zero becomes -32 steps.
+        farthest_of_all(&of_groups) / -32.0
+    };
     let inverse = inverse(d);
     let d = put_f16(d, &mut out[108..]);
-    let scale_steps = scales.map(|scale| round(scale * inverse).clamp(-32.0, 31.0));
+    let scale_steps = of_groups.map(|scale| round(scale * inverse).clamp(-32.0, 31.0));
     let scales = scale_steps.map(|step| d * step);
     // A weight is its scale times `q - 4`.
     let q = steps(&x, &scales, &scales.map(|scale| 4.0 * scale), 7.0);

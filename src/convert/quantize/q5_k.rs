@@ -8,10 +8,10 @@ const CANDIDATES: Candidates = Candidates { first: -0.5, step: 0.1, count: 16 };
 
 /// Encodes one block.
 #[inline(always)]
-pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 176]) {
+pub(super) fn quantize(weights: &[f32; 256], columns: Option<&[f32; 256]>, out: &mut [u8; 176]) {
     let (header, rest) = out.split_at_mut(16);
     let (high, low) = rest.split_at_mut(32);
-    let q = fitted_steps(weights, 31.0, CANDIDATES, header);
+    let q = fitted_steps(weights, columns, 31.0, CANDIDATES, header);
     put_high_bits(&q.map(|q| q >> 4), high);
     put_nibbles(&q, low);
 }

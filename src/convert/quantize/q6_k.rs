@@ -8,9 +8,9 @@ const CANDIDATES: Candidates = Candidates { first: -0.9, step: 0.1, count: 19 };
 
 /// Encodes one block.
 #[inline(always)]
-pub(super) fn quantize(weights: &[f32; 256], out: &mut [u8; 210]) {
+pub(super) fn quantize(weights: &[f32; 256], columns: Option<&[f32; 256]>, out: &mut [u8; 210]) {
     let x = groups::<16, 16>(weights);
-    let importances = x.map(|x| x.map(|x| x * x));
+    let importances = columns.map_or_else(|| x.map(|x| x.map(|x| x * x)), groups::<16, 16>);
     let scales = scales(&x, &importances, 32.0, CANDIDATES);
     // The scale that is farthest from zero becomes -128 steps.
     let d = farthest_of_all(&scales) / -128.0;

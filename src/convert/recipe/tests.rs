@@ -49,7 +49,7 @@ fn recipes_choose_what_llama_cpp_chooses() {
     for (model, dim, hidden_dim, n_layers, heads_per_kv_head, tied) in SHAPES {
         let traits = Traits { n_layers, heads_per_kv_head, tied };
         let config = Config::new(dim, hidden_dim, n_layers, heads_per_kv_head, 1, 1, 1);
-        for recipe in Recipe::all() {
+        for recipe in Recipe::all().filter(|&recipe| recipe != Recipe::Mxfp4) {
             let line: Vec<_> = lines.next().unwrap().split(' ').collect();
             let [of, name, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
             assert_eq!(
