@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::bytes::ByteReader;
-use crate::checkpoint::gguf::importance::importance;
+use crate::checkpoint::gguf::importance::{MeanSquares, importance};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
@@ -86,7 +86,7 @@ impl ImportanceMatrix {
     }
 }
 
-fn read_old(bytes: &[u8]) -> Result<Vec<(String, Vec<f32>)>> {
+fn read_old(bytes: &[u8]) -> Result<MeanSquares> {
     let mut reader = ByteReader::new(bytes);
     let n_entries = reader.u32("the number of tensors")?;
     // Each has at least these three numbers.

@@ -60,7 +60,7 @@ fn unpack_points<S: QuantKernels, B: Points>(s: S, block: &[u8]) -> [S::I8x64; P
         let mut pair = [s.splat_u8x32(0); 2];
         for i in 0..2 {
             let (points, less) = B::group(block, 2 * p + i);
-            pair[i] = s.add_u8x32(s.from_words(points), s.load_bytes(&EIGHTHS[less & 15]));
+            pair[i] = s.add_u8x32(s.bytes_of_words(points), s.load_bytes(&EIGHTHS[less & 15]));
         }
         q[p] = Pair::join(s, pair);
     }
@@ -125,7 +125,7 @@ impl Points for Iq1M {
             points[i] = grids::IQ1[usize::from(block[4 * g + i]) | high << 8 >> (4 * i) & 0x700];
         }
         // Bits 3, 7, 11 and 15, side by side.
-        (points, (high >> 3 & 0x1111) * 0x1248 >> 12 & 15)
+        (points, ((high >> 3 & 0x1111) * 0x1248) >> 12 & 15)
     }
 }
 

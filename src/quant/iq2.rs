@@ -97,7 +97,7 @@ pub(crate) fn negate_by_7_bits<S: QuantKernels>(s: S, sizes: S::I8x32, signs: [u
     for i in 0..4 {
         masks[i] = NEGATIVE[signs[i] as usize & 127];
     }
-    s.negate(sizes, s.from_words(masks))
+    s.negate(sizes, s.bytes_of_words(masks))
 }
 
 /// The signs whose bits are the lowest 28.
@@ -129,7 +129,7 @@ impl Points for Iq2Xxs {
     fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
         negate_by_7_bits(
             s,
-            s.from_words(Self::sizes(block, g)),
+            s.bytes_of_words(Self::sizes(block, g)),
             four_times_7(u32::from_le_bytes(bytes_at(block, 6 + 8 * g))),
         )
     }
@@ -221,7 +221,7 @@ impl Points for Iq2Xs {
 
     #[inline(always)]
     fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        negate_by_7_bits(s, s.from_words(Self::sizes(block, g)), Self::four_times_7(block, g))
+        negate_by_7_bits(s, s.bytes_of_words(Self::sizes(block, g)), Self::four_times_7(block, g))
     }
 }
 
@@ -261,7 +261,7 @@ impl Points for Iq2S {
 
     #[inline(always)]
     fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        s.negate(s.from_words(Self::sizes(block, g)), s.mask_from_bits(Self::signs(block, g)))
+        s.negate(s.bytes_of_words(Self::sizes(block, g)), s.mask_from_bits(Self::signs(block, g)))
     }
 }
 

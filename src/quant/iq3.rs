@@ -63,7 +63,7 @@ impl Points for Iq3Xxs {
     fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
         negate_by_7_bits(
             s,
-            s.from_dwords(Self::points(block, g)),
+            s.bytes_of_dwords(Self::points(block, g)),
             four_times_7(u32::from_le_bytes(bytes_at(block, 66 + 4 * g))),
         )
     }
@@ -137,7 +137,7 @@ impl Points for Iq3S {
 
     #[inline(always)]
     fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        s.negate(s.from_dwords(Self::points(block, g)), s.mask_from_bits(Self::signs(block, g)))
+        s.negate(s.bytes_of_dwords(Self::points(block, g)), s.mask_from_bits(Self::signs(block, g)))
     }
 }
 

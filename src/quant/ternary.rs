@@ -59,7 +59,7 @@ impl Block for Tq1_0 {
                 _ => (block[48 + i % 4], (i - 240) / 4),
             };
             let from_digit = byte.wrapping_mul(3_u8.pow(digit as u32));
-            *out = d * (f32::from((u16::from(from_digit) * 3 >> 8) as u8) - 1.0);
+            *out = d * (f32::from(((u16::from(from_digit) * 3) >> 8) as u8) - 1.0);
         }
     }
 
@@ -77,7 +77,7 @@ impl Block for Tq1_0 {
         let last = u128::from(u32::from_le_bytes(last)) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
         groups[5] = s.mul_u8x32(s.splat_u128(qs), s.load_bytes(&POWERS[0]));
         groups[6] = triple(s, triple(s, groups[5]));
-        groups[7] = s.from_words([qs as u64, (qs >> 64) as u64, last as u64, last as u64]);
+        groups[7] = s.bytes_of_words([qs as u64, (qs >> 64) as u64, last as u64, last as u64]);
         groups[7] = s.mul_u8x32(groups[7], s.load_bytes(&POWERS[1]));
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {

@@ -8,7 +8,7 @@ use super::{BlockKernels, Simd256};
 pub(crate) trait LowBitKernels: Simd256 + BlockKernels {
     /// Four little-endian words, one after another.
     #[inline(always)]
-    fn from_words(self, words: [u64; 4]) -> Self::I8x32 {
+    fn bytes_of_words(self, words: [u64; 4]) -> Self::I8x32 {
         let mut bytes = [0_u8; 32];
         for i in 0..4 {
             bytes[8 * i..][..8].copy_from_slice(&words[i].to_le_bytes());
@@ -17,12 +17,12 @@ pub(crate) trait LowBitKernels: Simd256 + BlockKernels {
     }
     /// Eight little-endian words of half that length, one after another.
     #[inline(always)]
-    fn from_dwords(self, words: [u32; 8]) -> Self::I8x32 {
+    fn bytes_of_dwords(self, words: [u32; 8]) -> Self::I8x32 {
         let mut pairs = [0; 4];
         for i in 0..4 {
             pairs[i] = u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
         }
-        self.from_words(pairs)
+        self.bytes_of_words(pairs)
     }
     /// `a + b` modulo 256, byte by byte.
     #[inline(always)]
@@ -47,7 +47,7 @@ pub(crate) trait LowBitKernels: Simd256 + BlockKernels {
     fn first_trit(self, a: Self::I8x32) -> Self::I8x32 {
         let mut a = bytes(self, a);
         for i in 0..32 {
-            a[i] = (u16::from(a[i] as u8) * 3 >> 8) as i8;
+            a[i] = ((u16::from(a[i] as u8) * 3) >> 8) as i8;
         }
         self.load_bytes(&a)
     }

@@ -19,7 +19,7 @@ fn n_blocks(dtype: Dtype) -> usize {
 /// A line for each format, which that script wrote too.
 const HASHES: &str = include_str!("../../tests/golden/ggml_blocks.hashes");
 
-/// The finalizer of SplitMix64.
+/// The finalizer of `SplitMix64`.
 fn mixed(x: u64) -> u64 {
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -16,12 +16,15 @@ use crate::storage::Storage;
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 
-/// The mean squares of each tensor's columns; `None` if the file isn't GGUF.
+/// Tensors' names, each with the mean squares of its columns.
+pub(crate) type MeanSquares = Vec<(String, Vec<f32>)>;
+
+/// What is in an importance matrix; `None` if the file isn't GGUF.
 ///
 /// # Errors
 /// Those of reading GGUF; [`ErrorKind::MissingTensor`](crate::ErrorKind::MissingTensor) for sums
 /// without counts.
-pub(crate) fn importance(storage: &Arc<Storage>) -> Result<Option<Vec<(String, Vec<f32>)>>> {
+pub(crate) fn importance(storage: &Arc<Storage>) -> Result<Option<MeanSquares>> {
     if !has_magic(storage) {
         return Ok(None);
     }

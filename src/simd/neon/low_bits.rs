@@ -12,7 +12,7 @@ target_feature_impl! {
     "neon"
     impl<P: Products> LowBitKernels for Neon<P> {
         {}
-        fn from_words(words: [u64; 4]) -> int8x16x2_t {
+        fn bytes_of_words(words: [u64; 4]) -> int8x16x2_t {
             let half = |a, b| vcombine_s8(vcreate_s8(a), vcreate_s8(b));
             int8x16x2_t(half(words[0], words[1]), half(words[2], words[3]))
         }

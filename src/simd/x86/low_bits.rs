@@ -12,11 +12,11 @@ target_feature_impl! {
     "avx2,fma,f16c"
     impl<T: HasAvx2> LowBitKernels for T {
         {}
-        fn from_words(words: [u64; 4]) -> __m256i {
+        fn bytes_of_words(words: [u64; 4]) -> __m256i {
             let [a, b, c, d] = words;
             _mm256_setr_epi64x(a as i64, b as i64, c as i64, d as i64)
         }
-        fn from_dwords(words: [u32; 8]) -> __m256i {
+        fn bytes_of_dwords(words: [u32; 8]) -> __m256i {
             let [a, b, c, d] = [words[0] as i32, words[1] as i32, words[2] as i32, words[3] as i32];
             let [e, f, g, h] = [words[4] as i32, words[5] as i32, words[6] as i32, words[7] as i32];
             _mm256_setr_epi32(a, b, c, d, e, f, g, h)
