@@ -341,6 +341,8 @@ impl Answer<'_> {
     }
 
     fn step(&mut self) -> Result<Option<Piece>> {
+        // A token that ends no other text has ended this one.
+        let is_over = matches!(self.reason, Some(FinishReason::EndOfText(end)) if self.ends.contains(&end));
         match &mut self.stage {
             Stage::Prefill(prefill) => {
                 let Prefill { session, tokens, kept, .. } = prefill;
@@ -355,9 +357,7 @@ impl Answer<'_> {
                 let beginning = Piece::new(&mem::take(&mut self.beginning));
                 Ok(Some(self.trimmed(beginning)))
             }
-            Stage::Decode(_) if matches!(self.reason, Some(FinishReason::EndOfText(end)) if self.ends.contains(&end)) => {
-                Ok(None)
-            }
+            Stage::Decode(_) if is_over => Ok(None),
             Stage::Decode(generate) => {
                 let mut piece = generate.next().transpose()?;
                 self.reason = generate.finish_reason();
