@@ -39,7 +39,7 @@ use python::Raised;
 pub type Variables = Map<String, Json>;
 
 /// Fuel of a rendering, beside what its input justifies: an instruction takes one, and so do 64
-/// bytes of text. It lasts for about a tenth of a second.
+/// bytes of text. Using it up takes about a second.
 const FUEL: u64 = 1_000_000;
 /// Levels of blocks and macros.
 const MAX_RECURSION: usize = 150;
