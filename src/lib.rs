@@ -116,7 +116,8 @@
 //! - `grammar`: text that follows a JSON schema, a regular expression or a grammar, `Grammar`.
 //! - `jinja`: a model file's own chat template is run as Jinja, `chat::JinjaTemplate`.
 //! - `serde`: options, messages and what has a name can be read and written with serde.
-//! - `cli`: the `babyllama` binary, `jinja`, the crates that only it needs, and `machine` for its `bench`.
+//! - `cli`: the `babyllama` binary, `jinja`, the crates that only it needs, and `machine` for its
+//!   `bench`.
 
 mod arch;
 mod attention;

@@ -32,8 +32,9 @@ impl From<JinjaTemplate> for ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template that a model file brings ([`Model::chat_template`](crate::Model::chat_template)):
-    /// Jinja, or a layout's name. Without the feature `jinja` it is a layout that renders the same.
+    /// The template that a model file brings
+    /// ([`Model::chat_template`](crate::Model::chat_template)): Jinja, or a layout's name. Without
+    /// the feature `jinja` it is a layout that renders the same.
     ///
     /// ```
     /// use babyllama::chat::ChatTemplate;

@@ -322,8 +322,8 @@ pub(super) fn detect(jinja: &str) -> Option<Template> {
     }
 }
 
-/// Hashes of the Jinja texts that the layout which is detected renders to the byte, in conversations
-/// of a system prompt, which may be absent, and user and assistant turns.
+/// Hashes of the Jinja texts that the layout which is detected renders to the byte, in
+/// conversations of a system prompt, which may be absent, and user and assistant turns.
 const EXACT: [u64; 4] = [
     0xa41d_6bae_9b91_41bc, // OpenHermes 2.5
     0x88bf_4138_d5c8_26f0, // ChatML, as many models have it

@@ -33,8 +33,9 @@ impl ImportanceMatrix {
     /// Reads a file of llama.cpp's: GGUF, or the older format (`imatrix.dat`).
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Malformed`](crate::ErrorKind::Malformed)
-    /// and others for what isn't such a file, or holds what is no importance.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io);
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) and others for what isn't such a file,
+    /// or holds what is no importance.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let storage = Arc::new(Storage::open(path.as_ref())?);
         Self::read(&storage).map_err(|e| e.at(storage.path()))

@@ -18,9 +18,9 @@ use proptest::prelude::*;
 #[derive(Clone, Copy, Debug)]
 struct Case {
     dtype: Dtype,
-    /// Where a block has scales and minima, half-precision numbers, and the most that `|scale * q| + |min|` can be for
-    /// each of them in units of its size, decoded as the kernels do it: `scale * q - 8 * scale`
-    /// counts as `(15 + 8) * scale`.
+    /// Where a block has scales and minima, half-precision numbers, and for each of them the most
+    /// that `|scale * q| + |min|` can be, in units of its size, decoded as the kernels do it:
+    /// `scale * q - 8 * scale` counts as `(15 + 8) * scale`.
     halves: &'static [(usize, f64)],
 }
 

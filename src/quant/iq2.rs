@@ -43,8 +43,8 @@ const fn with_eighth(signs: u32) -> u32 {
     signs | (signs.count_ones() & 1) << 7
 }
 
-/// Masks of the negative ones of eight weights, by 7 signs: a byte of 255 for each. (Moving the bits
-/// of four times 7 signs apart and adding them up was slower.)
+/// Masks of the negative ones of eight weights, by 7 signs: a byte of 255 for each. (Moving the
+/// bits of four times 7 signs apart and adding them up was slower.)
 static NEGATIVE: [u64; 128] = {
     let mut masks = [0; 128];
     let mut signs = 0;

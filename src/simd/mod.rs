@@ -2,8 +2,8 @@
 //!
 //! - Primitives ([`Simd256`], [`Simd`]): load, add, multiply, dot product. Each instruction set has
 //!   them by its own intrinsics.
-//! - Kernels of quantized formats ([`BlockKernels`], [`LowBitKernels`], [`QuantKernels`]): defined in terms of
-//!   primitives. An instruction set overrides what it does better.
+//! - Kernels of quantized formats ([`BlockKernels`], [`LowBitKernels`], [`QuantKernels`]): defined
+//!   in terms of primitives. An instruction set overrides what it does better.
 //!
 //! A kernel is generic over these traits and marked `#[inline(always)]`; [`Isa::run`] calls it from
 //! a `#[target_feature]` function, so one source is compiled once for each instruction set. A

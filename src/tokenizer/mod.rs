@@ -254,8 +254,8 @@ impl Tokenizer {
         self.encode_fragments(self.user_defined.as_deref(), text, false, tokens);
     }
 
-    /// As [`encode_into`](Self::encode_into), for a text after a control token: where only the start
-    /// of a text has a dummy prefix, nothing is put before it.
+    /// As [`encode_into`](Self::encode_into), for a text after a control token: where only the
+    /// start of a text has a dummy prefix, nothing is put before it.
     pub(crate) fn encode_after_control(&self, text: &str, tokens: &mut Vec<TokenId>) {
         let is_once = self.rules.as_ref().is_some_and(|rules| rules.settings.prefix_once);
         let dummy_prefix = self.puts_dummy_prefix() && !is_once;

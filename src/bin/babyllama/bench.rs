@@ -76,8 +76,8 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) huge_pages: bool,
 
-    /// Measure beside a thread for each processor that never rests, as on a machine that others use;
-    /// off by default
+    /// Measure beside a thread for each processor that never rests, as on a machine that others
+    /// use; off by default
     #[arg(long)]
     pub(crate) busy: bool,
 

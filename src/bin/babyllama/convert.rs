@@ -44,8 +44,8 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "N", help = group_size_help())]
     pub(crate) group_size: Option<usize>,
 
-    /// Merge an adapter (LoRA): PEFT's directory or a GGUF file, times SCALE if it is given; several
-    /// are merged in turn
+    /// Merge an adapter (LoRA): PEFT's directory or a GGUF file, times SCALE if it is given;
+    /// several are merged in turn
     #[arg(long, value_name = "ADAPTER[=SCALE]", value_parser = parse_lora)]
     pub(crate) lora: Vec<(PathBuf, f32)>,
 

@@ -28,8 +28,8 @@ pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32; 256]) -> Gr
     groups
 }
 
-/// How much each weight counts, if the importance of its column is known: by that, and by how far it
-/// is from zero, besides `spread` times the block's mean square.
+/// How much each weight counts, if the importance of its column is known: by that, and by how far
+/// it is from zero, besides `spread` times the block's mean square.
 #[inline(always)]
 pub(super) fn by_columns<const N: usize, const G: usize>(
     x: &Groups<N, G>,

@@ -32,8 +32,8 @@ use crate::error::{Error, Result};
 use crate::quant::Dtype;
 use crate::simd::{Isa, Kernel, Simd, kernel};
 
-/// Encodes blocks, whose weights and bytes [`Dtype::block`] says; with the importance of each column,
-/// if it is known and the format heeds it.
+/// Encodes blocks, whose weights and bytes [`Dtype::block`] says; with the importance of each
+/// column, if it is known and the format heeds it.
 type Quantizer = fn(Isa, &[f32], Option<&[f32]>, &mut [u8]);
 
 /// The formats that can be written.

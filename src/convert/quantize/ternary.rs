@@ -1,5 +1,5 @@
-//! TQ1_0 and TQ2_0: the weight farthest from zero is the scale, and the others become the nearest of
-//! it, zero and its negative.
+//! TQ1_0 and TQ2_0: the weight farthest from zero is the scale, and the others become the nearest
+//! of it, zero and its negative.
 
 use super::inverse;
 use super::q2_k::put_2_bits;

@@ -55,8 +55,8 @@ fn step(dtype: Dtype) -> f32 {
     if dtype == Dtype::Mxfp4 { 0.25 } else { 2.0_f32.powi(-10) }
 }
 
-/// The most that the error of numbers spread evenly may be, as a part of their square. Two bits leave
-/// a ninth, three values a quarter.
+/// The most that the error of numbers spread evenly may be, as a part of their square. Two bits
+/// leave a ninth, three values a quarter.
 fn most_error(dtype: Dtype) -> f64 {
     if matches!(dtype, Dtype::Tq1_0 | Dtype::Tq2_0) { 0.27 } else { 0.12 }
 }

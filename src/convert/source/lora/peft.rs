@@ -120,8 +120,8 @@ impl Settings {
         Ok((rank, alpha / if self.by_root { (rank as f64).sqrt() } else { rank as f64 }))
     }
 
-    /// Compares the modules of the file with those that the settings name, if they are a list. Gives
-    /// a note of those that the file doesn't change.
+    /// Compares the modules of the file with those that the settings name, if they are a list.
+    /// Gives a note of those that the file doesn't change.
     fn check_targets(json: &Object<'_>, modules: &HashSet<String>) -> Result<Option<String>> {
         let targets = json.get("target_modules").and_then(Value::as_array);
         let Some(targets) = targets else { return Ok(None) };
