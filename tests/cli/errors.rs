@@ -157,7 +157,10 @@ fn what_is_no_model_is_named() {
         (&["run", "bundled", "-z", &empty], &["it is empty: download the tokenizer's file again"]),
         (&["run", "bundled", "-z", &html], &["an HTML page", "download the tokenizer's file again"]),
         (&["run", "bundled", "-z", &weights], &["it is a model of llama2.c's: the tokenizer is another"]),
-        (&["run", &folder_of(&adapter)], &["a LoRA adapter", "merge it into its base, Llama 2 7B, first"]),
+        (
+            &["run", &folder_of(&adapter)],
+            &["a LoRA adapter", "--lora", "merges it into its base, Llama 2 7B"],
+        ),
         (&["run", text(&lora)], &["a LoRA adapter in safetensors", "its base is Llama 2 7B"]),
         (&["run", &folder_of(&gptq)], &["quantized already", "take the model that it was made of"]),
     ] {

@@ -140,6 +140,8 @@ impl SourceModel {
             let reason = "must be a finite number".into();
             return Err(Error::from(ErrorKind::InvalidOption { name, value, reason }).at(Some(path)));
         }
+        // Or a file beside it would be called missing.
+        std::fs::metadata(path).map_err(|e| Error::from(e).at(Some(path)))?;
         let mut adapter = if gguf::is_gguf(path) { gguf::open(self, path)? } else { peft::open(self, path)? };
         for (name, change) in &mut adapter.changes {
             if let Some(replaced) = change.replaced.as_ref().filter(|_| scale != 1.0) {
