@@ -207,7 +207,9 @@ fn chat_takes_only_a_template_that_is_known() {
     let note = "note: the file names its chat template: mistral-v7-tekken\nprompt: ";
     assert!(named.starts_with(note), "{named}");
     let jinja = b"{% for m in messages %}{{ m['role'] + '\xff' + m['content'] }}{% endfor %}";
-    assert!(prompt(jinja).starts_with("note: the file's chat template is not valid UTF-8\nprompt: "));
+    let notes = "note: the file's chat template is not valid UTF-8\n\
+                 note: the chat template is the file's own; --template selects another\nprompt: ";
+    assert!(prompt(jinja).starts_with(notes));
     // The names are options too.
     for name in ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"] {
         stdout(&with_input(&["chat", "--template", name, "-n", "1", "-q"], "Hi\n"));

@@ -48,8 +48,9 @@ fn own(args: &ChatArgs, model: &Model) -> Result<ChatTemplate, CliError> {
         };
         CliError::of(args.model.display(), format!("{reason}: select a similar one with --template: {names}"))
     })?;
-    if let Some(name) = name {
-        note(&format!("note: the file names its chat template: {name}"));
+    match name {
+        Some(name) => note(&format!("note: the file names its chat template: {name}")),
+        None => note("note: the chat template is the file's own; --template selects another"),
     }
     Ok(template)
 }
