@@ -3,7 +3,7 @@
 use super::encode::encode_whole;
 #[cfg(feature = "jinja")]
 use super::{JinjaTemplate, Part, Variables, encode, joined};
-use super::{Message, Template, layouts};
+use super::{Message, Template};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::Tokenizer;
 
@@ -34,7 +34,8 @@ impl From<JinjaTemplate> for ChatTemplate {
 impl ChatTemplate {
     /// The template that a model file brings
     /// ([`Model::chat_template`](crate::Model::chat_template)): Jinja, or a layout's name. Without
-    /// the feature `jinja` it is a layout that renders the same.
+    /// the feature `jinja` it is the layout that renders the same, if one is known to: see
+    /// [`Template::published`].
     ///
     /// ```
     /// use babyllama::chat::ChatTemplate;
@@ -56,11 +57,11 @@ impl ChatTemplate {
         if is_jinja {
             return JinjaTemplate::new(template, tokenizer).map(Self::Jinja);
         }
-        let detected = Template::detect(template);
-        match detected.filter(|_| !is_jinja || layouts::is_rendered_exactly(template)) {
+        let same = if is_jinja { Template::published(template) } else { Template::detect(template) };
+        match same {
             Some(layout) => Ok(Self::Layout(layout)),
             None => {
-                let near = detected.map_or("no layout here is like it".into(), |layout| {
+                let near = Template::detect(template).map_or("no layout here is like it".into(), |layout| {
                     format!("the layout {layout} is near, but may differ")
                 });
                 let what = if is_jinja { "it is Jinja" } else { "its name isn't known" };

@@ -3,7 +3,7 @@
 //! Invariant: only a part that says so becomes a control token: text is encoded as text, whatever
 //! it says.
 
-use super::{Part, Template, layouts};
+use super::{Part, Template, detect, layouts};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::{PieceKind, Tokenizer, is_stripped};
 
@@ -50,7 +50,7 @@ pub(super) fn encode_whole(
     jinja: Option<&str>,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<TokenId>> {
-    let writes_bos = |jinja: &&str| Template::detect(jinja) == Some(template) && layouts::writes_bos(jinja);
+    let writes_bos = |jinja: &&str| Template::detect(jinja) == Some(template) && detect::writes_bos(jinja);
     if jinja.filter(writes_bos).is_some()
         && tokenizer.bos().is_some()
         && let Some(begin @ Part::Begin) = parts.first_mut()

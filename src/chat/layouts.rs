@@ -1,9 +1,9 @@
 //! The templates as data.
 //!
-//! Source: what each model's own code or Jinja text renders, and llama.cpp for how a Jinja text is
-//! detected.
+//! Source: what each model's own code or Jinja text renders, named beside it. `tests/golden`
+//! holds those that have a Jinja text to what jinja2 renders.
 
-use super::Template;
+use Item::{Bos, Content, Eos, Mark, Text};
 
 /// A piece of a template.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,28 @@ pub(super) enum Item {
     Content,
 }
 
+/// Where the system prompt stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SystemAt {
+    /// Before the first user turn.
+    Start,
+    /// In the first user turn, after `before_user`.
+    FirstTurn,
+    /// In the last user turn, if it is what the assistant is to answer. So it moves as a
+    /// conversation grows.
+    LastTurn,
+}
+
+/// What loses white space at its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trims {
+    Nothing,
+    /// What the assistant says.
+    Assistant,
+    /// What anyone says, and a system prompt that stands at the start.
+    All,
+}
+
 /// A template. A round is: `between` or the beginning, the system prompt, `before_user`, the
 /// user turn, `after_user`, `before_assistant`, the assistant turn, `end`.
 #[derive(Debug)]
@@ -29,8 +51,11 @@ pub(super) struct Layout {
     pub(super) name: &'static str,
     /// The system prompt with what stands around it.
     pub(super) system: &'static [Item],
-    /// The system prompt comes after `before_user`.
-    pub(super) system_is_inside: bool,
+    pub(super) system_at: SystemAt,
+    /// The system prompt of a conversation without one, which may be empty.
+    pub(super) default_system: Option<&'static str>,
+    /// Whether an empty system prompt is written like any other.
+    pub(super) writes_empty_system: bool,
     /// What comes before each user turn except the first.
     pub(super) between: &'static [Item],
     pub(super) before_user: &'static [Item],
@@ -38,8 +63,7 @@ pub(super) struct Layout {
     /// The space before an assistant turn, which the model says itself.
     pub(super) before_assistant: &'static str,
     pub(super) end: &'static [Item],
-    /// Whether what people and the model say loses white space at its start and its end.
-    pub(super) trims: bool,
+    pub(super) trims: Trims,
     /// The texts that end an assistant turn.
     pub(super) stops: &'static [&'static str],
     /// The marks that end an assistant turn if the vocabulary lacks them, so that the model can
@@ -68,39 +92,40 @@ pub(super) const MARKS: [&str; 17] = [
     "<|endoftext|>",
 ];
 
-/// llama.cpp's names, which files may have in place of a Jinja text: those whose layouts are ours
-/// byte for byte. Its `llama2`, `vicuna` and `zephyr` are near to ours of these names, and no more.
-/// A layout of its that has a space after a mark is SentencePiece's, which puts that space there
-/// itself: so `-tekken`, for tokenizers that don't, is no other.
-pub(super) const NAMES: [(&str, Template); 7] = [
-    ("chatml", Template::ChatMl),
-    ("llama3", Template::Llama3),
-    ("mistral-v1", Template::Mistral),
-    ("mistral-v3", Template::MistralV3),
-    ("mistral-v3-tekken", Template::MistralV3),
-    ("mistral-v7", Template::MistralV7),
-    ("mistral-v7-tekken", Template::MistralV7),
-];
+/// What most layouts have.
+const PLAIN: Layout = Layout {
+    name: "",
+    system: &[],
+    system_at: SystemAt::Start,
+    default_system: None,
+    writes_empty_system: true,
+    between: &[],
+    before_user: &[],
+    after_user: &[],
+    before_assistant: "",
+    end: &[],
+    trims: Trims::Nothing,
+    stops: &[],
+    marks: &[],
+};
 
-use Item::{Bos, Content, Eos, Mark, Text};
-
-/// `generation.py` in Meta's llama repository.
-pub(super) static LLAMA2: Layout = Layout {
+/// `generation.py` in Meta's llama repository, and the Jinja text of Llama 2 and Code Llama.
+pub(super) const LLAMA2: Layout = Layout {
     name: "llama2",
     system: &[Text("<<SYS>>\n"), Content, Text("\n<</SYS>>\n\n")],
-    system_is_inside: true,
+    system_at: SystemAt::FirstTurn,
     between: &[Bos],
     before_user: &[Text("[INST] ")],
     after_user: &[Text(" [/INST]")],
     before_assistant: " ",
     end: &[Text(" "), Eos],
-    trims: true,
-    stops: &[],
-    marks: &[],
+    trims: Trims::All,
+    ..PLAIN
 };
 
-/// `chat_format.py` in Meta's llama3 repository.
-pub(super) static LLAMA3: Layout = Layout {
+/// `chat_format.py` in Meta's llama3 repository, the Jinja text of Llama 3, and llama.cpp's
+/// `llama3`.
+pub(super) const LLAMA3: Layout = Layout {
     name: "llama3",
     system: &[
         Mark("<|start_header_id|>"),
@@ -110,8 +135,6 @@ pub(super) static LLAMA3: Layout = Layout {
         Content,
         Mark("<|eot_id|>"),
     ],
-    system_is_inside: false,
-    between: &[],
     before_user: &[Mark("<|start_header_id|>"), Text("user"), Mark("<|end_header_id|>"), Text("\n\n")],
     after_user: &[
         Mark("<|eot_id|>"),
@@ -120,245 +143,183 @@ pub(super) static LLAMA3: Layout = Layout {
         Mark("<|end_header_id|>"),
         Text("\n\n"),
     ],
-    before_assistant: "",
     end: &[Mark("<|eot_id|>")],
-    trims: true,
-    stops: &[],
+    trims: Trims::All,
     marks: &["<|eot_id|>", "<|start_header_id|>"],
+    ..PLAIN
 };
 
-/// `ChatML`, as in the Jinja text of `OpenHermes` 2.5 and `SmolLM2`.
-pub(super) static CHATML: Layout = Layout {
+/// The Jinja text of Llama 3.1 and 3.3. That of 3.2 has today's date in place of this one, which it
+/// has too for programs without a clock.
+pub(super) const LLAMA3_1: Layout = Layout {
+    name: "llama3.1",
+    system: &[
+        Mark("<|start_header_id|>"),
+        Text("system"),
+        Mark("<|end_header_id|>"),
+        Text("\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"),
+        Content,
+        Mark("<|eot_id|>"),
+    ],
+    default_system: Some(""),
+    ..LLAMA3
+};
+
+/// `ChatML`, as in the Jinja text of `OpenHermes` 2.5 and Yi, and llama.cpp's `chatml`.
+pub(super) const CHATML: Layout = Layout {
     name: "chatml",
     system: &[Mark("<|im_start|>"), Text("system\n"), Content, Mark("<|im_end|>"), Text("\n")],
-    system_is_inside: false,
-    between: &[],
     before_user: &[Mark("<|im_start|>"), Text("user\n")],
     after_user: &[Mark("<|im_end|>"), Text("\n"), Mark("<|im_start|>"), Text("assistant\n")],
-    before_assistant: "",
     end: &[Mark("<|im_end|>"), Text("\n")],
-    trims: false,
-    stops: &[],
     marks: &["<|im_end|>", "<|im_start|>"],
+    ..PLAIN
 };
 
-/// mistral-common, version 1 of its tokenizer.
-pub(super) static MISTRAL: Layout = Layout {
+/// The Jinja text of `SmolLM2`.
+pub(super) const SMOLLM2: Layout = Layout {
+    name: "smollm2",
+    default_system: Some("You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    ..CHATML
+};
+
+/// The Jinja text of Qwen2.
+pub(super) const QWEN2: Layout =
+    Layout { name: "qwen2", default_system: Some("You are a helpful assistant."), ..CHATML };
+
+/// The Jinja text of Qwen2.5.
+pub(super) const QWEN2_5: Layout = Layout {
+    name: "qwen2.5",
+    default_system: Some("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    ..CHATML
+};
+
+/// The Jinja text of Yi 1.5, whose system prompt has no marks around it.
+pub(super) const YI1_5: Layout = Layout { name: "yi-1.5", system: &[Content], ..CHATML };
+
+/// mistral-common, version 1 of its tokenizer, and llama.cpp's `mistral-v1`.
+pub(super) const MISTRAL: Layout = Layout {
     name: "mistral",
     system: &[Content, Text("\n\n")],
-    system_is_inside: true,
-    between: &[],
+    system_at: SystemAt::FirstTurn,
     before_user: &[Text("[INST] ")],
     after_user: &[Text(" [/INST]")],
     before_assistant: " ",
     end: &[Eos],
-    trims: false,
-    stops: &[],
-    marks: &[],
+    ..PLAIN
 };
 
-/// mistral-common, version 3 of its tokenizer: the space before a text is SentencePiece's.
-pub(super) static MISTRAL_V3: Layout = Layout {
+/// The Jinja text of Mistral 7B Instruct 0.2.
+pub(super) const MISTRAL0_2: Layout = Layout {
+    name: "mistral-0.2",
+    before_user: &[Text(" "), Mark("[INST]"), Text(" ")],
+    after_user: &[Text(" "), Mark("[/INST]")],
+    ..MISTRAL
+};
+
+/// llama.cpp's `mistral-v3`: mistral-common, version 3 of its tokenizer, except that there the
+/// system prompt stands as in [`MISTRAL_NEMO`]. The space before a text is SentencePiece's.
+pub(super) const MISTRAL_V3: Layout = Layout {
     name: "mistral-v3",
-    system: &[Content, Text("\n\n")],
-    system_is_inside: true,
-    between: &[],
     before_user: &[Mark("[INST]")],
     after_user: &[Mark("[/INST]")],
     before_assistant: "",
-    end: &[Eos],
-    trims: false,
-    stops: &[],
-    marks: &[],
+    trims: Trims::Assistant,
+    ..MISTRAL
 };
 
-/// mistral-common, version 7 of its tokenizer: spaces as in version 3.
-pub(super) static MISTRAL_V7: Layout = Layout {
+/// llama.cpp's `mistral-v3-tekken`.
+pub(super) const MISTRAL_V3_TEKKEN: Layout =
+    Layout { name: "mistral-v3-tekken", trims: Trims::Nothing, ..MISTRAL_V3 };
+
+/// The Jinja text of Mistral Nemo 2407: the system prompt goes with the question.
+pub(super) const MISTRAL_NEMO: Layout =
+    Layout { name: "mistral-nemo", system_at: SystemAt::LastTurn, ..MISTRAL_V3_TEKKEN };
+
+/// The Jinja text of Mistral Large 2407: as Nemo's, with spaces.
+pub(super) const MISTRAL_LARGE_2407: Layout = Layout {
+    name: "mistral-large-2407",
+    before_user: &[Mark("[INST]"), Text(" ")],
+    before_assistant: " ",
+    trims: Trims::Assistant,
+    ..MISTRAL_NEMO
+};
+
+/// mistral-common, version 7 of its tokenizer, and llama.cpp's `mistral-v7` and
+/// `mistral-v7-tekken`: spaces as in version 3.
+pub(super) const MISTRAL_V7: Layout = Layout {
     name: "mistral-v7",
     system: &[Mark("[SYSTEM_PROMPT]"), Content, Mark("[/SYSTEM_PROMPT]")],
-    system_is_inside: false,
-    between: &[],
-    before_user: &[Mark("[INST]")],
-    after_user: &[Mark("[/INST]")],
-    before_assistant: "",
-    end: &[Eos],
-    trims: false,
-    stops: &[],
-    marks: &[],
+    system_at: SystemAt::Start,
+    ..MISTRAL_V3_TEKKEN
 };
 
-/// The Jinja text of Zephyr 7B and `TinyLlama` 1.1B Chat.
-pub(super) static ZEPHYR: Layout = Layout {
+/// The Jinja text of Mistral Large 2411: version 7, with spaces.
+pub(super) const MISTRAL_LARGE_2411: Layout = Layout {
+    name: "mistral-large-2411",
+    system: &[Mark("[SYSTEM_PROMPT]"), Text(" "), Content, Mark("[/SYSTEM_PROMPT]")],
+    before_user: &[Mark("[INST]"), Text(" ")],
+    before_assistant: " ",
+    ..MISTRAL_V7
+};
+
+/// The Jinja text of Zephyr 7B beta and `TinyLlama` 1.1B Chat.
+pub(super) const ZEPHYR: Layout = Layout {
     name: "zephyr",
     system: &[Mark("<|system|>"), Text("\n"), Content, Eos, Text("\n")],
-    system_is_inside: false,
-    between: &[],
     before_user: &[Mark("<|user|>"), Text("\n")],
     after_user: &[Eos, Text("\n"), Mark("<|assistant|>"), Text("\n")],
-    before_assistant: "",
     end: &[Eos, Text("\n")],
-    trims: false,
-    stops: &[],
     marks: &["<|user|>"],
+    ..PLAIN
 };
 
 /// `FastChat`'s `vicuna_v1.1`.
-pub(super) static VICUNA: Layout = Layout {
+pub(super) const VICUNA: Layout = Layout {
     name: "vicuna",
     system: &[Content, Text(" ")],
-    system_is_inside: false,
-    between: &[],
+    writes_empty_system: false,
     before_user: &[Text("USER: ")],
     after_user: &[Text(" ASSISTANT:")],
     before_assistant: " ",
     end: &[Eos],
-    trims: false,
     stops: &["USER:"],
-    marks: &[],
+    ..PLAIN
 };
 
 /// `FastChat`'s `one_shot`.
-pub(super) static VICUNA_V0: Layout = Layout {
+pub(super) const VICUNA_V0: Layout = Layout {
     name: "vicuna-v0",
     system: &[Content, Text("\n")],
-    system_is_inside: false,
-    between: &[],
+    writes_empty_system: false,
     before_user: &[Text("### Human: ")],
     after_user: &[Text("\n### Assistant:")],
     before_assistant: " ",
     end: &[Text("\n")],
-    trims: false,
     stops: &["### Human:"],
-    marks: &[],
+    ..PLAIN
 };
 
 /// The model card of Stable Beluga 2.
-pub(super) static STABLE_BELUGA: Layout = Layout {
+pub(super) const STABLE_BELUGA: Layout = Layout {
     name: "stable-beluga",
     system: &[Text("### System:\n"), Content, Text("\n\n")],
-    system_is_inside: false,
-    between: &[],
+    writes_empty_system: false,
     before_user: &[Text("### User:\n")],
     after_user: &[Text("\n\n### Assistant:\n")],
-    before_assistant: "",
     end: &[Text("\n\n")],
-    trims: false,
     stops: &["### User:"],
-    marks: &[],
+    ..PLAIN
 };
 
 /// Stanford Alpaca's prompt without its introduction, which is the system prompt.
-pub(super) static ALPACA: Layout = Layout {
+pub(super) const ALPACA: Layout = Layout {
     name: "alpaca",
     system: &[Content, Text("\n\n")],
-    system_is_inside: false,
-    between: &[],
+    writes_empty_system: false,
     before_user: &[Text("### Instruction:\n")],
     after_user: &[Text("\n\n### Response:\n")],
-    before_assistant: "",
     end: &[Eos, Text("\n\n")],
-    trims: false,
     stops: &["### Instruction:"],
-    marks: &[],
+    ..PLAIN
 };
-
-/// Marks, each of one family of templates.
-const FAMILIES: [&str; 11] = [
-    "<|im_start|>",
-    "[INST]",
-    "<|start_header_id|>",
-    "<|header_start|>",
-    "<|user|>",
-    "<|start_of_role|>",
-    "<start_of_turn>",
-    "<|START_OF_TURN_TOKEN|>",
-    "<\u{ff5c}User\u{ff5c}>",
-    "GPT4 Correct User:",
-    "[|user|]",
-];
-
-/// Which template a Jinja text is, by the marks in it. The first that fits is it.
-pub(super) fn detect(jinja: &str) -> Option<Template> {
-    let has = |mark: &str| jinja.contains(mark);
-    if let Some((_, template)) = NAMES.iter().find(|(name, _)| *name == jinja.trim()) {
-        return Some(*template);
-    }
-    // A text with the marks of two families is neither's.
-    if FAMILIES.iter().filter(|mark| has(mark)).count() > 1 {
-        return None;
-    }
-    // Phi 4 and SmolVLM use the same marks in another way.
-    let is_other = |marks: &[&str]| marks.iter().any(|mark| has(mark));
-    if has("<|im_start|>") {
-        (!is_other(&["<|im_sep|>", "<end_of_utterance>"])).then_some(Template::ChatMl)
-    } else if has("[INST]") {
-        if has("[SYSTEM_PROMPT]") {
-            None
-        } else if has("<<SYS>>") {
-            Some(Template::Llama2)
-        } else if has(" [/INST]") {
-            Some(Template::Mistral)
-        } else {
-            Some(Template::MistralV3)
-        }
-    } else if has("<|start_header_id|>") && has("<|end_header_id|>") {
-        Some(Template::Llama3)
-    } else if has("<|user|>") {
-        // Zephyr ends a user turn with EOS. Falcon 3 has nothing there, and others another token.
-        let user_turns =
-            jinja.split("<|user|>").skip(1).map(|rest| rest.split("<|").next().unwrap_or_default());
-        let mut ends = user_turns.filter(|rest| rest.contains("eos_token") || rest.contains("</s>"));
-        (has("<|assistant|>") && ends.next().is_some()).then_some(Template::Zephyr)
-    } else if has("USER:") && has("ASSISTANT:") {
-        (!has("SYSTEM:")).then_some(Template::Vicuna)
-    } else if has("### Instruction:") && has("### Response:") {
-        (!has("<|EOT|>")).then_some(Template::Alpaca)
-    } else if has("### Human:") && has("### Assistant:") {
-        has_texts_of(&VICUNA_V0, jinja).then_some(Template::VicunaV0)
-    } else if has("### User:") && has("### Assistant:") {
-        has_texts_of(&STABLE_BELUGA, jinja).then_some(Template::StableBeluga)
-    } else {
-        None
-    }
-}
-
-/// Hashes of the Jinja texts that the layout which is detected renders to the byte, in
-/// conversations of a system prompt, which may be absent, and user and assistant turns.
-const EXACT: [u64; 4] = [
-    0xa41d_6bae_9b91_41bc, // OpenHermes 2.5
-    0x88bf_4138_d5c8_26f0, // ChatML, as many models have it
-    0x7489_1e39_0e61_4ae2, // Llama 3
-    0x0e60_067a_5537_498e, // Llama 3, as its makers changed it
-];
-
-/// Whether the layout that is detected is known to render what a Jinja text does.
-pub(super) fn is_rendered_exactly(jinja: &str) -> bool {
-    // FNV-1a, of the text without white space around it.
-    let hash = jinja
-        .trim()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    EXACT.contains(&hash)
-}
-
-/// Whether a Jinja text begins a conversation with BOS.
-pub(super) fn writes_bos(jinja: &str) -> bool {
-    ["bos_token", "<|begin_of_text|>"].iter().any(|bos| jinja.contains(bos))
-}
-
-/// Whether a Jinja text has what the layout writes before and after a user turn: these families
-/// have many dialects.
-fn has_texts_of(layout: &Layout, jinja: &str) -> bool {
-    let jinja = jinja.replace("\\n", "\n");
-    let stands = |items: &[Item], is_last: bool| {
-        items.iter().all(|item| {
-            let Text(text) = item else { return true };
-            let after = text.trim_start_matches('\n');
-            let between = &text[..text.len() - after.len()];
-            // What ends without a line's end isn't that with one.
-            let is_line = |rest: &str| is_last && !text.ends_with('\n') && rest.starts_with('\n');
-            jinja.contains(between) && jinja.split(after).skip(1).any(|rest| !is_line(rest))
-        })
-    };
-    stands(layout.before_user, false) && stands(layout.after_user, true)
-}

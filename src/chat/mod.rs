@@ -6,7 +6,8 @@
 //! - here: a rendering by a layout
 //! - `choice`: which template lays out a conversation
 //! - `message`: what is said
-//! - `layouts`: the layouts, as a table, and by what marks a file's Jinja text is detected
+//! - `layouts`: the layouts, as a table
+//! - `detect`: which of them a file's template is
 //! - `jinja`: a rendering by a file's Jinja text
 //! - `literals`, `tags`: what such a text says literally, without running it
 //! - `encode`: the tokens of a rendering
@@ -14,6 +15,7 @@
 //! Source: each template's is named beside it.
 
 mod choice;
+mod detect;
 mod encode;
 #[cfg(feature = "jinja")]
 mod jinja;
@@ -36,7 +38,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result, by_name};
 use crate::tokenizer::Tokenizer;
-use layouts::{Item, Layout};
+use layouts::{Item, Layout, SystemAt, Trims};
 
 /// Makes the templates of a list. A row is a template's documentation, its name and its layout.
 macro_rules! templates {
@@ -65,7 +67,7 @@ templates! {
     /// Llama 2 Chat (arXiv 2307.09288, appendix A.3.3): `[INST] <<SYS>>...<</SYS>> user [/INST]
     /// assistant`.
     Llama2 = LLAMA2,
-    /// Llama 3 and later: `<|start_header_id|>user<|end_header_id|>`.
+    /// Llama 3: `<|start_header_id|>user<|end_header_id|>`.
     Llama3 = LLAMA3,
     /// `ChatML`: `<|im_start|>user`, of many models.
     ChatMl = CHATML,
@@ -87,6 +89,30 @@ templates! {
     StableBeluga = STABLE_BELUGA,
     /// Alpaca: `### Instruction:` and `### Response:`.
     Alpaca = ALPACA,
+    /// Llama 3.1 and 3.3: as Llama 3, after the dates that their makers put before a system prompt.
+    /// Llama 3.2 tells the model today's date, and this 26 Jul 2024: that is what 3.2 says too in
+    /// a program without a clock.
+    Llama3_1 = LLAMA3_1,
+    /// `SmolLM2`: `ChatML` with its makers' system prompt, if there is no other.
+    SmolLm2 = SMOLLM2,
+    /// Qwen2: `ChatML` with its makers' system prompt, if there is no other.
+    Qwen2 = QWEN2,
+    /// Qwen2.5: `ChatML` with its makers' system prompt, if there is no other.
+    Qwen2_5 = QWEN2_5,
+    /// Yi 1.5: `ChatML`, with a system prompt that has no marks around it.
+    Yi1_5 = YI1_5,
+    /// Mistral 7B Instruct 0.2: as [`Mistral`](Self::Mistral), with the spaces of its Jinja text.
+    Mistral0_2 = MISTRAL0_2,
+    /// As [`MistralV3`](Self::MistralV3), but an assistant turn keeps white space around it.
+    MistralV3Tekken = MISTRAL_V3_TEKKEN,
+    /// Mistral Nemo 2407: as [`MistralV3Tekken`](Self::MistralV3Tekken), but the system prompt stands in the
+    /// last user turn.
+    MistralNemo = MISTRAL_NEMO,
+    /// Mistral Large 2407: as [`MistralNemo`](Self::MistralNemo), with the spaces of its Jinja
+    /// text.
+    MistralLarge2407 = MISTRAL_LARGE_2407,
+    /// Mistral Large 2411: as [`MistralV7`](Self::MistralV7), with the spaces of its Jinja text.
+    MistralLarge2411 = MISTRAL_LARGE_2411,
 }
 
 /// A part of a rendered conversation.
@@ -130,8 +156,10 @@ impl Template {
         self.layout().name
     }
 
-    /// Detects a template by the marks in its Jinja text, which a GGUF file brings
-    /// ([`Model::chat_template`](crate::Model::chat_template)).
+    /// The template of a Jinja text, which a GGUF file brings
+    /// ([`Model::chat_template`](crate::Model::chat_template)): the one that renders the same if it
+    /// is a [published](Self::published) text, or else the one that has the same marks, and may
+    /// differ.
     ///
     /// A file may have one of llama.cpp's names in place of a Jinja text: then it is the template
     /// of that name, if the layout here is llama.cpp's. Its `llama2`, `vicuna` and `zephyr` aren't.
@@ -145,16 +173,39 @@ impl Template {
     ///
     /// let jinja = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + ...";
     /// assert_eq!(Template::detect(jinja), Some(Template::ChatMl));
-    /// assert_eq!(Template::detect("mistral-v3-tekken"), Some(Template::MistralV3));
+    /// assert_eq!(Template::detect("mistral-v7-tekken"), Some(Template::MistralV7));
     /// assert_eq!(Template::detect("{{ messages }}"), None);
     /// ```
     #[must_use]
     pub fn detect(jinja: &str) -> Option<Self> {
-        layouts::detect(jinja)
+        detect::detect(jinja)
+    }
+
+    /// The template that renders what a Jinja text does, to the byte: for some published texts, of
+    /// which no character may be another. `None` says only that none is known to.
+    ///
+    /// That is in conversations without tools: a system prompt, which may be absent, and user and
+    /// assistant turns, of which the last is the user's.
+    ///
+    /// ```
+    /// use babyllama::chat::Template;
+    ///
+    /// let jinja = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + \
+    ///              message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if \
+    ///              add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    /// assert_eq!(Template::published(jinja), Some(Template::ChatMl));
+    /// let spaced = jinja.replace("}}{%", "}} {%");
+    /// assert_eq!(Template::published(&spaced), None);
+    /// assert_eq!(Template::detect(&spaced), Some(Template::ChatMl));
+    /// ```
+    #[must_use]
+    pub fn published(jinja: &str) -> Option<Self> {
+        detect::published(jinja)
     }
 
     /// The system prompt that a Jinja text has for a conversation without one, as `SmolLM2` does;
-    /// `None` if it has none, or none that stands there as a literal.
+    /// `None` if it has none, or none that stands there as a literal. Some templates here have one
+    /// of their own, which [`render`](Self::render) writes.
     ///
     /// ```
     /// use babyllama::chat::Template;
@@ -184,12 +235,13 @@ impl Template {
     pub fn left_out(self, jinja: &str) -> Option<String> {
         let layout = self.layout();
         let written = [layout.system, layout.before_user, layout.after_user, layout.end];
+        let of_layout = layout.default_system.filter(|system| !system.is_empty());
         let own = written.into_iter().flatten().filter_map(|item| match item {
             Item::Mark(text) | Item::Text(text) => Some(text.trim()),
             _ => None,
         });
         let system = self.default_system(jinja);
-        let written: Vec<&str> = system.as_deref().into_iter().chain(own).collect();
+        let written: Vec<&str> = system.as_deref().into_iter().chain(of_layout).chain(own).collect();
         literals::prose(jinja, &written)
     }
 
@@ -209,20 +261,29 @@ impl Template {
     /// ```
     #[must_use]
     pub fn render(self, messages: &[Message]) -> Vec<Part> {
+        let layout = self.layout();
+        let n_user_turns = messages.iter().filter(|message| message.role == Role::User).count();
+        let is_asked = messages.last().is_some_and(|message| message.role == Role::User);
         let mut parts = Vec::new();
-        let mut system = None;
-        let mut n_user_turns = 0;
+        let mut system = layout.default_system;
+        let mut i = 0; // of a user turn
         for Message { role, content } in messages {
             match role {
-                Role::System if n_user_turns == 0 => system = Some(content.as_str()),
+                Role::System if i == 0 => {
+                    let is_written = layout.writes_empty_system || !content.is_empty();
+                    system = is_written.then_some(content);
+                }
                 Role::System => {}
                 Role::User => {
-                    parts.extend(self.user_turn(n_user_turns == 0, system, content));
-                    n_user_turns += 1;
+                    let is_its = match layout.system_at {
+                        SystemAt::Start | SystemAt::FirstTurn => i == 0,
+                        SystemAt::LastTurn => is_asked && i + 1 == n_user_turns,
+                    };
+                    parts.extend(self.user_turn(i == 0, system.filter(|_| is_its), content));
+                    i += 1;
                 }
                 Role::Assistant => {
-                    let layout = self.layout();
-                    let content = if layout.trims { content.trim() } else { content };
+                    let content = if layout.trims == Trims::Nothing { content } else { trimmed(content) };
                     parts.push(Part::Text(format!("{}{content}", layout.before_assistant)));
                     parts.extend(self.turn_end());
                 }
@@ -231,29 +292,32 @@ impl Template {
         joined(parts)
     }
 
-    /// Lays out a user turn, up to where the assistant's begins. The system prompt goes with the
-    /// first.
-    fn user_turn(self, first: bool, system: Option<&str>, user: &str) -> Vec<Part> {
+    /// Lays out a user turn, up to where the assistant's begins, with the system prompt that goes
+    /// with it.
+    fn user_turn(self, is_first: bool, system: Option<&str>, user: &str) -> Vec<Part> {
         let layout = self.layout();
-        let system = system.filter(|system| first && !system.is_empty());
         let mut parts = Vec::new();
-        let before = if first { &[Item::Begin] } else { layout.between };
-        push(&mut parts, before, "");
-        let (around, inside) = if layout.system_is_inside { (None, system) } else { (system, None) };
-        if let Some(system) = around {
-            push(&mut parts, layout.system, if layout.trims { system.trim() } else { system });
+        push(&mut parts, if is_first { &[Item::Begin] } else { layout.between }, "");
+        let is_before = layout.system_at == SystemAt::Start;
+        if let Some(system) = system.filter(|_| is_before) {
+            push(
+                &mut parts,
+                layout.system,
+                if layout.trims == Trims::All { trimmed(system) } else { system },
+            );
         }
         push(&mut parts, layout.before_user, "");
-        if let Some(system) = inside {
-            push(&mut parts, layout.system, system);
+        // A system prompt inside and what the user says are one text.
+        let mut said = Vec::new();
+        if let Some(system) = system.filter(|_| !is_before) {
+            push(&mut said, layout.system, system);
         }
-        // As the templates trim them: a system prompt inside and what the user says are one text.
-        let user = match (layout.trims, inside) {
-            (true, None) => user.trim(),
-            (true, Some(_)) => user.trim_end(),
-            (false, _) => user,
-        };
-        parts.push(Part::Text(user.into()));
+        said.push(Part::Text(user.into()));
+        let mut said = joined(said);
+        if let ([Part::Text(text)], Trims::All) = (&mut said[..], layout.trims) {
+            *text = trimmed(text).to_owned();
+        }
+        parts.extend(said);
         push(&mut parts, layout.after_user, "");
         joined(parts)
     }
@@ -306,7 +370,7 @@ impl FromStr for Template {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match layouts::NAMES.iter().find(|(known, _)| *known == name) {
+        match detect::NAMES.iter().find(|(known, _)| *known == name) {
             Some(&(_, template)) => Ok(template),
             None => by_name("template", name, Self::ALL, Self::name),
         }
@@ -323,6 +387,11 @@ fn push(parts: &mut Vec<Part>, items: &[Item], content: &str) {
         Item::Text(text) => Part::Text(text.into()),
         Item::Content => Part::Text(content.into()),
     }));
+}
+
+/// The text without white space around it, as Python sees it.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }
 
 /// The same with adjacent texts joined and empty ones left out: a text's tokens depend on what

@@ -1,4 +1,7 @@
 use super::*;
+use crate::error::TokenId;
+
+mod golden;
 
 /// A rendering as Jinja gives it: control tokens by their names.
 fn text(template: Template, system: bool, turns: usize) -> String {
@@ -82,7 +85,7 @@ fn renderings_are_those_of_the_models_own_templates() {
             "^S s\n\n### Instruction:\nQ1\n\n### Response:\n",
         ),
     ];
-    assert_eq!(cases.map(|case| case.0), Template::ALL);
+    assert_eq!(cases.map(|case| case.0), Template::ALL[..11], "`golden` has the others");
     for (template, three, with_system) in cases {
         assert_eq!(text(template, false, 3), three, "{template}");
         assert_eq!(text(template, true, 1), with_system, "{template}");
@@ -116,6 +119,7 @@ fn templates_are_detected_by_their_marks() {
             Some(MistralV3),
         ),
         ("'[SYSTEM_PROMPT] ' + message['content'] + '[/SYSTEM_PROMPT]' '[INST] '", None),
+        ("'<|start_header_id|>' '<|end_header_id|>\\n\\nCutting Knowledge Date: ' + date", Some(Llama3_1)),
         (
             "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>'",
             Some(Llama3),
@@ -155,7 +159,7 @@ fn templates_are_detected_by_their_marks() {
         ("llama3", Some(Llama3)),
         ("mistral-v1", Some(Mistral)),
         ("mistral-v3", Some(MistralV3)),
-        ("mistral-v3-tekken", Some(MistralV3)),
+        ("mistral-v3-tekken", Some(MistralV3Tekken)),
         ("mistral-v7", Some(MistralV7)),
         ("mistral-v7-tekken\n", Some(MistralV7)),
         ("vicuna", None),
@@ -199,12 +203,11 @@ fn default_system_prompt_is_a_literal_of_the_jinja_text() {
 mod tokens {
     use super::*;
     use crate::chat::encode::{cut, encode_whole};
-    use crate::error::TokenId;
     use crate::tokenizer::PieceKind;
     use crate::tokenizer::{PieceSpec, TokenizerSpec};
 
     /// Bytes as pieces, and the marks as pieces of this kind.
-    fn tokenizer(kind: PieceKind) -> Tokenizer {
+    pub(super) fn tokenizer(kind: PieceKind) -> Tokenizer {
         tokenizer_with(kind, true)
     }
 
@@ -251,41 +254,6 @@ mod tokens {
             let tokens = encode_whole(parts, template, jinja, &tokenizer).unwrap();
             assert_eq!(tokens.iter().filter(|&&token| token == 1).count(), expected, "{add_bos} {jinja:?}");
             assert_eq!(tokens.starts_with(&[1]), expected == 1);
-        }
-    }
-
-    /// llama.cpp's `llama_chat_apply_template`, whose text has a space where SentencePiece puts one
-    /// itself.
-    #[test]
-    fn mistrals_layouts_decode_to_llama_cpps_text() {
-        let messages =
-            [Message::system("S s"), Message::user("Q1"), Message::assistant("A1"), Message::user("Q2")];
-        let tokenizer = tokenizer(PieceKind::Control);
-        for (name, expected) in [
-            ("mistral-v1", " [INST] S s\n\nQ1 [/INST] A1</s> [INST] Q2 [/INST]"),
-            ("mistral-v3", "[INST] S s\n\nQ1[/INST] A1</s>[INST] Q2[/INST]"),
-            ("mistral-v7", "[SYSTEM_PROMPT] S s[/SYSTEM_PROMPT][INST] Q1[/INST] A1</s>[INST] Q2[/INST]"),
-        ] {
-            let parts = name.parse::<Template>().unwrap().render(&messages);
-            let tokens = encode(&parts, &tokenizer).unwrap();
-            // Each token's piece as it stands in the vocabulary, without BOS.
-            let text: Vec<u8> = tokens[1..]
-                .iter()
-                .flat_map(|&token| match tokenizer.kind(token) {
-                    Some(PieceKind::Byte) => tokenizer.bytes(token).to_vec(),
-                    _ => tokenizer.piece(token).unwrap_or_default().to_vec(),
-                })
-                .collect();
-            let text = String::from_utf8(text).unwrap().replace('\u{2581}', " ");
-            assert_eq!(text, expected, "{name}");
-        }
-        // A tokenizer that puts no space there has the text of these names.
-        for (name, expected) in [
-            ("mistral-v3-tekken", "^[INST]S s\n\nQ1[/INST]A1</s>[INST]Q2[/INST]"),
-            ("mistral-v7-tekken", "^[SYSTEM_PROMPT]S s[/SYSTEM_PROMPT][INST]Q1[/INST]A1</s>[INST]Q2[/INST]"),
-        ] {
-            let parts = name.parse::<Template>().unwrap().render(&messages);
-            assert_eq!(parts.into_iter().map(say).collect::<String>(), expected, "{name}");
         }
     }
 

@@ -305,7 +305,7 @@ pub(crate) fn pooling_parser() -> impl TypedValueParser<Value = Pooling> {
 /// Takes the names of templates, and lists them in the help.
 pub(crate) fn template_parser() -> impl TypedValueParser<Value = Template> {
     // llama.cpp's names, which some files contain, are accepted too.
-    let more = ["mistral-v1", "mistral-v3-tekken", "mistral-v7-tekken"];
+    let more = ["mistral-v1", "mistral-v7-tekken"];
     let more = more.map(|name| PossibleValue::new(name).hide(true));
     let names = Template::ALL.iter().map(|template| PossibleValue::new(template.name()));
     PossibleValuesParser::new(names.into_iter().chain(more)).try_map(|name| name.parse::<Template>())
