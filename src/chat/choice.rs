@@ -3,7 +3,7 @@
 use super::encode::encode_whole;
 #[cfg(feature = "jinja")]
 use super::{JinjaTemplate, Part, Variables, encode, joined};
-use super::{Message, Template};
+use super::{Message, Role, Template};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::Tokenizer;
 
@@ -83,6 +83,10 @@ impl ChatTemplate {
     ) -> Result<Vec<TokenId>> {
         match self {
             Self::Layout(layout) => {
+                if !layout.takes_system() && messages.iter().any(|message| message.role == Role::System) {
+                    let reason = format!("the layout {layout} has no place for a system prompt");
+                    return Err(ErrorKind::ConversationRefused { reason }.into());
+                }
                 let mut parts = layout.render(messages);
                 parts.extend(layout.assistant_start(beginning));
                 encode_whole(parts, *layout, file, tokenizer)

@@ -8,8 +8,9 @@ use super::layouts::{self, Item, Layout};
 /// llama.cpp's names, which files may have in place of a Jinja text: those whose layouts are ours
 /// byte for byte. Its `llama2`, `vicuna` and `zephyr` are near to ours of these names, and no more.
 /// A space that its layouts have after a mark is SentencePiece's, which puts it there itself.
-pub(super) const NAMES: [(&str, Template); 7] = [
+pub(super) const NAMES: [(&str, Template); 8] = [
     ("chatml", Template::ChatMl),
+    ("granite", Template::Granite),
     ("llama3", Template::Llama3),
     ("mistral-v1", Template::Mistral),
     ("mistral-v3", Template::MistralV3),
@@ -85,7 +86,7 @@ pub(super) fn detect(jinja: &str) -> Option<Template> {
 /// Published Jinja texts that a layout renders to the byte, by their [hashes](hash): in
 /// conversations of a system prompt, which may be absent, and user and assistant turns, of which
 /// the last is the user's. `tests/golden/layouts.py` makes what they are held to.
-pub(super) const PUBLISHED: [(u64, Template); 23] = [
+pub(super) const PUBLISHED: [(u64, Template); 31] = [
     (0xf344_eecf_1bd3_a427, Template::Llama2),           // Llama 2 Chat
     (0x54f7_4c2d_b3c2_b5b9, Template::Llama2),           // Code Llama Instruct
     (0x7489_1e39_0e61_4ae2, Template::Llama3),           // Llama 3
@@ -104,11 +105,19 @@ pub(super) const PUBLISHED: [(u64, Template); 23] = [
     (0xb2a3_28a6_a8e4_d738, Template::Yi1_5),            // Yi 1.5
     (0x420f_cc29_f31a_339e, Template::Yi1_5),            // the same with escapes
     (0x46ea_c0bf_5c76_5c47, Template::Mistral0_2),       // Mistral 7B Instruct 0.2
+    (0x8c73_4b90_b4f8_d84d, Template::Mixtral),          // Mixtral 8x7B, Mistral 7B 0.2
+    (0xc730_acc0_29ce_6ee0, Template::Mistral0_1),       // Mistral 7B Instruct 0.1
     (0x2078_3e9d_9416_8233, Template::MistralNemo),      // Mistral Nemo 2407
     (0x2487_e6e7_9d63_45cf, Template::MistralLarge2407), // Mistral Large 2407
     (0xe4a9_cc59_4604_808a, Template::MistralLarge2411), // Mistral Large 2411
     (0xcd8b_4900_0db0_2c2c, Template::Zephyr),           // Zephyr 7B beta, TinyLlama 1.1B Chat
     (0x0af6_ea9c_f989_6e56, Template::Zephyr),           // the same with escapes
+    (0xcf27_8cde_387a_54c8, Template::Phi3_5),           // Phi 3.5 mini
+    (0x0f0e_2205_1160_bcb0, Template::Granite),          // Granite 3.0
+    (0x8b59_b8db_8da0_61d0, Template::Granite4_0),       // Granite 4.0
+    (0x0cab_cc19_a9f8_0029, Template::Granite4_1),       // Granite 4.1
+    (0xc0bb_5de6_9aea_a2a7, Template::Solar),            // SOLAR 10.7B Instruct
+    (0x6ec6_55e2_046b_33b1, Template::Solar),            // the same with escapes
 ];
 
 /// The template that is known to render what a Jinja text does.

@@ -49,12 +49,12 @@ pub(super) enum Trims {
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) name: &'static str,
-    /// The system prompt with what stands around it.
+    /// The system prompt with what stands around it. Nothing if it is refused.
     pub(super) system: &'static [Item],
     pub(super) system_at: SystemAt,
     /// The system prompt of a conversation without one, which may be empty.
     pub(super) default_system: Option<&'static str>,
-    /// Whether an empty system prompt is written like any other.
+    /// Whether an empty system prompt is one like any other. If not, it is none.
     pub(super) writes_empty_system: bool,
     /// What comes before each user turn except the first.
     pub(super) between: &'static [Item],
@@ -72,7 +72,7 @@ pub(super) struct Layout {
 }
 
 /// Control tokens that templates have, which some files call user-defined.
-pub(super) const MARKS: [&str; 17] = [
+pub(super) const MARKS: [&str; 20] = [
     "<|im_start|>",
     "<|im_end|>",
     "<|start_header_id|>",
@@ -90,6 +90,9 @@ pub(super) const MARKS: [&str; 17] = [
     "<s>",
     "</s>",
     "<|endoftext|>",
+    "<|end|>",
+    "<|start_of_role|>",
+    "<|end_of_role|>",
 ];
 
 /// What most layouts have.
@@ -217,6 +220,19 @@ pub(super) const MISTRAL0_2: Layout = Layout {
     ..MISTRAL
 };
 
+/// The Jinja text of Mixtral 8x7B Instruct, and the first of Mistral 7B Instruct 0.2.
+pub(super) const MIXTRAL: Layout = Layout {
+    name: "mixtral",
+    system: &[],
+    before_user: &[Mark("[INST]"), Text(" ")],
+    after_user: &[Text(" "), Mark("[/INST]")],
+    before_assistant: "",
+    ..MISTRAL
+};
+
+/// The Jinja text of Mistral 7B Instruct 0.1.
+pub(super) const MISTRAL0_1: Layout = Layout { name: "mistral-0.1", end: &[Eos, Text(" ")], ..MIXTRAL };
+
 /// llama.cpp's `mistral-v3`: mistral-common, version 3 of its tokenizer, except that there the
 /// system prompt stands as in [`MISTRAL_NEMO`]. The space before a text is SentencePiece's.
 pub(super) const MISTRAL_V3: Layout = Layout {
@@ -274,6 +290,55 @@ pub(super) const ZEPHYR: Layout = Layout {
     ..PLAIN
 };
 
+/// The Jinja text of Phi 3.5 mini.
+pub(super) const PHI3_5: Layout = Layout {
+    name: "phi3.5",
+    system: &[Mark("<|system|>"), Text("\n"), Content, Mark("<|end|>"), Text("\n")],
+    writes_empty_system: false,
+    before_user: &[Mark("<|user|>"), Text("\n")],
+    after_user: &[Mark("<|end|>"), Text("\n"), Mark("<|assistant|>"), Text("\n")],
+    end: &[Mark("<|end|>"), Text("\n")],
+    marks: &["<|end|>", "<|user|>"],
+    ..PLAIN
+};
+
+/// The Jinja text of Granite 3.0, and llama.cpp's `granite`.
+pub(super) const GRANITE: Layout = Layout {
+    name: "granite",
+    system: &[
+        Mark("<|start_of_role|>"),
+        Text("system"),
+        Mark("<|end_of_role|>"),
+        Content,
+        Mark("<|end_of_text|>"),
+        Text("\n"),
+    ],
+    before_user: &[Mark("<|start_of_role|>"), Text("user"), Mark("<|end_of_role|>")],
+    after_user: &[
+        Mark("<|end_of_text|>"),
+        Text("\n"),
+        Mark("<|start_of_role|>"),
+        Text("assistant"),
+        Mark("<|end_of_role|>"),
+    ],
+    end: &[Mark("<|end_of_text|>"), Text("\n")],
+    marks: &["<|end_of_text|>", "<|start_of_role|>"],
+    ..PLAIN
+};
+
+/// The Jinja text of Granite 4.0.
+pub(super) const GRANITE4_0: Layout = Layout {
+    name: "granite-4.0",
+    default_system: Some(
+        "You are a helpful assistant. Please ensure responses are professional, accurate, and safe.",
+    ),
+    writes_empty_system: false,
+    ..GRANITE
+};
+
+/// The Jinja text of Granite 4.1.
+pub(super) const GRANITE4_1: Layout = Layout { name: "granite-4.1", writes_empty_system: false, ..GRANITE };
+
 /// `FastChat`'s `vicuna_v1.1`.
 pub(super) const VICUNA: Layout = Layout {
     name: "vicuna",
@@ -311,6 +376,9 @@ pub(super) const STABLE_BELUGA: Layout = Layout {
     stops: &["### User:"],
     ..PLAIN
 };
+
+/// The Jinja text of SOLAR 10.7B Instruct: nothing ends an assistant turn.
+pub(super) const SOLAR: Layout = Layout { name: "solar", end: &[], ..STABLE_BELUGA };
 
 /// Stanford Alpaca's prompt without its introduction, which is the system prompt.
 pub(super) const ALPACA: Layout = Layout {

@@ -103,16 +103,33 @@ templates! {
     Yi1_5 = YI1_5,
     /// Mistral 7B Instruct 0.2: as [`Mistral`](Self::Mistral), with the spaces of its Jinja text.
     Mistral0_2 = MISTRAL0_2,
+    /// Mixtral 8x7B Instruct: as [`Mistral`](Self::Mistral), with the spaces of its Jinja text, and
+    /// without a system prompt.
+    Mixtral = MIXTRAL,
+    /// Mistral 7B Instruct 0.1: as [`Mixtral`](Self::Mixtral), with a space after each round.
+    Mistral0_1 = MISTRAL0_1,
     /// As [`MistralV3`](Self::MistralV3), but an assistant turn keeps white space around it.
     MistralV3Tekken = MISTRAL_V3_TEKKEN,
-    /// Mistral Nemo 2407: as [`MistralV3Tekken`](Self::MistralV3Tekken), but the system prompt stands in the
-    /// last user turn.
+    /// Mistral Nemo 2407: as [`MistralV3Tekken`](Self::MistralV3Tekken), but the system prompt
+    /// stands in the last user turn.
     MistralNemo = MISTRAL_NEMO,
     /// Mistral Large 2407: as [`MistralNemo`](Self::MistralNemo), with the spaces of its Jinja
     /// text.
     MistralLarge2407 = MISTRAL_LARGE_2407,
     /// Mistral Large 2411: as [`MistralV7`](Self::MistralV7), with the spaces of its Jinja text.
     MistralLarge2411 = MISTRAL_LARGE_2411,
+    /// Phi 3.5 mini: `<|user|>` and `<|end|>`.
+    Phi3_5 = PHI3_5,
+    /// Granite 3.0: `<|start_of_role|>user<|end_of_role|>`.
+    Granite = GRANITE,
+    /// Granite 4.0: as [`Granite`](Self::Granite), with its makers' system prompt if there is no
+    /// other.
+    Granite4_0 = GRANITE4_0,
+    /// Granite 4.1: as [`Granite`](Self::Granite), with an empty system prompt left out.
+    Granite4_1 = GRANITE4_1,
+    /// SOLAR 10.7B Instruct: as [`StableBeluga`](Self::StableBeluga), with nothing after an
+    /// assistant turn.
+    Solar = SOLAR,
 }
 
 /// A part of a rendered conversation.
@@ -245,6 +262,13 @@ impl Template {
         literals::prose(jinja, &written)
     }
 
+    /// Whether a conversation may have a system prompt. If not, [`render`](Self::render) leaves it
+    /// out, and a [`Chat`](crate::Chat) refuses it, as the model's own text does.
+    #[must_use]
+    pub fn takes_system(self) -> bool {
+        !self.layout().system.is_empty()
+    }
+
     /// Lays out a conversation. If its last message is the user's, up to where the assistant's turn
     /// begins.
     ///
@@ -271,7 +295,7 @@ impl Template {
             match role {
                 Role::System if i == 0 => {
                     let is_written = layout.writes_empty_system || !content.is_empty();
-                    system = is_written.then_some(content);
+                    system = if is_written { Some(content) } else { layout.default_system };
                 }
                 Role::System => {}
                 Role::User => {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use babyllama::chat::{JinjaTemplate, encode};
+use babyllama::chat::{JinjaTemplate, Message, Template, encode};
 use babyllama::{ErrorKind, PieceKind, TokenId, Tokenizer};
 use serde_json::Value;
 
@@ -147,4 +147,37 @@ fn tokens_are_those_of_the_text_where_nothing_is_forged() {
         let expected = tokenizer.encode_with_control(case["text"].as_str().unwrap());
         assert!(encode(&parts, &tokenizer).unwrap() == expected, "{name}: {parts:?}");
     }
+}
+
+/// The messages, if they have a layout's roles and nothing more, and the user's is the last.
+fn plain(case: &Value) -> Option<Vec<Message>> {
+    let message = |json: &Value| {
+        let fields = json.as_object()?;
+        let role = fields["role"].as_str()?.parse().ok()?;
+        (fields.len() == 2).then_some(Message { role, content: fields["content"].as_str()?.into() })
+    };
+    let is_asked = messages(case).last()?["role"] == "user";
+    let is_plain = case["variables"].as_object()?.is_empty();
+    messages(case).iter().map(message).collect::<Option<Vec<_>>>().filter(|_| is_asked && is_plain)
+}
+
+/// None of the templates here is a published one.
+#[test]
+fn layouts_of_published_templates_give_the_same_tokens() {
+    let (mut n, mut names) = (0, std::collections::BTreeSet::new());
+    for case in cases().iter().filter(|case| case["text"].is_string()) {
+        let source = case["source"].as_str().unwrap();
+        let name = case["name"].as_str().unwrap();
+        let (Some(layout), Some(messages)) = (Template::published(source), plain(case)) else { continue };
+        let tokenizer = tokenizer_of(case);
+        let jinja = JinjaTemplate::at(source, &tokenizer, now()).unwrap();
+        let jinja = jinja.render(&messages, &serde_json::Map::new()).unwrap();
+        let tokens = layout.render(&messages);
+        // The first part of each is the beginning.
+        let [jinja, tokens] = [&jinja, &tokens].map(|parts| encode(&parts[1..], &tokenizer).unwrap());
+        assert!(jinja == tokens, "{name}");
+        n += 1;
+        names.insert(name.split(", ").next().unwrap().to_owned());
+    }
+    println!("{n} conversations of {names:?}");
 }
