@@ -165,7 +165,10 @@ fn plain(case: &Value) -> Option<Vec<Message>> {
 #[test]
 fn layouts_of_published_templates_give_the_same_tokens() {
     let (mut n, mut names) = (0, std::collections::BTreeSet::new());
-    for case in cases().iter().filter(|case| case["text"].is_string()) {
+    // A forged name is cut if it is one of the layout's or of the text's: these may be others.
+    let is_asked =
+        |case: &&Value| case["text"].is_string() && !case["name"].as_str().unwrap().contains("forged");
+    for case in cases().iter().filter(is_asked) {
         let source = case["source"].as_str().unwrap();
         let name = case["name"].as_str().unwrap();
         let (Some(layout), Some(messages)) = (Template::published(source), plain(case)) else { continue };

@@ -7,12 +7,9 @@ use super::tokens::tokenizer;
 use super::*;
 use crate::tokenizer::PieceKind;
 
-/// The conversations by their titles, and the lines of the layouts; of another file that
-/// `BABYLLAMA_LAYOUTS` names.
+/// The conversations by their titles, and the lines of the layouts.
 fn golden() -> (Map<String, Value>, Vec<Value>) {
-    let text = include_str!("../../../tests/golden/layouts.jsonl").to_owned();
-    let others = std::env::var_os("BABYLLAMA_LAYOUTS");
-    let text = others.map_or(text, |path| std::fs::read_to_string(path).unwrap());
+    let text = include_str!("../../../tests/golden/layouts.jsonl");
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     (lines.remove(0).as_object().unwrap().clone(), lines)
 }
