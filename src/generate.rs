@@ -3,6 +3,7 @@
 mod draft;
 mod generation;
 mod piece;
+mod stops;
 
 pub use draft::{Draft, DraftModel, PromptLookup};
 pub use generation::Generation;
@@ -235,8 +236,7 @@ impl Generate<'_> {
     /// [`max_tokens`](Self::max_tokens) ends the text for good, this belongs to it.
     #[must_use]
     pub fn held(&self) -> &str {
-        // Before the prompt is fed, it is what an earlier generation held.
-        if self.generation.owns_held() { &self.session.tail().held } else { "" }
+        self.generation.held(self.session)
     }
 
     /// What is held back, for a text that no other generation continues.

@@ -204,6 +204,24 @@ impl Session {
         self.results.last_logits(self.model.config())
     }
 
+    /// The logits of all tokens that the last call fed, (n, `vocab_size`), if it wanted them:
+    /// [`Session::forward_all`], a step of [`Feed::all_logits`], or
+    /// [`Model::forward_together`] with such a feed. After another call, those of
+    /// [`Session::logits`].
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let (mut one, mut other) = (model.session(), model.session());
+    /// model.forward_together([one.feed(&[1, 403]).all_logits(), other.feed(&[1])])?;
+    /// assert_eq!(one.all_logits(), Some(model.session().forward_all(&[1, 403])?));
+    /// assert_eq!(other.all_logits(), other.logits());
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    #[must_use]
+    pub fn all_logits(&self) -> Option<&[f32]> {
+        self.results.wanted_logits(self.model.config())
+    }
+
     /// Feeds tokens after those fed before and returns the logits of the last: (`vocab_size`).
     ///
     /// A token that is [pending](Self::pending) goes first; it alone is fed if there are no others.
@@ -382,8 +400,19 @@ impl Session {
         n
     }
 
-    /// The number of tokens that [`Session::keep_prefix`] would keep.
-    pub(crate) fn shared_prefix(&self, tokens: &[TokenId]) -> usize {
+    /// The number of tokens that [`Session::keep_prefix`] would keep: to find the session that has
+    /// read most of a text already.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let (mut one, mut other) = (model.session(), model.session());
+    /// model.forward_together([one.feed(&[1, 403, 407]), other.feed(&[1, 261])])?;
+    /// assert_eq!(one.shared_prefix(&[1, 403, 261]), 2);
+    /// assert_eq!(other.shared_prefix(&[1, 403, 261]), 1);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    #[must_use]
+    pub fn shared_prefix(&self, tokens: &[TokenId]) -> usize {
         let before_last = &tokens[..tokens.len().saturating_sub(1)];
         self.tokens.iter().zip(before_last).take_while(|(held, token)| held == token).count()
     }

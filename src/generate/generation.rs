@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::draft::Drafting;
 use super::piece::{Logprobs, Text};
+use super::stops::{find_stop, possible_stop};
 use super::{Draft, FinishReason, MAX_USUAL_PIECE, Piece, Prompt};
 use crate::constraint::{Constrained, Constraint};
 use crate::error::{ErrorKind, Result, TokenId};
@@ -275,9 +276,23 @@ impl Generation {
         self.n_generated
     }
 
-    /// Whether the text that the session holds back is this generation's.
-    pub(super) fn owns_held(&self) -> bool {
-        self.has_begun || self.prompt.is_empty()
+    /// See [`Generate::held`](super::Generate::held).
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # use babyllama::{Generation, Sampler, SamplerOptions};
+    /// # let mut session = model.session();
+    /// # let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
+    /// let mut generation = Generation::new(&session, "Once upon")?.stop(" a dog").max_tokens(1);
+    /// model.forward_together([generation.feed(&mut session, 128)])?;
+    /// assert_eq!(generation.next(&mut session, &mut sampler)?.unwrap(), "");
+    /// assert_eq!(generation.held(&session), " a"); // which may become a stop string
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
+    #[must_use]
+    pub fn held<'s>(&self, session: &'s Session) -> &'s str {
+        // Before the prompt is fed, it is what an earlier generation held.
+        if self.has_begun || self.prompt.is_empty() { &session.tail().held } else { "" }
     }
 
     /// What the session reads next: of the prompt at most so many tokens, and later the token that
@@ -464,37 +479,5 @@ impl Generation {
         let is_empty = held.is_empty();
         held.clear();
         (!is_empty).then_some(Piece::of_text(text))
-    }
-}
-
-/// Where the first stop string begins, and its index.
-fn find_stop(text: &str, stops: &[String]) -> Option<(usize, usize)> {
-    let found = stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty());
-    found.filter_map(|(i, stop)| text.find(stop.as_str()).map(|at| (at, i))).min()
-}
-
-/// The length of the longest suffix of `text` that is a prefix of some stop string.
-fn possible_stop(text: &str, stops: &[String]) -> usize {
-    let longest = stops.iter().map(String::len).max().unwrap_or(0);
-    let earliest = text.len().saturating_sub(longest);
-    let ends = (earliest..text.len()).filter(|&at| text.is_char_boundary(at));
-    let mut ends = ends.filter(|&at| stops.iter().any(|stop| stop.starts_with(&text[at..])));
-    ends.next().map_or(0, |at| text.len() - at)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_that_may_begin_a_stop_string_is_held() {
-        let stops = ["###".to_string(), "</s>".to_string()];
-        assert_eq!(possible_stop("a story ##", &stops), 2);
-        assert_eq!(possible_stop("a story <", &stops), 1);
-        assert_eq!(possible_stop("a story", &stops), 0);
-        assert_eq!(possible_stop("é#", &stops), 1);
-        assert_eq!(find_stop("x</s>###", &stops), Some((1, 1)));
-        assert_eq!(find_stop("x</s", &stops), None);
-        assert_eq!(find_stop("x", &[String::new()]), None);
     }
 }

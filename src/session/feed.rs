@@ -68,7 +68,9 @@ impl<'a> Feed<'a> {
     }
 
     /// Has each step return the logits of all its tokens, as [`Session::forward_all`] does. Steps
-    /// are then so short that these take no more than 16 MiB.
+    /// are then so short that these take no more than 16 MiB. In
+    /// [`Model::forward_together`](crate::Model::forward_together), which takes all tokens in one
+    /// call, the session has them: [`Session::all_logits`].
     ///
     /// ```
     /// # let model = babyllama::Model::open("models/babyllama.gguf")?;

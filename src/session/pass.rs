@@ -48,6 +48,8 @@ pub(super) struct Results {
     hidden: Vec<f32>, // (rows, dim)
     /// The row of logits that follows the text's last token.
     last: Option<usize>,
+    /// The first row of logits that the last call wanted.
+    first: usize,
     /// The row of its hidden state, if there is such a row of logits.
     last_hidden: usize,
     /// Tokens that were read ahead: their keys and values follow the text's in the cache, and their
@@ -60,6 +62,17 @@ impl Results {
     pub(super) fn last_logits(&self, config: &Config) -> Option<&[f32]> {
         let width = config.vocab_size;
         self.last.map(|row| &self.logits[row * width..][..width])
+    }
+
+    /// Those that the last call wanted: (n, `vocab_size`).
+    pub(super) fn wanted_logits(&self, config: &Config) -> Option<&[f32]> {
+        self.last.map(|last| self.logits(self.first..last + 1, config))
+    }
+
+    /// Which rows follow the text's last token. Of a call that wants more, the caller says so when
+    /// it is complete.
+    fn set_last(&mut self, logits: usize, hidden: usize) {
+        (self.last, self.first, self.last_hidden) = (Some(logits), logits, hidden);
     }
 
     /// A hidden state: (`dim`).
@@ -90,6 +103,7 @@ impl Results {
             logits: self.last_logits(config).unwrap_or_default().to_vec(),
             hidden: self.last_hidden(config).unwrap_or_default().to_vec(),
             last: self.last.map(|_| 0),
+            first: 0,
             last_hidden: 0,
             guess: Vec::new(),
         }
@@ -98,7 +112,7 @@ impl Results {
     /// What follows a text's last token.
     pub(super) fn new(logits: Vec<f32>, hidden: Vec<f32>) -> Self {
         let last = (!logits.is_empty()).then_some(0);
-        Self { logits, hidden, last, last_hidden: 0, guess: Vec::new() }
+        Self { logits, hidden, last, first: 0, last_hidden: 0, guess: Vec::new() }
     }
 
     /// Makes room for rows, without touching those that are there.
@@ -162,8 +176,7 @@ impl Session {
         let guess = self.possible(guess, tokens.len());
         let (first, mut done) = self.take_guessed(tokens, wanted);
         if done == tokens.len() {
-            let end = self.results.last_hidden + 1;
-            return Ok(if wanted == Wanted::Last { end - 1..end } else { first..end });
+            return Ok(self.wanted_rows(first, wanted));
         }
         start_threads(&self.model)?;
         let mut scratch = self.model.take_scratch();
@@ -186,10 +199,16 @@ impl Session {
         }
         self.model.give_back_scratch(scratch);
         outcome?;
-        Ok(match wanted {
-            Wanted::Last => 0..1,
-            Wanted::All | Wanted::AllHidden => first..self.results.last_hidden + 1,
-        })
+        Ok(self.wanted_rows(first, wanted))
+    }
+
+    /// Which rows of the results a call wanted that is complete: of all, those from `first` on.
+    fn wanted_rows(&mut self, first: usize, wanted: Wanted) -> Range<usize> {
+        if wanted == Wanted::All {
+            self.results.first = first;
+        }
+        let end = self.results.last_hidden + 1;
+        if wanted == Wanted::Last { end - 1..end } else { first..end }
     }
 
     /// One pass of this session alone; its rows begin at `row`.
@@ -238,7 +257,7 @@ impl Session {
     /// The tokens are part of the text now, and the guess follows it.
     fn absorb(&mut self, tokens: &[TokenId], guess: &[TokenId], [logits, hidden]: [usize; 2]) {
         self.join_text(tokens);
-        (self.results.last, self.results.last_hidden) = (Some(logits), hidden);
+        self.results.set_last(logits, hidden);
         self.results.guess.clear();
         self.results.guess.extend_from_slice(guess);
     }
@@ -261,8 +280,7 @@ impl Session {
             return (0, 0);
         }
         self.results.guess.drain(..n);
-        self.results.last = Some(row + n);
-        self.results.last_hidden += n;
+        self.results.set_last(row + n, self.results.last_hidden + n);
         self.join_text(&tokens[..n]);
         (row + 1, n)
     }
@@ -343,22 +361,28 @@ pub(super) struct Lane<'a> {
     pub(super) tokens: Vec<TokenId>,
     pub(super) guess: Vec<TokenId>,
     pub(super) wanted: Wanted,
+    /// The first row of results that is wanted if all are.
+    first: usize,
     done: usize,
     row: usize,
 }
 
 impl<'a> Lane<'a> {
-    /// Tokens that were checked. Those that were guessed are there already.
+    /// Tokens that were checked, the pending one before `fed`. Those that were guessed are there
+    /// already.
     pub(super) fn new(
         session: &'a mut Session,
-        tokens: Vec<TokenId>,
+        pending: Option<TokenId>,
+        fed: &[TokenId],
         guess: &[TokenId],
         wanted: Wanted,
     ) -> Self {
+        let tokens: Vec<_> = pending.into_iter().chain(fed.iter().copied()).collect();
         let guess = session.possible(guess, tokens.len()).to_vec();
         let (first, done) = session.take_guessed(&tokens, wanted);
         let row = if wanted == Wanted::Last { 0 } else { first + done };
-        Self { session, tokens, guess, wanted, done, row }
+        let first = first + if fed.is_empty() { 0 } else { tokens.len() - fed.len() };
+        Self { session, tokens, guess, wanted, first, done, row }
     }
 }
 
@@ -375,7 +399,11 @@ pub(super) fn run_lanes(model: &Model, lanes: &mut [Lane<'_>]) -> Result<()> {
         outcome = run_lanes_once(model, lanes, &mut scratch);
     }
     model.give_back_scratch(scratch);
-    outcome
+    outcome?;
+    for lane in lanes.iter_mut().filter(|lane| !lane.tokens.is_empty()) {
+        lane.session.wanted_rows(lane.first, lane.wanted);
+    }
+    Ok(())
 }
 
 /// One pass of as many lanes as fit.

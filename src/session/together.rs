@@ -13,7 +13,8 @@ impl Model {
     /// long prompts in parts, so that others don't wait. A session's
     /// [pending](crate::Session::pending) token goes first, and is fed even if there are no other
     /// tokens; a feed with neither changes nothing. The results are then the sessions':
-    /// [`Session::logits`](crate::Session::logits) of each.
+    /// [`Session::logits`](crate::Session::logits) of each, or, of a feed with
+    /// [all logits](Feed::all_logits), [`Session::all_logits`](crate::Session::all_logits).
     ///
     /// ```
     /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
@@ -38,9 +39,8 @@ impl Model {
         let lane = |feed: Feed<'a>| {
             let keeps_pending = feed.keeps_pending && feed.tokens.is_empty();
             let pending = feed.session.tail.pending.filter(|_| !keeps_pending);
-            let tokens: Vec<_> = pending.into_iter().chain(feed.tokens.iter().copied()).collect();
             let wanted = if feed.all_logits { Wanted::All } else { Wanted::Last };
-            Lane::new(feed.session, tokens, feed.guess, wanted)
+            Lane::new(feed.session, pending, feed.tokens, feed.guess, wanted)
         };
         run_lanes(self, &mut feeds.into_iter().map(lane).collect::<Vec<_>>())
     }

@@ -1,8 +1,8 @@
 //! Prefill gives the bits of decode, and tokens that are taken back or forked leave no trace.
 
-use babyllama::Isa;
+use babyllama::{Generation, Isa, Model, Sampler, SamplerOptions};
 
-use crate::common::{assert_same_bits, open, open_on, step_by_step};
+use crate::common::{BUNDLED, SplitMix64, assert_same_bits, open, open_on, step_by_step};
 use crate::{SHAPE, UNOPTIMIZED, open_small, small_files, tokens};
 
 #[test]
@@ -41,6 +41,51 @@ fn every_row_of_forward_all_is_a_decodes() {
         assert_same_bits(session.logits().unwrap(), &one_by_one[299 * SHAPE.vocab_size..], name);
         assert_eq!(session.position(), 300);
     }
+}
+
+#[test]
+fn sessions_fed_together_keep_the_logits_of_all_tokens_that_were_wanted() {
+    let model = open_small();
+    let text = tokens(40, SHAPE.vocab_size);
+    let one_by_one = step_by_step(&model, &text);
+    let rows = |from: usize, to: usize| &one_by_one[from * SHAPE.vocab_size..to * SHAPE.vocab_size];
+    let mut rng = SplitMix64::new(3);
+    for _ in 0..200 {
+        let (start, n) = (rng.below(20), 1 + rng.below(10));
+        let (mut one, mut other) = (model.session(), model.session());
+        // Some of the tokens, or all and more, were read ahead.
+        if start > 0 {
+            let guess = &text[start..start + rng.below(15)];
+            one.forward_guessing(&text[..start], guess).unwrap();
+        }
+        let feeds = [one.feed(&text[start..start + n]).all_logits(), other.feed(&text[..n])];
+        model.forward_together(feeds).unwrap();
+        let what = format!("{n} tokens from {start}");
+        assert_same_bits(one.all_logits().unwrap(), rows(start, start + n), &what);
+        assert_same_bits(other.all_logits().unwrap(), rows(n - 1, n), "the last alone");
+        model.forward_together([one.feed(&[]), other.feed(&text[n..=n]).guessing(&text[n + 1..])]).unwrap();
+        assert_same_bits(one.all_logits().unwrap(), rows(start, start + n), "nothing was fed");
+        assert_same_bits(other.all_logits().unwrap(), rows(n, n + 1), "without the guess");
+        one.truncate(start);
+        assert_eq!(one.all_logits(), None);
+    }
+}
+
+#[test]
+fn a_pending_token_has_no_row_among_those_that_are_wanted() {
+    let model = Model::open(BUNDLED).unwrap();
+    let mut session = model.session();
+    let mut generation = Generation::new(&session, "Once upon a time").unwrap();
+    let mut sampler = Sampler::new(SamplerOptions::new().temperature(0.0));
+    model.forward_together([generation.feed(&mut session, 9)]).unwrap();
+    let piece = generation.next(&mut session, &mut sampler).unwrap().unwrap();
+    assert!(piece.token().is_some() && session.pending() == piece.token());
+    let (mut alone, n_before) = (session.fork().unwrap(), session.position());
+    model.forward_together([session.feed(&[7, 8]).all_logits()]).unwrap();
+    let expected = alone.forward_all(&[7, 8]).unwrap();
+    assert_eq!(expected.len(), 2 * model.config().vocab_size);
+    assert_same_bits(session.all_logits().unwrap(), expected, "together");
+    assert_eq!(session.position(), n_before + 3);
 }
 
 #[test]
