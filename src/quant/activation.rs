@@ -24,7 +24,7 @@ use crate::simd::{Interleave, Isa, QuantKernels, kernel};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
     qs: Aligned<i8>,               // (n_tokens, padded n)
-    interleaved: [Aligned<i8>; 2], // the same, as `Interleave` orders it
+    interleaved: [Aligned<i8>; 3], // the same, as `Interleave` orders it
     scales: Vec<f32>,              // (n_tokens, padded n / group)
     sums: Vec<i32>,                // (n_tokens, padded n / group): the sum of each group's q
     scaled_sums: Vec<f32>,         // (n_tokens, padded n / group): that times the group's scale
@@ -54,7 +54,7 @@ pub(crate) struct Quantized<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuantizedRow<'a> {
     pub(crate) qs: &'a [i8],               // (padded n)
-    pub(crate) interleaved: [&'a [i8]; 2], // (padded n) each, or nothing
+    pub(crate) interleaved: [&'a [i8]; 3], // (padded n) each, or nothing
     pub(crate) scales: &'a [f32],          // (padded n / group)
     pub(crate) sums: &'a [i32],            // (padded n / group)
     pub(crate) scaled_sums: &'a [f32],     // (padded n / group)
@@ -128,9 +128,15 @@ impl ActivationBuffer {
     }
 
     fn rows(&self) -> QuantizedRow<'_> {
-        let Self { qs, interleaved: [nibbles_16, nibbles_32], scales, sums, scaled_sums, sub_block_sums } =
-            self;
-        let interleaved: [&[i8]; 2] = [nibbles_16, nibbles_32];
+        let Self {
+            qs,
+            interleaved: [nibbles_16, nibbles_32, points],
+            scales,
+            sums,
+            scaled_sums,
+            sub_block_sums,
+        } = self;
+        let interleaved: [&[i8]; 3] = [nibbles_16, nibbles_32, points];
         QuantizedRow { qs, interleaved, scales, sums, scaled_sums, sub_block_sums }
     }
 

@@ -9,7 +9,9 @@
 //! sub-block     16 weights   half a group: the least that has a scale of its own
 //! ```
 
+pub(crate) use super::bytes::{SIGN, bytes_at, f16_at, pair_at, times, u16_at, u32_at, u64_at};
 use super::encoding::{Encoding, SubScales};
+use super::points::PointSuperblock;
 use super::sub_blocks::IntSubBlocks;
 use crate::simd::{Interleave, QuantKernels};
 
@@ -40,6 +42,8 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// The order of a superblock's integers in the product with a single token, for formats with
     /// [`Block::unpack_interleaved`]. `None`: group after group, with sums across lanes.
     const INTERLEAVE: Option<Interleave> = None;
+    /// Whether points have signs apart, in the order [`Interleave::Points`].
+    const POINT_SIGNS: bool = true;
     /// See [`Format::min_panel_tokens`](super::Format::min_panel_tokens). Measured with AVX2, for
     /// instruction sets that transpose groups (benches/NOTES.md).
     const MIN_PANEL_TOKENS: usize = super::SHARING_TOKENS + 1;
@@ -55,6 +59,23 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn unpack_sub_blocks<S: QuantKernels>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
         unreachable!("only formats whose sub-blocks have integers as scales")
+    }
+
+    /// Takes a superblock apart in the order [`Interleave::Points`], for single tokens.
+    #[inline(always)]
+    fn unpack_points<S: QuantKernels>(_s: S, _block: &[u8]) -> PointSuperblock<S> {
+        unreachable!("only formats of points")
+    }
+
+    /// The eight weights of each of four places (`points.rs`), or their sizes.
+    #[inline(always)]
+    fn look_up<S: QuantKernels>(
+        _s: S,
+        _block: &[u8],
+        _numbers: &[[u16; GROUP]; 2],
+        _places: [usize; 4],
+    ) -> S::I8x32 {
+        unreachable!("only formats of points")
     }
 
     /// Takes a superblock apart in the order of [`Block::INTERLEAVE`], for single tokens.
@@ -100,43 +121,4 @@ pub(crate) struct Interleaved<S: QuantKernels> {
     pub(crate) scales: S::F32x8,
     /// What is added to each group.
     pub(crate) mins: S::F32x8,
-}
-
-/// `integers * d`. (Closures for such things are sometimes left as calls, compiled without the
-/// instruction set.)
-#[inline(always)]
-pub(crate) fn times<S: QuantKernels>(s: S, integers: S::I32x8, d: S::F32x8) -> S::F32x8 {
-    s.mul_x8(s.to_f32x8(integers), d)
-}
-
-/// The sign of a half-precision number.
-pub(crate) const SIGN: u16 = 0x8000;
-
-/// The little-endian u16 at a byte.
-#[inline(always)]
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-/// The little-endian u32 at a byte. (A closure for this was sometimes left as a call.)
-#[inline(always)]
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// The little-endian u64 at a byte.
-#[inline(always)]
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
-}
-
-/// The half-precision number at a byte, for specifications: not on a hot path.
-pub(crate) fn f16_at(bytes: &[u8], at: usize) -> f32 {
-    half::f16::from_bits(u16_at(bytes, at)).to_f32_const()
-}
-
-/// The `p`th two blocks of 32 weights, from byte `at` of each on.
-#[inline(always)]
-pub(crate) fn pair_at<B: Block>(blocks: &[u8], p: usize, at: usize) -> [&[u8]; 2] {
-    [&blocks[2 * p * B::BYTES + at..], &blocks[(2 * p + 1) * B::BYTES + at..]]
 }

@@ -24,7 +24,7 @@ use super::block::{Block, GROUP, GROUPS, Interleaved, SUPERBLOCK, UnpackedSuperb
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
-use super::{Format, SHARING_TOKENS, StoredRows};
+use super::{Format, SHARING_TOKENS, StoredRows, points};
 use crate::simd::{Interleave, PREFETCH_DISTANCE, QuantKernels};
 
 /// The most bytes of a superblock.
@@ -53,6 +53,9 @@ impl<'a, B: Block> BlockRows<'a, B> {
         let len = self.n / B::WEIGHTS * B::BYTES;
         &self.bytes[row * len..][..len]
     }
+
+    /// Whether weights are looked up as points of a grid.
+    pub(super) const OF_POINTS: bool = matches!(B::INTERLEAVE, Some(Interleave::Points));
 
     pub(super) const SUPERBLOCK_BYTES: usize = SUPERBLOCK / B::WEIGHTS * B::BYTES;
 
@@ -91,6 +94,10 @@ impl<'a, B: Block> BlockRows<'a, B> {
             for (blocks, x) in row.chunks_exact(Self::SUPERBLOCK_BYTES).zip(Activations::superblocks::<B>(&x))
             {
                 ahead.fetch(s, Self::SUPERBLOCK_BYTES);
+                if const { Self::OF_POINTS } {
+                    sum = points::dot::<S, B>(s, blocks, x, sum);
+                    continue;
+                }
                 sum = match B::SUB_SCALES {
                     SubScales::None => dot_superblock::<S, B>(s, blocks, x).add(s, sum),
                     SubScales::F32 => dot_f32_sub_blocks::<S, B>(s, &B::unpack(s, blocks), x, sum),
@@ -224,6 +231,7 @@ impl<'a> Activations<'a> {
             None => x.qs,
             Some(Interleave::Nibbles16) => x.interleaved[0],
             Some(Interleave::Nibbles32) => x.interleaved[1],
+            Some(Interleave::Points) => x.interleaved[2],
         };
         let QuantizedRow { scales, sums, scaled_sums, sub_block_sums, .. } = *x;
         Self { qs, scales, sums, scaled_sums, sub_block_sums }

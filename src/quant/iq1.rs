@@ -17,11 +17,12 @@
 //! A group has four points and two sub-blocks, and its own word of `high`. The integers that are
 //! multiplied are eighths of the brackets, and 16, so 7 to 25.
 
-use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at, times};
+use super::block::{Block, GROUP, GROUPS, UnpackedSuperblock, bytes_at, f16_at, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
-use super::iq2::bytes_at;
-use crate::simd::{Pair, QuantKernels};
+use super::iq2::odd_numbers;
+use super::points::{self, PointSuperblock};
+use crate::simd::{Interleave, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Iq1S;
@@ -30,102 +31,88 @@ pub(crate) struct Iq1M;
 
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 
-/// An eighth more or less for each of four points, by the bits that say less.
-static EIGHTHS: [[i8; 32]; 16] = {
-    let mut eighths = [[1; 32]; 16];
-    let mut less = 0;
-    while less < 16 {
-        let mut i = 0;
-        while i < 32 {
-            if less >> (i / 8) & 1 == 1 {
-                eighths[less][i] = -1;
-            }
-            i += 1;
-        }
-        less += 1;
-    }
-    eighths
-};
+/// An eighth more, or less if bit 3 of four bits is set.
+const EIGHTHS: [i8; 16] = [1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1];
 
-/// A format of IQ1.
-trait Points {
-    /// The points of a group, a byte for each coordinate, and which of them are an eighth less.
-    fn group(block: &[u8], g: usize) -> ([u64; 4], usize);
-}
-
-#[inline(always)]
-fn unpack_points<S: QuantKernels, B: Points>(s: S, block: &[u8]) -> [S::I8x64; PAIRS] {
-    let mut q = [s.zero_x64(); PAIRS];
-    for p in 0..PAIRS {
-        let mut pair = [s.splat_u8x32(0); 2];
-        for i in 0..2 {
-            let (points, less) = B::group(block, 2 * p + i);
-            pair[i] = s.add_u8x32(s.bytes_of_words(points), s.load_bytes(&EIGHTHS[less & 15]));
-        }
-        q[p] = Pair::join(s, pair);
-    }
-    q
-}
-
-/// Weights of a group, whose halves may have different scales.
-fn dequantize_group<B: Points>(scales: [f32; 2], block: &[u8], g: usize, out: &mut [f32]) {
-    let (points, less) = B::group(block, g);
+/// Eight weights, in sizes of `scale`: the point `low | bits << 8`, and an eighth as `bits` say.
+fn dequantize_place(scale: f32, low: u8, bits: u16, out: &mut [f32]) {
+    let point = grids::IQ1[usize::from(u16::from(low) | (bits & 7) << 8)];
     for (i, out) in out.iter_mut().enumerate() {
-        let coordinate = f32::from((points[i / 8] >> (8 * (i % 8))) as u8) / 8.0 - 2.0;
-        *out = scales[i / 16] * (coordinate + f32::from(EIGHTHS[less][i]) / 8.0);
+        let coordinate = f32::from((point >> (8 * i)) as u8) / 8.0 - 2.0;
+        *out = scale * (coordinate + f32::from(EIGHTHS[usize::from(bits & 15)]) / 8.0);
     }
 }
 
-impl Points for Iq1S {
-    #[inline(always)]
-    fn group(block: &[u8], g: usize) -> ([u64; 4], usize) {
-        let high = usize::from(u16::from_le_bytes(bytes_at(block, 34 + 2 * g)));
-        let mut points = [0; 4];
-        for i in 0..4 {
-            points[i] = grids::IQ1[usize::from(block[2 + 4 * g + i]) | high << 8 >> (3 * i) & 0x700];
-        }
-        (points, if high >> 15 == 1 { 15 } else { 0 })
+/// A superblock: `low` are bits 0 to 7 of the points' numbers, and `bits` are four for each place,
+/// as IQ1_M stores them.
+#[inline(always)]
+fn superblock<S: QuantKernels>(
+    s: S,
+    low: &[u8],
+    bits: S::I8x32,
+    scales: [S::F32x8; 2],
+) -> PointSuperblock<S> {
+    let numbers = s.zip_bytes(s.load_bytes(low), s.and_u8x32(bits, s.splat_u8x32(7)));
+    PointSuperblock { numbers: [numbers; 2], signs: s.shuffle(&EIGHTHS, bits), scales }
+}
+
+/// The points at four places.
+#[inline(always)]
+fn look_up<S: QuantKernels>(s: S, numbers: &[[u16; GROUP]; 2], places: [usize; 4]) -> S::I8x32 {
+    let mut words = [0; 4];
+    for i in 0..4 {
+        words[i] = grids::IQ1[usize::from(numbers[0][places[i]] & 2047)];
     }
+    s.bytes_of_words(words)
 }
 
 impl Block for Iq1S {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 50;
     const ENCODING: Encoding = Encoding::Biased(4);
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Points);
+    const POINT_SIGNS: bool = false;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
-        for (g, out) in out.chunks_exact_mut(32).enumerate() {
-            let scale =
-                d * (2.0 * f32::from(u16::from_le_bytes(bytes_at(block, 34 + 2 * g)) >> 12 & 7) + 1.0);
-            dequantize_group::<Self>([scale; 2], block, g, out);
+        for (place, out) in out.chunks_exact_mut(8).enumerate() {
+            let high = u16::from_le_bytes(bytes_at(block, 34 + 2 * (place / 4)));
+            let bits = high >> (3 * (place % 4)) & 7 | high >> 15 << 3;
+            dequantize_place(d * (2.0 * f32::from(high >> 12 & 7) + 1.0), block[2 + place], bits, out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        let block = &block[..Self::BYTES];
-        // A byte of each word, and then those.
-        let words = [u64::from_le_bytes(bytes_at(block, 34)), u64::from_le_bytes(bytes_at(block, 42))]
-            .map(|four| four >> 12 & 0x0007_0007_0007_0007);
-        let scales = u128::from(words[0] * 2 + ONES) | u128::from(words[1] * 2 + ONES) << 64;
-        let [scales, _] = s.widen_i8_even_odd(scales);
-        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
-        let scales = times(s, scales, d);
-        UnpackedSuperblock::scaled(s, unpack_points::<S, Self>(s, block), scales)
+        points::unpack::<S, Self>(s, block)
     }
-}
 
-impl Points for Iq1M {
     #[inline(always)]
-    fn group(block: &[u8], g: usize) -> ([u64; 4], usize) {
-        let high = usize::from(u16::from_le_bytes(bytes_at(block, 32 + 2 * g)));
-        let mut points = [0; 4];
-        for i in 0..4 {
-            points[i] = grids::IQ1[usize::from(block[4 * g + i]) | high << 8 >> (4 * i) & 0x700];
-        }
-        // Bits 3, 7, 11 and 15, side by side.
-        (points, ((high >> 3 & 0x1111) * 0x1248) >> 12 & 15)
+    fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
+        let block = &block[..Self::BYTES];
+        let high = s.widen_u16x8(&block[34..]);
+        // All ones in each group that is an eighth less.
+        let less = s.sub_shifted_i32x8(s.zero_i32x8(), s.shr_u32x8::<15>(high), 0);
+        let less = s.and_u8x32(s.as_i8x32(less), s.splat_u8x32(8));
+        let seven = s.as_i8x32(s.load_i32x8(&[7; GROUPS]));
+        let scale = s.and_u8x32(s.as_i8x32(s.shr_u32x8::<12>(high)), seven);
+        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
+        superblock(
+            s,
+            &block[2..],
+            s.or_u8x32(s.spread_bits::<3>(high), less),
+            [times(s, odd_numbers(s, s.as_i32x8(scale)), d); 2],
+        )
+    }
+
+    #[inline(always)]
+    fn look_up<S: QuantKernels>(
+        s: S,
+        _block: &[u8],
+        numbers: &[[u16; GROUP]; 2],
+        places: [usize; 4],
+    ) -> S::I8x32 {
+        look_up(s, numbers, places)
     }
 }
 
@@ -158,22 +145,38 @@ impl Block for Iq1M {
     const BYTES: usize = 56;
     const ENCODING: Encoding = Encoding::Biased(4);
     const SUB_SCALES: SubScales = SubScales::F32;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Points);
+    const POINT_SIGNS: bool = false;
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, scales) =
             (half::f16::from_bits(Self::d(block)).to_f32_const(), Self::scales(block).to_le_bytes());
-        for (g, out) in out.chunks_exact_mut(32).enumerate() {
-            let scales = [scales[2 * g], scales[2 * g + 1]].map(|scale| d * f32::from(scale));
-            dequantize_group::<Self>(scales, block, g, out);
+        for (place, out) in out.chunks_exact_mut(8).enumerate() {
+            let bits = u16::from(block[32 + place / 2] >> (place % 2 * 4) & 15);
+            dequantize_place(d * f32::from(scales[place / 2]), block[place], bits, out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
+        points::unpack::<S, Self>(s, block)
+    }
+
+    #[inline(always)]
+    fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
         let d = s.mul_x8(s.splat_f16_x8(Self::d(block)), s.splat_x8(0.125));
         let [first, second] = s.widen_i8_even_odd(Self::scales(block));
-        let (q, scales) = (unpack_points::<S, Self>(s, block), [times(s, first, d), times(s, second, d)]);
-        UnpackedSuperblock { scales, ..UnpackedSuperblock::scaled(s, q, scales[0]) }
+        superblock(s, block, s.spread_nibbles(&block[32..]), [times(s, first, d), times(s, second, d)])
+    }
+
+    #[inline(always)]
+    fn look_up<S: QuantKernels>(
+        s: S,
+        _block: &[u8],
+        numbers: &[[u16; GROUP]; 2],
+        places: [usize; 4],
+    ) -> S::I8x32 {
+        look_up(s, numbers, places)
     }
 }

@@ -18,10 +18,11 @@
 //! and 9 of point `i` of group `g`. In a byte of scales, the low nibble is that of the first
 //! sub-block of a group, the high nibble that of the second.
 
-use super::block::{Block, GROUPS, PAIRS, UnpackedSuperblock, f16_at, times};
+use super::block::{Block, GROUP, GROUPS, UnpackedSuperblock, bytes_at, f16_at, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
-use crate::simd::{Pair, QuantKernels};
+use super::points::{self, PointSuperblock};
+use crate::simd::{Interleave, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Iq2Xxs;
@@ -32,196 +33,99 @@ pub(crate) struct Iq2S;
 
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 
-/// Some bytes from one on. (As `u32_at` takes them, one by one, they stayed apart.)
-#[inline(always)]
-pub(super) fn bytes_at<const N: usize>(block: &[u8], at: usize) -> [u8; N] {
-    *block[at..].first_chunk().unwrap_or(&[0; N])
-}
-
-/// 7 signs with the eighth.
-const fn with_eighth(signs: u32) -> u32 {
+/// The `i`th 7 signs from a byte on, with the eighth.
+pub(super) fn eight_signs(block: &[u8], at: usize, i: usize) -> u32 {
+    let signs = u32::from_le_bytes(bytes_at(block, at)) >> (7 * i) & 127;
     signs | (signs.count_ones() & 1) << 7
 }
 
-/// Masks of the negative ones of eight weights, by 7 signs: a byte of 255 for each. (Moving the
-/// bits of four times 7 signs apart and adding them up was slower.)
-static NEGATIVE: [u64; 128] = {
-    let mut masks = [0; 128];
-    let mut signs = 0;
-    while signs < 128 {
-        let mut i = 0;
-        while i < 8 {
-            masks[signs] |= (with_eighth(signs as u32) as u64 >> i & 1) * (255 << (8 * i));
-            i += 1;
-        }
-        signs += 1;
-    }
-    masks
-};
-
-/// A format whose groups are points of a grid and signs.
-pub(crate) trait Points {
-    /// The coordinates of a group, a byte each.
-    fn sizes(block: &[u8], g: usize) -> [u64; 4];
-
-    /// The signs of a group, a bit each.
-    fn signs(block: &[u8], g: usize) -> u32;
-
-    /// The weights of a group.
-    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32;
-}
-
-/// Weights of a group, in sizes of `d`.
-pub(crate) fn dequantize_group<B: Points>(d: f32, block: &[u8], g: usize, out: &mut [f32]) {
-    let (sizes, signs) = (B::sizes(block, g), B::signs(block, g));
+/// Eight weights, in sizes of `d`.
+pub(super) fn dequantize_place(d: f32, sizes: u64, signs: u32, out: &mut [f32]) {
     for (i, out) in out.iter_mut().enumerate() {
-        let size = d * f32::from((sizes[i / 8] >> (8 * (i % 8))) as u8);
+        let size = d * f32::from((sizes >> (8 * i)) as u8);
         *out = if signs >> i & 1 == 1 { -size } else { size };
     }
 }
 
-/// The weights of a superblock.
-#[inline(always)]
-pub(crate) fn unpack_points<S: QuantKernels, B: Points>(s: S, block: &[u8]) -> [S::I8x64; PAIRS] {
-    let mut q = [s.zero_x64(); PAIRS];
-    for p in 0..PAIRS {
-        q[p] = Pair::join(s, [B::group(s, block, 2 * p), B::group(s, block, 2 * p + 1)]);
-    }
-    q
-}
-
-/// Four times 7 signs, and the weights of these signs.
-#[inline(always)]
-pub(crate) fn negate_by_7_bits<S: QuantKernels>(s: S, sizes: S::I8x32, signs: [u32; 4]) -> S::I8x32 {
-    let mut masks = [0; 4];
-    for i in 0..4 {
-        masks[i] = NEGATIVE[signs[i] as usize & 127];
-    }
-    s.negate(sizes, s.bytes_of_words(masks))
-}
-
-/// The signs whose bits are the lowest 28.
-#[inline(always)]
-pub(crate) fn four_times_7(bits: u32) -> [u32; 4] {
-    [bits & 127, bits >> 7 & 127, bits >> 14 & 127, bits >> 21 & 127]
-}
-
-/// Four times 7 signs, each with the eighth.
-pub(crate) fn four_times_8([a, b, c, d]: [u32; 4]) -> u32 {
-    with_eighth(a) | with_eighth(b) << 8 | with_eighth(c) << 16 | with_eighth(d) << 24
-}
-
-impl Points for Iq2Xxs {
-    #[inline(always)]
-    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
-        let mut sizes = [0; 4];
-        for i in 0..4 {
-            sizes[i] = grids::IQ2_XXS[usize::from(block[2 + 8 * g + i])];
-        }
-        sizes
-    }
-
-    fn signs(block: &[u8], g: usize) -> u32 {
-        four_times_8(four_times_7(u32::from_le_bytes(bytes_at(block, 6 + 8 * g))))
-    }
-
-    #[inline(always)]
-    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        negate_by_7_bits(
-            s,
-            s.bytes_of_words(Self::sizes(block, g)),
-            four_times_7(u32::from_le_bytes(bytes_at(block, 6 + 8 * g))),
-        )
-    }
+/// The word of a place's point.
+fn xxs_point(block: &[u8], place: usize) -> u64 {
+    grids::IQ2_XXS[usize::from(block[2 + 8 * (place / 4) + place % 4])]
 }
 
 impl Block for Iq2Xxs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 66;
     const ENCODING: Encoding = Encoding::Signed;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Points);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
-        for (g, out) in out.chunks_exact_mut(32).enumerate() {
+        for (place, out) in out.chunks_exact_mut(8).enumerate() {
+            let g = place / 4;
             let scale = d * (0.5 + f32::from(block[9 + 8 * g] >> 4)) * 0.25;
-            dequantize_group::<Self>(scale, block, g, out);
+            let signs = eight_signs(block, 6 + 8 * g, place % 4);
+            dequantize_place(scale, xxs_point(block, place), signs, out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
+        points::unpack::<S, Self>(s, block)
+    }
+
+    #[inline(always)]
+    fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
-        let mut scales = 0;
-        for g in 0..GROUPS {
-            scales |= u64::from(block[9 + 8 * g] >> 4) << (8 * g);
-        }
+        let rest = s.odd_dwords(s.load_bytes(&block[2..]), s.load_bytes(&block[34..]));
         let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
-        UnpackedSuperblock::scaled(
-            s,
-            unpack_points::<S, Self>(s, block),
-            times(s, s.widen_i8x8(scales * 2 + ONES), d),
-        )
+        PointSuperblock {
+            numbers: [[0; GROUP]; 2],
+            signs: s.with_parity(s.spread_bits::<7>(rest)),
+            scales: [times(s, odd_numbers(s, s.shr_u32x8::<28>(rest)), d); 2],
+        }
+    }
+
+    #[inline(always)]
+    fn look_up<S: QuantKernels>(
+        s: S,
+        block: &[u8],
+        _numbers: &[[u16; GROUP]; 2],
+        places: [usize; 4],
+    ) -> S::I8x32 {
+        let mut words = [0; 4];
+        for i in 0..4 {
+            words[i] = xxs_point(block, places[i]);
+        }
+        s.bytes_of_words(words)
     }
 }
 
-/// IQ2_XS or IQ2_S with its scales. 64 is added to the integers, which must not be negative where
-/// sub-blocks have scales.
+/// `2 * a + 1`
 #[inline(always)]
-fn unpack<S: QuantKernels, B: Points>(s: S, block: &[u8], scales: u64) -> UnpackedSuperblock<S> {
+pub(super) fn odd_numbers<S: QuantKernels>(s: S, a: S::I32x8) -> S::I32x8 {
+    s.add_i32x8(s.add_i32x8(a, a), s.load_i32x8(&[1; GROUPS]))
+}
+
+/// The scales of IQ2_XS or IQ2_S.
+#[inline(always)]
+fn sub_scales<S: QuantKernels>(s: S, block: &[u8], scales: u64) -> [S::F32x8; 2] {
     const LOW: u64 = u64::from_ne_bytes([15; 8]);
-    let (mut q, bias) = (unpack_points::<S, B>(s, block), s.splat_u8x32(64));
-    for p in 0..PAIRS {
-        let [first, second] = s.blocks(q[p]);
-        q[p] = Pair::join(s, [s.add_u8x32(first, bias), s.add_u8x32(second, bias)]);
-    }
     let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
     let (low, high) = ((scales & LOW) * 2 + ONES, (scales >> 4 & LOW) * 2 + ONES);
-    let scales = [times(s, s.widen_i8x8(low), d), times(s, s.widen_i8x8(high), d)];
-    UnpackedSuperblock { scales, ..UnpackedSuperblock::scaled(s, q, scales[0]) }
+    [times(s, s.widen_i8x8(low), d), times(s, s.widen_i8x8(high), d)]
 }
 
-/// The weights of IQ2_XS or IQ2_S.
-fn dequantize<B: Points>(block: &[u8], scales: &[u8], out: &mut [f32]) {
-    let d = f16_at(block, 0);
-    for (g, out) in out.chunks_exact_mut(32).enumerate() {
-        dequantize_group::<B>(1.0, block, g, out);
-        let (first, second) = out.split_at_mut(16);
-        for (half, scale) in [(first, scales[g] & 15), (second, scales[g] >> 4)] {
-            let scale = d * (0.5 + f32::from(scale)) * 0.25;
-            half.iter_mut().for_each(|weight| *weight *= scale);
-        }
-    }
+/// What IQ2_XS and IQ2_S multiply the eight weights of a place with.
+fn scale_of(block: &[u8], scales: &[u8], place: usize) -> f32 {
+    let scale = scales[place / 4] >> (place / 2 % 2 * 4) & 15;
+    f16_at(block, 0) * (0.5 + f32::from(scale)) * 0.25
 }
 
 impl Iq2Xs {
+    /// The number of a place's point, and its signs.
     #[inline(always)]
-    fn four_times_7(block: &[u8], g: usize) -> [u32; 4] {
-        let mut signs = [0; 4];
-        for i in 0..4 {
-            signs[i] = u32::from(u16::from_le_bytes(bytes_at(block, 2 + 8 * g + 2 * i)) >> 9);
-        }
-        signs
-    }
-}
-
-impl Points for Iq2Xs {
-    #[inline(always)]
-    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
-        let mut sizes = [0; 4];
-        for i in 0..4 {
-            sizes[i] =
-                grids::IQ2_XS[usize::from(u16::from_le_bytes(bytes_at(block, 2 + 8 * g + 2 * i)) & 511)];
-        }
-        sizes
-    }
-
-    fn signs(block: &[u8], g: usize) -> u32 {
-        four_times_8(Self::four_times_7(block, g))
-    }
-
-    #[inline(always)]
-    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        negate_by_7_bits(s, s.bytes_of_words(Self::sizes(block, g)), Self::four_times_7(block, g))
+    fn at(block: &[u8], place: usize) -> u16 {
+        u16::from_le_bytes(bytes_at(block, 2 + 2 * place))
     }
 }
 
@@ -230,38 +134,45 @@ impl Block for Iq2Xs {
     const BYTES: usize = 74;
     const ENCODING: Encoding = Encoding::Biased(6);
     const SUB_SCALES: SubScales = SubScales::F32;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Points);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
-        dequantize::<Self>(block, &block[66..], out);
+        for (place, out) in out.chunks_exact_mut(8).enumerate() {
+            let sizes = grids::IQ2_XS[usize::from(Self::at(block, place) & 511)];
+            let signs = u32::from(Self::at(block, place) >> 9);
+            let signs = signs | (signs.count_ones() & 1) << 7;
+            dequantize_place(scale_of(block, &block[66..], place), sizes, signs, out);
+        }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
+        points::unpack::<S, Self>(s, block)
+    }
+
+    #[inline(always)]
+    fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
-        unpack::<S, Self>(s, block, u64::from_le_bytes(bytes_at(block, 66)))
-    }
-}
-
-impl Points for Iq2S {
-    #[inline(always)]
-    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
-        let high = usize::from(block[66 + g]);
-        let mut sizes = [0; 4];
-        for i in 0..4 {
-            let high = high << (8 - 2 * i) & 0x300;
-            sizes[i] = grids::IQ2_S[usize::from(block[2 + 4 * g + i]) | high];
+        let high = s.odd_bytes(s.load_bytes(&block[2..]), s.load_bytes(&block[34..]));
+        PointSuperblock {
+            numbers: [[0; GROUP]; 2],
+            signs: s.with_parity(s.shr_mask::<1>(high, 127)),
+            scales: sub_scales(s, block, u64::from_le_bytes(bytes_at(block, 66))),
         }
-        sizes
     }
 
     #[inline(always)]
-    fn signs(block: &[u8], g: usize) -> u32 {
-        u32::from_le_bytes(bytes_at(block, 34 + 4 * g))
-    }
-
-    #[inline(always)]
-    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        s.negate(s.bytes_of_words(Self::sizes(block, g)), s.mask_from_bits(Self::signs(block, g)))
+    fn look_up<S: QuantKernels>(
+        s: S,
+        block: &[u8],
+        _numbers: &[[u16; GROUP]; 2],
+        places: [usize; 4],
+    ) -> S::I8x32 {
+        let mut words = [0; 4];
+        for i in 0..4 {
+            words[i] = grids::IQ2_XS[usize::from(Self::at(block, places[i]) & 511)];
+        }
+        s.bytes_of_words(words)
     }
 }
 
@@ -270,14 +181,45 @@ impl Block for Iq2S {
     const BYTES: usize = 82;
     const ENCODING: Encoding = Encoding::Biased(6);
     const SUB_SCALES: SubScales = SubScales::F32;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Points);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
-        dequantize::<Self>(block, &block[74..], out);
+        for (place, out) in out.chunks_exact_mut(8).enumerate() {
+            let high = usize::from(block[66 + place / 4] >> (2 * (place % 4)) & 3);
+            let sizes = grids::IQ2_S[usize::from(block[2 + place]) | high << 8];
+            let scale = scale_of(block, &block[74..], place);
+            dequantize_place(scale, sizes, u32::from(block[34 + place]), out);
+        }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
+        points::unpack::<S, Self>(s, block)
+    }
+
+    #[inline(always)]
+    fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
-        unpack::<S, Self>(s, block, u64::from_le_bytes(bytes_at(block, 74)))
+        let high = s.spread_bits::<2>(s.widen_i8x8(u64::from_le_bytes(bytes_at(block, 66))));
+        let numbers = s.zip_bytes(s.load_bytes(&block[2..]), high);
+        PointSuperblock {
+            numbers: [numbers; 2],
+            signs: s.load_bytes(&block[34..]),
+            scales: sub_scales(s, block, u64::from_le_bytes(bytes_at(block, 74))),
+        }
+    }
+
+    #[inline(always)]
+    fn look_up<S: QuantKernels>(
+        s: S,
+        _block: &[u8],
+        numbers: &[[u16; GROUP]; 2],
+        places: [usize; 4],
+    ) -> S::I8x32 {
+        let mut words = [0; 4];
+        for i in 0..4 {
+            words[i] = grids::IQ2_S[usize::from(numbers[0][places[i]] & 1023)];
+        }
+        s.bytes_of_words(words)
     }
 }

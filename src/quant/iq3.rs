@@ -16,56 +16,27 @@
 //! ```
 //! Signs are IQ2's.
 
-use super::block::{Block, GROUPS, UnpackedSuperblock, f16_at, times};
+use super::block::{Block, GROUP, UnpackedSuperblock, bytes_at, f16_at, times};
 use super::encoding::Encoding;
 use super::grids;
-use super::iq2::{
-    Points, bytes_at, dequantize_group, four_times_7, four_times_8, negate_by_7_bits, unpack_points,
-};
-use crate::simd::QuantKernels;
+use super::iq2::{dequantize_place, eight_signs, odd_numbers};
+use super::points::{self, PointSuperblock};
+use crate::simd::{Interleave, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Iq3Xxs;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Iq3S;
 
-/// Two points in each word.
-#[inline(always)]
-fn words(points: [u32; 8]) -> [u64; 4] {
-    let mut words = [0; 4];
-    for i in 0..4 {
-        words[i] = u64::from(points[2 * i]) | u64::from(points[2 * i + 1]) << 32;
-    }
-    words
+/// Two points as a word.
+fn word([first, second]: [u32; 2]) -> u64 {
+    u64::from(first) | u64::from(second) << 32
 }
 
 impl Iq3Xxs {
     #[inline(always)]
-    fn points(block: &[u8], g: usize) -> [u32; 8] {
-        let mut points = [0; 8];
-        for i in 0..8 {
-            points[i] = grids::IQ3_XXS[usize::from(block[2 + 8 * g + i])];
-        }
-        points
-    }
-}
-
-impl Points for Iq3Xxs {
-    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
-        words(Self::points(block, g))
-    }
-
-    fn signs(block: &[u8], g: usize) -> u32 {
-        four_times_8(four_times_7(u32::from_le_bytes(bytes_at(block, 66 + 4 * g))))
-    }
-
-    #[inline(always)]
-    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        negate_by_7_bits(
-            s,
-            s.bytes_of_dwords(Self::points(block, g)),
-            four_times_7(u32::from_le_bytes(bytes_at(block, 66 + 4 * g))),
-        )
+    fn point(block: &[u8], i: usize) -> u32 {
+        grids::IQ3_XXS[usize::from(block[2 + i])]
     }
 }
 
@@ -73,71 +44,47 @@ impl Block for Iq3Xxs {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 98;
     const ENCODING: Encoding = Encoding::Signed;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Points);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 0);
-        for (g, out) in out.chunks_exact_mut(32).enumerate() {
+        for (place, out) in out.chunks_exact_mut(8).enumerate() {
+            let g = place / 4;
             let scale = d * (0.5 + f32::from(block[69 + 4 * g] >> 4)) * 0.5;
-            dequantize_group::<Self>(scale, block, g, out);
+            let sizes = word([Self::point(block, 2 * place), Self::point(block, 2 * place + 1)]);
+            dequantize_place(scale, sizes, eight_signs(block, 66 + 4 * g, place % 4), out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
+        points::unpack::<S, Self>(s, block)
+    }
+
+    #[inline(always)]
+    fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
-        let mut scales = 0x0101_0101_0101_0101;
-        for g in 0..GROUPS {
-            scales += u64::from(u32::from_le_bytes(bytes_at(block, 66 + 4 * g)) >> 28) << (8 * g + 1);
-        }
+        let rest = s.as_i32x8(s.load_bytes(&block[66..]));
         let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.25));
-        let scales = times(s, s.widen_i8x8(scales), d);
-        UnpackedSuperblock::scaled(s, unpack_points::<S, Self>(s, block), scales)
-    }
-}
-
-/// Bit 8 of each of eight points, by the byte of their bits. (Shifts of that byte were slower.)
-static HIGH: [[u16; 8]; 256] = {
-    let mut high = [[0; 8]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut i = 0;
-        while i < 8 {
-            high[byte][i] = ((byte >> i & 1) << 8) as u16;
-            i += 1;
+        PointSuperblock {
+            numbers: [[0; GROUP]; 2],
+            signs: s.with_parity(s.spread_bits::<7>(rest)),
+            scales: [times(s, odd_numbers(s, s.shr_u32x8::<28>(rest)), d); 2],
         }
-        byte += 1;
     }
-    high
-};
 
-impl Iq3S {
     #[inline(always)]
-    fn points(block: &[u8], g: usize) -> [u32; 8] {
-        let (low, high) = (&block[2 + 8 * g..][..8], HIGH[usize::from(block[66 + g])]);
-        let (mut numbers, mut points) = ([0; 8], [0; 8]);
+    fn look_up<S: QuantKernels>(
+        s: S,
+        block: &[u8],
+        _numbers: &[[u16; GROUP]; 2],
+        places: [usize; 4],
+    ) -> S::I8x32 {
+        let mut points = [0; 8];
         for i in 0..8 {
-            numbers[i] = u16::from(low[i]) | high[i];
+            points[i] = Self::point(block, 2 * places[i / 2] + i % 2);
         }
-        for i in 0..8 {
-            points[i] = grids::IQ3_S[usize::from(numbers[i] & 511)];
-        }
-        points
-    }
-}
-
-impl Points for Iq3S {
-    fn sizes(block: &[u8], g: usize) -> [u64; 4] {
-        words(Self::points(block, g))
-    }
-
-    #[inline(always)]
-    fn signs(block: &[u8], g: usize) -> u32 {
-        u32::from_le_bytes(bytes_at(block, 74 + 4 * g))
-    }
-
-    #[inline(always)]
-    fn group<S: QuantKernels>(s: S, block: &[u8], g: usize) -> S::I8x32 {
-        s.negate(s.bytes_of_dwords(Self::points(block, g)), s.mask_from_bits(Self::signs(block, g)))
+        s.bytes_of_dwords(points)
     }
 }
 
@@ -155,19 +102,53 @@ impl Block for Iq3S {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 110;
     const ENCODING: Encoding = Encoding::Signed;
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Points);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, scales) = (f16_at(block, 0), scales(block).to_le_bytes());
-        for (g, out) in out.chunks_exact_mut(32).enumerate() {
-            dequantize_group::<Self>(d * f32::from(scales[g]), block, g, out);
+        for (place, out) in out.chunks_exact_mut(8).enumerate() {
+            let point = |i: usize| {
+                let high = usize::from(block[66 + i / 8] >> (i % 8) & 1);
+                grids::IQ3_S[usize::from(block[2 + i]) | high << 8]
+            };
+            let sizes = word([point(2 * place), point(2 * place + 1)]);
+            dequantize_place(d * f32::from(scales[place / 4]), sizes, u32::from(block[74 + place]), out);
         }
     }
 
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        let block = &block[..Self::BYTES];
-        let scales =
-            times(s, s.widen_i8x8(scales(block)), s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))));
-        UnpackedSuperblock::scaled(s, unpack_points::<S, Self>(s, block), scales)
+        points::unpack::<S, Self>(s, block)
+    }
+
+    #[inline(always)]
+    fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
+        let (block, one) = (&block[..Self::BYTES], s.splat_u8x32(1));
+        let mut numbers = [[0; 32]; 2];
+        for i in 0..2 {
+            let high = s.mask_from_bits(u32::from_le_bytes(bytes_at(block, 66 + 4 * i)));
+            numbers[i] = s.zip_bytes(s.load_bytes(&block[2 + 32 * i..]), s.and_u8x32(high, one));
+        }
+        let d = s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0)));
+        PointSuperblock {
+            numbers,
+            signs: s.load_bytes(&block[74..]),
+            scales: [times(s, s.widen_i8x8(scales(block)), d); 2],
+        }
+    }
+
+    #[inline(always)]
+    fn look_up<S: QuantKernels>(
+        s: S,
+        _block: &[u8],
+        numbers: &[[u16; GROUP]; 2],
+        places: [usize; 4],
+    ) -> S::I8x32 {
+        let mut points = [0; 8];
+        for i in 0..8 {
+            let at = 2 * places[i / 2] + i % 2;
+            points[i] = grids::IQ3_S[usize::from(numbers[at / 32][at % 32] & 511)];
+        }
+        s.bytes_of_dwords(points)
     }
 }

@@ -8,6 +8,7 @@
 pub(crate) mod activation;
 pub(crate) mod block;
 mod block_rows;
+mod bytes;
 pub(crate) mod encoding;
 pub(crate) mod float;
 mod grids;
@@ -18,6 +19,7 @@ mod iq3;
 mod iq4;
 pub(crate) mod mxfp4;
 pub(crate) mod packed;
+mod points;
 mod q2_k;
 mod q3_k;
 mod q4;

@@ -8,6 +8,7 @@ use super::activation::ActivationRows;
 use super::block::{Block, GROUP, GROUPS, SUPERBLOCK};
 use super::block_rows::{Activations, BlockRows, MAX_BYTES, OneScale, RowPrefetcher};
 use super::encoding::{Encoding, SubScales};
+use super::points;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
 use crate::simd::{Interleave, PREFETCH_DISTANCE, QuantKernels};
 
@@ -29,7 +30,7 @@ impl<B: Block> BlockRows<'_, B> {
         let min_tokens = match B::INTERLEAVE {
             None => 2,
             Some(Interleave::Nibbles32) => 4,
-            Some(Interleave::Nibbles16) => usize::MAX,
+            Some(Interleave::Nibbles16 | Interleave::Points) => usize::MAX,
         };
         suits && B::SUB_SCALES == SubScales::None && n_tokens >= min_tokens
     }
@@ -88,6 +89,10 @@ impl<B: Block> BlockRows<'_, B> {
         for i in 0..superblocks {
             let blocks = &bytes[i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
             ahead.fetch(s, Self::SUPERBLOCK_BYTES);
+            if const { Self::OF_POINTS } {
+                points::dot_shared::<S, B>(s, blocks, x, i * GROUPS, &mut acc);
+                continue;
+            }
             match B::SUB_SCALES {
                 SubScales::None => {
                     let weights = OneScale::<S>::shared::<B, TRANSPOSED>(s, blocks);

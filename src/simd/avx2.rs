@@ -17,7 +17,7 @@ use super::features::target_feature_impl;
 use super::x86::memory::{load_64, load_128, load_256};
 use super::x86::parts::{first_lanes, max_of_each, round_away_x8, transpose_dwords};
 use super::x86::{self, HasAvx2, Parts};
-use super::{Kernel, QuantKernels, Simd};
+use super::{Kernel, QuantKernels, Simd, Simd256};
 
 /// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +167,10 @@ target_feature_impl! {
             #[inline(always)]
             fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i {
                 self.0.dot_nibbles(w, x)
+            }
+            #[inline(always)]
+            fn dot_u8_twice(self, w: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+                self.0.dot_u8_twice(w, x, self.zero_i32x8())
             }
             #[inline(always)]
             fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(

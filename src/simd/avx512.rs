@@ -12,7 +12,7 @@ mod parts;
 
 use self::parts::{add_neighbors, add_split, each_block, load_rows_of_16, nibbles, split};
 use super::features::target_feature_impl;
-use super::quant_kernels::Pair;
+use super::quant_kernels::{POINTS, Pair};
 use super::x86::HasAvx2;
 use super::x86::memory::{load_128, load_256, load_512, store_128, store_512};
 use super::x86::parts::{max_of_each, round_away_x8};
@@ -167,8 +167,8 @@ target_feature_impl! {
             /// each 16, then the same of the odd groups; in 128 bits 8 bytes are of a group below
             /// 4, and the others of the group four after it. (Lane by lane, as with AVX2, was a
             /// third slower.)
-            const INTERLEAVES: [[u8; 64]; 2] = {
-                let mut orders = [[0; 64]; 2];
+            const INTERLEAVES: [[u8; 64]; 3] = {
+                let mut orders = [[0; 64], [0; 64], POINTS];
                 let mut i = 0;
                 while i < 64 {
                     let (vector, quarter, quad) = (i / 16, i / 4 % 4, i % 4);
@@ -344,6 +344,7 @@ target_feature_impl! {
                 Interleave::Nibbles32 => {
                     _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15)
                 }
+                Interleave::Points => unreachable!("`dot_places` multiplies points"),
             };
             add_split(_mm512_permutexvar_epi32(order, sums))
         }

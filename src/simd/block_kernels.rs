@@ -166,6 +166,16 @@ pub(crate) trait BlockKernels: Simd256 {
         }
         self.load_i32x8(&sums)
     }
+    /// In each half, the sums of neighbors in that half of `a`, then those of `b`: two and two.
+    #[inline(always)]
+    fn sum_neighbors(self, a: Self::I32x8, b: Self::I32x8) -> Self::I32x8 {
+        let (a, b, mut sums) = (lanes(self, a), lanes(self, b), [0; 8]);
+        for i in 0..8 {
+            let (from, at) = (if i % 4 < 2 { a } else { b }, i / 4 * 4 + i % 2 * 2);
+            sums[i] = from[at] + from[at + 1];
+        }
+        self.load_i32x8(&sums)
+    }
     /// In lane `2i`, the sum of lanes `i` and `i + 4` of `even`, in lane `2i + 1` those of `odd`.
     #[inline(always)]
     fn sum_halves_alternately(self, even: Self::I32x8, odd: Self::I32x8) -> Self::I32x8 {
@@ -187,7 +197,7 @@ pub(super) fn bytes<S: Simd256>(s: S, a: S::I8x32) -> [i8; 32] {
 
 /// The lanes of a vector.
 #[inline(always)]
-fn lanes<S: Simd256>(s: S, a: S::I32x8) -> [i32; 8] {
+pub(super) fn lanes<S: Simd256>(s: S, a: S::I32x8) -> [i32; 8] {
     let mut lanes = [0; 8];
     s.store_i32x8(a, &mut lanes);
     lanes

@@ -15,11 +15,26 @@ pub(crate) enum Interleave {
     Nibbles16,
     /// For two groups that are the low and the high halves of 32 bytes.
     Nibbles32,
+    /// For eight weights at a time that are looked up: see [`POINTS`].
+    Points,
 }
 
 impl Interleave {
-    pub(crate) const ALL: [Self; 2] = [Self::Nibbles16, Self::Nibbles32];
+    pub(crate) const ALL: [Self; 3] = [Self::Nibbles16, Self::Nibbles32, Self::Points];
 }
+
+/// [`Interleave::Points`], on every instruction set: vector `v`, below 4, has quads `2v` and `2v +
+/// 1` of groups 0, 1, 4 and 5; vector `v + 4` has those of groups 2, 3, 6 and 7.
+pub(super) const POINTS: [u8; 64] = {
+    let (mut order, mut i) = ([0; 64], 0);
+    while i < 64 {
+        let (vector, word, half) = (i / 8, i / 2 % 4, i % 2);
+        let group = word / 2 * 4 + vector / 4 * 2 + word % 2;
+        order[i] = (8 * group + vector % 4 * 2 + half) as u8;
+        i += 1;
+    }
+    order
+};
 
 /// Two vectors of 256 bits. Two of them will always do; one of 512 bits is better.
 pub(crate) trait Pair<S, V>: Copy {
@@ -51,8 +66,8 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
     /// [`Interleave::Nibbles16`]: vector `k` has quad `k` of each group. [`Interleave::Nibbles32`]:
     /// vector `k`, below 4, has quad `k` of groups 0, 2, 4 and 6, then their quad `k + 4`; vector
     /// `k + 4` has the same of the odd groups.
-    const INTERLEAVES: [[u8; 64]; 2] = {
-        let mut orders = [[0; 64]; 2];
+    const INTERLEAVES: [[u8; 64]; 3] = {
+        let mut orders = [[0; 64], [0; 64], POINTS];
         let mut i = 0;
         while i < 64 {
             let (vector, lane) = (i / 8, i % 8);
@@ -279,7 +294,28 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
         match order {
             Interleave::Nibbles16 => self.add_i32x8(dots[0], dots[1]),
             Interleave::Nibbles32 => self.sum_halves_alternately(dots[0], dots[1]),
+            Interleave::Points => unreachable!("`dot_places` multiplies points"),
         }
+    }
+    /// The products of vectors `2i` and `2i + 1` of the order [`Interleave::Points`] with 64 `x`, as
+    /// [`QuantKernels::dot_u8_twice`]. `w` is within 0..=62; its signs, if it has some, are a bit for
+    /// each: byte `4g + j` has those of the `j`th eight of group `g`. Panics if there are fewer `x`.
+    #[inline(always)]
+    fn dot_places(self, i: usize, w: [Self::I8x32; 2], signs: Option<Self::I8x32>, x: &[i8]) -> Self::I32x8 {
+        let mut pair = [self.load_bytes(x), self.load_bytes(&x[32..])];
+        if let Some(signs) = signs {
+            for j in 0..2 {
+                pair[j] = self.negate(pair[j], self.mask_of_bits(self.repeat_place(signs, 2 * i + j)));
+            }
+        }
+        self.dot_u8_twice(w, pair)
+    }
+    /// In lane `i`, the dot products of the quads `i` of both pairs, added up, where `w` is within
+    /// 0..=62.
+    #[inline(always)]
+    fn dot_u8_twice(self, w: [Self::I8x32; 2], x: [Self::I8x32; 2]) -> Self::I32x8 {
+        let first = self.dot_u8x32(self.zero_i32x8(), w[0], x[0]);
+        self.dot_u8x32(first, w[1], x[1])
     }
     /// In lane `i`, the dot products of the quads `i` of four times 32 numbers within 0..=31 and
     /// the `x`, added up.

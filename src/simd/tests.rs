@@ -16,13 +16,17 @@ kernel! {
         blocks.push(s.bytes_of_dwords([1, word as u32, 3, (word >> 32) as u32, 5, 6, !word as u32, 8]));
         blocks.extend([s.bytes_of_words(words), s.add_u8x32(a, b), s.first_trit(a)]);
         blocks.push(s.negate(a, s.mask_from_bits(word as u32)));
+        blocks.extend(point_kernels(s, bytes));
         // Each is the sum of four products of a number within 0..=31 and an int8.
         let mut small = [s.zero_i32x8(); 8];
         for i in 0..8 {
             let lanes: Vec<i32> = (0..8).map(|lane| i32::from(signed[8 * i + lane]) * 4 * 31).collect();
             small[i] = s.load_i32x8(&lanes);
         }
-        let mut lanes = vec![s.widen_i8x8(word as u64), s.pack_i16(small[0], small[1])];
+        let mut lanes = vec![s.widen_u16x8(bytes), s.odd_dwords(a, b), s.shr_u32x8::<28>(s.as_i32x8(a))];
+        lanes.extend(places_dots(s, bytes));
+        lanes.extend([s.widen_i8x8(word as u64), s.sum_neighbors(small[0], small[1])]);
+        lanes.extend([s.pack_i16(small[0], small[1])]);
         lanes.extend([s.sum_each(small), s.sum_halves_alternately(small[0], small[1])]);
         lanes.push(s.sum_scaled_halves_each(small, s.splat_u128((word >> 2) & (u128::MAX / 255 * 31))));
         lanes.extend(s.widen_i8_to_i16(a));
@@ -43,6 +47,38 @@ kernel! {
         }
         out
     }
+}
+
+/// What formats of points are unpacked by.
+fn point_kernels<S: QuantKernels>(s: S, bytes: &[u8]) -> Vec<S::I8x32> {
+    let (a, b) = (s.load_bytes(bytes), s.load_bytes(&bytes[32..]));
+    let mut blocks = vec![s.spread_bits::<7>(s.as_i32x8(a)), s.spread_bits::<3>(s.as_i32x8(b))];
+    blocks.extend([s.spread_bits::<2>(s.as_i32x8(b)), s.with_parity(s.and_u8x32(a, s.splat_u8x32(127)))]);
+    blocks.extend([s.spread_nibbles(bytes), s.mask_of_bits(a), s.as_i8x32(s.as_i32x8(b))]);
+    blocks.push(s.odd_bytes(a, b));
+    blocks.extend((0..8).map(|v| s.repeat_place(a, v)));
+    blocks.extend(s.transpose_words([a, b, s.load_bytes(&bytes[64..]), s.load_bytes(&bytes[96..])]));
+    let zipped: Vec<u8> = s.zip_bytes(a, b).into_iter().flat_map(u16::to_le_bytes).collect();
+    blocks.extend([s.load_bytes(&zipped), s.load_bytes(&zipped[32..])]);
+    blocks
+}
+
+/// [`QuantKernels::dot_places`] with signs and without.
+fn places_dots<S: QuantKernels>(s: S, bytes: &[u8]) -> Vec<S::I32x8> {
+    let x: Vec<i8> = bytes.iter().map(|&byte| (byte as i8).max(-127)).collect();
+    // 62 among them.
+    let sizes: Vec<u8> = bytes.iter().map(|&byte| if byte > 200 { 62 } else { byte % 63 }).collect();
+    let mut w = [s.splat_u8x32(0); 8];
+    for v in 0..8 {
+        w[v] = s.load_bytes(&sizes[256 + 32 * v..]);
+    }
+    let mut dots = Vec::new();
+    for i in 0..4 {
+        for signs in [Some(s.load_bytes(bytes)), None] {
+            dots.push(s.dot_places(i, [w[2 * i], w[2 * i + 1]], signs, &x[64 * i..]));
+        }
+    }
+    dots
 }
 
 kernel! {

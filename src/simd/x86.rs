@@ -181,6 +181,9 @@ target_feature_impl! {
         fn unpack_i16(a: __m256i) -> [__m256i; 2] {
             [_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a)), _mm256_srai_epi32::<16>(a)]
         }
+        fn sum_neighbors(a: __m256i, b: __m256i) -> __m256i {
+            add_neighbors::<false>(a, b)
+        }
         fn sum_halves_alternately(even: __m256i, odd: __m256i) -> __m256i {
             let first = _mm256_permute2x128_si256::<0x20>(even, odd);
             let sums = _mm256_add_epi32(first, _mm256_permute2x128_si256::<0x31>(even, odd));

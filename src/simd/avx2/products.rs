@@ -24,6 +24,11 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     fn dot_u8(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// As [`QuantKernels::dot_nibbles`](super::super::QuantKernels::dot_nibbles).
     fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i;
+    /// As [`QuantKernels::dot_u8_twice`](super::super::QuantKernels::dot_u8_twice).
+    #[inline(always)]
+    fn dot_u8_twice(self, w: [__m256i; 2], x: [__m256i; 2], zero: __m256i) -> __m256i {
+        self.dot_u8(self.dot_u8(zero, w[0], x[0]), w[1], x[1])
+    }
     /// As [`QuantKernels::dot_micro_panel`](super::super::QuantKernels::dot_micro_panel).
     #[inline(always)]
     fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(

@@ -81,6 +81,10 @@ target_feature_impl! {
             // A pair is at most 2 * 127 * 127 = 32,258, which fits an i16.
             add_widened(acc, _mm256_maddubs_epi16(w, x))
         }
+        fn dot_u8_twice(w: [__m256i; 2], x: [__m256i; 2], zero: __m256i) -> __m256i {
+            // Four products are at most 4 * 62 * 127 = 31,496, which fits an i16.
+            add_widened(zero, add_products(_mm256_maddubs_epi16(w[0], x[0]), w[1], x[1]))
+        }
         fn dot_nibbles(w: [__m256i; 4], x: &[i8]) -> __m256i {
             // Eight products are at most 8 * 31 * 127 = 31,496, which fits an i16.
             let mut sums = _mm256_setzero_si256();

@@ -189,6 +189,9 @@ target_feature_impl! {
                 vmlaq_s32(vmulq_s32(low.1, of_low.1), high.1, of_high.1),
             )
         }
+        fn sum_neighbors(a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+            int32x4x2_t(vpaddq_s32(a.0, b.0), vpaddq_s32(a.1, b.1))
+        }
         fn sum_halves_alternately(even: int32x4x2_t, odd: int32x4x2_t) -> int32x4x2_t {
             let (even, odd) = (vaddq_s32(even.0, even.1), vaddq_s32(odd.0, odd.1));
             int32x4x2_t(vzip1q_s32(even, odd), vzip2q_s32(even, odd))
