@@ -1,7 +1,7 @@
 //! Formats whose weights are points of a grid: four or eight weights that are looked up together.
 //!
-//! A group of 32 weights has four *places* of eight weights, which are a point or two. Where weights
-//! have signs, a point has their sizes, and a byte its eight signs:
+//! A group of 32 weights has four *places* of eight weights, which are a point or two. Where
+//! weights have signs, a point has their sizes, and a byte its eight signs:
 //!
 //! ```text
 //! place     4g + i             group g, weights 8i to 8i + 7

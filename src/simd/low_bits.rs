@@ -82,8 +82,8 @@ pub(crate) trait LowBitKernels: Simd256 + BlockKernels {
         }
         self.load_bytes(&a)
     }
-    /// The low and the high half of each of the first 16 bytes, one after the other. Panics if there
-    /// are fewer.
+    /// The low and the high half of each of the first 16 bytes, one after the other. Panics if
+    /// there are fewer.
     #[inline(always)]
     fn spread_nibbles(self, from: &[u8]) -> Self::I8x32 {
         let mut nibbles = [0_u8; 32];
