@@ -297,9 +297,10 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
             Interleave::Points => unreachable!("`dot_places` multiplies points"),
         }
     }
-    /// The products of vectors `2i` and `2i + 1` of the order [`Interleave::Points`] with 64 `x`, as
-    /// [`QuantKernels::dot_u8_twice`]. `w` is within 0..=62; its signs, if it has some, are a bit for
-    /// each: byte `4g + j` has those of the `j`th eight of group `g`. Panics if there are fewer `x`.
+    /// The products of vectors `2i` and `2i + 1` of the order [`Interleave::Points`] with 64 `x`,
+    /// as [`QuantKernels::dot_u8_twice`]. `w` is within 0..=62; its signs, if it has some, are a
+    /// bit for each: byte `4g + j` has those of the `j`th eight of group `g`. Panics if there are
+    /// fewer `x`.
     #[inline(always)]
     fn dot_places(self, i: usize, w: [Self::I8x32; 2], signs: Option<Self::I8x32>, x: &[i8]) -> Self::I32x8 {
         let mut pair = [self.load_bytes(x), self.load_bytes(&x[32..])];
