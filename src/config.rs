@@ -141,6 +141,14 @@ pub enum RopeScaling {
         /// 1` in most models.
         magnitude: f64,
     },
+    /// `LongRoPE` (arXiv 2402.13753): each frequency is divided by a factor of its own, one in
+    /// sessions whose context is no longer than the original one, another in longer ones.
+    Long {
+        /// Positions that the model was first trained for.
+        original_context_length: usize,
+        /// Cosines and sines are multiplied by it in contexts of any length.
+        magnitude: f64,
+    },
 }
 
 impl RopeScaling {
@@ -149,13 +157,16 @@ impl RopeScaling {
             let fine = value > 0.0 && value.is_finite();
             if fine { Ok(()) } else { Err(Error::config(field, value, "must be a positive number")) }
         };
+        if let Self::Yarn { original_context_length: 0, .. } | Self::Long { original_context_length: 0, .. } =
+            self
+        {
+            return Err(Error::config("original_context_length", 0, "must be at least 1"));
+        }
         match self {
             Self::None => Ok(()),
             Self::Linear { factor } => positive("rope scaling factor", factor),
-            Self::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
-                if original_context_length == 0 {
-                    return Err(Error::config("original_context_length", 0, "must be at least 1"));
-                }
+            Self::Long { magnitude, .. } => positive("rope magnitude", magnitude),
+            Self::Yarn { factor, beta_fast, beta_slow, magnitude, .. } => {
                 positive("rope scaling factor", factor)?;
                 positive("beta_fast", beta_fast)?;
                 positive("beta_slow", beta_slow)?;

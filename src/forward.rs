@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::error::TokenId;
 use crate::kv_cache::KvCache;
 use crate::matmul::{MatmulBuffer, matmul, matmul_add, matmul_swiglu};
-use crate::ops::{RopeFrequencies, add_bias, add_scaled, rmsnorm, rmsnorm_in_place};
+use crate::ops::{RopeByContext, RopeFrequencies, add_bias, add_scaled, rmsnorm, rmsnorm_in_place};
 use crate::tensor::Tensor;
 use crate::weights::{LayerWeights, Weights};
 
@@ -67,13 +67,14 @@ impl Scratch {
 pub(crate) struct Llama {
     pub(crate) config: Config,
     pub(crate) weights: Weights,
-    pub(crate) rope_frequencies: RopeFrequencies,
+    pub(crate) rope_frequencies: RopeByContext,
     pub(crate) numerics: Numerics,
 }
 
 /// One text's part of a pass: some tokens that follow those in its cache.
 pub(crate) struct Run<'a> {
     pub(crate) cache: &'a mut KvCache,
+    pub(crate) rope_frequencies: &'a RopeFrequencies,
     /// Of its first token.
     pub(crate) position: usize,
     pub(crate) n_tokens: usize,
@@ -98,7 +99,7 @@ pub(crate) fn forward(
     tokens: &[TokenId],
     outputs: Outputs<'_>,
 ) -> bool {
-    let Llama { config, weights, rope_frequencies, numerics: _ } = llama;
+    let Llama { config, weights, .. } = llama;
     scratch.resize(tokens.len(), config);
 
     // Each token starts as its embedding, and each position has its angles.
@@ -107,9 +108,11 @@ pub(crate) fn forward(
         embeddings.rows.dequantize(token as usize, x);
         x.iter_mut().for_each(|x| *x *= config.embedding_scale);
     }
-    let positions = runs.iter().flat_map(|run| run.position..run.position + run.n_tokens);
-    for (position, table) in positions.zip(scratch.angles.chunks_exact_mut(config.rope_dim)) {
-        rope_frequencies.angles(position, table);
+    let mut tables = scratch.angles.chunks_exact_mut(config.rope_dim);
+    for run in &*runs {
+        for (position, table) in (run.position..run.position + run.n_tokens).zip(&mut tables) {
+            run.rope_frequencies.angles(position, table);
+        }
     }
 
     // Each layer adds to the residual stream twice.

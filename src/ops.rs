@@ -10,7 +10,7 @@ mod exp;
 mod rope_frequencies;
 
 use exp::{exp, exp_in_f32};
-pub(crate) use rope_frequencies::RopeFrequencies;
+pub(crate) use rope_frequencies::{RopeByContext, RopeFactors, RopeFrequencies};
 
 use crate::compute::{Compute, Numerics};
 use crate::config::RopePairs;

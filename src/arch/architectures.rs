@@ -14,6 +14,7 @@ pub(crate) struct Architecture {
     qk_norm: QkNorm,
     no_rope_interval: Option<usize>,
     norms_after: bool,
+    pub(crate) long_rope: LongRope,
     /// Keys of GGUF files that count here and are refused, or change nothing, of a Llama.
     pub(crate) keys: &'static [&'static str],
     /// A tensor that has another name in GGUF files, and that name.
@@ -27,6 +28,16 @@ pub(crate) struct Architecture {
     pub(crate) is_written: bool,
 }
 
+/// Whether rotary frequencies may have other factors in long contexts, and what says so in GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LongRope {
+    No,
+    /// The type of RoPE's scaling.
+    ByType,
+    /// The type, or the factors' tensors alone.
+    ByTensors,
+}
+
 /// A Llama in all except its name.
 const fn like_llama(name: &'static str) -> Architecture {
     Architecture {
@@ -35,6 +46,7 @@ const fn like_llama(name: &'static str) -> Architecture {
         qk_norm: QkNorm::None,
         no_rope_interval: None,
         norms_after: false,
+        long_rope: LongRope::No,
         keys: &[],
         renamed: None,
         refused: None,
@@ -43,7 +55,7 @@ const fn like_llama(name: &'static str) -> Architecture {
     }
 }
 
-pub(crate) static LLAMA: Architecture = like_llama("llama");
+pub(crate) static LLAMA: Architecture = Architecture { long_rope: LongRope::ByType, ..like_llama("llama") };
 
 /// Qwen 2 and 2.5, and what was made from them: queries, keys and values have biases.
 pub(crate) static QWEN2: Architecture = Architecture { rope_pairs: RopePairs::Halves, ..like_llama("qwen2") };
@@ -92,8 +104,12 @@ pub(crate) static SEED_OSS: Architecture = Architecture {
 };
 
 /// Phi 3: some matrices are several in one. Hugging Face's becomes a Llama.
-static PHI3: Architecture =
-    Architecture { rope_pairs: RopePairs::Halves, is_written: false, ..like_llama("phi3") };
+static PHI3: Architecture = Architecture {
+    rope_pairs: RopePairs::Halves,
+    long_rope: LongRope::ByTensors,
+    is_written: false,
+    ..like_llama("phi3")
+};
 
 static ALL: [&Architecture; 10] =
     [&LLAMA, &QWEN2, &QWEN3, &GRANITE, &MINICPM, &SMOLLM3, &OLMO2, &MISTRAL3, &SEED_OSS, &PHI3];

@@ -17,6 +17,7 @@ use crate::arch::{Architecture, LLAMA};
 use crate::compute::Numerics;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ops::RopeFactors;
 use crate::sampler::SamplingDefaults;
 use crate::storage::{Storage, folder};
 use crate::tokenizer::Tokenizer;
@@ -31,8 +32,7 @@ pub(crate) struct Checkpoint {
     pub(crate) architecture: &'static Architecture,
     pub(crate) config: Config,
     pub(crate) weights: Weights,
-    /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
-    pub(crate) rope_factors: Option<Vec<f32>>,
+    pub(crate) rope_factors: RopeFactors,
     pub(crate) numerics: Numerics,
     /// How a chat is written, in Jinja.
     pub(crate) chat_template: Option<String>,
@@ -58,7 +58,7 @@ impl Checkpoint {
         numerics: Numerics,
     ) -> Self {
         let file_bytes = storage.len();
-        let (rope_factors, chat_template, metadata) = (None, None, Vec::new());
+        let (rope_factors, chat_template, metadata) = (RopeFactors::default(), None, Vec::new());
         let notes = Vec::new();
         let architecture = &LLAMA;
         Self {

@@ -25,7 +25,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, Result, TokenId};
 use crate::model::ModelOptions;
-use crate::ops::RopeFrequencies;
+use crate::ops::{RopeByContext, RopeFactors, RopeFrequencies};
 use crate::quant::Dtype;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
@@ -50,7 +50,7 @@ pub fn check(source: &Source, converted: impl AsRef<Path>, mut progress: impl Fn
             return Err(Error::mismatch("the rotary frequencies' factors", "they are others"));
         }
         if is_gguf && let Some(expected) = &source.model().expected {
-            compare_expected(expected, &checkpoint.config, checkpoint.rope_factors.as_deref())?;
+            compare_expected(expected, &checkpoint.config, &checkpoint.rope_factors)?;
         }
         compare_tensors(source, &checkpoint, &mut progress)?;
         compare_tokenizers(source, &storage, is_gguf)
@@ -83,21 +83,24 @@ fn compare_configs(source: &Config, converted: &Config, is_gguf: bool) -> Result
 pub(super) fn compare_expected(
     expected: &Expected,
     config: &Config,
-    rope_factors: Option<&[f32]>,
+    rope_factors: &RopeFactors,
 ) -> Result<()> {
-    let RopeFrequencies::Accurate { frequencies, magnitude } =
-        RopeFrequencies::accurate(config, rope_factors)
-    else {
-        return Ok(());
-    };
     let differs = |what: &str, expected: &dyn fmt::Debug, found: &dyn fmt::Debug| {
         Err(Error::mismatch(what, format!("the settings give {expected:?}, the file has {found:?}")))
     };
-    if !all_close(&expected.frequencies, &frequencies) {
-        return differs("the rotary frequencies", &expected.frequencies, &frequencies);
+    let rope = RopeByContext::accurate(config, rope_factors);
+    let short_context = rope.longest_short_context().map(|positions| positions as u64);
+    if expected.short_context != short_context {
+        return differs("the context of the short RoPE factors", &expected.short_context, &short_context);
     }
-    if !all_close(&[expected.magnitude], &[magnitude]) {
-        return differs("the magnitude of rotated queries and keys", &expected.magnitude, &magnitude);
+    for (expected_frequencies, rope) in expected.frequencies.iter().zip(rope.all()) {
+        let RopeFrequencies::Accurate { frequencies, magnitude } = rope else { continue };
+        if !all_close(expected_frequencies, frequencies) {
+            return differs("the rotary frequencies", expected_frequencies, frequencies);
+        }
+        if !all_close(&[expected.magnitude], &[*magnitude]) {
+            return differs("the magnitude of rotated queries and keys", &expected.magnitude, magnitude);
+        }
     }
     let attention = config.attention_scale.unwrap_or((config.head_dim as f32).sqrt().recip());
     let scales = [config.embedding_scale, config.residual_scale, attention, config.logit_divisor];
@@ -133,6 +136,9 @@ fn are_close(a: RopeScaling, b: RopeScaling) -> bool {
         RopeScaling::Linear { factor } => (None, vec![factor]),
         RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
             (Some(original_context_length), vec![factor, beta_fast, beta_slow, magnitude])
+        }
+        RopeScaling::Long { original_context_length, magnitude } => {
+            (Some(original_context_length), vec![magnitude])
         }
     };
     let ((original_a, a), (original_b, b)) = (fractions(a), fractions(b));
@@ -351,11 +357,7 @@ mod tests {
         let text = std::fs::read(folder.join("config.json"))?;
         let mut json: Map<String, Value> = serde_json::from_slice(&text).unwrap();
         json.extend(changes.as_object().unwrap().clone());
-        compare_expected(
-            &Expected::of(&json).unwrap(),
-            &checkpoint.config,
-            checkpoint.rope_factors.as_deref(),
-        )
+        compare_expected(&Expected::of(&json).unwrap(), &checkpoint.config, &checkpoint.rope_factors)
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::arch::{OUTPUT, TOK_EMBEDDINGS, TensorId};
 use crate::checkpoint::llama2c::{Layout, MAGIC, MAX_GROUP, Part, VERSIONED_HEADER};
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ops::RopeFactors;
 use crate::tokenizer::{PieceKind, TextSettings, TokenizerModel, TokenizerSpec, with_plain_spaces};
 
 /// Weights that are in memory at once, except of rows that are longer.
@@ -93,7 +94,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(source: &'a SourceModel, config: &'a Config, version: Llama2c) -> Result<Self> {
-        check(config, source.rope_factors.is_some())?;
+        check(config, source.rope_factors != RopeFactors::default())?;
         let tensors = source.tensors().into_iter().map(|tensor| (tensor.info.name.clone(), tensor));
         let (version, group_size) = match version {
             Llama2c::V0 => (0, None),

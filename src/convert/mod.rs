@@ -49,7 +49,6 @@ pub use quantize::{dtypes, quantize};
 pub use recipe::Recipe;
 pub use source::Source;
 
-use crate::checkpoint::gguf::ROPE_FREQS;
 use crate::error::Result;
 #[cfg(feature = "rayon")]
 use crate::parallel::ThreadPool;
@@ -161,7 +160,7 @@ pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result
     let source = source.model();
     // A setting that only one of two readers honors is found before anything is written.
     if let Some(expected) = &source.expected {
-        check::compare_expected(expected, &source.config, source.rope_factors.as_deref())?;
+        check::compare_expected(expected, &source.config, &source.rope_factors)?;
     }
     let threads = options.build_threads()?;
     let header = llama::header(source, options)?;
@@ -176,9 +175,9 @@ pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result
         };
         converter.convert(&tensor, &name, dtype, importance, |bytes| to.write(&name, bytes))?;
     }
-    if let Some(factors) = &source.rope_factors {
+    for (name, factors) in source.rope_factors.tensors() {
         let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
-        to.write(ROPE_FREQS, &bytes)?;
+        to.write(name, &bytes)?;
     }
     to.finish().map(drop)
 }

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::constraint::vocabulary::Vocabulary;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::forward::{Llama, Scratch};
-use crate::ops::RopeFrequencies;
+use crate::ops::RopeByContext;
 use crate::parallel::Threads;
 use crate::sampler::SamplingDefaults;
 use crate::simd::Isa;
@@ -170,9 +170,9 @@ impl Model {
             weights.move_to_huge_pages().map_err(|e| e.at(storage.path()))?;
         }
         let rope_frequencies = match numerics {
-            Numerics::Accurate => RopeFrequencies::accurate(&config, rope_factors.as_deref()),
+            Numerics::Accurate => RopeByContext::accurate(&config, &rope_factors),
             Numerics::RunqCompatible => {
-                RopeFrequencies::runq_compatible(config.head_dim, config.rope_theta as f32)
+                RopeByContext::runq_compatible(config.head_dim, config.rope_theta as f32)
             }
         };
         let inner = Inner {
@@ -304,7 +304,9 @@ impl Model {
         let Inner { llama, tokenizer, .. } = &*self.inner;
         let mut checksum = Checksum::new();
         let Llama { config, rope_frequencies, numerics, .. } = llama;
-        checksum.add(format!("{config:?} {rope_frequencies:?} {numerics:?}").as_bytes());
+        for frequencies in rope_frequencies.all() {
+            checksum.add(format!("{config:?} {frequencies:?} {numerics:?}").as_bytes());
+        }
         for (id, weight) in llama.weights.tensors() {
             checksum.add(format!("{:?}", weight.info(id.to_string())).as_bytes());
             match weight {

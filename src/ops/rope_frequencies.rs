@@ -2,6 +2,61 @@
 
 use crate::config::{Config, RopeScaling};
 
+/// What each pair's rotary frequency is divided by: (`rope_dim / 2`) each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RopeFactors {
+    /// In contexts up to the original length; in all, if there are no others.
+    pub(crate) short: Option<Vec<f32>>,
+    /// In longer ones, of a model that has others there ([`RopeScaling::Long`]).
+    pub(crate) long: Option<Vec<f32>>,
+}
+
+/// A model's rotary frequencies, by the length of the context.
+///
+/// A session's capacity chooses, and not the position: keys in the cache are rotated already, and
+/// a text must have the same bits however it is cut into calls.
+#[derive(Debug)]
+pub(crate) struct RopeByContext {
+    short: RopeFrequencies,
+    /// Those of contexts that are longer than so many positions.
+    long: Option<(usize, RopeFrequencies)>,
+}
+
+impl RopeByContext {
+    pub(crate) fn accurate(config: &Config, factors: &RopeFactors) -> Self {
+        let of = |factors: &Option<Vec<f32>>| RopeFrequencies::accurate(config, factors.as_deref());
+        let long = match config.rope_scaling {
+            RopeScaling::Long { original_context_length, .. } => {
+                Some((original_context_length, of(&factors.long)))
+            }
+            _ => None,
+        };
+        Self { short: of(&factors.short), long }
+    }
+
+    pub(crate) fn runq_compatible(head_dim: usize, theta: f32) -> Self {
+        Self { short: RopeFrequencies::runq_compatible(head_dim, theta), long: None }
+    }
+
+    /// The length above which a context is long, if that matters.
+    pub(crate) fn longest_short_context(&self) -> Option<usize> {
+        self.long.as_ref().map(|&(original, _)| original)
+    }
+
+    pub(crate) fn is_long(&self, context_length: usize) -> bool {
+        self.longest_short_context().is_some_and(|original| context_length > original)
+    }
+
+    pub(crate) fn of(&self, context_length: usize) -> &RopeFrequencies {
+        self.long.as_ref().filter(|_| self.is_long(context_length)).map_or(&self.short, |(_, long)| long)
+    }
+
+    /// Those of short contexts, and then those of long ones, if they are others.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &RopeFrequencies> {
+        [&self.short].into_iter().chain(self.long.as_ref().map(|(_, long)| long))
+    }
+}
+
 /// The rotary frequencies: the angle by which each pair of a head's dimensions is rotated from one
 /// position to the next.
 #[derive(Clone, Debug)]
@@ -11,7 +66,7 @@ pub(crate) enum RopeFrequencies {
     Accurate {
         /// In radians: (`rope_dim / 2`).
         frequencies: Vec<f64>,
-        /// Cosines and sines are multiplied by it: 1 except for `YaRN`.
+        /// Cosines and sines are multiplied by it: 1 except for `YaRN` and `LongRoPE`.
         magnitude: f64,
     },
     /// Angles are f32 products, as llama2.c makes them.
@@ -33,6 +88,9 @@ impl RopeFrequencies {
                 frequencies: pairs.map(|pair| plain(pair) / factor).collect(),
                 magnitude: 1.0,
             },
+            RopeScaling::Long { magnitude, .. } => {
+                Self::Accurate { frequencies: pairs.map(plain).collect(), magnitude }
+            }
             RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
                 // The pair, as a real number, that makes n rotations over the original context.
                 let pair_with_rotations = |n: f64| {

@@ -26,6 +26,13 @@ impl SessionOptions {
 
     /// The number of positions that the session can hold. The default is the model's `max_seq_len`;
     /// more is possible, though the model has never seen such positions.
+    ///
+    /// Of a model with long RoPE factors ([`RopeScaling::Long`], Phi 3's), it chooses them for the
+    /// whole text, as in llama.cpp: the short ones up to the original length, the long ones in a
+    /// longer context. transformers chooses by the length of the text: for the same logits of a
+    /// text that is no longer than the original length, ask for no longer a context.
+    ///
+    /// [`RopeScaling::Long`]: crate::RopeScaling::Long
     #[must_use]
     pub fn context_length(mut self, positions: usize) -> Self {
         self.context_length = Some(positions);

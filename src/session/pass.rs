@@ -240,6 +240,7 @@ impl Session {
         };
         let run = Run {
             cache: &mut self.cache,
+            rope_frequencies: self.model.llama().rope_frequencies.of(self.capacity),
             position: self.tokens.len(),
             n_tokens: batch.len(),
             n_wanted: plan.n_hidden,
@@ -432,6 +433,7 @@ fn run_lanes_once(model: &Model, lanes: &mut [Lane<'_>], scratch: &mut Scratch) 
         runs.push(Run {
             position: lane.session.tokens.len(),
             cache: &mut lane.session.cache,
+            rope_frequencies: model.llama().rope_frequencies.of(lane.session.capacity),
             n_tokens: plan.n_tokens + plan.n_guess,
             n_wanted: plan.n_hidden,
             cancel: lane.session.cancel.as_deref(),

@@ -31,6 +31,7 @@ const ISA_LEN: usize = 16;
 const HAS_PENDING: u8 = 1;
 const HAS_DECODER: u8 = 2;
 const IS_AT_START: u8 = 4;
+const IS_LONG: u8 = 8; // its keys are rotated as in a long context
 
 /// Writes sections.
 struct SectionWriter<W> {
@@ -107,8 +108,12 @@ impl Session {
         let mut writer = SectionWriter { to, checksum: Checksum::new() };
         let Tail { pending, decoder, held } = &self.tail;
         let (at_start, decoding) = decoder.as_ref().map_or((false, &[][..]), Decoder::state);
-        let flags =
-            [(pending.is_some(), HAS_PENDING), (decoder.is_some(), HAS_DECODER), (at_start, IS_AT_START)];
+        let flags = [
+            (pending.is_some(), HAS_PENDING),
+            (decoder.is_some(), HAS_DECODER),
+            (at_start, IS_AT_START),
+            (self.model.llama().rope_frequencies.is_long(self.capacity), IS_LONG),
+        ];
         let flags: u8 = flags.into_iter().filter(|&(is_on, _)| is_on).map(|(_, flag)| flag).sum();
         let results = self.logits().zip(self.hidden());
 
@@ -237,6 +242,20 @@ impl Model {
         Ok(session)
     }
 
+    /// Checks that keys are rotated as in a session of this capacity.
+    fn check_rope(&self, is_long: bool, capacity: usize) -> Result<()> {
+        let frequencies = &self.llama().rope_frequencies;
+        if frequencies.is_long(capacity) == is_long {
+            return Ok(());
+        }
+        let original = frequencies.longest_short_context().unwrap_or(usize::MAX);
+        let (theirs, ours) = if is_long { ("long", "short") } else { ("short", "long") };
+        Err(refused(format!(
+            "its keys were computed with the {theirs} RoPE factors, and a context of {capacity} positions takes the \
+             {ours} ones: the short ones are for no more than {original}"
+        )))
+    }
+
     fn check_header(&self, header: &[u8], options: SessionOptions) -> Result<Header> {
         let mut reader = ByteReader::new(&header[MAGIC.len()..]);
         let version = u32::from_le_bytes(reader.array("the header")?);
@@ -265,6 +284,7 @@ impl Model {
                 options.cache_dtype
             )));
         }
+        self.check_rope(flags & IS_LONG != 0, options.context_length.unwrap_or(self.config().max_seq_len))?;
         let pending = TokenId::from_le_bytes(reader.array("the header")?);
         let position = u64::from_le_bytes(reader.array("the header")?);
         let held = u32::from_le_bytes(reader.array("the header")?) as usize;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use babyllama::convert::{GgufOptions, Llama2c, Source, to_llama2c};
-use babyllama::{Isa, Model, ModelOptions};
+use babyllama::{Isa, Model, ModelOptions, RopeScaling, SessionOptions};
 use serde_json::{Map, Value, json};
 
 use crate::common::{
@@ -82,7 +82,9 @@ impl Case {
     fn error(&self, file: Vec<u8>, isa: Isa) -> f64 {
         let model = Model::from_bytes_with(file, &ModelOptions::new().isa(isa)).unwrap();
         let n = model.config().vocab_size;
-        let logits = all_logits(&model, &TOKENS);
+        // As long as the text, by which transformers chooses Phi 3's factors.
+        let mut session = model.session_with(SessionOptions::new().context_length(TOKENS.len()));
+        let logits = session.forward_all(&TOKENS).unwrap();
         let kept: Vec<f32> = logits.chunks_exact(n).flat_map(|row| row.iter().copied().step_by(5)).collect();
         max_error(&kept, &self.logits)
     }
@@ -129,8 +131,71 @@ fn settings_that_a_model_has_not_are_refused_by_name() {
 }
 
 #[test]
+fn long_rope_factors_that_are_none_are_refused() {
+    let with = |key: &str, value: Value| {
+        let mut case = named("phi3 with long factors");
+        case.config["rope_parameters"][key] = value;
+        case
+    };
+    for key in ["long_factor", "short_factor"] {
+        let says = |value: Value, parts: &[&str]| {
+            let refusal = with(key, value).refusal();
+            assert_says(&refusal, &["config.json", key]);
+            assert_says(&refusal, parts);
+        };
+        says(json!([3.0]), &["of 1 numbers", "must be 2"]);
+        says(json!([3.0, 4.0, 5.0]), &["of 3 numbers", "must be 2"]);
+        says(json!([3.0, 0.0]), &["is 0", "positive"]);
+        says(json!([3.0, -1]), &["is -1", "positive"]);
+        says(json!([3.0, 1e-60]), &["positive"]); // as f32 it is 0
+        says(json!([3.0, "NaN"]), &["is \"NaN\"", "positive"]);
+        says(json!(3.0), &["expected an array"]);
+        says(Value::Null, &["is missing"]);
+    }
+    assert_says(&with("attention_factor", json!(0)).refusal(), &["rope magnitude is 0"]);
+    let original = named("phi3 with long factors").set("original_max_position_embeddings", json!(0));
+    assert_says(&original.refusal(), &["original_context_length is 0"]);
+    // Of no other model.
+    for (kind, class) in [("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM")] {
+        let other = named("phi3 with long factors").set("model_type", json!(kind));
+        assert_says(&other.set("architectures", json!([class])).refusal(), &["rope_type is longrope"]);
+    }
+    assert_says(&with("partial_rotary_factor", json!(0.75)).refusal(), &["partial_rotary_factor is 0.75"]);
+}
+
+#[test]
+fn long_rope_is_said_in_several_ways() {
+    let scaling = |case: Case| case.directory().open().unwrap().config().rope_scaling;
+    let expected = scaling(named("phi3 with long factors"));
+    let magnitude = (1.0 + 4.0_f64.ln() / 16.0_f64.ln()).sqrt();
+    let RopeScaling::Long { original_context_length: 16, magnitude: found, .. } = expected else {
+        panic!("not long: {expected:?}")
+    };
+    assert!((found - magnitude).abs() < 1e-12);
+    for name in ["su", "yarn"] {
+        let mut case = named("phi3 with long factors");
+        let mut rope = case.config.remove("rope_parameters").unwrap();
+        rope.as_object_mut().unwrap().remove("rope_type");
+        rope["type"] = json!(name);
+        let case = case.set("rope_scaling", rope);
+        checked_gguf(&case.directory().open().unwrap());
+        assert_eq!(scaling(case), expected, "{name}");
+    }
+    // transformers' default counts more than the one inside.
+    let mut case = named("phi3 with long factors");
+    case.config.remove("original_max_position_embeddings");
+    checked_gguf(&case.directory().open().unwrap());
+    let RopeScaling::Long { original_context_length: 4096, magnitude: 1.0, .. } = scaling(case) else {
+        panic!("not 4096 positions")
+    };
+}
+
+#[test]
 fn llama2cs_formats_hold_no_other_architecture() {
-    for (name, part) in [("llama with biases", "bias"), ("qwen2", "another"), ("granite", "another")] {
+    let long = "phi3 with long factors";
+    for (name, part) in
+        [("llama with biases", "bias"), ("qwen2", "another"), ("granite", "another"), (long, "scaled")]
+    {
         let directory = named(name).directory();
         let refused = to_llama2c(&directory.open().unwrap(), Llama2c::V1, &mut Vec::new());
         assert_says(&unwritable(refused), &[part]);

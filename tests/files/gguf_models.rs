@@ -216,7 +216,7 @@ fn rope_scaling_is_read_by_its_type() {
         panic!("not yarn with 4 positions")
     };
     assert!((magnitude - 0.5 * (1.0 + 0.1 * 8.0_f64.ln())).abs() < 1e-12);
-    refuses!(try_open(&file("longrope")), ErrorKind::Config { field: "rope.scaling.type", .. }, "longrope");
+    refuses!(try_open(&file("other")), ErrorKind::Config { field: "rope.scaling.type", .. }, "other");
 }
 
 #[test]

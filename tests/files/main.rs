@@ -7,6 +7,7 @@ mod common;
 mod counting;
 
 mod gguf_damaged;
+mod gguf_long_rope;
 mod gguf_models;
 mod gguf_refused;
 mod gguf_shapes;

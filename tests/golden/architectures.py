@@ -31,6 +31,7 @@ SHAPE = dict(
     max_position_embeddings=64, rms_norm_eps=1e-5, pad_token_id=None, bos_token_id=1, eos_token_id=2,
 )
 ODD = dict(hidden_size=30, intermediate_size=37, num_attention_heads=5, num_key_value_heads=1)
+LONG_ROPE = dict(rope_type="longrope", rope_theta=1e4)
 THETA = dict(rope_parameters=dict(rope_type="default", rope_theta=1e3))
 
 # `as`: the model_type that config.json gets, and its settings of other names.
@@ -88,6 +89,21 @@ CASES = {
     "phi3 with a window": dict(
         model_type="phi3", tie_word_embeddings=False, sliding_window=9, partial_rotary_factor=1.0,
         original_max_position_embeddings=64,
+    ),
+    # The 24 tokens are fewer than the original context, and more.
+    "phi3 with short factors": dict(
+        model_type="phi3", tie_word_embeddings=False, original_max_position_embeddings=32,
+        rope_parameters=dict(LONG_ROPE, short_factor=[1.25, 2.5], long_factor=[3.0, 17.5]),
+    ),
+    "phi3 with long factors": dict(
+        model_type="phi3", tie_word_embeddings=False, original_max_position_embeddings=16,
+        rope_parameters=dict(LONG_ROPE, short_factor=[1.25, 2.5], long_factor=[3.0, 17.5]),
+    ),
+    "phi3 with long factors and an attention factor": dict(
+        model_type="phi3", **ODD, tie_word_embeddings=True, original_max_position_embeddings=8,
+        rope_parameters=dict(
+            LONG_ROPE, short_factor=[1.0, 1.1, 0.9], long_factor=[1.3, 2.7, 8.1], attention_factor=1.19
+        ),
     ),
 }
 

@@ -13,6 +13,7 @@ mod forks;
 mod fresh;
 mod laws;
 mod limits;
+mod long_rope;
 mod memory;
 mod saved;
 mod scores;

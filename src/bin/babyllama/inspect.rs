@@ -269,6 +269,9 @@ fn describe_scaling(scaling: RopeScaling) -> String {
         RopeScaling::Yarn { factor, original_context_length, .. } => {
             format!("yarn, factor {factor}, from {original_context_length} positions")
         }
+        RopeScaling::Long { original_context_length, .. } => {
+            format!("longrope, other factors from {original_context_length} positions on")
+        }
         // There may be others one day.
         other => format!("{other:?}"),
     }

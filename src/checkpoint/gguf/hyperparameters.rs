@@ -4,7 +4,8 @@ use super::metadata::{Metadata, wrong_type};
 use super::value::{FromValue, Value};
 use super::{keys as key, settings};
 use crate::arch::{
-    ATTENTION_SCALE, Architecture, EMBEDDING_SCALE, HAS_ROPE, LOGIT_SCALE, QUERY_GROWTH, RESIDUAL_SCALE,
+    ATTENTION_SCALE, Architecture, EMBEDDING_SCALE, HAS_ROPE, LOGIT_SCALE, LongRope, QUERY_GROWTH,
+    RESIDUAL_SCALE,
 };
 use crate::config::{Config, MAX_LAYERS, QueryGrowth, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +27,7 @@ pub(super) fn config(
     metadata: &Metadata<'_>,
     architecture: &'static Architecture,
     vocab_size: usize,
+    has_long_factors: bool,
     notes: &mut Vec<String>,
 ) -> Result<Config> {
     let keys = Keys { metadata, architecture };
@@ -52,7 +54,7 @@ pub(super) fn config(
         rope_dim: keys.optional(key::ROPE_DIM)?.unwrap_or(head_dim),
         norm_eps: keys.required::<f64>(key::NORM_EPS)? as f32,
         rope_theta: keys.optional(key::ROPE_THETA)?.unwrap_or(1e4),
-        rope_scaling: rope_scaling(&keys, max_seq_len)?,
+        rope_scaling: rope_scaling(&keys, max_seq_len, has_long_factors)?,
         ..plain
     };
     architecture.configure(&mut config);
@@ -108,7 +110,9 @@ fn scales(keys: &Keys<'_>, config: &mut Config) -> Result<()> {
 ///
 /// `YaRN`'s betas and its logarithmic multiplier, which llama.cpp reads for other architectures
 /// alone, count here too: converters write them where the model was trained with them.
-fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling> {
+///
+/// llama.cpp would divide frequencies by a factor once more with long `RoPE`: no file has one.
+fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize, has_long_factors: bool) -> Result<RopeScaling> {
     let kind = keys.optional::<String>(key::ROPE_SCALING_TYPE)?.unwrap_or_else(|| "linear".into());
     // The second name is older.
     let factor = match keys.optional(key::ROPE_SCALING_FACTOR)? {
@@ -121,7 +125,12 @@ fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling> {
         1.0 => Ok(()),
         _ => Err(Error::config(key::ROPE_ATTN_FACTOR, attn_factor, "is supported with yarn alone")),
     };
+    let by_tensors = has_long_factors && keys.architecture.long_rope == LongRope::ByTensors;
     match &*kind {
+        "none" | "linear" if by_tensors => long_rope(keys, max_seq_len, factor, attn_factor),
+        "longrope" if keys.architecture.long_rope != LongRope::No => {
+            long_rope(keys, max_seq_len, factor, attn_factor)
+        }
         "none" => no_attn_factor().map(|()| RopeScaling::None),
         "linear" if factor == 1.0 => no_attn_factor().map(|()| RopeScaling::None),
         "linear" => no_attn_factor().map(|()| RopeScaling::Linear { factor }),
@@ -144,6 +153,14 @@ fn rope_scaling(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling> {
         }
         _ => Err(Error::config(key::ROPE_SCALING_TYPE, kind, "only none, linear and yarn are supported")),
     }
+}
+
+fn long_rope(keys: &Keys<'_>, max_seq_len: usize, factor: f64, magnitude: f64) -> Result<RopeScaling> {
+    if factor != 1.0 {
+        return Err(Error::config(key::ROPE_SCALING_FACTOR, factor, "only 1 is supported with longrope"));
+    }
+    let original_context_length = keys.optional(key::ROPE_ORIGINAL_CONTEXT)?.unwrap_or(max_seq_len);
+    Ok(RopeScaling::Long { original_context_length, magnitude })
 }
 
 /// The keys of the architecture, without its name.

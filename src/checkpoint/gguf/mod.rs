@@ -61,8 +61,9 @@ use super::Checkpoint;
 use super::file_kind::{FileKind, Wanted};
 use crate::arch::{Architecture, TOK_EMBEDDINGS, TensorId, TensorReader};
 use crate::compute::Numerics;
-use crate::config::Config;
+use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ops::RopeFactors;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
 use crate::tokenizer::Tokenizer;
@@ -70,7 +71,9 @@ use crate::weights::Weights;
 
 const FORMAT: &str = "GGUF";
 /// What Llama 3.1's rotary frequencies are divided by: a tensor that Meta has no name for.
-pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
+const ROPE_FREQS: &str = "rope_freqs.weight";
+/// The same in short and in long contexts, of Phi 3.
+pub(crate) const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 pub(crate) const MAGIC: &[u8] = b"GGUF";
 /// What tensors start at multiples of, if the file doesn't say otherwise.
 pub(crate) const ALIGNMENT: u64 = 32;
@@ -215,13 +218,13 @@ impl<'a> Header<'a> {
     }
 }
 
-/// The hyperparameters, the weights, and what Llama 3.1's rotary frequencies are divided by.
+/// The hyperparameters, the weights, and what rotary frequencies are divided by.
 fn weights(
     metadata: &Metadata<'_>,
     architecture: &'static Architecture,
     mut tensors: Tensors,
     notes: &mut Vec<String>,
-) -> Result<(Config, Weights, Option<Vec<f32>>)> {
+) -> Result<(Config, Weights, RopeFactors)> {
     let embeddings = TensorId::of_model(&TOK_EMBEDDINGS).gguf();
     let shape = tensors.shape(&embeddings).ok_or_else(|| Error::missing_tensor(embeddings))?;
     let vocab_size = match (
@@ -236,20 +239,48 @@ fn weights(
         (_, _, &[rows, _]) => rows,
         _ => 1, // its shape is then no matrix's, which is found out below
     };
-    let config = hyperparameters::config(metadata, architecture, vocab_size, notes)?;
+    let has_long_factors = ROPE_FACTORS.iter().any(|name| tensors.shape(name).is_some());
+    let config = hyperparameters::config(metadata, architecture, vocab_size, has_long_factors, notes)?;
     config.validate()?;
 
     let is_fused =
         tensors.shape("blk.0.attn_qkv.weight").is_some() || tensors.shape("blk.0.ffn_gate.weight").is_none();
     let mut reader = LlamaTensors { tensors: &mut tensors, config: &config, architecture, is_fused };
     let weights = Weights::load(&config, &mut reader)?;
-    let rope_factors = tensors.vector(ROPE_FREQS, config.rope_dim / 2)?;
-    if let Some(bad) = rope_factors.iter().flatten().find(|&&factor| !(factor > 0.0 && factor.is_finite())) {
-        return Err(Error::config("rope_freqs", bad, "must be positive numbers"));
-    }
+    let rope_factors = rope_factors(&mut tensors, &config)?;
     leave_out_frequencies(&mut tensors, &config, architecture)?;
     tensors.finish()?;
     Ok((config, weights, rope_factors))
+}
+
+fn rope_factors(tensors: &mut Tensors, config: &Config) -> Result<RopeFactors> {
+    let mut take = |name: &str, field: &'static str| -> Result<Option<Vec<f32>>> {
+        let factors = tensors.vector(name, config.rope_dim / 2)?;
+        let bad = factors.iter().flatten().find(|&&factor| !(factor > 0.0 && factor.is_finite()));
+        bad.map_or(Ok(()), |bad| Err(Error::config(field, bad, "must be positive numbers")))?;
+        Ok(factors)
+    };
+    if !matches!(config.rope_scaling, RopeScaling::Long { .. }) {
+        return Ok(RopeFactors { short: take(ROPE_FREQS, "rope_freqs")?, long: None });
+    }
+    let [short, long] = ROPE_FACTORS;
+    let factors =
+        RopeFactors { short: take(short, "rope_factors_short")?, long: take(long, "rope_factors_long")? };
+    match [(&factors.short, short), (&factors.long, long)].iter().find(|(factors, _)| factors.is_none()) {
+        Some((_, missing)) => Err(Error::missing_tensor(*missing)),
+        None => Ok(factors),
+    }
+}
+
+impl RopeFactors {
+    /// Their tensors.
+    #[cfg(feature = "convert")]
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
+        let [short, long] = ROPE_FACTORS;
+        let short = if self.long.is_some() { short } else { ROPE_FREQS };
+        let both = [(short, self.short.as_deref()), (long, self.long.as_deref())];
+        both.into_iter().filter_map(|(name, factors)| Some((name, factors?)))
+    }
 }
 
 /// A Llama's tensors among those of the files.

@@ -5,7 +5,7 @@ use crate::arch::{
     ATTENTION_SCALE, Architecture, EMBEDDING_SCALE, LLAMA, LOGIT_SCALE, QUERY_GROWTH, RESIDUAL_SCALE,
     TensorId,
 };
-use crate::checkpoint::gguf::{ROPE_FREQS, keys};
+use crate::checkpoint::gguf::{ROPE_FACTORS, keys};
 use crate::config::{Config, RopeScaling};
 use crate::convert::recipe::{Traits, with_whole_blocks};
 use crate::convert::source::{SourceModel, SourceTensor};
@@ -66,8 +66,8 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
             choice.dtype(&tensor.info),
         )?;
     }
-    if let Some(factors) = &source.rope_factors {
-        header.tensor(ROPE_FREQS, &[factors.len()], Dtype::F32)?;
+    for (name, factors) in source.rope_factors.tensors() {
+        header.tensor(name, &[factors.len()], Dtype::F32)?;
     }
     Ok(header)
 }
@@ -112,6 +112,11 @@ impl Header {
             }
             let shape = id.shape(config);
             header.tensor(&id.gguf(), &shape, if shape.len() == 2 { dtype } else { Dtype::F32 })?;
+        }
+        if let RopeScaling::Long { .. } = config.rope_scaling {
+            for name in ROPE_FACTORS {
+                header.tensor(name, &[config.rope_dim / 2], Dtype::F32)?;
+            }
         }
         Ok(header)
     }
@@ -207,6 +212,11 @@ fn hyperparameters(header: &mut Header, architecture: &Architecture, config: &Co
         RopeScaling::Linear { factor } => {
             set(keys::ROPE_SCALING_TYPE, "linear".into())?;
             set(keys::ROPE_SCALING_FACTOR, (factor as f32).into())
+        }
+        RopeScaling::Long { original_context_length, magnitude } => {
+            set(keys::ROPE_SCALING_TYPE, "longrope".into())?;
+            set(keys::ROPE_ORIGINAL_CONTEXT, count(original_context_length))?;
+            set(keys::ROPE_ATTN_FACTOR, (magnitude as f32).into())
         }
         RopeScaling::Yarn { factor, original_context_length, beta_fast, beta_slow, magnitude } => {
             set(keys::ROPE_SCALING_TYPE, "yarn".into())?;

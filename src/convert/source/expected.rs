@@ -15,8 +15,10 @@ use super::json::whole;
 /// What a converted file must compute with.
 #[derive(Debug)]
 pub(crate) struct Expected {
-    /// By how much each pair of a head is rotated from one position to the next.
-    pub(crate) frequencies: Vec<f64>,
+    /// By how much each pair of a head is rotated from one position to the next: in every context,
+    /// or in those of no more positions than `short_context`, and then in longer ones.
+    pub(crate) frequencies: Vec<Vec<f64>>,
+    pub(crate) short_context: Option<u64>,
     /// What cosines and sines are multiplied with.
     pub(crate) magnitude: f64,
     pub(crate) norm_eps: f64,
@@ -61,10 +63,19 @@ impl Expected {
         let positions = positions.max(count("max_sequence_length").unwrap_or(0));
         let usual_eps = if matches!(&*kind, "olmo2" | "ministral3" | "phi3") { 1e-5 } else { 1e-6 };
         let usual_theta = if kind == "smollm3" { 2e6 } else { 1e4 };
-        let (frequencies, magnitude) = rope(json, head_dim, positions as f64, usual_theta)?;
+        let is_long = kind == "phi3" && matches!(rope_type(json), "longrope" | "su" | "yarn");
+        let short_context = is_long.then(|| count("original_max_position_embeddings").unwrap_or(4096));
+        let (frequencies, magnitude) = match short_context {
+            Some(original) => long_rope(json, head_dim, positions as f64, original as f64)?,
+            None => {
+                let (frequencies, magnitude) = rope(json, head_dim, positions as f64, usual_theta)?;
+                (vec![frequencies], magnitude)
+            }
+        };
         let n_layers = count("num_hidden_layers")?;
         Some(Self {
             frequencies,
+            short_context,
             magnitude,
             scales: scales(json, &kind, dim, n_layers, head_dim),
             norm_eps: number(json, "rms_norm_eps").unwrap_or(usual_eps),
@@ -105,7 +116,8 @@ impl Expected {
         let high = number(json, "high_freq_factor").or_else(|| number(json, "rope_high_freq_factor"));
         let scaled = |it: f64| llama3(it, factor, low, high.unwrap_or(4.0), 8192.0);
         Some(Self {
-            frequencies: plain.map(|it| if is_scaled { scaled(it) } else { it }).collect(),
+            frequencies: vec![plain.map(|it| if is_scaled { scaled(it) } else { it }).collect()],
+            short_context: None,
             magnitude: 1.0,
             scales: [1.0, 1.0, 1.0 / (head_dim as f64).sqrt(), 1.0],
             norm_eps: number(json, "norm_eps")?,
@@ -155,6 +167,38 @@ fn window(json: &Map<String, Value>, kind: &str, n_layers: u64) -> Option<u64> {
     }
 }
 
+/// How rotary frequencies are scaled, if anything says so.
+fn scaling(json: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    let filled = |key: &str| json.get(key).and_then(Value::as_object).filter(|map| !map.is_empty());
+    filled("rope_scaling").or_else(|| filled("rope_parameters"))
+}
+
+fn rope_type(json: &Map<String, Value>) -> &str {
+    let text = |key: &str| scaling(json).and_then(|scaling| scaling.get(key)).and_then(Value::as_str);
+    text("rope_type").or_else(|| text("type")).unwrap_or("default")
+}
+
+/// Phi 3's rotary frequencies in short contexts and in long ones, and what cosines and sines are
+/// multiplied with.
+fn long_rope(
+    json: &Map<String, Value>,
+    head_dim: u64,
+    positions: f64,
+    original: f64,
+) -> Option<(Vec<Vec<f64>>, f64)> {
+    let scaling = scaling(json)?;
+    let theta = number(scaling, "rope_theta").or_else(|| number(json, "rope_theta")).unwrap_or(1e4);
+    let divided = |key: &str| -> Option<Vec<f64>> {
+        let factors = scaling.get(key)?.as_array()?.iter();
+        let power = |i: usize| theta.powf((2 * i) as f64 / head_dim as f64);
+        factors.enumerate().map(|(i, factor)| Some(1.0 / (factor.as_f64()? * power(i)))).collect()
+    };
+    let factor = number(scaling, "factor").unwrap_or(positions / original);
+    let magnitude = number(scaling, "attention_factor")
+        .unwrap_or_else(|| if factor > 1.0 { (1.0 + factor.ln() / original.ln()).sqrt() } else { 1.0 });
+    Some((vec![divided("short_factor")?, divided("long_factor")?], magnitude))
+}
+
 /// The rotary frequencies, and what cosines and sines are multiplied with.
 fn rope(
     json: &Map<String, Value>,
@@ -163,17 +207,15 @@ fn rope(
     usual_theta: f64,
 ) -> Option<(Vec<f64>, f64)> {
     let none = Map::new();
-    let filled = |key: &str| json.get(key).and_then(Value::as_object).filter(|map| !map.is_empty());
-    let scaling = filled("rope_scaling").or_else(|| filled("rope_parameters")).unwrap_or(&none);
+    let scaling = scaling(json).unwrap_or(&none);
     let theta = number(scaling, "rope_theta").or_else(|| number(json, "rope_theta")).unwrap_or(usual_theta);
     let dim = head_dim as f64;
     let plain: Vec<f64> = (0..head_dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / dim)).collect();
-    let text = |key: &str| scaling.get(key).and_then(Value::as_str);
     let original = number(json, "original_max_position_embeddings")
         .or_else(|| number(scaling, "original_max_position_embeddings"))
         .unwrap_or(positions);
     let factor = number(scaling, "factor").unwrap_or(positions / original);
-    match text("rope_type").or_else(|| text("type")).unwrap_or("default") {
+    match rope_type(json) {
         "linear" => Some((plain.iter().map(|frequency| frequency / factor).collect(), 1.0)),
         "llama3" => {
             let (low, high) = (number(scaling, "low_freq_factor")?, number(scaling, "high_freq_factor")?);

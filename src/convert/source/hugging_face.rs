@@ -61,8 +61,7 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
     // Of settings that the caller chose nothing can be expected.
     let is_said = (said.norm_eps, said.rope_theta) == (config.norm_eps, config.rope_theta);
     let expected = is_said.then(|| Expected::of(json.map)).flatten();
-    let rope_factors = rope.llama3.map(|scaling| scaling.factors(config.rope_dim, config.rope_theta));
-    let rope_factors = rope_factors.transpose().map_err(at)?;
+    let rope_factors = rope::factors(rope.long, rope.llama3, &config).map_err(at)?;
 
     if folder.join(ADAPTER).is_file() {
         if named.is_none() && hf_tensors::find(folder).is_none() {
@@ -125,7 +124,7 @@ fn weights(
     let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.rope_dim as f64);
     // Some programs keep those that are scaled.
     let mut frequencies = vec![(0..config.rope_dim / 2).map(frequency).collect()];
-    frequencies.extend(expected.map(|expected| expected.frequencies.clone()));
+    frequencies.extend(expected.into_iter().flat_map(|expected| expected.frequencies.clone()));
     needless::leave_out(&mut weights, &frequencies, config.n_layers)?;
     Ok(weights)
 }

@@ -29,6 +29,7 @@ use crate::arch::{LLAMA, TensorId};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::ModelOptions;
+use crate::ops::RopeFactors;
 
 /// The most shards: the largest Llama has 16.
 const MAX_SHARDS: usize = 100;
@@ -131,7 +132,7 @@ fn model(
     // Of settings that the caller chose nothing can be expected.
     let is_said = (said.norm_eps, said.rope_theta) == (config.norm_eps, config.rope_theta);
     let expected = is_said.then(|| Expected::of_params(params.map, found.hidden_dim as u64)).flatten();
-    let rope_factors = rope_factors(params, &config, notes).map_err(at)?;
+    let short = rope_factors(params, &config, notes).map_err(at)?;
     let layout =
         Layout { name: TensorId::meta, n_shards: files.len(), neox: false, embeddings: found.embeddings };
     check_classifier(params, stored).map_err(at)?;
@@ -146,7 +147,7 @@ fn model(
         format,
         architecture: &LLAMA,
         config,
-        rope_factors,
+        rope_factors: RopeFactors { short, long: None },
         weights: SourceWeights::Published(tensors),
         tokenizer,
         chat_template: None,

@@ -67,6 +67,7 @@ use crate::arch::{Architecture, TensorId};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::{ModelBytes, ModelOptions};
+use crate::ops::RopeFactors;
 use crate::storage::Storage;
 use crate::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::weights::{TensorInfo, Weights};
@@ -83,8 +84,7 @@ pub(crate) struct SourceModel {
     /// As which it is written.
     pub(crate) architecture: &'static Architecture,
     pub(crate) config: Config,
-    /// What each pair's rotary frequency is divided by: (`rope_dim / 2`).
-    pub(crate) rope_factors: Option<Vec<f32>>,
+    pub(crate) rope_factors: RopeFactors,
     weights: SourceWeights,
     tokenizer: Option<SourceTokenizer>,
     /// How a chat is written, in Jinja.

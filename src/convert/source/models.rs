@@ -34,6 +34,8 @@ pub(super) struct HfModel {
     /// Sets what these settings say.
     pub(super) read: fn(&Object<'_>, &mut Config) -> Result<()>,
     pub(super) window: Window,
+    /// Of a model that may have long RoPE factors: the original context where nothing says it.
+    pub(super) long_rope: Option<usize>,
 }
 
 /// Whether attention has a window, and where that is said.
@@ -184,6 +186,7 @@ const MODELS: [HfModel; 11] = [
         norm_eps: 1e-5,
         biases: &[],
         window: Window::Of(None),
+        long_rope: Some(4096),
         ..LLAMA_MODEL
     },
 ];
@@ -229,6 +232,7 @@ const LLAMA_MODEL: HfModel = HfModel {
     settings: &[],
     read: |_, _| Ok(()),
     window: Window::None,
+    long_rope: None,
 };
 
 /// The row of a model: `model_type` decides, as in transformers, if `architectures` has nothing

@@ -6,18 +6,23 @@
 //!
 //! Source: `modeling_rope_utils.py` in the transformers repository.
 
+use serde_json::Value;
+
 use super::json::Object;
 use super::llama::Llama3Scaling;
 use super::models::HfModel;
 use super::settings::{self, ROPE};
 use crate::config::{Config, RopeScaling};
 use crate::error::Result;
+use crate::ops::RopeFactors;
 
 /// What [`read`] found that is not in the [`Config`].
 #[derive(Debug, Default)]
 pub(super) struct Rope {
     /// Llama 3's scaling, which is a tensor in GGUF.
     pub(super) llama3: Option<Llama3Scaling>,
+    /// Phi 3's factors.
+    pub(super) long: Option<RopeFactors>,
     /// Names of settings that aren't known.
     pub(super) unknown: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -49,6 +54,14 @@ pub(super) fn read(json: &Object<'_>, model: &HfModel, config: &mut Config) -> R
         None => scaling.optional("original_max_position_embeddings")?,
     };
     match kind.unwrap_or("default") {
+        // Phi 3's first files call it otherwise, as transformers knows.
+        "longrope" | "su" | "yarn" if model.long_rope.is_some() => {
+            // transformers takes the one outside alone.
+            let original = json.optional("original_max_position_embeddings")?.or(model.long_rope);
+            let original = original.unwrap_or(config.max_seq_len);
+            let (scaling, factors) = long(&scaling, original, config)?;
+            (config.rope_scaling, rope.long) = (scaling, Some(factors));
+        }
         "default" => {}
         "dynamic" => {
             let positions = config.max_seq_len;
@@ -73,6 +86,38 @@ pub(super) fn read(json: &Object<'_>, model: &HfModel, config: &mut Config) -> R
         }
     }
     Ok(rope)
+}
+
+/// What frequencies are divided by: Phi 3's factors, or what Llama 3's scaling makes of the base.
+pub(super) fn factors(
+    long: Option<RopeFactors>,
+    llama3: Option<Llama3Scaling>,
+    config: &Config,
+) -> Result<RopeFactors> {
+    let short = llama3.map(|scaling| scaling.factors(config.rope_dim, config.rope_theta)).transpose()?;
+    Ok(long.unwrap_or(RopeFactors { short, long: None }))
+}
+
+/// Phi 3's factors, and what transformers takes for the magnitude where nothing says it.
+fn long(scaling: &Object<'_>, original: usize, config: &Config) -> Result<(RopeScaling, RopeFactors)> {
+    let factors = |key: &'static str| -> Result<Option<Vec<f32>>> {
+        let said: &Vec<Value> = scaling.required(key)?;
+        let wanted = config.rope_dim / 2;
+        if said.len() != wanted {
+            let reason = format!("must be {wanted}: one for each pair that is rotated");
+            return Err(scaling.refuse(key, &format!("of {} numbers", said.len()), &reason));
+        }
+        let positive = |value: &Value| match value.as_f64().map(|factor| factor as f32) {
+            Some(factor) if factor > 0.0 && factor.is_finite() => Ok(factor),
+            _ => Err(scaling.refuse(key, value, "must be positive numbers")),
+        };
+        said.iter().map(positive).collect::<Result<_>>().map(Some)
+    };
+    let factors = RopeFactors { short: factors("short_factor")?, long: factors("long_factor")? };
+    let factor = scaling.optional("factor")?.unwrap_or(config.max_seq_len as f64 / original as f64);
+    let usual = || if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
+    let magnitude = scaling.optional("attention_factor")?.unwrap_or_else(usual);
+    Ok((RopeScaling::Long { original_context_length: original, magnitude }, factors))
 }
 
 fn yarn(scaling: &Object<'_>, original: Option<usize>, max_seq_len: usize) -> Result<RopeScaling> {

@@ -247,6 +247,8 @@ pub(super) const ROPE: &[Setting<Unless>] = &[
     honored("attention_factor"),
     honored("mscale"),
     honored("mscale_all_dim"),
+    honored("long_factor"),
+    honored("short_factor"),
     refused("truncate", is_true, "yarn is supported only with whole corrections"),
     refused("partial_rotary_factor", is_one, "only 1 is supported"),
     refused("full_attention", never, "rotary frequencies of each kind of layer are not supported"),
@@ -256,8 +258,6 @@ pub(super) const ROPE: &[Setting<Unless>] = &[
     refused("mrope_interleaved", is_nothing, FORK),
     harmless("max_position_embeddings", "the one outside says it"),
     harmless("finetuned", "it says how the model was made, not what it computes"),
-    harmless("long_factor", "it is longrope's alone, which is refused"),
-    harmless("short_factor", "it is longrope's alone, which is refused"),
 ];
 
 /// params.json's, of Meta and of Mistral, and those of llama2.c's ckpt.pt.

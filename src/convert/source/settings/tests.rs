@@ -134,11 +134,25 @@ fn rope_scaling_is_as_its_table_says() {
     });
     let yarn = json!({"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.4});
     let linear = json!({"type": "linear", "factor": 2.0});
+    let long = json!({"rope_type": "longrope", "short_factor": [1, 2], "long_factor": [3, 4]});
+    let phi = |change: Option<(&str, Value)>| {
+        let mut phi = settings.clone();
+        let mut scaling = long.as_object().unwrap().clone();
+        scaling.extend(change.map(|(key, value)| (key.to_owned(), value)));
+        phi.insert("rope_scaling".into(), scaling.into());
+        phi.remove("rope_parameters");
+        phi.insert("model_type".into(), json!("phi3"));
+        phi.insert("architectures".into(), json!(["Phi3ForCausalLM"]));
+        directory.with("config.json", &phi)
+    };
     walk(
         ROPE,
-        &[&|change| outcome(llama3.clone(), change), &|change| outcome(yarn.clone(), change), &|change| {
-            outcome(linear.clone(), change)
-        }],
+        &[
+            &|change| outcome(llama3.clone(), change),
+            &|change| outcome(yarn.clone(), change),
+            &|change| outcome(linear.clone(), change),
+            &phi,
+        ],
     );
 }
 
