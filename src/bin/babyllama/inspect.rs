@@ -270,7 +270,7 @@ fn describe_scaling(scaling: RopeScaling) -> String {
             format!("yarn, factor {factor}, from {original_context_length} positions")
         }
         RopeScaling::Long { original_context_length, .. } => {
-            format!("longrope, other factors from {original_context_length} positions on")
+            format!("longrope, long factors in contexts of more than {original_context_length} positions")
         }
         // There may be others one day.
         other => format!("{other:?}"),
