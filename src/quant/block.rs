@@ -11,7 +11,7 @@
 
 pub(crate) use super::bytes::{SIGN, bytes_at, f16_at, pair_at, times, u16_at, u32_at, u64_at};
 use super::encoding::{Encoding, SubScales};
-use super::points::PointSuperblock;
+use super::points::{self, PointSuperblock};
 use super::sub_blocks::IntSubBlocks;
 use crate::simd::{Interleave, QuantKernels};
 
@@ -52,8 +52,11 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     fn dequantize(block: &[u8], out: &mut [f32]);
 
     /// Takes a superblock apart, its groups in their order: for prefill's panels, and for single
-    /// tokens where there is no `INTERLEAVE`.
-    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S>;
+    /// tokens where there is no `INTERLEAVE`. This one is of formats whose weights are points.
+    #[inline(always)]
+    fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
+        points::unpack::<S, Self>(s, blocks)
+    }
 
     /// Takes apart a superblock with [`SubScales::Int`], for single tokens.
     #[inline(always)]

@@ -17,11 +17,11 @@
 //! A group has four points and two sub-blocks, and its own word of `high`. The integers that are
 //! multiplied are eighths of the brackets, and 16, so 7 to 25.
 
-use super::block::{Block, GROUP, GROUPS, UnpackedSuperblock, bytes_at, f16_at, times};
+use super::block::{Block, GROUP, GROUPS, bytes_at, f16_at, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
 use super::iq2::odd_numbers;
-use super::points::{self, PointSuperblock};
+use super::points::PointSuperblock;
 use crate::simd::{Interleave, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
@@ -80,11 +80,6 @@ impl Block for Iq1S {
             let bits = high >> (3 * (place % 4)) & 7 | high >> 15 << 3;
             dequantize_place(d * (2.0 * f32::from(high >> 12 & 7) + 1.0), block[2 + place], bits, out);
         }
-    }
-
-    #[inline(always)]
-    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        points::unpack::<S, Self>(s, block)
     }
 
     #[inline(always)]
@@ -155,11 +150,6 @@ impl Block for Iq1M {
             let bits = u16::from(block[32 + place / 2] >> (place % 2 * 4) & 15);
             dequantize_place(d * f32::from(scales[place / 2]), block[place], bits, out);
         }
-    }
-
-    #[inline(always)]
-    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        points::unpack::<S, Self>(s, block)
     }
 
     #[inline(always)]

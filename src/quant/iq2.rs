@@ -18,10 +18,10 @@
 //! and 9 of point `i` of group `g`. In a byte of scales, the low nibble is that of the first
 //! sub-block of a group, the high nibble that of the second.
 
-use super::block::{Block, GROUP, GROUPS, UnpackedSuperblock, bytes_at, f16_at, times};
+use super::block::{Block, GROUP, GROUPS, bytes_at, f16_at, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
-use super::points::{self, PointSuperblock};
+use super::points::PointSuperblock;
 use crate::simd::{Interleave, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
@@ -66,11 +66,6 @@ impl Block for Iq2Xxs {
             let signs = eight_signs(block, 6 + 8 * g, place % 4);
             dequantize_place(scale, xxs_point(block, place), signs, out);
         }
-    }
-
-    #[inline(always)]
-    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        points::unpack::<S, Self>(s, block)
     }
 
     #[inline(always)]
@@ -146,11 +141,6 @@ impl Block for Iq2Xs {
     }
 
     #[inline(always)]
-    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        points::unpack::<S, Self>(s, block)
-    }
-
-    #[inline(always)]
     fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
         let high = s.odd_bytes(s.load_bytes(&block[2..]), s.load_bytes(&block[34..]));
@@ -190,11 +180,6 @@ impl Block for Iq2S {
             let scale = scale_of(block, &block[74..], place);
             dequantize_place(scale, sizes, u32::from(block[34 + place]), out);
         }
-    }
-
-    #[inline(always)]
-    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        points::unpack::<S, Self>(s, block)
     }
 
     #[inline(always)]

@@ -16,11 +16,11 @@
 //! ```
 //! Signs are IQ2's.
 
-use super::block::{Block, GROUP, UnpackedSuperblock, bytes_at, f16_at, times};
+use super::block::{Block, GROUP, bytes_at, f16_at, times};
 use super::encoding::Encoding;
 use super::grids;
 use super::iq2::{dequantize_place, eight_signs, odd_numbers};
-use super::points::{self, PointSuperblock};
+use super::points::PointSuperblock;
 use crate::simd::{Interleave, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +54,6 @@ impl Block for Iq3Xxs {
             let sizes = word([Self::point(block, 2 * place), Self::point(block, 2 * place + 1)]);
             dequantize_place(scale, sizes, eight_signs(block, 66 + 4 * g, place % 4), out);
         }
-    }
-
-    #[inline(always)]
-    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        points::unpack::<S, Self>(s, block)
     }
 
     #[inline(always)]
@@ -114,11 +109,6 @@ impl Block for Iq3S {
             let sizes = word([point(2 * place), point(2 * place + 1)]);
             dequantize_place(d * f32::from(scales[place / 4]), sizes, u32::from(block[74 + place]), out);
         }
-    }
-
-    #[inline(always)]
-    fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
-        points::unpack::<S, Self>(s, block)
     }
 
     #[inline(always)]
