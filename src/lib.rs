@@ -74,7 +74,7 @@
 //! 5. `src/matmul.rs` (242): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
 //! 6. `src/quant/encoding.rs` (35), `src/quant/block.rs` (127), `src/quant/q4.rs` (86),
-//!    `src/quant/block_rows.rs` (382): what a format of quantized weights says of its blocks, such
+//!    `src/quant/block_rows.rs` (320): what a format of quantized weights says of its blocks, such
 //!    a format, and the product of a row of blocks with a token.
 //! 7. `src/simd/avx2.rs` (226), `src/simd/avx2/widening.rs` (185), `src/simd/x86.rs` (259): the
 //!    instructions that this takes on one instruction set.

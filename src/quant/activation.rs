@@ -15,7 +15,7 @@
 //! A group with a NaN or an infinity has `d = NaN`, where runq overlooks it, so that damaged
 //! weights show in the logits.
 
-use super::block::{GROUP, GROUPS, PAIRS, SUPERBLOCK};
+use super::block::{Block, GROUP, GROUPS, PAIRS, SUPERBLOCK};
 use super::packed::Aligned;
 use crate::simd::{Interleave, Isa, QuantKernels, kernel};
 
@@ -59,6 +59,66 @@ pub(crate) struct QuantizedRow<'a> {
     pub(crate) sums: &'a [i32],            // (padded n / group)
     pub(crate) scaled_sums: &'a [f32],     // (padded n / group)
     pub(crate) sub_block_sums: &'a [i32],  // (padded n / group)
+}
+
+/// A superblock of a token's activations.
+#[derive(Clone, Copy)]
+pub(super) struct Activations<'a> {
+    /// In the order of [`Block::INTERLEAVE`].
+    pub(super) qs: &'a [i8],
+    pub(super) scales: &'a [f32],
+    pub(super) sums: &'a [i32],
+    pub(super) scaled_sums: &'a [f32],
+    pub(super) sub_block_sums: &'a [i32],
+}
+
+impl<'a> Activations<'a> {
+    pub(super) const NONE: Self =
+        Self { qs: &[], scales: &[], sums: &[], scaled_sums: &[], sub_block_sums: &[] };
+
+    /// All of a row's, in an order.
+    #[inline(always)]
+    pub(super) fn row(x: &QuantizedRow<'a>, order: Option<Interleave>) -> Self {
+        let qs = match order {
+            None => x.qs,
+            Some(Interleave::Nibbles16) => x.interleaved[0],
+            Some(Interleave::Nibbles32) => x.interleaved[1],
+            Some(Interleave::Points) => x.interleaved[2],
+        };
+        let QuantizedRow { scales, sums, scaled_sums, sub_block_sums, .. } = *x;
+        Self { qs, scales, sums, scaled_sums, sub_block_sums }
+    }
+
+    /// All of a row's, a superblock at a time.
+    #[inline(always)]
+    pub(super) fn superblocks<B: Block>(x: &QuantizedRow<'a>) -> impl Iterator<Item = Self> {
+        let row = Self::row(x, B::INTERLEAVE);
+        let sums = row.sums.chunks_exact(GROUPS).zip(row.scaled_sums.chunks_exact(GROUPS));
+        let sums = sums.zip(row.sub_block_sums.chunks_exact(GROUPS));
+        let metadata = row.scales.chunks_exact(GROUPS).zip(sums);
+        row.qs.chunks_exact(SUPERBLOCK).zip(metadata).map(
+            |(qs, (scales, ((sums, scaled_sums), sub_block_sums)))| Self {
+                qs,
+                scales,
+                sums,
+                scaled_sums,
+                sub_block_sums,
+            },
+        )
+    }
+
+    /// The superblock of a row's that begins with a group.
+    #[inline(always)]
+    pub(super) fn at(self, first: usize) -> Self {
+        let groups = first..first + GROUPS;
+        Self {
+            qs: &self.qs[first * GROUP..][..SUPERBLOCK],
+            scales: &self.scales[groups.clone()],
+            sums: &self.sums[groups.clone()],
+            scaled_sums: &self.scaled_sums[groups.clone()],
+            sub_block_sums: &self.sub_block_sums[groups],
+        }
+    }
 }
 
 impl<'a> ActivationRows<'a> {

@@ -12,8 +12,8 @@
 //! In this order (`Interleave::Points`) points are joined to vectors as they are looked up, and
 //! products are added up before anything is added across lanes.
 
+use super::activation::Activations;
 use super::block::{Block, GROUP, GROUPS, PAIRS, UnpackedSuperblock};
-use super::block_rows::Activations;
 use super::encoding::{Encoding, SubScales};
 use crate::simd::{Pair, QuantKernels};
 

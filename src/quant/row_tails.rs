@@ -1,8 +1,8 @@
 //! What is left of a row of blocks after its last superblock: fewer groups than it has lanes.
 
-use super::activation::QuantizedRow;
+use super::activation::{Activations, QuantizedRow};
 use super::block::{Block, GROUPS, SUPERBLOCK};
-use super::block_rows::{Activations, BlockRows, MAX_BYTES, dot_superblock};
+use super::block_rows::{BlockRows, MAX_BYTES, dot_superblock};
 use crate::simd::QuantKernels;
 
 impl<'a, B: Block> BlockRows<'a, B> {

@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use super::SHARING_TOKENS;
-use super::activation::ActivationRows;
+use super::activation::{ActivationRows, Activations};
 use super::block::{Block, GROUP, GROUPS, SUPERBLOCK};
-use super::block_rows::{Activations, BlockRows, MAX_BYTES, OneScale, RowPrefetcher};
+use super::block_rows::{BlockRows, MAX_BYTES, OneScale, RowPrefetcher};
 use super::encoding::{Encoding, SubScales};
 use super::points;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};

@@ -1,8 +1,9 @@
 //! Superblocks whose sub-blocks have scales of their own, and their products with a token's
 //! activations. `block_rows.rs` has the products of all other formats.
 
+use super::activation::Activations;
 use super::block::{Block, GROUP, PAIRS, UnpackedSuperblock};
-use super::block_rows::{Activations, Terms};
+use super::block_rows::Terms;
 use super::encoding::Encoding;
 use crate::simd::QuantKernels;
 
