@@ -16,7 +16,7 @@ use crate::ops;
 use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::quant::activation::{ActivationBuffer, ActivationRows};
 use crate::quant::float::{F32Tile, tile_tokens};
-use crate::quant::packed::{Aligned, Int8Tile, Panel, RequiredSums};
+use crate::quant::packed::{Int8Tile, Panel, RequiredSums};
 use crate::quant::{Output, Rows};
 use crate::simd::{Isa, PREFETCH_DISTANCE, kernel};
 use crate::tensor::{Matrix, Tensor};
@@ -108,7 +108,7 @@ enum Activations<'a> {
     Int8Tiles { tiles: &'a [Int8Tile], panels: &'a Mutex<Vec<Panel>> },
     /// Tiles of some tokens in f32, for prompts: weights that aren't quantized are multiplied with
     /// all of them.
-    F32Tiles { tiles: &'a [F32Tile], panels: &'a Mutex<Vec<Aligned<f32>>> },
+    F32Tiles { tiles: &'a [F32Tile], workspaces: &'a Mutex<Vec<gemm::float::Workspace>> },
 }
 
 /// Whether the weights are quantized in formats that can be unpacked into int8 panels, and there
@@ -158,13 +158,13 @@ impl<'a> Activations<'a> {
     }
 
     fn f32_tiles(compute: &Compute<'_>, x: &[f32], n: usize, buffer: &'a mut MatmulBuffer) -> Self {
-        let (isa, tokens) = (compute.isa, tile_tokens(compute.isa.lanes()));
+        let (lanes, tokens) = (compute.isa.lanes(), tile_tokens(compute.isa.lanes()));
         buffer.float_tiles.resize_with((x.len() / n).div_ceil(tokens), F32Tile::default);
         compute.team.for_each_mut(&mut buffer.float_tiles, size_of_val(x), move |i, tile| {
             let rows = &x[i * tokens * n..];
-            tile.pack(isa, &rows[..rows.len().min(tokens * n)], n);
+            tile.pack(lanes, &rows[..rows.len().min(tokens * n)], n);
         });
-        Self::F32Tiles { tiles: &buffer.float_tiles, panels: &buffer.float_panels }
+        Self::F32Tiles { tiles: &buffer.float_tiles, workspaces: &buffer.float_workspaces }
     }
 
     /// Threads take rows of weights in multiples of what a kernel takes at once.
@@ -177,15 +177,15 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// Memory that is reused from product to product: activations in every layout, and panels of
-/// weights, one for each thread at work.
+/// Memory that is reused from product to product: activations in every layout, and what a thread at
+/// work keeps.
 #[derive(Debug, Default)]
 pub(crate) struct MatmulBuffer {
     rows: ActivationBuffer,
     tiles: Vec<Int8Tile>,
     float_tiles: Vec<F32Tile>,
     panels: Mutex<Vec<Panel>>,
-    float_panels: Mutex<Vec<Aligned<f32>>>,
+    float_workspaces: Mutex<Vec<gemm::float::Workspace>>,
 }
 
 /// Some rows of `x W^T`, into the columns of the output that belong to them.
@@ -204,10 +204,10 @@ fn products(
             gemm::int8::multiply(isa, weights, rows, tiles, &mut panel, out, store);
             give_back(panels, panel);
         }
-        Activations::F32Tiles { tiles, panels } => {
-            let mut panel = take(panels);
-            gemm::float::multiply(isa, weights, rows, tiles, &mut panel, out, store);
-            give_back(panels, panel);
+        Activations::F32Tiles { tiles, workspaces } => {
+            let mut workspace = take(workspaces);
+            gemm::float::multiply(isa, weights, rows, tiles, &mut workspace, out, store);
+            give_back(workspaces, workspace);
         }
     }
 }
@@ -229,13 +229,13 @@ kernel! { float
     }
 }
 
-/// A panel that no thread is using.
-fn take<P: Default>(panels: &Mutex<Vec<P>>) -> P {
-    panels.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+/// Memory that no thread is using.
+fn take<T: Default>(unused: &Mutex<Vec<T>>) -> T {
+    unused.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
 }
 
-fn give_back<P>(panels: &Mutex<Vec<P>>, panel: P) {
-    panels.lock().unwrap_or_else(PoisonError::into_inner).push(panel);
+fn give_back<T>(unused: &Mutex<Vec<T>>, memory: T) {
+    unused.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
 }
 
 #[cfg(test)]

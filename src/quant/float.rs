@@ -9,7 +9,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use super::activation::ActivationRows;
 use super::packed::Aligned;
 use super::{Format, SHARING_TOKENS, StoredRows};
-use crate::simd::{Isa, PREFETCH_DISTANCE, QuantKernels, Simd, kernel};
+use crate::simd::{PREFETCH_DISTANCE, QuantKernels, Simd};
 use crate::storage::Plain;
 
 /// How a float is stored.
@@ -218,63 +218,62 @@ fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
             }
         }
     }
-    if F::ACCUMULATORS == 1 { sum_vectors(s, sums[0]) } else { sum_vectors(s, add_sums(s, sums[0], sums[1])) }
-}
-
-/// Two sums, added.
-#[inline(always)]
-pub(crate) fn add_sums<S: Simd, const P: usize>(s: S, mut a: [S::F32; P], b: [S::F32; P]) -> [S::F32; P] {
-    for p in 0..P {
-        a[p] = s.add(a[p], b[p]);
+    let mut sum = sums[0];
+    if F::ACCUMULATORS == MAX_ACCUMULATORS {
+        for v in 0..MAX_VECTORS {
+            sum[v] = s.add(sum[v], sums[1][v]);
+        }
     }
-    a
+    sum_vectors(s, sum)
 }
 
 /// The vectors of a sum, added: one if a vector has all [`LANES`], or two.
 #[inline(always)]
-pub(crate) fn sum_vectors<S: Simd, const P: usize>(s: S, sum: [S::F32; P]) -> S::F32 {
-    if S::LANES == LANES { sum[0] } else { s.add(sum[0], sum[P - 1]) }
+fn sum_vectors<S: Simd>(s: S, sum: [S::F32; MAX_VECTORS]) -> S::F32 {
+    if S::LANES == LANES { sum[0] } else { s.add(sum[0], sum[1]) }
 }
 
 /// Tokens of a tile of products for vectors of `lanes`: their accumulators leave registers for the
 /// operands.
 pub(crate) const fn tile_tokens(lanes: usize) -> usize {
-    if lanes == 16 { 6 } else { 3 }
+    if lanes == LANES { 6 } else { 4 }
 }
 
-/// The activations of a tile's tokens, vector by vector, so that one address is enough to find
-/// them, and none lies in two lines of the cache (which would cost a prompt in F16 a third more
-/// time). Tokens and columns that are missing are zeros.
+/// The activations of a tile's tokens, in groups of [`LANES`] columns, so that one address is
+/// enough to find all tokens' vectors, and none lies in two lines of the cache (which would cost a
+/// prompt in F16 a third more time). Where a vector is half a group, all first halves come before
+/// the second ones. Tokens and columns that are missing are zeros.
 #[derive(Debug, Default)]
 pub(crate) struct F32Tile {
-    pub(crate) x: Aligned<f32>, // (vectors, tile tokens, LANES)
+    x: Aligned<f32>, // (vectors of a group, groups, tile tokens, lanes of a vector)
+    n_groups: usize,
     pub(crate) n_tokens: usize,
 }
 
 impl F32Tile {
-    /// Packs at most [`tile_tokens`] tokens: `x` is (tokens, `n`).
-    pub(crate) fn pack(&mut self, isa: Isa, x: &[f32], n: usize) {
-        let (lanes, width) = (isa.lanes(), tile_tokens(isa.lanes()));
-        self.n_tokens = x.len() / n;
-        self.x.resize(n.next_multiple_of(lanes) * width);
-        if self.n_tokens < width {
+    /// Packs at most [`tile_tokens`] tokens, for vectors of `lanes`: `x` is (tokens, `n`).
+    pub(crate) fn pack(&mut self, lanes: usize, x: &[f32], n: usize) {
+        (self.n_groups, self.n_tokens) = (n.div_ceil(LANES), x.len() / n);
+        let width = tile_tokens(lanes) * lanes;
+        self.x.resize(LANES / lanes * self.n_groups * width);
+        if self.n_tokens < tile_tokens(lanes) || !n.is_multiple_of(LANES) {
             self.x.fill(0.0);
         }
-        pack_tokens(isa, width, x, n, &mut self.x);
-    }
-}
-
-kernel! { float
-    fn pack_tokens(s; width: usize, x: &[f32], n: usize, tile: &mut [f32]) {
-        for (t, x) in x.chunks_exact(n).enumerate() {
-            let mut vectors = tile.chunks_exact_mut(width * S::LANES);
-            let mut parts = x.chunks_exact(S::LANES);
-            for (part, vector) in (&mut parts).zip(&mut vectors) {
-                s.store(s.load(part), &mut vector[t * S::LANES..]);
-            }
-            if let Some(vector) = vectors.next() {
-                s.store(s.load_partial(parts.remainder()), &mut vector[t * S::LANES..]);
+        for (token, x) in x.chunks_exact(n).enumerate() {
+            for (group, x) in x.chunks(LANES).enumerate() {
+                for (vector, x) in x.chunks(lanes).enumerate() {
+                    let at = (vector * self.n_groups + group) * width + token * lanes;
+                    self.x[at..at + x.len()].copy_from_slice(x);
+                }
             }
         }
+    }
+
+    /// The `vector`th vectors of all groups, `T` tokens of `L` lanes each, which is as they were
+    /// packed.
+    #[inline(always)]
+    pub(crate) fn vectors<const T: usize, const L: usize>(&self, vector: usize) -> &[[[f32; L]; T]] {
+        let (vectors, _) = self.x.as_chunks().0.as_chunks();
+        &vectors[vector * self.n_groups..][..self.n_groups]
     }
 }
