@@ -7,6 +7,9 @@ use super::{Message, Role, Template};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::tokenizer::Tokenizer;
 
+/// What the template for chats is called among those that have names.
+pub(crate) const DEFAULT: &str = "default";
+
 /// How a conversation is laid out.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -27,6 +27,7 @@ mod tags;
 mod tests;
 
 pub use choice::ChatTemplate;
+pub(crate) use choice::DEFAULT as DEFAULT_TEMPLATE;
 pub use encode::encode;
 #[cfg(feature = "jinja")]
 pub use jinja::{JinjaTemplate, Variables};

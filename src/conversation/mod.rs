@@ -72,16 +72,13 @@ impl Chat {
     }
 
     /// A new conversation with the template that the model file brings: see
-    /// [`ChatTemplate::of_file`].
+    /// [`ChatTemplate::of_model`].
     ///
     /// # Errors
     /// [`ErrorKind::NoTokenizer`] if the session's model has none; [`ErrorKind::ChatTemplate`] if
     /// its file has no template, or one that can't be run.
     pub fn with_own_template(session: Session) -> Result<Self> {
-        let tokenizer = session.model().tokenizer().ok_or(ErrorKind::NoTokenizer)?;
-        let missing = || ErrorKind::ChatTemplate { line: 1, reason: "the model file has none".into() };
-        let template = session.model().chat_template().ok_or_else(missing)?;
-        let template = ChatTemplate::of_file(template, tokenizer)?;
+        let template = ChatTemplate::of_model(session.model())?;
         Self::new(session, template)
     }
 

@@ -3,6 +3,7 @@
 #[macro_use]
 mod bytes;
 mod options;
+mod templates;
 mod tokenizer;
 
 use std::fmt;
@@ -210,18 +211,6 @@ impl Model {
     #[must_use]
     pub fn format(&self) -> &'static str {
         self.inner.format
-    }
-
-    /// The template that the file brings for chats, in Jinja.
-    #[must_use]
-    pub fn chat_template(&self) -> Option<&str> {
-        self.inner.chat_template.as_deref()
-    }
-
-    /// The templates that the file brings for special uses, such as tools: name and Jinja.
-    #[must_use]
-    pub fn named_chat_templates(&self) -> &[(String, String)] {
-        &self.inner.named_templates
     }
 
     /// How to sample, as the file recommends: it says nothing of most options. What of it can't be

@@ -248,3 +248,56 @@ fn chat_runs_the_template_of_the_file() {
     fails(&with_input(&wrong, "Lily\n"), 1, &["only a model file's own chat template has variables"]);
     fails(&with_input(&["chat", "--set", "mood"], ""), 2, &["must be NAME=VALUE"]);
 }
+
+/// Templates for special uses are chosen by name, and the one for tools when there are some.
+#[test]
+fn chat_runs_a_named_template_of_the_file() {
+    let say = |text: &str| Value::str(&format!("{{{{ bos_token }}}}{text} {{{{ messages[0].content }}}}"));
+    let mut file = with_keys(&[
+        ("tokenizer.chat_template", say("Once")),
+        ("tokenizer.chat_templates", Value::strings(&["rag", "tool_use"])),
+        ("tokenizer.chat_template.rag", say("One day")),
+        ("tokenizer.chat_template.tool_use", say("Tom and")),
+    ]);
+    let path = TempFile::new("m.gguf", &file.to_bytes());
+    let args = ["chat", path.text(), "-z", BUNDLED, "-n", "9", "-t", "0", "--template"];
+    let said = |beginning: &str| {
+        let run =
+            ["run", path.text(), "-z", BUNDLED, "-n", "0", "-t", "0", "-q", "--top-p", "1", "-i", beginning];
+        stdout(&babyllama(&run)).strip_prefix(beginning).unwrap().trim_start().to_owned()
+    };
+    let tools = ["--set", "tools=[]"];
+    for (options, beginning) in [
+        (vec!["rag"], "One day Lily"),
+        (vec!["tool_use"], "Tom and Lily"),
+        (vec!["default"], "Once Lily"),
+        (vec!["rag", tools[0], tools[1]], "One day Lily"),
+    ] {
+        let reply = stdout(&with_input(&[&args[..], &options].concat(), "Lily\n"));
+        assert!(said(beginning).starts_with(reply.trim()), "{options:?} {reply:?}");
+    }
+    for (options, beginning) in [(&[][..], "Once Lily"), (&tools[..], "Tom and Lily")] {
+        let output = with_input(&[&args[..args.len() - 1], options].concat(), "Lily\n");
+        assert!(said(beginning).starts_with(stdout(&output).trim()), "{options:?}");
+        assert_says(&stderr(&output), &["the file's default; --template selects another", "rag, tool_use"]);
+    }
+    let wrong = [&args[..], &["tools"]].concat();
+    fails(
+        &with_input(&wrong, ""),
+        2,
+        &["m.gguf has default, rag, tool_use", "the layouts are llama2, llama3"],
+    );
+    fails(&with_input(&["chat", "--template", "x"], ""), 2, &["has no templates, and the layouts are"]);
+    let shown = stdout(&babyllama(&["inspect", path.text()]));
+    assert_says(&shown, &["in the file, 45 characters; rag, 48 characters; tool_use, 48 characters\n"]);
+    let shown = stdout(&babyllama(&["inspect", "--json", path.text()]));
+    assert_says(&shown, &["\"named_chat_templates\"", "One day {{ messages"]);
+    // Without a default nothing is guessed.
+    file.remove("tokenizer.chat_template");
+    let path = TempFile::new("m.gguf", &file.to_bytes());
+    fails(
+        &with_input(&["chat", path.text(), "-z", BUNDLED], "Lily\n"),
+        1,
+        &["it has no default chat template: select one with --template: rag, tool_use"],
+    );
+}

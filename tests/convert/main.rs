@@ -9,6 +9,8 @@ mod damaged;
 mod defaults;
 mod llama2c;
 mod lora;
+#[cfg(feature = "jinja")]
+mod named_templates;
 mod published;
 mod requantize;
 mod settings;

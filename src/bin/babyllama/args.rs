@@ -1,5 +1,6 @@
 //! Options that several commands share, and how their values are read.
 
+use std::ffi::OsStr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,8 +11,10 @@ use babyllama::{
     CacheDtype, ContextPolicy, ErrorKind, Isa, ModelOptions, Pooling, Sampler, SamplerOptions,
     SamplingDefaults, SessionOptions, TokenId, Tokenizer,
 };
-use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
-use clap::{Args, ValueEnum};
+use clap::builder::{
+    PossibleValue, PossibleValuesParser, RangedU64ValueParser, StringValueParser, TypedValueParser,
+};
+use clap::{Arg, Args, Command, ValueEnum};
 
 use crate::error::CliError;
 
@@ -302,13 +305,20 @@ pub(crate) fn pooling_parser() -> impl TypedValueParser<Value = Pooling> {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Pooling>())
 }
 
-/// Takes the names of templates, and lists them in the help.
-pub(crate) fn template_parser() -> impl TypedValueParser<Value = Template> {
-    // llama.cpp's names, which some files contain, are accepted too.
-    let more = ["mistral-v1", "mistral-v7-tekken"];
-    let more = more.map(|name| PossibleValue::new(name).hide(true));
-    let names = Template::ALL.iter().map(|template| PossibleValue::new(template.name()));
-    PossibleValuesParser::new(names.into_iter().chain(more)).try_map(|name| name.parse::<Template>())
+/// Takes any name, since a model's file may bring templates, and lists those of layouts in the help.
+#[derive(Clone)]
+pub(crate) struct TemplateParser;
+
+impl TypedValueParser for TemplateParser {
+    type Value = String;
+
+    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(cmd, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Template::ALL.iter().map(|template| PossibleValue::new(template.name()))))
+    }
 }
 
 /// The epsilon of `RMSNorm`.

@@ -5,12 +5,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use babyllama::chat::Template;
 use babyllama::{Isa, Pooling};
 use clap::{Args, Parser, Subcommand};
 
 use crate::args::{
-    EngineArgs, SamplingArgs, TokenList, TokenizerArgs, WhenFull, pooling_parser, template_parser,
+    EngineArgs, SamplingArgs, TemplateParser, TokenList, TokenizerArgs, WhenFull, pooling_parser,
 };
 use crate::bench::BenchArgs;
 use crate::constraint::ConstraintArgs;
@@ -149,9 +148,11 @@ pub(crate) struct ChatArgs {
     #[arg(default_value = BUNDLED)]
     pub(crate) model: PathBuf,
 
-    /// Chat template [default: the model file's, or llama2 if it has none]
-    #[arg(long, value_name = "NAME", value_parser = template_parser())]
-    pub(crate) template: Option<Template>,
+    /// Chat template: a layout, or by its name one of those that the model's file brings (`inspect`
+    /// lists them) [default: the file's default, and its `tool_use`, if it has that, when the
+    /// variable `tools` is set; llama2 if it has none]
+    #[arg(long, value_name = "NAME", value_parser = TemplateParser)]
+    pub(crate) template: Option<String>,
 
     /// Set a variable of the model file's template, such as `enable_thinking=false` or
     /// `date_string=1 May 2026`; can be given several times. The value is JSON, or else a text

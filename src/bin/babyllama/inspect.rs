@@ -55,6 +55,7 @@ struct Description {
     /// Why it can't be used, if it can't.
     tokenizer: Result<Option<Tokenizer>, String>,
     chat_template: Option<String>,
+    named_templates: Vec<(String, String)>,
     metadata: Vec<(String, String)>,
     notes: Vec<String>,
     engine: Option<Engine>,
@@ -95,6 +96,7 @@ impl Description {
             tensors: model.tensors(),
             tokenizer,
             chat_template: model.chat_template().map(str::to_owned),
+            named_templates: model.named_chat_templates().to_vec(),
             metadata: model.metadata().to_vec(),
             notes: model.notes().to_vec(),
             engine: Some(Engine {
@@ -128,6 +130,7 @@ impl Description {
             tensors: source.tensors(),
             tokenizer,
             chat_template: source.chat_template().map(str::to_owned),
+            named_templates: source.named_chat_templates().to_vec(),
             metadata: source.metadata().to_vec(),
             notes: source.notes().to_vec(),
             engine: None,
@@ -144,10 +147,14 @@ impl Description {
 
     fn describe(&self) -> String {
         let config = &self.config;
-        let template = self.chat_template.as_ref().map_or_else(
-            || "none".into(),
-            |jinja| format!("in the file, {} characters", digits(jinja.chars().count() as u128)),
-        );
+        let length = |jinja: &str| format!("{} characters", digits(jinja.chars().count() as u128));
+        let mut template = self
+            .chat_template
+            .as_ref()
+            .map_or_else(|| "none".into(), |jinja| format!("in the file, {}", length(jinja)));
+        for (name, jinja) in &self.named_templates {
+            template += &format!("; {name}, {}", length(jinja));
+        }
         let tokenizer = match &self.tokenizer {
             Ok(tokenizer) => tokenizer.as_ref().map_or_else(|| "none".into(), describe_tokenizer),
             Err(reason) => format!("unusable: {reason}"),
@@ -215,6 +222,10 @@ impl Description {
             },
             "chat_template": self.chat_template,
         });
+        if !self.named_templates.is_empty() {
+            let named = self.named_templates.iter().map(|(name, jinja)| (name.clone(), json!(jinja)));
+            all["named_chat_templates"] = named.collect();
+        }
         if !self.notes.is_empty() {
             all["notes"] = json!(self.notes);
         }

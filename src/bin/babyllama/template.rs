@@ -1,7 +1,7 @@
 //! How `chat` lays out a conversation, and shows what a model thinks before it replies.
 
-use babyllama::Model;
 use babyllama::chat::{ChatTemplate, JinjaTemplate, Message, Part, Template, Variables};
+use babyllama::{ErrorKind, Model};
 use serde_json::Value;
 
 use crate::commands::ChatArgs;
@@ -13,8 +13,11 @@ use crate::output::{note, print, print_text, takes_escapes_on_stdout};
 /// that can't be run is an error: with another in its place the model would reply badly, and nobody
 /// would know why.
 pub(crate) fn choose(args: &ChatArgs, model: &Model) -> Result<ChatTemplate, CliError> {
-    let mut template = match args.template {
-        Some(template) => template.into(),
+    let mut template = match args.template.as_deref() {
+        Some(name) => match name.parse::<Template>() {
+            Ok(layout) => layout.into(),
+            Err(_) => named(name, args, model)?,
+        },
         None => own(args, model)?,
     };
     for (name, value) in &args.set {
@@ -23,20 +26,46 @@ pub(crate) fn choose(args: &ChatArgs, model: &Model) -> Result<ChatTemplate, Cli
     Ok(template)
 }
 
+/// One of the templates that the model's file brings, by its name.
+fn named(name: &str, args: &ChatArgs, model: &Model) -> Result<ChatTemplate, CliError> {
+    models::tokenizer(model, &args.model)?;
+    ChatTemplate::named(model, name).map_err(|error| match error.kind() {
+        ErrorKind::InvalidOption { .. } => CliError::Usage(format!(
+            "--template {name}: {} has {}, and the layouts are {}",
+            args.model.display(),
+            match &model.chat_template_names()[..] {
+                [] => "no templates".into(),
+                names => names.join(", "),
+            },
+            layouts()
+        )),
+        _ => CliError::of(args.model.display(), format!("template {name}: {error}")),
+    })
+}
+
+/// The names of all layouts.
+fn layouts() -> String {
+    Template::ALL.iter().map(|template| template.name()).collect::<Vec<_>>().join(", ")
+}
+
 fn own(args: &ChatArgs, model: &Model) -> Result<ChatTemplate, CliError> {
-    let Some(own) = model.chat_template().filter(|own| !own.trim().is_empty()) else {
+    let names = model.chat_template_names();
+    let Ok(own) = model.chat_template_named("default") else {
+        if !names.is_empty() {
+            let reason =
+                format!("it has no default chat template: select one with --template: {}", names.join(", "));
+            return Err(CliError::of(args.model.display(), reason));
+        }
         note("note: the file has no chat template: taking Llama 2's; --template selects another");
         return Ok(Template::Llama2.into());
     };
     if own.contains(char::REPLACEMENT_CHARACTER) {
         note("note: the file's chat template is not valid UTF-8");
     }
-    let names: Vec<_> = Template::ALL.iter().map(|template| template.name()).collect();
-    let names = names.join(", ");
     // Some files have a template's name instead of Jinja.
     let name = Some(own.trim()).filter(|name| name.len() < 64 && !name.contains(['{', '\n']));
-    let template = ChatTemplate::of_file(own, models::tokenizer(model, &args.model)?);
-    let template = template.map_err(|error| {
+    models::tokenizer(model, &args.model)?;
+    let template = ChatTemplate::of_model(model).map_err(|error| {
         // The file means llama.cpp's template, and ours of this name is not the same.
         let is_near = name.is_some_and(|name| name.parse::<Template>().is_ok());
         let reason = match name {
@@ -46,10 +75,17 @@ fn own(args: &ChatArgs, model: &Model) -> Result<ChatTemplate, CliError> {
             Some(name) => format!("its chat template, {name:?}, isn't known here"),
             None => error.to_string(),
         };
-        CliError::of(args.model.display(), format!("{reason}: select a similar one with --template: {names}"))
+        CliError::of(
+            args.model.display(),
+            format!("{reason}: select a similar one with --template: {}", layouts()),
+        )
     })?;
     match name {
         Some(name) => note(&format!("note: the file names its chat template: {name}")),
+        None if names.len() > 1 => note(&format!(
+            "note: the chat template is the file's default; --template selects another, of the file's too: {}",
+            names[1..].join(", ")
+        )),
         None => note("note: the chat template is the file's own; --template selects another"),
     }
     Ok(template)

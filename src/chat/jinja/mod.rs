@@ -66,6 +66,8 @@ const MAX_COMPARED: usize = 24;
 pub struct JinjaTemplate {
     inner: Arc<Inner>,
     variables: Variables,
+    /// What is run in its place when there are tools, or why that can't be.
+    tool_use: Option<Result<Arc<Inner>, (usize, String)>>,
 }
 
 struct Inner {
@@ -81,7 +83,7 @@ struct Inner {
 
 impl fmt::Debug for JinjaTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { inner, variables } = self;
+        let Self { inner, variables, .. } = self;
         let mut shown = f.debug_struct("JinjaTemplate");
         shown.field("source", &inner.source).field("variables", variables).finish_non_exhaustive()
     }
@@ -126,7 +128,33 @@ impl JinjaTemplate {
         let tokens = ids.into_iter().filter_map(|(name, id)| Some((name, text(id?)))).collect();
         let (source, tokenizer) = (source.to_owned(), tokenizer.clone());
         let inner = Inner { source, env, names, strings, tokens, tokenizer };
-        Ok(Self { inner: Arc::new(inner), variables: Variables::new() })
+        Ok(Self { inner: Arc::new(inner), variables: Variables::new(), tool_use: None })
+    }
+
+    /// The same with another template, which is run in its place whenever `tools` are among the
+    /// variables, as a file's own named `tool_use` is. An error in it comes up only then.
+    ///
+    /// ```
+    /// use babyllama::chat::{JinjaTemplate, Message, Part, Variables};
+    /// # use babyllama::Model;
+    /// # fn main() -> babyllama::Result<()> {
+    /// # let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/babyllama.gguf"))?;
+    /// let template = JinjaTemplate::new("{{ messages[0].content }}", model.tokenizer().unwrap())?;
+    /// let mut template = template.tool_use("{{ tools[0].name }}");
+    /// template.variables_mut().insert("tools".into(), serde_json::json!([{"name": "time"}]));
+    /// let parts = template.render(&[Message::user("What time is it?")], &Variables::new())?;
+    /// assert_eq!(parts, [Part::Begin, Part::Text("time".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tool_use(mut self, source: &str) -> Self {
+        let made = Self::new(source, &self.inner.tokenizer).map(|template| template.inner);
+        self.tool_use = Some(made.map_err(|error| match error.kind() {
+            ErrorKind::ChatTemplate { line, reason } => (*line, format!("that for tools: {reason}")),
+            _ => (1, error.to_string()),
+        }));
+        self
     }
 
     /// The variables that every rendering is given.
@@ -141,7 +169,7 @@ impl JinjaTemplate {
         &mut self.variables
     }
 
-    /// The Jinja text.
+    /// The Jinja text, without that of [`tool_use`](Self::tool_use).
     #[must_use]
     pub fn source(&self) -> &str {
         &self.inner.source
@@ -187,6 +215,14 @@ impl JinjaTemplate {
     /// As [`render`](Self::render); and [`ErrorKind::InvalidOption`] for a message that is no
     /// object.
     pub fn render_json(&self, messages: &[Json], variables: &Variables) -> Result<Vec<Part>> {
+        let tools = variables.get("tools").or_else(|| self.variables.get("tools"));
+        if let Some(tool_use) = self.tool_use.as_ref().filter(|_| tools.is_some_and(|tools| !tools.is_null()))
+        {
+            let inner =
+                tool_use.clone().map_err(|(line, reason)| ErrorKind::ChatTemplate { line, reason })?;
+            let tool_use = Self { inner, variables: self.variables.clone(), tool_use: None };
+            return tool_use.render_json(messages, variables);
+        }
         let names = &self.inner.names;
         let bare = Disguise::none(names);
         let text = self.run(messages, variables, &bare)?;

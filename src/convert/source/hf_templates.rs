@@ -5,6 +5,8 @@
 //! additional_chat_templates/NAME.jinja    for special uses, such as tools
 //! tokenizer_config.json, or else chat_template.json: one text, or several with names
 //! ```
+//!
+//! Only if no template has a file of its own, the JSON files' count.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +16,12 @@ use serde_json::Value;
 use super::file::DataFile;
 use super::hf_tokenizer::CONFIG;
 use super::json::{JsonFile, Object};
+use crate::chat::DEFAULT_TEMPLATE as DEFAULT;
 use crate::checkpoint::file_kind::{FileKind, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The largest template that is read.
 const MAX_BYTES: u64 = 1 << 24;
-/// What the one without a name is called among those that have names.
-const DEFAULT: &str = "default";
 
 /// How chats are written, in Jinja.
 #[derive(Debug, Default)]
@@ -36,10 +37,12 @@ impl ChatTemplates {
         let path = folder.join("chat_template.jinja");
         if path.is_file() {
             templates.add(DEFAULT, text(&path)?);
-            for path in additional(folder)? {
-                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                templates.add(&name, text(&path)?);
-            }
+        }
+        for path in additional(folder)? {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            templates.add(&name, text(&path)?);
+        }
+        if templates.default.is_some() || !templates.named.is_empty() {
             return Ok(templates);
         }
         for name in [CONFIG, "chat_template.json"] {

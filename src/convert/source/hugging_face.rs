@@ -89,6 +89,7 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
         weights: SourceWeights::Published(tensors),
         tokenizer,
         chat_template: templates.default,
+        named_templates: templates.named,
         described,
         adapters: Vec::new(),
         metadata: json.map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),

@@ -151,6 +151,7 @@ fn model(
         weights: SourceWeights::Published(tensors),
         tokenizer,
         chat_template: None,
+        named_templates: Vec::new(),
         adapters: Vec::new(),
         described: Vec::new(),
         metadata,

@@ -89,6 +89,7 @@ pub(crate) struct SourceModel {
     tokenizer: Option<SourceTokenizer>,
     /// How a chat is written, in Jinja.
     pub(crate) chat_template: Option<String>,
+    named_templates: Vec<(String, String)>,
     /// What else the files say that GGUF has keys for.
     pub(crate) described: Described,
     /// Adapters that are merged while tensors are read.
@@ -344,6 +345,12 @@ impl Source {
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
         self.0.chat_template.as_deref()
+    }
+
+    /// The templates that its files bring for special uses, such as tools: name and Jinja.
+    #[must_use]
+    pub fn named_chat_templates(&self) -> &[(String, String)] {
+        &self.0.named_templates
     }
 
     /// Its tokenizer, if it has one.

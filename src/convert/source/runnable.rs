@@ -35,6 +35,7 @@ pub(super) fn read(storage: &Arc<Storage>, options: &ModelOptions) -> Result<Sou
         weights: SourceWeights::Runnable(checkpoint.weights),
         tokenizer,
         chat_template: checkpoint.chat_template,
+        named_templates: checkpoint.named_templates,
         adapters: Vec::new(),
         described: Vec::new(), // the keys have it
         metadata: checkpoint.metadata,
