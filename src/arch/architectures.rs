@@ -23,9 +23,9 @@ pub(crate) struct Architecture {
     pub(crate) refused: Option<(&'static str, &'static str)>,
     /// What files that lack some of these keys mean.
     defaults: fn(&mut Config),
-    /// Whether other engines read what would be written of it.
+    /// Whether its GGUF files have some matrices as several in one: see [`FUSED`].
     #[cfg_attr(not(feature = "convert"), allow(dead_code, reason = "conversion asks for it alone"))]
-    pub(crate) is_written: bool,
+    pub(crate) is_fused: bool,
 }
 
 /// Whether rotary frequencies may have other factors in long contexts, and what says so in GGUF.
@@ -51,7 +51,7 @@ const fn like_llama(name: &'static str) -> Architecture {
         renamed: None,
         refused: None,
         defaults: |_| {},
-        is_written: true,
+        is_fused: false,
     }
 }
 
@@ -107,9 +107,14 @@ pub(crate) static SEED_OSS: Architecture = Architecture {
 static PHI3: Architecture = Architecture {
     rope_pairs: RopePairs::Halves,
     long_rope: LongRope::ByTensors,
-    is_written: false,
+    is_fused: true,
     ..like_llama("phi3")
 };
+
+/// Tensors of GGUF files that are several in one, and these, whose rows stand one after another: the
+/// names after the layer's.
+pub(crate) static FUSED: [(&str, &[&str]); 2] =
+    [("attn_qkv", &["attn_q", "attn_k", "attn_v"]), ("ffn_up", &["ffn_gate", "ffn_up"])];
 
 static ALL: [&Architecture; 10] =
     [&LLAMA, &QWEN2, &QWEN3, &GRANITE, &MINICPM, &SMOLLM3, &OLMO2, &MISTRAL3, &SEED_OSS, &PHI3];
@@ -139,6 +144,18 @@ impl Architecture {
         let name = id.gguf();
         let Some((from, to)) = self.renamed else { return name };
         name.replace(&format!(".{from}."), &format!(".{to}."))
+    }
+
+    /// Of a tensor that is a part of another in its GGUF files, the other's name and those of all its
+    /// parts.
+    #[cfg(feature = "convert")]
+    pub(crate) fn fused(&self, id: TensorId) -> Option<(String, Vec<String>)> {
+        let own = self.tensor(id);
+        FUSED.iter().filter(|_| self.is_fused).find_map(|(fused, parts)| {
+            let (layer, end) = parts.iter().find_map(|part| own.split_once(&format!(".{part}.")))?;
+            let name = |part: &&str| format!("{layer}.{part}.{end}");
+            Some((name(fused), parts.iter().map(name).collect()))
+        })
     }
 
     /// Sets what every model of this architecture has.

@@ -167,8 +167,8 @@ pub fn to_gguf(source: &Source, options: &GgufOptions, to: impl Write) -> Result
     let choice = llama::Choice::of(source, options);
     let mut to = header.write(to)?;
     let mut converter = Converter::new(&threads);
-    for tensor in source.tensors() {
-        let (name, dtype) = (source.architecture.tensor(tensor.id), choice.dtype(&tensor.info));
+    for (name, tensor) in gguf::fused::tensors(source) {
+        let dtype = choice.dtype(&tensor.info);
         let importance = match (&options.importance, &*tensor.info.shape) {
             (Some(matrix), &[_, columns]) => matrix.columns(&name, columns)?,
             _ => None,

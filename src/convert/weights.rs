@@ -58,11 +58,11 @@ impl<'a> Converter<'a> {
         importance: Option<&[f32]>,
         mut give: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        if let Some(bytes) = tensor.bytes
+        if let Some(parts) = &tensor.bytes
             && tensor.info.dtype == dtype
         {
             let mut copy = Vec::new();
-            for bytes in bytes.chunks(COPIED) {
+            for bytes in parts.iter().flat_map(|part| part.chunks(COPIED)) {
                 // No reference to a mapped file, which could change, leaves this crate.
                 copy.clear();
                 copy.extend_from_slice(bytes);

@@ -79,7 +79,7 @@ impl Case {
     }
 
     /// How far a file's logits are from those expected, in standard deviations of the latter.
-    fn error(&self, file: Vec<u8>, isa: Isa) -> f64 {
+    pub(crate) fn error(&self, file: Vec<u8>, isa: Isa) -> f64 {
         let model = Model::from_bytes_with(file, &ModelOptions::new().isa(isa)).unwrap();
         let n = model.config().vocab_size;
         // As long as the text, by which transformers chooses Phi 3's factors.

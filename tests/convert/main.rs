@@ -7,6 +7,7 @@ mod common;
 mod architectures;
 mod damaged;
 mod defaults;
+mod fused;
 mod llama2c;
 mod lora;
 #[cfg(feature = "jinja")]

@@ -5,13 +5,49 @@ use std::io::Write;
 
 use babyllama::convert::gguf::{Array, Header, Value};
 use babyllama::convert::{OutputFile, dtypes, quantize};
-use babyllama::{Dtype, ErrorKind};
+use babyllama::{Config, Dtype, ErrorKind, Model, RopeScaling, SessionOptions};
 
-use crate::common::{TempFile, golden_bytes, refuses};
+use crate::common::{SplitMix64, TempFile, golden_bytes, refuses};
 use crate::unwritable;
 
 /// Bytes of a block in `quantized.bin`: as f32, and then in each format.
 const QUANTIZED: usize = 128 + 64 + 64 + 34 + 18 + 20 + 22 + 24;
+
+#[test]
+fn a_header_with_long_rope_has_both_sets_of_factors() {
+    let mut config = Config::new(64, 96, 2, 4, 2, 32, 16);
+    config.rope_scaling = RopeScaling::Long { original_context_length: 8, magnitude: 1.25 };
+    let header = Header::llama(&config, true, Dtype::F32).unwrap();
+    let made = |[short, long]: [f32; 2]| {
+        let mut to = header.write(Vec::new()).unwrap();
+        let mut rng = SplitMix64::new(3);
+        for (name, shape, bytes) in header.tensors() {
+            let n = bytes as usize / 4;
+            let data = match name {
+                "rope_factors_short.weight" => vec![short; 8],
+                "rope_factors_long.weight" => vec![long; 8],
+                _ => rng.tensor(n, if shape.len() == 1 { 1.0 } else { 0.0 }, 0.25),
+            };
+            assert_eq!(data.len(), n, "{name}");
+            let data: Vec<u8> = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+            to.write(name, &data).unwrap();
+        }
+        Model::from_bytes(to.finish().unwrap())
+    };
+    let last: Vec<&str> = header.tensors().map(|(name, ..)| name).collect();
+    assert_eq!(last[last.len() - 2..], ["rope_factors_short.weight", "rope_factors_long.weight"]);
+    let model = made([1.0, 4.0]).unwrap();
+    assert_eq!(model.config(), &config);
+    let logits = |model: &Model, capacity: usize| {
+        let mut session = model.session_with(SessionOptions::new().context_length(capacity));
+        session.forward(&[1, 2, 3, 4, 5]).unwrap().to_vec()
+    };
+    let others = [made([4.0, 4.0]).unwrap(), made([1.0, 1.0]).unwrap()];
+    assert_eq!(logits(&model, 8), logits(&others[1], 16));
+    assert_eq!(logits(&model, 9), logits(&others[0], 8));
+    assert_ne!(logits(&model, 8), logits(&model, 9));
+    refuses!(made([0.0, 1.0]), ErrorKind::Config { field: "rope_factors_short", .. }, "positive");
+}
 
 #[test]
 fn blocks_are_what_pypi_gguf_makes_of_them() {

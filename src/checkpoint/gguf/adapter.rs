@@ -1,5 +1,6 @@
 //! Files that are adapters (`LoRA`): the keys `adapter.*`, and tensors in pairs.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::tensors::Tensors;
@@ -64,6 +65,11 @@ impl AdapterFile {
     /// A tensor that must be there, of a shape.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.tensors.take(name, shape)?.ok_or_else(|| Error::missing_tensor(name))
+    }
+
+    /// Some rows of a tensor that must be there, of a shape.
+    pub(crate) fn take_rows(&mut self, name: &str, shape: &[usize], rows: Range<usize>) -> Result<Tensor> {
+        self.tensors.take_rows(name, shape, rows)?.ok_or_else(|| Error::missing_tensor(name))
     }
 
     /// Checks that all were taken.

@@ -59,7 +59,7 @@ pub(crate) use value::{Kind, Value};
 
 use super::Checkpoint;
 use super::file_kind::{FileKind, Wanted};
-use crate::arch::{Architecture, TOK_EMBEDDINGS, TensorId, TensorReader};
+use crate::arch::{Architecture, FUSED, TOK_EMBEDDINGS, TensorId, TensorReader};
 use crate::compute::Numerics;
 use crate::config::{Config, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
@@ -295,18 +295,21 @@ struct LlamaTensors<'a> {
 impl LlamaTensors<'_> {
     /// Rows of a tensor that is several in one, as some files have them.
     fn take_fused(&mut self, id: TensorId) -> Result<Option<Tensor>> {
-        let (q, kv, hidden) = (self.config.q_dim(), self.config.kv_dim(), self.config.hidden_dim);
-        let attention = [("attn_q", q), ("attn_k", kv), ("attn_v", kv)];
-        let fused = [("attn_qkv", &attention[..]), ("ffn_up", &[("ffn_gate", hidden), ("ffn_up", hidden)])];
+        let rows_of = |part: &str| match part {
+            "attn_q" => self.config.q_dim(),
+            "attn_k" | "attn_v" => self.config.kv_dim(),
+            _ => self.config.hidden_dim,
+        };
         let (own, mut shape) = (id.gguf(), id.shape(self.config));
-        for (fused, parts) in fused {
+        for (fused, parts) in FUSED {
             let mut start = 0;
-            for &(part, rows) in parts {
+            for &part in parts {
+                let rows = rows_of(part);
                 if let Some((layer, end)) = own.split_once(&format!(".{part}.")) {
                     let name = format!("{layer}.{fused}.{end}");
-                    shape[0] = parts.iter().map(|(_, rows)| rows).sum();
+                    shape[0] = parts.iter().map(|part| rows_of(part)).sum();
                     // `ffn_up` may be that alone.
-                    let is_there = *fused != *"ffn_up" || self.tensors.shape(&name).as_ref() == Some(&shape);
+                    let is_there = fused != "ffn_up" || self.tensors.shape(&name).as_ref() == Some(&shape);
                     let rows = start..start + rows;
                     return if is_there { self.tensors.take_rows(&name, &shape, rows) } else { Ok(None) };
                 }

@@ -1,6 +1,6 @@
 //! A model as GGUF: its keys, and which type each of its tensors gets.
 
-use super::{Array, Header, Value, tokenizer};
+use super::{Array, Header, Value, fused, tokenizer};
 use crate::arch::{
     ATTENTION_SCALE, Architecture, EMBEDDING_SCALE, LLAMA, LOGIT_SCALE, QUERY_GROWTH, RESIDUAL_SCALE,
     TensorId,
@@ -20,15 +20,10 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// Everything before the tensors' bytes. Tensors are announced in the order of the source, and
 /// then what rotary frequencies are divided by.
 pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Header> {
-    let name = source.architecture.name;
-    if !source.architecture.is_written {
-        let reason = "its matrices are several in one, which can't be written; convert Hugging Face's directory instead";
-        return Err(Error::unwritable(format!("a model of architecture {name}"), reason));
-    }
-    let tensors = source.tensors();
+    let tensors = fused::tensors(source);
     let choice = Choice::of(source, options);
     let mut header = Header::new();
-    header.set(keys::ARCHITECTURE, name)?;
+    header.set(keys::ARCHITECTURE, source.architecture.name)?;
     for (key, value) in &options.metadata {
         header.set(key, value.clone())?;
     }
@@ -59,12 +54,8 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
     {
         header.set(keys::CHAT_TEMPLATE, template.as_str())?;
     }
-    for tensor in &tensors {
-        header.tensor(
-            &source.architecture.tensor(tensor.id),
-            &tensor.info.shape,
-            choice.dtype(&tensor.info),
-        )?;
+    for (name, tensor) in &tensors {
+        header.tensor(name, &tensor.info.shape, choice.dtype(&tensor.info))?;
     }
     for (name, factors) in source.rope_factors.tensors() {
         header.tensor(name, &[factors.len()], Dtype::F32)?;
@@ -74,7 +65,8 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
 
 impl Header {
     /// A Llama whose matrices are all stored in one format: its keys and its tensors, without a
-    /// tokenizer. If it is `tied`, the classifier is the embeddings.
+    /// tokenizer. If it is `tied`, the classifier is the embeddings. With [`RopeScaling::Long`] the
+    /// last two tensors are what rotary frequencies are divided by in short and in long contexts.
     ///
     /// ```
     /// use babyllama::convert::gguf::Header;
@@ -153,13 +145,14 @@ impl Choice {
     }
 
     /// llama.cpp's number for the types of all tensors, which it shows to people.
-    fn file_type(&self, tensors: &[SourceTensor<'_>]) -> Option<u32> {
+    fn file_type(&self, tensors: &[(String, SourceTensor<'_>)]) -> Option<u32> {
         if let Some(number) = self.recipe.and_then(Recipe::file_type).or(self.source_type) {
             return Some(number);
         }
         // The type of most weights.
         let mut weights = Vec::<(Dtype, usize)>::new();
-        for tensor in tensors.iter().map(|tensor| &tensor.info).filter(|tensor| tensor.shape.len() == 2) {
+        for tensor in tensors.iter().map(|(_, tensor)| &tensor.info).filter(|tensor| tensor.shape.len() == 2)
+        {
             let (dtype, count) = (self.dtype(tensor), tensor.shape.iter().product());
             match weights.iter_mut().find(|(of, _)| *of == dtype) {
                 Some((_, sum)) => *sum += count,

@@ -10,10 +10,12 @@
 //!
 //! - here: the file
 //! - `value`: metadata
-//! - `llama`: which keys and tensors a Llama has, and `tokenizer` what its tokenizer is
+//! - `llama`: which keys and tensors a Llama has, `fused` which of these are several in one, and
+//!   `tokenizer` what its tokenizer is
 //!
 //! Source: `docs/gguf.md` in the ggml repository; `checkpoint/gguf` draws the layout.
 
+pub(super) mod fused;
 pub(super) mod llama;
 mod tokenizer;
 mod value;

@@ -151,9 +151,9 @@ type ReadRows<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync + 
 pub(crate) struct SourceTensor<'a> {
     pub(crate) id: TensorId,
     pub(crate) info: TensorInfo,
-    /// The weights as they are stored, if that is how GGUF stores them in `info.dtype`, and if they
-    /// are mapped.
-    pub(crate) bytes: Option<&'a [u8]>,
+    /// The weights as they are stored, in parts, if that is how GGUF stores them in `info.dtype`,
+    /// and if they are mapped.
+    pub(crate) bytes: Option<Vec<&'a [u8]>>,
     pub(crate) read: ReadRows<'a>,
 }
 

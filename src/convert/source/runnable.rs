@@ -50,7 +50,7 @@ pub(super) fn tensor(id: TensorId, weight: Weight<'_>) -> SourceTensor<'_> {
     let info = weight.info(id.to_string());
     let bytes = match weight {
         Weight::Vector(_) => None,
-        Weight::Matrix(tensor) => tensor.row_bytes(),
+        Weight::Matrix(tensor) => tensor.row_bytes().map(|bytes| vec![bytes]),
     };
     let read: ReadRows<'_> = match weight {
         Weight::Vector(vector) => Box::new(|_, out| {

@@ -35,15 +35,20 @@ fn read(model: &SourceModel, storage: &Arc<Storage>) -> Result<Adapter> {
     }
     let mut adapter = Adapter { notes: std::mem::take(&mut file.notes), ..Adapter::default() };
     for id in TensorId::all(&model.config) {
-        let name = model.architecture.tensor(id);
+        let shape = id.shape(&model.config);
+        let &[rows, columns] = &*shape else { continue }; // a vector's is then refused
+        let (name, n_rows, start) =
+            whole(model, id, &file).unwrap_or((model.architecture.tensor(id), rows, 0));
         let [a, b] = ["lora_a", "lora_b"].map(|part| format!("{name}.{part}"));
         let Some(found) = file.shape(&b) else { continue };
-        let (rank, shape) = (found.last().copied().unwrap_or(0), id.shape(&model.config));
-        let &[rows, columns] = &*shape else { continue }; // a vector's is then refused
+        let rank = found.last().copied().unwrap_or(0);
         let is_embedding = std::ptr::eq(id.kind, &raw const TOK_EMBEDDINGS);
         let (left, right) = if is_embedding {
             // (vocab, rank) and (dim, rank)
             (file.take(&a, &[rows, rank])?, file.take(&b, &[columns, rank])?)
+        } else if n_rows > rows {
+            let left = file.take_rows(&b, &[n_rows, rank], start..start + rows)?;
+            (left, file.take_rows(&a, &[rank, columns], 0..rank)?)
         } else {
             (file.take(&b, &[rows, rank])?, file.take(&a, &[rank, columns])?)
         };
@@ -58,4 +63,20 @@ fn read(model: &SourceModel, storage: &Arc<Storage>) -> Result<Adapter> {
         return Err(Error::missing_tensor("NAME.lora_b"));
     }
     Ok(adapter)
+}
+
+/// Of a tensor that is a part of another which the adapter changes, the other's name, its number of
+/// rows, and which of them is the part's first.
+fn whole(model: &SourceModel, id: TensorId, file: &adapter::AdapterFile) -> Option<(String, usize, usize)> {
+    let (name, parts) = model.architecture.fused(id)?;
+    let own = model.architecture.tensor(id);
+    let of_layer = || TensorId::all(&model.config).filter(|other| other.layer == id.layer);
+    let n_rows = |part: &String| {
+        let part = of_layer().find(|other| model.architecture.tensor(*other) == *part)?;
+        part.shape(&model.config).first().copied()
+    };
+    let start = parts.iter().take_while(|part| **part != own).map(n_rows).sum::<Option<usize>>()?;
+    let all = parts.iter().map(n_rows).sum::<Option<usize>>()?;
+    let is_whole = file.shape(&format!("{name}.lora_b"))?.first() == Some(&all);
+    is_whole.then_some((name, all, start))
 }
