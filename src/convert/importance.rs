@@ -6,19 +6,23 @@
 //! ```text
 //! u32 n, n of:
 //!   u32 length, the name of a tensor, u32 calls, u32 columns, f32 x columns: sums over the calls
+//! and in some files: i32 parts of the text, u32 length, the name of the text's file
 //! ```
-//! What follows (the number of chunks, and the text's name) isn't needed.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::bytes::ByteReader;
-use crate::checkpoint::gguf::importance::{MeanSquares, importance};
+use crate::checkpoint::gguf::importance::{Importance, importance};
+use crate::checkpoint::gguf::keys;
+use crate::convert::gguf::Value;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
 const FORMAT: &str = "importance matrix";
+/// llama.cpp keeps texts of keys that it sets in 128 bytes, the last of which is a zero.
+const MAX_TEXT: usize = 127;
 
 /// How much each column of each matrix counts: the mean square of the activations that it is
 /// multiplied with.
@@ -27,6 +31,10 @@ const FORMAT: &str = "importance matrix";
 #[derive(Clone, Debug)]
 pub struct ImportanceMatrix {
     by_name: HashMap<String, Vec<f32>>,
+    /// What it was read from, measured on, and in how many parts (0 if that isn't known).
+    file: Option<String>,
+    text: Option<String>,
+    n_chunks: u32,
 }
 
 impl ImportanceMatrix {
@@ -42,12 +50,12 @@ impl ImportanceMatrix {
     }
 
     fn read(storage: &Arc<Storage>) -> Result<Self> {
-        let entries = match importance(storage)? {
-            Some(entries) => entries,
+        let Importance { mean_squares, text, n_chunks } = match importance(storage)? {
+            Some(found) => found,
             None => read_old(storage.bytes())?,
         };
         let mut by_name = HashMap::new();
-        for (name, columns) in entries {
+        for (name, columns) in mean_squares {
             if let Some(bad) = columns.iter().find(|x| !(x.is_finite() && **x >= 0.0)) {
                 return Err(Error::malformed(FORMAT, format!("tensor {name}: an importance is {bad}")));
             }
@@ -56,7 +64,20 @@ impl ImportanceMatrix {
             }
             by_name.insert(name, columns);
         }
-        Ok(Self { by_name })
+        let file = storage.path().map(|path| path.display().to_string());
+        Ok(Self { by_name, file, text, n_chunks })
+    }
+
+    /// The keys that a file says it was quantized with it by, as llama.cpp's `llama-quantize` sets
+    /// them.
+    pub(super) fn keys(&self) -> Vec<(&'static str, Value)> {
+        let end = |text: &str| (0..=MAX_TEXT.min(text.len())).rfind(|&end| text.is_char_boundary(end));
+        let start = |text: &str| text[..end(text).unwrap_or(0)].to_owned();
+        let texts = [(keys::IMPORTANCE_FILE, &self.file), (keys::IMPORTANCE_TEXT, &self.text)];
+        let texts = texts.into_iter().filter_map(|(key, text)| Some((key, start(text.as_ref()?).into())));
+        let n_tensors = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        let chunks = (self.n_chunks > 0).then_some((keys::IMPORTANCE_CHUNKS, self.n_chunks.into()));
+        texts.chain([(keys::IMPORTANCE_TENSORS, n_tensors.into())]).chain(chunks).collect()
     }
 
     /// How many tensors it has.
@@ -87,12 +108,12 @@ impl ImportanceMatrix {
     }
 }
 
-fn read_old(bytes: &[u8]) -> Result<MeanSquares> {
+fn read_old(bytes: &[u8]) -> Result<Importance> {
     let mut reader = ByteReader::new(bytes);
     let n_entries = reader.u32("the number of tensors")?;
     // Each has at least these three numbers.
     reader.expect(n_entries.into(), 12, "the tensors")?;
-    let mut entries = Vec::new();
+    let mut mean_squares = Vec::new();
     for _ in 0..n_entries {
         let len = reader.u32("the length of a name")?;
         let name = reader.take(len.into(), "a tensor's name")?;
@@ -103,9 +124,19 @@ fn read_old(bytes: &[u8]) -> Result<MeanSquares> {
         let sums = reader.take(u64::from(columns) * 4, "a tensor's importances")?;
         let calls = if calls == 0 { 1.0 } else { calls as f32 };
         let mean = |sum: &[u8; 4]| f32::from_le_bytes(*sum) / calls;
-        entries.push((name.to_owned(), sums.as_chunks().0.iter().map(mean).collect()));
+        mean_squares.push((name.to_owned(), sums.as_chunks().0.iter().map(mean).collect()));
     }
-    Ok(entries)
+    let (mut text, mut n_chunks) = (None, 0);
+    if !reader.rest().is_empty() {
+        let parts = reader.u32("the number of the text's parts")?.cast_signed();
+        n_chunks = u32::try_from(parts).unwrap_or(0);
+    }
+    if !reader.rest().is_empty() {
+        let len = reader.u32("the length of the text's name")?;
+        let name = reader.take(len.into(), "the name of the text")?;
+        text = Some(String::from_utf8_lossy(name).into_owned());
+    }
+    Ok(Importance { mean_squares, text, n_chunks })
 }
 
 #[cfg(test)]
@@ -136,6 +167,33 @@ mod tests {
         assert_eq!(matrix.columns("c", 1).unwrap(), None);
         let error = matrix.columns("a", 3).unwrap_err().to_string();
         assert!(error.contains("tensor a has 2 columns, in the model 3"), "{error}");
+    }
+
+    #[test]
+    fn an_old_file_may_say_what_it_was_measured_on() {
+        let entries = old(&[("a", 2, &[1.0, 3.0])]);
+        let says = |end: &[u8]| {
+            let matrix = read([&entries[..], end].concat()).unwrap();
+            matrix
+                .keys()
+                .into_iter()
+                .map(|(key, value)| format!("{} {value:?}", &key[17..]))
+                .collect::<Vec<_>>()
+        };
+        let n = "entries_count U32(1)";
+        assert_eq!(says(&[]), [n]);
+        assert_eq!(says(&7_u32.to_le_bytes()), [n, "chunks_count U32(7)"]);
+        assert_eq!(says(&u32::MAX.to_le_bytes()), [n]);
+        let name = [&7_u32.to_le_bytes()[..], &5_u32.to_le_bytes(), b"a.txt"].concat();
+        assert_eq!(says(&name), ["dataset String(\"a.txt\")", n, "chunks_count U32(7)"]);
+        // As long as llama.cpp keeps it, in whole characters.
+        let long = "ä".repeat(99);
+        let name = [&7_u32.to_le_bytes()[..], &198_u32.to_le_bytes(), long.as_bytes()].concat();
+        assert_eq!(says(&name)[0], format!("dataset String(\"{}\")", "ä".repeat(63)));
+        for len in entries.len() + 1..entries.len() + name.len() {
+            let cut = read([&entries[..], &name[..len - entries.len()]].concat());
+            assert_eq!(cut.is_ok(), len == entries.len() + 4, "{len}");
+        }
     }
 
     #[test]

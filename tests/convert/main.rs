@@ -8,6 +8,7 @@ mod architectures;
 mod damaged;
 mod defaults;
 mod fused;
+mod importance;
 mod llama2c;
 mod lora;
 #[cfg(feature = "jinja")]

@@ -4,6 +4,7 @@
 //! NAME.in_sum2   f32 (matrices, columns)   sums of the squares of what came in, and over how many
 //! NAME.counts    f32 (matrices, 1)         tokens; NAME is the tensor's, with `.weight`
 //! ```
+//! Keys say which texts it was measured on, and how many parts of them.
 
 use std::sync::Arc;
 
@@ -16,15 +17,27 @@ use crate::storage::Storage;
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 
-/// Tensors' names, each with the mean squares of its columns.
-pub(crate) type MeanSquares = Vec<(String, Vec<f32>)>;
+/// The files of the texts, and the number of parts.
+const TEXTS: &str = "imatrix.datasets";
+const CHUNKS: &str = "imatrix.chunk_count";
+
+/// What a file holds.
+#[derive(Debug)]
+pub(crate) struct Importance {
+    /// Tensors' names, each with the mean squares of its columns.
+    pub(crate) mean_squares: Vec<(String, Vec<f32>)>,
+    /// What it was measured on, if the file says so: the first text's file.
+    pub(crate) text: Option<String>,
+    /// In how many parts; 0 if the file doesn't say so.
+    pub(crate) n_chunks: u32,
+}
 
 /// What is in an importance matrix; `None` if the file isn't GGUF.
 ///
 /// # Errors
 /// Those of reading GGUF; [`ErrorKind::MissingTensor`](crate::ErrorKind::MissingTensor) for sums
 /// without counts.
-pub(crate) fn importance(storage: &Arc<Storage>) -> Result<Option<MeanSquares>> {
+pub(crate) fn importance(storage: &Arc<Storage>) -> Result<Option<Importance>> {
     if !has_magic(storage) {
         return Ok(None);
     }
@@ -51,5 +64,8 @@ pub(crate) fn importance(storage: &Arc<Storage>) -> Result<Option<MeanSquares>> 
             format!("no tensor's name ends in {SUMS}: it is no importance matrix"),
         ));
     }
-    Ok(Some(found))
+    let text = header.metadata.strings(TEXTS)?.and_then(|mut texts| texts.next());
+    let text = text.map(|text| String::from_utf8_lossy(text).into_owned());
+    let n_chunks = header.metadata.optional(CHUNKS)?.unwrap_or(0);
+    Ok(Some(Importance { mean_squares: found, text, n_chunks }))
 }

@@ -19,6 +19,19 @@ pub(crate) const FILE_TYPE: &str = "general.file_type";
 #[cfg(feature = "convert")]
 pub(crate) const QUANTIZATION_VERSION: &str = "general.quantization_version";
 
+// Of the importance matrix that a model was quantized with: its file and that of its text, its
+// tensors, and the parts of the text. Nothing computes with them.
+#[cfg(feature = "convert")]
+pub(crate) const IMPORTANCE: &str = "quantize.imatrix.";
+#[cfg(feature = "convert")]
+pub(crate) const IMPORTANCE_FILE: &str = "quantize.imatrix.file";
+#[cfg(feature = "convert")]
+pub(crate) const IMPORTANCE_TEXT: &str = "quantize.imatrix.dataset";
+#[cfg(feature = "convert")]
+pub(crate) const IMPORTANCE_TENSORS: &str = "quantize.imatrix.entries_count";
+#[cfg(feature = "convert")]
+pub(crate) const IMPORTANCE_CHUNKS: &str = "quantize.imatrix.chunks_count";
+
 // Of the tokenizer.
 pub(crate) const TOKENIZER: &str = "tokenizer.ggml.model";
 pub(crate) const PRE_TOKENIZER: &str = "tokenizer.ggml.pre";

@@ -9,7 +9,7 @@ use crate::checkpoint::gguf::{ROPE_FACTORS, keys};
 use crate::config::{Config, RopeScaling};
 use crate::convert::recipe::{Traits, with_whole_blocks};
 use crate::convert::source::{SourceModel, SourceTensor};
-use crate::convert::{GgufOptions, Recipe};
+use crate::convert::{GgufOptions, ImportanceMatrix, Recipe};
 use crate::error::{Error, Result};
 use crate::quant::Dtype;
 use crate::weights::TensorInfo;
@@ -27,6 +27,12 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
     for (key, value) in &options.metadata {
         header.set(key, value.clone())?;
     }
+    let importance = options.importance.as_ref().map(ImportanceMatrix::keys);
+    for (key, value) in importance.iter().flatten() {
+        if !header.has(key) {
+            header.set(key, value.clone())?;
+        }
+    }
     if let Some(file_type) = choice.file_type(&tensors) {
         header.set(keys::FILE_TYPE, file_type)?;
     }
@@ -37,9 +43,11 @@ pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Head
         }
     }
     match &source.keys {
-        Some(keys) => {
-            for (key, value) in &keys.metadata {
-                if !header.has(key) {
+        Some(of_source) => {
+            // Another importance matrix is no longer what it was quantized with.
+            let is_replaced = |key: &str| importance.is_some() && key.starts_with(keys::IMPORTANCE);
+            for (key, value) in &of_source.metadata {
+                if !header.has(key) && !is_replaced(key) {
                     header.set(key, value.clone())?;
                 }
             }
