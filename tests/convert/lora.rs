@@ -110,6 +110,30 @@ fn merged(base: &str, adapters: &[Adapter]) -> Source {
 }
 
 #[test]
+fn an_adapter_that_torch_saved_is_the_one_in_safetensors() {
+    let adapter = adapter("fused layers with dora");
+    let (safe, torch) = (adapter.directory(), adapter.directory());
+    std::fs::remove_file(torch.path("adapter_model.safetensors")).unwrap();
+    torch.write("adapter_model.bin", golden_bytes("lora_adapter.bin"));
+    let merged = |path: &std::path::Path| {
+        let mut source = named("phi3 with a window").directory().open().unwrap();
+        source.merge_lora(path, 1.0).unwrap();
+        assert_eq!(source.notes(), <[String; 0]>::default());
+        checked_gguf(&source)
+    };
+    let expected = merged(safe.folder());
+    // By the directory, or by the file.
+    assert!(merged(torch.folder()) == expected && merged(&torch.path("adapter_model.bin")) == expected);
+    // Cut off anywhere it is refused.
+    let whole = golden_bytes("lora_adapter.bin");
+    for len in (0..whole.len()).step_by(7) {
+        torch.write("adapter_model.bin", &whole[..len]);
+        let mut source = named("phi3 with a window").directory().open().unwrap();
+        assert_says(&source.merge_lora(torch.folder(), 1.0).unwrap_err().to_string(), &["adapter_model.bin"]);
+    }
+}
+
+#[test]
 fn adapters_compute_what_peft_computes() {
     let mut largest = 0.0_f64;
     for Case { name, base, adapters, logits } in cases() {

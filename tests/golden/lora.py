@@ -5,11 +5,14 @@ merge_and_unload makes of both, in float64.
 
 lora.json has each adapter's adapter_config.json and the shapes of its tensors, under the names that PEFT saves. Their numbers
 tests/convert/lora.rs makes from the same generator, in the order of their names. lora.f64 has, for each case, the logits of every
-5th token after each of TOKENS: little-endian f64 (24, 8).
+5th token after each of TOKENS: little-endian f64 (24, 8). lora_adapter.bin is the adapter of the case BIN as PEFT saves it without
+safetensors.
 """
+import copy
 import json
 import math
 import pathlib
+import tempfile
 
 import numpy as np
 import torch
@@ -58,6 +61,7 @@ CASES = {
         "smollm3", [dict(r=2, target_modules=LINEAR), dict(r=6, lora_alpha=3, target_modules=["q_proj", "k_proj"])]
     ),
 }
+BIN = "fused layers with dora"
 
 
 def numbers(name, shape, rng):
@@ -69,7 +73,7 @@ def numbers(name, shape, rng):
     return uniform * np.float32(factor * math.sqrt(3.0 / shape[-1]))
 
 
-def merge(model, adapters, saved):
+def merge(model, adapters, saved, bin_path=None):
     for i, adapter in enumerate(adapters):
         config = LoraConfig(task_type="CAUSAL_LM", init_lora_weights=True, **adapter)
         name = f"adapter{i}"
@@ -85,6 +89,10 @@ def merge(model, adapters, saved):
         said = {key: list(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
         shapes = {key: list(value.shape) for key, value in state.items()}
         saved.append(dict(config=json.loads(json.dumps(said, default=str)), tensors=shapes))
+        if bin_path:
+            with tempfile.TemporaryDirectory() as folder:
+                copy.deepcopy(model).float().save_pretrained(folder, safe_serialization=False, selected_adapters=[name])
+                bin_path.write_bytes((pathlib.Path(folder) / name / "adapter_model.bin").read_bytes())
     merged = model.merge_and_unload(adapter_names=[f"adapter{i}" for i in range(len(adapters))])
     return merged.eval()
 
@@ -94,7 +102,8 @@ if __name__ == "__main__":
     with open(HERE / "lora.f64", "wb") as out:
         for at, (name, (base, adapters)) in enumerate(CASES.items()):
             saved = []
-            _, _, logits = build(BASES[base], lambda model: merge(model, adapters, saved))
+            bin_path = HERE / "lora_adapter.bin" if name == BIN else None
+            _, _, logits = build(BASES[base], lambda model: merge(model, adapters, saved, bin_path))
             _, _, before = build(BASES[base])
             cases[name] = dict(at=at, base=base, adapters=saved)
             print(f"{name}: standard deviation {logits.std():.3f}, of the change {(logits - before).std():.3f}")
