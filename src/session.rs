@@ -18,7 +18,6 @@ pub use options::SessionOptions;
 use pass::{Results, Wanted};
 pub use score::Score;
 
-use crate::config::Config;
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
@@ -44,6 +43,13 @@ impl Model {
 /// before the text goes on. Whatever feeds the session feeds it first. Only [`Session::truncate`]
 /// and [`Session::keep_prefix`] take it back.
 ///
+/// If all layers of a model have a [window](crate::Config::sliding_window) and the context is much
+/// longer, keys and values that are out of sight are let go: the memory doesn't grow with the text.
+/// To go back by up to 512 tokens, or an eighth of the window, costs nothing. After going further
+/// back the next call that feeds tokens reads the text up to there again: the same bits, after some
+/// time. Memory for a long text comes as it is read then, so when there is none, tokens of passes
+/// that were complete stay fed.
+///
 /// ```
 /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
 /// let mut session = model.session();
@@ -59,6 +65,8 @@ pub struct Session {
     cache: KvCache,
     /// What was fed; its length is the position.
     tokens: Vec<TokenId>,
+    /// How many of them the cache has: all, except after going back to where the window is gone.
+    n_cached: usize,
     capacity: usize,
     /// What was computed of the last of them.
     results: Results,
@@ -99,13 +107,13 @@ impl fmt::Debug for Session {
 
 impl Session {
     fn new(model: Model, options: SessionOptions) -> Self {
-        let Config { n_layers, max_seq_len, head_dim, .. } = *model.config();
-        let capacity = options.context_length.unwrap_or(max_seq_len);
-        let cache = KvCache::new(n_layers, model.config().kv_dim(), head_dim, options.cache_dtype);
+        let capacity = options.context_length.unwrap_or(model.config().max_seq_len);
+        let cache = KvCache::new(model.config(), capacity, options.cache_dtype);
         Self {
             model,
             cache,
             tokens: Vec::new(),
+            n_cached: 0,
             capacity,
             results: Results::default(),
             tail: Tail::default(),
@@ -376,6 +384,7 @@ impl Session {
         }
         if position < self.tokens.len() {
             self.tokens.truncate(position);
+            self.n_cached = self.n_cached.min(position);
             self.results.clear();
         }
     }
@@ -459,6 +468,7 @@ impl Session {
             model: self.model.clone(),
             cache: self.cache.fork(self.tokens.len()),
             tokens: self.tokens.clone(),
+            n_cached: if self.cache.sees(self.n_cached) { self.n_cached } else { 0 },
             capacity: self.capacity,
             results: self.results.of_last(self.model.config()),
             tail: self.tail.clone(),

@@ -39,7 +39,7 @@ impl<E: KvElement> Blocks<'_, E> {
     #[inline(always)]
     pub(super) fn for_each<S: Simd>(self, s: S, n_queries: usize, step: &mut impl BlockStep<S, E>) {
         let at_once = if S::REGISTER_TILE > 1 { REGISTER_QUERIES } else { 1 };
-        let mut block = 0;
+        let mut block = self.stretches.first_block();
         for i in 0..self.stretches.len() {
             let mut numbers = self.stretches.get(i);
             let all = block + self.stretches.n_blocks(i);

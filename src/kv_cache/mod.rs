@@ -11,6 +11,7 @@ mod q8_0;
 mod segments;
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 pub(crate) use q8_0::{GROUP, ROWS, n_groups};
@@ -179,6 +180,49 @@ fn store_floats<E: KvFloat>([keys, values]: [&mut [E]; 2], position: usize, key:
     }
 }
 
+/// Which positions tokens see.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// That a token sees, its own included, in all layers.
+    window: usize,
+    /// The positions of a segment, if those that are out of sight are let go. As many before the
+    /// window are kept: to go back by no more costs nothing.
+    step: Option<usize>,
+}
+
+impl Reach {
+    /// A token sees all before it.
+    #[cfg(test)]
+    const ALL: Self = Self { window: usize::MAX, step: None };
+    /// The least positions of a segment that is let go: those of a pass.
+    const MIN_STEP: usize = 512;
+
+    /// In sessions of a model that hold `capacity` positions.
+    pub(crate) fn new(config: &Config, capacity: usize) -> Self {
+        let window = (0..config.n_layers).map(|l| config.window(l)).max().unwrap_or(usize::MAX);
+        let step = (window / 8).clamp(Self::MIN_STEP, usize::MAX / 8).next_multiple_of(BLOCK);
+        let is_less = capacity > window.saturating_add(4 * step);
+        Self { window, step: is_less.then_some(step) }
+    }
+
+    /// The most positions that there is memory for at once, where a session holds `capacity`: the
+    /// window, a step before it and one after it, and what the first and the last segment have
+    /// beyond them.
+    pub(crate) fn most_held(self, capacity: usize) -> usize {
+        self.step.map_or(capacity, |step| self.window + 4 * step)
+    }
+
+    /// Whether what is out of sight is let go.
+    pub(crate) fn lets_go(self) -> bool {
+        self.step.is_some()
+    }
+
+    /// The first position that the token at `position` sees.
+    pub(crate) fn first_seen(self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.window)
+    }
+}
+
 /// The cache of all layers.
 #[derive(Clone, Debug)]
 pub(crate) enum KvCache {
@@ -206,12 +250,14 @@ macro_rules! with_segments {
 }
 
 impl KvCache {
-    /// An empty cache for `n_layers`; keys and values are (`kv_dim`), heads of them (`head_dim`).
-    pub(crate) fn new(n_layers: usize, kv_dim: usize, head_dim: usize, dtype: CacheDtype) -> Self {
+    /// An empty cache of a model, for sessions that hold `capacity` positions.
+    pub(crate) fn new(config: &Config, capacity: usize, dtype: CacheDtype) -> Self {
+        let (n_layers, kv_dim, head_dim) = (config.n_layers, config.kv_dim(), config.head_dim);
+        let reach = Reach::new(config, capacity);
         match dtype {
-            CacheDtype::F32 => Self::F32(Segments::new(n_layers, kv_dim, head_dim)),
-            CacheDtype::F16 => Self::F16(Segments::new(n_layers, kv_dim, head_dim)),
-            CacheDtype::Q8_0 => Self::Q8_0(Segments::new(n_layers, kv_dim, head_dim)),
+            CacheDtype::F32 => Self::F32(Segments::new(n_layers, kv_dim, head_dim, reach)),
+            CacheDtype::F16 => Self::F16(Segments::new(n_layers, kv_dim, head_dim, reach)),
+            CacheDtype::Q8_0 => Self::Q8_0(Segments::new(n_layers, kv_dim, head_dim, reach)),
         }
     }
 
@@ -241,6 +287,25 @@ impl KvCache {
     /// Bytes of all its segments.
     pub(crate) fn bytes(&self) -> usize {
         with_segments!(self, segments => segments.held() * segments.position_bytes())
+    }
+
+    pub(crate) fn reach(&self) -> Reach {
+        with_segments!(self, segments => segments.reach())
+    }
+
+    /// Whether it keeps all that the token at `position` sees.
+    pub(crate) fn sees(&self, position: usize) -> bool {
+        with_segments!(self, segments => segments.sees(position))
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        with_segments!(self, segments => segments.clear());
+    }
+
+    /// See [`Segments::reserve_span`].
+    pub(crate) fn reserve_span(&mut self, span: Range<usize>) -> Result<()> {
+        with_segments!(self, segments => segments.reserve_span(span))
     }
 
     /// See [`Segments::reserve`].
@@ -277,15 +342,15 @@ impl KvCache {
         }
     }
 
-    /// Appends a head's keys of the first `len` positions, and then its values: (`len`, width)
-    /// each, in the order of positions, little-endian.
-    pub(crate) fn read_head(&self, layer: usize, head: usize, len: usize, to: &mut Vec<u8>) {
-        with_segments!(self, segments => segments.read_head(layer, head, len, to));
+    /// Appends a head's keys of some positions, and then its values: (positions, width) each, in
+    /// the order of positions, little-endian.
+    pub(crate) fn read_head(&self, layer: usize, head: usize, span: Range<usize>, to: &mut Vec<u8>) {
+        with_segments!(self, segments => segments.read_head(layer, head, span, to));
     }
 
-    /// Stores what [`read_head`](Self::read_head) wrote in an empty cache where its positions are
-    /// reserved.
-    pub(crate) fn write_head(&mut self, layer: usize, head: usize, from: &[u8]) {
-        with_segments!(self, segments => segments.write_head(layer, head, from));
+    /// Stores what [`read_head`](Self::read_head) wrote of positions from `first` on, in an empty
+    /// cache where these are reserved.
+    pub(crate) fn write_head(&mut self, layer: usize, head: usize, first: usize, from: &[u8]) {
+        with_segments!(self, segments => segments.write_head(layer, head, first, from));
     }
 }

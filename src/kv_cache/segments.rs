@@ -3,10 +3,14 @@
 //! A segment begins at a multiple of [`BLOCK`] positions and is written by one session alone. When
 //! that can't be, because a fork has it too, a new one begins at the last multiple of [`BLOCK`]:
 //! at most 63 positions are copied.
+//!
+//! Where attention has a window, segments are of limited size, and the oldest are let go as the
+//! text grows: a new one takes the memory of one that no fork has.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::{BLOCK, KvElement};
+use super::{BLOCK, KvElement, Reach};
 use crate::error::{ErrorKind, Result};
 
 /// The cache of all layers, with elements of one type.
@@ -15,9 +19,10 @@ use crate::error::{ErrorKind, Result};
 /// that a file whose header declares two billion positions costs nothing until they are used.
 #[derive(Clone, Debug)]
 pub(crate) struct Segments<E> {
-    /// One after another; the first begins at position 0. A position belongs to the last that
-    /// begins at or before it.
+    /// One after another; the first begins at position 0, unless others were let go. A position
+    /// belongs to the last that begins at or before it.
     parts: Vec<Part<E>>,
+    reach: Reach,
     n_layers: usize,
     n_kv_heads: usize,
     /// Elements of a head's key, or of its value.
@@ -80,9 +85,52 @@ impl<E: KvElement> Segment<E> {
 }
 
 impl<E: KvElement> Segments<E> {
-    pub(super) fn new(n_layers: usize, kv_dim: usize, head_dim: usize) -> Self {
+    pub(super) fn new(n_layers: usize, kv_dim: usize, head_dim: usize, reach: Reach) -> Self {
         let (n_kv_heads, width) = (kv_dim / head_dim, E::width(head_dim));
-        Self { parts: Vec::new(), n_layers, n_kv_heads, width }
+        Self { parts: Vec::new(), reach, n_layers, n_kv_heads, width }
+    }
+
+    pub(super) fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// The first position that is kept.
+    fn first(&self) -> usize {
+        self.parts.first().map_or(0, |part| part.start)
+    }
+
+    /// Whether all is kept that the token at `position` sees.
+    pub(super) fn sees(&self, position: usize) -> bool {
+        let first = self.first();
+        first == 0 || position + 1 >= self.reach.window.saturating_add(first)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.parts.clear();
+    }
+
+    /// Gives an empty cache memory for these positions alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`].
+    pub(super) fn reserve_span(&mut self, span: Range<usize>) -> Result<()> {
+        let (mut start, end) = (span.start / BLOCK * BLOCK, span.end);
+        while !span.is_empty() && start < end {
+            let capacity = self.reach.step.unwrap_or(end - start).min(end - start).next_multiple_of(BLOCK);
+            let segment = Arc::new(Segment::new(capacity, self.n_layers, self.kv_width())?);
+            self.parts.push(Part { start, segment });
+            start += capacity;
+        }
+        Ok(())
+    }
+
+    /// Lets go of segments that no token from `position` on sees, or one a step before it; gives
+    /// those that no fork has.
+    fn let_go(&mut self, position: usize) -> Vec<Segment<E>> {
+        let Some(step) = self.reach.step else { return Vec::new() };
+        let seen = (position + 1).saturating_sub(self.reach.window.saturating_add(step));
+        let n_unseen = self.parts.windows(2).take_while(|parts| parts[1].start <= seen).count();
+        self.parts.drain(..n_unseen).filter_map(|part| Arc::into_inner(part.segment)).collect()
     }
 
     /// Elements of all heads' keys, or values, of a position and a layer.
@@ -114,7 +162,8 @@ impl<E: KvElement> Segments<E> {
     /// Sees to it that positions `position..needed` can be written, `position` being the number of
     /// those that were. The first segment holds `first` positions at least; later ones double what
     /// this session doesn't share, up to `limit` positions in all. Whether what was read ahead from
-    /// `position` on is lost, as its place is another now.
+    /// `position` on is lost, as its place is another now. Where there is a window, a step's
+    /// positions at most are reserved at once.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`]; nothing that was written is lost then.
@@ -125,6 +174,8 @@ impl<E: KvElement> Segments<E> {
         first: usize,
         limit: usize,
     ) -> Result<bool> {
+        let step = self.reach.step.unwrap_or(usize::MAX);
+        let needed = needed.min(position.saturating_add(step));
         if needed <= position {
             return Ok(false);
         }
@@ -146,9 +197,14 @@ impl<E: KvElement> Segments<E> {
             let own = self.parts.iter_mut().filter_map(|part| Arc::get_mut(&mut part.segment));
             let own = own.map(|segment| segment.capacity).sum::<usize>();
             let wanted = if self.parts.is_empty() { first } else { own.min(limit.saturating_sub(start)) };
-            let capacity = wanted.max(needed - start).checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
-            let segment = Arc::new(Segment::new(capacity, self.n_layers, self.kv_width())?);
-            self.parts.push(Part { start, segment });
+            let wanted = wanted.min(step).max(needed - start);
+            let capacity = wanted.checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
+            let unseen = self.let_go(position).into_iter().find(|segment| segment.capacity == capacity);
+            let segment = match unseen {
+                Some(segment) => segment, // a position is written before it is read
+                None => Segment::new(capacity, self.n_layers, self.kv_width())?,
+            };
+            self.parts.push(Part { start, segment: Arc::new(segment) });
         }
         Ok(moves)
     }
@@ -183,15 +239,15 @@ impl<E: KvElement> Segments<E> {
         LayerCache { start: part.start, keys, values, earlier }
     }
 
-    pub(super) fn read_head(&self, layer: usize, head: usize, len: usize, to: &mut Vec<u8>) {
+    pub(super) fn read_head(&self, layer: usize, head: usize, span: Range<usize>, to: &mut Vec<u8>) {
         let d = self.width;
         for of_values in [false, true] {
             for (i, part) in self.parts.iter().enumerate() {
-                let end = self.parts.get(i + 1).map_or(len, |next| next.start.min(len));
+                let end = self.parts.get(i + 1).map_or(span.end, |next| next.start.min(span.end));
                 let Layer { keys, values } = &part.segment.layers[layer];
                 let stride = part.segment.capacity * d;
                 let numbers = &(if of_values { values } else { keys })[head * stride..][..stride];
-                for position in 0..end.saturating_sub(part.start) {
+                for position in span.start.saturating_sub(part.start)..end.saturating_sub(part.start) {
                     let place = if of_values { E::value_place } else { E::key_place };
                     (0..d).for_each(|i| numbers[place(position, i, d)].write(to));
                 }
@@ -199,19 +255,25 @@ impl<E: KvElement> Segments<E> {
         }
     }
 
-    pub(super) fn write_head(&mut self, layer: usize, head: usize, from: &[u8]) {
+    pub(super) fn write_head(&mut self, layer: usize, head: usize, first: usize, from: &[u8]) {
         let d = self.width;
-        let (from_keys, from_values) = from.split_at(from.len() / 2);
-        let Some(part) = self.parts.first_mut().filter(|_| !from.is_empty()) else { return };
-        let segment = Arc::get_mut(&mut part.segment).expect("a new segment isn't shared");
-        let stride = segment.capacity * d;
-        let Layer { keys, values } = &mut segment.layers[layer];
-        let (keys, values) = (&mut keys[head * stride..][..stride], &mut values[head * stride..][..stride]);
-        for (i, from) in from_keys.chunks_exact(size_of::<E>()).enumerate() {
-            keys[E::key_place(i / d, i % d, d)] = E::read(from);
-        }
-        for (i, from) in from_values.chunks_exact(size_of::<E>()).enumerate() {
-            values[E::value_place(i / d, i % d, d)] = E::read(from);
+        let position_bytes = d * size_of::<E>();
+        let (mut from_keys, mut from_values) = from.split_at(from.len() / 2);
+        for part in &mut self.parts {
+            let segment = Arc::get_mut(&mut part.segment).expect("a new segment isn't shared");
+            let skipped = first.saturating_sub(part.start);
+            let len = (segment.capacity - skipped).min(from_keys.len() / position_bytes) * position_bytes;
+            let stride = segment.capacity * d;
+            let Layer { keys, values } = &mut segment.layers[layer];
+            let (keys, values) =
+                (&mut keys[head * stride..][..stride], &mut values[head * stride..][..stride]);
+            let (own_keys, own_values) = (from_keys.split_off(..len), from_values.split_off(..len));
+            for (i, from) in own_keys.iter().flat_map(|own| own.chunks_exact(size_of::<E>())).enumerate() {
+                keys[E::key_place(skipped + i / d, i % d, d)] = E::read(from);
+            }
+            for (i, from) in own_values.iter().flat_map(|own| own.chunks_exact(size_of::<E>())).enumerate() {
+                values[E::value_place(skipped + i / d, i % d, d)] = E::read(from);
+            }
         }
     }
 
@@ -269,6 +331,11 @@ pub(crate) struct Stretches<'a, E> {
 }
 
 impl<'a, E: KvElement> Stretches<'a, E> {
+    /// The block of positions that the first stretch begins with.
+    pub(crate) fn first_block(self) -> usize {
+        self.earlier.parts.first().map_or(self.earlier.end, |part| part.start) / BLOCK
+    }
+
     pub(crate) fn len(self) -> usize {
         self.earlier.parts.len() + 1
     }
@@ -352,7 +419,7 @@ mod tests {
             let Some(last) = self.marks.len().checked_sub(1) else { return };
             for head in 0..HEADS {
                 let mut bytes = Vec::new();
-                self.cache.read_head(1, head, last + 1, &mut bytes);
+                self.cache.read_head(1, head, 0..last + 1, &mut bytes);
                 let numbers: Vec<f32> =
                     bytes.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x)).collect();
                 let (keys, values) = numbers.split_at((last + 1) * DIM);
@@ -371,7 +438,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33) as usize % n
         };
-        let empty = Checked { cache: Segments::new(LAYERS, HEADS * DIM, DIM), marks: Vec::new() };
+        let empty = Checked { cache: Segments::new(LAYERS, HEADS * DIM, DIM, Reach::ALL), marks: Vec::new() };
         let mut caches = vec![empty];
         for mark in 0..if cfg!(miri) { 20 } else { 400 } {
             let i = below(caches.len());
@@ -394,7 +461,8 @@ mod tests {
 
     #[test]
     fn a_fork_shares_all_but_the_block_that_it_writes() {
-        let mut cache = Checked { cache: Segments::new(LAYERS, HEADS * DIM, DIM), marks: Vec::new() };
+        let mut cache =
+            Checked { cache: Segments::new(LAYERS, HEADS * DIM, DIM, Reach::ALL), marks: Vec::new() };
         cache.write(200, 1);
         let mut fork = cache.cache.fork(200);
         assert!(Arc::ptr_eq(&fork.parts[0].segment, &cache.cache.parts[0].segment));
@@ -405,7 +473,8 @@ mod tests {
 
     #[test]
     fn more_memory_than_there_is_is_an_error_and_loses_nothing() {
-        let mut cache = Checked { cache: Segments::new(LAYERS, HEADS * DIM, DIM), marks: Vec::new() };
+        let mut cache =
+            Checked { cache: Segments::new(LAYERS, HEADS * DIM, DIM, Reach::ALL), marks: Vec::new() };
         cache.write(70, 1);
         for needed in [1 << 50, usize::MAX / 2] {
             let error = cache.cache.reserve(70, needed, 1, usize::MAX).unwrap_err();

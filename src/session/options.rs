@@ -3,7 +3,7 @@
 use super::pass::MAX_BATCH;
 use crate::config::Config;
 use crate::forward::Scratch;
-use crate::kv_cache::{BLOCK, CacheDtype, KvCache};
+use crate::kv_cache::{BLOCK, CacheDtype, KvCache, Reach};
 
 /// How a session is made. Everything has a default; the methods set it, and say what it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,7 +48,8 @@ impl SessionOptions {
 
     /// Bytes that a session of a model with these hyperparameters takes, in addition to the model,
     /// when its whole context is used: its cache, and the buffers of a pass. A context that is used
-    /// in part takes less.
+    /// in part takes less. Of a model of which all layers have a window, the cache keeps no more
+    /// than that and some steps.
     ///
     /// ```
     /// use babyllama::{CacheDtype, Model, SessionOptions};
@@ -62,13 +63,14 @@ impl SessionOptions {
     #[must_use]
     pub fn memory_bytes(&self, config: &Config) -> u64 {
         let positions = self.context_length.unwrap_or(config.max_seq_len);
+        let held = Reach::new(config, positions).most_held(positions);
         // The cache grows in blocks.
-        let cached = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
-        let per_position =
-            KvCache::bytes_per_position(config, self.cache_dtype) + Scratch::bytes_per_position(config);
+        let cached = held.checked_next_multiple_of(BLOCK).unwrap_or(held) as u64;
+        let scored = positions.checked_next_multiple_of(BLOCK).unwrap_or(positions) as u64;
         let batch = positions.min(MAX_BATCH) as u64;
-        (per_position as u64)
+        (KvCache::bytes_per_position(config, self.cache_dtype) as u64)
             .saturating_mul(cached)
+            .saturating_add((Scratch::bytes_per_position(config) as u64).saturating_mul(scored))
             .saturating_add(batch * Scratch::bytes_per_token(config) as u64 + config.vocab_size as u64 * 4)
     }
 }

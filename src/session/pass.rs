@@ -180,10 +180,14 @@ impl Session {
         }
         start_threads(&self.model)?;
         let mut scratch = self.model.take_scratch();
-        let reserved = self.reserve(tokens.len() - done, guess.len(), &mut scratch);
         let mut row = if wanted == Wanted::Last { 0 } else { first + done };
-        let mut outcome = reserved;
+        let mut outcome = Ok(());
         while outcome.is_ok() && done < tokens.len() {
+            // Of what has a window, a step; of other caches all, the first time.
+            outcome = self.reserve(tokens.len() - done, guess.len(), &mut scratch);
+            if outcome.is_err() {
+                break;
+            }
             let plan = self.plan(tokens.len() - done, guess.len(), MAX_BATCH, wanted);
             outcome = self.run_pass(
                 &tokens[done..][..plan.n_tokens],
@@ -266,6 +270,7 @@ impl Session {
     /// Tokens were fed, the pending one first. After others the text isn't the generation's.
     fn join_text(&mut self, tokens: &[TokenId]) {
         self.tokens.extend_from_slice(tokens);
+        self.n_cached = self.tokens.len();
         if tokens.len() > usize::from(self.tail.pending.take().is_some()) {
             self.tail.clear();
         }
@@ -317,8 +322,39 @@ impl Session {
         (MAX_LENT_ATTENTION / (per_position * positions)).clamp(MIN_LENT_BATCH, MAX_BATCH)
     }
 
+    /// Reads again what the cache lacks: it was truncated to where its window is gone.
+    fn read_again(&mut self, scratch: &mut Scratch) -> Result<()> {
+        if self.n_cached == self.tokens.len() && self.cache.sees(self.n_cached) {
+            return Ok(());
+        }
+        if !self.cache.sees(self.n_cached) {
+            self.cache.clear();
+            self.n_cached = 0;
+        }
+        start_threads(&self.model)?;
+        let text = self.tokens.clone();
+        self.tokens.truncate(self.n_cached);
+        let tail = std::mem::take(&mut self.tail);
+        let mut outcome = Ok(());
+        while outcome.is_ok() && self.tokens.len() < text.len() {
+            let rest = &text[self.tokens.len()..];
+            outcome = self.reserve_cache(rest.len(), 0, scratch).and_then(|()| {
+                let plan = self.plan(rest.len(), 0, MAX_BATCH, Wanted::Last);
+                self.run_pass(&rest[..plan.n_tokens], &[], 0, &plan, scratch)
+            });
+        }
+        self.results.clear(); // as it was
+        (self.tokens, self.tail) = (text, tail);
+        outcome
+    }
+
     /// Allocates all that feeding `n_tokens` and a guess takes, so that it can't fail halfway.
     fn reserve(&mut self, n_tokens: usize, n_guess: usize, scratch: &mut Scratch) -> Result<()> {
+        self.read_again(scratch)?;
+        self.reserve_cache(n_tokens, n_guess, scratch)
+    }
+
+    fn reserve_cache(&mut self, n_tokens: usize, n_guess: usize, scratch: &mut Scratch) -> Result<()> {
         let config = self.model.config();
         let per_position = self.cache.position_bytes() + Scratch::bytes_per_position(config);
         let bytes_per_token = self.model.llama().weights.bytes_per_token();
@@ -391,13 +427,14 @@ impl<'a> Lane<'a> {
 pub(super) fn run_lanes(model: &Model, lanes: &mut [Lane<'_>]) -> Result<()> {
     start_threads(model)?;
     let mut scratch = model.take_scratch();
-    let reserve = |lane: &mut Lane<'_>| match lane.tokens.len() - lane.done {
-        0 => Ok(()),
-        n => lane.session.reserve(n, lane.guess.len(), &mut scratch),
-    };
-    let mut outcome = lanes.iter_mut().try_for_each(reserve);
+    let mut outcome = Ok(());
     while outcome.is_ok() && lanes.iter().any(|lane| lane.done < lane.tokens.len()) {
-        outcome = run_lanes_once(model, lanes, &mut scratch);
+        let reserve = |lane: &mut Lane<'_>| match lane.tokens.len() - lane.done {
+            0 => Ok(()),
+            n => lane.session.reserve(n, lane.guess.len(), &mut scratch),
+        };
+        outcome = lanes.iter_mut().try_for_each(reserve);
+        outcome = outcome.and_then(|()| run_lanes_once(model, lanes, &mut scratch));
     }
     model.give_back_scratch(scratch);
     outcome?;

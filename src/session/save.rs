@@ -5,7 +5,8 @@
 //!           flags u8, pending token u32, position u64, held text's bytes u32, decoder's bytes u8,
 //!           rows of results u8
 //! text      tokens u32 x position, held text, decoder's bytes
-//! cache     for each layer and head: keys (position, width), then values (position, width)
+//! cache     for each layer and head: keys (position, width), then values (position, width); where
+//!           attention has a window, of those positions alone that the next token sees
 //! results   logits f32 x vocab_size, hidden state f32 x dim
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! whatever the cache's is, so equal sessions give equal files.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 
 use super::pass::Results;
 use super::{Session, SessionOptions, Tail};
@@ -32,6 +34,8 @@ const HAS_PENDING: u8 = 1;
 const HAS_DECODER: u8 = 2;
 const IS_AT_START: u8 = 4;
 const IS_LONG: u8 = 8; // its keys are rotated as in a long context
+const IS_SEEN: u8 = 16; // its cache has those positions alone that the next token sees
+const IS_UNREAD: u8 = 32; // its cache has none: they are to be read again
 
 /// Writes sections.
 struct SectionWriter<W> {
@@ -108,11 +112,14 @@ impl Session {
         let mut writer = SectionWriter { to, checksum: Checksum::new() };
         let Tail { pending, decoder, held } = &self.tail;
         let (at_start, decoding) = decoder.as_ref().map_or((false, &[][..]), Decoder::state);
+        let is_read = self.n_cached == self.position() && self.cache.sees(self.position());
         let flags = [
             (pending.is_some(), HAS_PENDING),
             (decoder.is_some(), HAS_DECODER),
             (at_start, IS_AT_START),
             (self.model.llama().rope_frequencies.is_long(self.capacity), IS_LONG),
+            (self.cache.reach().lets_go() || !self.cache.sees(0), IS_SEEN),
+            (!is_read && self.position() > 0, IS_UNREAD),
         ];
         let flags: u8 = flags.into_iter().filter(|&(is_on, _)| is_on).map(|(_, flag)| flag).sum();
         let results = self.logits().zip(self.hidden());
@@ -134,10 +141,11 @@ impl Session {
         section.extend(decoding);
         writer.write(&section)?;
 
+        let saved = self.saved(self.position(), flags);
         for layer in 0..config.n_layers {
             for head in 0..config.n_kv_heads {
                 section.clear();
-                self.cache.read_head(layer, head, self.position(), &mut section);
+                self.cache.read_head(layer, head, saved.clone(), &mut section);
                 writer.write(&section)?;
             }
         }
@@ -148,6 +156,15 @@ impl Session {
             writer.write(&section)?;
         }
         Ok(writer.to.flush()?)
+    }
+
+    /// The positions of which a file with these flags has keys and values.
+    fn saved(&self, position: usize, flags: u8) -> Range<usize> {
+        match flags & (IS_SEEN | IS_UNREAD) {
+            0 => 0..position,
+            IS_SEEN => self.cache.reach().first_seen(position).min(position)..position,
+            _ => position..position,
+        }
     }
 }
 
@@ -217,15 +234,19 @@ impl Model {
         session.check(&tokens)?;
         let (held, decoding) = rest.split_at(held);
         let held = str::from_utf8(held).map_err(|_| refused("its held text isn't UTF-8".into()))?;
-        if position > 0 {
+        let saved = session.saved(position, flags);
+        if session.cache.reach().lets_go() || saved.start > 0 {
+            session.cache.reserve_span(saved.clone())?;
+        } else if position > 0 {
             session.reserve_all(position)?;
         }
         session.tokens = tokens;
+        session.n_cached = if flags & IS_UNREAD == 0 { position } else { 0 };
 
-        let len = 2 * position * session.cache.dtype().bytes(config.head_dim);
+        let len = 2 * saved.len() * session.cache.dtype().bytes(config.head_dim);
         for layer in 0..config.n_layers {
             for head in 0..config.n_kv_heads {
-                session.cache.write_head(layer, head, &reader.read("cache", len)?);
+                session.cache.write_head(layer, head, saved.start, &reader.read("cache", len)?);
             }
         }
         if has_results {

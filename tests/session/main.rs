@@ -19,6 +19,7 @@ mod saved;
 mod scores;
 mod soak;
 mod threads;
+mod windows;
 
 use babyllama::Model;
 

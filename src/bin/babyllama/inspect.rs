@@ -268,7 +268,9 @@ fn counts(config: &Config) -> impl Iterator<Item = (&'static str, usize)> {
 
 /// What a session takes for one more position.
 fn bytes_per_position(options: SessionOptions, config: &Config) -> u64 {
-    let memory = |positions| options.context_length(positions).memory_bytes(config);
+    let mut config = config.clone();
+    config.sliding_window = None; // it lets go of what is far from the end
+    let memory = |positions| options.context_length(positions).memory_bytes(&config);
     // Far from the start only the cache grows.
     memory(1 << 16).saturating_sub(memory(1 << 15)) >> 15
 }
