@@ -26,8 +26,11 @@ pub(super) fn group_scores<S: Simd, const Q: usize, const N: usize>(
         scores[q * stride..][..BLOCK].fill(0.0);
     }
     for (g, group) in keys.chunks_exact(ROWS * BLOCK).enumerate() {
-        let queries =
-            queries.map(|query| copied::<GROUP>(&query[g * GROUP..query.len().min((g + 1) * GROUP)]));
+        let mut in_group = [[0.0; GROUP]; Q];
+        for q in 0..Q {
+            let end = queries[q].len().min((g + 1) * GROUP);
+            in_group[q] = copied(&queries[q][g * GROUP..end]);
+        }
         let (rows, scales) = group.split_at(GROUP * BLOCK);
         for part in 0..parts {
             let mut acc = [[s.splat(0.0); N]; Q];
@@ -42,7 +45,7 @@ pub(super) fn group_scores<S: Simd, const Q: usize, const N: usize>(
                     ks[v] = s.load_i8(&row[v * S::LANES..]);
                 }
                 for q in 0..Q {
-                    let query = s.splat(queries[q][d]);
+                    let query = s.splat(in_group[q][d]);
                     for v in 0..N {
                         acc[q][v] = s.fused_mul_add(query, ks[v], acc[q][v]);
                     }
@@ -82,49 +85,46 @@ pub(super) fn add_groups<S: Simd, const Q: usize>(
     let width = n_groups * GROUP;
     let (numbers, scales) = values.split_at(BLOCK * width);
     prefetcher.fetch(s, numbers.len(), scales.len());
-    let weights = weights.map(|weights| (copied::<BLOCK>(weights), weights.len()));
-    let (seen_by_all, column) = (weights[0].1, 2 * S::LANES);
+    let mut padded = [[0.0; BLOCK]; Q];
+    for q in 0..Q {
+        padded[q] = copied(weights[q]);
+    }
+    let (seen_by_all, column) = (weights[0].len(), 2 * S::LANES);
     for g in 0..n_groups {
         let n = GROUP.min(head_dim - g * GROUP);
         let mut scaled = [[0.0_f32; BLOCK]; Q];
         for j in (0..BLOCK).step_by(S::LANES) {
             let scale = load_scales(s, &scales[2 * (g * BLOCK + j)..]);
             for q in 0..Q {
-                s.store(s.mul(s.load(&weights[q].0[j..]), scale), &mut scaled[q][j..]);
+                s.store(s.mul(s.load(&padded[q][j..]), scale), &mut scaled[q][j..]);
             }
         }
         let mut totals = [[0.0_f32; GROUP]; Q];
         for q in 0..Q {
             totals[q] = copied(&sums[q * head_dim + g * GROUP..][..n]);
         }
+        let n_lines = if g % 2 == 0 { seen_by_all } else { 0 };
         for at in (0..GROUP).step_by(column) {
-            let row = |j: usize| {
-                let row = &numbers[j * width + g * GROUP + at..][..2 * S::LANES];
-                [s.load_i8(row), s.load_i8(&row[S::LANES..])]
-            };
-            let mut acc = [[s.splat(0.0); 2]; Q];
-            for q in 0..Q {
-                acc[q] = [0, S::LANES].map(|lane| s.load(&totals[q][at + lane..]));
-            }
-            for j in 0..seen_by_all {
-                // Each line once, though a group is half of one.
-                if at == 0 && g % 2 == 0 {
+            let rows = &numbers[g * GROUP + at..];
+            // Each line once, though a group is half of one.
+            let fetch = |j| {
+                if at == 0 && j < n_lines {
                     prefetcher.fetch(s, j * width + g * GROUP, 2 * GROUP);
                 }
-                let value = row(j);
-                for q in 0..Q {
-                    let weight = s.splat(scaled[q][j]);
-                    for v in 0..2 {
-                        acc[q][v] = s.fused_mul_add(weight, value[v], acc[q][v]);
-                    }
+            };
+            let mut acc = [[s.splat(0.0); 2]; Q];
+            let mut common = [&[][..]; Q];
+            for q in 0..Q {
+                for v in 0..2 {
+                    acc[q][v] = s.load(&totals[q][at + v * S::LANES..]);
                 }
+                common[q] = &scaled[q][..seen_by_all];
             }
+            acc = add_rows(s, rows, width, common, fetch, acc);
             for q in 1..Q {
-                for j in seen_by_all..weights[q].1 {
-                    let (weight, value) = (s.splat(scaled[q][j]), row(j));
-                    for v in 0..2 {
-                        acc[q][v] = s.fused_mul_add(weight, value[v], acc[q][v]);
-                    }
+                let rest = &scaled[q][seen_by_all..weights[q].len()];
+                if !rest.is_empty() {
+                    [acc[q]] = add_rows(s, &rows[seen_by_all * width..], width, [rest], |_| (), [acc[q]]);
                 }
             }
             for q in 0..Q {
@@ -141,6 +141,33 @@ pub(super) fn add_groups<S: Simd, const Q: usize>(
             }
         }
     }
+}
+
+/// The sums of each query's two vectors of columns, with those columns of some rows of values
+/// added: a row for each of a query's `weights`, of `width` from the next. (Sums come and go by
+/// value: where they are changed in place, each step writes them to memory.)
+#[inline(always)]
+fn add_rows<S: Simd, const Q: usize>(
+    s: S,
+    rows: &[i8],
+    width: usize,
+    weights: [&[f32]; Q],
+    fetch: impl Fn(usize),
+    mut sums: [[S::F32; 2]; Q],
+) -> [[S::F32; 2]; Q] {
+    let n = weights[0].len();
+    for (j, row) in (0..n).zip(rows.chunks(width)) {
+        fetch(j);
+        let row = &row[..2 * S::LANES];
+        let values = [s.load_i8(row), s.load_i8(&row[S::LANES..])];
+        for q in 0..Q {
+            let weight = s.splat(weights[q][..n][j]);
+            for v in 0..2 {
+                sums[q][v] = s.fused_mul_add(weight, values[v], sums[q][v]);
+            }
+        }
+    }
+    sums
 }
 
 /// Up to `N` numbers, and zeros after them. All of them, as most are, are copied without a call.
