@@ -327,7 +327,7 @@ impl Drop for Busy {
 }
 
 #[test]
-#[ignore = "it needs the machine to itself: cargo test --release busy -- --ignored --nocapture"]
+#[ignore = "it needs the machine to itself: cargo test busy -- --ignored --nocapture"]
 fn law_01_a_busy_machine_changes_no_bit_and_leaves_a_share() {
     let most = duration().max(Duration::from_secs(40));
     if std::env::var_os(Busy::VARIABLE).is_some() {

@@ -93,7 +93,7 @@ fn classes_have_the_scores_of_texts_that_are_read_whole() {
     assert!(n_right * 2 > texts.len(), "{n_right} of {} are right", texts.len());
 }
 
-/// `cargo test --release --all-features --test programs -- --ignored --nocapture`
+/// `cargo test --all-features --test programs -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement"]
 fn forks_classify_faster_than_whole_texts() {
