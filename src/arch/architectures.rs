@@ -111,8 +111,8 @@ static PHI3: Architecture = Architecture {
     ..like_llama("phi3")
 };
 
-/// Tensors of GGUF files that are several in one, and these, whose rows stand one after another: the
-/// names after the layer's.
+/// Tensors of GGUF files that are several in one, and these, whose rows stand one after another:
+/// the names after the layer's.
 pub(crate) static FUSED: [(&str, &[&str]); 2] =
     [("attn_qkv", &["attn_q", "attn_k", "attn_v"]), ("ffn_up", &["ffn_gate", "ffn_up"])];
 
@@ -146,8 +146,8 @@ impl Architecture {
         name.replace(&format!(".{from}."), &format!(".{to}."))
     }
 
-    /// Of a tensor that is a part of another in its GGUF files, the other's name and those of all its
-    /// parts.
+    /// Of a tensor that is a part of another in its GGUF files, the other's name and those of all
+    /// its parts.
     #[cfg(feature = "convert")]
     pub(crate) fn fused(&self, id: TensorId) -> Option<(String, Vec<String>)> {
         let own = self.tensor(id);

@@ -189,8 +189,8 @@ fn a_whole_is_quantized_as_its_parts_are() {
     assert!(differing > 0 && differing <= bytes, "{differing} of {bytes}");
 }
 
-/// An adapter's row for each row of `blk.0.attn_qkv` and of `blk.1.ffn_up`, as llama.cpp's converter
-/// writes it, and for `blk.1.attn_output` beside them.
+/// An adapter's row for each row of `blk.0.attn_qkv` and of `blk.1.ffn_up`, as llama.cpp's
+/// converter writes it, and for `blk.1.attn_output` beside them.
 fn adapter(rows: &[(&str, usize)]) -> Gguf {
     let mut file = Gguf::default();
     file.set("general.architecture", Key::str("phi3")).set("general.type", Key::str("adapter"));

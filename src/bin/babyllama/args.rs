@@ -305,7 +305,8 @@ pub(crate) fn pooling_parser() -> impl TypedValueParser<Value = Pooling> {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Pooling>())
 }
 
-/// Takes any name, since a model's file may bring templates, and lists those of layouts in the help.
+/// Takes any name, since a model's file may bring templates, and lists those of layouts in the
+/// help.
 #[derive(Clone)]
 pub(crate) struct TemplateParser;
 
