@@ -22,6 +22,8 @@ pub(crate) struct Segments<E> {
     /// One after another; the first begins at position 0, unless others were let go. A position
     /// belongs to the last that begins at or before it.
     parts: Vec<Part<E>>,
+    /// The first position that was read back from a file: its segment begins with its block.
+    restored_from: usize,
     reach: Reach,
     n_layers: usize,
     n_kv_heads: usize,
@@ -87,7 +89,7 @@ impl<E: KvElement> Segment<E> {
 impl<E: KvElement> Segments<E> {
     pub(super) fn new(n_layers: usize, kv_dim: usize, head_dim: usize, reach: Reach) -> Self {
         let (n_kv_heads, width) = (kv_dim / head_dim, E::width(head_dim));
-        Self { parts: Vec::new(), reach, n_layers, n_kv_heads, width }
+        Self { parts: Vec::new(), restored_from: 0, reach, n_layers, n_kv_heads, width }
     }
 
     pub(super) fn reach(&self) -> Reach {
@@ -96,7 +98,7 @@ impl<E: KvElement> Segments<E> {
 
     /// The first position that is kept.
     fn first(&self) -> usize {
-        self.parts.first().map_or(0, |part| part.start)
+        self.parts.first().map_or(0, |part| part.start).max(self.restored_from)
     }
 
     /// Whether all is kept that the token at `position` sees.
@@ -107,6 +109,7 @@ impl<E: KvElement> Segments<E> {
 
     pub(super) fn clear(&mut self) {
         self.parts.clear();
+        self.restored_from = 0;
     }
 
     /// Gives an empty cache memory for these positions alone.
@@ -114,6 +117,7 @@ impl<E: KvElement> Segments<E> {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`].
     pub(super) fn reserve_span(&mut self, span: Range<usize>) -> Result<()> {
+        self.restored_from = if span.is_empty() { 0 } else { span.start };
         let (mut start, end) = (span.start / BLOCK * BLOCK, span.end);
         while !span.is_empty() && start < end {
             let capacity = self.reach.step.unwrap_or(end - start).min(end - start).next_multiple_of(BLOCK);
