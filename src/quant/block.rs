@@ -9,7 +9,7 @@
 //! sub-block     16 weights   half a group: the least that has a scale of its own
 //! ```
 
-pub(crate) use super::bytes::{SIGN, bytes_at, f16_at, pair_at, times, u16_at, u32_at, u64_at};
+pub(crate) use super::bytes::{SIGN, bytes_at, f16_at, pair_at, scale_times, times, u16_at, u32_at, u64_at};
 use super::encoding::{Encoding, SubScales};
 use super::points::{self, PointSuperblock};
 use super::sub_blocks::IntSubBlocks;

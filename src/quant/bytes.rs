@@ -10,6 +10,12 @@ pub(crate) fn times<S: QuantKernels>(s: S, integers: S::I32x8, d: S::F32x8) -> S
     s.mul_x8(s.to_f32x8(integers), d)
 }
 
+/// The scale that a block begins with, an f16, times `factor`, in all lanes.
+#[inline(always)]
+pub(crate) fn scale_times<S: QuantKernels>(s: S, block: &[u8], factor: f32) -> S::F32x8 {
+    s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(factor))
+}
+
 /// The sign of a half-precision number.
 pub(crate) const SIGN: u16 = 0x8000;
 

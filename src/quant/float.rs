@@ -253,18 +253,30 @@ pub(crate) struct F32Tile {
 impl F32Tile {
     /// Packs at most [`tile_tokens`] tokens, for vectors of `lanes`: `x` is (tokens, `n`).
     pub(crate) fn pack(&mut self, lanes: usize, x: &[f32], n: usize) {
-        (self.n_groups, self.n_tokens) = (n.div_ceil(LANES), x.len() / n);
-        let width = tile_tokens(lanes) * lanes;
-        self.x.resize(LANES / lanes * self.n_groups * width);
-        if self.n_tokens < tile_tokens(lanes) || !n.is_multiple_of(LANES) {
+        if lanes == LANES {
+            self.pack_vectors::<LANES>(x, n);
+        } else {
+            self.pack_vectors::<{ LANES / 2 }>(x, n);
+        }
+    }
+
+    /// (Vectors of a constant length: others would be copied by a call each.)
+    fn pack_vectors<const L: usize>(&mut self, x: &[f32], n: usize) {
+        let (n_groups, width, of_group) = (n.div_ceil(LANES), tile_tokens(L), LANES / L);
+        (self.n_groups, self.n_tokens) = (n_groups, x.len() / n);
+        self.x.resize(n_groups * LANES * width);
+        if self.n_tokens < width || !n.is_multiple_of(LANES) {
             self.x.fill(0.0);
         }
+        let (vectors, _) = self.x.as_chunks_mut::<L>();
         for (token, x) in x.chunks_exact(n).enumerate() {
-            for (group, x) in x.chunks(LANES).enumerate() {
-                for (vector, x) in x.chunks(lanes).enumerate() {
-                    let at = (vector * self.n_groups + group) * width + token * lanes;
-                    self.x[at..at + x.len()].copy_from_slice(x);
-                }
+            let place = |i| (i % of_group * n_groups + i / of_group) * width + token;
+            let (whole, rest) = x.as_chunks::<L>();
+            for (i, x) in whole.iter().enumerate() {
+                vectors[place(i)] = *x;
+            }
+            if !rest.is_empty() {
+                vectors[place(whole.len())][..rest.len()].copy_from_slice(rest);
             }
         }
     }

@@ -17,7 +17,7 @@
 //! A group has four points and two sub-blocks, and its own word of `high`. The integers that are
 //! multiplied are eighths of the brackets, and 16, so 7 to 25.
 
-use super::block::{Block, GROUP, GROUPS, bytes_at, f16_at, times};
+use super::block::{Block, GROUP, GROUPS, bytes_at, f16_at, scale_times, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
 use super::iq2::odd_numbers;
@@ -91,7 +91,7 @@ impl Block for Iq1S {
         let less = s.and_u8x32(s.as_i8x32(less), s.splat_u8x32(8));
         let seven = s.as_i8x32(s.load_i32x8(&[7; GROUPS]));
         let scale = s.and_u8x32(s.as_i8x32(s.shr_u32x8::<12>(high)), seven);
-        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
+        let d = scale_times(s, block, 0.125);
         superblock(
             s,
             &block[2..],

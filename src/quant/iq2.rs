@@ -18,7 +18,7 @@
 //! and 9 of point `i` of group `g`. In a byte of scales, the low nibble is that of the first
 //! sub-block of a group, the high nibble that of the second.
 
-use super::block::{Block, GROUP, GROUPS, bytes_at, f16_at, times};
+use super::block::{Block, GROUP, GROUPS, bytes_at, f16_at, scale_times, times};
 use super::encoding::{Encoding, SubScales};
 use super::grids;
 use super::points::PointSuperblock;
@@ -72,12 +72,7 @@ impl Block for Iq2Xxs {
     fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
         let rest = s.odd_dwords(s.load_bytes(&block[2..]), s.load_bytes(&block[34..]));
-        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
-        PointSuperblock {
-            numbers: [[0; GROUP]; 2],
-            signs: s.with_parity(s.spread_bits::<7>(rest)),
-            scales: [times(s, odd_numbers(s, s.shr_u32x8::<28>(rest)), d); 2],
-        }
+        signs_and_scales(s, rest, scale_times(s, block, 0.125))
     }
 
     #[inline(always)]
@@ -101,11 +96,22 @@ pub(super) fn odd_numbers<S: QuantKernels>(s: S, a: S::I32x8) -> S::I32x8 {
     s.add_i32x8(s.add_i32x8(a, a), s.load_i32x8(&[1; GROUPS]))
 }
 
+/// What a superblock of IQ2_XXS or IQ3_XXS has beside its points, from the 32 bits of each group:
+/// seven signs of each of four places, and a scale in the last four bits.
+#[inline(always)]
+pub(super) fn signs_and_scales<S: QuantKernels>(s: S, words: S::I32x8, d: S::F32x8) -> PointSuperblock<S> {
+    PointSuperblock {
+        numbers: [[0; GROUP]; 2],
+        signs: s.with_parity(s.spread_bits::<7>(words)),
+        scales: [times(s, odd_numbers(s, s.shr_u32x8::<28>(words)), d); 2],
+    }
+}
+
 /// The scales of IQ2_XS or IQ2_S.
 #[inline(always)]
 fn sub_scales<S: QuantKernels>(s: S, block: &[u8], scales: u64) -> [S::F32x8; 2] {
     const LOW: u64 = u64::from_ne_bytes([15; 8]);
-    let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.125));
+    let d = scale_times(s, block, 0.125);
     let (low, high) = ((scales & LOW) * 2 + ONES, (scales >> 4 & LOW) * 2 + ONES);
     [times(s, s.widen_i8x8(low), d), times(s, s.widen_i8x8(high), d)]
 }

@@ -16,10 +16,10 @@
 //! ```
 //! Signs are IQ2's.
 
-use super::block::{Block, GROUP, bytes_at, f16_at, times};
+use super::block::{Block, GROUP, bytes_at, f16_at, scale_times, times};
 use super::encoding::Encoding;
 use super::grids;
-use super::iq2::{dequantize_place, eight_signs, odd_numbers};
+use super::iq2::{dequantize_place, eight_signs, signs_and_scales};
 use super::points::PointSuperblock;
 use crate::simd::{Interleave, QuantKernels};
 
@@ -60,12 +60,7 @@ impl Block for Iq3Xxs {
     fn unpack_points<S: QuantKernels>(s: S, block: &[u8]) -> PointSuperblock<S> {
         let block = &block[..Self::BYTES];
         let rest = s.as_i32x8(s.load_bytes(&block[66..]));
-        let d = s.mul_x8(s.splat_f16_x8(u16::from_le_bytes(bytes_at(block, 0))), s.splat_x8(0.25));
-        PointSuperblock {
-            numbers: [[0; GROUP]; 2],
-            signs: s.with_parity(s.spread_bits::<7>(rest)),
-            scales: [times(s, odd_numbers(s, s.shr_u32x8::<28>(rest)), d); 2],
-        }
+        signs_and_scales(s, rest, scale_times(s, block, 0.25))
     }
 
     #[inline(always)]

@@ -45,7 +45,7 @@ pub(crate) struct ConvertArgs {
     pub(crate) group_size: Option<usize>,
 
     /// Merge an adapter (LoRA): PEFT's directory or a GGUF file, times SCALE if it is given;
-    /// several are merged in turn
+    /// several are merged one after another
     #[arg(long, value_name = "ADAPTER[=SCALE]", value_parser = parse_lora)]
     pub(crate) lora: Vec<(PathBuf, f32)>,
 
