@@ -7,7 +7,6 @@
 //! First the activations are laid out as the kernels read them ([`Activations`]), then each thread
 //! multiplies its rows of `W` with all tokens: `quant`'s `dot_all` if they are few, else `gemm`.
 
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::compute::Compute;
@@ -17,8 +16,8 @@ use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::quant::activation::{ActivationBuffer, ActivationRows};
 use crate::quant::float::{F32Tile, tile_tokens};
 use crate::quant::packed::{Int8Tile, Panel, RequiredSums};
-use crate::quant::{Output, Rows};
-use crate::simd::{Isa, PREFETCH_DISTANCE, kernel};
+use crate::quant::{Output, Rows, prefetch_distance};
+use crate::simd::{Isa, kernel};
 use crate::tensor::{Matrix, Tensor};
 
 /// `outs[i] = x W_i^T` for matrices that share their input. `outs[i]` is (`n_tokens`, rows of
@@ -32,14 +31,13 @@ pub(crate) fn matmul<const N: usize>(
 ) {
     let weights = weights.map(Tensor::matrix);
     let x = Activations::of(compute, x, &weights, buffer);
-    let (isa, row_unit) = (compute.isa, x.row_unit(&weights[0]));
-    let mut i = 0;
+    let (isa, mut i) = (compute.isa, 0);
     let outs = outs.map(|out| {
         i += 1;
-        [ColumnPartition::new(out, weights[i - 1].n_rows, row_unit)]
+        [x.partition(isa, out, &weights[i - 1])]
     });
-    compute.team.columns(outs, bytes(&weights), move |i, units, [mut out]| {
-        products(isa, weights[i], rows(units, row_unit, weights[i]), x, &mut out, Output::Overwrite);
+    compute.team.columns(outs, bytes(&weights), move |i, _, [mut out]| {
+        products(isa, weights[i], x, &mut out, Output::Overwrite);
     });
 }
 
@@ -53,10 +51,10 @@ pub(crate) fn matmul_add(
 ) {
     let weights = [weights.matrix()];
     let x = Activations::of(compute, x, &weights, buffer);
-    let (isa, row_unit) = (compute.isa, x.row_unit(&weights[0]));
-    let outs = [[ColumnPartition::new(out, weights[0].n_rows, row_unit)]];
-    compute.team.columns(outs, bytes(&weights), move |_, units, [mut out]| {
-        products(isa, weights[0], rows(units, row_unit, weights[0]), x, &mut out, Output::Accumulate);
+    let isa = compute.isa;
+    let outs = [[x.partition(isa, out, &weights[0])]];
+    compute.team.columns(outs, bytes(&weights), move |_, _, [mut out]| {
+        products(isa, weights[0], x, &mut out, Output::Accumulate);
     });
 }
 
@@ -74,25 +72,31 @@ pub(crate) fn matmul_swiglu(
 ) {
     let weights = [w1.matrix(), w3.matrix()];
     let x = Activations::of(compute, x, &weights, buffer);
-    let (isa, numerics, row_unit) = (compute.isa, compute.numerics, x.row_unit(&weights[0]));
-    let columns = |out, w: &Matrix<'_>| ColumnPartition::new(out, w.n_rows, row_unit);
-    let outs = [[columns(gate, &weights[0]), columns(up, &weights[1])]];
-    compute.team.columns(outs, bytes(&weights), move |_, units, [mut gate, mut up]| {
-        let rows = rows(units, row_unit, weights[0]);
+    let (isa, numerics) = (compute.isa, compute.numerics);
+    // Both alike, so that a thread has the same columns of both.
+    let outs = [[x.partition(isa, gate, &weights[0]), x.partition(isa, up, &weights[0])]];
+    compute.team.columns(outs, bytes(&weights), move |_, _, [mut gate, mut up]| {
         if matches!(x, Activations::RowMajor(_)) {
             // While the last rows of w1 are multiplied, what follows them in memory is prefetched,
             // so the first rows of w3 are prefetched here.
-            prefetch_start(isa, &weights[1].bytes[rows.start * weights[1].row_bytes()..]);
-        }
-        products(isa, weights[0], rows.clone(), x, &mut gate, Output::Overwrite);
-        products(isa, weights[1], rows.clone(), x, &mut up, Output::Overwrite);
-        for token in 0..gate.n_rows() {
-            let (gate, up) = (gate.row(token), up.row(token));
-            for (out, bias) in [(&mut *gate, biases[0]), (&mut *up, biases[1])] {
-                let bias = bias.map_or(&[][..], |bias| &bias[rows.clone()]);
-                out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            let distance = prefetch_distance(gate.n_strips());
+            for strip in 0..gate.n_strips() {
+                let start = gate.columns(strip).start * weights[1].row_bytes();
+                prefetch_start(isa, &weights[1].bytes[start..], distance);
             }
-            ops::swiglu(isa, numerics, gate, up);
+        }
+        products(isa, weights[0], x, &mut gate, Output::Overwrite);
+        products(isa, weights[1], x, &mut up, Output::Overwrite);
+        for token in 0..gate.n_rows() {
+            for strip in 0..gate.n_strips() {
+                let columns = gate.columns(strip);
+                let (gate, up) = (gate.strip(strip, token), up.strip(strip, token));
+                for (out, bias) in [(&mut *gate, biases[0]), (&mut *up, biases[1])] {
+                    let bias = bias.map_or(&[][..], |bias| &bias[columns.clone()]);
+                    out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+                }
+                ops::swiglu(isa, numerics, gate, up);
+            }
         }
     });
 }
@@ -167,13 +171,15 @@ impl<'a> Activations<'a> {
         Self::F32Tiles { tiles: &buffer.float_tiles, workspaces: &buffer.float_workspaces }
     }
 
-    /// Threads take rows of weights in multiples of what a kernel takes at once.
-    fn row_unit(self, weights: &Matrix<'_>) -> usize {
-        match self {
-            Self::RowMajor(_) => 8,
-            Self::Int8Tiles { .. } => gemm::int8::PANEL_ROWS,
-            Self::F32Tiles { .. } => gemm::float::panel_rows(weights.row_bytes()),
-        }
+    /// The columns of the output, cut as threads take them: in multiples of the rows that a kernel
+    /// takes at once, and for a single token in as many strips as a thread reads streams.
+    fn partition<'o>(self, isa: Isa, out: &'o mut [f32], weights: &Matrix<'_>) -> ColumnPartition<'o> {
+        let (unit, n_strips) = match self {
+            Self::RowMajor(x) => (8, if x.n_tokens() == 1 { weights.rows.streams(isa) } else { 1 }),
+            Self::Int8Tiles { .. } => (gemm::int8::PANEL_ROWS, 1),
+            Self::F32Tiles { .. } => (gemm::float::panel_rows(weights.row_bytes()), 1),
+        };
+        ColumnPartition::new(out, weights.n_rows, unit).in_strips(n_strips)
     }
 }
 
@@ -188,33 +194,21 @@ pub(crate) struct MatmulBuffer {
     float_workspaces: Mutex<Vec<gemm::float::Workspace>>,
 }
 
-/// Some rows of `x W^T`, into the columns of the output that belong to them.
-fn products(
-    isa: Isa,
-    weights: Matrix<'_>,
-    rows: Range<usize>,
-    x: Activations<'_>,
-    out: &mut ColumnSlice<'_>,
-    store: Output,
-) {
+/// The columns of `x W^T` that `out` has.
+fn products(isa: Isa, weights: Matrix<'_>, x: Activations<'_>, out: &mut ColumnSlice<'_>, store: Output) {
     match x {
-        Activations::RowMajor(x) => weights.rows.dot_all(isa, rows, x, out, store),
+        Activations::RowMajor(x) => weights.rows.dot_all(isa, x, out, store),
         Activations::Int8Tiles { tiles, panels } => {
             let mut panel = take(panels);
-            gemm::int8::multiply(isa, weights, rows, tiles, &mut panel, out, store);
+            gemm::int8::multiply(isa, weights, out.columns(0), tiles, &mut panel, out, store);
             give_back(panels, panel);
         }
         Activations::F32Tiles { tiles, workspaces } => {
             let mut workspace = take(workspaces);
-            gemm::float::multiply(isa, weights, rows, tiles, &mut workspace, out, store);
+            gemm::float::multiply(isa, weights, out.columns(0), tiles, &mut workspace, out, store);
             give_back(workspaces, workspace);
         }
     }
-}
-
-/// The rows of a matrix that are some units of its output.
-fn rows(units: Range<usize>, unit: usize, matrix: Matrix<'_>) -> Range<usize> {
-    units.start * unit..(units.end * unit).min(matrix.n_rows)
 }
 
 /// The bytes that a product reads.
@@ -224,8 +218,8 @@ fn bytes(weights: &[Matrix<'_>]) -> usize {
 
 kernel! { float
     /// Prefetches what a product reads first.
-    fn prefetch_start(s; bytes: &[u8]) {
-        s.prefetch_all_nta(bytes, 0, PREFETCH_DISTANCE);
+    fn prefetch_start(s; bytes: &[u8], distance: usize) {
+        s.prefetch_all_nta(bytes, 0, distance);
     }
 }
 

@@ -38,7 +38,7 @@ mod sync;
 mod team;
 mod threads;
 
-pub(crate) use columns::{ColumnPartition, ColumnSlice};
+pub(crate) use columns::{ColumnPartition, ColumnSlice, MAX_STRIPS};
 pub(crate) use team::Team;
 #[cfg(feature = "rayon")]
 pub(crate) use threads::ThreadPool;

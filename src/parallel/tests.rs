@@ -48,6 +48,27 @@ fn check_all(data: &[Vec<f32>; 3], widths: [usize; 3], times: usize) {
     }
 }
 
+/// Every element of a matrix in strips gets its own value exactly once, by its column's number.
+fn fill_strips(team: &Team<'_>, rows: usize, width: usize, item_width: usize, n_strips: usize) {
+    let floats = &mut vec![0.0; rows * width];
+    let columns = ColumnPartition::new(floats, width, item_width).in_strips(n_strips);
+    team.columns([[columns]], 1 << 20, |_, items, [mut slice]| {
+        for strip in 0..slice.n_strips() {
+            let columns = slice.columns(strip);
+            assert!(columns.len() <= items.len() * item_width);
+            assert!(columns.len() <= slice.columns(0).len());
+            for row in 0..slice.n_rows() {
+                for (x, column) in slice.strip(strip, row).iter_mut().zip(columns.clone()) {
+                    *x += (row * width + column + 1) as f32;
+                }
+            }
+        }
+    });
+    for (i, &x) in floats.iter().enumerate() {
+        assert_eq!(x, (i + 1) as f32, "{width} in items of {item_width}, {n_strips} strips");
+    }
+}
+
 /// A helper that no pool runs: Miri's stricter rules fail in rayon's own data structures.
 fn spawn_plain_helper(crew: &'static Crew) -> std::thread::JoinHandle<()> {
     assert_eq!(crew.recruit(1), 1);
@@ -65,6 +86,7 @@ fn every_column_is_filled_once_without_a_pool() {
     let team = Team::new(&threads, pass);
     add_to_all(&team, &mut data, widths);
     team.for_each_mut(&mut counts, 1 << 20, |i, count| *count += i);
+    fill_strips(&team, 2, 21, 2, 4);
     drop(team);
     check_all(&data, widths, times(50));
     assert_eq!(counts, [0, 1, 2, 3, 4, 5]);
@@ -76,6 +98,19 @@ fn every_column_is_filled_once_by_any_number_of_threads() {
     for count in [1, 2, 3, 8] {
         fill(&Threads::new(count).unwrap(), 3, [64, 10, 257]);
     }
+}
+
+#[test]
+fn strips_are_all_columns_once() {
+    let threads = Threads::new(3).unwrap();
+    threads.enter(false, |team| {
+        for n_strips in [1, 2, 4] {
+            // Whole strips, strips that lack items or are empty, and items that lack columns.
+            for width in [1, 7, 8, 9, 31, 64, 255, 1000] {
+                fill_strips(team, 3, width, 8, n_strips);
+            }
+        }
+    });
 }
 
 #[test]

@@ -24,8 +24,9 @@ use super::block::{Block, GROUP, GROUPS, Interleaved, SUPERBLOCK, UnpackedSuperb
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
+use super::walk::{prefetch_distance, streams};
 use super::{Format, SHARING_TOKENS, StoredRows, points};
-use crate::simd::{Interleave, PREFETCH_DISTANCE, QuantKernels};
+use crate::simd::{Interleave, QuantKernels};
 
 /// The most bytes of a superblock.
 pub(super) const MAX_BYTES: usize = GROUPS * 34;
@@ -64,15 +65,11 @@ impl<'a, B: Block> BlockRows<'a, B> {
     fn dot_rows<S: QuantKernels, const R: usize>(
         &self,
         s: S,
-        row: usize,
+        row_numbers: [usize; R],
         x: QuantizedRow<'_>,
     ) -> [S::F32x8; R] {
-        let mut acc = [s.splat_x8(0.0); R];
         let superblocks = self.n / SUPERBLOCK;
-        let mut rows: [&[u8]; R] = [&[]; R];
-        for r in 0..R {
-            rows[r] = self.row(row + r);
-        }
+        let rows = row_numbers.map(|row| self.row(row));
         let rest = if B::WEIGHTS == GROUP { self.n / GROUP % GROUPS } else { 0 };
         // A row of 576 weights is two superblocks and two groups: the last groups of four rows make
         // up one superblock, which is multiplied with the token's last two groups, four times over.
@@ -85,27 +82,14 @@ impl<'a, B: Block> BlockRows<'a, B> {
             2 if together => self.copy_tails::<R, 2>(rows, &mut tails),
             _ => {}
         }
-        // One after another, for the processor reads one stream fastest: four at once, which shared
-        // the loads of activations, were slower.
-        for r in 0..R {
-            let row = rows[r];
-            let mut ahead = RowPrefetcher { row, at: PREFETCH_DISTANCE };
-            let mut sum = s.splat_x8(0.0);
-            for (blocks, x) in row.chunks_exact(Self::SUPERBLOCK_BYTES).zip(Activations::superblocks::<B>(&x))
-            {
-                ahead.fetch(s, Self::SUPERBLOCK_BYTES);
-                if const { Self::OF_POINTS } {
-                    sum = points::dot::<S, B>(s, blocks, x, sum);
-                    continue;
-                }
-                sum = match B::SUB_SCALES {
-                    SubScales::None => dot_superblock::<S, B>(s, blocks, x).add(s, sum),
-                    SubScales::F32 => dot_f32_sub_blocks::<S, B>(s, &B::unpack(s, blocks), x, sum),
-                    SubScales::Int => dot_int_sub_blocks::<S, B>(s, &B::unpack_sub_blocks(s, blocks), x, sum),
-                };
+        let mut acc = [s.splat_x8(0.0); R];
+        let width = streams::<S, Self>();
+        for r in (0..R).step_by(width) {
+            if width == 2 && r + 1 < R {
+                [acc[r], acc[r + 1]] = Self::dot_superblocks(s, [rows[r], rows[r + 1]], &x);
+            } else {
+                [acc[r]] = Self::dot_superblocks(s, [rows[r]], &x);
             }
-            ahead.fetch(s, row.len() - superblocks * Self::SUPERBLOCK_BYTES);
-            acc[r] = sum;
         }
         match rest {
             0 => acc,
@@ -114,7 +98,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
             _ => {
                 let mut padded = [0; MAX_BYTES];
                 for r in 0..R {
-                    let blocks = self.last_superblock(row + r, &mut padded);
+                    let blocks = self.last_superblock(row_numbers[r], &mut padded);
                     let tail = dot_superblock::<S, B>(
                         s,
                         blocks,
@@ -126,20 +110,38 @@ impl<'a, B: Block> BlockRows<'a, B> {
             }
         }
     }
-}
 
-/// Has the cache fetch what follows a row, a superblock's bytes at a time.
-pub(super) struct RowPrefetcher<'a> {
-    pub(super) row: &'a [u8],
-    /// The next byte, counted from the row's first.
-    pub(super) at: usize,
-}
-
-impl RowPrefetcher<'_> {
+    /// The products of the superblocks of some rows, which are read side by side.
     #[inline(always)]
-    pub(super) fn fetch<S: QuantKernels>(&mut self, s: S, bytes: usize) {
-        s.prefetch_all_nta(self.row, self.at, bytes);
-        self.at += bytes;
+    fn dot_superblocks<S: QuantKernels, const W: usize>(
+        s: S,
+        rows: [&[u8]; W],
+        x: &QuantizedRow<'_>,
+    ) -> [S::F32x8; W] {
+        let mut sums = [s.splat_x8(0.0); W];
+        let n = rows[0].len() / Self::SUPERBLOCK_BYTES;
+        for (i, x) in (0..n).zip(Activations::superblocks::<B>(x)) {
+            for r in 0..W {
+                let blocks = &rows[r][i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
+                s.prefetch_all_nta(blocks, prefetch_distance(W), Self::SUPERBLOCK_BYTES);
+                sums[r] = if const { Self::OF_POINTS } {
+                    points::dot::<S, B>(s, blocks, x, sums[r])
+                } else {
+                    match B::SUB_SCALES {
+                        SubScales::None => dot_superblock::<S, B>(s, blocks, x).add(s, sums[r]),
+                        SubScales::F32 => dot_f32_sub_blocks::<S, B>(s, &B::unpack(s, blocks), x, sums[r]),
+                        SubScales::Int => {
+                            dot_int_sub_blocks::<S, B>(s, &B::unpack_sub_blocks(s, blocks), x, sums[r])
+                        }
+                    }
+                };
+            }
+        }
+        let rest = rows[0].len() - n * Self::SUPERBLOCK_BYTES;
+        for r in 0..W {
+            s.prefetch_all_nta(rows[r], n * Self::SUPERBLOCK_BYTES + prefetch_distance(W), rest);
+        }
+        sums
     }
 }
 
@@ -148,11 +150,11 @@ impl<B: Block> Format for BlockRows<'_, B> {
     fn dot<S: QuantKernels, const R: usize>(
         self,
         s: S,
-        row: usize,
+        rows: [usize; R],
         x: ActivationRows<'_>,
         token: usize,
     ) -> [f32; R] {
-        s.hsum_each(self.dot_rows::<S, R>(s, row, x.quantized_row(token)))
+        s.hsum_each(self.dot_rows::<S, R>(s, rows, x.quantized_row(token)))
     }
 
     #[inline(always)]

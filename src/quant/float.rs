@@ -8,8 +8,9 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::activation::ActivationRows;
 use super::packed::Aligned;
+use super::walk::{prefetch_distance, streams};
 use super::{Format, SHARING_TOKENS, StoredRows};
-use crate::simd::{PREFETCH_DISTANCE, QuantKernels, Simd};
+use crate::simd::{QuantKernels, Simd};
 use crate::storage::Plain;
 
 /// How a float is stored.
@@ -134,11 +135,27 @@ impl<'a, F: Float> FloatRows<'a, F> {
 }
 
 impl<F: Float> Format for FloatRows<'_, F> {
+    const STREAMS: usize = 4;
+
     #[inline(always)]
-    fn dot<S: Simd, const R: usize>(self, s: S, row: usize, x: ActivationRows<'_>, token: usize) -> [f32; R] {
+    fn dot<S: Simd, const R: usize>(
+        self,
+        s: S,
+        rows: [usize; R],
+        x: ActivationRows<'_>,
+        token: usize,
+    ) -> [f32; R] {
         let mut acc = [s.reduce_to_x8(s.splat(0.0)); R];
-        for r in 0..R {
-            acc[r] = s.reduce_to_x8(dot_row::<S, F>(s, self.row(row + r), x.row(token)));
+        if streams::<S, Self>() == 4 && R == 4 {
+            let sums = dot_rows::<S, F, 4>(s, [0, 1, 2, 3].map(|r| self.row(rows[r])), x.row(token));
+            for r in 0..R {
+                acc[r] = s.reduce_to_x8(sums[r]);
+            }
+        } else {
+            for r in 0..R {
+                let [sum] = dot_rows::<S, F, 1>(s, [self.row(rows[r])], x.row(token));
+                acc[r] = s.reduce_to_x8(sum);
+            }
         }
         s.hsum_each(acc)
     }
@@ -155,7 +172,8 @@ impl<F: Float> Format for FloatRows<'_, F> {
         for (row, products) in rows.zip(products) {
             let mut sums = [s.reduce_to_x8(s.splat(0.0)); SHARING_TOKENS];
             for (sum, token) in sums.iter_mut().zip(tokens.clone()) {
-                *sum = s.reduce_to_x8(dot_row::<S, F>(s, self.row(row), x.row(token)));
+                let [products] = dot_rows::<S, F, 1>(s, [self.row(row)], x.row(token));
+                *sum = s.reduce_to_x8(products);
             }
             *products = s.hsum_each(sums);
         }
@@ -183,37 +201,52 @@ pub(crate) const MAX_ACCUMULATORS: usize = 2;
 /// The most vectors that [`LANES`] take.
 const MAX_VECTORS: usize = 2;
 
-/// The dot product of a row with a token, still spread over the lanes.
-///
-/// Rows are read one after another, to their ends: walking along 8 of them at once halved the speed
-/// from memory, for the prefetcher follows one stream better than eight. Only the sums across lanes
-/// are shared.
+/// The dot products of some rows, which are read side by side, with a token, still spread over the
+/// lanes.
 #[inline(always)]
-fn dot_row<S: Simd, F: Float>(s: S, w: &[F::Stored], x: &[f32]) -> S::F32 {
-    let n = w.len();
-    let ahead = PREFETCH_DISTANCE / size_of::<F::Stored>();
-    let mut sums = [[s.splat(0.0); MAX_VECTORS]; MAX_ACCUMULATORS];
+fn dot_rows<S: Simd, F: Float, const W: usize>(s: S, rows: [&[F::Stored]; W], x: &[f32]) -> [S::F32; W] {
+    let n = x.len();
+    let rows = rows.map(|row| &row[..n]);
+    let ahead = prefetch_distance(W) / size_of::<F::Stored>();
+    let mut sums = [[[s.splat(0.0); MAX_VECTORS]; MAX_ACCUMULATORS]; W];
     let mut i = 0;
     while i + F::ACCUMULATORS * UNROLL <= n {
         for a in 0..F::ACCUMULATORS {
             let first = i + a * UNROLL;
-            s.prefetch_all_nta(w, first + ahead, UNROLL);
-            let (w, x) = (&w[first..][..UNROLL], &x[first..][..UNROLL]);
-            for v in 0..UNROLL / S::LANES {
-                let at = v * S::LANES;
-                let sum = &mut sums[a][v % (LANES / S::LANES)];
-                *sum = s.mul_add(F::load(s, &w[at..]), s.load(&x[at..]), *sum);
+            for r in 0..W {
+                s.prefetch_all_nta(rows[r], first + ahead, UNROLL);
+                let (w, x) = (&rows[r][first..][..UNROLL], &x[first..][..UNROLL]);
+                for v in 0..UNROLL / S::LANES {
+                    let at = v * S::LANES;
+                    let sum = &mut sums[r][a][v % (LANES / S::LANES)];
+                    *sum = s.mul_add(F::load(s, &w[at..]), s.load(&x[at..]), *sum);
+                }
             }
         }
         i += F::ACCUMULATORS * UNROLL;
     }
+    let mut products = [s.splat(0.0); W];
+    for r in 0..W {
+        products[r] = add_rest::<S, F>(s, &rows[r][i..], &x[i..], sums[r]);
+    }
+    products
+}
+
+/// A row's sums with the last columns, fewer than a round of all accumulators, added into one.
+#[inline(always)]
+fn add_rest<S: Simd, F: Float>(
+    s: S,
+    w: &[F::Stored],
+    x: &[f32],
+    mut sums: [[S::F32; MAX_VECTORS]; MAX_ACCUMULATORS],
+) -> S::F32 {
     for a in 0..F::ACCUMULATORS {
         for v in 0..UNROLL / S::LANES {
-            let at = i + a * UNROLL + v * S::LANES;
+            let at = a * UNROLL + v * S::LANES;
             let sum = &mut sums[a][v % (LANES / S::LANES)];
-            if at + S::LANES <= n {
+            if at + S::LANES <= w.len() {
                 *sum = s.mul_add(F::load(s, &w[at..]), s.load(&x[at..]), *sum);
-            } else if at < n {
+            } else if at < w.len() {
                 *sum = s.mul_add(F::load_partial(s, &w[at..]), s.load_partial(&x[at..]), *sum);
             }
         }

@@ -179,6 +179,8 @@ fn dot_step<S: QuantKernels, const BLOCKS: usize>(s: S, w: &[i8], x: &[i8]) -> S
 impl Format for Int8Rows<'_> {
     const EIGHT_ROWS: bool = true;
 
+    const STREAMS: usize = 1;
+
     /// Eight rows share a token instead.
     const SHARING_TOKENS: usize = 1;
 
@@ -190,11 +192,12 @@ impl Format for Int8Rows<'_> {
     fn dot<S: QuantKernels, const R: usize>(
         self,
         s: S,
-        row: usize,
+        rows: [usize; R],
         x: ActivationRows<'_>,
         token: usize,
     ) -> [f32; R] {
-        let x = x.quantized_row(token);
+        // Neighbors, as there is one stream.
+        let (row, x) = (rows[0], x.quantized_row(token));
         match self.step {
             32 => self.dot_rows::<S, 1, R>(s, row, x),
             64 => self.dot_rows::<S, 2, R>(s, row, x),
@@ -212,7 +215,7 @@ impl Format for Int8Rows<'_> {
         products: &mut [[f32; SHARING_TOKENS]],
     ) {
         for (row, products) in rows.zip(products) {
-            [products[0]] = self.dot::<S, 1>(s, row, x, tokens.start);
+            [products[0]] = self.dot::<S, 1>(s, [row], x, tokens.start);
         }
     }
 

@@ -32,6 +32,7 @@ mod row_tails;
 mod shared_rows;
 mod sub_blocks;
 mod ternary;
+mod walk;
 
 use std::fmt;
 use std::ops::Range;
@@ -43,6 +44,8 @@ use self::encoding::Encoding;
 use self::float::FloatRows;
 use self::int8::Int8Rows;
 use self::packed::Panel;
+pub(crate) use self::walk::prefetch_distance;
+use self::walk::{dot_all, streams_of};
 use crate::error::{Error, Result, by_name};
 use crate::parallel::ColumnSlice;
 use crate::simd::{Interleave, Isa, QuantKernels, kernel};
@@ -269,17 +272,22 @@ pub(crate) trait Format: Copy {
     /// Whether [`Format::dot`] is fastest with eight rows at once, and not with four.
     const EIGHT_ROWS: bool = false;
 
+    /// How many rows, far from each other, are read side by side for a token where the processor
+    /// reads several streams faster than one ([`walk::streams`]): 1, 2 or 4.
+    const STREAMS: usize = 2;
+
     /// The tokens that share a row, which is unpacked once for all of them: at most
     /// [`SHARING_TOKENS`].
     const SHARING_TOKENS: usize = SHARING_TOKENS;
 
-    /// The dot products of `R` rows, from `row` on, with a token.
+    /// The dot products of `R` rows with a token. As many as there are [`walk::streams`] are read
+    /// side by side.
     ///
     /// Each product is added up in the same order whatever `R` is.
     fn dot<S: QuantKernels, const R: usize>(
         self,
         s: S,
-        row: usize,
+        rows: [usize; R],
         x: ActivationRows<'_>,
         token: usize,
     ) -> [f32; R];
@@ -375,16 +383,14 @@ impl Rows<'_> {
         with_format!(self, format => pack_panel(isa, format, rows, panel));
     }
 
-    /// The products of some rows with every token, into `out`: (`n_tokens`, rows).
-    pub(crate) fn dot_all(
-        self,
-        isa: Isa,
-        rows: Range<usize>,
-        x: ActivationRows<'_>,
-        out: &mut ColumnSlice<'_>,
-        output: Output,
-    ) {
-        with_format!(self, format => dot_all(isa, format, rows, x, out, output));
+    /// The streams that a thread reads for a token: see [`walk::streams`].
+    pub(crate) fn streams(self, isa: Isa) -> usize {
+        with_format!(self, format => streams_of(isa, format))
+    }
+
+    /// The products of every token with the rows whose columns `out`, (`n_tokens`, rows), has.
+    pub(crate) fn dot_all(self, isa: Isa, x: ActivationRows<'_>, out: &mut ColumnSlice<'_>, output: Output) {
+        with_format!(self, format => dot_all(isa, format, x, out, output));
     }
 }
 
@@ -405,46 +411,6 @@ impl Output {
     }
 }
 
-/// Rows that are multiplied with all tokens before the next ones: about what fits a second-level
-/// cache.
-const ROW_BLOCK: usize = 32;
-
-kernel! {
-    /// Walks the products. A single token is multiplied with a few rows at a time, which share the
-    /// loads of its activations; a few tokens with one row at a time, unpacked once for all.
-    fn dot_all<F: Format>(
-        s; format: F, rows: Range<usize>, x: ActivationRows<'_>, out: &mut ColumnSlice<'_>, output: Output,
-    ) {
-        let n_tokens = x.n_tokens();
-        // As even as they can be: of nine tokens, five and four.
-        let at_once = n_tokens.div_ceil(n_tokens.div_ceil(F::SHARING_TOKENS).max(1)).max(1);
-        let mut block = rows.start;
-        while block < rows.end {
-            let end = rows.end.min(block + ROW_BLOCK);
-            for token in (0..n_tokens).step_by(at_once) {
-                let tokens = token..n_tokens.min(token + at_once);
-                let row = if tokens.len() > 1 || S::REGISTER_TILE == 1 {
-                    block
-                } else if F::EIGHT_ROWS {
-                    dot_rows::<S, F, 8>(s, format, rows.start, block..end, x, token, out, output)
-                } else {
-                    dot_rows::<S, F, 4>(s, format, rows.start, block..end, x, token, out, output)
-                };
-                let mut products = [[0.0; SHARING_TOKENS]; ROW_BLOCK];
-                let products = &mut products[..end - row];
-                format.dot_tokens(s, row..end, x, tokens.clone(), products);
-                for (t, token) in tokens.enumerate() {
-                    let out = &mut out.row(token)[row - rows.start..][..end - row];
-                    for (out, products) in out.iter_mut().zip(&*products) {
-                        output.write(out, products[t]);
-                    }
-                }
-            }
-            block = end;
-        }
-    }
-}
-
 kernel! { float
     fn transposes_groups(_s;) -> bool {
         S::TRANSPOSES_GROUPS
@@ -455,29 +421,4 @@ kernel! {
     fn pack_panel<F: Format>(s; format: F, rows: Range<usize>, panel: &mut Panel) {
         format.pack_panel(s, rows, panel);
     }
-}
-
-/// Multiplies rows, `R` at a time; the first row that is left.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "the loop's state, inlined into the one caller")]
-fn dot_rows<S: QuantKernels, F: Format, const R: usize>(
-    s: S,
-    format: F,
-    first: usize,
-    rows: Range<usize>,
-    x: ActivationRows<'_>,
-    token: usize,
-    out: &mut ColumnSlice<'_>,
-    output: Output,
-) -> usize {
-    let mut row = rows.start;
-    while row + R <= rows.end {
-        let products: [f32; R] = format.dot(s, row, x, token);
-        let out = &mut out.row(token)[row - first..][..R];
-        for (out, product) in out.iter_mut().zip(products) {
-            output.write(out, product);
-        }
-        row += R;
-    }
-    row
 }

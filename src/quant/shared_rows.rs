@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::SHARING_TOKENS;
 use super::activation::{ActivationRows, Activations};
 use super::block::{Block, GROUP, GROUPS, SUPERBLOCK};
-use super::block_rows::{BlockRows, MAX_BYTES, OneScale, RowPrefetcher};
+use super::block_rows::{BlockRows, MAX_BYTES, OneScale};
 use super::encoding::{Encoding, SubScales};
 use super::points;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
@@ -124,5 +124,20 @@ impl<B: Block> BlockRows<'_, B> {
             }
         }
         acc
+    }
+}
+
+/// Has the cache fetch what follows a row, a superblock's bytes at a time.
+struct RowPrefetcher<'a> {
+    row: &'a [u8],
+    /// The next byte, counted from the row's first.
+    at: usize,
+}
+
+impl RowPrefetcher<'_> {
+    #[inline(always)]
+    fn fetch<S: QuantKernels>(&mut self, s: S, bytes: usize) {
+        s.prefetch_all_nta(self.row, self.at, bytes);
+        self.at += bytes;
     }
 }

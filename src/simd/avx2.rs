@@ -43,6 +43,7 @@ target_feature_impl! {
         {
             const LANES: usize = 8;
             const REGISTER_TILE: usize = 2;
+            const STREAMS: usize = 4;
             type F32 = __m256;
             type I32 = __m256i;
             type Quads = __m256i;

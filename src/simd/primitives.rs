@@ -129,6 +129,9 @@ pub(crate) trait Simd: Simd256 {
     /// 1 where nothing is gained by tiles: kernels then leave out their versions for several rows,
     /// which take long to compile.
     const REGISTER_TILE: usize;
+    /// From how many places a thread reads weights side by side, at most: see
+    /// `quant/walk.rs`. One where nobody has measured that several are faster.
+    const STREAMS: usize = 1;
     /// `LANES` f32.
     type F32: Copy;
     /// `LANES` int32.
