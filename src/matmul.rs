@@ -123,8 +123,9 @@ fn suits_int8_tiles(isa: Isa, weights: &[Matrix<'_>], n_tokens: usize) -> bool {
 }
 
 /// Whether no weights are quantized, and there are enough tokens to share the loads of a tile.
-fn suits_f32_tiles(weights: &[Matrix<'_>], n_tokens: usize) -> bool {
-    n_tokens >= gemm::float::MIN_TOKENS && weights.iter().all(|w| w.rows.activation_group().is_none())
+fn suits_f32_tiles(isa: Isa, weights: &[Matrix<'_>], n_tokens: usize) -> bool {
+    n_tokens >= gemm::float::min_tokens(isa.lanes())
+        && weights.iter().all(|w| w.rows.activation_group().is_none())
 }
 
 impl<'a> Activations<'a> {
@@ -134,7 +135,7 @@ impl<'a> Activations<'a> {
         let n_tokens = x.len() / n;
         if suits_int8_tiles(compute.isa, weights, n_tokens) {
             Self::int8_tiles(compute, x, weights, buffer)
-        } else if suits_f32_tiles(weights, n_tokens) {
+        } else if suits_f32_tiles(compute.isa, weights, n_tokens) {
             Self::f32_tiles(compute, x, n, buffer)
         } else if let Some(group) = weights.iter().find_map(|w| w.rows.activation_group()) {
             let wanted =

@@ -54,8 +54,11 @@ const BLOCK_GROUPS: usize = 64;
 /// Groups that are added to one sum before the next ones are added to another, if there is one.
 const UNROLL_GROUPS: usize = UNROLL / LANES;
 
-/// The least tokens for which tiles are faster than one product after another.
-pub(crate) const MIN_TOKENS: usize = 3;
+/// The least tokens for which tiles, on vectors of `lanes`, are faster than products that share a
+/// row.
+pub(crate) const fn min_tokens(lanes: usize) -> usize {
+    if lanes == LANES { 3 } else { 7 }
+}
 
 /// What a thread keeps in memory while it multiplies.
 #[derive(Debug, Default)]
@@ -133,7 +136,9 @@ impl<F: Float> Panel<'_, F> {
     ) {
         let n_tiles = self.rows.len().div_ceil(R);
         let n_groups = weights.n_columns.div_ceil(LANES);
-        let mut ahead = Prefetcher::new(weights, next, n_tiles * x.len());
+        let n_blocks = n_groups.div_ceil(F::ACCUMULATORS * BLOCK_GROUPS);
+        let visits = n_tiles * x.len() * n_blocks * F::ACCUMULATORS * (LANES / L);
+        let mut ahead = Prefetcher::new(weights, next, visits);
         let (vector_len, tile_len) = (R * T * L, F::ACCUMULATORS * R * T * LANES);
         sums.resize(n_tiles * tile_len);
         let mut products = [[0.0; MAX_PANEL_ROWS]; MAX_TILE_TOKENS];
@@ -144,6 +149,7 @@ impl<F: Float> Panel<'_, F> {
                     for (tile_row, kept) in sums.chunks_exact_mut(tile_len).enumerate() {
                         let w = self.tile_rows::<R>(tile_row * R);
                         for vector in 0..LANES / L {
+                            ahead.fetch(s);
                             let kept = &mut kept[(sum * (LANES / L) + vector) * vector_len..][..vector_len];
                             let mut sums = [[s.splat(0.0); T]; R];
                             if first > 0 {
@@ -157,7 +163,6 @@ impl<F: Float> Panel<'_, F> {
                 }
             }
             for (tile_row, kept) in sums.chunks_exact(tile_len).enumerate() {
-                ahead.fetch(s);
                 let sums = sum_lanes::<S, F, R, T>(s, kept);
                 for t in 0..T {
                     products[t][tile_row * R..][..R].copy_from_slice(&sums[t * R..][..R]);

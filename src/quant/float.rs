@@ -147,13 +147,13 @@ impl<F: Float> Format for FloatRows<'_, F> {
     ) -> [f32; R] {
         let mut acc = [s.reduce_to_x8(s.splat(0.0)); R];
         if streams::<S, Self>() == 4 && R == 4 {
-            let sums = dot_rows::<S, F, 4>(s, [0, 1, 2, 3].map(|r| self.row(rows[r])), x.row(token));
-            for r in 0..R {
-                acc[r] = s.reduce_to_x8(sums[r]);
+            let rows = [0, 1, 2, 3].map(|r| self.row(rows[r]));
+            for (acc, [sum]) in acc.iter_mut().zip(dot_rows::<S, F, 4, 1>(s, rows, [x.row(token)])) {
+                *acc = s.reduce_to_x8(sum);
             }
         } else {
             for r in 0..R {
-                let [sum] = dot_rows::<S, F, 1>(s, [self.row(rows[r])], x.row(token));
+                let [[sum]] = dot_rows::<S, F, 1, 1>(s, [self.row(rows[r])], [x.row(token)]);
                 acc[r] = s.reduce_to_x8(sum);
             }
         }
@@ -171,9 +171,17 @@ impl<F: Float> Format for FloatRows<'_, F> {
     ) {
         for (row, products) in rows.zip(products) {
             let mut sums = [s.reduce_to_x8(s.splat(0.0)); SHARING_TOKENS];
-            for (sum, token) in sums.iter_mut().zip(tokens.clone()) {
-                let [products] = dot_rows::<S, F, 1>(s, [self.row(row)], x.row(token));
-                *sum = s.reduce_to_x8(products);
+            let row = [self.row(row)];
+            // Two tokens at a time share the loads of a row: more would not fit the registers.
+            for first in (0..tokens.len()).step_by(2) {
+                let x = |token: usize| x.row((tokens.start + token).min(tokens.end - 1));
+                if first + 1 < tokens.len() {
+                    let [of_row] = dot_rows::<S, F, 1, 2>(s, row, [x(first), x(first + 1)]);
+                    [sums[first], sums[first + 1]] = of_row.map(|sum| s.reduce_to_x8(sum));
+                } else {
+                    let [[sum]] = dot_rows::<S, F, 1, 1>(s, row, [x(first)]);
+                    sums[first] = s.reduce_to_x8(sum);
+                }
             }
             *products = s.hsum_each(sums);
         }
@@ -201,33 +209,42 @@ pub(crate) const MAX_ACCUMULATORS: usize = 2;
 /// The most vectors that [`LANES`] take.
 const MAX_VECTORS: usize = 2;
 
-/// The dot products of some rows, which are read side by side, with a token, still spread over the
-/// lanes.
+/// The dot products of `W` rows, which are read side by side, with `T` tokens, still spread over
+/// the lanes.
 #[inline(always)]
-fn dot_rows<S: Simd, F: Float, const W: usize>(s: S, rows: [&[F::Stored]; W], x: &[f32]) -> [S::F32; W] {
-    let n = x.len();
-    let rows = rows.map(|row| &row[..n]);
+fn dot_rows<S: Simd, F: Float, const W: usize, const T: usize>(
+    s: S,
+    rows: [&[F::Stored]; W],
+    x: [&[f32]; T],
+) -> [[S::F32; T]; W] {
+    let n = x[0].len();
+    let (rows, x) = (rows.map(|row| &row[..n]), x.map(|x| &x[..n]));
     let ahead = prefetch_distance(W) / size_of::<F::Stored>();
-    let mut sums = [[[s.splat(0.0); MAX_VECTORS]; MAX_ACCUMULATORS]; W];
+    let mut sums = [[[[s.splat(0.0); MAX_VECTORS]; MAX_ACCUMULATORS]; T]; W];
     let mut i = 0;
     while i + F::ACCUMULATORS * UNROLL <= n {
         for a in 0..F::ACCUMULATORS {
             let first = i + a * UNROLL;
             for r in 0..W {
                 s.prefetch_all_nta(rows[r], first + ahead, UNROLL);
-                let (w, x) = (&rows[r][first..][..UNROLL], &x[first..][..UNROLL]);
+                let w = &rows[r][first..][..UNROLL];
                 for v in 0..UNROLL / S::LANES {
-                    let at = v * S::LANES;
-                    let sum = &mut sums[r][a][v % (LANES / S::LANES)];
-                    *sum = s.mul_add(F::load(s, &w[at..]), s.load(&x[at..]), *sum);
+                    let w = F::load(s, &w[v * S::LANES..]);
+                    for t in 0..T {
+                        let x = &x[t][first..][..UNROLL][v * S::LANES..];
+                        let sum = &mut sums[r][t][a][v % (LANES / S::LANES)];
+                        *sum = s.mul_add(w, s.load(x), *sum);
+                    }
                 }
             }
         }
         i += F::ACCUMULATORS * UNROLL;
     }
-    let mut products = [s.splat(0.0); W];
+    let mut products = [[s.splat(0.0); T]; W];
     for r in 0..W {
-        products[r] = add_rest::<S, F>(s, &rows[r][i..], &x[i..], sums[r]);
+        for t in 0..T {
+            products[r][t] = add_rest::<S, F>(s, &rows[r][i..], &x[t][i..], sums[r][t]);
+        }
     }
     products
 }
