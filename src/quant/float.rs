@@ -174,7 +174,7 @@ impl<F: Float> Format for FloatRows<'_, F> {
             let row = [self.row(row)];
             // Two tokens at a time share the loads of a row: more would not fit the registers.
             for first in (0..tokens.len()).step_by(2) {
-                let x = |token: usize| x.row((tokens.start + token).min(tokens.end - 1));
+                let x = |token: usize| x.row(tokens.start + token);
                 if first + 1 < tokens.len() {
                     let [of_row] = dot_rows::<S, F, 1, 2>(s, row, [x(first), x(first + 1)]);
                     [sums[first], sums[first + 1]] = of_row.map(|sum| s.reduce_to_x8(sum));
