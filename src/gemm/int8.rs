@@ -16,7 +16,7 @@ use crate::parallel::ColumnSlice;
 use crate::quant::Output;
 use crate::quant::block::{GROUP, GROUPS};
 use crate::quant::encoding::Encoding;
-use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelLane, PanelView};
+use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelLane, PanelView, micro_panel_rows};
 use crate::simd::{Isa, Kernel, QuantKernels, Simd};
 use crate::tensor::Matrix;
 
@@ -45,7 +45,7 @@ pub(crate) fn multiply(
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
         weights.rows.pack_panel(isa, first..first + n_rows, panel);
-        let visits = GROUPS * x.len().div_ceil(2);
+        let visits = GROUPS * x.len().div_ceil(2) * n_rows.div_ceil(micro_panel_rows(isa.lanes()));
         let ahead = Prefetcher::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
         let target = Target { n_rows, column: first - rows.start, output };
         let product = Product { panel: panel.view(), encoding, target, x, ahead, out };
@@ -187,8 +187,8 @@ impl Product<'_, '_> {
         for i in 0..GROUPS {
             let (lane, groups) = order.visit(i);
             let x = TokensLane::new::<S, C>(x, groups);
-            self.ahead.fetch(s);
             for (micro_panel, levels) in micro_panels.iter_mut().enumerate() {
+                self.ahead.fetch(s);
                 let w = self.panel.lane(S::LANES, micro_panel, lane, C::MINS, C::SUB_SCALES);
                 let mut sum = lane_sums::<S, C, V, R>(s, self.encoding, x, w);
                 // A lane that completes a pair is added to the other, the sum perhaps to another
