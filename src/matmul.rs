@@ -173,10 +173,10 @@ impl<'a> Activations<'a> {
     }
 
     /// The columns of the output, cut as threads take them: in multiples of the rows that a kernel
-    /// takes at once, and for a single token in as many strips as a thread reads streams.
+    /// takes at once, and for a few tokens in as many strips as a thread reads streams.
     fn partition<'o>(self, isa: Isa, out: &'o mut [f32], weights: &Matrix<'_>) -> ColumnPartition<'o> {
         let (unit, n_strips) = match self {
-            Self::RowMajor(x) => (8, if x.n_tokens() == 1 { weights.rows.streams(isa) } else { 1 }),
+            Self::RowMajor(x) => (8, weights.rows.streams(isa, x.n_tokens())),
             Self::Int8Tiles { .. } => (gemm::int8::PANEL_ROWS, 1),
             Self::F32Tiles { .. } => (gemm::float::panel_rows(weights.row_bytes()), 1),
         };

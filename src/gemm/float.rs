@@ -57,7 +57,7 @@ const UNROLL_GROUPS: usize = UNROLL / LANES;
 /// The least tokens for which tiles, on vectors of `lanes`, are faster than products that share a
 /// row.
 pub(crate) const fn min_tokens(lanes: usize) -> usize {
-    if lanes == LANES { 3 } else { 7 }
+    if lanes == LANES { 9 } else { 7 }
 }
 
 /// What a thread keeps in memory while it multiplies.

@@ -137,6 +137,16 @@ impl<'a> ActivationRows<'a> {
         &self.x[token * self.n..][..self.n]
     }
 
+    /// The activations of `T` tokens, from the `first` on.
+    #[inline(always)]
+    pub(crate) fn rows<const T: usize>(self, first: usize) -> [&'a [f32]; T] {
+        let mut rows = [&[][..]; T];
+        for (t, row) in rows.iter_mut().enumerate() {
+            *row = self.row(first + t);
+        }
+        rows
+    }
+
     /// A token's activations as int8.
     ///
     /// # Panics

@@ -81,6 +81,14 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
         unreachable!("only formats of points")
     }
 
+    /// Takes a superblock apart with its groups transposed, as [`Interleave::Nibbles16`], for a few
+    /// tokens. Of formats without [`SubScales`].
+    #[inline(always)]
+    fn unpack_transposed<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
+        let UnpackedSuperblock { q, scales: [scales, _], mins, .. } = Self::unpack(s, blocks);
+        Interleaved { q: s.transpose_groups(q), scales, mins }
+    }
+
     /// Takes a superblock apart in the order of [`Block::INTERLEAVE`], for single tokens.
     #[inline(always)]
     fn unpack_interleaved<S: QuantKernels>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
@@ -89,6 +97,7 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
 }
 
 /// A superblock, unpacked.
+#[derive(Clone, Copy)]
 pub(crate) struct UnpackedSuperblock<S: QuantKernels> {
     /// The integers: as [`Block::PANEL_ENCODING`] says.
     pub(crate) q: [S::I8x64; PAIRS],
@@ -117,6 +126,7 @@ impl<S: QuantKernels> UnpackedSuperblock<S> {
 }
 
 /// A superblock, unpacked in the order of an [`Interleave`].
+#[derive(Clone, Copy)]
 pub(crate) struct Interleaved<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says.
     pub(crate) q: [S::I8x64; PAIRS],

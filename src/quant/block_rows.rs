@@ -24,7 +24,7 @@ use super::block::{Block, GROUP, GROUPS, Interleaved, SUPERBLOCK, UnpackedSuperb
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
-use super::walk::{prefetch_distance, streams};
+use super::walk::{BlockProducts, RowBlock, prefetch_distance, streams};
 use super::{Format, SHARING_TOKENS, StoredRows, points};
 use crate::simd::{Interleave, QuantKernels};
 
@@ -161,28 +161,41 @@ impl<B: Block> Format for BlockRows<'_, B> {
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        rows: Range<usize>,
+        block: RowBlock,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
-        products: &mut [[f32; SHARING_TOKENS]],
+        products: &mut BlockProducts,
     ) {
-        self.dot_shared(s, rows, x, tokens, products);
+        self.dot_shared(s, block, x, tokens, products);
     }
 
     fn activation_group(self) -> Option<usize> {
         Some(GROUP)
     }
 
-    fn interleave(self, n_tokens: usize, transposes: bool) -> Option<Interleave> {
-        Self::interleave(n_tokens, transposes)
+    #[inline(always)]
+    fn interleave<S: QuantKernels>(self, n_tokens: usize) -> Option<Interleave> {
+        Self::order::<S>(n_tokens)
     }
 
     fn panel_encoding(self) -> Option<(Encoding, bool)> {
         Some(B::PANEL_ENCODING)
     }
 
-    fn min_panel_tokens(self, transposes: bool) -> usize {
-        if transposes { B::MIN_PANEL_TOKENS } else { SHARING_TOKENS + 1 }
+    #[inline(always)]
+    fn min_panel_tokens<S: QuantKernels>(self) -> usize {
+        match S::min_transposed_tokens(None) {
+            // A panel's products are of sixteen tokens each, even if there are fewer.
+            _ if S::LANES == 16 => {
+                if B::SUB_SCALES == SubScales::None {
+                    13
+                } else {
+                    11
+                }
+            }
+            usize::MAX => SHARING_TOKENS + 1,
+            _ => B::MIN_PANEL_TOKENS,
+        }
     }
 
     #[inline(always)]
@@ -265,6 +278,7 @@ impl<S: QuantKernels, B: Block> Terms<S, B> {
 }
 
 /// A superblock whose sub-blocks have no scales of their own, unpacked for products with tokens.
+#[derive(Clone, Copy)]
 pub(super) enum OneScale<S: QuantKernels> {
     Interleaved(Interleave, Interleaved<S>),
     InOrder(UnpackedSuperblock<S>),
@@ -277,9 +291,7 @@ impl<S: QuantKernels> OneScale<S> {
         if !TRANSPOSED {
             return Self::unpack::<B>(s, blocks);
         }
-        let UnpackedSuperblock { q, scales: [scales, _], mins, .. } = B::unpack(s, blocks);
-        let order = Interleave::Nibbles16;
-        Self::Interleaved(order, Interleaved { q: s.transpose_groups(q), scales, mins })
+        Self::Interleaved(Interleave::Nibbles16, B::unpack_transposed(s, blocks))
     }
 
     #[inline(always)]

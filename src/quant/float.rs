@@ -8,7 +8,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::activation::ActivationRows;
 use super::packed::Aligned;
-use super::walk::{prefetch_distance, streams};
+use super::walk::{BlockProducts, RowBlock, prefetch_distance, rows_at_once, streams};
 use super::{Format, SHARING_TOKENS, StoredRows};
 use crate::simd::{QuantKernels, Simd};
 use crate::storage::Plain;
@@ -132,6 +132,39 @@ impl<'a, F: Float> FloatRows<'a, F> {
     pub(crate) fn row(&self, row: usize) -> &'a [F::Stored] {
         &self.weights[row * self.n..][..self.n]
     }
+
+    /// The products of some rows with some tokens, of which `R` and `T` at a time share loads.
+    #[inline(always)]
+    fn dot_tiles<S: QuantKernels, const R: usize, const T: usize>(
+        self,
+        s: S,
+        block: RowBlock,
+        x: ActivationRows<'_>,
+        tokens: Range<usize>,
+        products: &mut BlockProducts,
+    ) {
+        let ahead = block.prefetch_distance();
+        for i in (0..block.len()).step_by(R) {
+            let numbers = block.rows::<R>(i);
+            let mut rows = [&[][..]; R];
+            for r in 0..R {
+                rows[r] = self.row(numbers[r]);
+            }
+            let mut sums = [[s.reduce_to_x8(s.splat(0.0)); SHARING_TOKENS]; R];
+            let mut token = 0;
+            while token < tokens.len() {
+                let first = tokens.start + token;
+                token += match tokens.len() - token {
+                    n if n >= T => dot_tile::<S, F, R, T>(s, rows, x.rows(first), ahead, &mut sums, token),
+                    2.. => dot_tile::<S, F, R, 2>(s, rows, x.rows(first), ahead, &mut sums, token),
+                    _ => dot_tile::<S, F, R, 1>(s, rows, x.rows(first), ahead, &mut sums, token),
+                };
+            }
+            for r in 0..R {
+                products[i + r] = s.hsum_each(sums[r]);
+            }
+        }
+    }
 }
 
 impl<F: Float> Format for FloatRows<'_, F> {
@@ -146,14 +179,15 @@ impl<F: Float> Format for FloatRows<'_, F> {
         token: usize,
     ) -> [f32; R] {
         let mut acc = [s.reduce_to_x8(s.splat(0.0)); R];
+        let ahead = prefetch_distance(streams::<S, Self>());
         if streams::<S, Self>() == 4 && R == 4 {
             let rows = [0, 1, 2, 3].map(|r| self.row(rows[r]));
-            for (acc, [sum]) in acc.iter_mut().zip(dot_rows::<S, F, 4, 1>(s, rows, [x.row(token)])) {
+            for (acc, [sum]) in acc.iter_mut().zip(dot_rows::<S, F, 4, 1>(s, rows, [x.row(token)], ahead)) {
                 *acc = s.reduce_to_x8(sum);
             }
         } else {
             for r in 0..R {
-                let [[sum]] = dot_rows::<S, F, 1, 1>(s, [self.row(rows[r])], [x.row(token)]);
+                let [[sum]] = dot_rows::<S, F, 1, 1>(s, [self.row(rows[r])], [x.row(token)], ahead);
                 acc[r] = s.reduce_to_x8(sum);
             }
         }
@@ -164,26 +198,16 @@ impl<F: Float> Format for FloatRows<'_, F> {
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        rows: Range<usize>,
+        block: RowBlock,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
-        products: &mut [[f32; SHARING_TOKENS]],
+        products: &mut BlockProducts,
     ) {
-        for (row, products) in rows.zip(products) {
-            let mut sums = [s.reduce_to_x8(s.splat(0.0)); SHARING_TOKENS];
-            let row = [self.row(row)];
-            // Two tokens at a time share the loads of a row: more would not fit the registers.
-            for first in (0..tokens.len()).step_by(2) {
-                let x = |token: usize| x.row(tokens.start + token);
-                if first + 1 < tokens.len() {
-                    let [of_row] = dot_rows::<S, F, 1, 2>(s, row, [x(first), x(first + 1)]);
-                    [sums[first], sums[first + 1]] = of_row.map(|sum| s.reduce_to_x8(sum));
-                } else {
-                    let [[sum]] = dot_rows::<S, F, 1, 1>(s, row, [x(first)]);
-                    sums[first] = s.reduce_to_x8(sum);
-                }
-            }
-            *products = s.hsum_each(sums);
+        // As many as fit the registers.
+        if rows_at_once::<S>() == 2 {
+            self.dot_tiles::<S, 2, 4>(s, block, x, tokens, products);
+        } else {
+            self.dot_tiles::<S, 1, 2>(s, block, x, tokens, products);
         }
     }
 
@@ -209,17 +233,38 @@ pub(crate) const MAX_ACCUMULATORS: usize = 2;
 /// The most vectors that [`LANES`] take.
 const MAX_VECTORS: usize = 2;
 
+/// The dot products of some rows with `T` tokens, as the sums from `at` on. How many tokens that
+/// were.
+#[inline(always)]
+fn dot_tile<S: QuantKernels, F: Float, const R: usize, const T: usize>(
+    s: S,
+    rows: [&[F::Stored]; R],
+    x: [&[f32]; T],
+    ahead: usize,
+    sums: &mut [[S::F32x8; SHARING_TOKENS]; R],
+    at: usize,
+) -> usize {
+    let of_tile = dot_rows::<S, F, R, T>(s, rows, x, ahead);
+    for r in 0..R {
+        for t in 0..T {
+            sums[r][at + t] = s.reduce_to_x8(of_tile[r][t]);
+        }
+    }
+    T
+}
+
 /// The dot products of `W` rows, which are read side by side, with `T` tokens, still spread over
-/// the lanes.
+/// the lanes. They are fetched `ahead` bytes before they are needed.
 #[inline(always)]
 fn dot_rows<S: Simd, F: Float, const W: usize, const T: usize>(
     s: S,
     rows: [&[F::Stored]; W],
     x: [&[f32]; T],
+    ahead: usize,
 ) -> [[S::F32; T]; W] {
     let n = x[0].len();
     let (rows, x) = (rows.map(|row| &row[..n]), x.map(|x| &x[..n]));
-    let ahead = prefetch_distance(W) / size_of::<F::Stored>();
+    let ahead = ahead / size_of::<F::Stored>();
     let mut sums = [[[[s.splat(0.0); MAX_VECTORS]; MAX_ACCUMULATORS]; T]; W];
     let mut i = 0;
     while i + F::ACCUMULATORS * UNROLL <= n {

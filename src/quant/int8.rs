@@ -14,8 +14,9 @@
 
 use std::ops::Range;
 
+use super::Format;
 use super::activation::{ActivationRows, QuantizedRow};
-use super::{Format, SHARING_TOKENS};
+use super::walk::{BlockProducts, RowBlock};
 use crate::simd::{Number, PREFETCH_DISTANCE, QuantKernels};
 use crate::storage::UnalignedF32;
 
@@ -209,13 +210,13 @@ impl Format for Int8Rows<'_> {
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        rows: Range<usize>,
+        block: RowBlock,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
-        products: &mut [[f32; SHARING_TOKENS]],
+        products: &mut BlockProducts,
     ) {
-        for (row, products) in rows.zip(products) {
-            [products[0]] = self.dot::<S, 1>(s, [row], x, tokens.start);
+        for i in 0..block.len() {
+            [products[i][0]] = self.dot::<S, 1>(s, block.rows(i), x, tokens.start);
         }
     }
 

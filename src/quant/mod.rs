@@ -45,7 +45,7 @@ use self::float::FloatRows;
 use self::int8::Int8Rows;
 use self::packed::Panel;
 pub(crate) use self::walk::prefetch_distance;
-use self::walk::{dot_all, streams_of};
+use self::walk::{BlockProducts, RowBlock, dot_all, streams_of};
 use crate::error::{Error, Result, by_name};
 use crate::parallel::ColumnSlice;
 use crate::simd::{Interleave, Isa, QuantKernels, kernel};
@@ -292,15 +292,15 @@ pub(crate) trait Format: Copy {
         token: usize,
     ) -> [f32; R];
 
-    /// The dot products of some rows with some tokens, at most as many as share a row: for each
-    /// row, in `products`, those of all tokens. The same bits as [`Format::dot`].
+    /// The dot products of some rows with some tokens, at most as many as share a row. The same
+    /// bits as [`Format::dot`].
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        rows: Range<usize>,
+        block: RowBlock,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
-        products: &mut [[f32; SHARING_TOKENS]],
+        products: &mut BlockProducts,
     );
 
     /// The numbers that a row stands for.
@@ -312,9 +312,9 @@ pub(crate) trait Format: Copy {
         None
     }
 
-    /// The order in which the activations of some tokens are needed, if not in their own, on an
-    /// instruction set that `transposes` groups.
-    fn interleave(self, _n_tokens: usize, _transposes: bool) -> Option<Interleave> {
+    /// The order in which the activations of some tokens are needed, if not in their own.
+    #[inline(always)]
+    fn interleave<S: QuantKernels>(self, _n_tokens: usize) -> Option<Interleave> {
         None
     }
 
@@ -326,7 +326,8 @@ pub(crate) trait Format: Copy {
 
     /// The fewest tokens for which unpacking rows into a panel pays: fewer are no slower with
     /// [`Format::dot_tokens`], which takes fewer instructions where groups are transposed.
-    fn min_panel_tokens(self, _transposes: bool) -> usize {
+    #[inline(always)]
+    fn min_panel_tokens<S: QuantKernels>(self) -> usize {
         1
     }
 
@@ -363,8 +364,7 @@ impl Rows<'_> {
 
     /// See [`Format::interleave`].
     pub(crate) fn interleave(self, isa: Isa, n_tokens: usize) -> Option<Interleave> {
-        let transposes = transposes_groups(isa);
-        with_format!(self, format => format.interleave(n_tokens, transposes))
+        with_format!(self, format => interleave(isa, format, n_tokens))
     }
 
     /// See [`Format::panel_encoding`].
@@ -374,8 +374,7 @@ impl Rows<'_> {
 
     /// See [`Format::min_panel_tokens`].
     pub(crate) fn min_panel_tokens(self, isa: Isa) -> usize {
-        let transposes = transposes_groups(isa);
-        with_format!(self, format => format.min_panel_tokens(transposes))
+        with_format!(self, format => min_panel_tokens(isa, format))
     }
 
     /// See [`Format::pack_panel`].
@@ -383,9 +382,9 @@ impl Rows<'_> {
         with_format!(self, format => pack_panel(isa, format, rows, panel));
     }
 
-    /// The streams that a thread reads for a token: see [`walk::streams`].
-    pub(crate) fn streams(self, isa: Isa) -> usize {
-        with_format!(self, format => streams_of(isa, format))
+    /// The streams that a thread reads for some tokens: see [`walk::streams`].
+    pub(crate) fn streams(self, isa: Isa, n_tokens: usize) -> usize {
+        with_format!(self, format => streams_of(isa, format, n_tokens))
     }
 
     /// The products of every token with the rows whose columns `out`, (`n_tokens`, rows), has.
@@ -411,9 +410,15 @@ impl Output {
     }
 }
 
-kernel! { float
-    fn transposes_groups(_s;) -> bool {
-        S::TRANSPOSES_GROUPS
+kernel! {
+    fn interleave<F: Format>(_s; format: F, n_tokens: usize) -> Option<Interleave> {
+        format.interleave::<S>(n_tokens)
+    }
+}
+
+kernel! {
+    fn min_panel_tokens<F: Format>(_s; format: F) -> usize {
+        format.min_panel_tokens::<S>()
     }
 }
 

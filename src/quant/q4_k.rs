@@ -65,6 +65,13 @@ impl Block for Q4K {
     }
 
     #[inline(always)]
+    fn unpack_transposed<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
+        let q = s.transpose_nibbles_32(&block[16..]);
+        let [scales, mins] = unpack_scales(s, block);
+        Interleaved { q, scales, mins }
+    }
+
+    #[inline(always)]
     fn unpack_interleaved<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
         let q = s.interleave_nibbles_32(&block[16..]);
         let [scales, mins] = unpack_scales(s, block);

@@ -10,12 +10,13 @@ use super::block_rows::{BlockRows, MAX_BYTES, OneScale};
 use super::encoding::{Encoding, SubScales};
 use super::points;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
-use crate::simd::{Interleave, PREFETCH_DISTANCE, QuantKernels};
+use super::walk::{BlockProducts, RowBlock, rows_at_once};
+use crate::simd::{Interleave, QuantKernels};
 
 impl<B: Block> BlockRows<'_, B> {
     /// The order of a superblock's integers in the products with `n_tokens` tokens.
-    pub(super) fn interleave(n_tokens: usize, transposes: bool) -> Option<Interleave> {
-        if transposes && Self::is_transposed(n_tokens) {
+    pub(super) fn order<S: QuantKernels>(n_tokens: usize) -> Option<Interleave> {
+        if Self::is_transposed::<S>(n_tokens) {
             return Some(Interleave::Nibbles16);
         }
         B::INTERLEAVE
@@ -24,15 +25,10 @@ impl<B: Block> BlockRows<'_, B> {
     /// Whether it pays to transpose unpacked groups for `n_tokens` tokens: none of them then needs
     /// a sum across lanes.
     #[inline(always)]
-    fn is_transposed(n_tokens: usize) -> bool {
+    fn is_transposed<S: QuantKernels>(n_tokens: usize) -> bool {
         // What `QuantKernels::dot_interleaved` takes.
         let suits = matches!(B::ENCODING, Encoding::Signed) || B::ENCODING.bits() <= 5;
-        let min_tokens = match B::INTERLEAVE {
-            None => 2,
-            Some(Interleave::Nibbles32) => 4,
-            Some(Interleave::Nibbles16 | Interleave::Points) => usize::MAX,
-        };
-        suits && B::SUB_SCALES == SubScales::None && n_tokens >= min_tokens
+        suits && B::SUB_SCALES == SubScales::None && n_tokens >= S::min_transposed_tokens(B::INTERLEAVE)
     }
 
     /// See [`Format::dot_tokens`](super::Format::dot_tokens).
@@ -40,16 +36,15 @@ impl<B: Block> BlockRows<'_, B> {
     pub(super) fn dot_shared<S: QuantKernels>(
         self,
         s: S,
-        rows: Range<usize>,
+        block: RowBlock,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
-        products: &mut [[f32; SHARING_TOKENS]],
+        products: &mut BlockProducts,
     ) {
-        let transposes = S::TRANSPOSES_GROUPS && Self::is_transposed(x.n_tokens());
-        if transposes {
-            self.dot_each_row::<S, true>(s, rows, x, tokens, products);
+        if Self::is_transposed::<S>(x.n_tokens()) {
+            self.dot_each_row::<S, true>(s, block, x, tokens, products);
         } else {
-            self.dot_each_row::<S, false>(s, rows, x, tokens, products);
+            self.dot_each_row::<S, false>(s, block, x, tokens, products);
         }
     }
 
@@ -57,87 +52,117 @@ impl<B: Block> BlockRows<'_, B> {
     fn dot_each_row<S: QuantKernels, const TRANSPOSED: bool>(
         self,
         s: S,
-        rows: Range<usize>,
+        block: RowBlock,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
-        products: &mut [[f32; SHARING_TOKENS]],
+        products: &mut BlockProducts,
     ) {
         let n = tokens.len();
-        let order = Self::interleave(x.n_tokens(), TRANSPOSED);
+        let order = Self::order::<S>(x.n_tokens());
         let mut of_tokens = [Activations::NONE; SHARING_TOKENS];
         for (t, token) in tokens.enumerate() {
             of_tokens[t] = Activations::row(&x.quantized_row(token), order);
         }
-        for (row, products) in rows.zip(products) {
-            *products = s.hsum_each(self.dot_row::<S, TRANSPOSED>(s, row, &of_tokens[..n]));
+        let x = &of_tokens[..n];
+        if rows_at_once::<S>() == 2 {
+            self.dot_each_n_rows::<S, TRANSPOSED, 2>(s, block, x, products);
+        } else {
+            self.dot_each_n_rows::<S, TRANSPOSED, 1>(s, block, x, products);
         }
     }
 
-    /// The dot products of a row with some tokens, spread over lanes. Each superblock is unpacked
-    /// once for all of them.
     #[inline(always)]
-    fn dot_row<S: QuantKernels, const TRANSPOSED: bool>(
+    fn dot_each_n_rows<S: QuantKernels, const TRANSPOSED: bool, const R: usize>(
+        self,
+        s: S,
+        block: RowBlock,
+        x: &[Activations<'_>],
+        products: &mut BlockProducts,
+    ) {
+        for i in (0..block.len()).step_by(R) {
+            let sums =
+                self.dot_rows_shared::<S, TRANSPOSED, R>(s, block.rows(i), x, block.prefetch_distance());
+            for r in 0..R {
+                products[i + r] = s.hsum_each(sums[r]);
+            }
+        }
+    }
+
+    /// The dot products of some rows with some tokens, spread over lanes. Each superblock is
+    /// unpacked once for all of them, and prefetched `ahead` bytes before it is needed.
+    #[inline(always)]
+    fn dot_rows_shared<S: QuantKernels, const TRANSPOSED: bool, const R: usize>(
         &self,
         s: S,
-        row: usize,
+        row_numbers: [usize; R],
         x: &[Activations<'_>],
-    ) -> [S::F32x8; SHARING_TOKENS] {
-        let mut acc = [s.splat_x8(0.0); SHARING_TOKENS];
-        let bytes = self.row(row);
+        ahead: usize,
+    ) -> [[S::F32x8; SHARING_TOKENS]; R] {
+        let mut acc = [[s.splat_x8(0.0); SHARING_TOKENS]; R];
+        let rows = row_numbers.map(|row| self.row(row));
         let superblocks = self.n / SUPERBLOCK;
-        let mut ahead = RowPrefetcher { row: bytes, at: PREFETCH_DISTANCE };
         for i in 0..superblocks {
-            let blocks = &bytes[i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
-            ahead.fetch(s, Self::SUPERBLOCK_BYTES);
+            let mut blocks = [&[][..]; R];
+            for r in 0..R {
+                blocks[r] = &rows[r][i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
+                s.prefetch_all_nta(blocks[r], ahead, Self::SUPERBLOCK_BYTES);
+            }
             if const { Self::OF_POINTS } {
-                points::dot_shared::<S, B>(s, blocks, x, i * GROUPS, &mut acc);
+                for r in 0..R {
+                    points::dot_shared::<S, B>(s, blocks[r], x, i * GROUPS, &mut acc[r]);
+                }
                 continue;
             }
             match B::SUB_SCALES {
                 SubScales::None => {
-                    let weights = OneScale::<S>::shared::<B, TRANSPOSED>(s, blocks);
-                    for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = weights.dot::<B>(s, x.at(i * GROUPS)).add(s, *acc);
+                    let mut weights = [OneScale::<S>::shared::<B, TRANSPOSED>(s, blocks[0]); R];
+                    for r in 1..R {
+                        weights[r] = OneScale::<S>::shared::<B, TRANSPOSED>(s, blocks[r]);
+                    }
+                    for (t, x) in x.iter().enumerate() {
+                        let x = x.at(i * GROUPS);
+                        for r in 0..R {
+                            acc[r][t] = weights[r].dot::<B>(s, x).add(s, acc[r][t]);
+                        }
                     }
                 }
                 SubScales::F32 => {
-                    let weights = B::unpack(s, blocks);
-                    for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = dot_f32_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
+                    let mut weights = [B::unpack(s, blocks[0]); R];
+                    for r in 1..R {
+                        weights[r] = B::unpack(s, blocks[r]);
+                    }
+                    for (t, x) in x.iter().enumerate() {
+                        let x = x.at(i * GROUPS);
+                        for r in 0..R {
+                            acc[r][t] = dot_f32_sub_blocks::<S, B>(s, &weights[r], x, acc[r][t]);
+                        }
                     }
                 }
                 SubScales::Int => {
-                    let weights = B::unpack_sub_blocks(s, blocks);
-                    for (x, acc) in x.iter().zip(&mut acc) {
-                        *acc = dot_int_sub_blocks::<S, B>(s, &weights, x.at(i * GROUPS), *acc);
+                    let mut weights = [B::unpack_sub_blocks(s, blocks[0]); R];
+                    for r in 1..R {
+                        weights[r] = B::unpack_sub_blocks(s, blocks[r]);
+                    }
+                    for (t, x) in x.iter().enumerate() {
+                        let x = x.at(i * GROUPS);
+                        for r in 0..R {
+                            acc[r][t] = dot_int_sub_blocks::<S, B>(s, &weights[r], x, acc[r][t]);
+                        }
                     }
                 }
             }
         }
-        ahead.fetch(s, bytes.len() - superblocks * Self::SUPERBLOCK_BYTES);
         let rest = self.n % SUPERBLOCK / GROUP;
         if rest > 0 && B::WEIGHTS == GROUP {
-            let mut padded = [0; MAX_BYTES];
-            let weights = OneScale::<S>::shared::<B, TRANSPOSED>(s, self.last_superblock(row, &mut padded));
-            for (x, acc) in x.iter().zip(&mut acc) {
-                *acc = weights.dot::<B>(s, x.at(superblocks * GROUPS)).of_row(s, 0, rest).add(s, *acc);
+            for r in 0..R {
+                let mut padded = [0; MAX_BYTES];
+                let last = self.last_superblock(row_numbers[r], &mut padded);
+                let weights = OneScale::<S>::shared::<B, TRANSPOSED>(s, last);
+                for (x, acc) in x.iter().zip(&mut acc[r]) {
+                    *acc = weights.dot::<B>(s, x.at(superblocks * GROUPS)).of_row(s, 0, rest).add(s, *acc);
+                }
             }
         }
         acc
-    }
-}
-
-/// Has the cache fetch what follows a row, a superblock's bytes at a time.
-struct RowPrefetcher<'a> {
-    row: &'a [u8],
-    /// The next byte, counted from the row's first.
-    at: usize,
-}
-
-impl RowPrefetcher<'_> {
-    #[inline(always)]
-    fn fetch<S: QuantKernels>(&mut self, s: S, bytes: usize) {
-        s.prefetch_all_nta(self.row, self.at, bytes);
-        self.at += bytes;
     }
 }

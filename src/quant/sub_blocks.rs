@@ -8,6 +8,7 @@ use super::encoding::Encoding;
 use crate::simd::QuantKernels;
 
 /// A superblock whose sub-blocks have integers as scales (`SubScales::Int`), unpacked.
+#[derive(Clone, Copy)]
 pub(crate) struct IntSubBlocks<S: QuantKernels> {
     /// The integers, as [`Block::ENCODING`] says, within 0..=7.
     pub(crate) q: [S::I8x64; PAIRS],

@@ -17,7 +17,7 @@ use super::features::target_feature_impl;
 use super::x86::memory::{load_64, load_128, load_256};
 use super::x86::parts::{first_lanes, max_of_each, round_away_x8, transpose_dwords};
 use super::x86::{self, HasAvx2, Parts};
-use super::{Kernel, QuantKernels, Simd, Simd256};
+use super::{Interleave, Kernel, QuantKernels, Simd, Simd256};
 
 /// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,14 @@ target_feature_impl! {
         {
             type I8x64 = [__m256i; 2];
             type I32x16 = [__m256i; 2];
-            const TRANSPOSES_GROUPS: bool = true;
+
+            fn min_transposed_tokens(order: Option<Interleave>) -> usize {
+                match order {
+                    None => 2,
+                    Some(Interleave::Nibbles32) => 4,
+                    Some(Interleave::Nibbles16 | Interleave::Points) => usize::MAX,
+                }
+            }
 
             #[inline(always)]
             fn dot_nibbles(self, w: [__m256i; 4], x: &[i8]) -> __m256i {

@@ -54,6 +54,7 @@ target_feature_impl! {
         {
             const LANES: usize = 16;
             const REGISTER_TILE: usize = 4;
+            const STREAMS: usize = 4;
             type F32 = __m512;
             type I32 = __m512i;
             type Quads = __m512i;
@@ -161,19 +162,18 @@ target_feature_impl! {
         {
             type I8x64 = __m512i;
             type I32x16 = __m512i;
-            /// Bytes as they lie, and sums across lanes at the end. [`Interleave::Nibbles16`]: the
-            /// low halves of groups 0 to 3, their high halves, then those of groups 4 to 7.
-            /// [`Interleave::Nibbles32`]: of the even groups, the first and the second 8 bytes of
-            /// each 16, then the same of the odd groups; in 128 bits 8 bytes are of a group below
-            /// 4, and the others of the group four after it. (Lane by lane, as with AVX2, was a
-            /// third slower.)
+            /// [`Interleave::Nibbles16`]: as elsewhere; vector `v` of 64 bytes has quad `2v` of
+            /// each group, then their quads `2v + 1`. [`Interleave::Nibbles32`]: bytes as they lie,
+            /// and sums across lanes at the end. Of the even groups, the first and the second 8
+            /// bytes of each 16, then the same of the odd groups; in 128 bits 8 bytes are of a
+            /// group below 4, and the others of the group four after it. (Lane by lane was a third
+            /// slower on Zen 5 by AVX2's instructions, and 3 % on Zen 4 by `vpermt2d`.)
             const INTERLEAVES: [[u8; 64]; 3] = {
                 let mut orders = [[0; 64], [0; 64], POINTS];
                 let mut i = 0;
                 while i < 64 {
+                    orders[Interleave::Nibbles16 as usize][i] = (i % 8 * 8 + i / 8) as u8;
                     let (vector, quarter, quad) = (i / 16, i / 4 % 4, i % 4);
-                    let (group, of_group) = (vector / 2 * 4 + quarter, vector % 2 * 4 + quad);
-                    orders[Interleave::Nibbles16 as usize][i] = (8 * group + of_group) as u8;
                     let group = quad / 2 * 4 + quarter / 2 * 2 + vector / 2;
                     let of_group = quarter % 2 * 4 + vector % 2 * 2 + quad % 2;
                     orders[Interleave::Nibbles32 as usize][i] = (8 * group + of_group) as u8;
@@ -181,6 +181,29 @@ target_feature_impl! {
                 }
                 orders
             };
+
+            fn min_transposed_tokens(order: Option<Interleave>) -> usize {
+                match order {
+                    None | Some(Interleave::Nibbles32) => 2,
+                    Some(Interleave::Nibbles16 | Interleave::Points) => usize::MAX,
+                }
+            }
+        }
+        fn transpose_groups(groups: [__m512i; 4]) -> [__m512i; 4] {
+            // Four quads of four groups each, then two of all.
+            let quads = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+            let later_quads = _mm512_add_epi32(quads, _mm512_set1_epi32(4));
+            let fours = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            let later_fours = _mm512_add_epi64(fours, _mm512_set1_epi64(4));
+            let [a, b, c, d] = groups;
+            let mut transposed = groups;
+            for (i, quads) in [quads, later_quads].into_iter().enumerate() {
+                let first = _mm512_permutex2var_epi32(a, quads, b);
+                let last = _mm512_permutex2var_epi32(c, quads, d);
+                transposed[2 * i] = _mm512_permutex2var_epi64(first, fours, last);
+                transposed[2 * i + 1] = _mm512_permutex2var_epi64(first, later_fours, last);
+            }
+            transposed
         }
         fn mask_from_bits(bits: u32) -> __m256i {
             _mm256_movm_epi8(bits)
@@ -312,7 +335,28 @@ target_feature_impl! {
         }
         fn interleave_nibbles_16<const STRIDE: usize>(from: &[u8]) -> [__m512i; 4] {
             let from = &from[..7 * STRIDE + 16];
-            nibbles([load_rows_of_16::<STRIDE>(from), load_rows_of_16::<STRIDE>(&from[4 * STRIDE..])])
+            let rows = [load_rows_of_16::<STRIDE>(from), load_rows_of_16::<STRIDE>(&from[4 * STRIDE..])];
+            // A half of a quad of each group, which the low and the high nibbles are.
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+            let second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+            let [low, high, later_low, later_high] = nibbles([
+                _mm512_permutex2var_epi32(rows[0], first, rows[1]),
+                _mm512_permutex2var_epi32(rows[0], second, rows[1]),
+            ]);
+            [low, later_low, high, later_high]
+        }
+        fn transpose_nibbles_32(from: &[u8]) -> [__m512i; 4] {
+            let (a, b) = (load_512(from), load_512(&from[64..]));
+            let first = _mm512_setr_epi32(0, 0, 8, 8, 16, 16, 24, 24, 1, 1, 9, 9, 17, 17, 25, 25);
+            // Of 32 bytes, the low halves are the even group, the high halves the odd one.
+            let shift = _mm512_set1_epi64(4 << 32);
+            let mut quads = [a; 4];
+            for v in 0..4 {
+                let of_groups = _mm512_add_epi32(first, _mm512_set1_epi32(2 * v as i32));
+                let both = _mm512_permutex2var_epi32(a, of_groups, b);
+                quads[v] = _mm512_and_si512(_mm512_srlv_epi32(both, shift), _mm512_set1_epi8(15));
+            }
+            quads
         }
         fn interleave_nibbles_32(from: &[u8]) -> [__m512i; 4] {
             let (a, b) = (load_512(from), load_512(&from[64..]));
@@ -325,27 +369,18 @@ target_feature_impl! {
             for k in 0..4 {
                 // w + 128, as a u8
                 let w = if SIGNED { _mm512_xor_si512(w[k], _mm512_set1_epi8(-128)) } else { w[k] };
-                dots[k / 2] = _mm512_dpbusd_epi32(dots[k / 2], w, load_512(&x[64 * k..]));
+                let i = if order == Interleave::Nibbles32 { k / 2 } else { 0 };
+                dots[i] = _mm512_dpbusd_epi32(dots[i], w, load_512(&x[64 * k..]));
             }
-            // Two lanes are 16 products of a number within 0..=15 and an int8, unless they are
-            // signed.
-            let sums = if SIGNED {
-                add_neighbors::<false>(dots[0], dots[1])
-            } else {
-                add_neighbors::<true>(dots[0], dots[1])
-            };
-            // Two sums of each group are left, and the second ones go to the upper half.
-            // (Neighbors once more, of `sums` twice, were fewer instructions, but the compiler
-            // puts any register for the second, and each product waited for the one before.)
-            let order = match order {
-                Interleave::Nibbles16 => {
-                    _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15)
-                }
-                Interleave::Nibbles32 => {
-                    _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15)
-                }
-                Interleave::Points => unreachable!("`dot_places` multiplies points"),
-            };
+            if order != Interleave::Nibbles32 {
+                return add_split(dots[0]);
+            }
+            // Two lanes are 16 products of a number within 0..=15 and an int8. Two sums of each
+            // group are left then, and the second ones go to the upper half. (Neighbors once more,
+            // of `sums` twice, were fewer instructions, but the compiler puts any register for the
+            // second, and each product waited for the one before.)
+            let sums = add_neighbors::<true>(dots[0], dots[1]);
+            let order = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15);
             add_split(_mm512_permutexvar_epi32(order, sums))
         }
     }

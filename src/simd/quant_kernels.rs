@@ -243,8 +243,12 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
     fn interleave_nibbles_16<const STRIDE: usize>(self, from: &[u8]) -> [Self::I8x64; 4] {
         halves(self, self.transpose_16x8(from, STRIDE))
     }
-    /// Whether [`QuantKernels::transpose_groups`] is fast enough to pay from two tokens on.
-    const TRANSPOSES_GROUPS: bool = false;
+    /// The fewest tokens for which [`QuantKernels::transpose_groups`] of what is unpacked in order
+    /// pays, in a format that has this order for one token.
+    #[inline(always)]
+    fn min_transposed_tokens(_order: Option<Interleave>) -> usize {
+        usize::MAX
+    }
 
     /// Eight groups of 32 int8, as [`Interleave::Nibbles16`].
     #[inline(always)]
@@ -263,6 +267,16 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
             transposed[i] = self.load_bytes_x64(&to[64 * i..]);
         }
         transposed
+    }
+    /// Eight groups that are the halves of four times 32 bytes, as [`Interleave::Nibbles16`].
+    /// Panics if there are fewer bytes.
+    #[inline(always)]
+    fn transpose_nibbles_32(self, from: &[u8]) -> [Self::I8x64; 4] {
+        let mut groups = [self.zero_x64(); 4];
+        for p in 0..4 {
+            groups[p] = self.shr_mask_split::<0, 4>(self.load_bytes(&from[32 * p..]), 15);
+        }
+        self.transpose_groups(groups)
     }
     /// The halves of four times 32 bytes, as [`Interleave::Nibbles32`]. Panics if there are fewer.
     #[inline(always)]

@@ -103,6 +103,24 @@ kernel! {
 }
 
 kernel! {
+    /// The halves of four times 32 bytes transposed, and transposed by the portable definition.
+    fn transposed_nibbles(s; bytes: &[u8]) -> [Vec<i8>; 2] {
+        let mut groups = [s.zero_x64(); 4];
+        for p in 0..4 {
+            groups[p] = s.shr_mask_split::<0, 4>(s.load_bytes(&bytes[32 * p..]), 15);
+        }
+        [s.transpose_nibbles_32(bytes), s.transpose_groups(groups)].map(|pairs| {
+            let blocks = pairs.into_iter().flat_map(|pair| s.blocks(pair));
+            blocks.flat_map(|block| {
+                let mut to = [0_i8; 32];
+                s.store_bytes(block, &mut to);
+                to
+            }).collect()
+        })
+    }
+}
+
+kernel! {
     /// Eight groups of 32 bytes transposed, and what the order says that they are.
     fn transposed_groups(s; bytes: &[u8]) -> [Vec<u8>; 2] {
         let pair = |i: usize| s.load_bytes_x64(&bytes[64 * i..]);
@@ -123,6 +141,15 @@ fn groups_are_transposed_into_the_order_of_16_nibbles() {
     let bytes: Vec<u8> = (0..=255).collect();
     for isa in Isa::available() {
         let [found, expected] = transposed_groups(isa, &bytes);
+        assert_eq!(found, expected, "{isa}");
+    }
+}
+
+#[test]
+fn halves_of_32_bytes_are_transposed_as_groups_are() {
+    let bytes: Vec<u8> = (0..128).map(|i: u8| i.wrapping_mul(37).wrapping_add(11)).collect();
+    for isa in Isa::available() {
+        let [found, expected] = transposed_nibbles(isa, &bytes);
         assert_eq!(found, expected, "{isa}");
     }
 }
