@@ -12,8 +12,7 @@
 
 use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at};
 use super::encoding::Encoding;
-use super::q4_k::{scales_and_mins, unpack_scales};
-use crate::simd::QuantKernels;
+use crate::simd::{QuantKernels, six_bits};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Q5K;
@@ -26,7 +25,7 @@ impl Block for Q5K {
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-        let [scales, mins] = scales_and_mins(&block[4..16]).map(u64::to_le_bytes);
+        let [scales, mins] = six_bits(&block[4..16]).map(u64::to_le_bytes);
         for (g, out) in out.chunks_exact_mut(32).enumerate() {
             let (scale, min) = (d * f32::from(scales[g]), dmin * f32::from(mins[g]));
             for (i, out) in out.iter_mut().enumerate() {
@@ -51,7 +50,7 @@ impl Block for Q5K {
         for j in 0..PAIRS {
             q[j] = s.or_x64(s.shr_mask_split::<0, 4>(s.load_bytes(&block[48 + 32 * j..]), 15), high[j]);
         }
-        let [scales, mins] = unpack_scales(s, block);
+        let [scales, mins] = s.scales_and_mins(block);
         UnpackedSuperblock::with_mins(s, q, scales, mins)
     }
 }

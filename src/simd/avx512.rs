@@ -235,6 +235,22 @@ target_feature_impl! {
             };
             _mm256_cvtph_ps(_mm_unpacklo_epi64(low, high))
         }
+        fn scales_and_mins(from: &[u8]) -> [__m256; 2] {
+            // In general registers, as elsewhere, it was half of the instructions of decode.
+            let header = load_128(from);
+            // The scales of groups 0 to 3 and 4 to 7, then their minima: the low bits, where those
+            // of groups 4 to 7 are nibbles of the last dword, and their high bits.
+            let low = _mm_srlv_epi32(_mm_shuffle_epi32::<0b11_10_11_01>(header), _mm_setr_epi32(0, 0, 0, 4));
+            let low_bits = _mm_setr_epi32(0x3f3f_3f3f, 0x0f0f_0f0f, 0x3f3f_3f3f, 0x0f0f_0f0f);
+            let high = _mm_srli_epi32::<2>(_mm_shuffle_epi32::<0b10_10_01_01>(header));
+            let high_bits = _mm_setr_epi32(0, 0x3030_3030, 0, 0x3030_3030);
+            let bytes = _mm_or_si128(_mm_and_si128(low, low_bits), _mm_and_si128(high, high_bits));
+            let signed = _mm_xor_ps(_mm_cvtph_ps(header), _mm_setr_ps(0.0, -0.0, 0.0, 0.0));
+            let which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+            let unit = _mm512_permutexvar_ps(which, _mm512_castps128_ps512(signed));
+            let each = _mm512_mul_ps(unit, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)));
+            [_mm512_castps512_ps256(each), _mm512_extractf32x8_ps::<1>(each)]
+        }
         fn hmax_abs_each(a: [__m512; 8]) -> __m256 {
             let mut halves = [_mm256_setzero_si256(); 8];
             for i in 0..8 {

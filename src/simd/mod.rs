@@ -38,7 +38,7 @@ pub use self::isa::Isa;
 pub(crate) use self::isa::{Kernel, kernel};
 pub(crate) use self::low_bits::LowBitKernels;
 pub(crate) use self::primitives::{Simd, Simd256};
-pub(crate) use self::quant_kernels::{Interleave, Pair, QuantKernels};
+pub(crate) use self::quant_kernels::{Interleave, Pair, QuantKernels, six_bits};
 use crate::storage::Plain;
 
 /// Bytes of a cache line, on nearly every processor.

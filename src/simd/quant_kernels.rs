@@ -99,6 +99,17 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
         }
         self.load_x8(&lanes)
     }
+    /// The scales and the minima of Q4_K's and Q5_K's eight groups, from the 16 bytes before their
+    /// weights: `d * scale` and `-dmin * min`. Panics if there are fewer.
+    #[inline(always)]
+    fn scales_and_mins(self, from: &[u8]) -> [Self::F32x8; 2] {
+        let [scales, mins] = six_bits(&from[4..16]);
+        let scales = self.to_f32x8(self.widen_i8x8(scales));
+        let mins = self.to_f32x8(self.widen_i8x8(mins));
+        let d = self.splat_f16_x8(u16::from_le_bytes([from[0], from[1]]));
+        let dmin = self.splat_f16_x8(u16::from_le_bytes([from[2], from[3]]) ^ 0x8000);
+        [self.mul_x8(scales, d), self.mul_x8(mins, dmin)]
+    }
     /// In lane `i`, the greatest lane of `a[i]`, as [`Simd::max_abs`] compares.
     #[inline(always)]
     fn hmax_abs_each(self, a: [Self::F32; 8]) -> Self::F32x8 {
@@ -384,6 +395,22 @@ pub(super) fn dot_quad_by_quad<S: Simd, const BITS: u32, const R: usize, const V
         }
     }
     dots
+}
+
+/// The scales and the minima of Q4_K's and Q5_K's eight groups, a byte each, from the twelve bytes
+/// that hold them: the low 6 bits of bytes 0..4 and 4..8 are those of groups 0..4; for groups 4..8
+/// the low 4 bits are the nibbles of bytes 8..12, and the high 2 bits those of bytes 0..8.
+#[inline(always)]
+pub(crate) fn six_bits(packed: &[u8]) -> [u64; 2] {
+    let mut dwords = [0; 3];
+    for (dword, bytes) in dwords.iter_mut().zip(packed.as_chunks().0) {
+        *dword = u32::from_le_bytes(*bytes);
+    }
+    let [a, b, c] = dwords;
+    let high_bits = |word: u32| (word >> 6 & 0x0303_0303) << 4;
+    let scales = [a & 0x3f3f_3f3f, c & 0x0f0f_0f0f | high_bits(a)];
+    let mins = [b & 0x3f3f_3f3f, c >> 4 & 0x0f0f_0f0f | high_bits(b)];
+    [scales, mins].map(|[low, high]| u64::from(low) | u64::from(high) << 32)
 }
 
 /// The eight vectors of four pairs.

@@ -89,6 +89,7 @@ kernel! {
         vectors.extend(s.transpose_f32_8x4(floats, 21));
         vectors.extend([s.gather_f16::<18>(bytes), s.gather_f16::<20>(bytes), s.gather_f16::<22>(bytes)]);
         vectors.extend([s.gather_f16::<24>(bytes), s.gather_f16::<34>(bytes)]);
+        vectors.extend(s.scales_and_mins(bytes));
         // Vectors of any width that hold the same eight numbers.
         let mut sizes = [s.splat(0.0); 8];
         for i in 0..8 {
