@@ -27,7 +27,8 @@ const MAX_TEXT: usize = 127;
 /// How much each column of each matrix counts: the mean square of the activations that it is
 /// multiplied with.
 ///
-/// Quantizers of K-quants then let the weights of other columns be further from what they were.
+/// Quantizers of formats with 2 to 6 bits (K-quants, Q4_0, Q4_1, Q5_0, Q5_1) then let the weights
+/// of other columns be further from what they were. Other formats leave no choice.
 #[derive(Clone, Debug)]
 pub struct ImportanceMatrix {
     by_name: HashMap<String, Vec<f32>>,
@@ -90,6 +91,10 @@ impl ImportanceMatrix {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
     }
 
     /// The importances of a tensor's columns, by its name in GGUF; `None` if it isn't there, as

@@ -89,8 +89,8 @@ impl GgufOptions {
         self
     }
 
-    /// Which columns of matrices matter most, for K-quants: their weights come nearer to what they
-    /// were, at the cost of others'.
+    /// Which columns of matrices matter most, for formats of 2 to 6 bits: their weights come nearer
+    /// to what they were, at the cost of others'. Refused if none of its tensors is written so.
     #[must_use]
     pub fn importance(mut self, importance: ImportanceMatrix) -> Self {
         self.importance = Some(importance);

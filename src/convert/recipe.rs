@@ -124,6 +124,9 @@ impl Recipe {
                 Self::Q3KL => Some(Dtype::Q5K),
                 Self::Q4KS if l < n / 8 => Some(Dtype::Q5K),
                 Self::Q4KM | Self::Q5KM if model.matters(l) => Some(Dtype::Q6K),
+                // A scale that is fitted to few columns may go far astray in these.
+                Self::Q4_0 if model.has_importance && l < n / 8 => Some(Dtype::Q4_1),
+                Self::Q5_0 if model.has_importance && l < n / 8 => Some(Dtype::Q5_1),
                 _ => None,
             },
             _ => None,
@@ -152,12 +155,14 @@ pub(crate) struct Traits {
     heads_per_kv_head: usize,
     /// The output is the token embeddings.
     tied: bool,
+    /// The importance of columns is known.
+    has_importance: bool,
 }
 
 impl Traits {
-    pub(crate) fn of(config: &Config, tied: bool) -> Self {
+    pub(crate) fn of(config: &Config, tied: bool, has_importance: bool) -> Self {
         let Config { n_layers, n_heads, n_kv_heads, .. } = *config;
-        Self { n_layers, heads_per_kv_head: n_heads / n_kv_heads, tied }
+        Self { n_layers, heads_per_kv_head: n_heads / n_kv_heads, tied, has_importance }
     }
 
     /// llama.cpp knows Llama 2 70B by its 80 layers. LLaMA 65B has 80 too, but a value head for

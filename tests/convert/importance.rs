@@ -71,3 +71,19 @@ fn what_is_said_of_a_matrix_must_have_its_type() {
         refuses!(ImportanceMatrix::open(&file), ErrorKind::KeyType { .. }, &format!("imatrix.{key}"));
     }
 }
+
+/// A matrix that changes nothing is no importance: of another model, or for formats that have no
+/// choice.
+#[test]
+fn a_matrix_that_would_change_nothing_is_refused() {
+    let file = RandomModel::new(SHAPE, 3).to_gguf(1e-5, 1e4).to_bytes();
+    let source = Source::from_bytes(file, &ModelOptions::new()).unwrap();
+    let of_others =
+        matrix(|file| file.tensors.iter_mut().for_each(|t| t.name.splice(..0, *b"v.").for_each(drop)));
+    for (path, recipe) in [(matrix(|_| ()), Recipe::Q8_0), (of_others, Recipe::Q4_0)] {
+        let options = GgufOptions::new().recipe(recipe);
+        let options = options.importance(ImportanceMatrix::open(&path).unwrap());
+        let written = babyllama::convert::to_gguf(&source, &options, Vec::new());
+        refuses!(written, ErrorKind::InvalidOption { name: "importance", .. }, "a matrix of 2 tensors");
+    }
+}

@@ -3,8 +3,8 @@ k_quants_by_importance.bin: how much each column counts, and what they make of t
 
     pip install numpy llama-cpp-python==0.3.36 && python tests/golden/k_quants.py
 
-BLOCKS blocks of 256 weights as little-endian f32, or 256 importances, and then for each format of FORMATS in turn the bytes of all
-blocks.
+BLOCKS blocks of 256 weights as little-endian f32, or 256 importances, and then for each format of FORMATS in turn, and by importance of
+SHORT_FORMATS too, the bytes of all blocks.
 """
 import ctypes
 import pathlib
@@ -14,6 +14,9 @@ import numpy as np
 
 # name: (its number in ggml, bytes of a block). `K_QUANTS` in src/convert/quantize/tests.rs must be equal to this table.
 FORMATS = {"Q2_K": (10, 84), "Q3_K": (11, 110), "Q4_K": (12, 144), "Q5_K": (13, 176), "Q6_K": (14, 210)}
+
+# The same of formats with blocks of 32, eight of them together: `quantized.bin` has their bytes without importances. `SHORT` there.
+SHORT_FORMATS = {"Q4_0": (2, 144), "Q4_1": (3, 160), "Q5_0": (6, 176), "Q5_1": (7, 192)}
 
 
 def blocks():
@@ -37,10 +40,14 @@ if __name__ == "__main__":
     ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
     weights = blocks()
     importances = np.random.default_rng(4).lognormal(0, 1.5, 256).astype("<f4")
-    for name, first, columns in [("", weights, None), ("_by_importance", importances, importances.ctypes.data)]:
+    with_short = FORMATS | SHORT_FORMATS
+    for name, first, columns, formats in [
+        ("", weights, None, FORMATS),
+        ("_by_importance", importances, importances.ctypes.data, with_short),
+    ]:
         with open(pathlib.Path(__file__).with_name(f"k_quants{name}.bin"), "wb") as out:
             out.write(first.tobytes())
-            for number, size in FORMATS.values():
+            for number, size in formats.values():
                 data, n = np.zeros((len(weights), size), np.uint8), len(weights)
                 n = ggml.ggml_quantize_chunk(number, weights.ctypes.data, data.ctypes.data, 0, n, 256, columns)
                 assert n == data.size

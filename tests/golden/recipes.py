@@ -2,8 +2,8 @@
 
     pip install numpy gguf llama-cpp-python==0.3.36 && python tests/golden/recipes.py
 
-A line for each model and recipe: the model's name, the recipe, `general.file_type`, the type of most matrices, and what the others
-are: `attn_v=Q6_K@0,1,4` is layers 0, 1 and 4. Takes some minutes: all models are quantised in earnest.
+Two lines for each model and recipe, without an importance matrix and with one: the model's name, the recipe, which of the two,
+`general.file_type`, the type of most matrices, and what the others are: `attn_v=Q6_K@0,1,4` is layers 0, 1 and 4. Takes some minutes: all models are quantised in earnest.
 """
 import collections
 import ctypes
@@ -82,9 +82,15 @@ def write(path, dim, hidden_dim, n_layers, n_heads, n_kv_heads, tied):
     w.close()
 
 
-def quantize(source, target, file_type):
+def quantize(source, target, file_type, by_importance):
+    """By importance: the matrix has a tensor that the model hasn't, as choices depend on whether there is a matrix at all."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type
+    one = (ctypes.c_float * 1)(1.0)
+    matrix = (llama_cpp.llama_model_imatrix_data * 2)()
+    matrix[0].name, matrix[0].data, matrix[0].size = b"other", ctypes.cast(one, ctypes.POINTER(ctypes.c_float)), 1
+    if by_importance:
+        params.imatrix = matrix
     assert llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)) == 0
 
 
@@ -115,5 +121,6 @@ if __name__ == "__main__":
         for name, shape in SHAPES.items():
             write(source, *shape)
             for recipe, file_type in RECIPES.items():
-                quantize(source, target, file_type)
-                lines.write(f"{name} {recipe} {describe(target)}\n")
+                for column, by_importance in [("plain", False), ("by_importance", True)]:
+                    quantize(source, target, file_type, by_importance)
+                    lines.write(f"{name} {recipe} {column} {describe(target)}\n")

@@ -60,7 +60,7 @@ pub(crate) struct ConvertArgs {
     pub(crate) tokenizer: Option<PathBuf>,
 
     /// Importance matrix of llama.cpp's llama-imatrix, GGUF or imatrix.dat: which columns matter
-    /// most, for K-quants
+    /// most, for formats of 2 to 6 bits
     #[arg(long, value_name = "FILE")]
     pub(crate) imatrix: Option<PathBuf>,
 

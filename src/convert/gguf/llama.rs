@@ -7,10 +7,11 @@ use crate::arch::{
 };
 use crate::checkpoint::gguf::{ROPE_FACTORS, keys};
 use crate::config::{Config, RopeScaling};
+use crate::convert::quantize::heeds_importance;
 use crate::convert::recipe::{Traits, with_whole_blocks};
 use crate::convert::source::{SourceModel, SourceTensor};
 use crate::convert::{GgufOptions, ImportanceMatrix, Recipe};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::quant::Dtype;
 use crate::weights::TensorInfo;
 
@@ -22,6 +23,17 @@ const QUANTIZATION_VERSION: u32 = 2;
 pub(crate) fn header(source: &SourceModel, options: &GgufOptions) -> Result<Header> {
     let tensors = fused::tensors(source);
     let choice = Choice::of(source, options);
+    if let Some(matrix) = &options.importance {
+        let mut infos = tensors.iter().map(|(name, tensor)| (name, &tensor.info));
+        if !infos.any(|(name, info)| matrix.has(name) && heeds_importance(choice.dtype(info))) {
+            return Err(ErrorKind::InvalidOption {
+                name: "importance",
+                value: format!("a matrix of {} tensors", matrix.len()),
+                reason: "none of them is written in a format of 2 to 6 bits, which alone heed it".into(),
+            }
+            .into());
+        }
+    }
     let mut header = Header::new();
     header.set(keys::ARCHITECTURE, source.architecture.name)?;
     for (key, value) in &options.metadata {
@@ -134,7 +146,8 @@ pub(crate) struct Choice {
 
 impl Choice {
     pub(crate) fn of(source: &SourceModel, options: &GgufOptions) -> Self {
-        let traits = Traits::of(&source.config, source.is_tied());
+        let has_importance = options.importance.is_some();
+        let traits = Traits::of(&source.config, source.is_tied(), has_importance);
         Self {
             recipe: options.recipe,
             traits,

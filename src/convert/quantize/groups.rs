@@ -1,4 +1,4 @@
-//! A block of 256 weights as `G` groups of `N`, side by side: the groups are the lanes of vectors,
+//! A block of weights as `G` groups of `N`, side by side: the groups are the lanes of vectors,
 //! so that nothing is ever summed across lanes, and what is decided for each group is decided for
 //! all of them at once.
 //!
@@ -18,7 +18,7 @@ pub(super) type Each<const G: usize> = [f32; G];
 
 /// A block's weights by their groups.
 #[inline(always)]
-pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32; 256]) -> Groups<N, G> {
+pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32]) -> Groups<N, G> {
     let mut groups = [[0.0; G]; N];
     for (g, group) in weights.chunks_exact(N).enumerate() {
         for (i, &weight) in group.iter().enumerate() {
@@ -33,7 +33,7 @@ pub(super) fn groups<const N: usize, const G: usize>(weights: &[f32; 256]) -> Gr
 #[inline(always)]
 pub(super) fn by_columns<const N: usize, const G: usize>(
     x: &Groups<N, G>,
-    columns: &[f32; 256],
+    columns: &[f32],
     spread: f32,
 ) -> Groups<N, G> {
     let (mut squares, mut importances) = (0.0, groups::<N, G>(columns));
@@ -42,7 +42,7 @@ pub(super) fn by_columns<const N: usize, const G: usize>(
             squares += x[g] * x[g];
         }
     }
-    let base = spread * squares / 256.0;
+    let base = spread * squares / (N * G) as f32;
     for i in 0..N {
         for g in 0..G {
             importances[i][g] *= (base + x[i][g] * x[i][g]).sqrt();

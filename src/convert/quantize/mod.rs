@@ -4,15 +4,15 @@
 //! the file of the same name in `quant/` draws.
 //!
 //! - `floats`, `q8_0`, `q4`, `q5`, `ternary`, `mxfp4`: the largest weight decides the scale
-//! - `q2_k` to `q6_k`: scales are searched for; `scale_search` is the search, `groups` the layout
-//!   of a block for it
+//! - `q2_k` to `q6_k`, and `q4` and `q5` where the importance of columns is known: scales are
+//!   searched for; `scale_search` is the search, `groups` the layout of a block for it
 //!
 //! Invariants: a block depends on its own weights alone, so a tensor may be encoded in parts, in
 //! any order, on any threads. Each instruction set makes the same bytes: encoders are plain f32
 //! arithmetic, which is compiled for all of them and never fused or reordered.
 //!
 //! Source: PyPI `gguf`'s reference quantizers, whose bytes those of the first kind are; for the
-//! others each format's file.
+//! others each format's file, and ggml's with the same importances, which they're held to.
 
 mod floats;
 mod groups;
@@ -42,10 +42,10 @@ const QUANTIZERS: &[(Dtype, Quantizer)] = &[
     (Dtype::F16, |_, weights, _, out| floats::f16(weights, out)),
     (Dtype::Bf16, |_, weights, _, out| floats::bf16(weights, out)),
     (Dtype::Q8_0, |isa, weights, _, out| encode(isa, weights, out, q8_0::quantize)),
-    (Dtype::Q4_0, |isa, weights, _, out| encode(isa, weights, out, q4::q4_0)),
-    (Dtype::Q4_1, |isa, weights, _, out| encode(isa, weights, out, q4::q4_1)),
-    (Dtype::Q5_0, |isa, weights, _, out| encode(isa, weights, out, q5::q5_0)),
-    (Dtype::Q5_1, |isa, weights, _, out| encode(isa, weights, out, q5::q5_1)),
+    (Dtype::Q4_0, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q4::q4_0)),
+    (Dtype::Q4_1, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q4::q4_1)),
+    (Dtype::Q5_0, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q5::q5_0)),
+    (Dtype::Q5_1, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q5::q5_1)),
     (Dtype::Q2K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q2_k::quantize)),
     (Dtype::Q3K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q3_k::quantize)),
     (Dtype::Q4K, |isa, weights, importance, out| encode_by(isa, weights, importance, out, q4_k::quantize)),
@@ -62,6 +62,12 @@ const MAX_F16: f32 = 65_504.0;
 /// The formats that [`quantize`] can write.
 pub fn dtypes() -> impl Iterator<Item = Dtype> {
     QUANTIZERS.iter().map(|(dtype, _)| *dtype)
+}
+
+/// Whether a format's blocks depend on the importance of columns.
+pub(super) fn heeds_importance(dtype: Dtype) -> bool {
+    use Dtype::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K};
+    matches!(dtype, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q2K | Q3K | Q4K | Q5K | Q6K)
 }
 
 /// Appends weights in another format: a multiple of its block.
@@ -166,12 +172,12 @@ where
 }
 
 /// Encodes block after block as [`encode`], by the importance of columns.
-fn encode_by<const BYTES: usize>(
+fn encode_by<const WEIGHTS: usize, const BYTES: usize>(
     isa: Isa,
     weights: &[f32],
     importance: Option<&[f32]>,
     out: &mut [u8],
-    block: impl Fn(&[f32; 256], Option<&[f32; 256]>, &mut [u8; BYTES]),
+    block: impl Fn(&[f32; WEIGHTS], Option<&[f32; WEIGHTS]>, &mut [u8; BYTES]),
 ) {
     let ((weights, []), (out, [])) = (weights.as_chunks(), out.as_chunks_mut()) else {
         panic!("weights and bytes are whole blocks")
@@ -182,17 +188,17 @@ fn encode_by<const BYTES: usize>(
     isa.run(WeightedBlocks { weights, row, out, block });
 }
 
-struct WeightedBlocks<'a, F, const BYTES: usize> {
-    weights: &'a [[f32; 256]],
+struct WeightedBlocks<'a, F, const WEIGHTS: usize, const BYTES: usize> {
+    weights: &'a [[f32; WEIGHTS]],
     /// The importance of a row's columns.
-    row: Option<&'a [[f32; 256]]>,
+    row: Option<&'a [[f32; WEIGHTS]]>,
     out: &'a mut [[u8; BYTES]],
     block: F,
 }
 
-impl<F, const BYTES: usize> Kernel for WeightedBlocks<'_, F, BYTES>
+impl<F, const WEIGHTS: usize, const BYTES: usize> Kernel for WeightedBlocks<'_, F, WEIGHTS, BYTES>
 where
-    F: Fn(&[f32; 256], Option<&[f32; 256]>, &mut [u8; BYTES]),
+    F: Fn(&[f32; WEIGHTS], Option<&[f32; WEIGHTS]>, &mut [u8; BYTES]),
 {
     type Output = ();
     const MULTIPLIES_INT8: bool = false;

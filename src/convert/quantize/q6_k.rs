@@ -10,7 +10,8 @@ const CANDIDATES: Candidates = Candidates { first: -0.9, step: 0.1, count: 19 };
 #[inline(always)]
 pub(super) fn quantize(weights: &[f32; 256], columns: Option<&[f32; 256]>, out: &mut [u8; 210]) {
     let x = groups::<16, 16>(weights);
-    let importances = columns.map_or_else(|| x.map(|x| x.map(|x| x * x)), groups::<16, 16>);
+    let importances =
+        columns.map_or_else(|| x.map(|x| x.map(|x| x * x)), |columns| groups::<16, 16>(columns));
     let scales = scales(&x, &importances, 32.0, CANDIDATES);
     // The scale that is farthest from zero becomes -128 steps.
     let d = farthest_of_all(&scales) / -128.0;

@@ -15,6 +15,14 @@ const BLOCKS: usize = 20;
 /// The formats in it. `FORMATS` in that script must be equal to this table.
 const K_QUANTS: [Dtype; 5] = [Dtype::Q2K, Dtype::Q3K, Dtype::Q4K, Dtype::Q5K, Dtype::Q6K];
 
+/// The other formats that heed importances. `SHORT_FORMATS` there must be equal to this table.
+const SHORT: [Dtype; 4] = [Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1];
+
+/// The formats that heed importances.
+fn by_importance() -> impl Iterator<Item = Dtype> {
+    K_QUANTS.into_iter().chain(SHORT)
+}
+
 /// The formats whose weights share scales.
 fn block_formats() -> impl Iterator<Item = Dtype> {
     dtypes().filter(|dtype| dtype.block().is_some_and(|(weights, _)| weights > 1))
@@ -93,7 +101,7 @@ const BY_IMPORTANCE: &[u8] = include_bytes!("../../../tests/golden/k_quants_by_i
 const ORDINARY: usize = 14;
 
 #[test]
-fn by_importance_k_quants_are_no_farther_from_the_weights_than_ggmls() {
+fn by_importance_weights_are_no_farther_off_than_ggmls() {
     let weights = golden_weights();
     let (columns, mut rest) = BY_IMPORTANCE.split_at(1024);
     let columns: Vec<f32> =
@@ -101,8 +109,9 @@ fn by_importance_k_quants_are_no_farther_from_the_weights_than_ggmls() {
     let weighted = |x: &[f32]| -> Vec<f32> {
         x.iter().zip(columns.iter().cycle()).map(|(x, importance)| x * importance.sqrt()).collect()
     };
-    for dtype in K_QUANTS {
-        let bytes = BLOCKS * dtype.block().unwrap().1;
+    for dtype in by_importance() {
+        let (block, bytes) = dtype.block().unwrap();
+        let bytes = BLOCKS * 256 / block * bytes;
         let (golden, left) = rest.split_at(bytes);
         rest = left;
         let mut ours = vec![0; bytes];
@@ -121,9 +130,35 @@ fn by_importance_k_quants_are_no_farther_from_the_weights_than_ggmls() {
 }
 
 #[test]
+fn formats_depend_on_importances_or_are_known_not_to() {
+    let weights = random(256 * 4, 21);
+    let columns: Vec<f32> = random(256, 22).into_iter().map(|x| x * x).collect();
+    for dtype in dtypes() {
+        let plain = quantized(Isa::best(), &weights, dtype);
+        let mut weighted = vec![0; plain.len()];
+        quantize_into(Isa::best(), &weights, Some(&columns), dtype, &mut weighted).unwrap();
+        assert_eq!(weighted != plain, heeds_importance(dtype), "{dtype}");
+        assert_eq!(by_importance().any(|of| of == dtype), heeds_importance(dtype), "{dtype}");
+    }
+}
+
+/// Q4_1 and Q5_1 have minima above zero, where they come nearer than from zero.
+#[test]
+fn by_importance_minima_may_be_above_zero() {
+    let weights: Vec<f32> = random(256, 23).into_iter().map(|x| 10.0 + x.abs()).collect();
+    for dtype in [Dtype::Q4_1, Dtype::Q5_1] {
+        let mut bytes = vec![0; quantized(Isa::best(), &weights, dtype).len()];
+        quantize_into(Isa::best(), &weights, Some(&[1.0; 256]), dtype, &mut bytes).unwrap();
+        for (found, weight) in dequantized(&bytes, dtype).iter().zip(&weights) {
+            assert!((found - weight).abs() < 0.06, "{dtype}: {weight} becomes {found}");
+        }
+    }
+}
+
+#[test]
 fn importances_that_are_all_zero_are_survived() {
-    for dtype in K_QUANTS {
-        let mut out = vec![0; dtype.block().unwrap().1];
+    for dtype in by_importance() {
+        let mut out = vec![0; quantized(Isa::best(), &random(256, 8), dtype).len()];
         quantize_into(Isa::best(), &random(256, 8), Some(&[0.0; 256]), dtype, &mut out).unwrap();
         assert!(dequantized(&out, dtype).iter().all(|x| x.is_finite()), "{dtype}");
     }

@@ -47,19 +47,24 @@ fn expected<'a>(most: &'a str, others: &[&'a str], gguf_name: &str) -> &'a str {
 fn recipes_choose_what_llama_cpp_chooses() {
     let mut lines = GOLDEN.lines();
     for (model, dim, hidden_dim, n_layers, heads_per_kv_head, tied) in SHAPES {
-        let traits = Traits { n_layers, heads_per_kv_head, tied };
         let config = Config::new(dim, hidden_dim, n_layers, heads_per_kv_head, 1, 1, 1);
-        for recipe in Recipe::all().filter(|&recipe| recipe != Recipe::Mxfp4) {
+        let recipes = || Recipe::all().filter(|&recipe| recipe != Recipe::Mxfp4);
+        for (recipe, has_importance) in recipes().flat_map(|recipe| [(recipe, false), (recipe, true)]) {
+            let traits = Traits { n_layers, heads_per_kv_head, tied, has_importance };
             let line: Vec<_> = lines.next().unwrap().split(' ').collect();
-            let [of, name, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
+            let [of, name, importance, file_type, most, others @ ..] = &*line else { panic!("{line:?}") };
             assert_eq!(
-                (*of, *name, *file_type),
-                (model, &*recipe.to_string(), &*recipe.file_type().unwrap().to_string())
+                (*of, *name, *importance == "by_importance", *file_type),
+                (model, &*recipe.to_string(), has_importance, &*recipe.file_type().unwrap().to_string())
             );
             for (matrix, columns) in matrices(&config, tied) {
                 let found = recipe.dtype(&matrix.to_string(), columns, &traits).to_string();
                 let expected = expected(most, others, &matrix.gguf());
-                assert_eq!(found.to_ascii_uppercase(), expected, "{model} as {recipe}: {matrix}");
+                assert_eq!(
+                    found.to_ascii_uppercase(),
+                    expected,
+                    "{model} as {recipe}, {importance}: {matrix}"
+                );
             }
         }
     }
