@@ -74,7 +74,7 @@
 //! 5. `src/matmul.rs` (237): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
 //! 6. `src/quant/encoding.rs` (35), `src/quant/block.rs` (137), `src/quant/q4.rs` (86),
-//!    `src/quant/block_rows.rs` (336): what a format of quantized weights says of its blocks, such
+//!    `src/quant/block_rows.rs` (337): what a format of quantized weights says of its blocks, such
 //!    a format, and the product of a row of blocks with a token.
 //! 7. `src/simd/avx2.rs` (234), `src/simd/avx2/widening.rs` (185), `src/simd/x86.rs` (259): the
 //!    instructions that this takes on one instruction set.

@@ -139,7 +139,7 @@ impl<'a> Activations<'a> {
             Self::f32_tiles(compute, x, n, buffer)
         } else if let Some(group) = weights.iter().find_map(|w| w.rows.activation_group()) {
             let wanted =
-                |order| weights.iter().any(|w| w.rows.interleave(compute.isa, n_tokens) == Some(order));
+                |order| weights.iter().any(|w| w.rows.needs_superblocks(compute.isa, n_tokens, order));
             Self::RowMajor(buffer.rows.quantize(compute.isa, x, n, group, wanted))
         } else {
             Self::RowMajor(ActivationRows::f32(x, n))

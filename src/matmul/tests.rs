@@ -225,6 +225,31 @@ fn exact(case: Case, n: usize, data: &[u8], x: &[f32]) -> Vec<(f64, f64)> {
     products
 }
 
+/// Beside floats, blocks have no panels however many tokens there are; the last of 57 shares a row
+/// with none.
+#[test]
+fn blocks_beside_floats_have_the_same_products() {
+    for case in cases().into_iter().filter(|case| case.dtype.block().unwrap().0 > 1) {
+        let sizes = Sizes { rows: 19, columns: 512, n_tokens: 57 };
+        let (_, w, x) = operands(case, sizes, Bytes::Any, Activations::Even, 5);
+        let floats = tensor(Dtype::F16, 512, &vec![0; 2 * 512 * 3]);
+        for isa in Isa::available() {
+            for n_tokens in [2, 8, 9, 17, 57] {
+                let (mut out, mut zeros) = (vec![0.0; n_tokens * 19], vec![1.0; n_tokens * 3]);
+                Threads::new(1).unwrap().enter(true, |team| {
+                    let compute = Compute { isa, numerics: Numerics::Accurate, team };
+                    let x = &x[..n_tokens * 512];
+                    matmul(&compute, [&mut out, &mut zeros], [&w, &floats], x, &mut Default::default());
+                });
+                let alone: Vec<f32> =
+                    x.chunks(512).take(n_tokens).flat_map(|x| product(isa, &w, x)).collect();
+                assert_eq!(bits(&out), bits(&alone), "{} {isa} {n_tokens}", case.dtype);
+                assert!(zeros.iter().all(|&x| x == 0.0), "{isa}");
+            }
+        }
+    }
+}
+
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }

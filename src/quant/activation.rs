@@ -3,7 +3,8 @@
 //!
 //! They are laid out in one of three ways:
 //!
-//! - [`ActivationRows`]: row by row, for the dot products of a few tokens (decode)
+//! - [`ActivationRows`]: row by row, for the dot products of a few tokens (decode); where weights
+//!   are in blocks, superblock by superblock ([`ActivationSuperblock`])
 //! - [`Int8Tile`](super::packed::Int8Tile): a vector's tokens side by side, for quantized weights
 //!   and more tokens (prefill)
 //! - [`F32Tile`](super::float::F32Tile): some tokens vector by vector, for float weights and more
@@ -15,7 +16,7 @@
 //! A group with a NaN or an infinity has `d = NaN`, where runq overlooks it, so that damaged
 //! weights show in the logits.
 
-use super::block::{Block, GROUP, GROUPS, PAIRS, SUPERBLOCK};
+use super::block::{GROUP, GROUPS, PAIRS, SUPERBLOCK};
 use super::packed::Aligned;
 use crate::simd::{Interleave, Isa, QuantKernels, kernel};
 
@@ -23,13 +24,42 @@ use crate::simd::{Interleave, Isa, QuantKernels, kernel};
 /// whole superblocks of eight groups, by repeating the last groups.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActivationBuffer {
-    qs: Aligned<i8>,               // (n_tokens, padded n)
-    interleaved: [Aligned<i8>; 3], // the same, as `Interleave` orders it
-    scales: Vec<f32>,              // (n_tokens, padded n / group)
-    sums: Vec<i32>,                // (n_tokens, padded n / group): the sum of each group's q
-    scaled_sums: Vec<f32>,         // (n_tokens, padded n / group): that times the group's scale
+    qs: Aligned<i8>,       // (n_tokens, padded n)
+    scales: Vec<f32>,      // (n_tokens, padded n / group)
+    sums: Vec<i32>,        // (n_tokens, padded n / group): the sum of each group's q
+    scaled_sums: Vec<f32>, // (n_tokens, padded n / group): that times the group's scale
     // (n_tokens, padded n / group): the sums of each group's halves, as two int16
     sub_block_sums: Vec<i32>,
+    /// The same in superblocks, (superblocks, `n_tokens`): as they lie, and as each [`Interleave`]
+    /// orders them, if somebody needs it.
+    superblocks: [Vec<ActivationSuperblock>; 1 + Interleave::ALL.len()],
+}
+
+/// Eight groups of a token's activations, together with all that a product with them needs: so
+/// that one address is enough to find it, and the next token's superblock is the next in memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct ActivationSuperblock {
+    pub(super) qs: [i8; SUPERBLOCK],
+    pub(super) scales: [f32; GROUPS],
+    pub(super) sums: [i32; GROUPS],
+    pub(super) scaled_sums: [f32; GROUPS],
+    pub(super) sub_block_sums: [i32; GROUPS],
+}
+
+impl ActivationSuperblock {
+    const ZERO: Self = Self {
+        qs: [0; SUPERBLOCK],
+        scales: [0.0; GROUPS],
+        sums: [0; GROUPS],
+        scaled_sums: [0.0; GROUPS],
+        sub_block_sums: [0; GROUPS],
+    };
+}
+
+/// Where the superblocks of an order are.
+fn place(order: Option<Interleave>) -> usize {
+    order.map_or(0, |order| 1 + order as usize)
 }
 
 /// The input of a matrix product, row by row: (`n_tokens`, `n`).
@@ -45,6 +75,7 @@ pub(crate) struct ActivationRows<'a> {
 pub(crate) struct Quantized<'a> {
     /// All tokens, one after another.
     rows: QuantizedRow<'a>,
+    superblocks: &'a [Vec<ActivationSuperblock>; 1 + Interleave::ALL.len()],
     /// Groups of a row, padded.
     n_groups: usize,
     group: usize,
@@ -53,72 +84,11 @@ pub(crate) struct Quantized<'a> {
 /// One token's activations as int8, padded to whole superblocks of eight groups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QuantizedRow<'a> {
-    pub(crate) qs: &'a [i8],               // (padded n)
-    pub(crate) interleaved: [&'a [i8]; 3], // (padded n) each, or nothing
-    pub(crate) scales: &'a [f32],          // (padded n / group)
-    pub(crate) sums: &'a [i32],            // (padded n / group)
-    pub(crate) scaled_sums: &'a [f32],     // (padded n / group)
-    pub(crate) sub_block_sums: &'a [i32],  // (padded n / group)
-}
-
-/// A superblock of a token's activations.
-#[derive(Clone, Copy)]
-pub(super) struct Activations<'a> {
-    /// In the order of [`Block::INTERLEAVE`].
-    pub(super) qs: &'a [i8],
-    pub(super) scales: &'a [f32],
-    pub(super) sums: &'a [i32],
-    pub(super) scaled_sums: &'a [f32],
-    pub(super) sub_block_sums: &'a [i32],
-}
-
-impl<'a> Activations<'a> {
-    pub(super) const NONE: Self =
-        Self { qs: &[], scales: &[], sums: &[], scaled_sums: &[], sub_block_sums: &[] };
-
-    /// All of a row's, in an order.
-    #[inline(always)]
-    pub(super) fn row(x: &QuantizedRow<'a>, order: Option<Interleave>) -> Self {
-        let qs = match order {
-            None => x.qs,
-            Some(Interleave::Nibbles16) => x.interleaved[0],
-            Some(Interleave::Nibbles32) => x.interleaved[1],
-            Some(Interleave::Points) => x.interleaved[2],
-        };
-        let QuantizedRow { scales, sums, scaled_sums, sub_block_sums, .. } = *x;
-        Self { qs, scales, sums, scaled_sums, sub_block_sums }
-    }
-
-    /// All of a row's, a superblock at a time.
-    #[inline(always)]
-    pub(super) fn superblocks<B: Block>(x: &QuantizedRow<'a>) -> impl Iterator<Item = Self> {
-        let row = Self::row(x, B::INTERLEAVE);
-        let sums = row.sums.chunks_exact(GROUPS).zip(row.scaled_sums.chunks_exact(GROUPS));
-        let sums = sums.zip(row.sub_block_sums.chunks_exact(GROUPS));
-        let metadata = row.scales.chunks_exact(GROUPS).zip(sums);
-        row.qs.chunks_exact(SUPERBLOCK).zip(metadata).map(
-            |(qs, (scales, ((sums, scaled_sums), sub_block_sums)))| Self {
-                qs,
-                scales,
-                sums,
-                scaled_sums,
-                sub_block_sums,
-            },
-        )
-    }
-
-    /// The superblock of a row's that begins with a group.
-    #[inline(always)]
-    pub(super) fn at(self, first: usize) -> Self {
-        let groups = first..first + GROUPS;
-        Self {
-            qs: &self.qs[first * GROUP..][..SUPERBLOCK],
-            scales: &self.scales[groups.clone()],
-            sums: &self.sums[groups.clone()],
-            scaled_sums: &self.scaled_sums[groups.clone()],
-            sub_block_sums: &self.sub_block_sums[groups],
-        }
-    }
+    pub(crate) qs: &'a [i8],              // (padded n)
+    pub(crate) scales: &'a [f32],         // (padded n / group)
+    pub(crate) sums: &'a [i32],           // (padded n / group)
+    pub(crate) scaled_sums: &'a [f32],    // (padded n / group)
+    pub(crate) sub_block_sums: &'a [i32], // (padded n / group)
 }
 
 impl<'a> ActivationRows<'a> {
@@ -147,19 +117,28 @@ impl<'a> ActivationRows<'a> {
         rows
     }
 
+    /// All activations in superblocks of an order: (superblocks, `n_tokens`).
+    ///
+    /// # Panics
+    /// If they weren't quantized.
+    #[inline(always)]
+    pub(super) fn superblocks(self, order: Option<Interleave>) -> &'a [ActivationSuperblock] {
+        let quantized = self.quantized.expect("quantized weights need quantized activations");
+        &quantized.superblocks[place(order)]
+    }
+
     /// A token's activations as int8.
     ///
     /// # Panics
     /// If they weren't quantized.
     #[inline(always)]
     pub(crate) fn quantized_row(self, token: usize) -> QuantizedRow<'a> {
-        let Quantized { rows, n_groups, group } =
+        let Quantized { rows, n_groups, group, .. } =
             self.quantized.expect("quantized weights need quantized activations");
         let integers = token * n_groups * group..(token + 1) * n_groups * group;
         let groups = token * n_groups..(token + 1) * n_groups;
         QuantizedRow {
-            qs: &rows.qs[integers.clone()],
-            interleaved: rows.interleaved.map(|qs| qs.get(integers.clone()).unwrap_or_default()),
+            qs: &rows.qs[integers],
             scales: &rows.scales[groups.clone()],
             sums: &rows.sums[groups.clone()],
             scaled_sums: &rows.scaled_sums[groups.clone()],
@@ -170,44 +149,41 @@ impl<'a> ActivationRows<'a> {
 
 impl ActivationBuffer {
     /// Quantizes `x`, (`n_tokens`, `n`), in groups of `group`, which divides `n`. `needs` says
-    /// whether rows are also needed in an order, which only groups of 32 have.
+    /// whether they are also needed in superblocks of an order, which only groups of 32 have.
     pub(crate) fn quantize<'a>(
         &'a mut self,
         isa: Isa,
         x: &'a [f32],
         n: usize,
         group: usize,
-        needs: impl Fn(Interleave) -> bool,
+        needs: impl Fn(Option<Interleave>) -> bool,
     ) -> ActivationRows<'a> {
         let n_tokens = x.len() / n;
         let n_groups = self.quantize_rows(isa, x, n, group, n_tokens);
-        let padded = n_groups * group;
-        for (order, interleaved) in Interleave::ALL.into_iter().zip(&mut self.interleaved) {
-            interleaved.resize(if needs(order) { n_tokens * padded } else { 0 });
-            interleave_rows(isa, order, &self.qs, interleaved);
+        let mut superblocks = std::mem::take(&mut self.superblocks);
+        for order in [None].into_iter().chain(Interleave::ALL.map(Some)) {
+            let to = &mut superblocks[place(order)];
+            to.resize(
+                if needs(order) { n_tokens * n_groups / GROUPS } else { 0 },
+                ActivationSuperblock::ZERO,
+            );
+            put_superblocks(isa, order, self.rows(), n_tokens, to);
         }
-        ActivationRows { x, n, quantized: Some(Quantized { rows: self.rows(), n_groups, group }) }
+        self.superblocks = superblocks;
+        let quantized = Quantized { rows: self.rows(), superblocks: &self.superblocks, n_groups, group };
+        ActivationRows { x, n, quantized: Some(quantized) }
     }
 
     /// Quantizes `x`, (at most `n_rows`, `n`), in groups of 32: `n_rows` rows, one after another,
     /// with zeros for those that `x` doesn't have.
     pub(crate) fn quantize_tile(&mut self, isa: Isa, x: &[f32], n: usize, n_rows: usize) -> QuantizedRow<'_> {
         self.quantize_rows(isa, x, n, GROUP, n_rows);
-        self.interleaved.iter_mut().for_each(|interleaved| interleaved.resize(0));
         self.rows()
     }
 
     fn rows(&self) -> QuantizedRow<'_> {
-        let Self {
-            qs,
-            interleaved: [nibbles_16, nibbles_32, points],
-            scales,
-            sums,
-            scaled_sums,
-            sub_block_sums,
-        } = self;
-        let interleaved: [&[i8]; 3] = [nibbles_16, nibbles_32, points];
-        QuantizedRow { qs, interleaved, scales, sums, scaled_sums, sub_block_sums }
+        let Self { qs, scales, sums, scaled_sums, sub_block_sums, .. } = self;
+        QuantizedRow { qs, scales, sums, scaled_sums, sub_block_sums }
     }
 
     /// Quantizes the rows that `x` has of `n_rows`, and makes zeros of the others; how many groups
@@ -266,13 +242,26 @@ impl GroupsMut<'_> {
 }
 
 kernel! { float
-    /// Brings superblocks of int8 into an order, until `to` is full.
-    fn interleave_rows(_s; order: Interleave, from: &[i8], to: &mut [i8]) {
-        for (from, to) in from.chunks_exact(SUPERBLOCK).zip(to.chunks_exact_mut(SUPERBLOCK)) {
-            let (from, _) = from.as_chunks::<4>();
-            let (to, _) = to.as_chunks_mut::<4>();
+    /// Fills in superblocks, (superblocks, `n_tokens`), with rows in groups of 32.
+    fn put_superblocks(
+        _s; order: Option<Interleave>, rows: QuantizedRow<'_>, n_tokens: usize, to: &mut [ActivationSuperblock],
+    ) {
+        let of_row = to.len() / n_tokens;
+        for (i, to) in to.iter_mut().enumerate() {
+            let from = i % n_tokens * of_row + i / n_tokens;
+            let groups = from * GROUPS..(from + 1) * GROUPS;
+            to.scales.copy_from_slice(&rows.scales[groups.clone()]);
+            to.sums.copy_from_slice(&rows.sums[groups.clone()]);
+            to.scaled_sums.copy_from_slice(&rows.scaled_sums[groups.clone()]);
+            to.sub_block_sums.copy_from_slice(&rows.sub_block_sums[groups]);
+            let qs = &rows.qs[from * SUPERBLOCK..(from + 1) * SUPERBLOCK];
+            let Some(order) = order else {
+                to.qs.copy_from_slice(qs);
+                continue;
+            };
+            let ((qs, _), (to, _)) = (qs.as_chunks::<4>(), to.qs.as_chunks_mut::<4>());
             for (to, &quad) in to.iter_mut().zip(&S::INTERLEAVES[order as usize]) {
-                *to = from[usize::from(quad)];
+                *to = qs[usize::from(quad)];
             }
         }
     }

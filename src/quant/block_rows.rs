@@ -19,7 +19,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::activation::{ActivationRows, Activations, QuantizedRow};
+use super::activation::{ActivationRows, ActivationSuperblock};
 use super::block::{Block, GROUP, GROUPS, Interleaved, SUPERBLOCK, UnpackedSuperblock};
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
@@ -66,9 +66,12 @@ impl<'a, B: Block> BlockRows<'a, B> {
         &self,
         s: S,
         row_numbers: [usize; R],
-        x: QuantizedRow<'_>,
+        x: ActivationRows<'_>,
+        token: usize,
     ) -> [S::F32x8; R] {
         let superblocks = self.n / SUPERBLOCK;
+        let n_tokens = x.n_tokens();
+        let x = &x.superblocks(B::INTERLEAVE)[token..];
         let rows = row_numbers.map(|row| self.row(row));
         let rest = if B::WEIGHTS == GROUP { self.n / GROUP % GROUPS } else { 0 };
         // A row of 576 weights is two superblocks and two groups: the last groups of four rows make
@@ -86,24 +89,20 @@ impl<'a, B: Block> BlockRows<'a, B> {
         let width = streams::<S, Self>();
         for r in (0..R).step_by(width) {
             if width == 2 && r + 1 < R {
-                [acc[r], acc[r + 1]] = Self::dot_superblocks(s, [rows[r], rows[r + 1]], &x);
+                [acc[r], acc[r + 1]] = Self::dot_superblocks(s, [rows[r], rows[r + 1]], x, n_tokens);
             } else {
-                [acc[r]] = Self::dot_superblocks(s, [rows[r]], &x);
+                [acc[r]] = Self::dot_superblocks(s, [rows[r]], x, n_tokens);
             }
         }
         match rest {
             0 => acc,
-            1 if together => self.add_tails::<S, R, 1>(s, &tails, x, acc),
-            2 if together => self.add_tails::<S, R, 2>(s, &tails, x, acc),
+            1 if together => self.add_tails::<S, R, 1>(s, &tails, &x[superblocks * n_tokens], acc),
+            2 if together => self.add_tails::<S, R, 2>(s, &tails, &x[superblocks * n_tokens], acc),
             _ => {
                 let mut padded = [0; MAX_BYTES];
                 for r in 0..R {
                     let blocks = self.last_superblock(row_numbers[r], &mut padded);
-                    let tail = dot_superblock::<S, B>(
-                        s,
-                        blocks,
-                        Activations::row(&x, B::INTERLEAVE).at(superblocks * GROUPS),
-                    );
+                    let tail = dot_superblock::<S, B>(s, blocks, &x[superblocks * n_tokens]);
                     acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
                 }
                 acc
@@ -116,11 +115,13 @@ impl<'a, B: Block> BlockRows<'a, B> {
     fn dot_superblocks<S: QuantKernels, const W: usize>(
         s: S,
         rows: [&[u8]; W],
-        x: &QuantizedRow<'_>,
+        x: &[ActivationSuperblock],
+        n_tokens: usize,
     ) -> [S::F32x8; W] {
         let mut sums = [s.splat_x8(0.0); W];
         let n = rows[0].len() / Self::SUPERBLOCK_BYTES;
-        for (i, x) in (0..n).zip(Activations::superblocks::<B>(x)) {
+        for i in 0..n {
+            let x = &x[i * n_tokens];
             for r in 0..W {
                 let blocks = &rows[r][i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
                 s.prefetch_all_nta(blocks, prefetch_distance(W), Self::SUPERBLOCK_BYTES);
@@ -154,7 +155,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
         x: ActivationRows<'_>,
         token: usize,
     ) -> [f32; R] {
-        s.hsum_each(self.dot_rows::<S, R>(s, rows, x.quantized_row(token)))
+        s.hsum_each(self.dot_rows::<S, R>(s, rows, x, token))
     }
 
     #[inline(always)]
@@ -174,8 +175,8 @@ impl<B: Block> Format for BlockRows<'_, B> {
     }
 
     #[inline(always)]
-    fn interleave<S: QuantKernels>(self, n_tokens: usize) -> Option<Interleave> {
-        Self::order::<S>(n_tokens)
+    fn needs_superblocks<S: QuantKernels>(self, n_tokens: usize, order: Option<Interleave>) -> bool {
+        order == Self::order::<S>(n_tokens)
     }
 
     fn panel_encoding(self) -> Option<(Encoding, bool)> {
@@ -306,19 +307,19 @@ impl<S: QuantKernels> OneScale<S> {
 
     /// The products with a token's activations.
     #[inline(always)]
-    pub(super) fn dot<B: Block>(&self, s: S, x: Activations<'_>) -> Terms<S, B> {
-        let (d, sums, scaled_sums) = (s.load_x8(x.scales), s.load_i32x8(x.sums), s.load_x8(x.scaled_sums));
+    pub(super) fn dot<B: Block>(&self, s: S, x: &ActivationSuperblock) -> Terms<S, B> {
+        let (d, sums, scaled_sums) = (s.load_x8(&x.scales), s.load_i32x8(&x.sums), s.load_x8(&x.scaled_sums));
         match self {
             Self::Interleaved(order, weights) => {
                 let dots = match B::ENCODING {
-                    Encoding::Signed => s.dot_interleaved::<true>(*order, weights.q, x.qs),
-                    _ => s.dot_interleaved::<false>(*order, weights.q, x.qs),
+                    Encoding::Signed => s.dot_interleaved::<true>(*order, weights.q, &x.qs),
+                    _ => s.dot_interleaved::<false>(*order, weights.q, &x.qs),
                 };
                 Terms::new(s, dots, [weights.scales, weights.mins], d, sums, scaled_sums)
             }
             Self::InOrder(weights) => {
                 let is_signed = B::ENCODING == Encoding::Signed;
-                let dots = s.dot_each(&weights.q, x.qs, is_signed, B::ENCODING.bits() <= 5);
+                let dots = s.dot_each(&weights.q, &x.qs, is_signed, B::ENCODING.bits() <= 5);
                 Terms::new(s, dots, [weights.scales[0], weights.mins], d, sums, scaled_sums)
             }
         }
@@ -330,7 +331,7 @@ impl<S: QuantKernels> OneScale<S> {
 pub(super) fn dot_superblock<S: QuantKernels, B: Block>(
     s: S,
     blocks: &[u8],
-    x: Activations<'_>,
+    x: &ActivationSuperblock,
 ) -> Terms<S, B> {
     OneScale::unpack::<B>(s, blocks).dot(s, x)
 }

@@ -312,10 +312,10 @@ pub(crate) trait Format: Copy {
         None
     }
 
-    /// The order in which the activations of some tokens are needed, if not in their own.
+    /// Whether the activations of some tokens are needed in superblocks of an order.
     #[inline(always)]
-    fn interleave<S: QuantKernels>(self, _n_tokens: usize) -> Option<Interleave> {
-        None
+    fn needs_superblocks<S: QuantKernels>(self, _n_tokens: usize, _order: Option<Interleave>) -> bool {
+        false
     }
 
     /// What a panel of int8 holds of this format, and whether the sub-blocks of a group have their
@@ -362,9 +362,9 @@ impl Rows<'_> {
         with_format!(self, format => format.activation_group())
     }
 
-    /// See [`Format::interleave`].
-    pub(crate) fn interleave(self, isa: Isa, n_tokens: usize) -> Option<Interleave> {
-        with_format!(self, format => interleave(isa, format, n_tokens))
+    /// See [`Format::needs_superblocks`].
+    pub(crate) fn needs_superblocks(self, isa: Isa, n_tokens: usize, order: Option<Interleave>) -> bool {
+        with_format!(self, format => needs_superblocks(isa, format, n_tokens, order))
     }
 
     /// See [`Format::panel_encoding`].
@@ -411,8 +411,8 @@ impl Output {
 }
 
 kernel! {
-    fn interleave<F: Format>(_s; format: F, n_tokens: usize) -> Option<Interleave> {
-        format.interleave::<S>(n_tokens)
+    fn needs_superblocks<F: Format>(_s; format: F, n_tokens: usize, order: Option<Interleave>) -> bool {
+        format.needs_superblocks::<S>(n_tokens, order)
     }
 }
 

@@ -12,7 +12,7 @@
 //! In this order (`Interleave::Points`) points are joined to vectors as they are looked up, and
 //! products are added up before anything is added across lanes.
 
-use super::activation::Activations;
+use super::activation::ActivationSuperblock;
 use super::block::{Block, GROUP, GROUPS, PAIRS, UnpackedSuperblock};
 use super::encoding::{Encoding, SubScales};
 use crate::simd::{Pair, QuantKernels};
@@ -54,17 +54,17 @@ impl<S: QuantKernels> PointSuperblock<S> {
         &self,
         s: S,
         dots: [S::I32x8; 4],
-        x: Activations<'_>,
+        x: &ActivationSuperblock,
         mut acc: S::F32x8,
     ) -> S::F32x8 {
-        let d = s.load_x8(x.scales);
+        let d = s.load_x8(&x.scales);
         let mut dots = [s.sum_neighbors(dots[0], dots[2]), s.sum_neighbors(dots[1], dots[3])];
         let (mut sums, mut n_scales) = ([s.zero_i32x8(); 2], 2);
         if B::SUB_SCALES == SubScales::None {
             dots[0] = s.add_i32x8(dots[0], dots[1]);
-            (sums[0], n_scales) = (s.load_i32x8(x.sums), 1);
+            (sums[0], n_scales) = (s.load_i32x8(&x.sums), 1);
         } else {
-            sums = s.unpack_i16(s.load_i32x8(x.sub_block_sums));
+            sums = s.unpack_i16(s.load_i32x8(&x.sub_block_sums));
         }
         for i in 0..n_scales {
             if let (Encoding::Biased(n), false) = (B::ENCODING, B::POINT_SIGNS) {
@@ -82,7 +82,7 @@ impl<S: QuantKernels> PointSuperblock<S> {
         s: S,
         i: usize,
         q: [S::I8x32; 2],
-        x: Activations<'_>,
+        x: &ActivationSuperblock,
     ) -> S::I32x8 {
         let signs = B::POINT_SIGNS.then_some(self.signs);
         s.dot_places(i, q, signs, &x.qs[64 * i..])
@@ -119,7 +119,7 @@ pub(crate) fn unpack<S: QuantKernels, B: Block>(s: S, block: &[u8]) -> UnpackedS
 pub(super) fn dot<S: QuantKernels, B: Block>(
     s: S,
     block: &[u8],
-    x: Activations<'_>,
+    x: &ActivationSuperblock,
     acc: S::F32x8,
 ) -> S::F32x8 {
     let points = B::unpack_points(s, block);
@@ -136,14 +136,13 @@ pub(super) fn dot<S: QuantKernels, B: Block>(
 pub(super) fn dot_shared<S: QuantKernels, B: Block>(
     s: S,
     block: &[u8],
-    x: &[Activations<'_>],
-    first: usize,
+    x: &[ActivationSuperblock],
     acc: &mut [S::F32x8],
 ) {
     let points = B::unpack_points(s, block);
     let q = points.vectors::<B>(s, block);
     for (x, acc) in x.iter().zip(acc) {
-        let (x, mut dots) = (x.at(first), [s.zero_i32x8(); 4]);
+        let mut dots = [s.zero_i32x8(); 4];
         for i in 0..4 {
             dots[i] = points.dot_pair::<B>(s, i, [q[2 * i], q[2 * i + 1]], x);
         }

@@ -1,7 +1,7 @@
 //! What is left of a row of blocks after its last superblock: fewer groups than it has lanes.
 
-use super::activation::{Activations, QuantizedRow};
-use super::block::{Block, GROUPS, SUPERBLOCK};
+use super::activation::ActivationSuperblock;
+use super::block::{Block, SUPERBLOCK};
 use super::block_rows::{BlockRows, MAX_BYTES, dot_superblock};
 use crate::simd::QuantKernels;
 
@@ -41,15 +41,10 @@ impl<'a, B: Block> BlockRows<'a, B> {
         &self,
         s: S,
         tails: &[u8; MAX_BYTES],
-        x: QuantizedRow<'_>,
+        x: &ActivationSuperblock,
         mut acc: [S::F32x8; R],
     ) -> [S::F32x8; R] {
-        let first = self.n / SUPERBLOCK * GROUPS;
-        let tails = dot_superblock::<S, B>(
-            s,
-            &tails[..Self::SUPERBLOCK_BYTES],
-            Activations::row(&x, B::INTERLEAVE).at(first),
-        );
+        let tails = dot_superblock::<S, B>(s, &tails[..Self::SUPERBLOCK_BYTES], x);
         for r in 0..R {
             acc[r] = tails.of_row(s, r * G, G).add(s, acc[r]);
         }

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::SHARING_TOKENS;
-use super::activation::{ActivationRows, Activations};
-use super::block::{Block, GROUP, GROUPS, SUPERBLOCK};
+use super::activation::ActivationRows;
+use super::block::{Block, GROUP, SUPERBLOCK};
 use super::block_rows::{BlockRows, MAX_BYTES, OneScale};
 use super::encoding::{Encoding, SubScales};
 use super::points;
@@ -57,17 +57,10 @@ impl<B: Block> BlockRows<'_, B> {
         tokens: Range<usize>,
         products: &mut BlockProducts,
     ) {
-        let n = tokens.len();
-        let order = Self::order::<S>(x.n_tokens());
-        let mut of_tokens = [Activations::NONE; SHARING_TOKENS];
-        for (t, token) in tokens.enumerate() {
-            of_tokens[t] = Activations::row(&x.quantized_row(token), order);
-        }
-        let x = &of_tokens[..n];
         if rows_at_once::<S>() == 2 {
-            self.dot_each_n_rows::<S, TRANSPOSED, 2>(s, block, x, products);
+            self.dot_each_n_rows::<S, TRANSPOSED, 2>(s, block, x, tokens, products);
         } else {
-            self.dot_each_n_rows::<S, TRANSPOSED, 1>(s, block, x, products);
+            self.dot_each_n_rows::<S, TRANSPOSED, 1>(s, block, x, tokens, products);
         }
     }
 
@@ -76,12 +69,14 @@ impl<B: Block> BlockRows<'_, B> {
         self,
         s: S,
         block: RowBlock,
-        x: &[Activations<'_>],
+        x: ActivationRows<'_>,
+        tokens: Range<usize>,
         products: &mut BlockProducts,
     ) {
+        let ahead = block.prefetch_distance();
         for i in (0..block.len()).step_by(R) {
-            let sums =
-                self.dot_rows_shared::<S, TRANSPOSED, R>(s, block.rows(i), x, block.prefetch_distance());
+            let rows = block.rows(i);
+            let sums = self.dot_rows_shared::<S, TRANSPOSED, R>(s, rows, x, tokens.clone(), ahead);
             for r in 0..R {
                 products[i + r] = s.hsum_each(sums[r]);
             }
@@ -95,13 +90,17 @@ impl<B: Block> BlockRows<'_, B> {
         &self,
         s: S,
         row_numbers: [usize; R],
-        x: &[Activations<'_>],
+        x: ActivationRows<'_>,
+        tokens: Range<usize>,
         ahead: usize,
     ) -> [[S::F32x8; SHARING_TOKENS]; R] {
         let mut acc = [[s.splat_x8(0.0); SHARING_TOKENS]; R];
         let rows = row_numbers.map(|row| self.row(row));
+        let n_tokens = x.n_tokens();
+        let all = x.superblocks(Self::order::<S>(n_tokens));
         let superblocks = self.n / SUPERBLOCK;
         for i in 0..superblocks {
+            let x = &all[i * n_tokens..][tokens.clone()];
             let mut blocks = [&[][..]; R];
             for r in 0..R {
                 blocks[r] = &rows[r][i * Self::SUPERBLOCK_BYTES..][..Self::SUPERBLOCK_BYTES];
@@ -109,7 +108,7 @@ impl<B: Block> BlockRows<'_, B> {
             }
             if const { Self::OF_POINTS } {
                 for r in 0..R {
-                    points::dot_shared::<S, B>(s, blocks[r], x, i * GROUPS, &mut acc[r]);
+                    points::dot_shared::<S, B>(s, blocks[r], x, &mut acc[r]);
                 }
                 continue;
             }
@@ -120,7 +119,6 @@ impl<B: Block> BlockRows<'_, B> {
                         weights[r] = OneScale::<S>::shared::<B, TRANSPOSED>(s, blocks[r]);
                     }
                     for (t, x) in x.iter().enumerate() {
-                        let x = x.at(i * GROUPS);
                         for r in 0..R {
                             acc[r][t] = weights[r].dot::<B>(s, x).add(s, acc[r][t]);
                         }
@@ -132,7 +130,6 @@ impl<B: Block> BlockRows<'_, B> {
                         weights[r] = B::unpack(s, blocks[r]);
                     }
                     for (t, x) in x.iter().enumerate() {
-                        let x = x.at(i * GROUPS);
                         for r in 0..R {
                             acc[r][t] = dot_f32_sub_blocks::<S, B>(s, &weights[r], x, acc[r][t]);
                         }
@@ -144,7 +141,6 @@ impl<B: Block> BlockRows<'_, B> {
                         weights[r] = B::unpack_sub_blocks(s, blocks[r]);
                     }
                     for (t, x) in x.iter().enumerate() {
-                        let x = x.at(i * GROUPS);
                         for r in 0..R {
                             acc[r][t] = dot_int_sub_blocks::<S, B>(s, &weights[r], x, acc[r][t]);
                         }
@@ -154,12 +150,13 @@ impl<B: Block> BlockRows<'_, B> {
         }
         let rest = self.n % SUPERBLOCK / GROUP;
         if rest > 0 && B::WEIGHTS == GROUP {
+            let x = &all[superblocks * n_tokens..][tokens];
             for r in 0..R {
                 let mut padded = [0; MAX_BYTES];
                 let last = self.last_superblock(row_numbers[r], &mut padded);
                 let weights = OneScale::<S>::shared::<B, TRANSPOSED>(s, last);
                 for (x, acc) in x.iter().zip(&mut acc[r]) {
-                    *acc = weights.dot::<B>(s, x.at(superblocks * GROUPS)).of_row(s, 0, rest).add(s, *acc);
+                    *acc = weights.dot::<B>(s, x).of_row(s, 0, rest).add(s, *acc);
                 }
             }
         }

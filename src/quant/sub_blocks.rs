@@ -1,7 +1,7 @@
 //! Superblocks whose sub-blocks have scales of their own, and their products with a token's
 //! activations. `block_rows.rs` has the products of all other formats.
 
-use super::activation::Activations;
+use super::activation::ActivationSuperblock;
 use super::block::{Block, GROUP, PAIRS, UnpackedSuperblock};
 use super::block_rows::Terms;
 use super::encoding::Encoding;
@@ -44,7 +44,11 @@ pub(crate) fn scale_sub_blocks<S: QuantKernels>(
 
 /// The products of a superblock's unsigned integers, not yet summed up.
 #[inline(always)]
-fn dots_of_pairs<S: QuantKernels>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_>) -> [S::I32x16; PAIRS] {
+fn dots_of_pairs<S: QuantKernels>(
+    s: S,
+    q: &[S::I8x64; PAIRS],
+    x: &ActivationSuperblock,
+) -> [S::I32x16; PAIRS] {
     let mut dots = [s.dot_u8_x64(s.zero_x64(), s.zero_x64()); PAIRS];
     for p in 0..PAIRS {
         dots[p] = s.dot_u8_x64(q[p], s.load_bytes_x64(&x.qs[p * 2 * GROUP..]));
@@ -57,12 +61,12 @@ fn dots_of_pairs<S: QuantKernels>(s: S, q: &[S::I8x64; PAIRS], x: Activations<'_
 pub(super) fn dot_f32_sub_blocks<S: QuantKernels, B: Block>(
     s: S,
     groups: &UnpackedSuperblock<S>,
-    x: Activations<'_>,
+    x: &ActivationSuperblock,
     acc: S::F32x8,
 ) -> S::F32x8 {
     let [low, high] = s.sum_halves_x64::<false>(dots_of_pairs(s, &groups.q, x));
-    let d = s.load_x8(x.scales);
-    let [low_sums, high_sums] = s.unpack_i16(s.load_i32x8(x.sub_block_sums));
+    let d = s.load_x8(&x.scales);
+    let [low_sums, high_sums] = s.unpack_i16(s.load_i32x8(&x.sub_block_sums));
     let scaled = |sums| s.mul_x8(d, s.to_f32x8(sums));
     let ([low_scales, high_scales], mins) = (groups.scales, groups.mins);
     let acc = Terms::<S, B>::new(s, low, [low_scales, mins], d, low_sums, scaled(low_sums)).add(s, acc);
@@ -75,12 +79,12 @@ pub(super) fn dot_f32_sub_blocks<S: QuantKernels, B: Block>(
 pub(super) fn dot_int_sub_blocks<S: QuantKernels, B: Block>(
     s: S,
     blocks: &IntSubBlocks<S>,
-    x: Activations<'_>,
+    x: &ActivationSuperblock,
     acc: S::F32x8,
 ) -> S::F32x8 {
     let dots = s.sum_scaled_halves_x64(dots_of_pairs(s, &blocks.q, x), blocks.scales);
-    let sums = s.madd_i16_x8(blocks.sum_factors, s.load_i32x8(x.sub_block_sums));
-    let d = s.load_x8(x.scales);
+    let sums = s.madd_i16_x8(blocks.sum_factors, s.load_i32x8(&x.sub_block_sums));
+    let d = s.load_x8(&x.scales);
     let scales = s.mul_x8(blocks.d, d);
     match B::ENCODING {
         Encoding::Biased(n) => s.mul_add_x8(s.to_f32x8(s.sub_shifted_i32x8(dots, sums, n)), scales, acc),

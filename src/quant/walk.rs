@@ -75,6 +75,8 @@ kernel! {
         let (n_tokens, n_strips) = (x.n_tokens(), out.n_strips());
         // As even as they can be: of nine tokens, five and four.
         let at_once = n_tokens.div_ceil(n_tokens.div_ceil(F::SHARING_TOKENS).max(1)).max(1);
+        // The last of several tokens shares rows with nobody, but its activations lie as theirs.
+        let alone = n_tokens == 1 || F::SHARING_TOKENS == 1;
         let mut products = [[0.0; SHARING_TOKENS]; ROW_BLOCK * MAX_STRIPS];
         for first in (0..out.columns(0).len()).step_by(ROW_BLOCK) {
             let end = |columns: Range<usize>| columns.len().min(first + ROW_BLOCK).max(first);
@@ -83,7 +85,7 @@ kernel! {
             for token in (0..n_tokens).step_by(at_once) {
                 let tokens = token..n_tokens.min(token + at_once);
                 let mut done = first;
-                if tokens.len() == 1 && S::REGISTER_TILE > 1 {
+                if alone && S::REGISTER_TILE > 1 {
                     let block = row_block(out, 0..n_strips, first..common);
                     done += if F::EIGHT_ROWS {
                         dot_rows::<S, F, 8>(s, format, block, x, token, first, out, output)
