@@ -41,31 +41,17 @@ impl<B: Block> BlockRows<'_, B> {
         tokens: Range<usize>,
         products: &mut BlockProducts,
     ) {
-        if Self::is_transposed::<S>(x.n_tokens()) {
-            self.dot_each_row::<S, true>(s, block, x, tokens, products);
-        } else {
-            self.dot_each_row::<S, false>(s, block, x, tokens, products);
+        match (Self::is_transposed::<S>(x.n_tokens()), rows_at_once::<S>()) {
+            (true, 2) => self.dot_each_row::<S, true, 2>(s, block, x, tokens, products),
+            (true, _) => self.dot_each_row::<S, true, 1>(s, block, x, tokens, products),
+            (false, 2) => self.dot_each_row::<S, false, 2>(s, block, x, tokens, products),
+            (false, _) => self.dot_each_row::<S, false, 1>(s, block, x, tokens, products),
         }
     }
 
+    /// All rows of a block, `R` at a time.
     #[inline(always)]
-    fn dot_each_row<S: QuantKernels, const TRANSPOSED: bool>(
-        self,
-        s: S,
-        block: RowBlock,
-        x: ActivationRows<'_>,
-        tokens: Range<usize>,
-        products: &mut BlockProducts,
-    ) {
-        if rows_at_once::<S>() == 2 {
-            self.dot_each_n_rows::<S, TRANSPOSED, 2>(s, block, x, tokens, products);
-        } else {
-            self.dot_each_n_rows::<S, TRANSPOSED, 1>(s, block, x, tokens, products);
-        }
-    }
-
-    #[inline(always)]
-    fn dot_each_n_rows<S: QuantKernels, const TRANSPOSED: bool, const R: usize>(
+    fn dot_each_row<S: QuantKernels, const TRANSPOSED: bool, const R: usize>(
         self,
         s: S,
         block: RowBlock,
