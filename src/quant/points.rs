@@ -75,6 +75,19 @@ impl<S: QuantKernels> PointSuperblock<S> {
         acc
     }
 
+    /// [`PointSuperblock::dot_pair`] of two vectors that are looked up for it. `I` is no argument,
+    /// so that the compiler knows the places: with a loop it took points' numbers through memory.
+    #[inline(always)]
+    fn dot_looked_up<B: Block, const I: usize>(
+        &self,
+        s: S,
+        block: &[u8],
+        x: &ActivationSuperblock,
+    ) -> S::I32x8 {
+        let q = [self.vector::<B>(s, block, 2 * I), self.vector::<B>(s, block, 2 * I + 1)];
+        self.dot_pair::<B>(s, I, q, x)
+    }
+
     /// The products of two vectors, from `2i` on.
     #[inline(always)]
     pub(super) fn dot_pair<B: Block>(
@@ -123,11 +136,12 @@ pub(super) fn dot<S: QuantKernels, B: Block>(
     acc: S::F32x8,
 ) -> S::F32x8 {
     let points = B::unpack_points(s, block);
-    let mut dots = [s.zero_i32x8(); 4];
-    for i in 0..4 {
-        let q = [points.vector::<B>(s, block, 2 * i), points.vector::<B>(s, block, 2 * i + 1)];
-        dots[i] = points.dot_pair::<B>(s, i, q, x);
-    }
+    let dots = [
+        points.dot_looked_up::<B, 0>(s, block, x),
+        points.dot_looked_up::<B, 1>(s, block, x),
+        points.dot_looked_up::<B, 2>(s, block, x),
+        points.dot_looked_up::<B, 3>(s, block, x),
+    ];
     points.add_dots::<B>(s, dots, x, acc)
 }
 

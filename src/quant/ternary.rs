@@ -16,49 +16,62 @@
 //! ```
 //! TQ2_0's q may be 3, which no quantizer makes.
 
-use super::block::{Block, PAIRS, UnpackedSuperblock, f16_at, u16_at};
+use super::block::{Block, Interleaved, PAIRS, UnpackedSuperblock, f16_at, u16_at, u32_at, u64_at};
 use super::encoding::Encoding;
 use super::q2_k::load_2_bits;
-use crate::simd::{Pair, QuantKernels};
+use crate::simd::{Interleave, Pair, QuantKernels};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tq1_0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tq2_0;
 
-/// Powers of three for two of the last three groups of a block: 1 and 3 for the first half and the
-/// second one, 81 and those of the last four bytes. The third has 9 and 27.
-const POWERS: [[i8; 32]; 2] = {
-    let mut powers = [[0; 32]; 2];
-    let mut i = 0;
-    while i < 16 {
-        [powers[0][i], powers[1][i]] = [1, 81];
-        [powers[0][16 + i], powers[1][16 + i]] = [3, [1, 3, 9, 27][i / 4]];
+/// Which byte of a block of TQ1_0 weight `i` is a digit of, and which digit.
+const fn place(i: usize) -> (usize, u32) {
+    let (byte, digit) = match i {
+        0..160 => (i % 32, i / 32),
+        160..240 => (32 + i % 16, (i - 160) / 16),
+        _ => (48 + i % 4, (i - 240) / 4),
+    };
+    (byte, digit as u32)
+}
+
+/// The powers of three that bring the digits of eight quads of weights to the front: of each group,
+/// or of groups in their order.
+const fn powers(of_each_group: bool) -> [[u8; 32]; 8] {
+    let (mut powers, mut i) = ([[0; 32]; 8], 0);
+    while i < 256 {
+        let (vector, byte) = if of_each_group { (i % 32 / 4, i / 32 * 4 + i % 4) } else { (i / 32, i % 32) };
+        powers[vector][byte] = 3_u8.pow(place(i).1);
         i += 1;
     }
     powers
-};
+}
 
-/// `3 * a` modulo 256, byte by byte.
-#[inline(always)]
-fn triple<S: QuantKernels>(s: S, a: S::I8x32) -> S::I8x32 {
-    s.add_u8x32(s.add_u8x32(a, a), a)
+const GROUP_POWERS: [[u8; 32]; 8] = powers(false);
+const QUAD_POWERS: [[u8; 32]; 8] = powers(true);
+
+/// 255 in the bytes of some lanes of eight.
+const fn lanes(from: usize, to: usize) -> [u8; 32] {
+    let (mut mask, mut i) = ([0; 32], 4 * from);
+    while i < 4 * to {
+        mask[i] = 255;
+        i += 1;
+    }
+    mask
 }
 
 impl Block for Tq1_0 {
     const WEIGHTS: usize = 256;
     const BYTES: usize = 54;
     const ENCODING: Encoding = Encoding::Biased(0);
+    const INTERLEAVE: Option<Interleave> = Some(Interleave::Nibbles16);
 
     fn dequantize(block: &[u8], out: &mut [f32]) {
         let d = f16_at(block, 52);
         for (i, out) in out.iter_mut().enumerate() {
-            let (byte, digit) = match i {
-                0..160 => (block[i % 32], i / 32),
-                160..240 => (block[32 + i % 16], (i - 160) / 16),
-                _ => (block[48 + i % 4], (i - 240) / 4),
-            };
-            let from_digit = byte.wrapping_mul(3_u8.pow(digit as u32));
+            let (byte, digit) = place(i);
+            let from_digit = block[byte].wrapping_mul(3_u8.pow(digit));
             *out = d * (f32::from(((u16::from(from_digit) * 3) >> 8) as u8) - 1.0);
         }
     }
@@ -66,25 +79,48 @@ impl Block for Tq1_0 {
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, block: &[u8]) -> UnpackedSuperblock<S> {
         let block = &block[..Self::BYTES];
-        let mut groups = [s.load_bytes(block); 8];
-        for j in 1..5 {
-            groups[j] = triple(s, groups[j - 1]);
-        }
-        let (mut qs, mut last) = ([0; 16], [0; 4]);
-        qs.copy_from_slice(&block[32..48]);
-        last.copy_from_slice(&block[48..52]);
-        let qs = u128::from_le_bytes(qs);
-        let last = u128::from(u32::from_le_bytes(last)) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
-        groups[5] = s.mul_u8x32(s.splat_u128(qs), s.load_bytes(&POWERS[0]));
-        groups[6] = triple(s, triple(s, groups[5]));
-        groups[7] = s.bytes_of_words([qs as u64, (qs >> 64) as u64, last as u64, last as u64]);
-        groups[7] = s.mul_u8x32(groups[7], s.load_bytes(&POWERS[1]));
+        let mut bytes = [s.load_bytes(block); 8];
+        let qs = u64_at(block, 32);
+        let more = u64_at(block, 40);
+        let last = u64::from(u32_at(block, 48)) * 0x1_0000_0001;
+        bytes[5] = s.bytes_of_words([qs, more, qs, more]);
+        bytes[6] = bytes[5];
+        bytes[7] = s.bytes_of_words([qs, more, last, last]);
         let mut q = [s.zero_x64(); PAIRS];
         for p in 0..PAIRS {
-            q[p] = Pair::join(s, [s.first_trit(groups[2 * p]), s.first_trit(groups[2 * p + 1])]);
+            let first = s.trits(bytes[2 * p], s.load_bytes(&GROUP_POWERS[2 * p]));
+            let second = s.trits(bytes[2 * p + 1], s.load_bytes(&GROUP_POWERS[2 * p + 1]));
+            q[p] = Pair::join(s, [first, second]);
         }
         UnpackedSuperblock::scaled(s, q, s.splat_f16_x8(u16_at(block, 52)))
     }
+
+    #[inline(always)]
+    fn unpack_interleaved<S: QuantKernels>(s: S, block: &[u8]) -> Interleaved<S> {
+        let block = &block[..Self::BYTES];
+        let q = [
+            Pair::join(s, [quad::<S, 0>(s, block), quad::<S, 1>(s, block)]),
+            Pair::join(s, [quad::<S, 2>(s, block), quad::<S, 3>(s, block)]),
+            Pair::join(s, [quad::<S, 4>(s, block), quad::<S, 5>(s, block)]),
+            Pair::join(s, [quad::<S, 6>(s, block), quad::<S, 7>(s, block)]),
+        ];
+        Interleaved { q, scales: s.splat_f16_x8(u16_at(block, 52)), mins: s.splat_x8(0.0) }
+    }
+}
+
+/// Quad `K` of each group of a block of TQ1_0. (`K` is no argument, for loops over it weren't
+/// unrolled.)
+#[inline(always)]
+fn quad<S: QuantKernels, const K: usize>(s: S, block: &[u8]) -> S::I8x32 {
+    // Groups 0 to 4 are digits of the same bytes, 5 and 6 of others, and 7 of those and the last.
+    let dwords = [4 * K, 32 + K % 4 * 4, if K < 4 { 32 + 4 * K } else { 48 }];
+    let masks = const { [lanes(0, 5), lanes(5, 7), lanes(7, 8)] };
+    let mut bytes = s.splat_u8x32(0);
+    for i in 0..3 {
+        let dword = s.bytes_of_dwords([u32_at(block, dwords[i]); 8]);
+        bytes = s.or_u8x32(bytes, s.and_u8x32(dword, s.load_bytes(&masks[i])));
+    }
+    s.trits(bytes, s.load_bytes(&QUAD_POWERS[K]))
 }
 
 impl Block for Tq2_0 {

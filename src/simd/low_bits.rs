@@ -152,14 +152,15 @@ pub(crate) trait LowBitKernels: Simd256 + BlockKernels {
         }
         self.load_bytes(&a)
     }
-    /// `3 * a / 256`, rounded down: the first digit to the base 3 of `a / 256`.
+    /// `3 * (a * b modulo 256) / 256`, rounded down. Where `b` is the `n`th power of 3, that is digit
+    /// `n` to the base 3 of `a / 256`, the first one after the point being digit 0.
     #[inline(always)]
-    fn first_trit(self, a: Self::I8x32) -> Self::I8x32 {
-        let mut a = bytes(self, a);
+    fn trits(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32 {
+        let mut products = bytes(self, self.mul_u8x32(a, b));
         for i in 0..32 {
-            a[i] = ((u16::from(a[i] as u8) * 3) >> 8) as i8;
+            products[i] = ((u16::from(products[i].cast_unsigned()) * 3) >> 8) as i8;
         }
-        self.load_bytes(&a)
+        self.load_bytes(&products)
     }
 }
 

@@ -14,7 +14,7 @@ kernel! {
         blocks.extend(s.transpose_32x4(bytes));
         let words = [word as u64, (word >> 64) as u64, !word as u64, word as u64];
         blocks.push(s.bytes_of_dwords([1, word as u32, 3, (word >> 32) as u32, 5, 6, !word as u32, 8]));
-        blocks.extend([s.bytes_of_words(words), s.add_u8x32(a, b), s.first_trit(a)]);
+        blocks.extend([s.bytes_of_words(words), s.add_u8x32(a, b), s.trits(a, b)]);
         blocks.push(s.negate(a, s.mask_from_bits(word as u32)));
         blocks.extend(point_kernels(s, bytes));
         // Each is the sum of four products of a number within 0..=31 and an int8.

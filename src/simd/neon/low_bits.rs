@@ -94,14 +94,14 @@ target_feature_impl! {
             let first = vsubq_s8(veorq_s8(a.0, mask.0), mask.0);
             int8x16x2_t(first, vsubq_s8(veorq_s8(a.1, mask.1), mask.1))
         }
-        fn first_trit(a: int8x16x2_t) -> int8x16x2_t {
+        fn trits(a: int8x16x2_t, b: int8x16x2_t) -> int8x16x2_t {
             // A mask is -1, and 86 and 171 are the least bytes of one and of two thirds.
-            let trit = |a| {
-                let a = vreinterpretq_u8_s8(a);
+            let trit = |a, b| {
+                let a = vreinterpretq_u8_s8(vmulq_s8(a, b));
                 let (one, two) = (vcgeq_u8(a, vdupq_n_u8(86)), vcgeq_u8(a, vdupq_n_u8(171)));
                 vnegq_s8(vreinterpretq_s8_u8(vaddq_u8(one, two)))
             };
-            int8x16x2_t(trit(a.0), trit(a.1))
+            int8x16x2_t(trit(a.0, b.0), trit(a.1, b.1))
         }
     }
 }

@@ -103,12 +103,15 @@ target_feature_impl! {
         fn negate(a: __m256i, mask: __m256i) -> __m256i {
             _mm256_sub_epi8(_mm256_xor_si256(a, mask), mask)
         }
-        fn first_trit(a: __m256i) -> __m256i {
-            // Averages round up: a third of the bytes above 0 less 1 is what they make 0.75 of.
-            let less = _mm256_subs_epu8(a, _mm256_set1_epi8(1));
-            let half = _mm256_avg_epu8(less, _mm256_setzero_si256());
-            let quarters = _mm256_avg_epu8(less, half);
-            _mm256_and_si256(_mm256_srli_epi16::<6>(quarters), _mm256_set1_epi8(3))
+        fn trits(a: __m256i, b: __m256i) -> __m256i {
+            // As the high byte of a word, a product is modulo 256; three times that byte has the digit
+            // in the high byte again. (Words times 3, of which the high half is the digit, became
+            // additions of dwords.)
+            let (high_bytes, three) = (_mm256_set1_epi16(-256), _mm256_set1_epi16(0x300));
+            let digit = |a, b| _mm256_maddubs_epi16(_mm256_mullo_epi16(a, b), three);
+            let even = digit(_mm256_slli_epi16::<8>(a), b);
+            let odd = digit(_mm256_and_si256(a, high_bytes), _mm256_srli_epi16::<8>(b));
+            _mm256_or_si256(_mm256_srli_epi16::<8>(even), _mm256_and_si256(odd, high_bytes))
         }
     }
 }
