@@ -1,6 +1,8 @@
 //! What may come next: [`Constraint`], which fills a [`TokenMask`] for each token.
 
 #[cfg(feature = "grammar")]
+mod checked;
+#[cfg(feature = "grammar")]
 mod grammar;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ pub use grammar::{Grammar, GrammarConstraint};
 
 use crate::error::{Result, TokenId};
 use crate::sampler::{Sampler, TokenMask};
+use crate::tokenizer::Tokenizer;
 
 /// Says what may come next, token after token: for [`Generate::constrain`], or for a loop of your
 /// own with [`Sampler::sample_among`].
@@ -60,7 +63,29 @@ use crate::sampler::{Sampler, TokenMask};
 ///
 /// [`Generate::constrain`]: crate::Generate::constrain
 pub trait Constraint: Send {
-    /// Called once before all else, with the token that the text comes after. What continues
+    /// Called before the first token, with the tokenizer of the model whose text it is. What was
+    /// made for one tokenizer refuses others here.
+    ///
+    /// ```
+    /// # #[cfg(feature = "grammar")]
+    /// # fn main() -> babyllama::Result<()> {
+    /// # use babyllama::{Constraint, Grammar, Model};
+    /// # let model = Model::open("models/babyllama.gguf")?;
+    /// let constraint = Grammar::regex("[0-9]+")?.constraint(&model)?;
+    /// constraint.fits(model.tokenizer().unwrap())?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "grammar"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    /// They end the generation, before the first token.
+    fn fits(&self, _tokenizer: &Tokenizer) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called once before all that follows, with the token that the text comes after. What continues
     /// another generation may be told again, and ignores that.
     ///
     /// A SentencePiece tokenizer takes a space from the front of the first token after BOS, so what
@@ -125,6 +150,10 @@ pub trait Constraint: Send {
 }
 
 impl<C: Constraint + ?Sized> Constraint for Box<C> {
+    fn fits(&self, tokenizer: &Tokenizer) -> Result<()> {
+        (**self).fits(tokenizer)
+    }
+
     fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
         (**self).begin(previous)
     }
@@ -144,6 +173,10 @@ impl<C: Constraint + ?Sized> Constraint for Box<C> {
 
 /// One that several generations share, one after another.
 impl<C: Constraint + ?Sized> Constraint for Arc<Mutex<C>> {
+    fn fits(&self, tokenizer: &Tokenizer) -> Result<()> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).fits(tokenizer)
+    }
+
     fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
         self.lock().unwrap_or_else(PoisonError::into_inner).begin(previous)
     }
@@ -177,9 +210,11 @@ impl Constrained {
         &mut **self.constraint.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells it what the text comes after.
-    pub(crate) fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
-        self.constraint().begin(previous)
+    /// Tells it whose text it is, and what that comes after.
+    pub(crate) fn begin(&mut self, tokenizer: &Tokenizer, previous: Option<TokenId>) -> Result<()> {
+        let constraint = self.constraint();
+        constraint.fits(tokenizer)?;
+        constraint.begin(previous)
     }
 
     /// Chooses among what may come next.

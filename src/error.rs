@@ -252,7 +252,8 @@ pub enum ErrorKind {
     },
     /// The flag of [`Session::cancel_on`](crate::Session::cancel_on) ended a pass.
     Cancelled,
-    /// Sessions of different models were to be fed together.
+    /// Sessions of different models were to be fed together, or a generation was given one of
+    /// another model.
     DifferentModels,
     /// A saved session can't be restored.
     SavedSession {
@@ -455,7 +456,7 @@ impl fmt::Display for ErrorKind {
             Self::OutOfMemory { what, bytes } => write!(f, "{what} needs {bytes} bytes of memory"),
             Self::Cancelled => f.write_str("the pass was cancelled"),
             Self::SavedSession { reason } => write!(f, "the saved session can't be restored: {reason}"),
-            Self::DifferentModels => f.write_str("only sessions of the same model can be fed together"),
+            Self::DifferentModels => f.write_str("this takes sessions of one model only"),
             Self::ThreadPool(reason) => write!(f, "the thread pool could not be started: {reason}"),
         }
     }

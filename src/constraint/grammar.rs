@@ -5,19 +5,25 @@
 
 use std::fmt::{self, Display};
 use std::sync::Arc;
+use std::thread;
 
-use llguidance::api::{StopReason, TopLevelGrammar};
+use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 
 use super::Constraint;
+use super::checked::{COMPILER_STACK, check_lark, check_schema};
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, ErrorKind, Result, TokenId};
 use crate::model::Model;
 use crate::sampler::TokenMask;
+use crate::tokenizer::Tokenizer;
 
 const SCHEMA: &str = "JSON schema";
 const REGEX: &str = "regular expression";
 const LARK: &str = "grammar";
+
+/// What the matcher's error begins with where no token can come.
+const NO_EXTENSION: &str = "NoExtensionBias";
 
 /// What a text has to follow, for any model.
 ///
@@ -68,16 +74,22 @@ impl Grammar {
     /// models like to go on with it; `"x-guidance": { "whitespace_flexible": false }` at the top of
     /// the schema allows none.
     ///
+    /// Numbers are read as f64, so bounds and other whole numbers may be up to 2^53 - 1, and what is
+    /// next to an excluded bound is what is next to it among f64 (next to 0, 1e-15).
+    ///
     /// # Errors
-    /// [`ErrorKind::Grammar`] if it isn't JSON.
+    /// [`ErrorKind::Grammar`] if it isn't JSON, if it has numbers that are too great, or if its
+    /// references may lead too deep.
     pub fn json_schema(schema: &str) -> Result<Self> {
-        let schema = serde_json::from_str(schema).map_err(|error| {
+        let mut schema = serde_json::from_str(schema).map_err(|error| {
             let position = Some((error.line(), error.column()));
             let reason = error.to_string();
             // It says the position too.
             let reason = reason.rsplit_once(" at line ").map_or(&*reason, |(reason, _)| reason);
             Error::from(ErrorKind::Grammar { language: SCHEMA, position, reason: reason.into() })
         })?;
+        check_schema(&mut schema)
+            .map_err(|reason| Error::from(ErrorKind::Grammar { language: SCHEMA, position: None, reason }))?;
         Ok(Self { language: SCHEMA, source: TopLevelGrammar::from_json_schema(schema) })
     }
 
@@ -116,11 +128,14 @@ impl Grammar {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Grammar`] if rules are nested too deeply. What else is wrong is found by
+    /// [`ErrorKind::Grammar`] if brackets or rules are nested too deeply, or for a schema in it, as
+    /// [`json_schema`](Self::json_schema). What else is wrong is found by
     /// [`constraint`](Self::constraint), because a grammar may name a tokenizer's control tokens.
     pub fn lark(grammar: &str) -> Result<Self> {
-        check_depth(grammar)?;
-        Ok(Self { language: LARK, source: TopLevelGrammar::from_lark(grammar.into()) })
+        let checked = check_lark(grammar).map_err(|(position, reason)| {
+            Error::from(ErrorKind::Grammar { language: LARK, position: Some(position), reason })
+        })?;
+        Ok(Self { language: LARK, source: TopLevelGrammar::from_lark(checked) })
     }
 
     /// Compiles it for a model's tokenizer.
@@ -135,9 +150,17 @@ impl Grammar {
         Ok(GrammarConstraint { grammar: Arc::new(self.clone()), vocabulary, matcher, first: None, length: 0 })
     }
 
+    /// Compiles it, on a thread whose stack is deep enough.
     fn matcher(&self, factory: &ParserFactory) -> Result<Matcher> {
-        let parser = factory.create_parser(self.source.clone()).map_err(|error| self.refused(&error))?;
-        Ok(Matcher::new(Ok(parser)))
+        let compile = || factory.create_parser(self.source.clone()).map_err(|error| self.refused(&error));
+        let parser = thread::scope(|scope| {
+            let compiler = thread::Builder::new().stack_size(COMPILER_STACK).spawn_scoped(scope, compile);
+            let bytes = COMPILER_STACK as u64;
+            let compiler =
+                compiler.map_err(|_| ErrorKind::OutOfMemory { what: "the grammar's compiler", bytes })?;
+            compiler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        Ok(Matcher::new(Ok(parser?)))
     }
 
     /// What the compiler says, with the position taken out of its text.
@@ -159,27 +182,6 @@ fn position(message: &str) -> Option<((usize, usize), &str)> {
     let (place, rest) = message.strip_prefix("at ").unwrap_or(message).split_once("): ")?;
     let (line, column) = place.split_once('(')?;
     Some(((line.parse().ok()?, column.parse().ok()?), rest))
-}
-
-/// Parsing recurses for each parenthesis: a text may not exhaust the stack.
-fn check_depth(grammar: &str) -> Result<()> {
-    const MAX_DEPTH: usize = 200;
-    let mut depth = 0_usize;
-    for (i, line) in grammar.lines().enumerate() {
-        for (j, c) in line.chars().enumerate() {
-            match c {
-                '(' | '[' | '{' => depth += 1,
-                ')' | ']' | '}' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            if depth > MAX_DEPTH {
-                let reason = format!("more than {MAX_DEPTH} brackets are open");
-                let position = Some((i + 1, j + 1));
-                return Err(ErrorKind::Grammar { language: LARK, position, reason }.into());
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A [`Grammar`] for a model's tokenizer, at some place in a text.
@@ -221,6 +223,20 @@ impl fmt::Debug for GrammarConstraint {
 }
 
 impl Constraint for GrammarConstraint {
+    fn fits(&self, tokenizer: &Tokenizer) -> Result<()> {
+        let own = &self.vocabulary.tokenizer;
+        let Some(id) = own.first_difference(tokenizer) else { return Ok(()) };
+        Err(ErrorKind::InvalidOption {
+            name: "constraint",
+            value: format!("a grammar compiled for {} pieces", own.vocab_size()),
+            reason: format!(
+                "the model's tokenizer is another, of {}: piece {id} differs; compile it for this model",
+                tokenizer.vocab_size(),
+            ),
+        }
+        .into())
+    }
+
     fn begin(&mut self, previous: Option<TokenId>) -> Result<()> {
         if self.length == 0 {
             self.first = match self.vocabulary.is_stripped_after(previous) {
@@ -239,8 +255,9 @@ impl Constraint for GrammarConstraint {
                 bits.for_each(|(word, bits)| *word |= bits);
                 Ok(())
             }
-            // Nothing can come, and the text can't end: the mask stays empty.
-            Err(_) if matcher.stop_reason() == StopReason::NoExtensionBias => Ok(()),
+            // Nothing can come, and the text can't end: the mask stays empty. (The matcher keeps no
+            // more of it than the text.)
+            Err(error) if first_line(&error) == NO_EXTENSION => Ok(()),
             Err(error) => Err(stuck(&error)),
         }
     }
@@ -267,7 +284,10 @@ impl Constraint for GrammarConstraint {
     }
 }
 
+fn first_line(error: impl Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_string()
+}
+
 fn stuck(error: impl Display) -> Error {
-    let reason = error.to_string().lines().next().unwrap_or_default().to_string();
-    ErrorKind::Constraint { reason }.into()
+    ErrorKind::Constraint { reason: first_line(error) }.into()
 }

@@ -146,19 +146,15 @@ impl DraftModel {
     /// [`ErrorKind::InvalidOption`] if their tokenizers don't have the same pieces;
     /// [`ErrorKind::NoTokenizer`].
     pub fn new(small: &Model, large: &Model) -> Result<Self> {
-        let pieces = |model: &Model| {
-            let tokenizer = model.tokenizer().ok_or(ErrorKind::NoTokenizer)?;
-            Ok::<_, crate::error::Error>(tokenizer.vocab_size())
-        };
-        let (of_small, of_large) = (pieces(small)?, pieces(large)?);
-        let piece = |model: &Model, id| model.tokenizer().and_then(|t| t.piece(id)).map(<[u8]>::to_vec);
-        let mut ids = 0..of_small.max(of_large) as TokenId;
-        if let Some(id) = ids.find(|&id| piece(small, id) != piece(large, id)) {
+        let of = |model| Model::tokenizer(model).ok_or(ErrorKind::NoTokenizer);
+        let (of_small, of_large) = (of(small)?, of(large)?);
+        if let Some(id) = of_small.first_difference(of_large) {
+            let (n_small, n_large) = (of_small.vocab_size(), of_large.vocab_size());
             return Err(ErrorKind::InvalidOption {
                 name: "draft",
-                value: format!("a model with {of_small} pieces"),
+                value: format!("a model with {n_small} pieces"),
                 reason: format!(
-                    "its tokenizer must be that of the other model, of {of_large}: piece {id} differs"
+                    "its tokenizer must be that of the other model, of {n_large}: piece {id} differs"
                 ),
             }
             .into());

@@ -9,6 +9,7 @@ use super::{Draft, FinishReason, MAX_USUAL_PIECE, Piece, Prompt};
 use crate::constraint::{Constrained, Constraint};
 use crate::error::{ErrorKind, Result, TokenId};
 use crate::logprobs::LogSoftmax;
+use crate::model::Model;
 use crate::sampler::Sampler;
 use crate::session::{Feed, Session, Tail};
 
@@ -57,6 +58,8 @@ const MAX_FORCED: usize = 64;
 /// # Ok::<(), babyllama::Error>(())
 /// ```
 pub struct Generation {
+    /// The session's.
+    model: Model,
     prompt: Vec<TokenId>,
     /// The session's position when the prompt began, after the pending token.
     start: usize,
@@ -123,6 +126,7 @@ impl Generation {
             return Err(ErrorKind::EmptyInput.into());
         }
         Ok(Self {
+            model: session.model().clone(),
             prompt,
             start: session.position() + usize::from(session.pending().is_some()),
             has_begun: false,
@@ -364,8 +368,11 @@ impl Generation {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Sampler::sample`].
+    /// Those of [`Sampler::sample`] and of the constraint; [`ErrorKind::DifferentModels`].
     pub fn next(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<Piece>> {
+        if !self.model.is_same(session.model()) {
+            return Err(ErrorKind::DifferentModels.into());
+        }
         if self.finished.is_some() && self.early.is_none() {
             return Ok(None);
         }
@@ -405,7 +412,7 @@ impl Generation {
         let token = match &mut self.constraint {
             Some(constraint) => {
                 if self.n_generated == 0 {
-                    constraint.begin(session.tokens().last().copied())?;
+                    constraint.begin(tokenizer, session.tokens().last().copied())?;
                 }
                 constraint.sample(sampler, of_pieces)?
             }

@@ -402,6 +402,16 @@ impl Tokenizer {
         self.vocab.kind(id)
     }
 
+    /// The first piece that another tokenizer doesn't have at the same place, if there is one.
+    pub(crate) fn first_difference(&self, other: &Self) -> Option<TokenId> {
+        let n = if Arc::ptr_eq(&self.vocab, &other.vocab) {
+            0
+        } else {
+            self.vocab_size().max(other.vocab_size())
+        };
+        (0..n as TokenId).find(|&id| self.piece(id) != other.piece(id))
+    }
+
     /// A piece's score, or `None` beyond the vocabulary. Of two merges, the one with the higher
     /// score goes first.
     #[must_use]

@@ -363,6 +363,9 @@ fn mistakes_are_found_with_their_place() {
         lark(&format!("start: {}\"a\"", "(".repeat(100_000))),
         ErrorKind::Grammar { position: Some((1, _)), .. }
     );
+    // Brackets that are text don't count.
+    let strings: String = (0..300).map(|i| format!("| \"({i}\" | /[(]{i}/ // (((\n")).collect();
+    assert!(lark(&format!("start: \"a\" {strings}")).is_ok());
     for error in [lark("start: x").unwrap_err(), schema("3").unwrap_err()] {
         assert!(!error.to_string().contains(['\n', '<']), "{error}");
     }
@@ -388,4 +391,29 @@ fn an_empty_regular_expression_ends_at_once() {
     let model = bundled();
     let constraint = Grammar::regex("").unwrap().constraint(&model).unwrap();
     assert_eq!(say(&model, constraint, "Once", &mut greedy()).as_deref(), Some(""));
+}
+
+#[test]
+fn where_nothing_can_come_no_token_is_left() {
+    let model = bundled();
+    let nothing = [
+        Grammar::regex("[^\\x00-\\x{10FFFF}]"),
+        Grammar::lark("start: start"),
+        Grammar::json_schema(r##"{"$ref": "#"}"##),
+    ];
+    for grammar in nothing {
+        let (mut session, mut sampler) = (model.session(), greedy());
+        let constraint = grammar.unwrap().constraint(&model).unwrap();
+        let mut generate = session.generate("Once", &mut sampler).unwrap().constrain(constraint);
+        refuses!(generate.next().unwrap(), ErrorKind::NoCandidate);
+    }
+}
+
+#[test]
+fn a_constraint_compiled_for_another_tokenizer_is_refused() {
+    let constraint = Grammar::regex("[a-z ]{20}").unwrap().constraint(&bundled()).unwrap();
+    let model = open_with(&script(), &PIECES);
+    let (mut session, mut sampler) = (model.session(), greedy());
+    let mut generate = session.generate(&[12], &mut sampler).unwrap().constrain(constraint);
+    refuses!(generate.next().unwrap(), ErrorKind::InvalidOption { name: "constraint", .. }, "piece");
 }

@@ -14,6 +14,8 @@ mod grammar;
 mod in_parts;
 mod logprobs;
 #[cfg(feature = "grammar")]
+mod numbers;
+#[cfg(feature = "grammar")]
 mod schema;
 mod sentencepiece;
 mod smollm2;
