@@ -90,10 +90,14 @@ impl<'a> Feed<'a> {
         self
     }
 
+    /// Whether there is nothing to be fed, the pending token included.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && (self.keeps_pending || self.session.pending().is_none())
+    }
+
     /// Feeds all in one call, or the pending token if there are no others.
     pub(crate) fn whole(self) -> Result<()> {
-        let is_empty = self.tokens.is_empty() && (self.keeps_pending || self.session.pending().is_none());
-        if !is_empty {
+        if !self.is_empty() {
             self.session.forward_guessing(self.tokens, self.guess)?;
         }
         Ok(())
@@ -130,7 +134,8 @@ impl<'a> Feed<'a> {
     ///
     /// # Errors
     /// As [`Session::forward`]; the first step checks all tokens and allocates the memory that the
-    /// cache needs for them. Nothing of this step was fed then.
+    /// cache needs for them. What of a step was fed before it was cancelled stays fed, and the next
+    /// step goes on from there; its logits are lost, if those of all tokens were asked for.
     pub fn step(&mut self) -> Result<Option<&[f32]>> {
         if self.tokens.is_empty() {
             return Ok(None);
@@ -142,13 +147,19 @@ impl<'a> Feed<'a> {
         }
         let (now, later) = self.tokens.split_at(self.tokens.len().min(self.max_step()));
         let guess = if later.is_empty() { self.guess } else { &[] };
-        let logits = if self.all_logits {
-            self.session.feed_all(now, guess)?
+        let all = self.session.position() + usize::from(self.session.pending().is_some()) + now.len();
+        let fed = if self.all_logits {
+            self.session.feed_all(now, guess).map(|_| ())
         } else {
-            self.session.forward_guessing(now, guess)?
+            self.session.forward_guessing(now, guess).map(|_| ())
         };
+        if let Err(error) = fed {
+            let n_left = (all - self.session.position()).min(now.len());
+            self.tokens = &self.tokens[now.len() - n_left..];
+            return Err(error);
+        }
         self.tokens = later;
-        Ok(Some(logits))
+        Ok(if self.all_logits { self.session.all_logits() } else { self.session.logits() })
     }
 
     fn max_step(&self) -> usize {

@@ -34,11 +34,12 @@ impl Model {
             if !self.is_same(feed.session.model()) {
                 return Err(ErrorKind::DifferentModels.into());
             }
-            feed.session.check(feed.tokens)?;
+            if !feed.is_empty() {
+                feed.session.check(feed.tokens)?;
+            }
         }
         let lane = |feed: Feed<'a>| {
-            let keeps_pending = feed.keeps_pending && feed.tokens.is_empty();
-            let pending = feed.session.tail.pending.filter(|_| !keeps_pending);
+            let pending = feed.session.tail.pending.filter(|_| !feed.is_empty());
             let wanted = if feed.all_logits { Wanted::All } else { Wanted::Last };
             Lane::new(feed.session, pending, feed.tokens, feed.guess, wanted)
         };

@@ -1,8 +1,8 @@
 //! Prefill gives the bits of decode, and tokens that are taken back or forked leave no trace.
 
-use babyllama::{Generation, Isa, Model, Sampler, SamplerOptions};
+use babyllama::{ErrorKind, FinishReason, Generation, Isa, Model, Sampler, SamplerOptions, SessionOptions};
 
-use crate::common::{BUNDLED, SplitMix64, assert_same_bits, open, open_on, step_by_step};
+use crate::common::{BUNDLED, SplitMix64, assert_same_bits, open, open_on, refuses, step_by_step};
 use crate::{SHAPE, UNOPTIMIZED, open_small, small_files, tokens};
 
 #[test]
@@ -86,6 +86,43 @@ fn a_pending_token_has_no_row_among_those_that_are_wanted() {
     assert_eq!(expected.len(), 2 * model.config().vocab_size);
     assert_same_bits(session.all_logits().unwrap(), expected, "together");
     assert_eq!(session.position(), n_before + 3);
+}
+
+#[test]
+fn a_generation_whose_context_is_full_ends_without_the_others_of_its_batch() {
+    let model = Model::open(BUNDLED).unwrap();
+    for (at_most, reason) in [(usize::MAX, FinishReason::ContextFull), (4, FinishReason::MaxTokens)] {
+        let mut full = model.session_with(SessionOptions::new().context_length(6));
+        let mut other = model.session();
+        let mut samplers = [0, 1].map(|_| Sampler::new(SamplerOptions::new().temperature(0.0)));
+        let mut first = Generation::new(&full, "Once upon").unwrap().max_tokens(at_most); // 3 tokens
+        let mut second = Generation::new(&other, "Once upon").unwrap().max_tokens(20);
+        while first.finish_reason().is_none() || second.finish_reason().is_none() {
+            let feeds = [first.feed(&mut full, 128), second.feed(&mut other, 128)];
+            model.forward_together(feeds).unwrap();
+            first.next(&mut full, &mut samplers[0]).unwrap();
+            second.next(&mut other, &mut samplers[1]).unwrap();
+        }
+        assert_eq!(
+            (first.finish_reason(), second.finish_reason()),
+            (Some(reason), Some(FinishReason::MaxTokens))
+        );
+        assert_eq!((full.position(), second.n_generated()), (6, 20));
+        // Whoever asks for the pending token is told that there is no room.
+        refuses!(
+            model.forward_together([full.feed(&[])]),
+            ErrorKind::ContextFull { capacity: 6, requested: 7 }
+        );
+    }
+}
+
+#[test]
+fn a_generation_takes_no_session_of_another_model() {
+    let (model, other) = (Model::open(BUNDLED).unwrap(), open_small());
+    let mut generation = Generation::new(&model.session(), "Once").unwrap();
+    let (mut session, mut sampler) = (other.session(), Sampler::default());
+    session.forward(&[1, 2, 3, 4]).unwrap();
+    refuses!(generation.next(&mut session, &mut sampler), ErrorKind::DifferentModels);
 }
 
 #[test]

@@ -216,3 +216,36 @@ fn a_saved_window_goes_on_in_contexts_of_any_length() {
         assert!(model.restore(&bad[..], long).is_err(), "byte {at}");
     }
 }
+
+#[test]
+fn a_step_that_is_cancelled_between_two_passes_goes_on_where_it_was() {
+    let [model, _] = models();
+    let text = tokens(1100, SHAPE.vocab_size);
+    let mut partly = 0;
+    // The cache of a window has room for a while, so some steps take two passes.
+    for round in 0..3000 {
+        let before = 384 + 8 * (round % 16);
+        let mut session = model.session();
+        let stop = Arc::new(AtomicBool::new(false));
+        session.forward(&text[..before]).unwrap();
+        session.cancel_on(Arc::clone(&stop));
+        let mut feed = session.feed(&text[before..before + 128]);
+        let failed = std::thread::scope(|scope| {
+            let stop = &stop;
+            scope.spawn(move || {
+                (0..round * 97 % 20_000).for_each(|_| std::hint::spin_loop());
+                stop.store(true, Ordering::Relaxed);
+            });
+            feed.step().is_err()
+        });
+        stop.store(false, Ordering::Relaxed);
+        let left = feed.remaining();
+        partly += usize::from(failed && left < 128);
+        while feed.step().unwrap().is_some() {}
+        assert_eq!(session.tokens(), &text[..before + 128], "{left} were left");
+        if partly == 3 {
+            return;
+        }
+    }
+    panic!("{partly} steps were cancelled between two passes");
+}
