@@ -54,6 +54,11 @@ impl OutputFile {
         refuse_existing(&real, overwrite)?;
         remove_stale(&real);
         let (file, beside) = create_beside(&real).map_err(at)?;
+        // Nobody may read what takes its place who couldn't read it.
+        #[cfg(unix)]
+        if let Ok(metadata) = fs::metadata(&real) {
+            file.set_permissions(metadata.permissions()).map_err(at)?;
+        }
         Ok(Self { file, overwrite, target: real, beside: Some(beside) })
     }
 

@@ -24,6 +24,19 @@ fn run_follows_a_schema_a_regular_expression_or_a_grammar() {
 
 #[cfg(feature = "grammar")]
 #[test]
+fn a_text_that_is_cut_short_is_an_error_but_not_one_that_a_stop_string_ends() {
+    let run = |args: &[&str]| babyllama(&[&["run", "-q", "-t", "0", "-i", "Tom", "--regex"], args].concat());
+    let cut = run(&[" is [a-z]{90}", "-n", "9"]);
+    fails(&cut, 1, &["before it was all that its constraint asks for", "-n"]);
+    assert!(String::from_utf8_lossy(&cut.stdout).starts_with("Tom is "));
+    fails(&run(&[" is [a-z]{90}", "-n", "0", "--context-length", "9"]), 1, &["constraint", "--context-length"]);
+    for args in [&[" is [a-z]{90}", "--stop", "is"][..], &["( is| a){2,}", "-n", "9"]] {
+        assert!(run(args).status.success(), "{args:?}");
+    }
+}
+
+#[cfg(feature = "grammar")]
+#[test]
 fn a_mistake_in_a_grammar_is_told_with_the_file_and_the_place() {
     let schema = TempFile::new("bad.json", b"{\n  \"type\" 3}");
     fails(

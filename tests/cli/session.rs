@@ -41,6 +41,19 @@ fn a_text_resumed_is_one_long_text() {
     assert!(fs::metadata(&path).unwrap().len() > 0);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_session_that_is_saved_again_can_be_read_by_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (_folder, path) = nowhere();
+    let file = text(&path);
+    goes_on(file, &["-t", "0", "-n", "3"]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    goes_on(file, &["-t", "0", "-n", "3"]);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 #[test]
 fn a_prompt_goes_on_in_the_middle_of_a_word() {
     let (_folder, path) = nowhere();

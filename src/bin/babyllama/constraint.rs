@@ -24,12 +24,19 @@ pub(crate) struct ConstraintArgs {
     grammar: Option<PathBuf>,
 }
 
+/// A constraint, and whether the text that followed it so far is complete.
+pub(crate) struct TextConstraint {
+    pub(crate) constraint: Box<dyn Constraint>,
+    pub(crate) is_complete: Box<dyn Fn() -> bool>,
+}
+
 impl ConstraintArgs {
     /// The constraint, if one was given, compiled for the model.
     #[cfg(feature = "grammar")]
-    pub(crate) fn constraint(&self, model: &Model) -> Result<Option<Box<dyn Constraint>>, CliError> {
+    pub(crate) fn constraint(&self, model: &Model) -> Result<Option<TextConstraint>, CliError> {
         use std::fmt::Display;
         use std::path::Path;
+        use std::sync::{Arc, Mutex};
 
         use babyllama::{ErrorKind, Grammar, GrammarConstraint};
 
@@ -55,12 +62,16 @@ impl ConstraintArgs {
         for warning in made.notes() {
             note(&format!("note: {warning}"));
         }
-        Ok(Some(Box::new(made)))
+        let (made, is_complete) = (Arc::new(Mutex::new(made)), |made: &Mutex<GrammarConstraint>| {
+            made.lock().is_ok_and(|mut made| made.may_end())
+        });
+        let constraint = Box::new(Arc::clone(&made));
+        Ok(Some(TextConstraint { constraint, is_complete: Box::new(move || is_complete(&made)) }))
     }
 
     /// Grammars take a feature.
     #[cfg(not(feature = "grammar"))]
-    pub(crate) fn constraint(&self, _: &Model) -> Result<Option<Box<dyn Constraint>>, CliError> {
+    pub(crate) fn constraint(&self, _: &Model) -> Result<Option<TextConstraint>, CliError> {
         let options = [
             ("json-schema", self.json_schema.is_some()),
             ("regex", self.regex.is_some()),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use babyllama::{Constraint, FinishReason, Prompt, Sampler, Session, TokenId};
 
+use crate::constraint::TextConstraint;
 use crate::draft::{CountedDraft, Guesses};
 use crate::error::CliError;
 use crate::interrupt::Watch;
@@ -16,6 +17,8 @@ pub(crate) struct Generator {
     stops: Vec<String>,
     /// What the next generation follows.
     constraint: Option<Box<dyn Constraint>>,
+    /// Whether the text that follows it is complete.
+    is_complete: Option<Box<dyn Fn() -> bool>>,
     /// What guesses its tokens.
     draft: Option<CountedDraft>,
     /// Whether another run of the program may continue the text.
@@ -30,6 +33,7 @@ impl Generator {
             sampler,
             stops: stops.to_vec(),
             constraint: None,
+            is_complete: None,
             draft: None,
             is_saved: false,
             statistics: Statistics::default(),
@@ -52,8 +56,15 @@ impl Generator {
     }
 
     /// Makes the next generation follow this.
-    pub(crate) fn constrain(&mut self, constraint: Option<Box<dyn Constraint>>) {
-        self.constraint = constraint;
+    pub(crate) fn constrain(&mut self, constraint: Option<TextConstraint>) {
+        if let Some(TextConstraint { constraint, is_complete }) = constraint {
+            (self.constraint, self.is_complete) = (Some(constraint), Some(is_complete));
+        }
+    }
+
+    /// Whether the text ended before it was what its constraint asks for.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.is_complete.as_ref().is_some_and(|is_complete| !is_complete())
     }
 
     /// Feeds a prompt. If Ctrl-C stops it, none of it stays in the session.
@@ -107,6 +118,9 @@ impl Generator {
         }
         let (reason, n_generated) = (generate.finish_reason(), generate.n_generated());
         drop(generate);
+        if matches!(reason, Some(FinishReason::StopString(_))) {
+            self.is_complete = None; // as much as was asked for
+        }
         let fed = self.session.position() - before;
         // What takes time is feeding: the first token comes from the prompt's logits.
         self.statistics.generation.add(fed, start.elapsed());

@@ -68,7 +68,7 @@ fn write(
         note(&format!("note: {limit} {steps} of the prompt's {prompt_tokens}: the rest is left out"));
     }
     if max_tokens == 0 && file.is_none() {
-        return Ok(());
+        return complete(&generator);
     }
     let result = go_on(&mut generator, &tokens, max_tokens, &mut file);
     let has_ended = matches!(result, Ok(()) | Err(CliError::Interrupted));
@@ -80,7 +80,18 @@ fn write(
     match file.filter(|_| is_whole) {
         Some(file) => file.save(&generator.session, "").and(result),
         None => result,
+    }?;
+    complete(&generator)
+}
+
+/// Refuses text that ended before it was what its constraint asks for: a program that reads it must
+/// not take it for that.
+fn complete(generator: &Generator) -> Result<(), CliError> {
+    if generator.is_incomplete() {
+        let reason = "the text ended before it was all that its constraint asks for";
+        return Err(CliError::Error(format!("{reason}: -n allows more tokens; {}", models::LONGER)));
     }
+    Ok(())
 }
 
 /// Feeds the prompt and prints what follows it. A prompt that isn't read whole isn't saved.
