@@ -65,7 +65,7 @@
 //! Seven stops, each to be read from top to bottom, with their lines in parentheses:
 //!
 //! 1. `tests/common/forward.rs` (128): the whole network as loops in f64, by its definition.
-//! 2. `src/forward.rs` (220): the same network made fast. All tokens of a pass go through a layer
+//! 2. `src/forward.rs` (223): the same network made fast. All tokens of a pass go through a layer
 //!    together, keys and values are kept, and each line is a call of one operation.
 //! 3. `src/compute.rs` (23), `src/ops.rs` (216): what every operation is given, and the small ones:
 //!    norms, SwiGLU, softmax, RoPE.

@@ -220,26 +220,34 @@ fn forward_knows_no_format_no_instruction_set_and_no_thread() {
     }
 }
 
-/// The files that the crate's docs name under "Reading the source", with the lines that they say.
-fn reading_path(docs: &str) -> Vec<(&str, usize)> {
-    let section = docs.split("//! # Reading the source").nth(1).unwrap().split("//! # ").next().unwrap();
+/// The files that a section of a text names in backquotes, with the lines that it says.
+fn reading_path<'a>(text: &'a str, section: &str, end: &str) -> Vec<(String, usize)> {
+    let section = text.split(section).nth(1).unwrap().split(end).next().unwrap();
+    let lines = |after: &str| -> Option<usize> {
+        let after =
+            after.strip_prefix("](").and_then(|link| link.split_once(')')).map_or(after, |(_, after)| after);
+        after.strip_prefix(" (")?.split(')').next()?.parse().ok()
+    };
+    let path = |name: &'a str, after: &'a str| match after.strip_prefix("](") {
+        Some(link) => link.split(')').next().unwrap_or(name).to_string(),
+        None => name.to_string(),
+    };
     let stops = section.split('`').skip(1).step_by(2).zip(section.split('`').skip(2).step_by(2));
-    let lines = |after: &str| after.strip_prefix(" (")?.split(')').next()?.parse().ok();
-    stops.filter_map(|(path, after)| Some((path, lines(after)?))).collect()
+    stops.filter_map(|(name, after)| Some((path(name, after), lines(after)?))).collect()
 }
 
 #[test]
 fn the_reading_path_exists_and_takes_an_evening() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = fs::read_to_string(root.join("src/lib.rs")).unwrap();
-    let path = reading_path(&docs);
-    assert!(path.len() >= 7, "{path:?}");
-    let mut total = 0;
-    for (file, said) in path {
+    let [docs, readme] = ["src/lib.rs", "README.md"].map(|file| fs::read_to_string(root.join(file)).unwrap());
+    let of_docs = reading_path(&docs, "//! # Reading the source", "//! # ");
+    let of_readme = reading_path(&readme, "\n## Read the source", "\n## ");
+    assert_eq!(of_docs, of_readme);
+    assert!(of_docs.len() >= 7, "{of_docs:?}");
+    for (file, said) in &of_docs {
         let text = fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
-        let lines = text.lines().count();
-        assert!(lines.abs_diff(said) * 10 <= lines, "src/lib.rs: {file} has {lines} lines, not {said}");
-        total += lines;
+        assert_eq!(text.lines().count(), *said, "lines of {file}");
     }
+    let total: usize = of_docs.iter().map(|(_, lines)| lines).sum();
     assert!(total <= 2500, "the reading path has {total} lines");
 }

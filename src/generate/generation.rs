@@ -21,6 +21,9 @@ const MAX_FORCED: usize = 64;
 /// [`Generate`](super::Generate) is this with a session and a sampler, as an iterator; all that it
 /// says of texts, ends and continuing holds here.
 ///
+/// It owns neither session nor sampler: between two calls, whose they are may fork, save or give
+/// them up.
+///
 /// Continuous batching: sessions come and go while one pass reads the weights for all of them.
 ///
 /// ```

@@ -56,6 +56,15 @@ impl Piece {
     ///
     /// `None` without a token, and if [`Generate::logprobs`](crate::Generate::logprobs) wasn't
     /// called.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// let (mut session, mut sampler) = (model.session(), babyllama::Sampler::default());
+    /// let mut generate = session.generate("Once upon a", &mut sampler)?.logprobs(0);
+    /// let piece = generate.next().unwrap()?;
+    /// assert!(piece.logprob().unwrap() <= 0.0);
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn logprob(&self) -> Option<f64> {
         self.logprobs.as_ref().map(|logprobs| logprobs.logprob)
@@ -67,6 +76,18 @@ impl Piece {
     /// There are the `n` that [`Generate::logprobs`](crate::Generate::logprobs) was given, if the
     /// vocabulary has them: ids without a piece, which are never sampled, aren't listed. There are
     /// none where [`logprob`](Self::logprob) is `None`.
+    ///
+    /// ```
+    /// # let model = babyllama::Model::open("models/babyllama.gguf")?;
+    /// # let mut session = model.session();
+    /// let mut sampler = babyllama::Sampler::new(babyllama::SamplerOptions::new().temperature(0.0));
+    /// let mut generate = session.generate("Once upon a", &mut sampler)?.logprobs(3);
+    /// let piece = generate.next().unwrap()?;
+    /// let likeliest = piece.top_logprobs();
+    /// assert_eq!(likeliest.len(), 3);
+    /// assert_eq!(Some(likeliest[0].token), piece.token());
+    /// # Ok::<(), babyllama::Error>(())
+    /// ```
     #[must_use]
     pub fn top_logprobs(&self) -> &[TokenLogprob] {
         self.logprobs.as_ref().map_or(&[], |logprobs| &logprobs.top)

@@ -29,7 +29,11 @@ fn a_text_that_is_cut_short_is_an_error_but_not_one_that_a_stop_string_ends() {
     let cut = run(&[" is [a-z]{90}", "-n", "9"]);
     fails(&cut, 1, &["before it was all that its constraint asks for", "-n"]);
     assert!(String::from_utf8_lossy(&cut.stdout).starts_with("Tom is "));
-    fails(&run(&[" is [a-z]{90}", "-n", "0", "--context-length", "9"]), 1, &["constraint", "--context-length"]);
+    fails(
+        &run(&[" is [a-z]{90}", "-n", "0", "--context-length", "9"]),
+        1,
+        &["constraint", "--context-length"],
+    );
     for args in [&[" is [a-z]{90}", "--stop", "is"][..], &["( is| a){2,}", "-n", "9"]] {
         assert!(run(args).status.success(), "{args:?}");
     }
