@@ -85,8 +85,8 @@ pub trait Constraint: Send {
         Ok(())
     }
 
-    /// Called once before all that follows, with the token that the text comes after. What continues
-    /// another generation may be told again, and ignores that.
+    /// Called once before all that follows, with the token that the text comes after. What
+    /// continues another generation may be told again, and ignores that.
     ///
     /// A SentencePiece tokenizer takes a space from the front of the first token after BOS, so what
     /// is about text needs to know.

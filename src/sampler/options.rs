@@ -117,7 +117,7 @@ options! {
     penalty_window: usize = 64;
     /// Added to the tokens' logits; minus infinity bans a token. Ids without a logit are ignored.
     /// Default empty.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "biases_without_infinity"))]
+    #[cfg_attr(feature = "serde", serde(with = "biases"))]
     logit_bias: Vec<(TokenId, f32)> = Vec::new();
     /// Where the random numbers start: the same seed gives the same choices. Default 42, so vary it
     /// for variety.
@@ -181,9 +181,23 @@ fn invalid(name: &'static str, value: String, reason: &'static str) -> Error {
 
 /// JSON has no infinities: the most negative f64 stands for one, which is minus infinity as an f32.
 #[cfg(feature = "serde")]
-fn biases_without_infinity<S: serde::Serializer>(
-    biases: &[(TokenId, f32)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(biases.iter().map(|&(token, bias)| (token, f64::from(bias).max(f64::MIN))))
+mod biases {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::error::TokenId;
+
+    pub(super) fn serialize<S: Serializer>(
+        biases: &[(TokenId, f32)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(biases.iter().map(|&(token, bias)| (token, f64::from(bias).max(f64::MIN))))
+    }
+
+    /// By way of f64: read as f32, the one that stands for infinity may be refused.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(TokenId, f32)>, D::Error> {
+        let biases = Vec::<(TokenId, f64)>::deserialize(deserializer)?;
+        Ok(biases.into_iter().map(|(token, bias)| (token, bias as f32)).collect())
+    }
 }

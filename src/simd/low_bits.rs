@@ -152,8 +152,8 @@ pub(crate) trait LowBitKernels: Simd256 + BlockKernels {
         }
         self.load_bytes(&a)
     }
-    /// `3 * (a * b modulo 256) / 256`, rounded down. Where `b` is the `n`th power of 3, that is digit
-    /// `n` to the base 3 of `a / 256`, the first one after the point being digit 0.
+    /// `3 * (a * b modulo 256) / 256`, rounded down. Where `b` is the `n`th power of 3, that is
+    /// digit `n` to the base 3 of `a / 256`, the first one after the point being digit 0.
     #[inline(always)]
     fn trits(self, a: Self::I8x32, b: Self::I8x32) -> Self::I8x32 {
         let mut products = bytes(self, self.mul_u8x32(a, b));

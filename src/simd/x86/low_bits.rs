@@ -104,9 +104,9 @@ target_feature_impl! {
             _mm256_sub_epi8(_mm256_xor_si256(a, mask), mask)
         }
         fn trits(a: __m256i, b: __m256i) -> __m256i {
-            // As the high byte of a word, a product is modulo 256; three times that byte has the digit
-            // in the high byte again. (Words times 3, of which the high half is the digit, became
-            // additions of dwords.)
+            // As the high byte of a word, a product is modulo 256; three times that byte has the
+            // digit in the high byte again. (Words times 3, of which the high half is the digit,
+            // became additions of dwords.)
             let (high_bytes, three) = (_mm256_set1_epi16(-256), _mm256_set1_epi16(0x300));
             let digit = |a, b| _mm256_maddubs_epi16(_mm256_mullo_epi16(a, b), three);
             let even = digit(_mm256_slli_epi16::<8>(a), b);
