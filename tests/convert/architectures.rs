@@ -131,6 +131,27 @@ fn settings_that_a_model_has_not_are_refused_by_name() {
 }
 
 #[test]
+fn the_growth_of_queries_is_said_in_several_ways_and_is_not_lost() {
+    for name in ["ministral3", "ministral3 tied"] {
+        let mut case = named(name);
+        let rope = case.config.remove("rope_parameters").unwrap();
+        assert_says(&case.refusal(), &["rope_parameters is absent", "written out"]);
+        let older = named(name).set("rope_parameters", json!({})).set("rope_scaling", rope.clone());
+        let error = older.error(checked_gguf(&older.directory().open().unwrap()), Isa::best());
+        assert!(error < 1e-5, "{name}: {error:e}");
+        // With other types of RoPE there is its length too.
+        for kind in ["default", "linear"] {
+            let mut rope = rope.clone();
+            rope["rope_type"] = json!(kind);
+            let source = named(name).set("rope_parameters", rope).directory().open().unwrap();
+            let model = Model::from_bytes(checked_gguf(&source)).unwrap();
+            let growth = source.config().query_growth.unwrap();
+            assert_eq!((model.config().query_growth, growth.length < 64), (Some(growth), true), "{kind}");
+        }
+    }
+}
+
+#[test]
 fn long_rope_factors_that_are_none_are_refused() {
     let with = |key: &str, value: Value| {
         let mut case = named("phi3 with long factors");

@@ -50,6 +50,24 @@ fn sampling_defaults_are_carried_and_each_sets_an_option() {
 }
 
 #[test]
+fn what_gguf_has_no_key_for_is_noted_if_it_changes_anything() {
+    let directory = Directory::of("llama3");
+    let notes = |said: Value| {
+        directory.write("generation_config.json", said.to_string());
+        let notes = directory.open().unwrap().notes().join("\n");
+        notes.lines().find(|note| note.contains("generation_config.json")).map(str::to_owned)
+    };
+    let nothing = json!({
+        "do_sample": true, "typical_p": 1.0, "no_repeat_ngram_size": 0, "suppress_tokens": null, "bad_words_ids": [],
+    });
+    assert_eq!(notes(nothing), None);
+    let asks =
+        json!({"do_sample": false, "typical_p": 0.9, "suppress_tokens": [3, 4], "stop_strings": ["x"]});
+    let parts = ["do_sample: false", "typical_p: 0.9", "suppress_tokens: [3,4]", "stop_strings: [\"x\"]"];
+    assert_says(&notes(asks).unwrap(), &parts);
+}
+
+#[test]
 fn senseless_defaults_of_a_directory_are_refused_by_name() {
     let directory = Directory::of("llama3");
     for (key, value, says) in [

@@ -297,6 +297,10 @@ fn adapters_for_other_bases_are_refused_by_tensor_and_shape() {
         &tied.refusal("llama with biases of attention"),
         &["tensor output.weight", "classifier is its embeddings"],
     );
+    let mut alone = self::adapter("embeddings and classifier");
+    alone.tensors.retain(|(name, _)| !name.contains("lm_head"));
+    let alone = alone.set("modules_to_save", json!(["embed_tokens"]));
+    assert_says(&alone.refusal("llama with biases of attention"), &["classifier is its embeddings"]);
 }
 
 #[test]

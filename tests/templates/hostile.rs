@@ -31,6 +31,7 @@ fn hostile() -> Vec<String> {
         "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}\
          {{ ns.x | tojson }}"
             .into(),
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".into(),
         "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}".into(),
         "{% set ns = namespace() %}{% set m = namespace(x=ns) %}{% set ns.x = m %}{{ ns }}".into(),
         deep("{% set ns.x = [ns.x] %}"),

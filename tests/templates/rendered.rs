@@ -184,3 +184,14 @@ fn layouts_of_published_templates_give_the_same_tokens() {
     }
     println!("{n} conversations of {names:?}");
 }
+
+#[test]
+fn newlines_of_other_systems_and_exponents_are_as_python_has_them() {
+    let rendered = |source: &str| {
+        let template = JinjaTemplate::new(source, &tokenizer(&[], &[])).unwrap();
+        let variables = serde_json::json!({"x": 1e-5, "y": [1e20, 0.5]});
+        text(&template.render(&[], variables.as_object().unwrap()).unwrap())
+    };
+    assert_eq!(rendered("{% if true %}\r\na\r\n{% endif %}\r\nb\rc{{ 'd\r\n' }}"), "a\nb\ncd\n");
+    assert_eq!(rendered("{{ x }} {{ y | tojson }}"), "1e-05 [1e+20, 0.5]");
+}

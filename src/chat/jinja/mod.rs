@@ -103,6 +103,8 @@ impl JinjaTemplate {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn at(source: &str, tokenizer: &Tokenizer, now: SystemTime) -> Result<Self> {
+        // As Jinja reads it, whoever wrote it on which system.
+        let source = &source.replace("\r\n", "\n").replace('\r', "\n");
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(|e| failed(&e))?);

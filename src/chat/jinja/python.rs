@@ -40,6 +40,22 @@ pub(super) fn add_to(env: &mut Environment<'_>, now: SystemTime) {
     });
     env.add_function("strftime_now", move |format: &str| strftime(format, now));
     env.set_unknown_method_callback(method);
+    env.set_formatter(|out, state, value| match float(value) {
+        Some(text) => out.write_str(&text).map_err(Error::from),
+        None => minijinja::escape_formatter(out, state, value),
+    });
+}
+
+/// What Python writes of a number that is no integer and has an exponent: `1e-05`, where others
+/// write `1e-5` or `0.00001`. Nothing of others.
+fn float(value: &Value) -> Option<String> {
+    if value.kind() != ValueKind::Number || value.is_integer() {
+        return None;
+    }
+    let text = format!("{:?}", f64::try_from(value.clone()).ok()?);
+    let (digits, exponent) = text.split_once('e')?;
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+    Some(format!("{digits}e{sign}{exponent:0>2}"))
 }
 
 /// A text for HTML, with the entities that Python's markupsafe has.
@@ -94,7 +110,8 @@ fn bounded(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
 fn walk(state: &State<'_, '_>, value: &Value, depth: usize, n: &mut u64) -> Result<(), Error> {
     let is_map = match value.kind() {
         ValueKind::Map => true,
-        ValueKind::Seq => false,
+        // A sum of lists is made of its terms, however often the same: its length must be bounded.
+        ValueKind::Seq | ValueKind::Iterable => false,
         _ => return Ok(()),
     };
     // A namespace in a namespace may be in itself.
@@ -190,7 +207,7 @@ impl Json<'_, '_, '_> {
     }
 
     fn number(&mut self, value: &Value) {
-        let text = value.to_string();
+        let text = float(value).unwrap_or_else(|| value.to_string());
         self.text.push_str(match &*text {
             "nan" => "NaN",
             "inf" => "Infinity",
@@ -400,6 +417,24 @@ fn date(days: u64) -> (u64, usize, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn floats_are_pythons() {
+        // Of Python's repr.
+        for (number, expected) in [
+            (1e-5, Some("1e-05")),
+            (-2.5e-7, Some("-2.5e-07")),
+            (1e20, Some("1e+20")),
+            (1.5e300, Some("1.5e+300")),
+            (1e16, Some("1e+16")),
+            (9e15, None),
+            (0.0001, None),
+            (0.5, None),
+        ] {
+            assert_eq!(float(&Value::from(number)).as_deref(), expected, "{number}");
+        }
+        assert_eq!(float(&Value::from(10_i64.pow(18))), None);
+    }
 
     #[test]
     fn times_are_cs() {

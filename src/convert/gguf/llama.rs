@@ -219,6 +219,11 @@ fn hyperparameters(header: &mut Header, architecture: &Architecture, config: &Co
             set(keys::SLIDING_WINDOW_PATTERN, Array::Bool(config.windowed_layers.clone()).into())?;
         }
     }
+    if let (Some(growth), RopeScaling::None | RopeScaling::Linear { .. }) =
+        (config.query_growth, config.rope_scaling)
+    {
+        set(keys::ROPE_ORIGINAL_CONTEXT, count(growth.length))?;
+    }
     set(keys::ROPE_DIM, count(config.rope_dim))?;
     set(keys::ROPE_THETA, (config.rope_theta as f32).into())?;
     match config.rope_scaling {

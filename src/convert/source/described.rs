@@ -23,12 +23,45 @@ pub(crate) type Described = Vec<(String, Value)>;
 /// note is added.
 pub(super) fn read(folder: &Path, templates: &ChatTemplates, notes: &mut Vec<String>) -> Result<Described> {
     let mut described = match JsonFile::open_if_there(&folder.join(GENERATION))? {
-        Some(file) => sampling(&file.object())?,
+        Some(file) => {
+            notes.extend(not_carried(&file.object()));
+            sampling(&file.object())?
+        }
         None => Vec::new(),
     };
     described.extend(Card::open(folder, notes)?.map_or_else(Vec::new, |card| of_card(&card)));
     described.extend(named(templates));
     Ok(described)
+}
+
+/// Settings that change what a model writes and that GGUF has no key for, and the values that
+/// change nothing.
+const NOT_CARRIED: &[(&str, &[&str])] = &[
+    ("do_sample", &["true"]),
+    ("typical_p", &["1", "1.0"]),
+    ("epsilon_cutoff", &["0", "0.0"]),
+    ("eta_cutoff", &["0", "0.0"]),
+    ("no_repeat_ngram_size", &["0"]),
+    ("encoder_no_repeat_ngram_size", &["0"]),
+    ("suppress_tokens", &["[]"]),
+    ("begin_suppress_tokens", &["[]"]),
+    ("bad_words_ids", &["[]"]),
+    ("force_words_ids", &["[]"]),
+    ("sequence_bias", &["{}", "[]"]),
+    ("stop_strings", &["\"\"", "[]"]),
+];
+
+/// What is said of them.
+fn not_carried(generation: &Object<'_>) -> Option<String> {
+    let asks = |&&(name, nothing): &&(&str, &[&str])| {
+        generation.get(name).is_some_and(|value| !nothing.contains(&&*value.to_string()))
+    };
+    let said = |&(name, _): &(&str, &[&str])| format!("{name}: {}", generation.map[name]);
+    let found: Vec<String> = NOT_CARRIED.iter().filter(asks).map(said).collect();
+    (!found.is_empty()).then(|| {
+        let found = found.join(", ");
+        format!("{GENERATION} asks for what GGUF has no key for, so that it must be asked for again: {found}")
+    })
 }
 
 /// How to sample, as `generation_config.json` says it.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::json::Object;
 use crate::arch::{Architecture, GRANITE, LLAMA, MINICPM, MISTRAL3, OLMO2, QWEN2, QWEN3, SEED_OSS, SMOLLM3};
 use crate::config::{Config, QueryGrowth};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A row of the table.
 #[derive(Debug)]
@@ -193,7 +193,12 @@ const MODELS: [HfModel; 11] = [
 
 /// How queries grow with their position.
 fn query_growth(json: &Object<'_>, config: &mut Config) -> Result<()> {
-    let Some(rope) = json.object("rope_parameters")? else { return Ok(()) };
+    let filled = |name| Ok::<_, Error>(json.object(name)?.filter(|rope| !rope.map.is_empty()));
+    // The older name counts where both are there: see `rope.rs`.
+    let Some(rope) = filled("rope_scaling")?.or(filled("rope_parameters")?) else {
+        let reason = "without it a model of this type has YaRN and queries that grow: it must be written out";
+        return Err(json.refuse("rope_parameters", &"absent", reason));
+    };
     let Some(beta) = rope.optional::<f64>("llama_4_scaling_beta")?.filter(|&beta| beta != 0.0) else {
         return Ok(());
     };

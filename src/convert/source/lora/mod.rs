@@ -156,11 +156,16 @@ impl SourceModel {
         Ok(())
     }
 
-    /// A classifier that is the embeddings can't be changed by itself.
+    /// A classifier that is the embeddings can't be changed by itself, nor can these be replaced
+    /// without it. (What is added to them is added to both, as where PEFT merges it.)
     fn check_tied(&self, adapter: &Adapter, path: &Path) -> Result<()> {
-        let Some(change) = adapter.changes.get("output").filter(|_| self.is_tied()) else { return Ok(()) };
+        let output = adapter.changes.get("output");
         let embeddings = adapter.changes.get("tok_embeddings").and_then(|change| change.replaced.as_ref());
-        if let (Some(output), None, Some(embeddings)) = (&change.replaced, &change.added, embeddings)
+        if !self.is_tied() || output.is_none() && embeddings.is_none() {
+            return Ok(());
+        }
+        if let (Some(Change { replaced: Some(output), added: None, .. }), Some(embeddings)) =
+            (output, embeddings)
             && output.is_equal(embeddings)?
         {
             return Ok(());
