@@ -131,6 +131,21 @@ fn settings_that_a_model_has_not_are_refused_by_name() {
 }
 
 #[test]
+fn factors_of_rope_that_llama_cpp_does_not_take_are_noted() {
+    let rope = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16, "rope_theta": 5e5,
+    });
+    for (name, is_noted) in
+        [("qwen2", true), ("qwen3", true), ("granite", false), ("llama with biases", false)]
+    {
+        let source = named(name).set("rope_parameters", rope.clone()).directory().open().unwrap();
+        let has_note = source.notes().iter().any(|note| note.contains("rope_freqs.weight"));
+        assert_eq!(has_note, is_noted, "{name}: {:?}", source.notes());
+    }
+}
+
+#[test]
 fn the_growth_of_queries_is_said_in_several_ways_and_is_not_lost() {
     for name in ["ministral3", "ministral3 tied"] {
         let mut case = named(name);

@@ -195,3 +195,21 @@ fn newlines_of_other_systems_and_exponents_are_as_python_has_them() {
     assert_eq!(rendered("{% if true %}\r\na\r\n{% endif %}\r\nb\rc{{ 'd\r\n' }}"), "a\nb\ncd\n");
     assert_eq!(rendered("{{ x }} {{ y | tojson }}"), "1e-05 [1e+20, 0.5]");
 }
+
+#[test]
+fn a_sequence_is_what_has_a_length_and_is_indexed() {
+    for (value, expected) in [
+        ("'a'", true),
+        ("[1]", true),
+        ("{'a': 1}", true),
+        ("range(3)", true),
+        ("unknown", true),
+        ("1", false),
+        ("none", false),
+    ] {
+        let source = format!("{{{{ {value} is sequence }}}}");
+        let template = JinjaTemplate::new(&source, &tokenizer(&[], &[])).unwrap();
+        let rendered = text(&template.render(&[], &serde_json::Map::new()).unwrap()).to_lowercase();
+        assert_eq!(rendered, expected.to_string(), "{value}");
+    }
+}

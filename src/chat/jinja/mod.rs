@@ -7,7 +7,7 @@
 //! - `source`: its text as it is run
 //! - `data`: what it is given
 //! - `disguise`: which characters of a rendering are whose
-//! - `python`: what templates take from Python
+//! - `python`: what templates take from Python, `time` among it
 //!
 //! Source: the behavior of `apply_chat_template` in transformers.
 
@@ -15,6 +15,7 @@ mod data;
 mod disguise;
 mod python;
 mod source;
+mod time;
 
 use std::cell::Cell;
 use std::collections::HashSet;

@@ -1,13 +1,14 @@
 //! What templates take from Python, as `transformers` gives it to them.
 
 use std::fmt::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::disguise::PRIVATE;
 use super::source::{BOUNDED, SUM};
+use super::time::strftime;
 
 /// A variable that tells whether the texts are in disguise.
 pub(super) const DISGUISED: &str = "babyllama_disguised";
@@ -34,6 +35,12 @@ pub(super) fn add_to(env: &mut Environment<'_>, now: SystemTime) {
     env.add_filter("escape", |value: &Value| escape(&value.to_string()));
     env.add_function(SUM, sum);
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    // What has a length and is indexed; Jinja's undefined value too.
+    env.add_test("sequence", |value: &Value| match value.kind() {
+        ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined => true,
+        ValueKind::Iterable => value.len().is_some(),
+        _ => false,
+    });
     env.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
         let raised = Raised(message.to_string());
         Err(Error::new(ErrorKind::InvalidOperation, "raised").with_source(raised))
@@ -299,121 +306,6 @@ impl Json<'_, '_, '_> {
     }
 }
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-
-/// A point in time, in UTC, as C writes it in English.
-fn strftime(format: &str, now: SystemTime) -> String {
-    let time = Time::of(now);
-    let mut text = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            text.push(c);
-            continue;
-        }
-        let letter = chars.next();
-        let is_plain = letter == Some('-');
-        match if is_plain { chars.next() } else { letter } {
-            Some(letter) => text.push_str(&time.field(letter, is_plain)),
-            None => text.push('%'),
-        }
-    }
-    text
-}
-
-/// A point in time, in UTC.
-struct Time {
-    /// Since 1970.
-    seconds: u64,
-    year: u64,
-    /// From 0.
-    month: usize,
-    day: u64,
-    day_of_year: u64,
-    weekday: &'static str,
-    hour: u64,
-    minute: u64,
-    second: u64,
-}
-
-impl Time {
-    fn of(now: SystemTime) -> Self {
-        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        let days = seconds / 86_400;
-        let (year, month, day, day_of_year) = date(days);
-        let weekday = DAYS[((days + 4) % 7) as usize];
-        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        Self { seconds, year, month, day, day_of_year, weekday, hour, minute, second }
-    }
-
-    /// What a letter stands for, plain or with zeros in front.
-    fn field(&self, letter: char, is_plain: bool) -> String {
-        let &Self { seconds, year, month, day, day_of_year, weekday, hour, minute, second } = self;
-        let width = |width: usize| if is_plain { 0 } else { width };
-        let number = |n: u64, digits: usize| format!("{n:0digits$}", digits = width(digits));
-        match letter {
-            'Y' => number(year, 4),
-            'y' => number(year % 100, 2),
-            'm' => number(month as u64 + 1, 2),
-            'd' => number(day, 2),
-            'e' => format!("{day:2}"),
-            'j' => number(day_of_year, 3),
-            'H' => number(hour, 2),
-            'I' => number((hour + 11) % 12 + 1, 2),
-            'M' => number(minute, 2),
-            'S' => number(second, 2),
-            'B' => MONTHS[month].into(),
-            'b' | 'h' => MONTHS[month][..3].into(),
-            'A' => weekday.into(),
-            'a' => weekday[..3].into(),
-            'p' => if hour < 12 { "AM" } else { "PM" }.into(),
-            'F' => format!("{year:04}-{:02}-{day:02}", month + 1),
-            'T' => format!("{hour:02}:{minute:02}:{second:02}"),
-            'R' => format!("{hour:02}:{minute:02}"),
-            'D' => format!("{:02}/{day:02}/{:02}", month + 1, year % 100),
-            's' => seconds.to_string(),
-            'z' | 'Z' => String::new(), // as Python has it for a time without a zone
-            '%' => "%".into(),
-            other => format!("%{other}"),
-        }
-    }
-}
-
-/// Year, month from 0, day, and day of the year, of a number of days since 1970.
-fn date(days: u64) -> (u64, usize, u64, u64) {
-    let is_leap =
-        |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    // 400 years always have as many days.
-    let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
-    while left >= 365 + u64::from(is_leap(year)) {
-        left -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let of_year = left + 1;
-    let february = 28 + u64::from(is_leap(year));
-    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while left >= lengths[month] {
-        left -= lengths[month];
-        month += 1;
-    }
-    (year, month, left + 1, of_year)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -434,22 +326,5 @@ mod tests {
             assert_eq!(float(&Value::from(number)).as_deref(), expected, "{number}");
         }
         assert_eq!(float(&Value::from(10_i64.pow(18))), None);
-    }
-
-    #[test]
-    fn times_are_cs() {
-        // Of Python's datetime.fromtimestamp(..., UTC).strftime.
-        for (seconds, expected) in [
-            (0, "01 Jan 1970 Thursday 00:00:00 AM 12 001 1"),
-            (951_782_399, "28 Feb 2000 Monday 23:59:59 PM 11 059 28"),
-            (951_782_400, "29 Feb 2000 Tuesday 00:00:00 AM 12 060 29"),
-            (1_735_689_599, "31 Dec 2024 Tuesday 23:59:59 PM 11 366 31"),
-            (1_796_000_000, "30 Nov 2026 Monday 00:53:20 AM 12 334 30"),
-            (4_107_542_400, "01 Mar 2100 Monday 00:00:00 AM 12 060 1"),
-        ] {
-            let now = UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(strftime("%d %b %Y %A %H:%M:%S %p %I %j %-d", now), expected);
-        }
-        assert_eq!(strftime("%%%q%", UNIX_EPOCH), "%%q%");
     }
 }

@@ -37,6 +37,10 @@ pub(super) const CONFIG: &str = "config.json";
 /// What the directory of an adapter has.
 pub(super) const ADAPTER: &str = "adapter_config.json";
 
+/// Architectures of which llama.cpp takes factors of RoPE that are a tensor of one for each
+/// frequency. It opens no other files with it.
+const TAKE_ROPE_FACTORS: [&str; 4] = ["llama", "minicpm", "granite", "mistral3"];
+
 /// Opens a directory; of several files of weights or indexes, the one that is named, if one is.
 pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) -> Result<SourceModel> {
     let file = JsonFile::open(&folder.join(CONFIG))?;
@@ -61,6 +65,13 @@ pub(super) fn open(folder: &Path, named: Option<&Path>, options: &ModelOptions) 
     // Of settings that the caller chose nothing can be expected.
     let is_said = (said.norm_eps, said.rope_theta) == (config.norm_eps, config.rope_theta);
     let expected = is_said.then(|| Expected::of(json.map)).flatten();
+    if rope.llama3.is_some() && !TAKE_ROPE_FACTORS.contains(&model.architecture.name) {
+        notes.push(format!(
+            "llama.cpp doesn't open a {} with factors of RoPE (rope_freqs.weight), as llama3's scaling becomes in GGUF; \
+             babyllama does",
+            model.architecture.name
+        ));
+    }
     let rope_factors = rope::factors(rope.long, rope.llama3, &config).map_err(at)?;
 
     if folder.join(ADAPTER).is_file() {
