@@ -1,7 +1,8 @@
 //! A model file's own template, run as Jinja.
 //!
 //! Invariant: whatever a template is, running it ends, soon and without a panic; and what a user
-//! writes never becomes a control token, whatever a template does with it.
+//! writes never becomes a control token, whatever a template does with it. (What fuel doesn't
+//! bound is the text of a list that holds one text many times: that may take gigabytes first.)
 //!
 //! - here: the template
 //! - `source`: its text as it is run
