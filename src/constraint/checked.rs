@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 /// Compiling recurses for every level of a schema, through references too, and for every rule; this
 /// many times at most. [`COMPILER_STACK`] is enough for it, several times over.
@@ -18,8 +18,8 @@ const MAX_BRACKETS: usize = 200;
 /// What the JSON parser takes, at most.
 const MAX_NESTING: usize = 128;
 
-/// Whole numbers up to it have neighbors a whole number away among f64.
-const MAX_WHOLE: f64 = 9_007_199_254_740_991.0;
+/// Up to it all integers are f64, and so is the next one.
+const MAX_EXACT: f64 = 9_007_199_254_740_991.0;
 
 /// Says bounds of numbers so that they are kept, and refuses what can't be.
 pub(super) fn check_schema(schema: &mut Value) -> Result<(), String> {
@@ -88,8 +88,8 @@ fn check_values(keyword: &str, value: &Value) -> Result<(), String> {
         Value::Number(number) => {
             let integer = number.as_i64().map(i128::from).or(number.as_u64().map(i128::from));
             match integer {
-                Some(integer) if integer.unsigned_abs() > MAX_WHOLE as u128 => {
-                    Err(format!("{keyword} has {number}, but whole numbers are exact only up to {MAX_WHOLE}"))
+                Some(integer) if integer.unsigned_abs() > MAX_EXACT as u128 => {
+                    Err(format!("{keyword} has {number}, but integers are exact only up to {MAX_EXACT}"))
                 }
                 _ => Ok(()),
             }
@@ -99,26 +99,26 @@ fn check_values(keyword: &str, value: &Value) -> Result<(), String> {
 }
 
 /// `exclusiveMinimum` and `exclusiveMaximum` become the next number's `minimum` and `maximum`: the
-/// compiler lets a whole number through that is excluded, if the other bound begins with it too.
+/// compiler lets an excluded integer through, if the other bound begins with it too.
 fn check_bounds(keywords: &mut Map<String, Value>) -> Result<(), String> {
     for (inclusive, exclusive, sign) in
         [("minimum", "exclusiveMinimum", 1.0), ("maximum", "exclusiveMaximum", -1.0)]
     {
-        let mut bound = number(keywords, inclusive)?;
+        let bound = number(keywords, inclusive)?;
         let excluded = match keywords.get(exclusive) {
             // As drafts before the sixth have it.
             Some(&Value::Bool(is_excluded)) => bound.filter(|_| is_excluded),
             _ => number(keywords, exclusive)?,
         };
-        if let Some(excluded) = excluded {
-            let next = after(excluded, sign);
-            bound =
-                Some(bound.map_or(next, |bound| if sign > 0.0 { bound.max(next) } else { bound.min(next) }));
-            keywords.remove(exclusive);
-        }
-        if let Some(bound) = bound.and_then(Number::from_f64) {
-            keywords.insert(inclusive.into(), Value::Number(bound));
-        }
+        let Some(excluded) = excluded else { continue };
+        let next = after(excluded, sign);
+        let tighter = match bound {
+            Some(bound) if sign > 0.0 => bound.max(next),
+            Some(bound) => bound.min(next),
+            None => next,
+        };
+        keywords.remove(exclusive);
+        keywords.insert(inclusive.into(), Value::from(tighter));
     }
     if number(keywords, "multipleOf")?.is_some_and(|step| step.abs() < 1e-9 && step != 0.0) {
         return Err("multipleOf is below 1e-9, and has too many digits to be followed".into());
@@ -130,8 +130,8 @@ fn check_bounds(keywords: &mut Map<String, Value>) -> Result<(), String> {
 fn number(keywords: &Map<String, Value>, keyword: &str) -> Result<Option<f64>, String> {
     let Some(Value::Number(written)) = keywords.get(keyword) else { return Ok(None) };
     match written.as_f64() {
-        Some(number) if number.abs() <= MAX_WHOLE => Ok(Some(number)),
-        _ => Err(format!("{keyword} is {written}, but only numbers up to {MAX_WHOLE} are exact")),
+        Some(number) if number.abs() <= MAX_EXACT => Ok(Some(number)),
+        _ => Err(format!("{keyword} is {written}, but only numbers up to {MAX_EXACT} are exact")),
     }
 }
 
@@ -163,14 +163,14 @@ pub(super) fn check_lark(grammar: &str) -> Result<String, ((usize, usize), Strin
         if n_rules > MAX_LEVELS {
             return Err((place(rest), format!("there are more than {MAX_LEVELS} rules")));
         }
-        let mut len = token_len(rest);
-        checked += &rest[..len];
-        rest = &rest[len..];
-        if checked.ends_with("%json") {
+        let token;
+        (token, rest) = rest.split_at(token_len(rest));
+        checked += token;
+        if token == JSON {
             let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
             // What is no JSON the compiler says.
             if let Some(Ok(mut schema)) = values.next() {
-                len = values.byte_offset();
+                let len = values.byte_offset();
                 check_schema(&mut schema).map_err(|reason| (place(rest), reason))?;
                 checked += " ";
                 checked += &schema.to_string();
@@ -182,12 +182,16 @@ pub(super) fn check_lark(grammar: &str) -> Result<String, ((usize, usize), Strin
     Ok(checked)
 }
 
+/// Before a schema in a grammar.
+const JSON: &str = "%json";
+
 /// Bytes of what a text begins with: a comment, a string, a regular expression, `%json`, or one
 /// character.
 fn token_len(text: &str) -> usize {
-    let line = text.lines().next().unwrap_or_default();
+    // Only where it is needed: a grammar may be one long line.
+    let line = || text.lines().next().unwrap_or_default();
     let quoted = |quote: char| {
-        let mut is_escaped = false;
+        let (line, mut is_escaped) = (line(), false);
         let end = line.char_indices().skip(1).find(|&(_, c)| {
             let ends = c == quote && !is_escaped;
             is_escaped = c == '\\' && !is_escaped;
@@ -196,10 +200,10 @@ fn token_len(text: &str) -> usize {
         end.map_or(line.len(), |(i, _)| i + 1)
     };
     match text.as_bytes() {
-        [b'#', ..] | [b'/', b'/', ..] => line.len(),
+        [b'#', ..] | [b'/', b'/', ..] => line().len(),
         [b'"', ..] => quoted('"'),
         [b'/', ..] => quoted('/'),
-        _ if text.starts_with("%json") => "%json".len(),
+        _ if text.starts_with(JSON) => JSON.len(),
         _ => text.chars().next().map_or(0, char::len_utf8),
     }
 }

@@ -74,8 +74,8 @@ impl Grammar {
     /// models like to go on with it; `"x-guidance": { "whitespace_flexible": false }` at the top of
     /// the schema allows none.
     ///
-    /// Numbers are read as f64, so bounds and other whole numbers may be up to 2^53 - 1, and what
-    /// is next to an excluded bound is what is next to it among f64 (next to 0, 1e-15).
+    /// Numbers are read as f64, so bounds and other integers may be up to 2^53 - 1, and what is
+    /// next to an excluded bound is what is next to it among f64 (next to 0, 1e-15).
     ///
     /// # Errors
     /// [`ErrorKind::Grammar`] if it isn't JSON, if it has numbers that are too great, or if its

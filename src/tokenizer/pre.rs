@@ -225,7 +225,7 @@ fn deepseek_punctuation(text: &str) -> usize {
     isolate(text, |text| after_any_space(text, listed))
 }
 
-/// `[一-龥ࠀ-一가-퟿]+`, but for the spaces in these ranges.
+/// `[一-龥ࠀ-一가-퟿]+`, without the spaces in these ranges.
 fn deepseek_east_asian(text: &str) -> usize {
     let listed = |c| matches!(c, '\u{800}'..='\u{9fa5}' | '\u{ac00}'..='\u{d7ff}') && !is_space(c);
     isolate(text, |text| run(text, listed))

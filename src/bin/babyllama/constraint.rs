@@ -62,11 +62,10 @@ impl ConstraintArgs {
         for warning in made.notes() {
             note(&format!("note: {warning}"));
         }
-        let (made, is_complete) = (Arc::new(Mutex::new(made)), |made: &Mutex<GrammarConstraint>| {
-            made.lock().is_ok_and(|mut made| made.may_end())
-        });
-        let constraint = Box::new(Arc::clone(&made));
-        Ok(Some(TextConstraint { constraint, is_complete: Box::new(move || is_complete(&made)) }))
+        let shared = Arc::new(Mutex::new(made));
+        let constraint = Box::new(Arc::clone(&shared));
+        let is_complete = Box::new(move || shared.lock().is_ok_and(|mut made| made.may_end()));
+        Ok(Some(TextConstraint { constraint, is_complete }))
     }
 
     /// Grammars take a feature.
