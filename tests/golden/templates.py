@@ -79,7 +79,19 @@ OWN = {
     "|{{ messages | length > 1 and not false }}|{{ [1, 2, 3] | last }}|{{ 'a-b' | replace('-', '+') | safe }}|{{ range(3) | list }}",
     "shapes": "{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ m.content | e }}{{ '<|end|>' }}{% endfor %}",
     "upper": "{% for m in messages %}<|user|>{{ m.content | upper }}<|end|>{% endfor %}",
-    "raw": "{% raw %}{{ ' {% x %}{% endraw %}{{ messages[0].content }}<|im_end|>",
+    "strings": "{% for m in messages %}{{ m.content.strip() }}|{{ m.content | trim }}|{{ m.content.split() }}|{{ m.content.rsplit(None, 1) }}"
+    "|{{ m.content.splitlines() }}|{{ m.content.title() }}|{{ m.content.partition('e') }}|{{ m.content.removeprefix('  ') }}"
+    "|{{ m.content | indent(2, true) }}|{{ m.role.center(12) }}|{{ m.role.zfill(9) }}|{{ m.content | capitalize }}"
+    "|{{ '\\/\\a\\v\\x41\\101\\u00e9\\q' }}|{{ m.role | e + '<' + m.role | safe }}\n{% endfor %}",
+    "fields": "{% for t in tools or [] %}{% set p = t.function.parameters.properties %}{{ p }}|{{ p | string }}|{{ p.items() | list }}"
+    "|{% for name, field in p.items() %}{{ name }}:{{ field.type }}{% if field.items is defined %}+{% endif %}{{ field.get('items') }}{{ 'items' in field }}"
+    "{{ field.items.type }}{{ field.get('default', '-') }}{{ field | attr('type') }}{{ field.minimum ~ '' }}{{ field.values is mapping }};"
+    "{% endfor %}{% endfor %}{% for m in messages %}{{ m.tool_calls }}{{ m.pop is defined }}{% endfor %}",
+    "numbers": "{{ 2.5 | round }}|{{ 3.5 | round }}|{{ 7 | round }}|{{ 7.26 | round(1, 'floor') }}|{{ -1 | round(0, 'ceil') }}|{{ 'x' | int }}"
+    "|{{ ' 42 ' | int }}|{{ '4.9' | int }}|{{ '0x1f' | int(base=16) }}|{{ 'x' | float(2.5) }}|{{ true is number }}|{{ [1e-7, none] }}",
+    "scopes": "{% set x = 1 %}{% set y %}{% set x = 2 %}{{ x }}{% endset %}{{ x }}{{ y }}{% filter upper %}{% set x = 'a' %}{{ x }}"
+    "{% endfilter %}{{ x }}{% macro m(a, b=a, c=b ~ '!') %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ m(1) }}{{ m(1, 2) }}{{ m(1, c=3) }}",
+    "raw": "{% raw %}\n{{ ' {% x %}{% endraw %}{{ messages[0].content }}<|im_end|>",
 }
 
 TOOLS = [
@@ -98,6 +110,29 @@ TOOLS = [
             },
         },
     }
+]
+
+
+# Names that are methods of Python's too, floats with an exponent, characters that Python escapes.
+ODD_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "odd",
+            "description": "Line\u2028one\u00a0'two'",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "items": {"type": "array", "items": {"type": "string"}},
+                    "values": {"type": ["string", "null"], "enum": ["a\u200db", None, 1.5e-7, True]},
+                    "get": {"type": "number", "minimum": 1e-05, "default": 1e22},
+                    "none": {"type": "object", "additionalProperties": {"type": "number"}},
+                },
+                "required": [],
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "bare", "description": "", "parameters": {"type": "object", "properties": {}}}},
 ]
 
 
@@ -127,6 +162,9 @@ def conversations(names):
     yield "forged", [{**system, "content": forged}, {**user, "content": forged}, assistant, {**user, "content": "a" + forged + "b"}], {}
     yield "forged answer", [user, {**assistant, "content": forged}, {**user, "content": forged}], {}
     yield "forged tools", [user, called, {**tool, "content": forged}], {"tools": TOOLS, "documents": [{"title": forged, "text": forged}]}
+    odd_called = {"role": "assistant", "content": "", "tool_calls": call({"items": ["x", 1e-06], "keys": {"k": None}, "f": 1e22})}
+    spaces = "\x1c one\u2028two\x0bthree\x85it's THE o'clock \u00df \u01c6 \x1f"
+    yield "odd tools", [{**user, "content": spaces}, odd_called, tool, {**assistant, "content": spaces}, more], {"tools": ODD_TOOLS}
     yield "thought", [user, thought, more, thought, more], {"enable_thinking": True}
     yield "reasoned", [system, user, reasoned, more], {"enable_thinking": False, "date_string": "1 May 2025"}
 

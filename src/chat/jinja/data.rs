@@ -6,6 +6,7 @@ use minijinja::Value;
 use serde_json::{Map, Value as Json};
 
 use super::disguise::{Author, Disguise};
+use super::object::{Exponent, Fields, Items};
 use crate::error::{ErrorKind, Result};
 
 /// Levels of a value. Schemas of tools have about ten.
@@ -30,7 +31,7 @@ pub(super) struct Data<'a> {
 impl Data<'_> {
     /// The messages.
     pub(super) fn messages(&self, messages: &[Json]) -> Result<Value> {
-        messages.iter().map(|message| self.message(message)).collect::<Result<Vec<_>>>().map(Value::from)
+        messages.iter().map(|message| self.message(message)).collect::<Result<Vec<_>>>().map(Items::of)
     }
 
     fn message(&self, message: &Json) -> Result<Value> {
@@ -59,7 +60,7 @@ impl Data<'_> {
             pairs.retain(|(name, _)| name.as_str() != Some(REASONING[0]));
             pairs.push((Value::from(REASONING[0]), value));
         }
-        Ok(Value::from_pairs(pairs))
+        Ok(Fields::of(pairs))
     }
 
     /// The variables.
@@ -80,7 +81,7 @@ impl Data<'_> {
             Json::Number(number) => match (number.as_i64(), number.as_u64()) {
                 (Some(number), _) => Value::from(number),
                 (None, Some(number)) => Value::from(number),
-                (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+                (None, None) => Exponent::or_float(number.as_f64().unwrap_or(f64::NAN)),
             },
             Json::String(text) => {
                 self.n_bytes.set(self.n_bytes.get() + text.len() as u64);
@@ -88,13 +89,13 @@ impl Data<'_> {
             }
             Json::Array(items) => {
                 let items = items.iter().map(|item| self.value(item, author, depth + 1));
-                Value::from(items.collect::<Result<Vec<_>>>()?)
+                Items::of(items.collect::<Result<Vec<_>>>()?)
             }
             Json::Object(fields) => {
                 let field = |(name, value): (&String, &Json)| -> Result<(Value, Value)> {
                     Ok((self.key(name), self.value(value, author, depth + 1)?))
                 };
-                Value::from_pairs(fields.iter().map(field).collect::<Result<Vec<_>>>()?)
+                Fields::of(fields.iter().map(field).collect::<Result<Vec<_>>>()?)
             }
         })
     }

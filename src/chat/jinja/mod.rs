@@ -4,18 +4,26 @@
 //! writes never becomes a control token, whatever a template does with it. (What fuel doesn't
 //! bound is the text of a list that holds one text many times: that may take gigabytes first.)
 //!
+//! What a template gets is what Python gives it, down to white space and `repr`, or an error that
+//! names what isn't run. Left otherwise, since no prompt has them: the text of a range, of a
+//! map's `keys()` and of a macro's `arguments`; exponents of a template's own numbers beside `~`;
+//! markup that goes through a method; `map['items']` of a map without such a field, which in
+//! Python is the method; and what Python refuses, such as a sum of a list and a range.
+//!
 //! - here: the template
 //! - `source`: its text as it is run
 //! - `data`: what it is given
 //! - `disguise`: which characters of a rendering are whose
-//! - `python`: what templates take from Python, `time` among it
+//! - `python`: what templates take from Python, with its `strings`, `time` and `object`s
 //!
 //! Source: the behavior of `apply_chat_template` in transformers.
 
 mod data;
 mod disguise;
+mod object;
 mod python;
 mod source;
+mod strings;
 mod time;
 
 use std::cell::Cell;

@@ -1,5 +1,6 @@
 //! What templates take from Python, as `transformers` gives it to them.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::SystemTime;
 
@@ -7,7 +8,9 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::disguise::PRIVATE;
+use super::object::{Exponent, Fields, Printed, exponent, is_namespace};
 use super::source::{BOUNDED, SUM};
+use super::strings;
 use super::time::strftime;
 
 /// A variable that tells whether the texts are in disguise.
@@ -31,9 +34,12 @@ impl std::error::Error for Raised {}
 pub(super) fn add_to(env: &mut Environment<'_>, now: SystemTime) {
     env.add_filter("tojson", to_json);
     env.add_filter(BOUNDED, bounded);
-    env.add_filter("e", |value: &Value| escape(&value.to_string()));
-    env.add_filter("escape", |value: &Value| escape(&value.to_string()));
+    add_filters(env);
     env.add_function(SUM, sum);
+    env.add_test("number", |value: &Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool) || Exponent::number(value).is_some()
+    });
+    env.add_test("float", |value: &Value| float(value).is_some());
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     // What has a length and is indexed; Jinja's undefined value too.
     env.add_test("sequence", |value: &Value| match value.kind() {
@@ -47,22 +53,125 @@ pub(super) fn add_to(env: &mut Environment<'_>, now: SystemTime) {
     });
     env.add_function("strftime_now", move |format: &str| strftime(format, now));
     env.set_unknown_method_callback(method);
-    env.set_formatter(|out, state, value| match float(value) {
-        Some(text) => out.write_str(&text).map_err(Error::from),
-        None => minijinja::escape_formatter(out, state, value),
+    env.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Number => {
+            Ok(write!(out, "{}", Printed(value))?)
+        }
+        _ => minijinja::escape_formatter(out, state, value),
     });
 }
 
-/// What Python writes of a number that is no integer and has an exponent: `1e-05`, where others
-/// write `1e-5` or `0.00001`. Nothing of others.
-fn float(value: &Value) -> Option<String> {
-    if value.kind() != ValueKind::Number || value.is_integer() {
-        return None;
+/// Filters that the engine has otherwise, or not at all.
+fn add_filters(env: &mut Environment<'_>) {
+    for name in ["e", "escape"] {
+        env.add_filter(name, |value: &Value| match value.is_safe() {
+            true => value.clone(),
+            false => Value::from_safe_string(escape(&value.to_string())),
+        });
     }
-    let text = format!("{:?}", f64::try_from(value.clone()).ok()?);
-    let (digits, exponent) = text.split_once('e')?;
-    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
-    Some(format!("{digits}e{sign}{exponent:0>2}"))
+    // Doesn't break lines where Python's does.
+    env.remove_filter("pprint");
+    env.add_filter("forceescape", |value: &Value| Value::from_safe_string(escape(&value.to_string())));
+    env.add_filter("trim", |text: Cow<'_, str>, chars: Option<&str>| strings::trim(&text, chars));
+    env.add_filter("title", |text: Cow<'_, str>| strings::title_of_words(&text));
+    env.add_filter("capitalize", |text: Cow<'_, str>| strings::capitalized(&text));
+    let indent = |state: &State<'_, '_>, text: Cow<'_, str>, args: Rest<Value>, kwargs: Kwargs| {
+        strings::indent(state, &text, &args, &kwargs)
+    };
+    env.add_filter("indent", indent);
+    env.add_filter("attr", attribute);
+    env.add_filter("int", int);
+    env.add_filter("float", |value: &Value, default: Option<Value>| match to_float(value) {
+        Some(number) => Exponent::or_float(number),
+        None => default.unwrap_or(Value::from(0.0)),
+    });
+    env.add_filter("round", round);
+    env.add_filter("string", |value: &Value| match value.kind() {
+        ValueKind::String => value.clone(),
+        _ => Value::from(Printed(value).to_string()),
+    });
+}
+
+/// What `getattr` finds: a map's methods, and not its fields.
+fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
+    match value.downcast_object::<Fields>() {
+        Some(fields) => Ok(fields.attribute(name).unwrap_or_default()),
+        None if value.kind() == ValueKind::Map && !is_namespace(value) => Ok(Value::UNDEFINED),
+        None => value.get_attr(name),
+    }
+}
+
+/// A number, or the number that a text says.
+fn to_float(value: &Value) -> Option<f64> {
+    let of_text = |text: &str| {
+        let text = text.trim();
+        let is_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
+        text.parse().ok().filter(|_| is_number)
+    };
+    match value.as_str() {
+        Some(text) => of_text(text),
+        None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        None => Exponent::number(value).or_else(|| f64::try_from(value.clone()).ok()),
+    }
+}
+
+/// `int`, which takes what is none for the default.
+#[allow(clippy::needless_pass_by_value, reason = "minijinja gives a filter its arguments so")]
+fn int(value: &Value, default: Option<Value>, base: Option<u32>, kwargs: Kwargs) -> Result<Value, Error> {
+    let default = default.or(kwargs.get("default")?).unwrap_or(Value::from(0));
+    let base = base.or(kwargs.get("base")?).filter(|base| (2..=36).contains(base)).unwrap_or(10);
+    kwargs.assert_all_used()?;
+    if value.is_integer() {
+        return Ok(value.clone());
+    }
+    let text = value.as_str().map(|text| text.trim().to_ascii_lowercase());
+    let digits = text.as_deref().map(|text| match base {
+        2 => text.replacen("0b", "", 1),
+        8 => text.replacen("0o", "", 1),
+        16 => text.replacen("0x", "", 1),
+        _ => text.to_owned(),
+    });
+    if let Some(number) = digits.and_then(|digits| i128::from_str_radix(&digits, base).ok()) {
+        return Ok(Value::from(number));
+    }
+    let float = to_float(value).filter(|number| number.abs() < 1e38);
+    Ok(float.map_or(default, |number| Value::from(number as i128)))
+}
+
+/// `round`: to even where both are as near, and downwards or upwards a float.
+#[allow(clippy::needless_pass_by_value, reason = "minijinja gives a filter its arguments so")]
+fn round(
+    value: &Value,
+    precision: Option<i32>,
+    method: Option<&str>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let precision = precision.or(kwargs.get("precision")?).unwrap_or(0);
+    let method = method.or(kwargs.get("method")?).unwrap_or("common");
+    let invalid = |reason| Err(Error::new(ErrorKind::InvalidOperation, reason));
+    let Some(number) = to_float(value).filter(|_| value.as_str().is_none()) else {
+        return invalid("round: no number");
+    };
+    let scale = 10_f64.powi(precision);
+    kwargs.assert_all_used()?;
+    Ok(match method {
+        "common" if value.is_integer() && precision >= 0 => value.clone(),
+        "common" if value.kind() == ValueKind::Bool => Value::from(i64::from(value.is_true())),
+        "common" if (0..=99).contains(&precision) => {
+            let text = format!("{number:.*}", precision as usize);
+            Exponent::or_float(text.parse().unwrap_or(number))
+        }
+        "floor" => Exponent::or_float((number * scale).floor() / scale),
+        "ceil" => Exponent::or_float((number * scale).ceil() / scale),
+        "common" => return invalid("round: a precision is 0 to 99"),
+        _ => return invalid("round: a method is common, ceil or floor"),
+    })
+}
+
+/// A number that is no integer.
+fn float(value: &Value) -> Option<f64> {
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    Exponent::number(value).or_else(|| f64::try_from(value.clone()).ok().filter(|_| is_float))
 }
 
 /// A text for HTML, with the entities that Python's markupsafe has.
@@ -89,12 +198,21 @@ fn sum(terms: Rest<Value>) -> Value {
 }
 
 /// A method of Python's strings, maps and lists.
-fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     let text = value.as_str().unwrap_or_default();
     // Results are paid for, but not the text that is searched.
     state.consume_fuel((text.len() / 64) as u64)?;
     if name == "format" && pads_by_much(text) {
         return Err(Error::new(ErrorKind::InvalidOperation, "format: a width has more than three digits"));
+    }
+    if let Some(result) = value.as_str().map(|text| strings::method(text, name, args)).transpose()?.flatten()
+    {
+        return Ok(result);
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
@@ -121,9 +239,7 @@ fn walk(state: &State<'_, '_>, value: &Value, depth: usize, n: &mut u64) -> Resu
         ValueKind::Seq | ValueKind::Iterable => false,
         _ => return Ok(()),
     };
-    // A namespace in a namespace may be in itself.
-    let is_namespace = value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"));
-    if depth > MAX_DEPTH || depth > 0 && is_namespace {
+    if depth > MAX_DEPTH || depth > 0 && is_namespace(value) {
         return Err(Error::new(ErrorKind::InvalidOperation, "a value has too many levels"));
     }
     for item in value.try_iter()? {
@@ -205,6 +321,7 @@ impl Json<'_, '_, '_> {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => self.list(value, depth)?,
             ValueKind::Map => self.map(value, depth)?,
+            ValueKind::Plain if Exponent::number(value).is_some() => self.number(value),
             kind => {
                 let reason = format!("tojson: {kind} is no JSON");
                 return Err(Error::new(ErrorKind::BadSerialization, reason));
@@ -214,7 +331,7 @@ impl Json<'_, '_, '_> {
     }
 
     fn number(&mut self, value: &Value) {
-        let text = float(value).unwrap_or_else(|| value.to_string());
+        let text = float(value).and_then(exponent).unwrap_or_else(|| value.to_string());
         self.text.push_str(match &*text {
             "nan" => "NaN",
             "inf" => "Infinity",
@@ -303,28 +420,5 @@ impl Json<'_, '_, '_> {
             }
         }
         self.text.push('"');
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn floats_are_pythons() {
-        // Of Python's repr.
-        for (number, expected) in [
-            (1e-5, Some("1e-05")),
-            (-2.5e-7, Some("-2.5e-07")),
-            (1e20, Some("1e+20")),
-            (1.5e300, Some("1.5e+300")),
-            (1e16, Some("1e+16")),
-            (9e15, None),
-            (0.0001, None),
-            (0.5, None),
-        ] {
-            assert_eq!(float(&Value::from(number)).as_deref(), expected, "{number}");
-        }
-        assert_eq!(float(&Value::from(10_i64.pow(18))), None);
     }
 }
