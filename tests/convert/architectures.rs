@@ -146,6 +146,29 @@ fn factors_of_rope_that_llama_cpp_does_not_take_are_noted() {
 }
 
 #[test]
+fn kinds_of_layers_that_contradict_the_window_are_refused() {
+    // Alternating, whatever the model's number of layers.
+    let kinds = |case: &Case| -> Value {
+        let n = case.config["num_hidden_layers"].as_u64().unwrap();
+        (0..n).map(|l| if l % 2 == 0 { "sliding_attention" } else { "full_attention" }).collect()
+    };
+    for name in ["ministral3", "phi3 with a window"] {
+        let case = named(name).set("sliding_window", json!(8));
+        let kinds = kinds(&case);
+        assert_says(&case.set("layer_types", kinds).refusal(), &["layer_types", "every layer"]);
+    }
+    for name in ["qwen2", "qwen3", "smollm3"] {
+        let case = named(name).set("sliding_window", json!(8)).set("use_sliding_window", json!(false));
+        let kinds = kinds(&case);
+        let refusal = case.set("layer_types", kinds.clone()).refusal();
+        assert_says(&refusal, &["layer_types", "use_sliding_window isn't true"]);
+        // Without a window the kinds make no difference.
+        let case = named(name).set("sliding_window", Value::Null).set("layer_types", kinds);
+        assert_eq!(case.directory().open().unwrap().config().sliding_window, None, "{name}");
+    }
+}
+
+#[test]
 fn the_growth_of_queries_is_said_in_several_ways_and_is_not_lost() {
     for name in ["ministral3", "ministral3 tied"] {
         let mut case = named(name);

@@ -335,6 +335,9 @@ fn byte_level_tokenizers_may_have_normalizers_that_most_texts_passed() {
     for kind in ["NFKC", "NFD", "Lowercase"] {
         assert!(of(&json!({"normalizer": {"type": kind}})).unwrap_err().contains(kind));
     }
+    // A name in GGUF says both how words are found and whether they may be pieces as they are.
+    let whole = of(&json!({"model": {"ignore_merges": true}})).unwrap_err();
+    assert!(whole.contains("model.ignore_merges is true: GGUF's name"), "{whole}");
     // Without a normalizer, tokens of the normalized text are found in the text.
     let token = json!({"id": 256, "content": "a b", "special": false, "normalized": true});
     of(&json!({"added_tokens": [token]})).unwrap();

@@ -308,15 +308,11 @@ fn max_seq_len(json: &Object<'_>, model: &HfModel, notes: &mut Vec<String>) -> R
     Ok(positions)
 }
 
-/// Sets the window of attention, and which layers have it.
-///
-/// transformers windows those layers of a Mistral that `layer_types` names, or else all, whatever
-/// `use_sliding_window` says; those of a Qwen if that is true; and no layer of a Llama.
-fn window(json: &Object<'_>, model: &HfModel, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
+/// Which layers `layer_types` gives a window, if it says.
+fn layer_kinds(json: &Object<'_>, n_layers: usize) -> Result<Option<Vec<bool>>> {
     const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
-    let layers = json.optional::<&Vec<Value>>("layer_types")?;
-    let kinds: Vec<&str> =
-        layers.into_iter().flatten().map(|kind| kind.as_str().unwrap_or("no text")).collect();
+    let Some(layers) = json.optional::<&Vec<Value>>("layer_types")? else { return Ok(None) };
+    let kinds: Vec<&str> = layers.iter().map(|kind| kind.as_str().unwrap_or("no text")).collect();
     if let Some(kind) = kinds.iter().find(|kind| !KINDS.contains(kind)) {
         return Err(json.refuse(
             "layer_types",
@@ -324,18 +320,34 @@ fn window(json: &Object<'_>, model: &HfModel, config: &mut Config, notes: &mut V
             "only full_attention and sliding_attention are supported",
         ));
     }
-    if layers.is_some() && kinds.len() != config.n_layers {
-        let (value, reason) =
-            (format!("of {} layers", kinds.len()), format!("the model has {}", config.n_layers));
+    if kinds.len() != n_layers {
+        let (value, reason) = (format!("of {} layers", kinds.len()), format!("the model has {n_layers}"));
         return Err(json.refuse("layer_types", &value, &reason));
     }
+    Ok(Some(kinds.iter().map(|kind| *kind == KINDS[1]).collect()))
+}
+
+/// Sets the window of attention, and which layers have it.
+///
+/// transformers windows those layers of a Mistral that `layer_types` names, or else all, whatever
+/// `use_sliding_window` says; all of a Ministral 3 and a Phi-3; those of a Qwen if
+/// `use_sliding_window` is true; and no layer of a Llama. Where a file's `layer_types` say
+/// something else, nobody knows what its weights were made for.
+fn window(json: &Object<'_>, model: &HfModel, config: &mut Config, notes: &mut Vec<String>) -> Result<()> {
+    let kinds = layer_kinds(json, config.n_layers)?;
+    let names_sliding = kinds.as_ref().is_some_and(|kinds| kinds.contains(&true));
     let said: Option<usize> = json.optional("sliding_window")?;
     let is_silent = !json.map.contains_key("sliding_window");
     let usual = |window| if is_silent { Some(window) } else { None };
     let (window, first) = match model.window {
         Window::Of(window) => (said.or(window.and_then(usual)), 0),
+        Window::OfAll => (said, 0),
         Window::IfUsed(window, first) if json.optional("use_sliding_window")?.unwrap_or(false) => {
             (said.or(window.and_then(usual)), json.optional("max_window_layers")?.unwrap_or(first))
+        }
+        Window::IfUsed(..) if names_sliding && said.is_some() => {
+            let reason = "use_sliding_window isn't true: that says all attention is full";
+            return Err(json.refuse("layer_types", &"sliding_attention", reason));
         }
         Window::IfUsed(..) => (None, 0),
         Window::None => {
@@ -349,13 +361,13 @@ fn window(json: &Object<'_>, model: &HfModel, config: &mut Config, notes: &mut V
             (None, 0)
         }
     };
-    let windowed: Vec<bool> = match layers {
-        Some(_) => kinds.iter().map(|kind| *kind == "sliding_attention").collect(),
-        // Of a SmolLM3 those that don't rotate.
-        None => (0..config.n_layers)
-            .map(|l| l >= first && (config.no_rope_interval.is_none() || !config.rotates(l)))
-            .collect(),
-    };
+    // Of a SmolLM3 those that don't rotate.
+    let is_windowed = |l| l >= first && (config.no_rope_interval.is_none() || !config.rotates(l));
+    let windowed = kinds.unwrap_or_else(|| (0..config.n_layers).map(is_windowed).collect());
+    if matches!(model.window, Window::OfAll) && window.is_some() && windowed.contains(&false) {
+        let reason = "transformers gives every layer of this architecture the sliding_window";
+        return Err(json.refuse("layer_types", &"full_attention", reason));
+    }
     config.sliding_window = window.filter(|_| windowed.contains(&true));
     if config.sliding_window.is_some() && windowed.contains(&false) {
         config.windowed_layers = windowed;

@@ -45,6 +45,8 @@ pub(super) enum Window {
     None,
     /// `sliding_window` says it, and if it isn't there, it is this.
     Of(Option<usize>),
+    /// `sliding_window` says it, for all layers.
+    OfAll,
     /// As `sliding_window` says, or else this, if `use_sliding_window` is true; in the layers from
     /// `max_window_layers` on, or else from this one.
     IfUsed(Option<usize>, usize),
@@ -164,7 +166,7 @@ const MODELS: [HfModel; 11] = [
         biases: &[],
         settings: &["llama_4_scaling_beta"],
         read: query_growth,
-        window: Window::Of(None),
+        window: Window::OfAll,
         ..LLAMA_MODEL
     },
     HfModel {
@@ -185,7 +187,7 @@ const MODELS: [HfModel; 11] = [
         max_seq_len: 4096,
         norm_eps: 1e-5,
         biases: &[],
-        window: Window::Of(None),
+        window: Window::OfAll,
         long_rope: Some(4096),
         ..LLAMA_MODEL
     },

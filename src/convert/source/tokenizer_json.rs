@@ -90,8 +90,14 @@ impl TokenizerJson {
             return Err(unsupported("normalizer", &Value::Object((*stage).clone())));
         }
         let ignore_merges = model.optional("ignore_merges")?.unwrap_or(false);
-        let KnownWords { pre, unicode_case, note } = words::known(stages, ignore_merges)
-            .ok_or_else(|| unsupported("pre_tokenizer", &file.map["pre_tokenizer"]))?;
+        let found = words::known(stages, ignore_merges).ok_or_else(|| {
+            if words::known(stages, !ignore_merges).is_none() {
+                return unsupported("pre_tokenizer", &file.map["pre_tokenizer"]);
+            }
+            let reason = "GGUF's name for this pre_tokenizer means the opposite, and it has no other";
+            refuse(format!("model.ignore_merges is {ignore_merges}: {reason}"))
+        });
+        let KnownWords { pre, unicode_case, note } = found?;
         let known: HashSet<&[u8]> = pieces.iter().map(|piece| &*piece.text).collect();
         // Of those that text can have.
         let bytes = (0..0xf5_u8).filter(|byte| !matches!(byte, 0xc0 | 0xc1));
