@@ -271,7 +271,11 @@ fn first_of(text: &str, alternatives: &[fn(&str) -> usize]) -> usize {
 /// `'s|'t|'re|'ve|'m|'ll|'d`
 fn lowercase_contraction(text: &str) -> usize {
     let length = contraction(text);
-    if text.as_bytes()[..length].iter().any(u8::is_ascii_uppercase) { 0 } else { length }
+    if text.as_bytes()[..length].iter().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        length
+    } else {
+        0
+    }
 }
 
 /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
@@ -281,6 +285,8 @@ fn contraction(text: &str) -> usize {
     match (letter(1), letter(2)) {
         (Some(b's' | b't' | b'm' | b'd'), _) => 2,
         (Some(b'r' | b'v'), Some(b'e')) | (Some(b'l'), Some(b'l')) => 3,
+        // A long s is an s in another case, which expressions know and llama.cpp doesn't.
+        _ if text[1..].starts_with('\u{17f}') => 3,
         _ => 0,
     }
 }

@@ -23,6 +23,18 @@ fn words_are_those_of_llama_cpp() {
 }
 
 #[test]
+fn a_long_s_is_an_s_where_case_makes_no_difference() {
+    // As PyPI tokenizers cuts with the models' expressions; llama.cpp doesn't.
+    for (name, expected) in [
+        ("llama-bpe", &["it", "'\u{17f}", "ab", "'S", "T"][..]),
+        ("qwen2", &["it", "'\u{17f}", "ab", "'S", "T"]),
+        ("gpt-2", &["it", "'", "\u{17f}ab", "'", "ST"]),
+    ] {
+        assert_eq!(words(name, "it'\u{17f}ab'ST"), expected, "{name}");
+    }
+}
+
+#[test]
 fn names_that_are_not_known_are_none() {
     for name in ["", "gpt2", "GPT-2", "llama-bpe ", "superbpe"] {
         assert!(PreTokenizer::named(name).is_none(), "{name:?}");
