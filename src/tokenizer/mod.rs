@@ -13,6 +13,7 @@
 //! - [`hash`]: the hashes of their index
 //! - [`normalizer`] and [`added`]: how a text is prepared, and which tokens are taken out of it,
 //!   where GGUF has no keys for it
+//! - [`nfc`]: composed characters, for tokenizers that want them so
 //! - [`user_defined`]: pieces that are taken out of a text before all else
 //! - [`control`]: the tokens that steer a model, by their names
 //! - [`sentencepiece`], or [`pre`], [`unicode`] and [`bpe`]: text to tokens
@@ -30,6 +31,7 @@ mod decoder;
 mod hash;
 mod kinds;
 mod llama2c;
+mod nfc;
 mod normalizer;
 mod pre;
 mod sentencepiece;

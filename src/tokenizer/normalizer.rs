@@ -12,6 +12,7 @@
 //!   collapse_spaces      bool   runs of spaces are one space, and those at both ends none
 //!   space_suffix         bool   the dummy prefix is a suffix
 //!   split_words          bool   no piece goes on over a space that it doesn't begin with
+//!   nfc                  bool   characters are composed first, in byte-level vocabularies
 //!   unicode_case         bool   words are cut by the case of all letters, with their marks
 //!   end_token_ids        [u32]  tokens that end a text, besides EOS, EOT and EOM
 //!   added_tokens         [u32]  pieces that are taken out of a text
@@ -23,7 +24,7 @@
 use super::added::AddedTokens;
 use super::spec::TokenizerSpec;
 use super::user_defined::Fragment;
-use super::{Algorithm, PieceKind, Tokenizer, sentencepiece};
+use super::{Algorithm, PieceKind, Tokenizer, nfc, sentencepiece};
 use crate::error::TokenId;
 
 /// Settings that GGUF has no words for. By default a text is treated as llama.cpp treats it.
@@ -40,6 +41,8 @@ pub(crate) struct TextSettings {
     pub(crate) space_suffix: bool,
     /// A text is cut before each space, and nothing is merged over a cut.
     pub(crate) split_words: bool,
+    /// A byte-level tokenizer composes characters first.
+    pub(crate) nfc: bool,
     /// Where byte-level tokenizers cut words by case, all letters have one, and marks are letters;
     /// in llama.cpp only A to Z have, and marks are symbols.
     pub(crate) unicode_case: bool,
@@ -51,12 +54,13 @@ pub(crate) struct TextSettings {
 type Flag = fn(&mut TextSettings) -> &mut bool;
 
 /// The keys of those settings that are true or false.
-pub(crate) const FLAGS: [(&str, Flag); 6] = [
+pub(crate) const FLAGS: [(&str, Flag); 7] = [
     ("babyllama.tokenizer.prefix_unless_space", |it| &mut it.prefix_unless_space),
     ("babyllama.tokenizer.prefix_once", |it| &mut it.prefix_once),
     ("babyllama.tokenizer.collapse_spaces", |it| &mut it.collapse_spaces),
     ("babyllama.tokenizer.space_suffix", |it| &mut it.space_suffix),
     ("babyllama.tokenizer.split_words", |it| &mut it.split_words),
+    ("babyllama.tokenizer.nfc", |it| &mut it.nfc),
     ("babyllama.tokenizer.unicode_case", |it| &mut it.unicode_case),
 ];
 /// Tokens that end a text, besides those that GGUF has keys for.
@@ -146,7 +150,8 @@ impl Tokenizer {
     /// Appends the tokens of what lies between tokens that were taken out of a text as it is.
     fn encode_part(&self, rules: &TextRules, text: &str, prefix: bool, tokens: &mut Vec<TokenId>) {
         let Algorithm::SentencePiece { .. } = self.algorithm else {
-            return self.encode_fragment(text, false, tokens);
+            let text = if rules.settings.nfc { nfc::composed(text) } else { text.into() };
+            return self.encode_fragment(&text, false, tokens);
         };
         let normalized = rules.normalize(text, prefix);
         for fragment in rules.added.split_normalized(&normalized) {

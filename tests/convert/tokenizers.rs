@@ -331,7 +331,12 @@ fn byte_level_tokenizers_may_have_normalizers_that_most_texts_passed() {
         directory.open().map(|source| source.notes().join("\n")).map_err(|e| e.to_string())
     };
     assert_eq!(of(&json!({})).unwrap(), "");
-    assert!(of(&json!({"normalizer": {"type": "NFC"}})).unwrap().contains("composes characters (NFC)"));
+    assert!(of(&json!({"normalizer": {"type": "NFC"}})).unwrap().contains("with decomposed characters"));
+    // Of tokenizers: e and U+0301 are one character, whose bytes these are.
+    assert_eq!(tokens(&directory, "e\u{301}"), tokens(&directory, "\u{e9}"));
+    assert_eq!(tokens(&directory, "e\u{301}").len(), 2);
+    of(&json!({})).unwrap();
+    assert_eq!(tokens(&directory, "e\u{301}").len(), 3);
     for kind in ["NFKC", "NFD", "Lowercase"] {
         assert!(of(&json!({"normalizer": {"type": kind}})).unwrap_err().contains(kind));
     }

@@ -27,10 +27,6 @@ const JSON: &str = "tokenizer.json";
 /// The largest that is read: those of the largest vocabularies have about 35 MB.
 const MAX_BYTES: u64 = 1 << 26;
 
-/// Of a normalizer that nearly all texts have passed already.
-const NOT_COMPOSED: &str = "the source's normalizer composes characters (NFC), which isn't done here nor in llama.cpp: texts with \
-                            decomposed characters, as e and U+0301 for \u{e9}, get other tokens unless they are composed first";
-
 /// A `tokenizer.json`.
 #[derive(Debug)]
 pub(super) struct TokenizerJson(JsonFile);
@@ -120,9 +116,7 @@ impl TokenizerJson {
         spec.pieces = pieces;
         spec.text.unicode_case = unicode_case;
         spec.notes.extend(note.map(str::to_owned));
-        if !normalizers.is_empty() {
-            spec.notes.push(NOT_COMPOSED.into());
-        }
+        spec.text.nfc = !normalizers.is_empty();
         Ok(spec)
     }
 

@@ -62,6 +62,7 @@ pub(super) fn note_on(settings: &TextSettings) -> Option<String> {
         (settings.collapse_spaces, "with several spaces in a row, or a space at either end"),
         (settings.space_suffix, "of any kind"),
         (settings.split_words, "with several spaces in a row, or pieces that go on over a space"),
+        (settings.nfc, "with decomposed characters, as e and U+0301 for \u{e9}"),
         (settings.unicode_case, "with combining marks, or with capital letters other than A to Z"),
         (!settings.added.is_empty(), "with an added or user-defined token, or white space beside one"),
     ];
