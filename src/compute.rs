@@ -3,8 +3,8 @@
 use crate::parallel::Team;
 use crate::simd::Isa;
 
-/// What a forward pass computes with. The operations in `ops`, `matmul` and `attention` take it as
-/// their first argument.
+/// What a forward pass computes with. The operations in `ops`, `matmul` and `attention` that use
+/// threads take it as their first argument.
 pub(crate) struct Compute<'a> {
     pub(crate) isa: Isa,
     pub(crate) numerics: Numerics,

@@ -57,6 +57,8 @@ pub enum ErrorKind {
     UnsupportedArchitecture {
         /// What the file says it is.
         found: String,
+        /// Those that run, by the names that such files give them.
+        supported: Vec<&'static str>,
     },
     /// The file lacks a key that the model needs.
     MissingKey {

@@ -7,7 +7,7 @@
 //!
 //! | name | what | size of stories15M, of Llama 2 7B |
 //! | --- | --- | --- |
-//! | `n_tokens` | tokens in this pass | 1 |
+//! | `n_tokens` | tokens in this pass | 1 in decode, more in prefill |
 //! | `dim` | width of the residual stream | 288, 4096 |
 //! | `hidden_dim` | width inside the feed-forward network | 768, 11008 |
 //! | `q_dim` | all queries of a token: `n_heads * head_dim` | 288, 4096 |
@@ -86,7 +86,7 @@ pub(crate) struct Run<'a> {
 /// What a pass computes of the tokens that are wanted, run after run.
 pub(crate) struct Outputs<'a> {
     pub(crate) hidden: &'a mut [f32], // (n_wanted, dim): final hidden states, normed
-    pub(crate) logits: &'a mut [f32], // (the last of n_wanted or all, vocab_size)
+    pub(crate) logits: &'a mut [f32], // (n_logits, vocab_size): the last n_logits of `hidden`
 }
 
 /// Feeds the tokens of all runs, run after run. They pass through a layer together; only attention
@@ -145,7 +145,7 @@ pub(crate) fn forward(
     true
 }
 
-/// What attention is in a layer.
+/// The parameters of attention in layer `l`.
 fn heads(config: &Config, l: usize) -> Heads {
     let &Config { n_heads, n_kv_heads, head_dim, rope_pairs: pairs, query_growth, .. } = config;
     let divisor = config.attention_scale.map_or((head_dim as f32).sqrt(), f32::recip);

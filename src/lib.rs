@@ -69,19 +69,26 @@
 //!    together, keys and values are kept, and each line is a call of one operation.
 //! 3. `src/compute.rs` (23), `src/ops.rs` (216): what every operation is given, and the small ones:
 //!    norms, SwiGLU, softmax, RoPE.
-//! 4. `src/attention/mod.rs` (254), `src/attention/scores.rs` (115): the three steps of attention,
+//! 4. `src/attention/mod.rs` (255), `src/attention/scores.rs` (115): the three steps of attention,
 //!    and how the first of them fills the registers; `values.rs` is the last one, in the same way.
-//! 5. `src/matmul.rs` (237): matrix products: how activations are laid out, and which thread
+//! 5. `src/matmul.rs` (238): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
-//! 6. `src/quant/encoding.rs` (35), `src/quant/block.rs` (137), `src/quant/q4.rs` (86),
-//!    `src/quant/block_rows.rs` (337): what a format of quantized weights says of its blocks, such
+//! 6. `src/quant/encoding.rs` (36), `src/quant/block.rs` (137), `src/quant/q4.rs` (86),
+//!    `src/quant/block_rows.rs` (332): what a format of quantized weights says of its blocks, such
 //!    a format, and the product of a row of blocks with a token.
 //! 7. `src/simd/avx2.rs` (234), `src/simd/avx2/widening.rs` (185), `src/simd/x86.rs` (259): the
 //!    instructions that this takes on one instruction set.
 //!
-//! On the way from 5 to 7 a product passes `quant/mod.rs` (which format), `quant/walk.rs` (in which
-//! order), `simd/isa.rs` (which instruction set: `kernel!`) and `simd/quant_kernels.rs` (what
-//! interleaved integers are).
+//! On the way from 5 to 7 a product passes, in this order:
+//!
+//! - `tensor.rs`: `Tensor::matrix`, the weights as rows of their format
+//! - `quant/activation.rs`: `quantize_groups`, activations as int8
+//! - `quant/mod.rs`: `Rows::dot_all`, which format (`formats!`, `with_format!`)
+//! - `simd/isa.rs`: `kernel!`, which instruction set
+//! - `quant/walk.rs`: `dot_all`, in which order rows and tokens are taken
+//! - `quant/row_tails.rs`, `quant/shared_rows.rs`: the ends of rows, and several tokens at once
+//! - `simd/quant_kernels.rs`: `interleave_nibbles_16` and `dot_interleaved`, what interleaved
+//!   integers are; in terms of the instructions' usual names, which `simd/primitives.rs` lists
 //!
 //! Beside this path are prompts' products (`gemm/`), threads (`parallel/`), files (`storage`,
 //! `checkpoint/`), and text (`tokenizer/`, `sampler/`, `generate`). `CONTRIBUTING.md` has a

@@ -175,12 +175,13 @@ impl<'a> Activations<'a> {
     /// The columns of the output, cut as threads take them: in multiples of the rows that a kernel
     /// takes at once, and for a few tokens in as many strips as a thread reads streams.
     fn partition<'o>(self, isa: Isa, out: &'o mut [f32], weights: &Matrix<'_>) -> ColumnPartition<'o> {
-        let (unit, n_strips) = match self {
+        let (columns, n_strips) = match self {
+            // As many as a kernel takes with a token, for no chunk to be cut in between.
             Self::RowMajor(x) => (8, weights.rows.streams(isa, x.n_tokens())),
             Self::Int8Tiles { .. } => (gemm::int8::PANEL_ROWS, 1),
             Self::F32Tiles { .. } => (gemm::float::panel_rows(weights.row_bytes()), 1),
         };
-        ColumnPartition::new(out, weights.n_rows, unit).in_strips(n_strips)
+        ColumnPartition::new(out, weights.n_rows, columns).in_strips(n_strips)
     }
 }
 
@@ -196,17 +197,17 @@ pub(crate) struct MatmulBuffer {
 }
 
 /// The columns of `x W^T` that `out` has.
-fn products(isa: Isa, weights: Matrix<'_>, x: Activations<'_>, out: &mut ColumnSlice<'_>, store: Output) {
+fn products(isa: Isa, weights: Matrix<'_>, x: Activations<'_>, out: &mut ColumnSlice<'_>, output: Output) {
     match x {
-        Activations::RowMajor(x) => weights.rows.dot_all(isa, x, out, store),
+        Activations::RowMajor(x) => weights.rows.dot_all(isa, x, out, output),
         Activations::Int8Tiles { tiles, panels } => {
             let mut panel = take(panels);
-            gemm::int8::multiply(isa, weights, out.columns(0), tiles, &mut panel, out, store);
+            gemm::int8::multiply(isa, weights, out.columns(0), tiles, &mut panel, out, output);
             give_back(panels, panel);
         }
         Activations::F32Tiles { tiles, workspaces } => {
             let mut workspace = take(workspaces);
-            gemm::float::multiply(isa, weights, out.columns(0), tiles, &mut workspace, out, store);
+            gemm::float::multiply(isa, weights, out.columns(0), tiles, &mut workspace, out, output);
             give_back(workspaces, workspace);
         }
     }

@@ -44,7 +44,7 @@ pub(crate) fn add_bias(compute: &Compute<'_>, x: &mut [f32], bias: Option<&[f32]
     for_rows(compute, x, bias.len(), move |x| x.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias));
 }
 
-/// `x += scale * y`
+/// `x += scale * y`, of any length.
 pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += scale * y);
 }
@@ -109,7 +109,7 @@ fn sum_of_squares(x: &[f32]) -> f64 {
 
 /// RoPE (arXiv 2104.09864): rotates pairs of each head's dimensions by their angles: adjacent ones,
 /// or those that are half of all rotated ones apart. `x` is (n heads, `head_dim`), `angles` (pairs,
-/// 2). Where a head has more dimensions than there are angles, the rest stays as it is.
+/// 2). Dimensions of a head beyond those that have angles stay as they are.
 #[inline(always)]
 pub(crate) fn rope(x: &mut [f32], angles: &[f32], head_dim: usize, pairs: RopePairs) {
     let rotate = |a: &mut f32, b: &mut f32, angle: &[f32]| {

@@ -128,6 +128,11 @@ pub(crate) const QUERY_GROWTH: &str = "attention.temperature_scale";
 /// Of a Granite it says whether any layer rotates queries and keys.
 pub(crate) const HAS_ROPE: &str = "rope.scaling.finetuned";
 
+/// Their names in GGUF files.
+pub(crate) fn architecture_names() -> [&'static str; 10] {
+    ALL.map(|row| row.name)
+}
+
 impl Architecture {
     /// The one of this name in GGUF files.
     pub(crate) fn named(name: &str) -> Option<&'static Self> {

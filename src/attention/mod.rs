@@ -6,11 +6,10 @@
 //! position after position (see `kv_cache.rs`).
 //!
 //! Scores and weighted values are summed in the plain order of their terms: a vector holds several
-//! positions (for scores) or several dimensions (for the weighted sum), never parts of one sum. A
-//! product is rounded together with the sum it is added to, except for scores in runq's numerics,
-//! which gcc compiles so for a processor with FMA. The sum of a row's exponentials has sixteen
-//! parts, whatever a vector's length. So the result is the same bits on every instruction set, and
-//! for prefill and decode.
+//! positions (for scores) or several dimensions (for the weighted sum), never parts of one sum.
+//! Products are fused multiply-adds, except for scores in runq's numerics, as gcc compiles those.
+//! The sum of a row's exponentials has sixteen parts, whatever a vector's length. So the result is
+//! the same bits on every instruction set, and for prefill and decode.
 //!
 //! In a long context it is loads that cost, not arithmetic: so eight queries are multiplied with a
 //! block while it is in the L1 cache, four at a time from registers.
@@ -30,7 +29,8 @@ use crate::ops::{rope, softmax};
 use crate::parallel::{ColumnPartition, ColumnSlice};
 use crate::simd::{Simd, kernel};
 
-/// What an attention is: `n_heads / n_kv_heads` query heads share a head of keys and values.
+/// The parameters of attention in a layer: `n_heads / n_kv_heads` query heads share a head of keys
+/// and values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
     pub(crate) n_heads: usize,
@@ -152,7 +152,7 @@ fn in_layer<E: Element>(
     );
 }
 
-/// A head of keys and values, the queries that share it, and all tokens.
+/// The work of one thread: a head of keys and values, the queries that share it, and all tokens.
 struct Head<'a, E> {
     /// Which head of keys and values it is.
     index: usize,
@@ -167,7 +167,8 @@ struct Head<'a, E> {
     v: &'a [f32],         // (n_tokens, kv_dim), from this head's columns on
     kv_dim: usize,
     angles: &'a [f32], // (n_tokens, pairs, 2)
-    /// Its keys, (blocks, width, BLOCK), and values, (positions, width), from position `start` on.
+    /// Its keys, (blocks, width, BLOCK), and values, (positions, width), from position `start` on:
+    /// `width` numbers are a head's, `head_dim` of them except in Q8_0.
     cache: [&'a mut [E]; 2],
     start: usize,
     /// Those before `start`.
@@ -236,7 +237,7 @@ impl<E: Element> Head<'_, E> {
             for i in 0..n {
                 let scores = &mut scores[i * stride..][..visible[i].end];
                 divisors[i] = softmax(s, numerics, &mut scores[visible[i].start..]);
-                // What its window has left behind weighs nothing.
+                // What is before its window weighs nothing.
                 scores[blocks.start * BLOCK..visible[i].start].fill(0.0);
             }
 

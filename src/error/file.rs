@@ -18,8 +18,9 @@ impl ErrorKind {
                 write!(f, "big-endian {format} files are not supported{helps}")
             }
             Self::Malformed { format, reason } => write!(f, "malformed {format} file: {reason}"),
-            Self::UnsupportedArchitecture { found } => {
-                write!(f, "models of architecture {found:?} are not supported, only \"llama\"")
+            Self::UnsupportedArchitecture { found, supported } => {
+                let supported = supported.join(", ");
+                write!(f, "models of architecture {found:?} are not supported: {supported} are")
             }
             Self::MissingKey { key } => write!(f, "key {key} is missing"),
             Self::KeyType { key, expected, found } => {

@@ -1,4 +1,4 @@
-//! ggml's block formats: what a format's file says of its blocks.
+//! ggml's block formats: what the module of a format declares of its blocks.
 //!
 //! A row is cut into blocks of 32 or 256 weights, as the file stores them. Computation uses the
 //! same sizes in all formats:
@@ -51,26 +51,26 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// The weights of a block, as ggml defines them, to the bit.
     fn dequantize(block: &[u8], out: &mut [f32]);
 
-    /// Takes a superblock apart, its groups in their order: for prefill's panels, and for single
+    /// Unpacks a superblock, its groups in their order: for prefill's panels, and for single
     /// tokens where there is no `INTERLEAVE`. This one is of formats whose weights are points.
     #[inline(always)]
     fn unpack<S: QuantKernels>(s: S, blocks: &[u8]) -> UnpackedSuperblock<S> {
         points::unpack::<S, Self>(s, blocks)
     }
 
-    /// Takes apart a superblock with [`SubScales::Int`], for single tokens.
+    /// Unpacks a superblock with [`SubScales::Int`], for single tokens.
     #[inline(always)]
     fn unpack_sub_blocks<S: QuantKernels>(_s: S, _block: &[u8]) -> IntSubBlocks<S> {
         unreachable!("only formats whose sub-blocks have integers as scales")
     }
 
-    /// Takes a superblock apart in the order [`Interleave::Points`], for single tokens.
+    /// Unpacks a superblock in the order [`Interleave::Points`], for single tokens.
     #[inline(always)]
     fn unpack_points<S: QuantKernels>(_s: S, _block: &[u8]) -> PointSuperblock<S> {
         unreachable!("only formats of points")
     }
 
-    /// The eight weights of each of four places (`points.rs`), or their sizes.
+    /// The eight weights of each of four places (`points.rs`), or their absolute values.
     #[inline(always)]
     fn look_up<S: QuantKernels>(
         _s: S,
@@ -81,7 +81,7 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
         unreachable!("only formats of points")
     }
 
-    /// Takes a superblock apart with its groups transposed, as [`Interleave::Nibbles16`], for a few
+    /// Unpacks a superblock with its groups transposed, as [`Interleave::Nibbles16`], for a few
     /// tokens. Of formats without [`SubScales`].
     #[inline(always)]
     fn unpack_transposed<S: QuantKernels>(s: S, blocks: &[u8]) -> Interleaved<S> {
@@ -89,7 +89,7 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
         Interleaved { q: s.transpose_groups(q), scales, mins }
     }
 
-    /// Takes a superblock apart in the order of [`Block::INTERLEAVE`], for single tokens.
+    /// Unpacks a superblock in the order of [`Block::INTERLEAVE`], for single tokens.
     #[inline(always)]
     fn unpack_interleaved<S: QuantKernels>(_s: S, _blocks: &[u8]) -> Interleaved<S> {
         unreachable!("only formats that have such an order")

@@ -11,10 +11,10 @@
 //! A superblock's eight integer products end up in eight lanes, and their scales are applied as one
 //! vector. In an interleaved format ([`Block::INTERLEAVE`]) the lanes of the operands belong to the
 //! eight groups from the start; in others the eight products share one reduction across lanes. Lane
-//! `j` of the sum holds every eighth group from `j` on. Where
-//! sub-blocks have integers as scales ([`SubScales::Int`]), what is in the brackets is an integer
-//! too: the products of both sub-blocks, each times its scale. Prefill's product of many tokens
-//! (`gemm/int8.rs`) rounds the same terms in the same order, which `packed.rs` explains.
+//! `j` of the sum holds every eighth group from `j` on. Where sub-blocks have integers as scales
+//! ([`SubScales::Int`]), what is in the parentheses is an integer too: the products of both
+//! sub-blocks, each times its scale. Prefill's product of many tokens (`gemm/int8.rs`) rounds the
+//! same terms in the same order, which `packed.rs` explains.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -24,11 +24,11 @@ use super::block::{Block, GROUP, GROUPS, Interleaved, SUPERBLOCK, UnpackedSuperb
 use super::encoding::{Encoding, SubScales};
 use super::packed::Panel;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
-use super::walk::{BlockProducts, RowBlock, prefetch_distance, streams};
+use super::walk::{BlockProducts, RowTile, prefetch_distance, streams};
 use super::{Format, SHARING_TOKENS, StoredRows, points};
 use crate::simd::{Interleave, QuantKernels};
 
-/// The most bytes of a superblock.
+/// The most bytes of a superblock: Q8_0's.
 pub(super) const MAX_BYTES: usize = GROUPS * 34;
 
 /// Rows of blocks, `n` weights each.
@@ -101,7 +101,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
             _ => {
                 let mut padded = [0; MAX_BYTES];
                 for r in 0..R {
-                    let blocks = self.last_superblock(row_numbers[r], &mut padded);
+                    let blocks = self.tail_superblock(row_numbers[r], &mut padded);
                     let tail = dot_superblock::<S, B>(s, blocks, &x[superblocks * n_tokens]);
                     acc[r] = tail.of_row(s, 0, rest).add(s, acc[r]);
                 }
@@ -162,7 +162,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        block: RowBlock,
+        block: RowTile,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
         products: &mut BlockProducts,
@@ -185,18 +185,13 @@ impl<B: Block> Format for BlockRows<'_, B> {
 
     #[inline(always)]
     fn min_panel_tokens<S: QuantKernels>(self) -> usize {
-        match S::min_transposed_tokens(None) {
-            // A panel's products are of sixteen tokens each, even if there are fewer.
-            _ if S::LANES == 16 => {
-                if B::SUB_SCALES == SubScales::None {
-                    13
-                } else {
-                    11
-                }
-            }
-            usize::MAX => SHARING_TOKENS + 1,
-            _ => B::MIN_PANEL_TOKENS,
+        // A panel's products are of sixteen tokens each there, even if there are fewer: measured in
+        // benches/NOTES.md, "Passes of a few tokens".
+        if S::LANES == 16 {
+            return if B::SUB_SCALES == SubScales::None { 13 } else { 11 };
         }
+        let transposes = S::min_transposed_tokens(None) != usize::MAX;
+        if transposes { B::MIN_PANEL_TOKENS } else { SHARING_TOKENS + 1 }
     }
 
     #[inline(always)]
@@ -211,7 +206,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
                 superblock += 1;
             }
             if !rest.is_empty() {
-                let blocks = self.last_superblock(row, &mut padded);
+                let blocks = self.tail_superblock(row, &mut padded);
                 panel.set::<S, B>(s, i, superblock, &B::unpack(s, blocks));
             }
         }

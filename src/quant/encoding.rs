@@ -5,7 +5,7 @@
 pub(crate) enum Encoding {
     /// int8: weight = scale * q.
     Signed,
-    /// `n + 1` bits, and 2 if `n` is 0: weight = scale * (q - 2^n).
+    /// `n + 1` bits, or the two of a digit from 0 to 2 if `n` is 0: weight = scale * (q - 2^n).
     Biased(u32),
     /// `n` bits, at most 6: weight = scale * q + min.
     Affine(u32),
@@ -16,6 +16,7 @@ impl Encoding {
     pub(crate) const fn bits(self) -> u32 {
         match self {
             Self::Signed => 8,
+            Self::Biased(0) => 2,
             Self::Biased(n) => n + 1,
             Self::Affine(n) => n,
         }

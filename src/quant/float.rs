@@ -8,7 +8,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::activation::ActivationRows;
 use super::packed::Aligned;
-use super::walk::{BlockProducts, RowBlock, prefetch_distance, rows_at_once, streams};
+use super::walk::{BlockProducts, RowTile, prefetch_distance, rows_at_once, streams};
 use super::{Format, SHARING_TOKENS, StoredRows};
 use crate::simd::{QuantKernels, Simd};
 use crate::storage::Plain;
@@ -138,7 +138,7 @@ impl<'a, F: Float> FloatRows<'a, F> {
     fn dot_tiles<S: QuantKernels, const R: usize, const T: usize>(
         self,
         s: S,
-        block: RowBlock,
+        block: RowTile,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
         products: &mut BlockProducts,
@@ -198,7 +198,7 @@ impl<F: Float> Format for FloatRows<'_, F> {
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        block: RowBlock,
+        block: RowTile,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
         products: &mut BlockProducts,

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use super::Format;
 use super::activation::{ActivationRows, QuantizedRow};
-use super::walk::{BlockProducts, RowBlock};
+use super::walk::{BlockProducts, RowTile};
 use crate::simd::{Number, PREFETCH_DISTANCE, QuantKernels};
 use crate::storage::UnalignedF32;
 
@@ -210,7 +210,7 @@ impl Format for Int8Rows<'_> {
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        block: RowBlock,
+        block: RowTile,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
         products: &mut BlockProducts,

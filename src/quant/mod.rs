@@ -45,7 +45,7 @@ use self::float::FloatRows;
 use self::int8::Int8Rows;
 use self::packed::Panel;
 pub(crate) use self::walk::prefetch_distance;
-use self::walk::{BlockProducts, RowBlock, dot_all, streams_of};
+use self::walk::{BlockProducts, RowTile, dot_all, streams_of};
 use crate::error::{Error, Result, by_name};
 use crate::parallel::ColumnSlice;
 use crate::simd::{Interleave, Isa, QuantKernels, kernel};
@@ -297,7 +297,7 @@ pub(crate) trait Format: Copy {
     fn dot_tokens<S: QuantKernels>(
         self,
         s: S,
-        block: RowBlock,
+        block: RowTile,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
         products: &mut BlockProducts,

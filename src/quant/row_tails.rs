@@ -9,7 +9,7 @@ impl<'a, B: Block> BlockRows<'a, B> {
     /// What is left of a row after its last superblock, as a superblock: the next row follows, or
     /// zeros.
     #[inline(always)]
-    pub(super) fn last_superblock<'b>(&self, row: usize, padded: &'b mut [u8; MAX_BYTES]) -> &'b [u8]
+    pub(super) fn tail_superblock<'b>(&self, row: usize, padded: &'b mut [u8; MAX_BYTES]) -> &'b [u8]
     where
         'a: 'b,
     {

@@ -10,7 +10,7 @@ use super::block_rows::{BlockRows, MAX_BYTES, OneScale};
 use super::encoding::{Encoding, SubScales};
 use super::points;
 use super::sub_blocks::{dot_f32_sub_blocks, dot_int_sub_blocks};
-use super::walk::{BlockProducts, RowBlock, rows_at_once};
+use super::walk::{BlockProducts, RowTile, rows_at_once};
 use crate::simd::{Interleave, QuantKernels};
 
 impl<B: Block> BlockRows<'_, B> {
@@ -36,7 +36,7 @@ impl<B: Block> BlockRows<'_, B> {
     pub(super) fn dot_shared<S: QuantKernels>(
         self,
         s: S,
-        block: RowBlock,
+        block: RowTile,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
         products: &mut BlockProducts,
@@ -54,7 +54,7 @@ impl<B: Block> BlockRows<'_, B> {
     fn dot_each_row<S: QuantKernels, const TRANSPOSED: bool, const R: usize>(
         self,
         s: S,
-        block: RowBlock,
+        block: RowTile,
         x: ActivationRows<'_>,
         tokens: Range<usize>,
         products: &mut BlockProducts,
@@ -139,7 +139,7 @@ impl<B: Block> BlockRows<'_, B> {
             let x = &all[superblocks * n_tokens..][tokens];
             for r in 0..R {
                 let mut padded = [0; MAX_BYTES];
-                let last = self.last_superblock(row_numbers[r], &mut padded);
+                let last = self.tail_superblock(row_numbers[r], &mut padded);
                 let weights = OneScale::<S>::shared::<B, TRANSPOSED>(s, last);
                 for (x, acc) in x.iter().zip(&mut acc[r]) {
                     *acc = weights.dot::<B>(s, x).of_row(s, 0, rest).add(s, *acc);

@@ -27,10 +27,10 @@ pub(crate) const fn prefetch_distance(streams: usize) -> usize {
 /// second-level cache.
 const ROW_BLOCK: usize = 32;
 
-/// As many neighboring rows of each of some strips, in the order in which they are read: from one
-/// strip after the other.
+/// The same number of rows of each of some strips, in the order in which they are read: the first
+/// row of each strip, then the second of each, and so on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RowBlock {
+pub(crate) struct RowTile {
     /// The first row of each strip.
     firsts: [usize; MAX_STRIPS],
     n_strips: usize,
@@ -38,10 +38,10 @@ pub(crate) struct RowBlock {
     n_rows: usize,
 }
 
-/// The products of the rows of a [`RowBlock`], in its order, with some tokens.
+/// The products of the rows of a [`RowTile`], in its order, with some tokens.
 pub(crate) type BlockProducts = [[f32; SHARING_TOKENS]; ROW_BLOCK * MAX_STRIPS];
 
-impl RowBlock {
+impl RowTile {
     /// The number of rows, of all strips together.
     #[inline(always)]
     pub(super) fn len(&self) -> usize {
@@ -86,7 +86,7 @@ kernel! {
                 let tokens = token..n_tokens.min(token + at_once);
                 let mut done = first;
                 if alone && S::REGISTER_TILE > 1 {
-                    let block = row_block(out, 0..n_strips, first..common);
+                    let block = row_tile(out, 0..n_strips, first..common);
                     done += if F::EIGHT_ROWS {
                         dot_rows::<S, F, 8>(s, format, block, x, token, first, out, output)
                     } else {
@@ -102,7 +102,7 @@ kernel! {
                     if rows.is_empty() {
                         continue;
                     }
-                    let block = row_block(out, strips.clone(), rows.clone());
+                    let block = row_tile(out, strips.clone(), rows.clone());
                     format.dot_tokens(s, block, x, tokens.clone(), &mut products);
                     for (t, token) in tokens.clone().enumerate() {
                         for (i, strip) in strips.clone().enumerate() {
@@ -121,12 +121,12 @@ kernel! {
 
 /// Some of the rows, counted from the first one of each strip, of some of the strips of an output.
 #[inline(always)]
-fn row_block(out: &ColumnSlice<'_>, strips: Range<usize>, rows: Range<usize>) -> RowBlock {
+fn row_tile(out: &ColumnSlice<'_>, strips: Range<usize>, rows: Range<usize>) -> RowTile {
     let mut firsts = [0; MAX_STRIPS];
     for (first, strip) in firsts.iter_mut().zip(strips.clone()) {
         *first = out.columns(strip).start + rows.start;
     }
-    RowBlock { firsts, n_strips: strips.len(), n_rows: rows.len() }
+    RowTile { firsts, n_strips: strips.len(), n_rows: rows.len() }
 }
 
 kernel! { float
@@ -149,7 +149,7 @@ pub(super) const fn rows_at_once<S: Simd>() -> usize {
 fn dot_rows<S: QuantKernels, F: Format, const R: usize>(
     s: S,
     format: F,
-    block: RowBlock,
+    block: RowTile,
     x: ActivationRows<'_>,
     token: usize,
     first: usize,

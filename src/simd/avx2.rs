@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: every x86-64 processor since Haswell (2013) and Zen (2017); and its dot
+//! AVX2 with FMA and F16C: Intel's Core since Haswell (2013), AMD since Zen (2017); and its dot
 //! products of int8 (AVX-VNNI), which clients have since Alder Lake (2021) and Zen 5 (2024).
 
 #![allow(unsafe_code, reason = "intrinsics that take pointers; the token proves the instruction set")]
@@ -23,7 +23,7 @@ use super::{Interleave, Kernel, QuantKernels, Simd, Simd256};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx2<P>(P);
 
-// SAFETY: only `detect` makes one, from a `P` whose own `detect` has seen all three.
+// SAFETY: it holds a `Widening` or a `Vnni`, which exist only where `detect` has seen all three.
 unsafe impl<P: Products> HasAvx2 for Avx2<P> {}
 
 impl<P: Products> Avx2<P> {
@@ -115,8 +115,8 @@ target_feature_impl! {
         }
         fn max_abs(a: __m256, b: __m256) -> __m256 {
             // The bits of numbers without a sign have the order of the numbers.
-            let size = _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0), b));
-            _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), size))
+            let magnitude = _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0), b));
+            _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), magnitude))
         }
         fn reduce_to_x8(a: __m256) -> __m256 {
             a

@@ -7,7 +7,7 @@
 ///
 /// Only a kernel's function (see [`Isa::run`](super::Isa::run)) and other such functions have the
 /// features that the compiler asks for before it inlines an operation, and it does so by its own
-/// judgement: keep operations short.
+/// judgment: keep operations short.
 macro_rules! target_feature_impl {
     (
         $features:literal
@@ -27,8 +27,8 @@ macro_rules! target_feature_impl {
                 #[inline(always)]
                 fn $name $(<$(const $const: $const_type),+>)? (self, $($arg: $type),*) $(-> $out)? {
                     // SAFETY: the function asks for nothing except the features. `self` proves
-                    // that the processor has them: it is made only by `detect`, and only after
-                    // that has seen each of them.
+                    // that the processor has them: it is made only by `detect`, after that has
+                    // seen each of them, or from a token whose features include these.
                     unsafe { $name $(::<$($const),+>)? ($($arg),*) }
                 }
             )*

@@ -19,7 +19,11 @@ fn wrong_layout(file: &Gguf, text: &str) {
 #[test]
 fn other_models_are_refused_by_name() {
     let file = with_key("general.architecture", Value::str("gemma2"));
-    refuses!(try_open(&file), ErrorKind::UnsupportedArchitecture { .. }, "\"gemma2\"");
+    refuses!(
+        try_open(&file),
+        ErrorKind::UnsupportedArchitecture { .. },
+        "\"gemma2\" are not supported: llama, "
+    );
     refuses!(
         try_open(&with_key("llama.expert_count", Value::U32(8))),
         ErrorKind::Config { .. },

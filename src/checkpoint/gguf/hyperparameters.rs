@@ -5,7 +5,7 @@ use super::value::{FromValue, Value};
 use super::{keys as key, settings};
 use crate::arch::{
     ATTENTION_SCALE, Architecture, EMBEDDING_SCALE, HAS_ROPE, LOGIT_SCALE, LongRope, QUERY_GROWTH,
-    RESIDUAL_SCALE,
+    RESIDUAL_SCALE, architecture_names,
 };
 use crate::config::{Config, MAX_LAYERS, QueryGrowth, RopeScaling};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// What kind of model the file holds, if it is one that runs.
 pub(super) fn architecture(metadata: &Metadata<'_>) -> Result<&'static Architecture> {
     let found: String = metadata.required(key::ARCHITECTURE)?;
-    Architecture::named(&found).ok_or_else(|| ErrorKind::UnsupportedArchitecture { found }.into())
+    Architecture::named(&found).ok_or_else(|| {
+        ErrorKind::UnsupportedArchitecture { found, supported: architecture_names().into() }.into()
+    })
 }
 
 /// The hyperparameters, not yet validated. `vocab_size` is not taken from the keys: the embeddings'

@@ -259,7 +259,9 @@ pub(super) fn find(json: &Object<'_>) -> Result<&'static HfModel> {
         _ => None,
     };
     if let Some(found) = refused {
-        return Err(ErrorKind::UnsupportedArchitecture { found: found.trim_matches('"').into() }.into());
+        let supported = ROWS.iter().flat_map(|row| row.classes).copied().collect();
+        let found = found.trim_matches('"').into();
+        return Err(ErrorKind::UnsupportedArchitecture { found, supported }.into());
     }
     // transformers goes by the type. One that it doesn't know is passed over if the class is known.
     Ok(of_kind.or(of_names).unwrap_or(&ROWS[0]))

@@ -8,7 +8,7 @@ use super::super::quant_kernels::dot_quad_by_quad;
 use super::Avx2;
 
 /// Products of int8, of which `x` is within -127..=127. A value proves that the processor has them,
-/// and AVX2, FMA and F16C.
+/// and AVX2, FMA and F16C: the two types that are one can only be made in this folder.
 pub(crate) trait Products: Copy + Send + Sync + 'static {
     /// What [`Products::dot_i8`] adds beside the product: this power of two for each `x`. `None`:
     /// nothing.
