@@ -5,6 +5,7 @@
 mod common;
 
 mod architectures;
+mod byte_level;
 mod damaged;
 mod defaults;
 mod fused;

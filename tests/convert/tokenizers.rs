@@ -15,7 +15,7 @@ use crate::{Directory, gguf};
 const OWN_KEYS: &[u8] = b"babyllama.tokenizer.";
 
 /// A value with a JSON merge patch (RFC 7396).
-fn patched(value: &Value, patch: &Value) -> Value {
+pub(crate) fn patched(value: &Value, patch: &Value) -> Value {
     let Some(changes) = patch.as_object() else { return patch.clone() };
     let mut map = value.as_object().cloned().unwrap_or_default();
     for (key, change) in changes {
@@ -140,7 +140,7 @@ fn what_would_make_other_tokens_is_refused() {
     }
 }
 
-fn tokens(directory: &Directory, text: &str) -> Vec<u32> {
+pub(crate) fn tokens(directory: &Directory, text: &str) -> Vec<u32> {
     directory.open().unwrap().tokenizer().unwrap().unwrap().encode_prompt(text)
 }
 
@@ -307,46 +307,6 @@ fn names_that_make_control_tokens_are_noted() {
     };
     assert!(of("<fim_prefix>", false).contains("texts that have \"<fim_prefix>\" become that token"));
     assert_eq!((of("<fim_prefix>", true), of("<x>", false)), (String::new(), String::new()));
-}
-
-/// A byte-level `tokenizer.json`, changed by a patch.
-fn byte_level(patch: &Value) -> Value {
-    let stays = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let mut others = 0x100..;
-    let mut vocab = Map::new();
-    for byte in 0..=u8::MAX {
-        let c = if stays(byte) { u32::from(byte) } else { others.next().unwrap() };
-        vocab.insert(char::from_u32(c).unwrap().to_string(), byte.into());
-    }
-    let value = json!({"model": {"type": "BPE", "vocab": vocab, "merges": []},
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}});
-    patched(&value, patch)
-}
-
-#[test]
-fn byte_level_tokenizers_may_have_normalizers_that_most_texts_passed() {
-    let directory = Directory::without_tokenizer();
-    let of = |patch: &Value| {
-        directory.write("tokenizer.json", byte_level(patch).to_string());
-        directory.open().map(|source| source.notes().join("\n")).map_err(|e| e.to_string())
-    };
-    assert_eq!(of(&json!({})).unwrap(), "");
-    assert!(of(&json!({"normalizer": {"type": "NFC"}})).unwrap().contains("with decomposed characters"));
-    // Of tokenizers: e and U+0301 are one character, whose bytes these are.
-    assert_eq!(tokens(&directory, "e\u{301}"), tokens(&directory, "\u{e9}"));
-    assert_eq!(tokens(&directory, "e\u{301}").len(), 2);
-    of(&json!({})).unwrap();
-    assert_eq!(tokens(&directory, "e\u{301}").len(), 3);
-    for kind in ["NFKC", "NFD", "Lowercase"] {
-        assert!(of(&json!({"normalizer": {"type": kind}})).unwrap_err().contains(kind));
-    }
-    // A name in GGUF says both how words are found and whether they may be pieces as they are.
-    let whole = of(&json!({"model": {"ignore_merges": true}})).unwrap_err();
-    assert!(whole.contains("model.ignore_merges is true: GGUF's name"), "{whole}");
-    // Without a normalizer, tokens of the normalized text are found in the text.
-    let token = json!({"id": 256, "content": "a b", "special": false, "normalized": true});
-    of(&json!({"added_tokens": [token]})).unwrap();
-    assert_eq!(tokens(&directory, "xa b"), [u32::from(b'x'), 256]);
 }
 
 #[test]

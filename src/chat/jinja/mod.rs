@@ -57,7 +57,9 @@ const MAX_RECURSION: usize = 150;
 /// are taken for text.
 const MAX_COMPARED: usize = 24;
 
-/// A model file's own template: text in Jinja, run as `transformers` runs it.
+/// A model file's own template: text in Jinja, run as `transformers` runs it. Where it writes no
+/// BOS itself, [`Part::Begin`] comes first, at which a tokenizer that adds BOS adds it: as in
+/// llama.cpp, where transformers takes the template's text alone.
 ///
 /// ```
 /// use babyllama::chat::{JinjaTemplate, Message, Part, Variables};

@@ -2,8 +2,9 @@
 //!
 //! The pieces are in `tokenizer.model` or in `tokenizer.json`. Tokens were added in
 //! `added_tokens.json`, in `added_tokens_decoder` of `tokenizer_config.json`, or in
-//! `tokenizer.json`. Which tokens begin and end a text is said in `tokenizer_config.json`, by their
-//! text, and in `config.json` and `generation_config.json`, by their numbers.
+//! `tokenizer.json`. Which tokens begin and end a text is said in `tokenizer_config.json`, or else
+//! in `special_tokens_map.json`, by their text, and in `config.json` and `generation_config.json`,
+//! by their numbers.
 //!
 //! Source: llama.cpp's converter, for which file has the last word.
 
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use super::added_tokens::{self, AddedToken, Normalized};
 use super::json::{JsonFile, Object};
+use super::special_names;
 use super::tokenizer::SourceTokenizer;
 use super::tokenizer_json::TokenizerJson;
 use super::tokenizer_settings as settings;
@@ -23,6 +25,7 @@ use crate::tokenizer::{END_TOKENS, PieceKind, PieceSpec, TokenizerModel, names_e
 
 const MODEL: &str = "tokenizer.model";
 const JSON: &str = "tokenizer.json";
+const ADDED: &str = "added_tokens.json";
 pub(super) const CONFIG: &str = "tokenizer_config.json";
 pub(super) const GENERATION: &str = "generation_config.json";
 
@@ -45,6 +48,7 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
     let mut spec = match (sentencepiece.is_file(), &json) {
         (true, json) => {
             let mut found = vocabulary::open_model(&sentencepiece, vocab_size)?;
+            refuse_taken(&found.pieces, &tokens).map_err(|e| e.at(Some(&folder.join(ADDED))))?;
             if let Some(json) = json {
                 tokens.extend(json.added_tokens(vocab_size, &mut notes).map_err(at_json)?);
                 notes.extend(difference(&found, json, &tokens, vocab_size));
@@ -59,15 +63,23 @@ pub(super) fn open(folder: &Path, model: &Object<'_>, vocab_size: usize) -> Resu
             // The file itself says more of its tokens than `added_tokens.json` does.
             let known = json.added_tokens(vocab_size, &mut notes).map_err(at_json)?;
             tokens.retain(|token| !known.iter().any(|known| known.id == token.id));
+            refuse_taken(&json.pieces(vocab_size).map_err(at_json)?, &tokens)
+                .map_err(|e| e.at(Some(&folder.join(ADDED))))?;
             tokens.extend(in_config.unwrap_or_default());
             json.spec(vocab_size, tokens).map_err(at_json)?
         }
         (false, None) => return refuse_others(folder).map(|()| None),
     };
     let mut ends = Vec::new();
+    let map = special_names::open(folder)?;
+    let map = map.as_ref().map(JsonFile::object);
+    special_names::check(&spec, config.as_ref(), map.as_ref(), (folder, vocab_size), &mut notes)?;
+    if let Some(config) = config.as_ref().or(map.as_ref()) {
+        set_special(&mut spec, config, map.as_ref(), !sentencepiece.is_file(), &mut ends, &mut notes)?;
+    }
     if let Some(config) = &config {
-        set_special(&mut spec, config, !sentencepiece.is_file(), &mut ends, &mut notes)?;
-        set_prefix(&mut spec, config, !sentencepiece.is_file())?;
+        set_prefix(&mut spec, config, !sentencepiece.is_file())
+            .map_err(|e| e.at(Some(&folder.join(CONFIG))))?;
     }
     let generation = JsonFile::open_if_there(&folder.join(GENERATION))?;
     let generation = generation.as_ref().map(JsonFile::object);
@@ -123,7 +135,7 @@ fn difference(
 /// Tokens that `added_tokens.json` names. Those that the model doesn't know are left out.
 fn listed_tokens(folder: &Path, vocab_size: usize) -> Result<Vec<AddedToken>> {
     let mut added = Vec::new();
-    if let Some(file) = JsonFile::open_if_there(&folder.join("added_tokens.json"))? {
+    if let Some(file) = JsonFile::open_if_there(&folder.join(ADDED))? {
         for (text, _) in file.object().map {
             let id: TokenId = file.object().required(text)?;
             // It doesn't say which ones are control tokens: their looks do.
@@ -134,6 +146,25 @@ fn listed_tokens(folder: &Path, vocab_size: usize) -> Result<Vec<AddedToken>> {
         }
     }
     Ok(added)
+}
+
+/// Refuses an added token whose number is that of a piece which text may become.
+fn refuse_taken(pieces: &[PieceSpec<'_>], tokens: &[AddedToken]) -> Result<()> {
+    for token in tokens {
+        let Some(piece) = pieces.get(token.id as usize) else { continue };
+        let is_text = matches!(piece.kind, PieceKind::Normal | PieceKind::Byte);
+        if is_text && *piece.text != *token.text.as_bytes() && !is_placeholder(&piece.text) {
+            let text = String::from_utf8_lossy(&piece.text);
+            let (id, added) = (token.id, &token.text);
+            return Err(refuse(format!("token {id} is {added:?}, and in the vocabulary it is {text:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a piece keeps a place for a token to be added: `<unused3>`, `[PAD7]`.
+fn is_placeholder(text: &[u8]) -> bool {
+    matches!(text, [b'<', .., b'>'] | [b'[', .., b']']) && text.len() > 2
 }
 
 /// Tokens that `tokenizer_config.json` describes. Those that the model doesn't know are left out.
@@ -230,19 +261,19 @@ fn is_json_alone(config: &Object<'_>) -> Result<bool> {
     Ok(matches!(class, Some("PreTrainedTokenizerFast" | "TokenizersBackend")))
 }
 
-/// What `tokenizer_config.json` says of the tokens that a text begins and ends with. `ends` gets a
-/// token that ends a text and isn't put after one.
+/// What `tokenizer_config.json`, or else `special_tokens_map.json`, says of the tokens that a text
+/// begins and ends with. `ends` gets a token that ends a text and isn't put after one.
 fn set_special(
     spec: &mut OwnedSpec,
     config: &Object<'_>,
+    map: Option<&Object<'_>>,
     is_json: bool,
     ends: &mut Vec<TokenId>,
     notes: &mut Vec<String>,
 ) -> Result<()> {
-    // A token is a text, or an object that has it.
     let text = |key: &str| {
-        let value = config.get(key)?;
-        value.as_str().or_else(|| value.get("content")?.as_str())
+        let value = config.get(key).or_else(|| map?.get(key))?;
+        special_names::text(value)
     };
     let id = |key: &str| text(key).and_then(|text| spec.find(text));
     let (bos, eos, unk) = (id("bos_token"), id("eos_token"), id("unk_token"));
@@ -278,6 +309,11 @@ fn set_special(
 fn set_prefix(spec: &mut OwnedSpec, config: &Object<'_>, is_json: bool) -> Result<()> {
     let legacy: Option<bool> = config.optional("legacy")?;
     let TokenizerModel::SentencePiece { add_space_prefix } = &mut spec.model else {
+        if config.optional("add_prefix_space")? == Some(true) && !is_json_alone(config)? {
+            return Err(refuse(
+                "add_prefix_space is true: a space before each text isn't supported in byte-level vocabularies".into(),
+            ));
+        }
         return Ok(());
     };
     if is_json && is_json_alone(config)? {

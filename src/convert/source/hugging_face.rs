@@ -5,8 +5,8 @@
 //! model.safetensors, or NAME-NNNNN-of-NNNNN.safetensors and model.safetensors.index.json, which
 //!                         says where tensors are
 //! pytorch_model.bin, or NAME-NNNNN-of-NNNNN.bin and pytorch_model.bin.index.json
-//! tokenizer.model, tokenizer.json, tokenizer_config.json, added_tokens.json,
-//! generation_config.json, chat_template.jinja
+//! tokenizer.model, tokenizer.json, tokenizer_config.json, special_tokens_map.json,
+//! added_tokens.json, generation_config.json, chat_template.jinja
 //! ```
 //!
 //! A setting that would change what the model computes and isn't supported is refused, never passed

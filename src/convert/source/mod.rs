@@ -42,6 +42,7 @@ mod safetensors;
 mod sentencepiece;
 mod settings;
 mod spaced_bpe;
+mod special_names;
 mod stored;
 mod tiktoken;
 mod tokenizer;
