@@ -9,6 +9,10 @@ use crate::simd::Simd;
 
 /// What a block of keys or values consists of.
 pub(super) trait Element: KvElement {
+    /// Whether scores can be summed without rounding a product together with its sum. If they
+    /// can't, both versions would be the same.
+    const UNFUSED: bool;
+
     /// The scores of `Q` queries of (`head_dim`) and a block of keys, (width, `BLOCK`). Rows of
     /// `scores` are `stride` apart.
     fn scores<S: Simd, const FUSED: bool, const Q: usize>(
@@ -36,9 +40,9 @@ pub(super) trait Element: KvElement {
 /// A version of a function for as many vectors of sums as the registers hold.
 macro_rules! tiled {
     ($function:ident::<$($generic:tt),*>($($arg:expr),*)) => {
-        if S::REGISTER_TILE == 4 {
+        if const { S::REGISTER_TILE == 4 } {
             $function::<$($generic),*, 4>($($arg),*);
-        } else if S::REGISTER_TILE == 2 {
+        } else if const { S::REGISTER_TILE == 2 } {
             $function::<$($generic),*, 2>($($arg),*);
         } else {
             $function::<$($generic),*, 1>($($arg),*);
@@ -49,6 +53,8 @@ macro_rules! tiled {
 macro_rules! floats {
     ($($type:ty),*) => {
         $(impl Element for $type {
+            const UNFUSED: bool = true;
+
             #[inline(always)]
             fn scores<S: Simd, const FUSED: bool, const Q: usize>(
                 s: S,
@@ -80,6 +86,8 @@ macro_rules! floats {
 floats!(f32, u16);
 
 impl Element for i8 {
+    const UNFUSED: bool = false;
+
     #[inline(always)]
     fn scores<S: Simd, const FUSED: bool, const Q: usize>(
         s: S,

@@ -62,7 +62,7 @@ impl<E: KvElement> Blocks<'_, E> {
                     let sets = (first / at_once, n_queries.div_ceil(at_once));
                     let prefetcher = Prefetcher::new(next, self.block_len, sets);
                     match n_queries - first {
-                        n if S::REGISTER_TILE == 1 || n == 1 => {
+                        n if const { S::REGISTER_TILE == 1 } || n == 1 => {
                             step.run::<1>(s, block, now, first, prefetcher);
                         }
                         2 => step.run::<2>(s, block, now, first, prefetcher),

@@ -36,11 +36,10 @@ pub(super) fn fill<S: Simd, E: Element>(
     };
     let stride = scores.len() / QUERY_TILE;
     let n = queries.len();
-    match numerics {
-        Numerics::RunqCompatible => {
-            blocks.for_each(s, n, &mut Scores::<false> { queries, divisor, scores, stride });
-        }
-        Numerics::Accurate => blocks.for_each(s, n, &mut Scores::<true> { queries, divisor, scores, stride }),
+    if const { E::UNFUSED } && numerics == Numerics::RunqCompatible {
+        blocks.for_each(s, n, &mut Scores::<false> { queries, divisor, scores, stride });
+    } else {
+        blocks.for_each(s, n, &mut Scores::<true> { queries, divisor, scores, stride });
     }
 }
 

@@ -73,9 +73,9 @@ pub(super) fn add_tiles<S: Simd, E: KvFloat, const Q: usize>(
     let mut column = 0;
     while column < head_dim {
         let vectors = (head_dim - column) / S::LANES;
-        column += if S::REGISTER_TILE >= 4 && vectors >= 4 {
+        column += if const { S::REGISTER_TILE >= 4 } && vectors >= 4 {
             add_columns::<S, E, Q, 4>(s, values, prefetcher, weights, column, sums)
-        } else if S::REGISTER_TILE >= 2 && vectors >= 2 {
+        } else if const { S::REGISTER_TILE >= 2 } && vectors >= 2 {
             add_columns::<S, E, Q, 2>(s, values, prefetcher, weights, column, sums)
         } else if vectors >= 1 {
             add_columns::<S, E, Q, 1>(s, values, prefetcher, weights, column, sums)

@@ -100,7 +100,7 @@ kernel! { float
             let next = panel_rows.end..panel_rows.end + panel_rows.len();
             let (floats, panel_rows) = F::align::<S>(floats, panel_rows, aligned_rows);
             let panel = Panel { weights: floats, column: first - rows.start, rows: panel_rows, output };
-            if S::LANES == LANES {
+            if const { S::LANES == LANES } {
                 panel.multiply::<S, 4, 6, LANES>(s, x, weights, next, sums, out);
             } else {
                 panel.multiply::<S, 3, 4, { LANES / 2 }>(s, x, weights, next, sums, out);

@@ -138,7 +138,7 @@ impl<C: Contents> Kernel for Of<'_, '_, C> {
     /// A tile is as large as the registers allow.
     #[inline(always)]
     fn run<S: QuantKernels>(self, s: S) {
-        if S::LANES == 16 {
+        if const { S::LANES == 16 } {
             self.product.all_tokens::<S, C, 6, { PANEL_ROWS / 6 }>(s);
         } else {
             self.product.all_tokens::<S, C, 4, { PANEL_ROWS / 4 }>(s);
@@ -157,7 +157,7 @@ impl Product<'_, '_> {
     #[inline(always)]
     fn all_tokens<S: QuantKernels, C: Contents, const R: usize, const PANELS: usize>(mut self, s: S) {
         let (mut x, mut token) = (self.x, 0);
-        if S::REGISTER_TILE > 1 {
+        if const { S::REGISTER_TILE > 1 } {
             let mut workspace = Workspace::<S, 2, R, PANELS>::new(s);
             while let [first, second, rest @ ..] = x {
                 self.tokens::<S, C, 2, R, PANELS>(s, [first, second], &mut workspace, token);

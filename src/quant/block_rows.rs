@@ -190,8 +190,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
         if S::LANES == 16 {
             return if B::SUB_SCALES == SubScales::None { 13 } else { 11 };
         }
-        let transposes = S::min_transposed_tokens(None) != usize::MAX;
-        if transposes { B::MIN_PANEL_TOKENS } else { SHARING_TOKENS + 1 }
+        S::min_transposed_tokens(None).map_or(SHARING_TOKENS + 1, |_| B::MIN_PANEL_TOKENS)
     }
 
     #[inline(always)]
@@ -205,7 +204,7 @@ impl<B: Block> Format for BlockRows<'_, B> {
                 panel.set::<S, B>(s, i, superblock, &B::unpack(s, blocks));
                 superblock += 1;
             }
-            if !rest.is_empty() {
+            if const { B::WEIGHTS == GROUP } && !rest.is_empty() {
                 let blocks = self.tail_superblock(row, &mut padded);
                 panel.set::<S, B>(s, i, superblock, &B::unpack(s, blocks));
             }

@@ -180,7 +180,7 @@ impl<F: Float> Format for FloatRows<'_, F> {
     ) -> [f32; R] {
         let mut acc = [s.reduce_to_x8(s.splat(0.0)); R];
         let ahead = prefetch_distance(streams::<S, Self>());
-        if streams::<S, Self>() == 4 && R == 4 {
+        if const { streams::<S, Self>() == 4 && R == 4 } {
             let rows = [0, 1, 2, 3].map(|r| self.row(rows[r]));
             for (acc, [sum]) in acc.iter_mut().zip(dot_rows::<S, F, 4, 1>(s, rows, [x.row(token)], ahead)) {
                 *acc = s.reduce_to_x8(sum);
@@ -204,7 +204,7 @@ impl<F: Float> Format for FloatRows<'_, F> {
         products: &mut BlockProducts,
     ) {
         // As many as fit the registers.
-        if rows_at_once::<S>() == 2 {
+        if const { rows_at_once::<S>() == 2 } {
             self.dot_tiles::<S, 2, 4>(s, block, x, tokens, products);
         } else {
             self.dot_tiles::<S, 1, 2>(s, block, x, tokens, products);

@@ -28,7 +28,9 @@ impl<B: Block> BlockRows<'_, B> {
     fn is_transposed<S: QuantKernels>(n_tokens: usize) -> bool {
         // What `QuantKernels::dot_interleaved` takes.
         let suits = matches!(B::ENCODING, Encoding::Signed) || B::ENCODING.bits() <= 5;
-        suits && B::SUB_SCALES == SubScales::None && n_tokens >= S::min_transposed_tokens(B::INTERLEAVE)
+        suits
+            && B::SUB_SCALES == SubScales::None
+            && S::min_transposed_tokens(B::INTERLEAVE).is_some_and(|least| n_tokens >= least)
     }
 
     /// See [`Format::dot_tokens`](super::Format::dot_tokens).
@@ -41,11 +43,17 @@ impl<B: Block> BlockRows<'_, B> {
         tokens: Range<usize>,
         products: &mut BlockProducts,
     ) {
-        match (Self::is_transposed::<S>(x.n_tokens()), rows_at_once::<S>()) {
-            (true, 2) => self.dot_each_row::<S, true, 2>(s, block, x, tokens, products),
-            (true, _) => self.dot_each_row::<S, true, 1>(s, block, x, tokens, products),
-            (false, 2) => self.dot_each_row::<S, false, 2>(s, block, x, tokens, products),
-            (false, _) => self.dot_each_row::<S, false, 1>(s, block, x, tokens, products),
+        let is_transposed = Self::is_transposed::<S>(x.n_tokens());
+        if const { rows_at_once::<S>() == 2 } {
+            if is_transposed {
+                self.dot_each_row::<S, true, 2>(s, block, x, tokens, products);
+            } else {
+                self.dot_each_row::<S, false, 2>(s, block, x, tokens, products);
+            }
+        } else if is_transposed {
+            self.dot_each_row::<S, true, 1>(s, block, x, tokens, products);
+        } else {
+            self.dot_each_row::<S, false, 1>(s, block, x, tokens, products);
         }
     }
 
@@ -135,7 +143,7 @@ impl<B: Block> BlockRows<'_, B> {
             }
         }
         let rest = self.n % SUPERBLOCK / GROUP;
-        if rest > 0 && B::WEIGHTS == GROUP {
+        if const { B::WEIGHTS == GROUP } && rest > 0 {
             let x = &all[superblocks * n_tokens..][tokens];
             for r in 0..R {
                 let mut padded = [0; MAX_BYTES];

@@ -85,9 +85,9 @@ kernel! {
             for token in (0..n_tokens).step_by(at_once) {
                 let tokens = token..n_tokens.min(token + at_once);
                 let mut done = first;
-                if alone && S::REGISTER_TILE > 1 {
+                if const { S::REGISTER_TILE > 1 } && alone {
                     let block = row_tile(out, 0..n_strips, first..common);
-                    done += if F::EIGHT_ROWS {
+                    done += if const { F::EIGHT_ROWS } {
                         dot_rows::<S, F, 8>(s, format, block, x, token, first, out, output)
                     } else {
                         dot_rows::<S, F, 4>(s, format, block, x, token, first, out, output)

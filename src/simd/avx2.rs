@@ -164,11 +164,12 @@ target_feature_impl! {
             type I8x64 = [__m256i; 2];
             type I32x16 = [__m256i; 2];
 
-            fn min_transposed_tokens(order: Option<Interleave>) -> usize {
+            #[inline(always)]
+            fn min_transposed_tokens(order: Option<Interleave>) -> Option<usize> {
                 match order {
-                    None => 2,
-                    Some(Interleave::Nibbles32) => 4,
-                    Some(Interleave::Nibbles16 | Interleave::Points) => usize::MAX,
+                    None => Some(2),
+                    Some(Interleave::Nibbles32) => Some(4),
+                    Some(Interleave::Nibbles16 | Interleave::Points) => None,
                 }
             }
 

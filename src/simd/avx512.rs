@@ -182,10 +182,11 @@ target_feature_impl! {
                 orders
             };
 
-            fn min_transposed_tokens(order: Option<Interleave>) -> usize {
+            #[inline(always)]
+            fn min_transposed_tokens(order: Option<Interleave>) -> Option<usize> {
                 match order {
-                    None | Some(Interleave::Nibbles32) => 2,
-                    Some(Interleave::Nibbles16 | Interleave::Points) => usize::MAX,
+                    None | Some(Interleave::Nibbles32) => Some(2),
+                    Some(Interleave::Nibbles16 | Interleave::Points) => None,
                 }
             }
         }

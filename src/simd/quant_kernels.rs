@@ -255,10 +255,10 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
         halves(self, self.transpose_16x8(from, STRIDE))
     }
     /// The fewest tokens for which [`QuantKernels::transpose_groups`] of what is unpacked in order
-    /// pays, in a format that has this order for one token.
+    /// pays, in a format that has this order for one token. `None`: it never does.
     #[inline(always)]
-    fn min_transposed_tokens(_order: Option<Interleave>) -> usize {
-        usize::MAX
+    fn min_transposed_tokens(_order: Option<Interleave>) -> Option<usize> {
+        None
     }
 
     /// Eight groups of 32 int8, as [`Interleave::Nibbles16`].
