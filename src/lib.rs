@@ -69,14 +69,14 @@
 //!    together, keys and values are kept, and each line is a call of one operation.
 //! 3. `src/compute.rs` (23), `src/ops.rs` (216): what every operation is given, and the small ones:
 //!    norms, SwiGLU, softmax, RoPE.
-//! 4. `src/attention/mod.rs` (255), `src/attention/scores.rs` (115): the three steps of attention,
+//! 4. `src/attention/mod.rs` (255), `src/attention/scores.rs` (114): the three steps of attention,
 //!    and how the first of them fills the registers; `values.rs` is the last one, in the same way.
 //! 5. `src/matmul.rs` (238): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
 //! 6. `src/quant/encoding.rs` (36), `src/quant/block.rs` (137), `src/quant/q4.rs` (86),
-//!    `src/quant/block_rows.rs` (332): what a format of quantized weights says of its blocks, such
+//!    `src/quant/block_rows.rs` (331): what a format of quantized weights says of its blocks, such
 //!    a format, and the product of a row of blocks with a token.
-//! 7. `src/simd/avx2.rs` (234), `src/simd/avx2/widening.rs` (185), `src/simd/x86.rs` (259): the
+//! 7. `src/simd/avx2.rs` (235), `src/simd/avx2/widening.rs` (185), `src/simd/x86.rs` (259): the
 //!    instructions that this takes on one instruction set.
 //!
 //! On the way from 5 to 7 a product passes, in this order:
