@@ -6,7 +6,8 @@ use minijinja::Value;
 use serde_json::{Map, Value as Json};
 
 use super::disguise::{Author, Disguise};
-use super::object::{Exponent, Fields, Items};
+use super::numbers::Exponent;
+use super::object::{Fields, Items};
 use crate::error::{ErrorKind, Result};
 
 /// Levels of a value. Schemas of tools have about ten.

@@ -7,19 +7,21 @@
 //! What a template gets is what Python gives it, down to white space and `repr`, or an error that
 //! names what isn't run. Left otherwise, since no prompt has them: the text of a range, of a
 //! map's `keys()` and of a macro's `arguments`; exponents of a template's own numbers beside `~`;
-//! markup that goes through a method; `map['items']` of a map without such a field, which in
-//! Python is the method; and what Python refuses, such as a sum of a list and a range.
+//! floats with an exponent that are compared or reckoned with; markup that goes through a method;
+//! `map['items']` of a map without such a field, which in Python is the method; and what Python
+//! refuses, such as a sum of a list and a range.
 //!
 //! - here: the template
 //! - `source`: its text as it is run
 //! - `data`: what it is given
 //! - `disguise`: which characters of a rendering are whose
-//! - `python`: what templates take from Python, with its `strings`, `time` and `object`s
+//! - `python`: what templates take from Python, with its `strings`, `numbers`, `time` and `object`s
 //!
 //! Source: the behavior of `apply_chat_template` in transformers.
 
 mod data;
 mod disguise;
+mod numbers;
 mod object;
 mod python;
 mod source;

@@ -1,5 +1,5 @@
 //! Values that Jinja's engine has otherwise than Python: maps, whose methods come before their
-//! fields, and what is written of maps, lists and floats.
+//! fields, and what is written of maps and lists.
 
 use std::fmt::{self, Formatter, Write};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, State, Value};
 
 use super::disguise::PRIVATE;
+use super::numbers::exponent;
 
 /// The methods of Python's maps that a template may name.
 const METHODS: [&str; 6] = ["copy", "fromkeys", "get", "items", "keys", "values"];
@@ -203,71 +204,9 @@ impl Object for Method {
     }
 }
 
-/// A float of the conversation or its variables that Python writes with an exponent. The engine
-/// writes a number where it stands alone, in lists and beside text, each in its own way, and
-/// an object as it says itself.
-#[derive(Debug)]
-pub(super) struct Exponent {
-    pub(super) number: f64,
-    text: String,
-}
-
-impl Exponent {
-    /// The value of a float.
-    pub(super) fn or_float(number: f64) -> Value {
-        match exponent(number) {
-            Some(text) => Value::from_object(Self { number, text }),
-            None => Value::from(number),
-        }
-    }
-
-    /// The float that a value is.
-    pub(super) fn number(value: &Value) -> Option<f64> {
-        value.downcast_object_ref::<Self>().map(|float| float.number)
-    }
-}
-
-impl Object for Exponent {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-
-    fn render(self: &Arc<Self>, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-/// What Python writes of a float that has an exponent there: `1e-05`, where others write `1e-5`
-/// or `0.00001`. Nothing of others.
-pub(super) fn exponent(number: f64) -> Option<String> {
-    let text = format!("{number:?}");
-    let (digits, exponent) = text.split_once('e')?;
-    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
-    Some(format!("{digits}e{sign}{exponent:0>2}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn floats_are_pythons() {
-        // Of Python's repr.
-        for (number, expected) in [
-            (1e-5, "1e-05"),
-            (-2.5e-7, "-2.5e-07"),
-            (1e20, "1e+20"),
-            (1.5e300, "1.5e+300"),
-            (1e16, "1e+16"),
-            (9e15, "9000000000000000.0"),
-            (0.0001, "0.0001"),
-            (0.5, "0.5"),
-        ] {
-            let value = Exponent::or_float(number);
-            assert_eq!(value.to_string(), expected);
-            assert_eq!(Value::from(vec![value]).to_string(), format!("[{expected}]"));
-        }
-    }
 
     #[test]
     fn texts_in_values_are_pythons() {

@@ -8,7 +8,8 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::disguise::PRIVATE;
-use super::object::{Exponent, Fields, Printed, exponent, is_namespace};
+use super::numbers::{self, Exponent, exponent, float};
+use super::object::{Fields, Printed, is_namespace};
 use super::source::{BOUNDED, SUM};
 use super::strings;
 use super::time::strftime;
@@ -80,12 +81,9 @@ fn add_filters(env: &mut Environment<'_>) {
     };
     env.add_filter("indent", indent);
     env.add_filter("attr", attribute);
-    env.add_filter("int", int);
-    env.add_filter("float", |value: &Value, default: Option<Value>| match to_float(value) {
-        Some(number) => Exponent::or_float(number),
-        None => default.unwrap_or(Value::from(0.0)),
-    });
-    env.add_filter("round", round);
+    env.add_filter("int", numbers::int);
+    env.add_filter("float", numbers::to_float);
+    env.add_filter("round", numbers::round);
     env.add_filter("string", |value: &Value| match value.kind() {
         ValueKind::String => value.clone(),
         _ => Value::from(Printed(value).to_string()),
@@ -99,79 +97,6 @@ fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
         None if value.kind() == ValueKind::Map && !is_namespace(value) => Ok(Value::UNDEFINED),
         None => value.get_attr(name),
     }
-}
-
-/// A number, or the number that a text says.
-fn to_float(value: &Value) -> Option<f64> {
-    let of_text = |text: &str| {
-        let text = text.trim();
-        let is_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
-        text.parse().ok().filter(|_| is_number)
-    };
-    match value.as_str() {
-        Some(text) => of_text(text),
-        None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
-        None => Exponent::number(value).or_else(|| f64::try_from(value.clone()).ok()),
-    }
-}
-
-/// `int`, which takes what is none for the default.
-#[allow(clippy::needless_pass_by_value, reason = "minijinja gives a filter its arguments so")]
-fn int(value: &Value, default: Option<Value>, base: Option<u32>, kwargs: Kwargs) -> Result<Value, Error> {
-    let default = default.or(kwargs.get("default")?).unwrap_or(Value::from(0));
-    let base = base.or(kwargs.get("base")?).filter(|base| (2..=36).contains(base)).unwrap_or(10);
-    kwargs.assert_all_used()?;
-    if value.is_integer() {
-        return Ok(value.clone());
-    }
-    let text = value.as_str().map(|text| text.trim().to_ascii_lowercase());
-    let digits = text.as_deref().map(|text| match base {
-        2 => text.replacen("0b", "", 1),
-        8 => text.replacen("0o", "", 1),
-        16 => text.replacen("0x", "", 1),
-        _ => text.to_owned(),
-    });
-    if let Some(number) = digits.and_then(|digits| i128::from_str_radix(&digits, base).ok()) {
-        return Ok(Value::from(number));
-    }
-    let float = to_float(value).filter(|number| number.abs() < 1e38);
-    Ok(float.map_or(default, |number| Value::from(number as i128)))
-}
-
-/// `round`: to even where both are as near, and downwards or upwards a float.
-#[allow(clippy::needless_pass_by_value, reason = "minijinja gives a filter its arguments so")]
-fn round(
-    value: &Value,
-    precision: Option<i32>,
-    method: Option<&str>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
-    let precision = precision.or(kwargs.get("precision")?).unwrap_or(0);
-    let method = method.or(kwargs.get("method")?).unwrap_or("common");
-    let invalid = |reason| Err(Error::new(ErrorKind::InvalidOperation, reason));
-    let Some(number) = to_float(value).filter(|_| value.as_str().is_none()) else {
-        return invalid("round: no number");
-    };
-    let scale = 10_f64.powi(precision);
-    kwargs.assert_all_used()?;
-    Ok(match method {
-        "common" if value.is_integer() && precision >= 0 => value.clone(),
-        "common" if value.kind() == ValueKind::Bool => Value::from(i64::from(value.is_true())),
-        "common" if (0..=99).contains(&precision) => {
-            let text = format!("{number:.*}", precision as usize);
-            Exponent::or_float(text.parse().unwrap_or(number))
-        }
-        "floor" => Exponent::or_float((number * scale).floor() / scale),
-        "ceil" => Exponent::or_float((number * scale).ceil() / scale),
-        "common" => return invalid("round: a precision is 0 to 99"),
-        _ => return invalid("round: a method is common, ceil or floor"),
-    })
-}
-
-/// A number that is no integer.
-fn float(value: &Value) -> Option<f64> {
-    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
-    Exponent::number(value).or_else(|| f64::try_from(value.clone()).ok().filter(|_| is_float))
 }
 
 /// A text for HTML, with the entities that Python's markupsafe has.

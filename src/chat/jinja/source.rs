@@ -148,7 +148,7 @@ fn push(tag: &str, prepared: &mut String) -> Result<(), String> {
         // Marks what the model said, for whoever trains one.
         "generation" => prepared.push_str(&format!("{open} if true {close}")),
         "endgeneration" => prepared.push_str(&format!("{open} endif {close}")),
-        "set" => match rest.get(..).and_then(assignment) {
+        "set" => match assignment(rest) {
             Some((target, value)) => {
                 prepared.push_str(&format!("{open} set {target}= ({value})|{BOUNDED} {close}"));
             }

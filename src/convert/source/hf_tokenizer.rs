@@ -311,7 +311,9 @@ fn set_prefix(spec: &mut OwnedSpec, config: &Object<'_>, is_json: bool) -> Resul
     let TokenizerModel::SentencePiece { add_space_prefix } = &mut spec.model else {
         if config.optional("add_prefix_space")? == Some(true) && !is_json_alone(config)? {
             return Err(refuse(
-                "add_prefix_space is true: a space before each text isn't supported in byte-level vocabularies".into(),
+                "add_prefix_space is true: byte-level vocabularies with a space before each text aren't \
+                 supported"
+                    .into(),
             ));
         }
         return Ok(());

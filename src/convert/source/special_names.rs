@@ -57,8 +57,9 @@ pub(super) fn check(
             let says = format!("{key} is {name:?}, which is no token of the vocabulary");
             if MARKS.contains(&key) && has_room {
                 return Err(refuse(format!(
-                    "{says}: transformers adds it as token {n_pieces}; save the tokenizer with transformers \
-                     (AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)), which writes it out, or remove the key"
+                    "{says}: transformers adds it as token {n_pieces}; save the tokenizer with transformers, \
+                     which writes it out (AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)), or \
+                     remove the key"
                 ))
                 .at(Some(&folder.join(file))));
             }
@@ -71,7 +72,8 @@ pub(super) fn check(
             && one != other
         {
             notes.push(format!(
-                "{CONFIG} says {key} is {one:?}, which counts, and {MAP} says {other:?}, which counts in transformers 5"
+                "{CONFIG} says {key} is {one:?}, which counts, and {MAP} says {other:?}, which counts in \
+                 transformers 5"
             ));
         }
     }

@@ -102,6 +102,7 @@ pub(super) const CONFIG: &[JsonSetting] = &[
     harmless("middle_token", INFILLING),
     harmless("model_input_names", BATCHES),
     harmless("model_max_length", "it is the model's context again"),
+    honored("model_specific_special_tokens"),
     harmless("name_or_path", NAMES),
     harmless("pad_to_multiple_of", BATCHES),
     honored("pad_token"),
