@@ -73,10 +73,10 @@
 //!    and how the first of them fills the registers; `values.rs` is the last one, in the same way.
 //! 5. `src/matmul.rs` (238): matrix products: how activations are laid out, and which thread
 //!    multiplies which rows of the weights.
-//! 6. `src/quant/encoding.rs` (36), `src/quant/block.rs` (137), `src/quant/q4.rs` (86),
+//! 6. `src/quant/encoding.rs` (42), `src/quant/block.rs` (137), `src/quant/q4.rs` (86),
 //!    `src/quant/block_rows.rs` (331): what a format of quantized weights says of its blocks, such
 //!    a format, and the product of a row of blocks with a token.
-//! 7. `src/simd/avx2.rs` (235), `src/simd/avx2/widening.rs` (185), `src/simd/x86.rs` (259): the
+//! 7. `src/simd/avx2.rs` (255), `src/simd/avx2/widening.rs` (108), `src/simd/x86.rs` (259): the
 //!    instructions that this takes on one instruction set.
 //!
 //! On the way from 5 to 7 a product passes, in this order:

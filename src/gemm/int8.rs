@@ -17,7 +17,7 @@ use crate::quant::Output;
 use crate::quant::block::{GROUP, GROUPS};
 use crate::quant::encoding::Encoding;
 use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelLane, PanelView, micro_panel_rows};
-use crate::simd::{Isa, Kernel, QuantKernels, Simd};
+use crate::simd::{Isa, Kernel, PanelGroup, PanelTokens, QuantKernels, Simd};
 use crate::tensor::Matrix;
 
 /// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level
@@ -41,7 +41,8 @@ pub(crate) fn multiply(
         unreachable!("only weights that can be unpacked are packed")
     };
     debug_assert!(encoding == Encoding::Signed || encoding.bits() <= if sub_scales { 7 } else { 5 });
-    panel.resize(PANEL_ROWS, weights.n_columns / GROUP);
+    let signs_apart = encoding == Encoding::Signed && isa.signs_apart();
+    panel.resize(PANEL_ROWS, weights.n_columns / GROUP, signs_apart);
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n_rows = PANEL_ROWS.min(rows.end - first);
         weights.rows.pack_panel(isa, first..first + n_rows, panel);
@@ -65,6 +66,10 @@ pub(crate) fn multiply(
 /// What a panel holds. Its product is compiled for each kind by itself: in one function, a change
 /// for one of them would move another's registers.
 trait Contents: Copy {
+    /// Whether the integers have signs.
+    const SIGNED: bool;
+    /// Whether their products need the sums of activations: see [`Encoding::needs_sums`].
+    const SUMS: bool;
     /// Whether there are minima.
     const MINS: bool;
     /// Whether each sub-block has a scale or, if there are minima, a minimum of its own.
@@ -73,8 +78,9 @@ trait Contents: Copy {
     fn dot<S: QuantKernels, const V: usize, const R: usize>(
         s: S,
         dots: [[S::I32; V]; R],
-        w: &[u8],
-        x: [&[i8]; V],
+        w: PanelGroup<'_>,
+        x: PanelTokens<'_, S, V>,
+        bias: Option<u32>,
         quads: Range<usize>,
     ) -> [[S::I32; V]; R];
 }
@@ -86,6 +92,8 @@ struct Integers<const BITS: u32, const MINS: bool, const SUB_SCALES: bool>;
 impl<const BITS: u32, const MINS: bool, const SUB_SCALES: bool> Contents
     for Integers<BITS, MINS, SUB_SCALES>
 {
+    const SIGNED: bool = BITS == 8;
+    const SUMS: bool = BITS > 4 || !MINS;
     const MINS: bool = MINS;
     const SUB_SCALES: bool = SUB_SCALES;
 
@@ -93,11 +101,12 @@ impl<const BITS: u32, const MINS: bool, const SUB_SCALES: bool> Contents
     fn dot<S: QuantKernels, const V: usize, const R: usize>(
         s: S,
         dots: [[S::I32; V]; R],
-        w: &[u8],
-        x: [&[i8]; V],
+        w: PanelGroup<'_>,
+        x: PanelTokens<'_, S, V>,
+        bias: Option<u32>,
         quads: Range<usize>,
     ) -> [[S::I32; V]; R] {
-        s.dot_micro_panel::<BITS, R, V>(dots, w, x, quads)
+        s.dot_micro_panel::<BITS, R, V>(dots, w, x, bias, quads)
     }
 }
 
@@ -224,12 +233,8 @@ fn lane_sums<S: QuantKernels, C: Contents, const V: usize, const R: usize>(
     x: TokensLane<'_, V>,
     w: PanelLane<'_>,
 ) -> Sums<S, V, R> {
-    // The power of two that is to be taken off each weight.
-    let bias = match encoding {
-        Encoding::Signed => S::QUADS_BIAS,
-        Encoding::Biased(n) => Some(n),
-        Encoding::Affine(_) => None,
-    };
+    let n = if let Encoding::Biased(n) = encoding { n } else { 0 };
+    let bias = if C::SIGNED || C::MINS { None } else { Some(n) };
     let mut acc = [[s.splat(0.0); V]; R];
     for i in 0..x.n_groups {
         let mut group = [&[][..]; V];
@@ -313,14 +318,18 @@ impl<'a, const V: usize> TokensLane<'a, V> {
             lane.qs[v] = &x[v].qs[lanes.start * GROUP..lanes.end * GROUP];
             lane.scales[v] = &x[v].scales[lanes.clone()];
             let lanes = lanes.clone();
+            match (C::SUMS, C::SUB_SCALES) {
+                (true, true) => {
+                    lane.sums[0][v] = &x[v].sums[1][lanes.clone()];
+                    lane.sums[1][v] = &x[v].sums[2][lanes.clone()];
+                }
+                (true, false) => lane.sums[0][v] = &x[v].sums[0][lanes.clone()],
+                (false, _) => {}
+            }
             match (C::MINS, C::SUB_SCALES) {
                 (true, true) => lane.sub_block_sums[v] = &x[v].sub_block_sums[lanes],
                 (true, false) => lane.scaled_sums[v] = &x[v].scaled_sums[lanes],
-                (false, true) => {
-                    lane.sums[0][v] = &x[v].sums[1][lanes.clone()];
-                    lane.sums[1][v] = &x[v].sums[2][lanes];
-                }
-                (false, false) => lane.sums[0][v] = &x[v].sums[0][lanes],
+                _ => {}
             }
         }
         lane
@@ -342,6 +351,24 @@ struct Terms<'a, S: QuantKernels, const V: usize> {
 }
 
 impl<S: QuantKernels, const V: usize> Terms<'_, S, V> {
+    /// Adds the integer products of some quads, whose sums are the `SUMS`th.
+    #[inline(always)]
+    fn dot<C: Contents, const SUMS: usize, const R: usize>(
+        self,
+        s: S,
+        dots: [[S::I32; V]; R],
+        quads: Range<usize>,
+    ) -> [[S::I32; V]; R] {
+        let mut sums = [s.zero_i32(); V];
+        if C::SUMS {
+            for v in 0..V {
+                sums[v] = s.load_i32(&self.x.sums[SUMS][v][self.i * S::LANES..]);
+            }
+        }
+        let x = PanelTokens { group: self.group, sums };
+        C::dot::<S, V, R>(s, dots, self.w.group::<S, R>(self.i, C::SIGNED), x, self.bias, quads)
+    }
+
     /// Adds those of the first (0) or the second (1) sub-block, or of the whole group if its
     /// sub-blocks have no scales. (A loop over both stayed a loop, with everything in memory that
     /// it chose from.)
@@ -352,22 +379,22 @@ impl<S: QuantKernels, const V: usize> Terms<'_, S, V> {
         mut acc: Sums<S, V, R>,
     ) -> Sums<S, V, R> {
         let mut dots = [[s.zero_i32(); V]; R];
-        if let Some(n) = self.bias {
-            for v in 0..V {
-                let sums = s.load_i32(&self.x.sums[SUB_BLOCK][v][self.i * S::LANES..]);
-                let bias = s.sub_shifted_i32(s.zero_i32(), sums, n);
-                for r in 0..R {
-                    dots[r][v] = bias;
-                }
-            }
+        if !C::SUB_SCALES {
+            dots = self.dot::<C, 0, R>(s, dots, 0..8);
+        } else if C::MINS {
+            dots = self.dot::<C, 0, R>(s, dots, 0..4);
+            dots = self.dot::<C, 1, R>(s, dots, 4..8);
+        } else {
+            dots = self.dot::<C, SUB_BLOCK, R>(s, dots, 4 * SUB_BLOCK..4 * SUB_BLOCK + 4);
         }
-        let quads = if C::SUB_SCALES && !C::MINS { 4 * SUB_BLOCK..4 * SUB_BLOCK + 4 } else { 0..8 };
-        let dots = C::dot::<S, V, R>(s, dots, self.w.qs::<R>(self.i), self.group, quads);
         let scales = self.w.scales::<R>(SUB_BLOCK, self.i);
         for r in 0..R {
             let scale = s.splat(scales[r * GROUPS]);
             for v in 0..V {
                 acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, self.d[v]), acc[r][v]);
+                if C::SUB_SCALES && !C::MINS && SUB_BLOCK == 0 {
+                    acc[r][v] = s.in_order(acc[r][v]);
+                }
             }
         }
         if C::MINS && C::SUB_SCALES {

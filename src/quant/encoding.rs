@@ -12,6 +12,12 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
+    /// Whether the products of a panel need the sums of activations: to take a bias off, or because
+    /// the integers are too large for sums of int16, unless half their range is taken off.
+    pub(crate) const fn needs_sums(self) -> bool {
+        !matches!(self, Self::Affine(..=4))
+    }
+
     /// Bits of an integer; 8 for those with a sign.
     pub(crate) const fn bits(self) -> u32 {
         match self {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! activations  (token tiles, groups, 8 quads, LANES tokens, 4)   a vector is a quad of each token
-//! weights      (micro-panels, superblocks, 8 groups, rows, 32)   a quad at a time, to all lanes
+//! weights      (micro-panels, decode's lanes, superblocks, rows, 32)   a quad, to all lanes
 //! ```
 //!
 //! A product must come out as the same bits as decode's, and f32 sums depend on their order. Decode
@@ -29,15 +29,15 @@
 //! ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7))   7     7    7 15     --+--+--+-- sum
 //! ```
 //!
-//! Activations are stored in the order in which they are visited; weights superblock after
-//! superblock, as they are unpacked.
+//! Activations are stored in the order in which they are visited, and so are weights, but for the
+//! lanes' order: what a lane's products read lies side by side, and the processor fetches it ahead.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 use super::activation::{ActivationBuffer, QuantizedRow};
-use super::block::{Block, GROUP, GROUPS, PAIRS, UnpackedSuperblock};
+use super::block::{Block, GROUP, GROUPS, PAIRS, SUPERBLOCK, UnpackedSuperblock};
 use super::encoding::Encoding;
-use crate::simd::{Isa, LINE, QuantKernels, kernel};
+use crate::simd::{Isa, LINE, Pair, PanelGroup, QuantKernels, kernel};
 
 /// The order in which decode adds up a row's groups, lane by lane.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ impl LaneOrder {
     /// pairs of them, and pairs of pairs are neighbors in decode's reduction tree:
     /// ((0+4)+(1+5))+((2+6)+(3+7)).
     #[inline(always)]
-    pub(crate) fn visit(self, i: usize) -> (usize, std::ops::Range<usize>) {
+    pub(crate) fn visit(self, i: usize) -> (usize, Range<usize>) {
         let lane = [0, 4, 1, 5, 2, 6, 3, 7][i];
         (lane, self.start(lane)..self.start(lane + 1))
     }
@@ -114,9 +114,11 @@ pub(crate) struct Int8Tile {
     pub(crate) qs: Aligned<i8>,      // (groups, 8, LANES, 4)
     pub(crate) scales: Aligned<f32>, // (groups, LANES)
     // (groups, LANES) each, or nothing, as `RequiredSums` says:
-    pub(crate) sums: [Aligned<i32>; 3], // of a group, of its first and of its second sub-block
+    /// Of a group, of its first and of its second sub-block, as [`QuantKernels::add_quads`] makes
+    /// them.
+    pub(crate) sums: [Aligned<i32>; 3],
     pub(crate) sub_block_sums: Aligned<i32>, // of both sub-blocks, as two int16
-    pub(crate) scaled_sums: Aligned<f32>, // of a group, times its scale
+    pub(crate) scaled_sums: Aligned<f32>,    // of a group, times its scale
     rows: ActivationBuffer,
 }
 
@@ -135,11 +137,15 @@ impl RequiredSums {
     pub(crate) fn by(panel_encodings: impl Iterator<Item = (Encoding, bool)>) -> Self {
         let mut required = Self::default();
         for (encoding, sub_scales) in panel_encodings {
+            match sub_scales {
+                _ if !encoding.needs_sums() => {}
+                true => required.sums[1..].fill(true),
+                false => required.sums[0] = true,
+            }
             match (encoding, sub_scales) {
                 (Encoding::Affine(_), false) => required.scaled_sums = true,
                 (Encoding::Affine(_), true) => required.sub_block_sums = true,
-                (_, false) => required.sums[0] = true,
-                (_, true) => required.sums[1..].fill(true),
+                _ => {}
             }
         }
         required
@@ -171,6 +177,7 @@ kernel! {
         for g in 0..n_groups {
             let position = order.position(g);
             let qs = &mut tile.qs[position * GROUP * S::LANES..][..GROUP * S::LANES];
+            let lanes = position * S::LANES..(position + 1) * S::LANES;
             for first in (0..S::LANES).step_by(8) {
                 for half in 0..2 {
                     let from = first * padded * GROUP + g * GROUP + half * GROUP / 2;
@@ -180,28 +187,38 @@ kernel! {
                     }
                 }
             }
-            let lanes = position * S::LANES..(position + 1) * S::LANES;
-            let (mut d, mut sums, mut sub_block_sums) =
-                ([0.0; MAX_LANES], [[0; MAX_LANES]; 3], [0; MAX_LANES]);
+            let (mut d, mut sums, mut sub_block_sums) = ([0.0; MAX_LANES], [0; MAX_LANES], [0; MAX_LANES]);
             for lane in 0..S::LANES {
                 let at = lane * padded + g;
-                let (sum, halves) = (rows.sums[at], rows.sub_block_sums[at]);
-                (d[lane], sub_block_sums[lane]) = (rows.scales[at], halves);
-                (sums[0][lane], sums[1][lane], sums[2][lane]) = (sum, i32::from(halves as i16), halves >> 16);
+                (d[lane], sums[lane], sub_block_sums[lane]) =
+                    (rows.scales[at], rows.sums[at], rows.sub_block_sums[at]);
             }
             tile.scales[lanes.clone()].copy_from_slice(&d[..S::LANES]);
-            for part in 0..3 {
-                if let Some(to) = tile.sums[part].get_mut(lanes.clone()) {
-                    to.copy_from_slice(&sums[part][..S::LANES]);
-                }
-            }
             if let Some(to) = tile.sub_block_sums.get_mut(lanes.clone()) {
                 to.copy_from_slice(&sub_block_sums[..S::LANES]);
             }
             if let Some(to) = tile.scaled_sums.get_mut(lanes) {
-                s.store(s.mul(s.load(&d), s.to_f32(s.load_i32(&sums[0]))), to);
+                s.store(s.mul(s.load(&d), s.to_f32(s.load_i32(&sums))), to);
             }
         }
+        sum_quads(s, tile, 0, 0..8);
+        sum_quads(s, tile, 1, 0..4);
+        sum_quads(s, tile, 2, 4..8);
+    }
+}
+
+/// Fills in the sums of some quads of each group, if these sums are required. (Not when a group has
+/// just been stored, for a vector can't be loaded from two stores that are still under way.)
+#[inline(always)]
+fn sum_quads<S: QuantKernels>(s: S, tile: &mut Int8Tile, which: usize, quads: Range<usize>) {
+    let (groups, sums) = (&tile.qs, &mut tile.sums[which]);
+    for g in 0..sums.len() / S::LANES {
+        let group = &groups[g * GROUP * S::LANES..][..GROUP * S::LANES];
+        let mut sum = s.zero_i32();
+        for q in quads.start..quads.end {
+            sum = s.add_quads(sum, s.load_quads(&group[4 * S::LANES * q..]));
+        }
+        s.store_i32(sum, &mut sums[g * S::LANES..]);
     }
 }
 
@@ -223,19 +240,25 @@ pub(crate) struct Panel {
     /// Superblocks of a row. The last may have fewer groups; what stands for the missing ones isn't
     /// used.
     n_superblocks: usize,
-    qs: Aligned<u8>, // (micro-panels, superblocks, 8, rows, 32)
-    // (micro-panels, superblocks, rows, 8) each: of sub-blocks, or the first for whole groups
-    scales: [Aligned<f32>; 2],
-    mins: Aligned<f32>,           // (micro-panels, superblocks, rows, 8)
-    sub_block_mins: Aligned<i32>, // the same: multiples of `mins`, of both sub-blocks, as two int16
+    qs: Aligned<u8>, // (micro-panels, lanes, superblocks, rows, 32)
+    // Of `qs` with a sign, on an instruction set with `SIGNS_APART`, as `PanelGroup` has them:
+    signs: Aligned<u8>, // the same
+    // (micro-panels, superblocks, rows, 8) each:
+    below_zero: Aligned<i32>,
+    scales: [Aligned<f32>; 2], // of sub-blocks, or the first for whole groups
+    mins: Aligned<f32>,
+    sub_block_mins: Aligned<i32>, // multiples of `mins`, of both sub-blocks, as two int16
 }
 
 impl Panel {
-    /// Has `rows` rows from now on, whole micro-panels.
-    pub(crate) fn resize(&mut self, rows: usize, n_groups: usize) {
+    /// Has `rows` rows from now on, whole micro-panels; `signs_apart` says whether integers have
+    /// signs that are stored apart.
+    pub(crate) fn resize(&mut self, rows: usize, n_groups: usize, signs_apart: bool) {
         (self.n_groups, self.n_superblocks) = (n_groups, n_groups.div_ceil(GROUPS));
         let groups = rows * self.n_superblocks * GROUPS;
         self.qs.resize(groups * GROUP);
+        self.signs.resize(if signs_apart { groups * GROUP } else { 0 });
+        self.below_zero.resize(if signs_apart { groups } else { 0 });
         self.scales.iter_mut().chain([&mut self.mins]).for_each(|metadata| metadata.resize(groups));
         self.sub_block_mins.resize(groups);
     }
@@ -251,17 +274,36 @@ impl Panel {
     ) {
         let ((encoding, sub_scales), rows) = (B::PANEL_ENCODING, micro_panel_rows(S::LANES));
         let (micro_panel, row) = (row / rows, row % rows);
-        let superblock = micro_panel * self.n_superblocks + superblock;
-        let qs = &mut self.qs[superblock * GROUPS * rows * GROUP..][..GROUPS * rows * GROUP];
-        let qs = &mut qs[row * GROUP..][..((GROUPS - 1) * rows + 1) * GROUP];
-        for p in 0..PAIRS {
-            let pair = s.blocks(unpacked.q[p]);
-            for i in 0..2 {
-                let q = if encoding == Encoding::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
-                s.store_bytes(q, &mut qs[(2 * p + i) * rows * GROUP..]);
+        let at = ((micro_panel * self.n_superblocks + superblock) * rows + row) * GROUPS;
+        // Where the first group's integers are, and how far it is to the next group's.
+        let first = ((micro_panel * GROUPS * self.n_superblocks + superblock) * rows + row) * GROUP;
+        let stride = self.n_superblocks * rows * GROUP;
+        let len = (GROUPS - 1) * stride + GROUP;
+        let qs = &mut self.qs[first..][..len];
+        if const { matches!(B::PANEL_ENCODING.0, Encoding::Signed) && S::SIGNS_APART } {
+            let mut below_zero = unpacked.q;
+            let signs = &mut self.signs[first..][..len];
+            for p in 0..PAIRS {
+                let mut pair = s.blocks(unpacked.q[p]);
+                for i in 0..2 {
+                    let [absolute, sign] = s.split_signs(pair[i]);
+                    s.store_bytes(absolute, &mut qs[(2 * p + i) * stride..]);
+                    s.store_bytes(sign, &mut signs[(2 * p + i) * stride..]);
+                    pair[i] = s.and_u8x32(absolute, sign);
+                }
+                below_zero[p] = Pair::join(s, pair);
+            }
+            let sums = s.dot_each(&below_zero, &[1; SUPERBLOCK], false, false);
+            s.store_i32x8(sums, &mut self.below_zero[at..]);
+        } else {
+            for p in 0..PAIRS {
+                let pair = s.blocks(unpacked.q[p]);
+                for i in 0..2 {
+                    let q = if encoding == Encoding::Signed { s.quads_of_i8x32(pair[i]) } else { pair[i] };
+                    s.store_bytes(q, &mut qs[(2 * p + i) * stride..]);
+                }
             }
         }
-        let at = (superblock * rows + row) * GROUPS;
         s.store_x8(unpacked.scales[0], &mut self.scales[0][at..]);
         match (encoding, sub_scales) {
             (Encoding::Affine(_), _) => {
@@ -281,6 +323,8 @@ impl Panel {
             n_groups: self.n_groups,
             n_superblocks: self.n_superblocks,
             qs: &self.qs,
+            signs: &self.signs,
+            below_zero: &self.below_zero,
             scales: [&self.scales[0], &self.scales[1]],
             mins: &self.mins,
             sub_block_mins: &self.sub_block_mins,
@@ -294,6 +338,8 @@ pub(crate) struct PanelView<'a> {
     pub(crate) n_groups: usize,
     n_superblocks: usize,
     qs: &'a [u8],
+    signs: &'a [u8],
+    below_zero: &'a [i32],
     scales: [&'a [f32]; 2],
     mins: &'a [f32],
     sub_block_mins: &'a [i32],
@@ -301,7 +347,7 @@ pub(crate) struct PanelView<'a> {
 
 impl<'a> PanelView<'a> {
     /// The groups of a micro-panel that one of decode's lanes sums, one after another.
-    /// `mins` and `sub_scales` say what of a panel's parts there is.
+    /// `mins` and `sub_scales` say what of a panel's parts there is, beside signs.
     #[inline(always)]
     pub(crate) fn lane(
         &self,
@@ -311,11 +357,14 @@ impl<'a> PanelView<'a> {
         mins: bool,
         sub_scales: bool,
     ) -> PanelLane<'a> {
-        let rows = micro_panel_rows(lanes);
-        let first = micro_panel * self.n_superblocks * rows * GROUPS;
-        let groups = first + lane;
+        let len = micro_panel_rows(lanes) * self.n_superblocks;
+        let first = (micro_panel * GROUPS + lane) * len * GROUP;
+        let integers = first..first + len * GROUP;
+        let groups = micro_panel * len * GROUPS + lane;
         PanelLane {
-            qs: &self.qs[(first + lane * rows) * GROUP..],
+            qs: &self.qs[integers.clone()],
+            signs: self.signs.get(integers).unwrap_or_default(),
+            below_zero: self.below_zero.get(groups..).unwrap_or_default(),
             scales: [
                 &self.scales[0][groups..],
                 if sub_scales && !mins { &self.scales[1][groups..] } else { &[] },
@@ -330,16 +379,27 @@ impl<'a> PanelView<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct PanelLane<'a> {
     qs: &'a [u8],
+    signs: &'a [u8],
+    below_zero: &'a [i32],
     scales: [&'a [f32]; 2],
     mins: &'a [f32],
     sub_block_mins: &'a [i32],
 }
 
 impl<'a> PanelLane<'a> {
-    /// The integers of the `i`th group: (`R`, 32).
+    /// The integers of the `i`th group of `R` rows.
     #[inline(always)]
-    pub(crate) fn qs<const R: usize>(&self, i: usize) -> &'a [u8] {
-        &self.qs[i * GROUPS * R * GROUP..][..R * GROUP]
+    pub(crate) fn group<S: QuantKernels, const R: usize>(&self, i: usize, signed: bool) -> PanelGroup<'a> {
+        let integers = i * R * GROUP..(i + 1) * R * GROUP;
+        let qs = &self.qs[integers.clone()];
+        if !(signed && S::SIGNS_APART) {
+            return PanelGroup { qs, signs: &[], below_zero: &[] };
+        }
+        PanelGroup {
+            qs,
+            signs: &self.signs[integers],
+            below_zero: &self.below_zero[i * R * GROUPS..][..(R - 1) * GROUPS + 1],
+        }
     }
 
     /// The scales of the `i`th group or of one of its sub-blocks: that of row `r` is at `8 * r`.

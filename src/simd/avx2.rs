@@ -3,9 +3,11 @@
 
 #![allow(unsafe_code, reason = "intrinsics that take pointers; the token proves the instruction set")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+mod panel;
 mod products;
 mod vnni;
 mod widening;
@@ -14,10 +16,10 @@ use self::products::Products;
 pub(super) use self::vnni::Vnni;
 pub(super) use self::widening::Widening;
 use super::features::target_feature_impl;
-use super::x86::memory::{load_64, load_128, load_256};
+use super::x86::memory::{load_64, load_128, load_256, store_256};
 use super::x86::parts::{first_lanes, max_of_each, round_away_x8, transpose_dwords};
 use super::x86::{self, HasAvx2, Parts};
-use super::{Interleave, Kernel, QuantKernels, Simd, Simd256};
+use super::{Interleave, Kernel, PanelGroup, PanelTokens, QuantKernels, Simd, Simd256};
 
 /// Proof that AVX2, FMA and F16C are there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +112,12 @@ target_feature_impl! {
         fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
             _mm256_fmadd_ps(a, b, c)
         }
+        fn in_order(a: __m256) -> __m256 {
+            let mut a = a;
+            // SAFETY: there is no instruction in it. It says that the lanes may have changed.
+            unsafe { asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags)) }
+            a
+        }
         fn max(a: __m256, b: __m256) -> __m256 {
             _mm256_max_ps(a, b)
         }
@@ -135,6 +143,9 @@ target_feature_impl! {
         }
         fn load_i32(from: &[i32]) -> __m256i {
             load_256(from)
+        }
+        fn store_i32(a: __m256i, to: &mut [i32]) {
+            store_256(a, to);
         }
         fn splat_i32(value: i32) -> __m256i {
             _mm256_set1_epi32(value)
@@ -163,6 +174,7 @@ target_feature_impl! {
         {
             type I8x64 = [__m256i; 2];
             type I32x16 = [__m256i; 2];
+            const SIGNS_APART: bool = P::SIGNS_APART;
 
             #[inline(always)]
             fn min_transposed_tokens(order: Option<Interleave>) -> Option<usize> {
@@ -182,14 +194,19 @@ target_feature_impl! {
                 self.0.dot_u8_twice(w, x, self.zero_i32x8())
             }
             #[inline(always)]
+            fn add_quads(self, sums: __m256i, x: __m256i) -> __m256i {
+                self.0.add_quads(sums, x)
+            }
+            #[inline(always)]
             fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
                 self,
                 dots: [[__m256i; V]; R],
-                w: &[u8],
-                x: [&[i8]; V],
+                w: PanelGroup<'_>,
+                x: PanelTokens<'_, Self, V>,
+                bias: Option<u32>,
                 quads: Range<usize>,
             ) -> [[__m256i; V]; R] {
-                P::dot_micro_panel::<BITS, R, V>(self, dots, w, x, quads)
+                P::dot_micro_panel::<BITS, R, V>(self, dots, w, x, bias, quads)
             }
             #[inline(always)]
             fn gather_f16<const STRIDE: usize>(self, from: &[u8]) -> __m256 {
@@ -204,6 +221,9 @@ target_feature_impl! {
                 }
                 self.widen_f16(fours)
             }
+        }
+        fn split_signs(w: __m256i) -> [__m256i; 2] {
+            [_mm256_abs_epi8(w), _mm256_cmpgt_epi8(_mm256_setzero_si256(), w)]
         }
         fn transpose_groups(groups: [[__m256i; 2]; 4]) -> [[__m256i; 2]; 4] {
             let [[a, b], [c, d], [e, f], [g, h]] = groups;

@@ -123,6 +123,9 @@ target_feature_impl! {
         fn load_i32(from: &[i32]) -> __m512i {
             load_512(from)
         }
+        fn store_i32(a: __m512i, to: &mut [i32]) {
+            store_512(a, to);
+        }
         fn splat_i32(value: i32) -> __m512i {
             _mm512_set1_epi32(value)
         }

@@ -46,6 +46,12 @@ macro_rules! levels {
                 }
             }
 
+            fn signs_apart(self) -> bool {
+                match self {
+                    $($(#[$cfg])* Self::$level(_) => <$token as QuantKernels>::SIGNS_APART,)+
+                }
+            }
+
             #[inline]
             fn run<K: Kernel>(self, kernel: K) -> K::Output {
                 match self {
@@ -102,6 +108,11 @@ impl Isa {
     /// f32 in a vector.
     pub(crate) fn lanes(self) -> usize {
         self.0.lanes()
+    }
+
+    /// See [`QuantKernels::SIGNS_APART`].
+    pub(crate) fn signs_apart(self) -> bool {
+        self.0.signs_apart()
     }
 
     /// Runs the version of a kernel that was compiled for this instruction set.

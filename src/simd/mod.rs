@@ -20,6 +20,7 @@ mod isa;
 mod low_bits;
 #[cfg(feature = "cli")]
 pub mod machine;
+mod panel;
 mod primitives;
 mod quant_kernels;
 pub(crate) mod scalar;
@@ -37,6 +38,7 @@ pub(crate) use self::block_kernels::BlockKernels;
 pub use self::isa::Isa;
 pub(crate) use self::isa::{Kernel, kernel};
 pub(crate) use self::low_bits::LowBitKernels;
+pub(crate) use self::panel::{PanelGroup, PanelTokens};
 pub(crate) use self::primitives::{Simd, Simd256};
 pub(crate) use self::quant_kernels::{Interleave, Pair, QuantKernels, six_bits};
 use crate::storage::Plain;

@@ -41,14 +41,15 @@ mod widening;
 use std::arch::aarch64::*;
 use std::ops::Range;
 
-use self::blocks::{add_x8, load_bytes, load_i32x8, load_x8, store_x8};
+use self::blocks::{add_x8, load_bytes, load_i32x8, load_x8, store_i32x8, store_x8};
 pub(super) use self::dotprod::Dotprod;
 use self::memory::{load_below_4, load_f32x4, load_i8x16, load_u16x8, store_128, store_below_4};
 use self::parts::{sum_registers, widen_f16};
 use self::products::Products;
 pub(super) use self::widening::Widening;
 use super::features::target_feature_impl;
-use super::{Kernel, QuantKernels, Simd, Simd256};
+use super::panel::take_off_bias;
+use super::{Kernel, PanelGroup, PanelTokens, QuantKernels, Simd, Simd256};
 
 /// Proof that NEON is there, and how int8 are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +169,9 @@ target_feature_impl! {
         fn load_i32(from: &[i32]) -> int32x4x2_t {
             load_i32x8(from)
         }
+        fn store_i32(a: int32x4x2_t, to: &mut [i32]) {
+            store_i32x8(a, to);
+        }
         fn splat_i32(value: i32) -> int32x4x2_t {
             int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
         }
@@ -211,21 +215,23 @@ target_feature_impl! {
             #[inline(always)]
             fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
                 self,
-                mut dots: [[int32x4x2_t; V]; R],
-                w: &[u8],
-                x: [&[i8]; V],
+                dots: [[int32x4x2_t; V]; R],
+                w: PanelGroup<'_>,
+                x: PanelTokens<'_, Self, V>,
+                bias: Option<u32>,
                 quads: Range<usize>,
             ) -> [[int32x4x2_t; V]; R] {
+                let mut dots = take_off_bias::<Self, BITS, R, V>(self, dots, x, bias);
                 // Four quads of a row are one register, and a product takes one of them for all
                 // its lanes.
                 for four in quads.start / 4..quads.end / 4 {
                     let mut rows = [self.zero_i8x16(); R];
                     for r in 0..R {
-                        rows[r] = self.load_register(&w[32 * r + 16 * four..]);
+                        rows[r] = self.load_register(&w.qs[32 * r + 16 * four..]);
                     }
-                    let mut tokens = [&x[0][..0]; V];
+                    let mut tokens = [&x.group[0][..0]; V];
                     for v in 0..V {
-                        tokens[v] = &x[v][128 * four..][..128];
+                        tokens[v] = &x.group[v][128 * four..][..128];
                     }
                     dots = self.dot_panel_lane::<0, R, V>(dots, rows, tokens);
                     dots = self.dot_panel_lane::<1, R, V>(dots, rows, tokens);

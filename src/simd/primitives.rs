@@ -175,6 +175,12 @@ pub(crate) trait Simd: Simd256 {
     fn fused_mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
         self.mul_add(a, b, c)
     }
+    /// `a`, which the compiler has computed before what follows: it would leave a tile's sums for
+    /// later, and keep in memory all that they are made of.
+    #[inline(always)]
+    fn in_order(self, a: Self::F32) -> Self::F32 {
+        a
+    }
     /// `a > b ? a : b`, so a NaN in `b` wins.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `max(a, |b|)` where `a` has no signs, and what is not finite counts as greater than what is.
@@ -186,6 +192,8 @@ pub(crate) trait Simd: Simd256 {
 
     /// The first `LANES` elements. Panics if there are fewer.
     fn load_i32(self, from: &[i32]) -> Self::I32;
+    /// Writes the lanes. Panics if there is space for fewer.
+    fn store_i32(self, a: Self::I32, to: &mut [i32]);
     /// `[value; LANES]`
     fn splat_i32(self, value: i32) -> Self::I32;
     /// `[0; LANES]`

@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use super::block_kernels::bytes;
+use super::panel::{PanelGroup, PanelTokens, dot_quad_by_quad, take_off_bias};
 use super::{BlockKernels, Byte, LowBitKernels, Simd};
 
 /// An order of the eight groups of a superblock that suits the products of one token with weights
@@ -79,6 +81,19 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
         orders
     };
 
+    /// Whether panels hold the absolute values of weights with a sign, and the signs apart: see
+    /// [`PanelGroup`].
+    const SIGNS_APART: bool = false;
+
+    /// The absolute values of int8, where that of -128 is 128, and 255 for each that is below zero.
+    #[inline(always)]
+    fn split_signs(self, w: Self::I8x32) -> [Self::I8x32; 2] {
+        let (mut sizes, mut signs) = (bytes(self, w), [0_i8; 32]);
+        for i in 0..32 {
+            (sizes[i], signs[i]) = (sizes[i].wrapping_abs(), if sizes[i] < 0 { -1 } else { 0 });
+        }
+        [self.load_bytes(&sizes), self.load_bytes(&signs)]
+    }
     /// In byte `i`, 255 if bit `i` of `bits` is set, or else 0.
     #[inline(always)]
     fn mask_from_bits(self, bits: u32) -> Self::I8x32 {
@@ -354,47 +369,30 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
         dots
     }
 
-    /// `dots[r][v]` with the dot products of some quads of row `r` and of the tokens `v` added, as
-    /// [`Simd::dot4_i8i8`] does it if `BITS` is 8, or else, for weights of `BITS` bits,
-    /// [`Simd::dot4_u8i8`]. `w` is (`R`, 32), `x[v]` (8, `LANES`, 4), `quads` 4 or 8 of the 8.
+    /// `sums` with the quads `i` added in lane `i`, as [`QuantKernels::dot_micro_panel`] needs
+    /// them: as int32, or as another sum of each pair. At most eight are added.
+    #[inline(always)]
+    fn add_quads(self, sums: Self::I32, x: Self::Quads) -> Self::I32 {
+        self.dot4_u8i8(sums, self.splat_quad(&[1; 4]), x)
+    }
+    /// `dots[r][v]` with the dot products of some quads of row `r` and of the tokens `v` added:
+    /// 4 or 8 of the 8, of which `x` has the sums.
+    ///
+    /// `BITS` is 8 for weights with a sign; otherwise they have that many bits, and 2 to the power
+    /// of `bias`, if there is one, is taken off each. At most 2 to the power of `BITS` - 1 is left,
+    /// if `BITS` is 5 or more.
     #[inline(always)]
     fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         self,
         dots: [[Self::I32; V]; R],
-        w: &[u8],
-        x: [&[i8]; V],
+        w: PanelGroup<'_>,
+        x: PanelTokens<'_, Self, V>,
+        bias: Option<u32>,
         quads: Range<usize>,
     ) -> [[Self::I32; V]; R] {
-        dot_quad_by_quad::<Self, BITS, R, V>(self, dots, w, x, quads)
+        let dots = take_off_bias::<Self, BITS, R, V>(self, dots, x, bias);
+        dot_quad_by_quad::<Self, BITS, R, V>(self, dots, w.qs, x.group, quads)
     }
-}
-
-/// [`QuantKernels::dot_micro_panel`] of one quad after another.
-#[inline(always)]
-pub(super) fn dot_quad_by_quad<S: Simd, const BITS: u32, const R: usize, const V: usize>(
-    s: S,
-    mut dots: [[S::I32; V]; R],
-    w: &[u8],
-    x: [&[i8]; V],
-    quads: Range<usize>,
-) -> [[S::I32; V]; R] {
-    for q in quads {
-        let mut x_quads = [s.splat_quad(&[0; 4]); V];
-        for v in 0..V {
-            x_quads[v] = s.load_quads(&x[v][q * 4 * S::LANES..]);
-        }
-        for r in 0..R {
-            let w = s.splat_quad(&w[r * 32 + q * 4..]);
-            for v in 0..V {
-                dots[r][v] = if BITS == 8 {
-                    s.dot4_i8i8(dots[r][v], w, x_quads[v])
-                } else {
-                    s.dot4_u8i8(dots[r][v], w, x_quads[v])
-                };
-            }
-        }
-    }
-    dots
 }
 
 /// The scales and the minima of Q4_K's and Q5_K's eight groups, a byte each, from the twelve bytes

@@ -228,6 +228,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| from[i])
     }
     #[inline(always)]
+    fn store_i32(self, a: Self::I32, to: &mut [i32]) {
+        to[..LANES].copy_from_slice(&a);
+    }
+    #[inline(always)]
     fn splat_i32(self, value: i32) -> Self::I32 {
         [value; LANES]
     }

@@ -16,6 +16,7 @@ kernel! {
         blocks.push(s.bytes_of_dwords([1, word as u32, 3, (word >> 32) as u32, 5, 6, !word as u32, 8]));
         blocks.extend([s.bytes_of_words(words), s.add_u8x32(a, b), s.trits(a, b)]);
         blocks.push(s.negate(a, s.mask_from_bits(word as u32)));
+        blocks.extend(s.split_signs(a));
         blocks.extend(point_kernels(s, bytes));
         // Each is the sum of four products of a number within 0..=31 and an int8.
         let mut small = [s.zero_i32x8(); 8];
@@ -152,6 +153,92 @@ fn halves_of_32_bytes_are_transposed_as_groups_are() {
     for isa in Isa::available() {
         let [found, expected] = transposed_nibbles(isa, &bytes);
         assert_eq!(found, expected, "{isa}");
+    }
+}
+
+kernel! {
+    /// The products of a row with tokens that are `x` and `-x` in turn, as a panel makes them.
+    fn panel_products(s; w: &[u8; 32], x: &[i8; 32], bits: u32, bias: Option<u32>) -> Vec<i32> {
+        match bits {
+            4 => panel_dots::<S, 4>(s, w, x, bias, 8),
+            5 => panel_dots::<S, 5>(s, w, x, bias, 8),
+            6 => panel_dots::<S, 6>(s, w, x, bias, 4),
+            7 => panel_dots::<S, 7>(s, w, x, bias, 4),
+            _ => panel_dots::<S, 8>(s, w, x, bias, 8),
+        }
+    }
+}
+
+/// [`QuantKernels::dot_micro_panel`] of `n` quads and of others, until all eight are multiplied.
+fn panel_dots<S: QuantKernels, const BITS: u32>(
+    s: S,
+    w: &[u8; 32],
+    x: &[i8; 32],
+    bias: Option<u32>,
+    n: usize,
+) -> Vec<i32> {
+    let group: Vec<i8> = (0..32 * S::LANES)
+        .map(|i| x[i / (4 * S::LANES) * 4 + i % 4] * if i / 4 % 2 == 0 { 1 } else { -1 })
+        .collect();
+    let (mut qs, mut signs) = (*w, [0; 32]);
+    let below_zero = w.iter().map(|&w| -i32::from(w as i8).min(0)).sum();
+    if BITS == 8 && S::SIGNS_APART {
+        let [absolute, sign] = s.split_signs(s.load_bytes(w));
+        s.store_bytes(absolute, &mut qs);
+        s.store_bytes(sign, &mut signs);
+    } else if BITS == 8 {
+        s.store_bytes(s.quads_of_i8x32(s.load_bytes(w)), &mut qs);
+    }
+    let mut dots = [[s.zero_i32(); 1]; 1];
+    for first in (0..8).step_by(n) {
+        let mut sums = [s.zero_i32()];
+        for q in first..first + n {
+            sums[0] = s.add_quads(sums[0], s.load_quads(&group[4 * S::LANES * q..]));
+        }
+        let w = PanelGroup { qs: &qs, signs: &signs, below_zero: &[below_zero] };
+        let x = PanelTokens { group: [&group[..]], sums };
+        dots = s.dot_micro_panel::<BITS, 1, 1>(dots, w, x, bias, first..first + n);
+    }
+    let mut lanes = vec![0; S::LANES];
+    s.store_i32(dots[0][0], &mut lanes);
+    lanes
+}
+
+fn alternating<T: Copy>(even: T, odd: T) -> [T; 32] {
+    std::array::from_fn(|i| if i % 2 == 0 { even } else { odd })
+}
+
+#[test]
+fn products_of_panels_are_exact_up_to_the_greatest_numbers() {
+    for isa in Isa::available() {
+        for (bits, biases) in [
+            (4, &[None, Some(0), Some(3)][..]),
+            (5, &[None, Some(4)]),
+            (6, &[None, Some(5)]),
+            (7, &[Some(6)]),
+            (8, &[None]),
+        ] {
+            let top = if bits == 8 { 127 } else { (1 << bits) - 1 };
+            // -128 and -127 if there are signs.
+            let low = if bits == 8 { [128, 129] } else { [0, 1] };
+            for w in [[top; 32], [low[0]; 32], alternating(top, low[0]), alternating(low[1], top - 1)] {
+                for x in [[127; 32], alternating(127, -127), alternating(-127, 127), alternating(0, -1)] {
+                    for &bias in biases {
+                        let less = bias.map_or(0, |n| 1 << n);
+                        let product = |(&w, &x): (&u8, &i8)| {
+                            let w = if bits == 8 { i32::from(w as i8) } else { i32::from(w) };
+                            (w - less) * i32::from(x)
+                        };
+                        let expected: i32 = w.iter().zip(&x).map(product).sum();
+                        let found = panel_products(isa, &w, &x, bits, bias);
+                        let expected: Vec<i32> = (0..found.len())
+                            .map(|lane| if lane % 2 == 0 { expected } else { -expected })
+                            .collect();
+                        assert_eq!(found, expected, "{isa}, {bits} bits, {bias:?}, {w:?} by {x:?}");
+                    }
+                }
+            }
+        }
     }
 }
 

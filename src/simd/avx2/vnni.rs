@@ -46,6 +46,9 @@ target_feature_impl! {
         fn dot_u8(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
             _mm256_dpbusd_avx_epi32(acc, w, x)
         }
+        fn add_quads(sums: __m256i, x: __m256i) -> __m256i {
+            _mm256_dpbusd_avx_epi32(sums, _mm256_set1_epi8(1), x)
+        }
         fn dot_nibbles(w: [__m256i; 4], x: &[i8]) -> __m256i {
             let mut dots = _mm256_setzero_si256();
             for k in 0..4 {

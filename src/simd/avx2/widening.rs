@@ -2,14 +2,13 @@
 
 #![allow(unsafe_code, reason = "a kernel's entry: the token proves the instruction set")]
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::features::target_feature_impl;
-use super::super::quant_kernels::dot_quad_by_quad;
 use super::super::x86::memory::load_256;
-use super::super::{Kernel, Simd};
+use super::super::{Kernel, PanelGroup, PanelTokens};
+use super::panel::{panel_by_quads, panel_by_signs, panel_by_sums};
 use super::{Avx2, Products, Vnni};
 
 /// Proof of AVX2, FMA and F16C.
@@ -28,6 +27,7 @@ target_feature_impl! {
     impl Products for Widening {
         {
             const BIAS: Option<u32> = None;
+            const SIGNS_APART: bool = true;
 
             fn detect() -> Option<Self> {
                 let found = is_x86_feature_detected!("avx2")
@@ -49,21 +49,15 @@ target_feature_impl! {
             fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
                 token: Avx2<Self>,
                 dots: [[__m256i; V]; R],
-                w: &[u8],
-                x: [&[i8]; V],
+                w: PanelGroup<'_>,
+                x: PanelTokens<'_, Avx2<Self>, V>,
+                bias: Option<u32>,
                 quads: Range<usize>,
             ) -> [[__m256i; V]; R] {
-                // A sum of products of n quads fits an i16, and is widened together: two products
-                // of numbers of 4 bits are at most 2 * 15 * 127, of 5 bits 2 * 31 * 127, of 6 bits
-                // 2 * 63 * 127, and eight, four and two times that are 30,480, 31,496 and 32,004.
                 match BITS {
-                    0..=4 => {
-                        let n = quads.len();
-                        panel_by_sums::<R, V>(token, dots, w, x, quads, n)
-                    }
-                    5 => panel_by_sums::<R, V>(token, dots, w, x, quads, 4),
-                    6 => panel_row_by_row::<R, V>(token, dots, w, x, quads),
-                    _ => dot_quad_by_quad::<_, BITS, R, V>(token, dots, w, x, quads),
+                    ..=6 => panel_by_sums::<BITS, R, V>(token, dots, w, x, bias, quads),
+                    7 => panel_by_quads::<R, V>(token, dots, w, x, bias, quads),
+                    _ => panel_by_signs::<R, V>(token, dots, w, x, quads),
                 }
             }
         }
@@ -85,6 +79,9 @@ target_feature_impl! {
             // Four products are at most 4 * 62 * 127 = 31,496, which fits an i16.
             add_widened(zero, add_products(_mm256_maddubs_epi16(w[0], x[0]), w[1], x[1]))
         }
+        fn add_quads(sums: __m256i, x: __m256i) -> __m256i {
+            add_products(sums, _mm256_set1_epi8(1), x)
+        }
         fn dot_nibbles(w: [__m256i; 4], x: &[i8]) -> __m256i {
             // Eight products are at most 8 * 31 * 127 = 31,496, which fits an i16.
             let mut sums = _mm256_setzero_si256();
@@ -96,90 +93,16 @@ target_feature_impl! {
     }
 }
 
-/// Sums of int16, which are widened when they can grow no further.
-trait Int16Sums {
-    /// `sums + pairs`, where each pair is the sum of two neighbors' products. All of them fit.
-    fn add_products(self, sums: __m256i, w: __m256i, x: __m256i) -> __m256i;
-    /// As [`Int16Sums::add_products`], and the compiler can't add in another order. It would make
-    /// trees of a tile's sums, in more registers than there are: a prompt in Q4_0 took half as long
-    /// again.
-    fn add_products_in_order(self, sums: __m256i, w: __m256i, x: __m256i) -> __m256i;
-    /// In lane `i`, `acc[i]` and the two sums `i`.
-    fn add_widened(self, acc: __m256i, sums: __m256i) -> __m256i;
+/// `sums + pairs`, where each pair is the sum of two neighbors' products. All of them fit an int16.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn add_products(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x))
 }
 
-target_feature_impl! {
-    "avx2,fma,f16c"
-    impl Int16Sums for Widening {
-        {}
-        fn add_products(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
-            _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x))
-        }
-        fn add_products_in_order(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
-            let mut sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x));
-            // SAFETY: there is no instruction in it. It says that the sums may have changed.
-            unsafe { asm!("/* {0} */", inout(ymm_reg) sums, options(pure, nomem, nostack, preserves_flags)) }
-            sums
-        }
-        fn add_widened(acc: __m256i, sums: __m256i) -> __m256i {
-            _mm256_add_epi32(acc, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)))
-        }
-    }
-}
-
-/// [`Products::dot_micro_panel`] by sums of `n` quads.
-#[inline(always)]
-fn panel_by_sums<const R: usize, const V: usize>(
-    token: Avx2<Widening>,
-    mut dots: [[__m256i; V]; R],
-    w: &[u8],
-    x: [&[i8]; V],
-    quads: Range<usize>,
-    n: usize,
-) -> [[__m256i; V]; R] {
-    for first in quads.step_by(n) {
-        let mut sums = [[token.zero_i32(); V]; R];
-        for q in first..first + n {
-            let mut x_quads = [token.zero_i32(); V];
-            for v in 0..V {
-                x_quads[v] = token.load_quads(&x[v][q * 32..]);
-            }
-            for r in 0..R {
-                let w = token.splat_quad(&w[r * 32 + q * 4..]);
-                for v in 0..V {
-                    sums[r][v] = token.0.add_products_in_order(sums[r][v], w, x_quads[v]);
-                }
-            }
-        }
-        for r in 0..R {
-            for v in 0..V {
-                dots[r][v] = token.0.add_widened(dots[r][v], sums[r][v]);
-            }
-        }
-    }
-    dots
-}
-
-/// [`Products::dot_micro_panel`] of numbers of 6 bits. Their sums of int16 are widened too often to
-/// be kept for all rows.
-#[inline(always)]
-fn panel_row_by_row<const R: usize, const V: usize>(
-    token: Avx2<Widening>,
-    mut dots: [[__m256i; V]; R],
-    w: &[u8],
-    x: [&[i8]; V],
-    quads: Range<usize>,
-) -> [[__m256i; V]; R] {
-    for first in quads.step_by(2) {
-        for r in 0..R {
-            let at = r * 32 + first * 4;
-            let w = [token.splat_quad(&w[at..]), token.splat_quad(&w[at + 4..])];
-            for v in 0..V {
-                let x = [token.load_quads(&x[v][first * 32..]), token.load_quads(&x[v][first * 32 + 32..])];
-                let sums = token.0.add_products(token.zero_i32(), w[0], x[0]);
-                dots[r][v] = token.0.add_widened(dots[r][v], token.0.add_products(sums, w[1], x[1]));
-            }
-        }
-    }
-    dots
+/// In lane `i`, `acc[i]` and the two sums `i`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn add_widened(acc: __m256i, sums: __m256i) -> __m256i {
+    _mm256_add_epi32(acc, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)))
 }
