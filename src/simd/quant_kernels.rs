@@ -88,11 +88,12 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
     /// The absolute values of int8, where that of -128 is 128, and 255 for each that is below zero.
     #[inline(always)]
     fn split_signs(self, w: Self::I8x32) -> [Self::I8x32; 2] {
-        let (mut sizes, mut signs) = (bytes(self, w), [0_i8; 32]);
+        let (mut magnitudes, mut signs) = (bytes(self, w), [0_i8; 32]);
         for i in 0..32 {
-            (sizes[i], signs[i]) = (sizes[i].wrapping_abs(), if sizes[i] < 0 { -1 } else { 0 });
+            (magnitudes[i], signs[i]) =
+                (magnitudes[i].wrapping_abs(), if magnitudes[i] < 0 { -1 } else { 0 });
         }
-        [self.load_bytes(&sizes), self.load_bytes(&signs)]
+        [self.load_bytes(&magnitudes), self.load_bytes(&signs)]
     }
     /// In byte `i`, 255 if bit `i` of `bits` is set, or else 0.
     #[inline(always)]

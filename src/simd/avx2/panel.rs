@@ -22,9 +22,9 @@ trait Int16Sums {
     fn add_products_in_order(self, sums: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// In lane `i`, `acc[i]` and the two sums `i`.
     fn widen_and_add(self, acc: __m256i, sums: __m256i) -> __m256i;
-    /// In lane `i`, `acc[i]` and the products of `sizes` and of `x`, or of `~x` where `signs` is
+    /// In lane `i`, `acc[i]` and the products of `magnitudes` and of `x`, or of `~x` where `signs` is
     /// 255, in the order in which they stand.
-    fn add_signed_products(self, acc: __m256i, sizes: __m256i, signs: __m256i, x: __m256i) -> __m256i;
+    fn add_signed_products(self, acc: __m256i, magnitudes: __m256i, signs: __m256i, x: __m256i) -> __m256i;
     /// `a - (b << n)`, of int16.
     fn sub_shifted_i16(self, a: __m256i, b: __m256i, n: u32) -> __m256i;
 }
@@ -42,10 +42,10 @@ target_feature_impl! {
         fn widen_and_add(acc: __m256i, sums: __m256i) -> __m256i {
             add_widened(acc, sums)
         }
-        fn add_signed_products(acc: __m256i, sizes: __m256i, signs: __m256i, x: __m256i) -> __m256i {
+        fn add_signed_products(acc: __m256i, magnitudes: __m256i, signs: __m256i, x: __m256i) -> __m256i {
             // A pair is at least 2 * 128 * -128 = -32,768 and at most 2 * 127 * 127: -128, whose
             // absolute value is 128, is multiplied with ~x, which is within -128..=126.
-            let pairs = _mm256_maddubs_epi16(sizes, _mm256_xor_si256(x, signs));
+            let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(x, signs));
             let mut sums = add_widened(acc, pairs);
             // SAFETY: as in `add_products_in_order`.
             unsafe { asm!("/* {0} */", inout(ymm_reg) sums, options(pure, nomem, nostack, preserves_flags)) }
@@ -57,8 +57,8 @@ target_feature_impl! {
     }
 }
 
-/// `n`, which the compiler doesn't know: it keeps a loop. (It would write out its four or eight
-/// turns and add up in another order, with more sums at a time than there are registers.)
+/// `n`, which the compiler doesn't know, so that it keeps a loop. (It would unroll it and keep more
+/// sums at a time than there are registers.)
 #[inline(always)]
 fn unknown(mut n: usize) -> usize {
     // SAFETY: there is no instruction in it. It says that the number may have changed.
@@ -115,6 +115,7 @@ pub(super) fn panel_by_sums<const BITS: u32, const R: usize, const V: usize>(
             }
         }
     }
+    // A loop over eight is kept as it is, and faster when its bounds are known.
     let n = if quads.len() == 8 { 8 } else { unknown(quads.len()) };
     let (w, tokens) = (quads_of_rows::<R>(w.qs, quads.start, n), quads_of_tokens(x, quads.start, n));
     for q in 0..n {
@@ -167,8 +168,8 @@ pub(super) fn panel_by_quads<const R: usize, const V: usize>(
 }
 
 /// [`Products::dot_micro_panel`] of weights with a sign, by `w x = |w| ~x + |w|` for those below
-/// zero: the second term is the same for all tokens, and `~x`, which is `-x - 1`, an operation that
-/// any port of the processor does, while `sign` waits for the multiplications.
+/// zero, as `~x` is `-x - 1`. The second term is the same for all tokens; and any port of the
+/// processor makes `~x`, while `sign` waits for those that multiply.
 #[inline(always)]
 pub(super) fn panel_by_signs<const R: usize, const V: usize>(
     token: Avx2<Widening>,
@@ -184,7 +185,7 @@ pub(super) fn panel_by_signs<const R: usize, const V: usize>(
     }
     let n = unknown(quads.len());
     let tokens = quads_of_tokens(x, quads.start, n);
-    let (sizes, signs) =
+    let (magnitudes, signs) =
         (quads_of_rows::<R>(w.qs, quads.start, n), quads_of_rows::<R>(w.signs, quads.start, n));
     for q in 0..n {
         let mut x_quads = [token.zero_i32(); V];
@@ -192,9 +193,9 @@ pub(super) fn panel_by_signs<const R: usize, const V: usize>(
             x_quads[v] = token.load_quads(&tokens[v][q]);
         }
         for r in 0..R {
-            let (sizes, signs) = (token.splat_quad(&sizes[r][q]), token.splat_quad(&signs[r][q]));
+            let (magnitudes, signs) = (token.splat_quad(&magnitudes[r][q]), token.splat_quad(&signs[r][q]));
             for v in 0..V {
-                dots[r][v] = token.0.add_signed_products(dots[r][v], sizes, signs, x_quads[v]);
+                dots[r][v] = token.0.add_signed_products(dots[r][v], magnitudes, signs, x_quads[v]);
             }
         }
     }
