@@ -22,8 +22,8 @@ trait Int16Sums {
     fn add_products_in_order(self, sums: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// In lane `i`, `acc[i]` and the two sums `i`.
     fn widen_and_add(self, acc: __m256i, sums: __m256i) -> __m256i;
-    /// In lane `i`, `acc[i]` and the products of `magnitudes` and of `x`, or of `~x` where `signs` is
-    /// 255, in the order in which they stand.
+    /// In lane `i`, `acc[i]` and the products of `magnitudes` and of `x`, or of `~x` where `signs`
+    /// is 255, in the order in which they stand.
     fn add_signed_products(self, acc: __m256i, magnitudes: __m256i, signs: __m256i, x: __m256i) -> __m256i;
     /// `a - (b << n)`, of int16.
     fn sub_shifted_i16(self, a: __m256i, b: __m256i, n: u32) -> __m256i;
