@@ -12,11 +12,12 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Prefetcher;
+use super::lanes::{PanelLane, TokensLane};
 use crate::parallel::ColumnSlice;
 use crate::quant::Output;
 use crate::quant::block::{GROUP, GROUPS};
 use crate::quant::encoding::Encoding;
-use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelLane, PanelView, micro_panel_rows};
+use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelView, micro_panel_rows};
 use crate::simd::{Isa, Kernel, PanelGroup, PanelTokens, QuantKernels, Simd};
 use crate::tensor::Matrix;
 
@@ -49,7 +50,7 @@ pub(crate) fn multiply(
         let visits = GROUPS * x.len().div_ceil(2) * n_rows.div_ceil(micro_panel_rows(isa.lanes()));
         let ahead = Prefetcher::new(weights, first + n_rows..first + n_rows + PANEL_ROWS, visits);
         let target = Target { n_rows, column: first - rows.start, output };
-        let product = Product { panel: panel.view(), encoding, target, x, ahead, out };
+        let product = Product { panel, encoding, target, x, ahead, out };
         match (encoding, sub_scales) {
             (Encoding::Signed, _) => isa.run(Of::<Integers<8, false, false>>::new(product)),
             (Encoding::Biased(..=3), false) => isa.run(Of::<Integers<4, false, false>>::new(product)),
@@ -65,7 +66,7 @@ pub(crate) fn multiply(
 
 /// What a panel holds. Its product is compiled for each kind by itself: in one function, a change
 /// for one of them would move another's registers.
-trait Contents: Copy {
+pub(super) trait Contents: Copy {
     /// Whether the integers have signs.
     const SIGNED: bool;
     /// Whether their products need the sums of activations: see [`Encoding::needs_sums`].
@@ -78,7 +79,7 @@ trait Contents: Copy {
     fn dot<S: QuantKernels, const V: usize, const R: usize>(
         s: S,
         dots: [[S::I32; V]; R],
-        w: PanelGroup<'_>,
+        w: PanelGroup<'_, R>,
         x: PanelTokens<'_, S, V>,
         bias: Option<u32>,
         quads: Range<usize>,
@@ -101,7 +102,7 @@ impl<const BITS: u32, const MINS: bool, const SUB_SCALES: bool> Contents
     fn dot<S: QuantKernels, const V: usize, const R: usize>(
         s: S,
         dots: [[S::I32; V]; R],
-        w: PanelGroup<'_>,
+        w: PanelGroup<'_, R>,
         x: PanelTokens<'_, S, V>,
         bias: Option<u32>,
         quads: Range<usize>,
@@ -112,7 +113,7 @@ impl<const BITS: u32, const MINS: bool, const SUB_SCALES: bool> Contents
 
 /// The product of a panel with all tokens.
 struct Product<'a, 'o> {
-    panel: PanelView<'a>,
+    panel: &'a Panel,
     encoding: Encoding,
     target: Target,
     x: &'a [Int8Tile],
@@ -148,9 +149,9 @@ impl<C: Contents> Kernel for Of<'_, '_, C> {
     #[inline(always)]
     fn run<S: QuantKernels>(self, s: S) {
         if const { S::LANES == 16 } {
-            self.product.all_tokens::<S, C, 6, { PANEL_ROWS / 6 }>(s);
+            self.product.all_tokens::<S, C, 16, 6, { PANEL_ROWS / 6 }>(s);
         } else {
-            self.product.all_tokens::<S, C, 4, { PANEL_ROWS / 4 }>(s);
+            self.product.all_tokens::<S, C, 8, 4, { PANEL_ROWS / 4 }>(s);
         }
     }
 }
@@ -164,19 +165,23 @@ type Sums<S, const V: usize, const R: usize> = [[<S as Simd>::F32; V]; R];
 impl Product<'_, '_> {
     /// All rows, `PANELS` micro-panels, with all tokens.
     #[inline(always)]
-    fn all_tokens<S: QuantKernels, C: Contents, const R: usize, const PANELS: usize>(mut self, s: S) {
+    fn all_tokens<S: QuantKernels, C: Contents, const LANES: usize, const R: usize, const PANELS: usize>(
+        mut self,
+        s: S,
+    ) {
+        let panel = self.panel.view::<R>();
         let (mut x, mut token) = (self.x, 0);
         if const { S::REGISTER_TILE > 1 } {
             let mut workspace = Workspace::<S, 2, R, PANELS>::new(s);
             while let [first, second, rest @ ..] = x {
-                self.tokens::<S, C, 2, R, PANELS>(s, [first, second], &mut workspace, token);
+                self.tokens::<S, C, LANES, 2, R, PANELS>(s, panel, [first, second], &mut workspace, token);
                 (x, token) = (rest, token + 2 * S::LANES);
             }
         }
         if !x.is_empty() {
             let mut workspace = Workspace::<S, 1, R, PANELS>::new(s);
             for tile in x {
-                self.tokens::<S, C, 1, R, PANELS>(s, [tile], &mut workspace, token);
+                self.tokens::<S, C, LANES, 1, R, PANELS>(s, panel, [tile], &mut workspace, token);
                 token += S::LANES;
             }
         }
@@ -184,22 +189,30 @@ impl Product<'_, '_> {
 
     /// `V` vectors of tokens, from `token` on, with all rows.
     #[inline(always)]
-    fn tokens<S: QuantKernels, C: Contents, const V: usize, const R: usize, const PANELS: usize>(
+    fn tokens<
+        S: QuantKernels,
+        C: Contents,
+        const LANES: usize,
+        const V: usize,
+        const R: usize,
+        const PANELS: usize,
+    >(
         &mut self,
         s: S,
+        panel: PanelView<'_, R>,
         x: [&Int8Tile; V],
         workspace: &mut Workspace<S, V, R, PANELS>,
         token: usize,
     ) {
-        let order = LaneOrder::new(self.panel.n_groups);
+        let order = LaneOrder::new(panel.n_groups);
         let micro_panels = &mut workspace.levels[..self.target.n_rows.div_ceil(R)];
         for i in 0..GROUPS {
             let (lane, groups) = order.visit(i);
-            let x = TokensLane::new::<S, C>(x, groups);
+            let x = TokensLane::<LANES, V>::new::<C>(x, groups);
             for (micro_panel, levels) in micro_panels.iter_mut().enumerate() {
                 self.ahead.fetch(s);
-                let w = self.panel.lane(S::LANES, micro_panel, lane, C::MINS, C::SUB_SCALES);
-                let mut sum = lane_sums::<S, C, V, R>(s, self.encoding, x, w);
+                let w = PanelLane::new::<S, C>(panel, micro_panel, lane, x.n_groups);
+                let mut sum = lane_sums::<S, C, LANES, V, R>(s, self.encoding, x, w);
                 // A lane that completes a pair is added to the other, the sum perhaps to another
                 // pair's, and so on.
                 let level = i.trailing_ones() as usize;
@@ -227,11 +240,11 @@ impl Product<'_, '_> {
 
 /// The sums of one of decode's lanes, for a micro-panel with `V` vectors of tokens.
 #[inline(always)]
-fn lane_sums<S: QuantKernels, C: Contents, const V: usize, const R: usize>(
+fn lane_sums<S: QuantKernels, C: Contents, const LANES: usize, const V: usize, const R: usize>(
     s: S,
     encoding: Encoding,
-    x: TokensLane<'_, V>,
-    w: PanelLane<'_>,
+    x: TokensLane<'_, LANES, V>,
+    w: PanelLane<'_, R>,
 ) -> Sums<S, V, R> {
     let n = if let Encoding::Biased(n) = encoding { n } else { 0 };
     let bias = if C::SIGNED || C::MINS { None } else { Some(n) };
@@ -240,13 +253,13 @@ fn lane_sums<S: QuantKernels, C: Contents, const V: usize, const R: usize>(
         let mut group = [&[][..]; V];
         let mut d = [s.splat(0.0); V];
         for v in 0..V {
-            group[v] = &x.qs[v][i * GROUP * S::LANES..][..GROUP * S::LANES];
-            d[v] = s.load(&x.scales[v][i * S::LANES..]);
+            group[v] = x.qs[v][i].as_flattened().as_flattened();
+            d[v] = s.load(&x.scales[v][i]);
         }
         let terms = Terms { w, x, bias, i, group, d };
-        acc = terms.add::<C, 0, R>(s, acc);
+        acc = terms.add::<C, 0>(s, acc);
         if C::SUB_SCALES && !C::MINS {
-            acc = terms.add::<C, 1, R>(s, acc);
+            acc = terms.add::<C, 1>(s, acc);
         }
     }
     acc
@@ -288,59 +301,11 @@ impl Target {
     }
 }
 
-/// The activations of one of decode's lanes, in `V` vectors of tokens. They are cut out of the
-/// tiles once for all micro-panels, for it takes as many instructions as a third of a group.
-#[derive(Clone, Copy)]
-struct TokensLane<'a, const V: usize> {
-    n_groups: usize,
-    qs: [&'a [i8]; V],      // (groups, 8, LANES, 4)
-    scales: [&'a [f32]; V], // (groups, LANES)
-    // (groups, LANES) each, as the contents of the panel need them:
-    sums: [[&'a [i32]; V]; 2], // of the two sub-blocks, or the first for the whole group
-    sub_block_sums: [&'a [i32]; V], // of both sub-blocks, as two int16
-    scaled_sums: [&'a [f32]; V], // of the group, times its scale
-}
-
-impl<'a, const V: usize> TokensLane<'a, V> {
-    /// The groups at some positions.
-    #[inline(always)]
-    fn new<S: QuantKernels, C: Contents>(x: [&'a Int8Tile; V], groups: Range<usize>) -> Self {
-        let lanes = groups.start * S::LANES..groups.end * S::LANES;
-        let mut lane = Self {
-            n_groups: groups.len(),
-            qs: [&[]; V],
-            scales: [&[]; V],
-            sums: [[&[]; V]; 2],
-            sub_block_sums: [&[]; V],
-            scaled_sums: [&[]; V],
-        };
-        for v in 0..V {
-            lane.qs[v] = &x[v].qs[lanes.start * GROUP..lanes.end * GROUP];
-            lane.scales[v] = &x[v].scales[lanes.clone()];
-            let lanes = lanes.clone();
-            match (C::SUMS, C::SUB_SCALES) {
-                (true, true) => {
-                    lane.sums[0][v] = &x[v].sums[1][lanes.clone()];
-                    lane.sums[1][v] = &x[v].sums[2][lanes.clone()];
-                }
-                (true, false) => lane.sums[0][v] = &x[v].sums[0][lanes.clone()],
-                (false, _) => {}
-            }
-            match (C::MINS, C::SUB_SCALES) {
-                (true, true) => lane.sub_block_sums[v] = &x[v].sub_block_sums[lanes],
-                (true, false) => lane.scaled_sums[v] = &x[v].scaled_sums[lanes],
-                _ => {}
-            }
-        }
-        lane
-    }
-}
-
 /// What a group adds to the sums of a tile.
 #[derive(Clone, Copy)]
-struct Terms<'a, S: QuantKernels, const V: usize> {
-    w: PanelLane<'a>,
-    x: TokensLane<'a, V>,
+struct Terms<'a, S: QuantKernels, const LANES: usize, const V: usize, const R: usize> {
+    w: PanelLane<'a, R>,
+    x: TokensLane<'a, LANES, V>,
     /// The power of two that is to be taken off each weight.
     bias: Option<u32>,
     /// The group's place in its lane.
@@ -350,10 +315,10 @@ struct Terms<'a, S: QuantKernels, const V: usize> {
     d: [S::F32; V],
 }
 
-impl<S: QuantKernels, const V: usize> Terms<'_, S, V> {
+impl<S: QuantKernels, const LANES: usize, const V: usize, const R: usize> Terms<'_, S, LANES, V, R> {
     /// Adds the integer products of some quads, whose sums are the `SUMS`th.
     #[inline(always)]
-    fn dot<C: Contents, const SUMS: usize, const R: usize>(
+    fn dot<C: Contents, const SUMS: usize>(
         self,
         s: S,
         dots: [[S::I32; V]; R],
@@ -362,34 +327,31 @@ impl<S: QuantKernels, const V: usize> Terms<'_, S, V> {
         let mut sums = [s.zero_i32(); V];
         if C::SUMS {
             for v in 0..V {
-                sums[v] = s.load_i32(&self.x.sums[SUMS][v][self.i * S::LANES..]);
+                sums[v] = s.load_i32(&self.x.sums[SUMS][v][self.i]);
             }
         }
         let x = PanelTokens { group: self.group, sums };
-        C::dot::<S, V, R>(s, dots, self.w.group::<S, R>(self.i, C::SIGNED), x, self.bias, quads)
+        C::dot::<S, V, R>(s, dots, self.w.group::<S, C>(self.i), x, self.bias, quads)
     }
 
     /// Adds those of the first (0) or the second (1) sub-block, or of the whole group if its
     /// sub-blocks have no scales. (A loop over both stayed a loop, with everything in memory that
     /// it chose from.)
     #[inline(always)]
-    fn add<C: Contents, const SUB_BLOCK: usize, const R: usize>(
-        self,
-        s: S,
-        mut acc: Sums<S, V, R>,
-    ) -> Sums<S, V, R> {
+    fn add<C: Contents, const SUB_BLOCK: usize>(self, s: S, mut acc: Sums<S, V, R>) -> Sums<S, V, R> {
         let mut dots = [[s.zero_i32(); V]; R];
         if !C::SUB_SCALES {
-            dots = self.dot::<C, 0, R>(s, dots, 0..8);
+            dots = self.dot::<C, 0>(s, dots, 0..8);
         } else if C::MINS {
-            dots = self.dot::<C, 0, R>(s, dots, 0..4);
-            dots = self.dot::<C, 1, R>(s, dots, 4..8);
+            dots = self.dot::<C, 0>(s, dots, 0..4);
+            dots = self.dot::<C, 1>(s, dots, 4..8);
         } else {
-            dots = self.dot::<C, SUB_BLOCK, R>(s, dots, 4 * SUB_BLOCK..4 * SUB_BLOCK + 4);
+            dots = self.dot::<C, SUB_BLOCK>(s, dots, 4 * SUB_BLOCK..4 * SUB_BLOCK + 4);
         }
-        let scales = self.w.scales::<R>(SUB_BLOCK, self.i);
+        let lane = self.w.lane;
+        let scales = &self.w.scales[SUB_BLOCK][self.i];
         for r in 0..R {
-            let scale = s.splat(scales[r * GROUPS]);
+            let scale = s.splat(scales[r][lane]);
             for v in 0..V {
                 acc[r][v] = s.mul_add(s.to_f32(dots[r][v]), s.mul(scale, self.d[v]), acc[r][v]);
                 if C::SUB_SCALES && !C::MINS && SUB_BLOCK == 0 {
@@ -398,21 +360,21 @@ impl<S: QuantKernels, const V: usize> Terms<'_, S, V> {
             }
         }
         if C::MINS && C::SUB_SCALES {
-            let (mins, sub_block_mins) = (self.w.mins::<R>(self.i), self.w.sub_block_mins::<R>(self.i));
+            let (mins, sub_block_mins) = (&self.w.mins[self.i], &self.w.sub_block_mins[self.i]);
             for v in 0..V {
-                let sums = s.load_i32(&self.x.sub_block_sums[v][self.i * S::LANES..]);
+                let sums = s.load_i32(&self.x.sub_block_sums[v][self.i]);
                 for r in 0..R {
-                    let multiple = s.to_f32(s.madd_i16(s.splat_i32(sub_block_mins[r * GROUPS]), sums));
-                    let min = s.mul(s.splat(mins[r * GROUPS]), self.d[v]);
+                    let multiple = s.to_f32(s.madd_i16(s.splat_i32(sub_block_mins[r][lane]), sums));
+                    let min = s.mul(s.splat(mins[r][lane]), self.d[v]);
                     acc[r][v] = s.mul_add(multiple, min, acc[r][v]);
                 }
             }
         } else if C::MINS {
-            let mins = self.w.mins::<R>(self.i);
+            let mins = &self.w.mins[self.i];
             for v in 0..V {
-                let sum = s.load(&self.x.scaled_sums[v][self.i * S::LANES..]);
+                let sum = s.load(&self.x.scaled_sums[v][self.i]);
                 for r in 0..R {
-                    acc[r][v] = s.mul_add(s.splat(mins[r * GROUPS]), sum, acc[r][v]);
+                    acc[r][v] = s.mul_add(s.splat(mins[r][lane]), sum, acc[r][v]);
                 }
             }
         }

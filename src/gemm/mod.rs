@@ -2,6 +2,7 @@
 //! know no format.
 //!
 //! - `int8`: quantized weights, unpacked into int8 panels
+//! - `lanes`: what these products read, cut to the groups of one of decode's lanes
 //! - `float`: the others, widened to f32 on their way
 //!
 //! Source of the shape: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
@@ -9,6 +10,7 @@
 
 pub(crate) mod float;
 pub(crate) mod int8;
+mod lanes;
 
 use std::ops::Range;
 

@@ -37,7 +37,7 @@ use std::ops::{Deref, DerefMut, Range};
 use super::activation::{ActivationBuffer, QuantizedRow};
 use super::block::{Block, GROUP, GROUPS, PAIRS, SUPERBLOCK, UnpackedSuperblock};
 use super::encoding::Encoding;
-use crate::simd::{Isa, LINE, Pair, PanelGroup, QuantKernels, kernel};
+use crate::simd::{Isa, LINE, Pair, QuantKernels, kernel};
 
 /// The order in which decode adds up a row's groups, lane by lane.
 #[derive(Clone, Copy, Debug)]
@@ -317,106 +317,39 @@ impl Panel {
         }
     }
 
-    /// What is in it, to be read.
-    pub(crate) fn view(&self) -> PanelView<'_> {
+    /// What is in it, in micro-panels of `R` rows.
+    #[inline(always)]
+    pub(crate) fn view<const R: usize>(&self) -> PanelView<'_, R> {
         PanelView {
             n_groups: self.n_groups,
             n_superblocks: self.n_superblocks,
-            qs: &self.qs,
-            signs: &self.signs,
-            below_zero: &self.below_zero,
-            scales: [&self.scales[0], &self.scales[1]],
-            mins: &self.mins,
-            sub_block_mins: &self.sub_block_mins,
+            qs: in_rows(&self.qs),
+            signs: in_rows(&self.signs),
+            below_zero: in_rows(&self.below_zero),
+            scales: [in_rows(&self.scales[0]), in_rows(&self.scales[1])],
+            mins: in_rows(&self.mins),
+            sub_block_mins: in_rows(&self.sub_block_mins),
         }
     }
 }
 
-/// A [`Panel`], to be read.
+/// Numbers as `R` rows of `N`, over and over.
+#[inline(always)]
+fn in_rows<T, const R: usize, const N: usize>(numbers: &[T]) -> &[[[T; N]; R]] {
+    numbers.as_chunks().0.as_chunks().0
+}
+
+/// A [`Panel`] in micro-panels of `R` rows, to be read.
 #[derive(Clone, Copy)]
-pub(crate) struct PanelView<'a> {
+pub(crate) struct PanelView<'a, const R: usize> {
     pub(crate) n_groups: usize,
-    n_superblocks: usize,
-    qs: &'a [u8],
-    signs: &'a [u8],
-    below_zero: &'a [i32],
-    scales: [&'a [f32]; 2],
-    mins: &'a [f32],
-    sub_block_mins: &'a [i32],
-}
-
-impl<'a> PanelView<'a> {
-    /// The groups of a micro-panel that one of decode's lanes sums, one after another.
-    /// `mins` and `sub_scales` say what of a panel's parts there is, beside signs.
-    #[inline(always)]
-    pub(crate) fn lane(
-        &self,
-        lanes: usize,
-        micro_panel: usize,
-        lane: usize,
-        mins: bool,
-        sub_scales: bool,
-    ) -> PanelLane<'a> {
-        let len = micro_panel_rows(lanes) * self.n_superblocks;
-        let first = (micro_panel * GROUPS + lane) * len * GROUP;
-        let integers = first..first + len * GROUP;
-        let groups = micro_panel * len * GROUPS + lane;
-        PanelLane {
-            qs: &self.qs[integers.clone()],
-            signs: self.signs.get(integers).unwrap_or_default(),
-            below_zero: self.below_zero.get(groups..).unwrap_or_default(),
-            scales: [
-                &self.scales[0][groups..],
-                if sub_scales && !mins { &self.scales[1][groups..] } else { &[] },
-            ],
-            mins: if mins { &self.mins[groups..] } else { &[] },
-            sub_block_mins: if mins && sub_scales { &self.sub_block_mins[groups..] } else { &[] },
-        }
-    }
-}
-
-/// Every eighth group of a micro-panel of `R` rows.
-#[derive(Clone, Copy)]
-pub(crate) struct PanelLane<'a> {
-    qs: &'a [u8],
-    signs: &'a [u8],
-    below_zero: &'a [i32],
-    scales: [&'a [f32]; 2],
-    mins: &'a [f32],
-    sub_block_mins: &'a [i32],
-}
-
-impl<'a> PanelLane<'a> {
-    /// The integers of the `i`th group of `R` rows.
-    #[inline(always)]
-    pub(crate) fn group<S: QuantKernels, const R: usize>(&self, i: usize, signed: bool) -> PanelGroup<'a> {
-        let integers = i * R * GROUP..(i + 1) * R * GROUP;
-        let qs = &self.qs[integers.clone()];
-        if !(signed && S::SIGNS_APART) {
-            return PanelGroup { qs, signs: &[], below_zero: &[] };
-        }
-        PanelGroup {
-            qs,
-            signs: &self.signs[integers],
-            below_zero: &self.below_zero[i * R * GROUPS..][..(R - 1) * GROUPS + 1],
-        }
-    }
-
-    /// The scales of the `i`th group or of one of its sub-blocks: that of row `r` is at `8 * r`.
-    #[inline(always)]
-    pub(crate) fn scales<const R: usize>(&self, sub_block: usize, i: usize) -> &'a [f32] {
-        &self.scales[sub_block][i * R * GROUPS..][..(R - 1) * GROUPS + 1]
-    }
-
-    /// The minima of the `i`th group, or what they are multiples of: that of row `r` is at `8 * r`.
-    #[inline(always)]
-    pub(crate) fn mins<const R: usize>(&self, i: usize) -> &'a [f32] {
-        &self.mins[i * R * GROUPS..][..(R - 1) * GROUPS + 1]
-    }
-
-    /// Which multiples of `mins` the sub-blocks have, as two int16: those of row `r` at `8 * r`.
-    #[inline(always)]
-    pub(crate) fn sub_block_mins<const R: usize>(&self, i: usize) -> &'a [i32] {
-        &self.sub_block_mins[i * R * GROUPS..][..(R - 1) * GROUPS + 1]
-    }
+    pub(crate) n_superblocks: usize,
+    // (micro-panels, lanes, superblocks) of:
+    pub(crate) qs: &'a [[[u8; GROUP]; R]],
+    pub(crate) signs: &'a [[[u8; GROUP]; R]],
+    // (micro-panels, superblocks) of:
+    pub(crate) below_zero: &'a [[[i32; GROUPS]; R]],
+    pub(crate) scales: [&'a [[[f32; GROUPS]; R]]; 2],
+    pub(crate) mins: &'a [[[f32; GROUPS]; R]],
+    pub(crate) sub_block_mins: &'a [[[i32; GROUPS]; R]],
 }

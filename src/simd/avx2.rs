@@ -201,7 +201,7 @@ target_feature_impl! {
             fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
                 self,
                 dots: [[__m256i; V]; R],
-                w: PanelGroup<'_>,
+                w: PanelGroup<'_, R>,
                 x: PanelTokens<'_, Self, V>,
                 bias: Option<u32>,
                 quads: Range<usize>,

@@ -216,7 +216,7 @@ target_feature_impl! {
             fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
                 self,
                 dots: [[int32x4x2_t; V]; R],
-                w: PanelGroup<'_>,
+                w: PanelGroup<'_, R>,
                 x: PanelTokens<'_, Self, V>,
                 bias: Option<u32>,
                 quads: Range<usize>,
@@ -227,7 +227,7 @@ target_feature_impl! {
                 for four in quads.start / 4..quads.end / 4 {
                     let mut rows = [self.zero_i8x16(); R];
                     for r in 0..R {
-                        rows[r] = self.load_register(&w.qs[32 * r + 16 * four..]);
+                        rows[r] = self.load_register(&w.qs[r][16 * four..]);
                     }
                     let mut tokens = [&x.group[0][..0]; V];
                     for v in 0..V {

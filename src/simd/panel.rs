@@ -8,15 +8,14 @@ use super::Simd;
 /// A group of a micro-panel of `R` rows of weights.
 #[allow(dead_code, reason = "signs are read with AVX2 alone")]
 #[derive(Clone, Copy)]
-pub(crate) struct PanelGroup<'a> {
-    /// The integers (`R`, 32): as [`Simd::quads_of_i8x32`] made them of those with a sign, or the
-    /// absolute values of these with [`SIGNS_APART`](super::QuantKernels::SIGNS_APART).
-    pub(crate) qs: &'a [u8],
+pub(crate) struct PanelGroup<'a, const R: usize> {
+    /// The integers: as [`Simd::quads_of_i8x32`] made them of those with a sign, or the absolute
+    /// values of these with [`SIGNS_APART`](super::QuantKernels::SIGNS_APART).
+    pub(crate) qs: &'a [[u8; 32]; R],
     /// With `SIGNS_APART`, 255 for each integer below zero (`R`, 32).
-    pub(crate) signs: &'a [u8],
-    /// With `SIGNS_APART`, the sum of the absolute values of those below zero: that of row `r` is
-    /// at `8 * r`.
-    pub(crate) below_zero: &'a [i32],
+    pub(crate) signs: &'a [[u8; 32]],
+    /// With `SIGNS_APART`, of each row the sum of the absolute values of those below zero.
+    pub(crate) below_zero: [i32; R],
 }
 
 /// Tokens' activations of a group, or of one of its sub-blocks, in `V` vectors of tokens.
@@ -53,7 +52,7 @@ pub(super) fn take_off_bias<S: Simd, const BITS: u32, const R: usize, const V: u
 pub(super) fn dot_quad_by_quad<S: Simd, const BITS: u32, const R: usize, const V: usize>(
     s: S,
     mut dots: [[S::I32; V]; R],
-    w: &[u8],
+    w: &[[u8; 32]; R],
     x: [&[i8]; V],
     quads: Range<usize>,
 ) -> [[S::I32; V]; R] {
@@ -63,7 +62,7 @@ pub(super) fn dot_quad_by_quad<S: Simd, const BITS: u32, const R: usize, const V
             x_quads[v] = s.load_quads(&x[v][q * 4 * S::LANES..]);
         }
         for r in 0..R {
-            let w = s.splat_quad(&w[r * 32 + q * 4..]);
+            let w = s.splat_quad(&w[r][q * 4..]);
             for v in 0..V {
                 dots[r][v] = if BITS == 8 {
                     s.dot4_i8i8(dots[r][v], w, x_quads[v])

@@ -386,7 +386,7 @@ pub(crate) trait QuantKernels: Simd + BlockKernels + LowBitKernels {
     fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         self,
         dots: [[Self::I32; V]; R],
-        w: PanelGroup<'_>,
+        w: PanelGroup<'_, R>,
         x: PanelTokens<'_, Self, V>,
         bias: Option<u32>,
         quads: Range<usize>,

@@ -195,7 +195,7 @@ fn panel_dots<S: QuantKernels, const BITS: u32>(
         for q in first..first + n {
             sums[0] = s.add_quads(sums[0], s.load_quads(&group[4 * S::LANES * q..]));
         }
-        let w = PanelGroup { qs: &qs, signs: &signs, below_zero: &[below_zero] };
+        let w = PanelGroup { qs: &[qs], signs: &[signs], below_zero: [below_zero] };
         let x = PanelTokens { group: [&group[..]], sums };
         dots = s.dot_micro_panel::<BITS, 1, 1>(dots, w, x, bias, first..first + n);
     }

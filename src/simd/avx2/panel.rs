@@ -68,10 +68,10 @@ fn unknown(mut n: usize) -> usize {
 
 /// `n` quads of each row, from one on: `n` is checked once, and not for each of them.
 #[inline(always)]
-fn quads_of_rows<const R: usize>(w: &[u8], first: usize, n: usize) -> [&[[u8; 4]]; R] {
+fn quads_of_rows<const R: usize>(w: &[[u8; 32]], first: usize, n: usize) -> [&[[u8; 4]]; R] {
     let mut rows = [&[][..]; R];
     for r in 0..R {
-        rows[r] = &w[32 * r + 4 * first..].as_chunks().0[..n];
+        rows[r] = &w[r][4 * first..].as_chunks().0[..n];
     }
     rows
 }
@@ -100,7 +100,7 @@ fn quads_of_tokens<'a, const V: usize>(
 pub(super) fn panel_by_sums<const BITS: u32, const R: usize, const V: usize>(
     token: Avx2<Widening>,
     mut dots: [[__m256i; V]; R],
-    w: PanelGroup<'_>,
+    w: PanelGroup<'_, R>,
     x: PanelTokens<'_, Avx2<Widening>, V>,
     bias: Option<u32>,
     quads: Range<usize>,
@@ -118,17 +118,14 @@ pub(super) fn panel_by_sums<const BITS: u32, const R: usize, const V: usize>(
     // A loop over eight is kept as it is, and faster when its bounds are known.
     let n = if quads.len() == 8 { 8 } else { unknown(quads.len()) };
     let (w, tokens) = (quads_of_rows::<R>(w.qs, quads.start, n), quads_of_tokens(x, quads.start, n));
-    for q in 0..n {
-        let mut x_quads = [token.zero_i32(); V];
-        for v in 0..V {
-            x_quads[v] = token.load_quads(&tokens[v][q]);
-        }
-        for r in 0..R {
-            let w = token.splat_quad(&w[r][q]);
-            for v in 0..V {
-                sums[r][v] = token.0.add_products_in_order(sums[r][v], w, x_quads[v]);
-            }
-        }
+    // From zero on, the first products are the sums.
+    let mut first = 0;
+    if bias.or(half).is_none() {
+        sums = add_quad(token, sums, w, tokens, 0);
+        first = 1;
+    }
+    for q in first..n {
+        sums = add_quad(token, sums, w, tokens, q);
     }
     for v in 0..V {
         // What was taken off and isn't a bias.
@@ -144,12 +141,34 @@ pub(super) fn panel_by_sums<const BITS: u32, const R: usize, const V: usize>(
     dots
 }
 
+/// `sums` with the products of a quad of each row and each token added.
+#[inline(always)]
+fn add_quad<const R: usize, const V: usize>(
+    token: Avx2<Widening>,
+    mut sums: [[__m256i; V]; R],
+    w: [&[[u8; 4]]; R],
+    tokens: [&[[i8; 32]]; V],
+    q: usize,
+) -> [[__m256i; V]; R] {
+    let mut x_quads = [token.zero_i32(); V];
+    for v in 0..V {
+        x_quads[v] = token.load_quads(&tokens[v][q]);
+    }
+    for r in 0..R {
+        let w = token.splat_quad(&w[r][q]);
+        for v in 0..V {
+            sums[r][v] = token.0.add_products_in_order(sums[r][v], w, x_quads[v]);
+        }
+    }
+    sums
+}
+
 /// [`Products::dot_micro_panel`] of weights of 7 bits, of which no two pairs fit an int16.
 #[inline(always)]
 pub(super) fn panel_by_quads<const R: usize, const V: usize>(
     token: Avx2<Widening>,
     dots: [[__m256i; V]; R],
-    w: PanelGroup<'_>,
+    w: PanelGroup<'_, R>,
     x: PanelTokens<'_, Avx2<Widening>, V>,
     bias: Option<u32>,
     quads: Range<usize>,
@@ -174,13 +193,13 @@ pub(super) fn panel_by_quads<const R: usize, const V: usize>(
 pub(super) fn panel_by_signs<const R: usize, const V: usize>(
     token: Avx2<Widening>,
     mut dots: [[__m256i; V]; R],
-    w: PanelGroup<'_>,
+    w: PanelGroup<'_, R>,
     x: PanelTokens<'_, Avx2<Widening>, V>,
     quads: Range<usize>,
 ) -> [[__m256i; V]; R] {
     for r in 0..R {
         for v in 0..V {
-            dots[r][v] = token.add_i32x8(dots[r][v], token.splat_i32(w.below_zero[8 * r]));
+            dots[r][v] = token.add_i32x8(dots[r][v], token.splat_i32(w.below_zero[r]));
         }
     }
     let n = unknown(quads.len());

@@ -38,7 +38,7 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     fn dot_micro_panel<const BITS: u32, const R: usize, const V: usize>(
         token: Avx2<Self>,
         dots: [[__m256i; V]; R],
-        w: PanelGroup<'_>,
+        w: PanelGroup<'_, R>,
         x: PanelTokens<'_, Avx2<Self>, V>,
         bias: Option<u32>,
         quads: Range<usize>,
