@@ -69,8 +69,9 @@ pub(super) struct PanelLane<'a, const R: usize> {
     /// Which of a superblock's groups.
     pub(super) lane: usize,
     qs: &'a [[[u8; GROUP]; R]],
-    // Those that the contents of the panel have, or nothing; of all groups of each superblock:
-    signs: &'a [[[u8; GROUP]; R]], // of this lane's
+    // What the contents of the panel have of these, or nothing:
+    signs: &'a [[[u8; GROUP]; R]],
+    // Of all groups of each superblock:
     below_zero: &'a [[[i32; GROUPS]; R]],
     pub(super) scales: [&'a [[[f32; GROUPS]; R]]; 2],
     pub(super) mins: &'a [[[f32; GROUPS]; R]],
@@ -90,7 +91,7 @@ impl<'a, const R: usize> PanelLane<'a, R> {
         let superblocks = micro_panel * panel.n_superblocks;
         let signs_apart = C::SIGNED && S::SIGNS_APART;
         Self {
-            lane: lane % GROUPS,
+            lane: lane % GROUPS, // It is less, which the compiler doesn't know.
             qs: part(panel.qs, integers, n_groups, true),
             signs: part(panel.signs, integers, n_groups, signs_apart),
             below_zero: part(panel.below_zero, superblocks, n_groups, signs_apart),
