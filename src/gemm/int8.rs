@@ -12,13 +12,14 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Prefetcher;
+use super::contents::{Contents, Integers};
 use super::lanes::{PanelLane, TokensLane};
 use crate::parallel::ColumnSlice;
 use crate::quant::Output;
 use crate::quant::block::{GROUP, GROUPS};
 use crate::quant::encoding::Encoding;
 use crate::quant::packed::{Int8Tile, LaneOrder, Panel, PanelView, micro_panel_rows};
-use crate::simd::{Isa, Kernel, PanelGroup, PanelTokens, QuantKernels, Simd};
+use crate::simd::{Isa, Kernel, PanelTokens, QuantKernels, Simd};
 use crate::tensor::Matrix;
 
 /// Rows that are unpacked together: a panel of 24 rows of 5,632 takes 135 KB of the second-level
@@ -61,53 +62,6 @@ pub(crate) fn multiply(
             (Encoding::Affine(_), false) => isa.run(Of::<Integers<5, true, false>>::new(product)),
             (Encoding::Affine(_), true) => isa.run(Of::<Integers<6, true, true>>::new(product)),
         }
-    }
-}
-
-/// What a panel holds. Its product is compiled for each kind by itself: in one function, a change
-/// for one of them would move another's registers.
-pub(super) trait Contents: Copy {
-    /// Whether the integers have signs.
-    const SIGNED: bool;
-    /// Whether their products need the sums of activations: see [`Encoding::needs_sums`].
-    const SUMS: bool;
-    /// Whether there are minima.
-    const MINS: bool;
-    /// Whether each sub-block has a scale or, if there are minima, a minimum of its own.
-    const SUB_SCALES: bool;
-    /// [`QuantKernels::dot_micro_panel`] for its integers.
-    fn dot<S: QuantKernels, const V: usize, const R: usize>(
-        s: S,
-        dots: [[S::I32; V]; R],
-        w: PanelGroup<'_, R>,
-        x: PanelTokens<'_, S, V>,
-        bias: Option<u32>,
-        quads: Range<usize>,
-    ) -> [[S::I32; V]; R];
-}
-
-/// Integers of `BITS` bits, and the constants of [`Contents`].
-#[derive(Clone, Copy)]
-struct Integers<const BITS: u32, const MINS: bool, const SUB_SCALES: bool>;
-
-impl<const BITS: u32, const MINS: bool, const SUB_SCALES: bool> Contents
-    for Integers<BITS, MINS, SUB_SCALES>
-{
-    const SIGNED: bool = BITS == 8;
-    const SUMS: bool = BITS > 4 || !MINS;
-    const MINS: bool = MINS;
-    const SUB_SCALES: bool = SUB_SCALES;
-
-    #[inline(always)]
-    fn dot<S: QuantKernels, const V: usize, const R: usize>(
-        s: S,
-        dots: [[S::I32; V]; R],
-        w: PanelGroup<'_, R>,
-        x: PanelTokens<'_, S, V>,
-        bias: Option<u32>,
-        quads: Range<usize>,
-    ) -> [[S::I32; V]; R] {
-        s.dot_micro_panel::<BITS, R, V>(dots, w, x, bias, quads)
     }
 }
 

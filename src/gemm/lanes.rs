@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::int8::Contents;
+use super::contents::Contents;
 use crate::quant::block::{GROUP, GROUPS};
 use crate::quant::packed::{Int8Tile, PanelView};
 use crate::simd::{PanelGroup, QuantKernels};

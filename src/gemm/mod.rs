@@ -2,12 +2,14 @@
 //! know no format.
 //!
 //! - `int8`: quantized weights, unpacked into int8 panels
+//! - `contents`: what a panel may hold
 //! - `lanes`: what these products read, cut to the groups of one of decode's lanes
 //! - `float`: the others, widened to f32 on their way
 //!
 //! Source of the shape: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
 //! (2008).
 
+mod contents;
 pub(crate) mod float;
 pub(crate) mod int8;
 mod lanes;
